@@ -1,0 +1,2 @@
+//! The ostler program.
+fn main() {}

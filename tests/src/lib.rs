@@ -1,0 +1,1 @@
+//! Tests of Ostler from outside, with real processes.
