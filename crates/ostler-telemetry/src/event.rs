@@ -1,0 +1,272 @@
+//! The events of a run: one flat record, one JSON object a line. Names and fields are fixed (schema 1).
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use ostler_core::failure::{ExitStatus, Failure, Reason};
+use ostler_core::ids::{Incarnation, RunId, WorkerId};
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+
+/// The version of the events' form.
+pub const SCHEMA: u32 = 1;
+
+macro_rules! event_kinds {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// What happened.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum EventKind {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl EventKind {
+            /// Every kind, in the order of the docs.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The kind's name, such as `worker.ready`.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+event_kinds! {
+    /// The instance has started; its sweep is done.
+    RunStarted = "run.started",
+    /// The instance has stopped; `count` workers were stopped.
+    RunStopped = "run.stopped",
+    /// An incarnation is in the process table; nothing of it runs yet.
+    WorkerReserved = "worker.reserved",
+    /// exec has succeeded.
+    WorkerSpawned = "worker.spawned",
+    /// It can be used.
+    WorkerReady = "worker.ready",
+    /// It failed its health probes or its heartbeat; it is ended and restarted.
+    WorkerUnhealthy = "worker.unhealthy",
+    /// It is asked to end; `cause` says by whom, `signal` how.
+    WorkerStopping = "worker.stopping",
+    /// Its process has ended; others of its tree may still be there.
+    WorkerExited = "worker.exited",
+    /// Its incarnation failed; `reason`, `message` and `suggestion` say how.
+    WorkerFailed = "worker.failed",
+    /// Its tree is gone, its ports can be bound, its record is removed.
+    WorkerReleased = "worker.released",
+    /// The next incarnation follows after `delay_ms`.
+    WorkerRestarting = "worker.restarting",
+    /// It ended normally and is not restarted.
+    WorkerFinished = "worker.finished",
+    /// More restarts than its intensity allows: its slot stays empty.
+    WorkerGaveUp = "worker.gave_up",
+    /// Every worker of the pool is ready.
+    PoolReady = "pool.ready",
+    /// Every slot of the pool has finished.
+    PoolFinished = "pool.finished",
+    /// Fewer slots than `min_workers` are left, or the first one gave up under `on_give_up = "pool"`.
+    PoolGaveUp = "pool.gave_up",
+    /// The pool is down, and all it held is released.
+    PoolStopped = "pool.stopped",
+    /// The guardian died; another is started, and its workers with it.
+    GuardianLost = "guardian.lost",
+    /// What dead runs of this app left was looked for; `count` processes were killed.
+    SweepDone = "sweep.done",
+    /// At the stop nothing was left; `count` is 0.
+    CleanupSuccess = "cleanup.success",
+    /// At the stop processes were left: a bug in Ostler, or somebody who carries our marker.
+    CleanupOrphansFound = "cleanup.orphans_found",
+    /// They were killed.
+    CleanupEmergencyKill = "cleanup.emergency_kill",
+    /// A reader was too slow; `count` events are missing before this one.
+    EventsDropped = "events.dropped",
+}
+
+/// One event. Fields that do not apply are absent from the JSON.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// Counts the events of a run from 1, without gaps.
+    pub seq: u64,
+    /// When, by the wall clock.
+    pub time: SystemTime,
+    /// What happened.
+    pub kind: EventKind,
+    /// The app's name.
+    pub app: String,
+    /// The run's id.
+    pub run: RunId,
+    /// The pool's name. Set by itself for a pool's own events; a worker's pool is in `worker`.
+    pub pool: Option<String>,
+    /// The worker.
+    pub worker: Option<WorkerId>,
+    /// Which of its processes.
+    pub incarnation: Option<Incarnation>,
+    /// The rest.
+    pub facts: Facts,
+}
+
+/// What an event may tell beside whom it is about.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The process.
+    pub pid: Option<u32>,
+    /// The worker's one port.
+    pub port: Option<u16>,
+    /// The worker's named ports.
+    pub ports: BTreeMap<String, u16>,
+    /// What holds the worker's tree: `sitter` or `cgroup`.
+    pub containment: Option<String>,
+    /// Why it failed.
+    pub reason: Option<Reason>,
+    /// What happened, in a sentence.
+    pub message: Option<String>,
+    /// What to do about it.
+    pub suggestion: Option<String>,
+    /// How the process ended: `status` or `signal` in the JSON.
+    pub exit: Option<ExitStatus>,
+    /// The name of the signal that was sent. In the JSON it is `signal` too; an event has one or the other.
+    pub signal: Option<String>,
+    /// Who wanted it.
+    pub cause: Option<String>,
+    /// The last lines of stderr, oldest first.
+    pub stderr_tail: Vec<String>,
+    /// Who holds what could not be had.
+    pub holder: Option<String>,
+    /// How many.
+    pub count: Option<u64>,
+    /// The processes that were found, each as text.
+    pub orphans: Vec<String>,
+    /// Which restart in the window this is.
+    pub attempt: Option<u32>,
+    /// The pause before it.
+    pub delay: Option<Duration>,
+    /// Since the previous state of the incarnation.
+    pub elapsed: Option<Duration>,
+}
+
+impl Facts {
+    /// All that a failure tells.
+    pub fn of_failure(failure: &Failure) -> Self {
+        Self {
+            reason: Some(failure.reason),
+            message: Some(failure.message.clone()),
+            suggestion: Some(failure.suggestion.clone()),
+            exit: failure.status,
+            stderr_tail: failure.stderr_tail.clone(),
+            holder: failure.holder.clone(),
+            ..Self::default()
+        }
+    }
+}
+
+struct Fields<M: SerializeMap>(M);
+
+impl<M: SerializeMap> Fields<M> {
+    fn always<T: Serialize + ?Sized>(&mut self, key: &'static str, value: &T) -> Result<(), M::Error> {
+        self.0.serialize_entry(key, value)
+    }
+
+    fn some<T: Serialize>(&mut self, key: &'static str, value: Option<T>) -> Result<(), M::Error> {
+        value.map_or(Ok(()), |value| self.0.serialize_entry(key, &value))
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Serialize for Event {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut out = Fields(serializer.serialize_map(None)?);
+        out.always("schema", &SCHEMA)?;
+        out.always("seq", &self.seq)?;
+        out.always("time", &humantime::format_rfc3339_nanos(self.time).to_string())?;
+        out.always("event", self.kind.name())?;
+        out.always("app", &self.app)?;
+        out.always("run", &self.run.to_string())?;
+        out.some(
+            "pool",
+            self.pool.as_ref().or(self.worker.as_ref().map(|worker| &worker.pool)),
+        )?;
+        out.some("worker", self.worker.as_ref().map(ToString::to_string))?;
+        out.some("incarnation", self.incarnation)?;
+        self.facts.serialize_into(&mut out)?;
+        out.0.end()
+    }
+}
+
+impl Facts {
+    fn serialize_into<M: SerializeMap>(&self, out: &mut Fields<M>) -> Result<(), M::Error> {
+        let (status, ended_by) = match self.exit {
+            Some(ExitStatus::Code(code)) => (Some(code), None),
+            Some(ExitStatus::Signal(signal)) => (None, Some(signal.name())),
+            None => (None, None),
+        };
+        out.some("pid", self.pid)?;
+        out.some("port", self.port)?;
+        out.some("ports", Some(&self.ports).filter(|ports| !ports.is_empty()))?;
+        out.some("containment", self.containment.as_ref())?;
+        out.some("reason", self.reason.map(Reason::name))?;
+        out.some("message", self.message.as_ref())?;
+        out.some("suggestion", self.suggestion.as_ref())?;
+        out.some("status", status)?;
+        out.some("signal", ended_by.as_ref().or(self.signal.as_ref()))?;
+        out.some("cause", self.cause.as_ref())?;
+        out.some("stderr_tail", Some(&self.stderr_tail).filter(|tail| !tail.is_empty()))?;
+        out.some("holder", self.holder.as_ref())?;
+        out.some("count", self.count)?;
+        out.some("orphans", Some(&self.orphans).filter(|orphans| !orphans.is_empty()))?;
+        out.some("attempt", self.attempt)?;
+        out.some("delay_ms", self.delay.map(millis))?;
+        out.some("elapsed_ms", self.elapsed.map(millis))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ostler_core::signal::Signal;
+
+    fn event(kind: EventKind, facts: Facts) -> Event {
+        Event {
+            seq: 7,
+            time: SystemTime::UNIX_EPOCH + Duration::from_nanos(1_500_000_001),
+            kind,
+            app: "demo".into(),
+            run: RunId::from_u128(1),
+            pool: None,
+            worker: Some(WorkerId::new("embed", 0)),
+            incarnation: Some(Incarnation::FIRST),
+            facts,
+        }
+    }
+
+    #[test]
+    fn the_form_is_fixed() {
+        let facts = Facts {
+            exit: Some(ExitStatus::Signal(Signal::KILL)),
+            elapsed: Some(Duration::from_millis(12)),
+            ..Facts::default()
+        };
+        assert_eq!(
+            serde_json::to_string(&event(EventKind::WorkerExited, facts)).unwrap(),
+            r#"{"schema":1,"seq":7,"time":"1970-01-01T00:00:01.500000001Z","event":"worker.exited","app":"demo","run":"00000000000000000000000000000001","pool":"embed","worker":"embed/0","incarnation":1,"signal":"KILL","elapsed_ms":12}"#
+        );
+    }
+
+    #[test]
+    fn a_failure_tells_all_it_knows() {
+        let failure = Failure::new(Reason::PortInUse, "port 80 is taken").with_holder("pid 1 (init)");
+        let json = serde_json::to_value(event(EventKind::WorkerFailed, Facts::of_failure(&failure))).unwrap();
+        assert_eq!(json["reason"], "port_in_use");
+        assert_eq!(json["holder"], "pid 1 (init)");
+        assert!(json["suggestion"].as_str().unwrap().contains("another port"));
+        assert!(json.get("pid").is_none());
+    }
+
+    #[test]
+    fn names_differ() {
+        let names: std::collections::HashSet<_> = EventKind::ALL.iter().map(|kind| kind.name()).collect();
+        assert_eq!(names.len(), EventKind::ALL.len());
+    }
+}
