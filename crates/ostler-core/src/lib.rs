@@ -2,6 +2,9 @@
 //!
 //! Nothing here knows a clock, an async runtime or an operating system: time is passed in, effects are data.
 
+pub mod exit;
 pub mod failure;
 pub mod ids;
+pub mod moment;
 pub mod signal;
+pub mod supervision;

@@ -1,0 +1,117 @@
+//! Why an actor ended, typed, as Erlang/OTP tells reasons apart.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+/// Why an actor, or an attempt to start one, ended.
+///
+/// ractor has plain strings for this, so that a user's `stop(Some("killed"))` looks like a kill: we keep a type of our own.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ExitReason {
+    /// It was done (OTP's `normal`).
+    Normal,
+    /// It was told to stop, or chose to shut down: `None` is OTP's `shutdown`, `Some(why)` its `{shutdown, Why}`.
+    Shutdown(Option<String>),
+    /// It was killed (OTP's `killed`). Abnormal.
+    Killed,
+    /// It failed: an error or a panic. Abnormal.
+    Failed(Failure),
+}
+
+impl ExitReason {
+    /// OTP's plain `shutdown`.
+    pub const SHUTDOWN: ExitReason = ExitReason::Shutdown(None);
+
+    /// A failure that is only a text.
+    pub fn failed(message: impl Into<String>) -> Self {
+        ExitReason::Failed(Failure::message(message))
+    }
+
+    /// Whether a transient child with this reason is restarted: everything but [`Normal`](Self::Normal) and
+    /// [`Shutdown`](Self::Shutdown) is abnormal (OTP's `supervisor`, "Child specification").
+    pub fn is_abnormal(&self) -> bool {
+        match self {
+            ExitReason::Normal | ExitReason::Shutdown(_) => false,
+            ExitReason::Killed | ExitReason::Failed(_) => true,
+        }
+    }
+}
+
+impl fmt::Display for ExitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ExitReason::Normal => f.write_str("normal"),
+            ExitReason::Shutdown(None) => f.write_str("shutdown"),
+            ExitReason::Shutdown(Some(why)) => write!(f, "shutdown: {why}"),
+            ExitReason::Killed => f.write_str("killed"),
+            ExitReason::Failed(failure) => write!(f, "failed: {failure}"),
+        }
+    }
+}
+
+/// The error that an actor failed with: cheap to clone, and the error itself can be had back.
+#[derive(Clone)]
+pub struct Failure(Arc<dyn Error + Send + Sync>);
+
+impl Failure {
+    /// Wraps an error.
+    pub fn new(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Failure(Arc::from(error.into()))
+    }
+
+    /// A failure that is only a text.
+    pub fn message(message: impl Into<String>) -> Self {
+        Failure::new(message.into())
+    }
+
+    /// The error that was wrapped, when it is a `T`.
+    pub fn downcast_ref<T: Error + 'static>(&self) -> Option<&T> {
+        self.0.downcast_ref()
+    }
+
+    /// The error that was wrapped.
+    pub fn error(&self) -> &(dyn Error + Send + Sync + 'static) {
+        self.0.as_ref()
+    }
+}
+
+/// Two failures are equal when they say the same.
+impl PartialEq for Failure {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.to_string() == other.0.to_string()
+    }
+}
+
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn killed_and_failed_are_abnormal() {
+        assert!(ExitReason::Killed.is_abnormal());
+        assert!(ExitReason::failed("boom").is_abnormal());
+        assert!(!ExitReason::Normal.is_abnormal());
+        assert!(!ExitReason::SHUTDOWN.is_abnormal());
+        assert!(!ExitReason::Shutdown(Some("killed".into())).is_abnormal());
+    }
+
+    #[test]
+    fn a_failure_gives_its_error_back() {
+        let failure = Failure::new(std::io::Error::other("disk"));
+        assert_eq!(failure.downcast_ref::<std::io::Error>().unwrap().to_string(), "disk");
+        assert_eq!(failure, Failure::message("disk"));
+    }
+}

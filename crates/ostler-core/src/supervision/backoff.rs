@@ -1,0 +1,104 @@
+//! Extension to OTP: restarts that wait, the longer the more of them there were in a row.
+
+use std::time::Duration;
+
+use super::SpecError;
+
+/// How long restarts wait. The first waits `first`, each further one in a row twice as long as the one before, up to `max`.
+///
+/// It delays restarts and changes nothing of what is counted against the intensity.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Backoff {
+    /// The delay of the first restart in a row. Zero: no delay at all.
+    pub first: Duration,
+    /// The greatest delay, jitter included.
+    pub max: Duration,
+    /// The part of the delay that is left to chance: with 0.2, a delay is up to 20 % shorter or longer. Zero: none.
+    pub jitter: f64,
+    /// A child that was up for this long starts a new row. `None`: the supervisor's period.
+    pub reset: Option<Duration>,
+}
+
+impl Backoff {
+    /// Doubling delays from `first` to `max` without jitter, reset after the supervisor's period.
+    pub fn new(first: Duration, max: Duration) -> Self {
+        Backoff {
+            first,
+            max,
+            jitter: 0.0,
+            reset: None,
+        }
+    }
+
+    /// The delay of the `attempt`-th restart in a row (from 1), with `fraction` as the random number within 0..1.
+    pub fn delay(&self, attempt: u32, fraction: f64) -> Duration {
+        let doublings = attempt.saturating_sub(1).min(31);
+        let base = self.first.saturating_mul(1 << doublings).min(self.max);
+        let spread = 1.0 + self.jitter * (2.0 * fraction - 1.0);
+        base.mul_f64(spread.clamp(0.0, 2.0)).min(self.max)
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), SpecError> {
+        if self.first > self.max {
+            return Err(SpecError::BackoffFirstOverMax {
+                first: self.first,
+                max: self.max,
+            });
+        }
+        if !(0.0..=1.0).contains(&self.jitter) {
+            return Err(SpecError::BackoffJitter(self.jitter));
+        }
+        Ok(())
+    }
+}
+
+/// Random fractions for the jitter: SplitMix64, so that a policy with the same seed does the same.
+#[derive(Debug, Clone)]
+pub(crate) struct Fractions(u64);
+
+impl Fractions {
+    pub(crate) fn new(seed: u64) -> Self {
+        Fractions(seed)
+    }
+
+    pub(crate) fn next(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        bits ^= bits >> 31;
+        (bits >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_double_up_to_the_greatest() {
+        let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
+        let delays: Vec<u128> = (1..=6).map(|attempt| backoff.delay(attempt, 0.5).as_millis()).collect();
+        assert_eq!(delays, [100, 200, 400, 800, 1000, 1000]);
+        assert_eq!(backoff.delay(u32::MAX, 0.5), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn jitter_stays_within_its_part_and_the_greatest() {
+        let backoff = Backoff {
+            jitter: 0.2,
+            ..Backoff::new(Duration::from_millis(100), Duration::from_millis(210))
+        };
+        assert_eq!(backoff.delay(1, 0.0), Duration::from_millis(80));
+        assert!(backoff.delay(1, 0.999).as_millis() >= 119);
+        assert_eq!(backoff.delay(3, 0.999), Duration::from_millis(210));
+    }
+
+    #[test]
+    fn fractions_are_within_0_and_1_and_differ() {
+        let mut fractions = Fractions::new(7);
+        let drawn: Vec<f64> = (0..1000).map(|_| fractions.next()).collect();
+        assert!(drawn.iter().all(|fraction| (0.0..1.0).contains(fraction)));
+        assert!(drawn.iter().any(|fraction| *fraction < 0.1) && drawn.iter().any(|fraction| *fraction > 0.9));
+    }
+}

@@ -1,0 +1,54 @@
+//! The questions, which are answered at any time.
+
+use super::{Child, Phase, Policy};
+use crate::supervision::child::State;
+use crate::supervision::{ChildCounts, ChildId, ChildInfo, ChildKey, ChildKind, ChildSpec, Strategy};
+
+impl<S: Clone> Policy<S> {
+    /// The children, in start order (OTP's order is the reverse).
+    pub fn which_children(&self) -> Vec<ChildInfo> {
+        let info = |(key, child): (&ChildKey, &Child<S>)| ChildInfo {
+            child: child.reference(*key),
+            status: child.status(),
+            kind: child.kind,
+        };
+        self.children.iter().map(info).collect()
+    }
+
+    /// How many there are.
+    pub fn count_children(&self) -> ChildCounts {
+        let mut counts = ChildCounts {
+            specs: self.children.len(),
+            ..ChildCounts::default()
+        };
+        if self.flags.strategy == Strategy::SimpleOneForOne {
+            counts.specs = 1;
+        }
+        for child in self.children.values() {
+            counts.active += usize::from(matches!(child.state, State::Running { .. }));
+            match child.kind {
+                ChildKind::Worker => counts.workers += 1,
+                ChildKind::Supervisor => counts.supervisors += 1,
+            }
+        }
+        counts
+    }
+
+    /// The specification of a child, by name; none under simple_one_for_one, and none of a temporary child's `start`, which isn't kept.
+    pub fn child_spec(&self, id: &ChildId) -> Option<ChildSpec<Option<S>>> {
+        let child = self.children.get(self.ids.get(id)?)?;
+        Some(ChildSpec {
+            id: child.id.clone(),
+            start: child.start.clone(),
+            restart: child.restart,
+            shutdown: child.shutdown,
+            significant: child.significant,
+            kind: child.kind,
+        })
+    }
+
+    /// Whether it stops or has ended: it takes no request any more.
+    pub fn is_ending(&self) -> bool {
+        matches!(self.phase, Phase::Stopping(_) | Phase::Ended)
+    }
+}

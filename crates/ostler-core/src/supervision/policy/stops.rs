@@ -1,0 +1,136 @@
+//! Stopping children: one on request, a group for its restart, all at the end.
+
+use super::{Effect, End, Phase, Policy, Postponed};
+use crate::exit::ExitReason;
+use crate::moment::Moment;
+use crate::supervision::child::{State, StopFor};
+use crate::supervision::{
+    CallId, ChildKey, DeleteChildError, Reply, Report, Request, RestartChildError, Shutdown, StartChildError, Strategy,
+    TerminateChildError,
+};
+
+impl<S: Clone> Policy<S> {
+    /// Asks a running child to stop, or kills it, as its specification says.
+    pub(super) fn stop_child(&mut self, key: ChildKey, on_behalf_of: StopFor, now: Moment) {
+        let Some(child) = self.children.get(&key) else { return };
+        let (effect, kill_at) = match child.shutdown {
+            Shutdown::BrutalKill => (Effect::Kill(key, child.incarnation), None),
+            Shutdown::Timeout(grace) => (Effect::Stop(key, child.incarnation), Some(now + grace)),
+            Shutdown::Infinity => (Effect::Stop(key, child.incarnation), None),
+        };
+        self.effects.push(effect);
+        self.set_state(key, State::Stopping { on_behalf_of, kill_at });
+    }
+
+    /// Ends a start that is under way. Whoever wanted it stopped first is the one who is told.
+    pub(super) fn cancel_start(&mut self, key: ChildKey, on_behalf_of: StopFor) {
+        let Some(child) = self.children.get_mut(&key) else {
+            return;
+        };
+        let State::Starting { cancelled, .. } = &mut child.state else {
+            return;
+        };
+        match (cancelled, on_behalf_of) {
+            (cancelled @ None, on_behalf_of) => {
+                *cancelled = Some(on_behalf_of);
+                self.effects.push(Effect::CancelStart(key, child.incarnation));
+            }
+            (Some(StopFor::Calls(waiting)), StopFor::Calls(more)) => waiting.extend(more),
+            (Some(_), _) => {}
+        }
+    }
+
+    /// A child that was being stopped, or whose start was cancelled, is not there any more.
+    pub(super) fn settle_stopped(&mut self, key: ChildKey, on_behalf_of: StopFor) {
+        self.keep_unless_gone(key);
+        if let StopFor::Calls(calls) = on_behalf_of {
+            for call in calls {
+                self.reply(call, Reply::TerminateChild(Ok(())));
+            }
+        }
+    }
+
+    /// Nothing is left to stop of a child that ended by itself before its turn came, or that waits to be restarted.
+    pub(super) fn settle_unless_running(&mut self, key: ChildKey) {
+        if let Some(State::Ended(ended)) = self.children.get(&key).map(|child| &child.state) {
+            let reason = ended.reason.clone();
+            self.report_unless_as_asked(key, reason);
+        }
+        self.keep_unless_gone(key);
+    }
+
+    pub(super) fn report_unless_as_asked(&mut self, key: ChildKey, reason: ExitReason) {
+        let Some(child) = self.children.get(&key) else { return };
+        if !child.stopped_as_asked(&reason) {
+            let child = child.reference(key);
+            self.report(Report::ShutdownError { child, reason });
+        }
+    }
+
+    /// Begins to end the supervisor, unless it is ending already: the first cause is the one.
+    pub(super) fn begin_end(&mut self, end: End, now: Moment) {
+        if self.is_ending() {
+            return;
+        }
+        self.phase = Phase::Stopping(end);
+        self.doing = None;
+        for postponed in std::mem::take(&mut self.mailbox) {
+            if let Postponed::Call(call, request) = postponed {
+                self.refuse(call, &request);
+            }
+        }
+        if self.flags.strategy == Strategy::SimpleOneForOne {
+            let all: Vec<ChildKey> = self.children.keys().copied().collect();
+            for key in all {
+                self.stop_for_the_end(key, now);
+            }
+        }
+    }
+
+    /// Stops the children right to left, one at a time; dynamic ones were told all at once.
+    pub(super) fn advance_end(&mut self, now: Moment) {
+        if self.flags.strategy != Strategy::SimpleOneForOne {
+            while let Some((&last, _)) = self.children.last_key_value() {
+                self.stop_for_the_end(last, now);
+                if self.children.contains_key(&last) {
+                    return;
+                }
+            }
+        }
+        if self.children.is_empty()
+            && let Phase::Stopping(end) = std::mem::replace(&mut self.phase, Phase::Ended)
+        {
+            self.refuse_postponed();
+            self.effects.push(Effect::End(end));
+        }
+    }
+
+    /// A child that is there is left to be waited for; one that isn't is removed.
+    fn stop_for_the_end(&mut self, key: ChildKey, now: Moment) {
+        match self.children.get(&key).map(|child| &child.state) {
+            Some(State::Running { .. }) => self.stop_child(key, StopFor::End, now),
+            Some(State::Starting { .. }) => self.cancel_start(key, StopFor::End),
+            Some(State::Stopping { .. }) | None => {}
+            Some(State::Undefined | State::Ended(_) | State::Restarting { .. }) => self.settle_unless_running(key),
+        }
+    }
+
+    /// The reply to a request that a supervisor takes no more.
+    pub(super) fn refuse(&mut self, call: CallId, request: &Request<S>) {
+        let reply = match request {
+            Request::StartChild(_) => Reply::StartChild(Err(StartChildError::Stopping)),
+            Request::TerminateChild(_) => Reply::TerminateChild(Err(TerminateChildError::Stopping)),
+            Request::RestartChild(_) => Reply::RestartChild(Err(RestartChildError::Stopping)),
+            Request::DeleteChild(_) => Reply::DeleteChild(Err(DeleteChildError::Stopping)),
+        };
+        self.reply(call, reply);
+    }
+
+    fn refuse_postponed(&mut self) {
+        for postponed in std::mem::take(&mut self.mailbox) {
+            if let Postponed::Call(call, request) = postponed {
+                self.refuse(call, &request);
+            }
+        }
+    }
+}
