@@ -1,1 +1,13 @@
-//! ostler-os.
+//! Ostler's Linux edge: process identity and verified signals, process trees, containment, ports, output, notify
+//! sockets, and the guardian that holds every worker's tree.
+//!
+//! All `unsafe` of the project is in this crate, each block with its reason. Nothing here knows actors or pools. Calls
+//! are blocking unless they are `async`; a blocking one says what bounds it. No other program is ever run to find
+//! something out: no ps, pgrep, kill or lsof.
+
+pub mod holders;
+pub mod identity;
+pub mod kill;
+pub mod procfile;
+mod slow_read;
+pub mod tree;

@@ -1,0 +1,315 @@
+//! Ending processes that are not our children: kill all, then wait for all, under one deadline.
+//!
+//! [`kill_all`] takes exactly those that it is given. [`kill_trees`] also takes everything under them. A process that is
+//! killed loses its children to a reaper at once, so a tree is first brought to a halt: its members are stopped
+//! (SIGSTOP can't be ignored, and a stopped process forks nobody) until a pass finds nobody new and nobody running;
+//! then all are killed. Nobody is stopped or killed whose identity was not verified first.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use nix::libc;
+use ostler_core::signal::Signal;
+
+use crate::holders::{ProcessHolder, describe_processes};
+use crate::identity::{
+    Attribution, Delivery, ProcessHandle, ProcessIdentity, SignalError, Unverifiable, Verified, wait_any,
+};
+use crate::procfile;
+use crate::tree;
+
+/// So many pidfds are kept open while we wait; the rest is verified anew at each tick.
+const MOST_PIDFDS: usize = 128;
+
+/// How often what has no pidfd is looked at again.
+const TICK: Duration = Duration::from_millis(10);
+
+/// How long a tree may take to come to a halt before it is killed all the same.
+const HALT_TIME: Duration = Duration::from_millis(500);
+
+/// How often a tree that has not halted is looked at again.
+const HALT_TICK: Duration = Duration::from_millis(1);
+
+/// How long the naming of survivors may take beyond the deadline.
+const NAMING_TIME: Duration = Duration::from_millis(500);
+
+/// What a kill has done.
+#[derive(Debug, Default)]
+pub struct KillReport {
+    /// Those that we killed, and that have ended.
+    pub killed: Vec<ProcessIdentity>,
+    /// Those that had ended before. A pid that a stranger has now counts here; the stranger was not touched.
+    pub already_gone: Vec<ProcessIdentity>,
+    /// Those that live on, each with what keeps it.
+    pub survivors: Vec<Survivor>,
+    /// How long it all took.
+    pub elapsed: Duration,
+}
+
+impl KillReport {
+    /// Whether nobody is left.
+    pub fn is_clean(&self) -> bool {
+        self.survivors.is_empty()
+    }
+}
+
+/// A process that was to be killed and lives on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Survivor {
+    /// Who it is.
+    pub identity: ProcessIdentity,
+    /// What keeps it.
+    pub why: Why,
+    /// What `/proc` says of it, where it does.
+    pub holder: Option<ProcessHolder>,
+}
+
+/// What keeps a process from ending.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Why {
+    /// It runs as a user whom we may not signal.
+    NotPermitted,
+    /// It waits in the kernel where no signal reaches it (state `D`).
+    Uninterruptible,
+    /// Its tracer keeps it: it ends when the tracer does.
+    Traced {
+        /// The tracer; 0 where that is outside of our PID namespace.
+        by: i32,
+    },
+    /// It could not be verified, so it was not touched.
+    Unverifiable(Unverifiable),
+    /// A system call failed.
+    Failed(String),
+    /// It was killed, and had not ended at the deadline.
+    StillEnding,
+}
+
+impl fmt::Display for Survivor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.holder {
+            Some(holder) => write!(f, "{holder}")?,
+            None => write!(f, "{}", self.identity)?,
+        }
+        match &self.why {
+            Why::NotPermitted => f.write_str(": we may not signal it"),
+            Why::Uninterruptible => f.write_str(": no signal reaches it where it waits"),
+            Why::Traced { by } => write!(f, ": it ends when its tracer, pid {by}, does"),
+            Why::Unverifiable(why) => write!(f, ": not touched, {why}"),
+            Why::Failed(error) => write!(f, ": {error}"),
+            Why::StillEnding => f.write_str(": killed, but not ended at the deadline"),
+        }
+    }
+}
+
+/// Kills each of `identities` that still is what it was, then waits for all. Blocks until all have ended, at the latest
+/// until `deadline` (and half a second more to name survivors). A deadline in the past kills and does not wait.
+pub fn kill_all(identities: &[ProcessIdentity], attribution: &Attribution, deadline: Instant) -> KillReport {
+    let start = Instant::now();
+    let mut round = Round::default();
+    for identity in identities {
+        round.kill(*identity, attribution);
+    }
+    round.wait(deadline);
+    round.report(start, deadline)
+}
+
+/// Kills each of `roots` that still is what it was, and everything under it, then waits for all. Our own process, and
+/// what is under it, is never touched. Blocks as [`kill_all`] does.
+pub fn kill_trees(roots: &[ProcessIdentity], attribution: &Attribution, deadline: Instant) -> KillReport {
+    let start = Instant::now();
+    let mut halted = halt(roots, attribution, deadline.min(start + HALT_TIME));
+    let mut round = Round::default();
+    for identity in roots {
+        halted.remove(&identity.pid);
+        round.kill(*identity, attribution);
+    }
+    for identity in halted.into_values() {
+        round.kill(identity, attribution);
+    }
+    round.wait(deadline);
+    round.report(start, deadline)
+}
+
+/// A process of a tree that is being brought to a halt.
+struct Member {
+    identity: ProcessIdentity,
+    /// We may signal it: it will stop, and is worth waiting for.
+    halts: bool,
+}
+
+impl Member {
+    fn stop(handle: &ProcessHandle, attribution: &Attribution) -> Self {
+        let stop = Signal::from_number(libc::SIGSTOP).expect("SIGSTOP is a signal");
+        Self {
+            identity: handle.identity(),
+            halts: handle.signal(stop, attribution).is_ok(),
+        }
+    }
+
+    fn still_moves(&self) -> bool {
+        self.halts && is_running(self.identity.pid)
+    }
+}
+
+/// Stops the trees under `roots` until nobody new is found and nobody runs, or `until`. Gives everyone found by pid.
+fn halt(roots: &[ProcessIdentity], attribution: &Attribution, until: Instant) -> BTreeMap<i32, ProcessIdentity> {
+    let mut members: BTreeMap<i32, Member> = BTreeMap::new();
+    for root in roots {
+        if let Ok(Verified::Same(handle)) = root.verify() {
+            members.insert(root.pid, Member::stop(&handle, attribution));
+        }
+    }
+    loop {
+        let known: Vec<i32> = members.keys().copied().collect();
+        let mut quiet = true;
+        for pid in tree::descendants_of(&known).unwrap_or_default() {
+            if is_ours_to_spare(pid) {
+                continue;
+            }
+            if let Ok(Some(handle)) = ProcessHandle::open(pid) {
+                if is_child_of_one(&members, pid) {
+                    members.insert(pid, Member::stop(&handle, attribution));
+                }
+                quiet = false;
+            }
+        }
+        quiet &= !members.values().any(Member::still_moves);
+        let now = Instant::now();
+        if quiet || now >= until {
+            return members
+                .into_iter()
+                .map(|(pid, member)| (pid, member.identity))
+                .collect();
+        }
+        // A timer, not a synchronisation: nothing announces that a process has stopped to those who are not its parent.
+        let _ = wait_any(&[], now + HALT_TICK);
+    }
+}
+
+/// Whether a process's parent is a member *and is still that member* after the child named it: a member's pid that
+/// went to a stranger must not condemn the stranger's children.
+fn is_child_of_one(members: &BTreeMap<i32, Member>, pid: i32) -> bool {
+    let parent = procfile::stat(pid)
+        .ok()
+        .flatten()
+        .and_then(|stat| members.get(&stat.parent));
+    parent.is_some_and(|parent| matches!(parent.identity.verify(), Ok(Verified::Same(_))))
+}
+
+fn is_ours_to_spare(pid: i32) -> bool {
+    let us = rustix::process::getpid().as_raw_nonzero().get();
+    pid == us || tree::is_descendant(pid, us).unwrap_or(false)
+}
+
+/// Whether it could still fork: what has ended, is stopped, traced or waits uninterruptibly could not.
+fn is_running(pid: i32) -> bool {
+    let state = procfile::stat(pid)
+        .ok()
+        .flatten()
+        .filter(|stat| !stat.has_ended())
+        .map(|stat| stat.state);
+    matches!(state, Some('R' | 'S' | 'Z'))
+}
+
+/// One kill of many: who was signalled, who is waited for.
+#[derive(Default)]
+struct Round {
+    waiting: Vec<(ProcessIdentity, Option<ProcessHandle>)>,
+    refused: Vec<(ProcessIdentity, Why)>,
+    report: KillReport,
+}
+
+impl Round {
+    fn kill(&mut self, identity: ProcessIdentity, attribution: &Attribution) {
+        let handle = match identity.verify() {
+            Ok(Verified::Same(handle)) => handle,
+            Ok(Verified::Gone | Verified::Stranger) => return self.report.already_gone.push(identity),
+            Ok(Verified::Unknown(why)) => return self.refused.push((identity, Why::Unverifiable(why))),
+            Err(error) => return self.refused.push((identity, Why::Failed(error.to_string()))),
+        };
+        match handle.signal(Signal::KILL, attribution) {
+            Ok(Delivery::Gone) => self.report.already_gone.push(identity),
+            Ok(Delivery::Sent) => {
+                let keep = self.waiting.len() < MOST_PIDFDS;
+                self.waiting.push((identity, keep.then_some(handle)));
+            }
+            Err(SignalError::NotPermitted { .. }) => self.refused.push((identity, Why::NotPermitted)),
+            Err(error) => self.refused.push((identity, Why::Failed(error.to_string()))),
+        }
+    }
+
+    fn wait(&mut self, deadline: Instant) {
+        loop {
+            let report = &mut self.report;
+            self.waiting.retain(|(identity, handle)| {
+                let ended = has_ended(identity, handle.as_ref());
+                if ended {
+                    report.killed.push(*identity);
+                }
+                !ended
+            });
+            let now = Instant::now();
+            if self.waiting.is_empty() || now >= deadline {
+                return;
+            }
+            let held: Vec<BorrowedFd<'_>> = self
+                .waiting
+                .iter()
+                .filter_map(|(_, handle)| handle.as_ref())
+                .map(AsFd::as_fd)
+                .collect();
+            // The tick also finds the zombie whose pidfd stays silent, and what has no pidfd. A failing poll is no
+            // reason to give up: it only makes the next look come at once, and the deadline still ends it.
+            let _ = wait_any(&held, deadline.min(now + TICK));
+        }
+    }
+
+    fn report(self, start: Instant, deadline: Instant) -> KillReport {
+        let mut report = self.report;
+        let left = self.waiting.into_iter().map(|(identity, _)| (identity, None));
+        let left: Vec<_> = left
+            .chain(self.refused.into_iter().map(|(id, why)| (id, Some(why))))
+            .collect();
+        if !left.is_empty() {
+            let pids: Vec<i32> = left
+                .iter()
+                .filter(|(_, why)| is_of_here(why))
+                .map(|(id, _)| id.pid)
+                .collect();
+            let naming_ends = deadline.max(Instant::now()) + NAMING_TIME;
+            let mut holders: BTreeMap<i32, ProcessHolder> = describe_processes(&pids, naming_ends)
+                .into_iter()
+                .map(|holder| (holder.pid, holder))
+                .collect();
+            for (identity, why) in left {
+                let holder = holders.remove(&identity.pid);
+                let why = why.unwrap_or_else(|| why_still_ending(holder.as_ref()));
+                report.survivors.push(Survivor { identity, why, holder });
+            }
+        }
+        report.elapsed = start.elapsed();
+        report
+    }
+}
+
+/// Whether the pid means that process here: in another PID namespace it is somebody else, who must not be named.
+fn is_of_here(why: &Option<Why>) -> bool {
+    !matches!(why, Some(Why::Unverifiable(_)))
+}
+
+fn has_ended(identity: &ProcessIdentity, handle: Option<&ProcessHandle>) -> bool {
+    match handle {
+        Some(handle) => handle.has_ended().unwrap_or(false),
+        None => matches!(identity.verify(), Ok(Verified::Gone | Verified::Stranger)),
+    }
+}
+
+fn why_still_ending(holder: Option<&ProcessHolder>) -> Why {
+    match holder {
+        Some(ProcessHolder { tracer: Some(by), .. }) => Why::Traced { by: *by },
+        Some(ProcessHolder { state: 'D', .. }) => Why::Uninterruptible,
+        _ => Why::StillEnding,
+    }
+}

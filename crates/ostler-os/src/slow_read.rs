@@ -1,0 +1,127 @@
+//! Reads of `/proc` files that may hang, one after another, on threads that the caller never waits for beyond its
+//! deadline.
+//!
+//! A read that makes no progress for [`PATIENCE`] is taken for stuck: its pid is named and another thread goes on after
+//! it. The stuck thread ends by itself when its read returns. At most [`MOST_STUCK`] threads are ever left like that.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long one read may take before another thread goes on with the next process.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// After so many stuck reads, the rest is left unread.
+const MOST_STUCK: usize = 8;
+
+/// What a round of reads has brought.
+pub(crate) struct Round<T> {
+    /// One value a process that was read, in the order in which they were.
+    pub(crate) values: Vec<(i32, T)>,
+    /// Processes that were not read: their read hung, or the deadline passed before it.
+    pub(crate) unread: Vec<i32>,
+}
+
+/// Calls `read` for each pid; returns at the latest at `deadline`.
+pub(crate) fn read_each<T: Send + 'static>(
+    pids: Vec<i32>,
+    deadline: Instant,
+    read: impl Fn(i32) -> T + Send + Sync + 'static,
+) -> Round<T> {
+    let pids: Arc<[i32]> = pids.into();
+    let read = Arc::new(read);
+    let current = Arc::new(AtomicUsize::new(0));
+    let (sender, receiver) = mpsc::channel();
+    let mut slots: Vec<Option<T>> = pids.iter().map(|_| None).collect();
+    let mut next = 0;
+
+    for reader in 0..=MOST_STUCK {
+        current.store(reader, Ordering::Relaxed);
+        let (queue, read, current, sender) = (pids.clone(), read.clone(), current.clone(), sender.clone());
+        let started = thread::Builder::new().name("ostler-proc-read".into()).spawn(move || {
+            for index in next..queue.len() {
+                let value = read(queue[index]);
+                // Replaced by another reader while it hung, or the round is over: this value is the last one.
+                if sender.send((index, value)).is_err() || current.load(Ordering::Relaxed) != reader {
+                    return;
+                }
+            }
+        });
+        if started.is_err() {
+            break;
+        }
+        while next < pids.len() {
+            let patience = deadline.saturating_duration_since(Instant::now()).min(PATIENCE);
+            match receiver.recv_timeout(patience) {
+                Ok((index, value)) => {
+                    slots[index] = Some(value);
+                    next = next.max(index + 1);
+                }
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        // The read that hung is left behind.
+        next += 1;
+        if next >= pids.len() || Instant::now() >= deadline {
+            break;
+        }
+    }
+
+    current.store(usize::MAX, Ordering::Relaxed);
+    let mut round = Round {
+        values: Vec::with_capacity(pids.len()),
+        unread: Vec::new(),
+    };
+    for (&pid, slot) in pids.iter().zip(slots) {
+        match slot {
+            Some(value) => round.values.push((pid, value)),
+            None => round.unread.push(pid),
+        }
+    }
+    round
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(20)
+    }
+
+    #[test]
+    fn everything_is_read_once_and_in_order() {
+        let round = read_each((1..=1000).collect(), soon(), |pid| pid * 2);
+        assert_eq!(round.values, (1..=1000).map(|pid| (pid, pid * 2)).collect::<Vec<_>>());
+        assert!(round.unread.is_empty());
+    }
+
+    #[test]
+    fn a_read_that_hangs_is_named_and_the_others_are_read() {
+        let (_keep, hang) = mpsc::channel::<()>();
+        let hang = Mutex::new(hang);
+        let round = read_each(vec![1, 2, 3, 4], soon(), move |pid| {
+            if pid == 2 {
+                let _ = hang.lock().expect("not poisoned").recv();
+            }
+            pid
+        });
+        assert_eq!(round.values, vec![(1, 1), (3, 3), (4, 4)]);
+        assert_eq!(round.unread, vec![2]);
+    }
+
+    #[test]
+    fn the_deadline_holds_when_every_read_hangs() {
+        let (_keep, hang) = mpsc::channel::<()>();
+        let hang = Mutex::new(hang);
+        let start = Instant::now();
+        let round = read_each((1..100).collect(), start + Duration::from_millis(300), move |_| {
+            let _ = hang.lock().expect("not poisoned").recv();
+        });
+        assert!(start.elapsed() < Duration::from_secs(2), "took {:?}", start.elapsed());
+        assert_eq!(round.unread.len(), 99);
+    }
+}
