@@ -5,6 +5,8 @@
 pub mod exit;
 pub mod failure;
 pub mod ids;
+pub mod lifecycle;
 pub mod moment;
 pub mod signal;
+pub mod spec;
 pub mod supervision;

@@ -1,0 +1,136 @@
+//! What can happen to an incarnation, and why some of it changes nothing.
+
+use std::fmt;
+
+use crate::failure::{ExitStatus, Failure};
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// The reservation is in the process table.
+    Recorded,
+    /// The reservation is not in the table, and will not be.
+    RecordFailed(Failure),
+    /// exec has succeeded.
+    Spawned,
+    /// No process exists (any more), and nothing holds a port: no program, no port to be had, no room for a process.
+    SpawnFailed(Failure),
+    /// Readiness was seen.
+    Ready,
+    /// It can't become ready (a stranger has its port; readiness can't be watched): it is to be ended.
+    StartFailed(Failure),
+    /// It failed so many probes, or its heartbeat is lost: it is to be ended.
+    Unhealthy(Failure),
+    /// It is no longer wanted. Fits every state.
+    Stop {
+        /// By whom and why.
+        cause: Cause,
+        /// KILL at once, also when a stop with grace is under way.
+        kill: bool,
+    },
+    /// The leader's exit was seen, and its output is drained.
+    Exited(ExitStatus),
+    /// Nothing of the tree is left. May come before [`Input::Exited`].
+    TreeGone,
+    /// Every port can be bound again.
+    PortsFree,
+    /// A port can't be bound yet; which, and who holds it.
+    PortsHeld(String),
+    /// The record is removed.
+    Unrecorded,
+    /// The record could not be removed; why.
+    UnrecordFailed(String),
+    /// The guardian is gone, and the sitter ends the process as `host_death` says. A spawn under way is still
+    /// answered.
+    GuardianLost,
+    /// Who of the tree is left: the answer to [`Effect::NameHolders`](super::Effect::NameHolders).
+    Held(String),
+    /// The moment of [`Lifecycle::deadline`](super::Lifecycle::deadline) has passed.
+    Deadline,
+}
+
+/// On whose account a process is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// Somebody stopped this worker.
+    UserStop,
+    /// Somebody asked for a restart of this worker.
+    RestartRequested,
+    /// Its pool stops or gives up.
+    PoolStop,
+    /// The whole instance stops.
+    InstanceStop,
+    /// It was not ready in time.
+    StartTimeout,
+    /// It can't become ready.
+    StartFailed,
+    /// It failed its health probes or its heartbeat.
+    Unhealthy,
+    /// The guardian is gone; its sitter ends it.
+    GuardianLost,
+    /// It should be gone by now.
+    ReleaseRetry,
+    /// The actor that owned it was killed or panicked.
+    OwnerGone,
+}
+
+impl Cause {
+    /// Every cause.
+    pub const ALL: [Self; 10] = [
+        Self::UserStop,
+        Self::RestartRequested,
+        Self::PoolStop,
+        Self::InstanceStop,
+        Self::StartTimeout,
+        Self::StartFailed,
+        Self::Unhealthy,
+        Self::GuardianLost,
+        Self::ReleaseRetry,
+        Self::OwnerGone,
+    ];
+
+    /// The cause's name in events, such as `user_stop`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::UserStop => "user_stop",
+            Self::RestartRequested => "restart_requested",
+            Self::PoolStop => "pool_stop",
+            Self::InstanceStop => "instance_stop",
+            Self::StartTimeout => "start_timeout",
+            Self::StartFailed => "start_failed",
+            Self::Unhealthy => "unhealthy",
+            Self::GuardianLost => "guardian_lost",
+            Self::ReleaseRetry => "release_retry",
+            Self::OwnerGone => "owner_gone",
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Why an input changed nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Ignored {
+    /// It answers a question that is not open.
+    #[error("not asked")]
+    NotAsked,
+    /// It says again what is so already.
+    #[error("already so")]
+    Already,
+    /// The process is ending already, and the first cause stands.
+    #[error("ending already")]
+    Ending,
+    /// It tells of a process, and there is none (or none yet).
+    #[error("no process")]
+    NoProcess,
+    /// There is no deadline, or it has not passed.
+    #[error("no deadline passed")]
+    TooEarly,
+    /// The incarnation is released.
+    #[error("released")]
+    Over,
+}

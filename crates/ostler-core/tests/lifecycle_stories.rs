@@ -1,0 +1,510 @@
+//! Whole lives, told step by step.
+
+use std::time::Duration;
+
+use ostler_core::failure::{ExitStatus, Failure, Reason};
+use ostler_core::lifecycle::{
+    Cause, EXIT_STATUS_WAIT, Effect, Ignored, Input, KILL_NOW, Lifecycle, Outcome, RETRY_MAX, Rules, State, Transition,
+};
+use ostler_core::moment::Moment;
+use ostler_core::signal::Signal;
+use ostler_core::spec::StopSpec;
+
+const TERM: StopSpec = StopSpec {
+    signal: Signal::TERM,
+    grace: Duration::from_secs(5),
+};
+const RELEASE: Duration = Duration::from_secs(10);
+
+fn rules() -> Rules {
+    Rules {
+        start_timeout: Duration::from_secs(30),
+        min_uptime: Duration::ZERO,
+        stop: TERM,
+        host_death: KILL_NOW,
+        release_timeout: RELEASE,
+        has_ports: true,
+    }
+}
+
+/// A life and its clock.
+#[derive(Clone)]
+struct Story {
+    life: Lifecycle,
+    now: Moment,
+}
+
+impl Story {
+    fn new(rules: Rules) -> Self {
+        let (life, effects) = Lifecycle::new(rules, Moment::ORIGIN);
+        assert_eq!(effects, [Effect::Record]);
+        Self {
+            life,
+            now: Moment::ORIGIN,
+        }
+    }
+
+    fn ready(rules: Rules) -> Self {
+        let mut story = Self::new(rules);
+        assert_eq!(story.does(Input::Recorded), [Effect::Spawn]);
+        assert_eq!(story.does(Input::Spawned), [Effect::WatchReady]);
+        assert_eq!(story.does(Input::Ready), [Effect::WatchHealth]);
+        story
+    }
+
+    fn after(&mut self, pause: Duration) -> &mut Self {
+        self.now = self.now + pause;
+        self
+    }
+
+    fn step(&mut self, input: Input) -> Vec<Effect> {
+        self.life.step(input, self.now)
+    }
+
+    /// The effects without the announcements.
+    fn does(&mut self, input: Input) -> Vec<Effect> {
+        let mut effects = self.step(input);
+        effects.retain(|effect| !matches!(effect, Effect::Announce { .. }));
+        effects
+    }
+
+    fn tells(&mut self, input: Input) -> Vec<Transition> {
+        let told = |effect| match effect {
+            Effect::Announce { what, .. } => Some(what),
+            _ => None,
+        };
+        self.step(input).into_iter().filter_map(told).collect()
+    }
+
+    fn at_deadline(&mut self) -> Vec<Effect> {
+        self.now = self.life.deadline().expect("something is waited for");
+        self.step(Input::Deadline)
+    }
+
+    fn ends(&mut self) -> Outcome {
+        if self.life.state() == State::Exited {
+            self.does(Input::TreeGone);
+        }
+        self.does(Input::PortsFree);
+        match self.does(Input::Unrecorded).pop() {
+            Some(Effect::Done(outcome)) => outcome,
+            other => panic!("not done but {other:?}"),
+        }
+    }
+}
+
+fn stop() -> Input {
+    Input::Stop {
+        cause: Cause::UserStop,
+        kill: false,
+    }
+}
+
+fn kill() -> Input {
+    Input::Stop {
+        cause: Cause::InstanceStop,
+        kill: true,
+    }
+}
+
+fn failure(reason: Reason) -> Failure {
+    Failure::new(reason, "it happened")
+}
+
+fn reason(outcome: &Outcome) -> Option<Reason> {
+    match outcome {
+        Outcome::Failed(failure) => Some(failure.reason),
+        Outcome::Stopped { .. } | Outcome::Finished { .. } => None,
+    }
+}
+
+#[test]
+fn a_long_life_ends_well_and_each_step_tells_its_time() {
+    let mut story = Story::new(rules());
+    let took = |effects: &[Effect]| {
+        effects.iter().find_map(|effect| match effect {
+            Effect::Announce { elapsed, .. } => Some(elapsed.as_millis()),
+            _ => None,
+        })
+    };
+    assert_eq!(
+        took(&story.after(Duration::from_millis(1)).step(Input::Recorded)),
+        Some(1)
+    );
+    assert_eq!(
+        took(&story.after(Duration::from_millis(2)).step(Input::Spawned)),
+        Some(2)
+    );
+    assert_eq!(took(&story.after(Duration::from_millis(3)).step(Input::Ready)), Some(3));
+    assert_eq!(story.life.deadline(), None);
+    let exit = story
+        .after(Duration::from_secs(4))
+        .step(Input::Exited(ExitStatus::Code(0)));
+    assert_eq!(took(&exit), Some(4000));
+    assert_eq!(
+        exit.first(),
+        Some(&Effect::End(KILL_NOW)),
+        "what it left behind is killed at once"
+    );
+    assert_eq!(story.step(Input::TreeGone), [Effect::CheckPorts]);
+    assert_eq!(story.step(Input::PortsFree), [Effect::Unrecord]);
+    let end = story.after(Duration::from_millis(5)).step(Input::Unrecorded);
+    assert_eq!(took(&end), Some(5));
+    assert_eq!(
+        end.last(),
+        Some(&Effect::Done(Outcome::Finished {
+            status: ExitStatus::Code(0)
+        }))
+    );
+    assert_eq!(story.life.try_step(stop(), story.now), Err(Ignored::Over));
+}
+
+#[test]
+fn an_exit_after_a_stop_is_a_stop_whatever_its_status() {
+    for status in [
+        ExitStatus::Code(0),
+        ExitStatus::Code(143),
+        ExitStatus::Signal(Signal::KILL),
+    ] {
+        let mut story = Story::ready(rules());
+        assert_eq!(story.does(stop()), [Effect::End(TERM)]);
+        assert_eq!(
+            story.does(Input::Exited(status)),
+            [],
+            "the rest of the tree keeps its grace"
+        );
+        assert_eq!(story.ends(), Outcome::Stopped { status: Some(status) });
+    }
+}
+
+#[test]
+fn a_kill_cuts_the_grace_short_before_and_after_the_leaders_exit() {
+    let mut story = Story::ready(rules());
+    story.does(stop());
+    assert_eq!(story.does(kill()), [Effect::End(KILL_NOW)]);
+    assert_eq!(story.life.try_step(kill(), story.now), Err(Ignored::Already));
+
+    let mut story = Story::ready(rules());
+    story.does(stop());
+    story.does(Input::Exited(ExitStatus::Code(0)));
+    assert_eq!(story.does(kill()), [Effect::End(KILL_NOW)]);
+}
+
+#[test]
+fn an_exit_before_ready_has_failed_whatever_its_status() {
+    let mut story = Story::new(rules());
+    story.does(Input::Recorded);
+    story.does(Input::Spawned);
+    story.does(Input::Exited(ExitStatus::Code(0)));
+    assert_eq!(reason(&story.ends()), Some(Reason::ExitedBeforeReady));
+}
+
+#[test]
+fn an_exit_that_overtakes_the_answer_of_the_spawn_is_not_lost() {
+    let mut story = Story::new(rules());
+    story.does(Input::Recorded);
+    let told = story.tells(Input::Exited(ExitStatus::Code(1)));
+    assert!(
+        matches!(
+            told[..],
+            [Transition::Spawned, Transition::Exited(_), Transition::Failed(_)]
+        ),
+        "{told:?}"
+    );
+    assert_eq!(reason(&story.ends()), Some(Reason::ExitedBeforeReady));
+}
+
+#[test]
+fn a_stop_before_the_record_is_written_spawns_nothing_and_removes_the_record() {
+    let mut story = Story::new(rules());
+    assert_eq!(story.step(stop()), []);
+    assert_eq!(story.does(Input::Recorded), [Effect::Unrecord]);
+    assert_eq!(story.ends(), Outcome::Stopped { status: None });
+}
+
+#[test]
+fn a_stop_during_the_spawn_ends_what_is_born_and_a_kill_ends_it_harder() {
+    let mut story = Story::new(rules());
+    story.does(Input::Recorded);
+    assert_eq!(story.step(stop()), []);
+    assert_eq!(story.clone().does(Input::Spawned), [Effect::End(TERM)]);
+    assert_eq!(story.step(kill()), []);
+    assert_eq!(story.does(Input::Spawned), [Effect::End(KILL_NOW)]);
+}
+
+#[test]
+fn a_failed_spawn_has_no_port_to_wait_for() {
+    let mut story = Story::new(rules());
+    story.does(Input::Recorded);
+    assert_eq!(
+        story.does(Input::SpawnFailed(failure(Reason::CommandNotFound))),
+        [Effect::Unrecord]
+    );
+    assert_eq!(reason(&story.ends()), Some(Reason::CommandNotFound));
+}
+
+#[test]
+fn a_record_that_was_not_written_is_not_removed() {
+    let mut story = Story::new(rules());
+    let effects = story.does(Input::RecordFailed(failure(Reason::StoreFailed)));
+    assert_eq!(effects, [Effect::Done(Outcome::Failed(failure(Reason::StoreFailed)))]);
+}
+
+#[test]
+fn not_ready_in_time_is_ended_and_keeps_that_reason_with_its_status() {
+    let mut story = Story::new(rules());
+    story.does(Input::Recorded);
+    story.after(Duration::from_secs(1)).does(Input::Spawned);
+    let effects = story.at_deadline();
+    assert_eq!(
+        story.now,
+        Moment::ORIGIN + Duration::from_secs(30),
+        "the limit runs from the reservation"
+    );
+    assert_eq!(effects.last(), Some(&Effect::End(TERM)));
+    assert_eq!(story.life.try_step(Input::Ready, story.now), Err(Ignored::Ending));
+    story.does(Input::Exited(ExitStatus::Signal(Signal::TERM)));
+    let Outcome::Failed(failed) = story.ends() else {
+        panic!("it failed")
+    };
+    assert_eq!(
+        (failed.reason, failed.status),
+        (Reason::ReadyTimeout, Some(ExitStatus::Signal(Signal::TERM)))
+    );
+}
+
+#[test]
+fn an_unhealthy_worker_is_ended_and_a_later_stop_does_not_change_why() {
+    let mut story = Story::ready(rules());
+    let told = story.tells(Input::Unhealthy(failure(Reason::HealthCheckFailed)));
+    assert!(matches!(
+        told[..],
+        [
+            Transition::Unhealthy(_),
+            Transition::Stopping {
+                cause: Cause::Unhealthy,
+                ..
+            }
+        ]
+    ));
+    assert_eq!(story.life.try_step(stop(), story.now), Err(Ignored::Ending));
+    story.does(Input::Exited(ExitStatus::Code(0)));
+    assert_eq!(reason(&story.ends()), Some(Reason::HealthCheckFailed));
+}
+
+#[test]
+fn a_strangers_port_is_not_waited_for() {
+    let mut story = Story::new(rules());
+    story.does(Input::Recorded);
+    story.does(Input::Spawned);
+    assert_eq!(
+        story.does(Input::StartFailed(failure(Reason::PortInUse))),
+        [Effect::End(TERM)]
+    );
+    story.does(Input::Exited(ExitStatus::Code(1)));
+    assert_eq!(story.does(Input::TreeGone), [Effect::Unrecord]);
+    assert_eq!(reason(&story.ends()), Some(Reason::PortInUse));
+}
+
+#[test]
+fn a_held_port_is_tried_again_with_doubling_pauses_then_named_and_never_passed_over() {
+    let mut story = Story::ready(rules());
+    story.does(Input::Exited(ExitStatus::Code(1)));
+    let exited = story.now;
+    story.does(Input::TreeGone);
+    let mut pauses = Vec::new();
+    loop {
+        let asked = story.now;
+        assert_eq!(story.does(Input::PortsHeld("7001 by pid 9 (x)".into())), []);
+        let effects = story.at_deadline();
+        pauses.push(story.now.since(asked).as_millis());
+        match &effects[..] {
+            [Effect::CheckPorts] => {}
+            [
+                Effect::Announce {
+                    what: Transition::Failed(told),
+                    ..
+                },
+                Effect::ReleaseOverdue(failed),
+                ..,
+            ] => {
+                assert_eq!(told, failed);
+                assert_eq!(failed.reason, Reason::ReleaseTimeout);
+                assert_eq!(failed.holder.as_deref(), Some("7001 by pid 9 (x)"));
+                break;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(pauses[..7], [10, 20, 40, 80, 160, 320, RETRY_MAX.as_millis()]);
+    assert_eq!(story.now.since(exited), RELEASE);
+    assert_eq!(story.life.state(), State::Releasing);
+    assert_eq!(story.life.deadline().map(|next| next > story.now), Some(true));
+    assert_eq!(reason(&story.ends()), Some(Reason::Exited), "the first cause stands");
+}
+
+#[test]
+fn a_tree_that_stays_is_killed_again_and_named_each_time() {
+    let mut story = Story::ready(rules());
+    story.does(stop());
+    let stopped = story.now;
+    for round in 0..3 {
+        let effects = story.at_deadline();
+        assert_eq!(story.now.since(stopped), TERM.grace + RELEASE * (round + 1));
+        assert!(
+            effects.ends_with(&[Effect::End(KILL_NOW), Effect::NameHolders]),
+            "{effects:?}"
+        );
+        let effects = story.does(Input::Held("pid 7 (stuck), state D".into()));
+        let [Effect::ReleaseOverdue(failed)] = &effects[..] else {
+            panic!("{effects:?}")
+        };
+        assert_eq!(failed.holder.as_deref(), Some("pid 7 (stuck), state D"));
+        assert_eq!(
+            story.life.try_step(Input::Held("late".into()), story.now),
+            Err(Ignored::NotAsked)
+        );
+    }
+    story.does(Input::Exited(ExitStatus::Signal(Signal::KILL)));
+    assert!(matches!(story.ends(), Outcome::Stopped { .. }));
+}
+
+#[test]
+fn an_overdue_release_is_reported_once_also_when_nobody_answers_who_holds_it() {
+    let overdue = |effects: &[Effect]| {
+        effects
+            .iter()
+            .filter(|e| matches!(e, Effect::ReleaseOverdue(_)))
+            .count()
+    };
+    let mut story = Story::ready(rules());
+    story.does(Input::Exited(ExitStatus::Code(0)));
+    assert_eq!(overdue(&story.at_deadline()), 0);
+    assert_eq!(overdue(&story.at_deadline()), 1);
+    assert_eq!(overdue(&story.step(Input::TreeGone)), 1);
+    assert_eq!(overdue(&story.step(Input::PortsFree)), 0);
+}
+
+#[test]
+fn a_grace_longer_than_release_timeout_is_not_overdue_when_the_leader_ends_early() {
+    let grace = Duration::from_secs(60);
+    let mut story = Story::ready(Rules {
+        stop: StopSpec {
+            signal: Signal::TERM,
+            grace,
+        },
+        ..rules()
+    });
+    story.does(stop());
+    let stopped = story.now;
+    story
+        .after(Duration::from_secs(1))
+        .does(Input::Exited(ExitStatus::Code(0)));
+    assert_eq!(story.life.deadline(), Some(stopped + grace + RELEASE));
+}
+
+#[test]
+fn a_record_that_can_t_be_removed_is_tried_again_and_told_as_the_stores_fault() {
+    let mut story = Story::ready(Rules {
+        has_ports: false,
+        ..rules()
+    });
+    story.does(stop());
+    story.does(Input::Exited(ExitStatus::Code(0)));
+    assert_eq!(story.does(Input::TreeGone), [Effect::Unrecord]);
+    story.does(Input::UnrecordFailed("disk full".into()));
+    assert_eq!(story.at_deadline(), [Effect::Unrecord]);
+    let effects = story.at_deadline();
+    assert!(
+        effects
+            .iter()
+            .any(|e| matches!(e, Effect::ReleaseOverdue(f) if f.reason == Reason::StoreFailed))
+    );
+    assert_eq!(effects.last(), Some(&Effect::Unrecord), "no answer came: asked again");
+    assert!(matches!(story.ends(), Outcome::Stopped { .. }));
+}
+
+#[test]
+fn a_lost_guardian_is_the_outcome_and_its_sitter_does_the_ending() {
+    let mut story = Story::ready(rules());
+    assert_eq!(story.does(Input::GuardianLost), []);
+    assert_eq!(story.life.state(), State::Stopping);
+    assert_eq!(
+        story.does(Input::TreeGone),
+        [Effect::CheckPorts],
+        "nobody is left who could tell the status"
+    );
+    assert_eq!(reason(&story.ends()), Some(Reason::GuardianLost));
+}
+
+#[test]
+fn a_lost_guardian_does_not_turn_a_stop_into_a_failure() {
+    let mut story = Story::ready(rules());
+    story.does(stop());
+    story.does(Input::GuardianLost);
+    story.does(Input::TreeGone);
+    assert_eq!(story.ends(), Outcome::Stopped { status: None });
+}
+
+#[test]
+fn a_sitter_that_does_not_end_the_tree_is_helped() {
+    let mut story = Story::ready(rules());
+    story.does(Input::GuardianLost);
+    assert!(story.at_deadline().contains(&Effect::End(KILL_NOW)));
+}
+
+#[test]
+fn a_status_that_comes_after_the_tree_is_gone_is_waited_for_but_not_for_ever() {
+    let mut story = Story::ready(rules());
+    assert_eq!(story.step(Input::TreeGone), []);
+    assert_eq!(
+        story.clone().does(Input::Exited(ExitStatus::Code(0))),
+        [Effect::CheckPorts]
+    );
+    let gone = story.now;
+    assert_eq!(story.at_deadline().last(), Some(&Effect::CheckPorts));
+    assert_eq!(story.now.since(gone), EXIT_STATUS_WAIT);
+    assert_eq!(reason(&story.ends()), Some(Reason::Killed));
+}
+
+#[test]
+fn a_table_that_never_answers_ends_the_start_and_is_reported_for_as_long() {
+    let mut story = Story::new(rules());
+    assert_eq!(story.at_deadline(), []);
+    for _ in 0..2 {
+        let effects = story.at_deadline();
+        assert!(matches!(&effects[..], [_, Effect::ReleaseOverdue(f)] if f.reason == Reason::StoreFailed));
+    }
+    assert_eq!(story.does(Input::Recorded), [Effect::Unrecord]);
+    assert_eq!(reason(&story.ends()), Some(Reason::StoreFailed));
+}
+
+#[test]
+fn a_spawn_that_is_never_answered_is_killed_on_suspicion() {
+    let mut story = Story::new(rules());
+    story.does(Input::Recorded);
+    assert_eq!(story.at_deadline(), []);
+    assert!(
+        story
+            .at_deadline()
+            .ends_with(&[Effect::End(KILL_NOW), Effect::NameHolders])
+    );
+    assert_eq!(
+        story.does(Input::Spawned),
+        [Effect::End(TERM)],
+        "and whatever is born after all is ended"
+    );
+}
+
+#[test]
+fn no_start_timeout_still_bounds_the_record_and_the_spawn() {
+    let mut story = Story::new(Rules {
+        start_timeout: Duration::ZERO,
+        ..rules()
+    });
+    assert_eq!(story.life.deadline(), Some(story.now + RELEASE));
+    story.after(Duration::from_secs(7)).does(Input::Recorded);
+    assert_eq!(story.life.deadline(), Some(story.now + RELEASE));
+    story.does(Input::Spawned);
+    assert_eq!(story.life.deadline(), None);
+}
