@@ -1,1 +1,3 @@
 //! ostler.
+
+pub mod supervisor;

@@ -1,0 +1,114 @@
+//! The task that accompanies one incarnation of a child, from its start until all that it had is released.
+
+use std::sync::Arc;
+
+use ostler_core::supervision::ChildRef;
+use ractor::ActorCell;
+use tokio::sync::oneshot;
+
+use super::child::{Info, Launch, StartContext, StartError, StartedChild};
+use super::engine::EngineMessage;
+use super::exit::Probe;
+
+/// How a task of ours reaches the supervisor's mailbox.
+pub(super) type Post = Arc<dyn Fn(EngineMessage) + Send + Sync>;
+
+/// What a task tells the engine.
+#[derive(Debug)]
+pub(super) enum News {
+    /// The child is up.
+    Up(Up),
+    /// It is not, and has nothing any more.
+    NotUp(StartError),
+    /// The actor has ended, its state is dropped and its gate is through.
+    Released,
+}
+
+/// A child that is up.
+#[derive(Debug)]
+pub(super) struct Up {
+    pub(super) cell: ActorCell,
+    pub(super) probe: Option<Arc<Probe>>,
+    pub(super) info: Option<Info>,
+}
+
+/// Starts a child. It is the caller's to keep the sender: the start is cancelled when it is dropped, so also when the supervisor is.
+pub(super) fn launch(child: ChildRef, launch: Launch, parent: ActorCell, post: Post) -> oneshot::Sender<()> {
+    let (cancel, cancelled) = oneshot::channel();
+    let context = StartContext::new(child.clone(), parent, cancelled);
+    tokio::spawn(accompany(
+        launch,
+        context,
+        Messenger {
+            child,
+            post,
+            said: Said::Nothing,
+        },
+    ));
+    cancel
+}
+
+async fn accompany(launch: Launch, context: StartContext, mut messenger: Messenger) {
+    let Launch { start, gate, .. } = launch;
+    let outcome = start(context).await;
+    drop(start);
+    match outcome {
+        Ok(StartedChild {
+            cell,
+            join,
+            probe,
+            info,
+        }) => {
+            messenger.say(News::Up(Up { cell, probe, info }), Said::Up);
+            // An actor's task catches its panics: an error says that the runtime is shutting down, and the task is gone either way.
+            let _ = join.await;
+            if let Some(gate) = gate {
+                gate(messenger.child.clone()).await;
+            }
+            messenger.say(News::Released, Said::All);
+        }
+        Err(error) => {
+            if let Some(gate) = gate {
+                gate(messenger.child.clone()).await;
+            }
+            messenger.say(News::NotUp(error), Said::All);
+        }
+    }
+}
+
+/// Sees to it that the engine hears of a child's end although a start function or a gate of the user's panics.
+struct Messenger {
+    child: ChildRef,
+    post: Post,
+    said: Said,
+}
+
+#[derive(PartialEq)]
+enum Said {
+    Nothing,
+    Up,
+    All,
+}
+
+impl Messenger {
+    fn say(&mut self, news: News, said: Said) {
+        self.said = said;
+        (self.post)(EngineMessage::news(self.child.clone(), news));
+    }
+}
+
+impl Drop for Messenger {
+    fn drop(&mut self) {
+        match self.said {
+            Said::All => {}
+            Said::Nothing => {
+                let panicked = ostler_core::exit::ExitReason::failed("the start function or the gate panicked");
+                self.say(News::NotUp(StartError::Failed(panicked.into())), Said::All);
+            }
+            Said::Up => {
+                tracing::error!(child = %self.child, "the release gate panicked: taken as released");
+                self.say(News::Released, Said::All);
+            }
+        }
+    }
+}

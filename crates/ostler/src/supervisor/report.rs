@@ -1,0 +1,36 @@
+//! Reports as tracing events.
+
+use ostler_core::supervision::Report;
+use ractor::ActorCell;
+use tracing::{error, info, warn};
+
+pub(super) fn trace(supervisor: &ActorCell, report: &Report) {
+    let supervisor = supervisor.get_name().unwrap_or_else(|| supervisor.get_id().to_string());
+    let (name, child) = (report.name(), report.child());
+    let (id, incarnation) = (child.id.as_str(), child.incarnation);
+    match report {
+        Report::Progress { .. } => info!(report = name, supervisor, child = id, incarnation, "child started"),
+        Report::StartError { reason, .. } => {
+            error!(report = name, supervisor, child = id, incarnation, %reason, "child did not start");
+        }
+        Report::ChildTerminated { reason, counted, .. } => {
+            error!(report = name, supervisor, child = id, incarnation, %reason, counted, "child ended");
+        }
+        Report::ShutdownError { reason, .. } => {
+            error!(report = name, supervisor, child = id, incarnation, %reason, "child did not stop as asked");
+        }
+        Report::RestartScheduled {
+            reason,
+            attempt,
+            delay,
+            restarts,
+            ..
+        } => {
+            let delay_ms = delay.as_millis();
+            warn!(report = name, supervisor, child = id, incarnation, %reason, attempt, delay_ms, restarts, "child is restarted");
+        }
+        Report::ReachedMaxRestartIntensity { reason, restarts, .. } => {
+            error!(report = name, supervisor, child = id, incarnation, %reason, restarts, "too many restarts: supervisor gives up");
+        }
+    }
+}
