@@ -5,9 +5,11 @@
 //! are blocking unless they are `async`; a blocking one says what bounds it. No other program is ever run to find
 //! something out: no ps, pgrep, kill or lsof.
 
+pub mod guardian;
 pub mod holders;
 pub mod identity;
 pub mod kill;
 pub mod procfile;
+pub mod protocol;
 mod slow_read;
 pub mod tree;

@@ -1,0 +1,205 @@
+//! The host's end of the events socket.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+
+use super::Exit;
+use super::error::LaunchError;
+use super::event::{Assembler, GuardianEvent};
+use crate::protocol::{Event, EventKind, MAGIC, VERSION};
+
+/// What guardian and sitters tell, in the order in which it happened for each slot.
+///
+/// A reader that is slow, or does not read at all, delays nobody: a sitter keeps what it has to say until there is room,
+/// and goes on killing and reaping meanwhile.
+#[derive(Debug)]
+pub struct Events {
+    socket: AsyncFd<OwnedFd>,
+    exit: watch::Receiver<Option<Exit>>,
+    assembler: Assembler,
+    decoded: VecDeque<GuardianEvent>,
+    /// The first answer, before it was looked at.
+    answer: Option<Event>,
+    farewell: Farewell,
+}
+
+/// How far the end has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Farewell {
+    /// The guardian serves.
+    None,
+    /// It has said that it ends, or that it was lost has been told.
+    Said,
+    /// All writers are gone; `Ended` is told.
+    Ended,
+}
+
+enum Woke {
+    /// A message of this length; 0 is the end of the socket.
+    Read(usize),
+    GuardianEnded(Exit),
+}
+
+impl Events {
+    pub(super) fn new(socket: OwnedFd, exit: watch::Receiver<Option<Exit>>) -> io::Result<Self> {
+        // SAFETY: an OwnedFd stays open, and keeps its number, for as long as it exists.
+        let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?;
+        Ok(Self {
+            socket,
+            exit,
+            assembler: Assembler::default(),
+            decoded: VecDeque::new(),
+            answer: None,
+            farewell: Farewell::None,
+        })
+    }
+
+    /// Waits for the guardian's first answer.
+    pub(super) async fn ready(&mut self) -> Result<(), LaunchError> {
+        loop {
+            self.more().await;
+            if let Some(answer) = self.answer.take() {
+                return check(answer);
+            }
+            if self.farewell != Farewell::None {
+                let Exit(status) = self.wait_exit().await;
+                return Err(LaunchError::Died { status });
+            }
+        }
+    }
+
+    /// The next event; `None` once [`GuardianEvent::Ended`] was told. Cancel safe.
+    pub async fn recv(&mut self) -> Option<GuardianEvent> {
+        loop {
+            if let Some(event) = self.decoded.pop_front() {
+                return Some(event);
+            }
+            if self.farewell == Farewell::Ended {
+                return None;
+            }
+            self.more().await;
+        }
+    }
+
+    /// Waits for a message, for the end of the socket, or for the guardian's end, and takes it in.
+    async fn more(&mut self) {
+        let watching = self.farewell == Farewell::None;
+        let mut buffer = Buffer::default();
+        let woke = tokio::select! {
+            biased;
+            ready = self.socket.readable() => match ready {
+                Ok(mut ready) => match ready.try_io(|socket| Ok(buffer.read(socket.get_ref().as_fd())?)) {
+                    Ok(Ok(length)) => Woke::Read(length),
+                    Err(_would_block) => return,
+                    // An error of a socket that was sound until now is as good as its end.
+                    Ok(Err(_)) => Woke::Read(0),
+                },
+                Err(_) => Woke::Read(0),
+            },
+            exit = self.exit.wait_for(Option::is_some), if watching => {
+                Woke::GuardianEnded(exit.ok().and_then(|exit| *exit).unwrap_or(Exit(None)))
+            }
+        };
+        let at_end = match woke {
+            Woke::Read(length) => self.take(&buffer, length),
+            Woke::GuardianEnded(exit) => self.lost_after_last_words(exit),
+        };
+        if at_end {
+            self.ended().await;
+        }
+    }
+
+    /// What the guardian said before its end comes first, whether or not the runtime has noticed it yet. True when the
+    /// socket has ended too.
+    fn lost_after_last_words(&mut self, exit: Exit) -> bool {
+        let mut at_end = false;
+        while !at_end && self.farewell == Farewell::None {
+            let mut buffer = Buffer::default();
+            at_end = match buffer.read(self.socket.get_ref().as_fd()) {
+                Ok(length) => self.take(&buffer, length),
+                Err(Errno::AGAIN) => break,
+                Err(_) => true,
+            };
+        }
+        self.lost(exit);
+        at_end
+    }
+
+    fn lost(&mut self, Exit(status): Exit) {
+        if self.farewell == Farewell::None {
+            self.farewell = Farewell::Said;
+            self.decoded.push_back(GuardianEvent::Lost { status });
+        }
+    }
+
+    async fn ended(&mut self) {
+        if self.farewell == Farewell::None {
+            // It has closed its end without a farewell, so it is dead or dying.
+            let exit = self.wait_exit().await;
+            self.lost(exit);
+        }
+        self.farewell = Farewell::Ended;
+        self.decoded.push_back(GuardianEvent::Ended);
+    }
+
+    async fn wait_exit(&mut self) -> Exit {
+        self.exit
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|exit| *exit)
+            .unwrap_or(Exit(None))
+    }
+
+    /// Takes a message in; true when it is the end of the socket.
+    fn take(&mut self, buffer: &Buffer, length: usize) -> bool {
+        for event in buffer.0[..length].chunks_exact(Event::SIZE).filter_map(Event::decode) {
+            match event.kind {
+                EventKind::Ready => self.answer = Some(event),
+                EventKind::Bye => self.farewell = Farewell::Said,
+                _ => self.decoded.extend(self.assembler.accept(event)),
+            }
+        }
+        length == 0
+    }
+}
+
+/// Room for the largest message.
+struct Buffer([u8; Event::SIZE * Event::BATCH]);
+
+impl Default for Buffer {
+    fn default() -> Self {
+        Self([0; Event::SIZE * Event::BATCH])
+    }
+}
+
+impl Buffer {
+    /// The length of one message; 0 at the end. Never waits.
+    fn read(&mut self, socket: BorrowedFd<'_>) -> Result<usize, Errno> {
+        let (length, _) =
+            rustix::io::retry_on_intr(|| rustix::net::recv(socket, &mut self.0[..], RecvFlags::DONTWAIT))?;
+        Ok(length.min(self.0.len()))
+    }
+}
+
+fn check(answer: Event) -> Result<(), LaunchError> {
+    if answer.slot != MAGIC || answer.c != u64::from(VERSION) {
+        return Err(LaunchError::Version {
+            ours: VERSION,
+            theirs: answer.c,
+        });
+    }
+    match answer.b {
+        0 => Ok(()),
+        errno => Err(LaunchError::Refused {
+            source: io::Error::from_raw_os_error(errno),
+        }),
+    }
+}

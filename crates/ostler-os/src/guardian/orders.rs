@@ -1,0 +1,164 @@
+//! The host's end of the control socket: orders go out at once where there is room, else from a queue, in order.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
+
+use super::error::OrderError;
+use crate::protocol::{MAX_SPAWN_FDS, Order};
+
+/// How soon a send is tried again that the kernel refused because this user has too many descriptors in flight: no
+/// socket tells when there are fewer.
+const IN_FLIGHT_RETRY: Duration = Duration::from_millis(2);
+
+/// An order that waits for room in the socket, with the descriptors that go with it.
+#[derive(Debug)]
+struct Outgoing {
+    bytes: [u8; Order::SIZE],
+    fds: Vec<OwnedFd>,
+}
+
+#[derive(Debug)]
+pub(super) struct Orders {
+    socket: OwnedFd,
+    queue: Mutex<Queue>,
+    /// Told when the queue is no longer empty, and when it is closed.
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Outgoing>,
+    closed: bool,
+}
+
+/// What to wait for before the queue can go on.
+enum Blocked {
+    Empty,
+    Closed,
+    Full,
+    TooManyInFlight,
+}
+
+impl Orders {
+    pub(super) fn new(socket: OwnedFd) -> Self {
+        Self {
+            socket,
+            queue: Mutex::default(),
+            wake: Notify::new(),
+        }
+    }
+
+    /// Sends at once, or queues behind what waits already. An error means that nothing was sent or queued.
+    pub(super) fn give(&self, order: &Order, fds: Vec<OwnedFd>) -> Result<(), OrderError> {
+        let mut queue = self.lock();
+        if queue.closed {
+            return Err(OrderError::Gone);
+        }
+        let outgoing = Outgoing {
+            bytes: order.encode(),
+            fds,
+        };
+        if queue.waiting.is_empty() {
+            match send(self.socket.as_fd(), &outgoing.bytes, &outgoing.fds) {
+                Ok(()) => return Ok(()),
+                Err(error) if is_gone(error) => return Err(OrderError::Gone),
+                Err(error) if !is_full(error) => return Err(OrderError::Io(error.into())),
+                Err(_) => self.wake.notify_one(),
+            }
+        }
+        queue.waiting.push_back(outgoing);
+        Ok(())
+    }
+
+    /// Lets go of the guardian, for which the host is dead from now on. Needs no runtime. A copy of the socket in a
+    /// forked process does not keep it open: the connection itself is shut down.
+    pub(super) fn close(&self) {
+        let mut queue = self.lock();
+        queue.closed = true;
+        queue.waiting.clear();
+        // It fails only when the guardian's end is closed already, which is what is wanted.
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
+        self.wake.notify_one();
+    }
+
+    /// Writes the queue out whenever there is room, until the orders are closed. Runs as a task.
+    pub(super) async fn run(self: Arc<Self>) -> std::io::Result<()> {
+        let socket = self.socket.try_clone()?;
+        // SAFETY: an OwnedFd stays open, and keeps its number, for as long as it exists.
+        let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::WRITABLE) }?;
+        loop {
+            match self.flush() {
+                Blocked::Closed => return Ok(()),
+                Blocked::Empty => self.wake.notified().await,
+                Blocked::TooManyInFlight => tokio::time::sleep(IN_FLIGHT_RETRY).await,
+                Blocked::Full => {
+                    // The readiness may be an old one: only a send that would block clears it.
+                    let mut ready = socket.writable().await?;
+                    if matches!(self.flush(), Blocked::Full) {
+                        ready.clear_ready();
+                    }
+                }
+            }
+        }
+    }
+
+    fn flush(&self) -> Blocked {
+        let mut queue = self.lock();
+        loop {
+            if queue.closed {
+                return Blocked::Closed;
+            }
+            let Some(next) = queue.waiting.front() else {
+                return Blocked::Empty;
+            };
+            match send(self.socket.as_fd(), &next.bytes, &next.fds) {
+                Ok(()) => {
+                    queue.waiting.pop_front();
+                }
+                Err(Errno::TOOMANYREFS) => return Blocked::TooManyInFlight,
+                Err(error) if is_full(error) => return Blocked::Full,
+                // Whatever else it is, no order will ever go through: the events socket says what became of the guardian.
+                Err(_) => {
+                    queue.closed = true;
+                    queue.waiting.clear();
+                }
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
+        // A panic while it was held leaves a queue that is whole: each change is one call.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_full(error: Errno) -> bool {
+    matches!(error, Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM | Errno::TOOMANYREFS)
+}
+
+fn is_gone(error: Errno) -> bool {
+    matches!(error, Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN)
+}
+
+/// Sends one message with its descriptors, without waiting. The descriptors stay the caller's.
+pub(super) fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[OwnedFd]) -> Result<(), Errno> {
+    let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_SPAWN_FDS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !borrowed.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&borrowed)) {
+        return Err(Errno::INVAL);
+    }
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    rustix::io::retry_on_intr(|| rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags))?;
+    Ok(())
+}
