@@ -1,1 +1,26 @@
-//! ostler-registry.
+//! The durable record of every process that Ostler owns.
+//!
+//! A process is recorded before it is spawned, and its record is removed when all that it held is free again. Whatever
+//! dies first, whoever comes after finds in the table of the dead run what may still be there.
+//!
+//! - [`record`]: what is recorded;
+//! - [`codec`]: its bytes, with a version in front;
+//! - [`Table`]: the table of a live run: rules and content in memory, rows in an engine on a thread of its own;
+//! - [`run`]: a run's directory and lock, the dead runs that a start finds, and [`run::DeadRun::records`].
+//!
+//! Two engines keep the rows, RocksDB and redb, each a feature; at least one must be compiled in.
+//!
+//! What is *not* here: who decides when a process starts or ends, signals, and any look at `/proc`.
+
+pub mod codec;
+mod ledger;
+pub mod record;
+pub mod run;
+#[cfg(test)]
+mod samples;
+mod store;
+mod table;
+
+pub use ledger::Refusal;
+pub use store::{DeadStore, Engine, SetAside, StoreError, read_dead_store};
+pub use table::{OnTableEvent, Table, TableError, TableEvent, TableOptions, TableStatus};

@@ -1,0 +1,115 @@
+use std::path::PathBuf;
+
+use super::*;
+use crate::record::RecordState;
+use crate::samples::{active, full, reserved};
+
+/// Every shape that version 1 can take, each with the file that holds its bytes as first released.
+fn fixtures() -> Vec<(&'static str, Record)> {
+    let mut releasing = active("embed", 7, 3);
+    releasing.state = RecordState::Releasing;
+    vec![
+        ("record-v1-reserved.bin", reserved("embed", 0, 1)),
+        ("record-v1-active.bin", active("embed", 3, 12)),
+        ("record-v1-full.bin", full("vector", u32::MAX, u64::MAX)),
+        ("record-v1-releasing.bin", releasing),
+    ]
+}
+
+fn fixture_path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(name)
+}
+
+/// `OSTLER_BLESS=1` writes fixtures that do not exist yet, for a new version; it never changes one.
+#[test]
+fn committed_records_are_read_and_written_byte_for_byte() {
+    for (name, record) in fixtures() {
+        let path = fixture_path(name);
+        if std::env::var_os("OSTLER_BLESS").is_some() && !path.exists() {
+            std::fs::write(&path, encode_record(&record).expect("encodes")).expect("written");
+        }
+        let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(decode_record(&bytes).as_ref(), Ok(&record), "{name}");
+        assert_eq!(encode_record(&record).as_deref(), Ok(bytes.as_slice()), "{name}");
+    }
+}
+
+#[test]
+fn a_newer_record_is_refused_by_its_version() {
+    let bytes = std::fs::read(fixture_path("record-too-new.bin")).expect("fixture");
+    assert_eq!(decode_record(&bytes), Err(DecodeError::TooNew { found: 2 }));
+}
+
+#[test]
+fn every_flipped_bit_is_noticed() {
+    let bytes = encode_record(&full("vector", 1, 2)).expect("encodes");
+    for bit in 0..bytes.len() * 8 {
+        let mut damaged = bytes.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        assert!(decode_record(&damaged).is_err(), "bit {bit}");
+    }
+}
+
+#[test]
+fn every_truncation_is_corrupt() {
+    let bytes = encode_record(&active("embed", 1, 2)).expect("encodes");
+    for length in 0..bytes.len() {
+        assert!(
+            matches!(decode_record(&bytes[..length]), Err(DecodeError::Corrupt { .. })),
+            "{length} bytes"
+        );
+    }
+}
+
+/// Trailing bytes under a right checksum: the checksum alone must not let them pass.
+#[test]
+fn bytes_after_the_record_are_corrupt() {
+    let mut payload = encode_record(&reserved("embed", 0, 1))
+        .expect("encodes")
+        .split_off(HEADER_BYTES);
+    payload.push(0);
+    let version = RECORD_VERSION.to_le_bytes();
+    let mut bytes = version.to_vec();
+    bytes.extend_from_slice(&checksum(version, &payload).to_le_bytes());
+    bytes.extend_from_slice(&payload);
+    let error = decode_record(&bytes).expect_err("trailing byte");
+    assert!(error.to_string().contains("1 bytes follow"), "{error}");
+}
+
+#[test]
+fn version_0_and_incarnation_0_never_were() {
+    let mut zero = encode_record(&reserved("embed", 0, 1)).expect("encodes");
+    zero[0] = 0;
+    let sum = checksum([0, 0], &zero[HEADER_BYTES..]);
+    zero[2..HEADER_BYTES].copy_from_slice(&sum.to_le_bytes());
+    assert!(
+        decode_record(&zero)
+            .expect_err("version 0")
+            .to_string()
+            .contains("version 0")
+    );
+
+    let unborn = encode_record(&reserved("embed", 0, 0)).expect("encodes");
+    assert!(matches!(decode_record(&unborn), Err(DecodeError::Corrupt { .. })));
+}
+
+#[test]
+fn an_oversized_record_is_refused_both_ways() {
+    let mut record = reserved("embed", 0, 1);
+    record.marker = "m".repeat(MAX_RECORD_BYTES);
+    assert!(encode_record(&record).is_err());
+    assert!(matches!(
+        decode_record(&vec![1; MAX_RECORD_BYTES + 1]),
+        Err(DecodeError::Corrupt { .. })
+    ));
+}
+
+#[test]
+fn keys_are_unique_and_sort_within_a_pool() {
+    let key = |pool: &str, index, incarnation| encode_key(&reserved(pool, index, incarnation).key());
+    assert!(key("a", 1, 300) < key("a", 2, 1));
+    assert!(key("a", 1, 1) < key("a", 1, 256));
+    assert_ne!(key("a", 1, 1), key("a1", 1, 1));
+}

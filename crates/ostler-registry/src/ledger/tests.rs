@@ -1,0 +1,155 @@
+use super::*;
+use crate::codec::{MAX_RECORD_BYTES, decode_record};
+use crate::samples::{activation, active, key, reserved};
+
+const AT: UnixNanos = UnixNanos(9);
+
+fn with(records: Vec<Record>) -> Ledger {
+    let mut ledger = Ledger::default();
+    for record in records {
+        ledger.take(Request::Reserve(record)).expect("reserved");
+    }
+    ledger
+}
+
+#[test]
+fn a_record_goes_from_reservation_to_removal() {
+    let mut ledger = with(vec![reserved("embed", 0, 1)]);
+    let one = key("embed", 0, 1);
+    ledger
+        .take(Request::Activate(one.clone(), activation(4242)))
+        .expect("activated");
+    assert_eq!(ledger.find(&one), Some(active("embed", 0, 1)));
+    ledger
+        .take(Request::SetState(one.clone(), RecordState::Ending, AT))
+        .expect("ending");
+    ledger
+        .take(Request::SetState(one.clone(), RecordState::Releasing, UnixNanos(10)))
+        .expect("releasing");
+    let record = ledger.find(&one).expect("there");
+    assert_eq!(
+        (record.times.ending, record.times.releasing),
+        (Some(AT), Some(UnixNanos(10)))
+    );
+    assert_eq!(
+        ledger.take(Request::Remove(one.clone())),
+        Ok(Some(Change::Remove { key: encode_key(&one) }))
+    );
+    assert_eq!(ledger.len(), 0);
+}
+
+#[test]
+fn the_next_incarnation_waits_for_the_release_of_the_last() {
+    let mut ledger = with(vec![reserved("embed", 0, 1)]);
+    let refused = ledger.take(Request::Reserve(reserved("embed", 0, 2)));
+    assert_eq!(
+        refused,
+        Err(Refusal::StillHeld {
+            wanted: key("embed", 0, 2),
+            held: key("embed", 0, 1),
+            state: RecordState::Reserved
+        })
+    );
+    ledger.take(Request::Remove(key("embed", 0, 1))).expect("removed");
+    ledger
+        .take(Request::Reserve(reserved("embed", 0, 2)))
+        .expect("reserved");
+}
+
+#[test]
+fn an_incarnation_is_reserved_once() {
+    let mut ledger = with(vec![reserved("embed", 0, 2)]);
+    ledger.take(Request::Remove(key("embed", 0, 2))).expect("removed");
+    for incarnation in [1, 2] {
+        assert_eq!(
+            ledger.take(Request::Reserve(reserved("embed", 0, incarnation))),
+            Err(Refusal::NotNewer {
+                wanted: key("embed", 0, incarnation),
+                last: Incarnation(2)
+            })
+        );
+    }
+}
+
+#[test]
+fn a_late_word_of_an_old_incarnation_changes_nothing() {
+    let mut ledger = with(vec![reserved("embed", 0, 2)]);
+    let old = key("embed", 0, 1);
+    let unknown = Err(Refusal::Unknown { key: old.clone() });
+    assert_eq!(ledger.take(Request::Activate(old.clone(), activation(1))), unknown);
+    assert_eq!(
+        ledger.take(Request::SetState(old.clone(), RecordState::Ending, AT)),
+        unknown
+    );
+    assert_eq!(ledger.take(Request::Update(active("embed", 0, 1))), unknown);
+    assert_eq!(ledger.take(Request::Remove(old)), Ok(None));
+    assert_eq!(ledger.records(), vec![reserved("embed", 0, 2)]);
+}
+
+#[test]
+fn a_state_never_moves_back() {
+    let mut ledger = with(vec![reserved("embed", 0, 1)]);
+    let one = key("embed", 0, 1);
+    ledger
+        .take(Request::SetState(one.clone(), RecordState::Releasing, AT))
+        .expect("skips ahead");
+    for request in [
+        Request::SetState(one.clone(), RecordState::Ending, AT),
+        Request::Activate(one.clone(), activation(5)),
+        Request::Update(active("embed", 0, 1)),
+    ] {
+        assert!(matches!(ledger.take(request), Err(Refusal::StateBackwards { .. })));
+    }
+    ledger
+        .take(Request::SetState(one, RecordState::Releasing, UnixNanos(99)))
+        .expect("the same state again");
+    assert_eq!(ledger.records()[0].times.releasing, Some(AT), "the first time counts");
+}
+
+#[test]
+fn nothing_is_active_without_an_identity() {
+    let mut ledger = with(vec![reserved("embed", 0, 1)]);
+    let mut nameless = active("embed", 0, 1);
+    nameless.identity = None;
+    for request in [
+        Request::SetState(key("embed", 0, 1), RecordState::Active, AT),
+        Request::Update(nameless),
+    ] {
+        assert!(matches!(ledger.take(request), Err(Refusal::WithoutIdentity { .. })));
+    }
+    assert!(matches!(
+        ledger.take(Request::Reserve(active("embed", 1, 1))),
+        Err(Refusal::StateBackwards { .. })
+    ));
+}
+
+#[test]
+fn a_record_too_large_for_a_row_leaves_no_trace() {
+    let mut ledger = Ledger::default();
+    let mut record = reserved("embed", 0, 1);
+    record.marker = "m".repeat(MAX_RECORD_BYTES);
+    assert!(matches!(
+        ledger.take(Request::Reserve(record)),
+        Err(Refusal::TooLarge(_))
+    ));
+    assert_eq!(ledger.len(), 0);
+    ledger
+        .take(Request::Reserve(reserved("embed", 0, 1)))
+        .expect("the number is still free");
+}
+
+#[test]
+fn a_rewrite_makes_a_store_hold_the_ledger_and_nothing_else() {
+    let ledger = with(vec![reserved("embed", 0, 1), reserved("embed", 1, 1)]);
+    let stale = encode_key(&key("gone", 0, 1));
+    let changes = ledger.rewrite(&[stale.clone(), encode_key(&key("embed", 0, 1))]);
+    assert_eq!(changes[0], Change::Remove { key: stale });
+    let written: Vec<Record> = changes[1..]
+        .iter()
+        .map(|change| match change {
+            Change::Put { value, .. } => decode_record(value).expect("decodes"),
+            Change::Remove { .. } => panic!("only the stale row goes"),
+        })
+        .collect();
+    assert_eq!(written, ledger.records());
+}

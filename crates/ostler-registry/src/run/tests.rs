@@ -1,0 +1,295 @@
+use std::collections::BTreeSet;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use ostler_core::ids::RunId;
+
+use super::*;
+use crate::record::{Owner, UnixNanos};
+use crate::samples::{process, reserved};
+use crate::store::{Engine, StoreError};
+
+fn info(number: u64) -> RunInfo {
+    let owner = Owner {
+        app: "demo".to_owned(),
+        instance: "main".to_owned(),
+        run: RunId::from_parts(number, [7; 10]),
+    };
+    RunInfo::new(
+        &owner,
+        process(4242),
+        Engine::DEFAULT,
+        UnixNanos(1_700_000_000_000_000_000),
+    )
+}
+
+fn names(dir: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(dir).expect("listed");
+    entries
+        .map(|entry| entry.expect("entry").file_name().into_string().expect("text"))
+        .collect()
+}
+
+/// Leaves a run as a dead host would: its lock dropped, its directory there.
+fn dead(app_dir: &Path, number: u64) -> PathBuf {
+    RunDir::create(app_dir, info(number)).expect("made").path().to_owned()
+}
+
+fn only(mut found: Vec<FoundRun>) -> FoundRun {
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.remove(0)
+}
+
+#[test]
+fn a_run_is_made_described_and_removed() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let app_dir = dir.path().join("state/demo");
+    let run = RunDir::create(&app_dir, info(1)).expect("made");
+    assert_eq!(names(&app_dir), BTreeSet::from([info(1).run.to_string()]));
+    assert_eq!(
+        names(run.path()),
+        BTreeSet::from(["run.json".to_owned(), "run.lock".to_owned()])
+    );
+    assert_eq!(info::read(run.path()), Ok(info(1)));
+
+    run.set_guardian(Some(process(99))).expect("written");
+    run.set_cgroup(Some("/demo".to_owned())).expect("written");
+    let expected = RunInfo {
+        guardian: Some(process(99)),
+        cgroup: Some("/demo".to_owned()),
+        ..info(1)
+    };
+    assert_eq!(info::read(run.path()), Ok(expected.clone()));
+    assert_eq!(run.info(), expected);
+
+    run.remove().expect("removed");
+    assert_eq!(names(&app_dir), BTreeSet::new());
+}
+
+#[test]
+fn the_directories_are_for_their_user_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let app_dir = dir.path().join("demo");
+    let run = RunDir::create(&app_dir, info(1)).expect("made");
+    for path in [&app_dir, run.path()] {
+        assert_eq!(
+            path.metadata().expect("there").permissions().mode() & 0o777,
+            0o700,
+            "{}",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn a_run_of_this_very_process_counts_as_live() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let _run = RunDir::create(dir.path(), info(1)).expect("made");
+    let FoundRun::Live(live) = only(runs(dir.path()).expect("listed")) else {
+        panic!("live")
+    };
+    assert_eq!((live.run, live.info), (info(1).run, Ok(info(1))));
+    // To have looked must not have dropped the lock, as it would with classic fcntl locks.
+    assert!(matches!(only(runs(dir.path()).expect("listed")), FoundRun::Live(_)));
+}
+
+#[test]
+fn a_dead_run_is_found_by_one_sweeper_only() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    dead(dir.path(), 1);
+    let first = runs(dir.path()).expect("listed");
+    assert!(
+        matches!(only(runs(dir.path()).expect("listed")), FoundRun::Live(_)),
+        "the first sweeper holds it"
+    );
+    let FoundRun::Dead(run) = only(first) else {
+        panic!("dead")
+    };
+    assert_eq!(run.info(), Ok(&info(1)));
+    assert!(run.records().expect("no store yet").records.is_empty());
+    run.remove().expect("removed");
+    assert_eq!(names(dir.path()), BTreeSet::new());
+    assert!(runs(dir.path()).expect("listed").is_empty());
+}
+
+#[test]
+fn an_app_directory_that_is_not_there_has_no_runs() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    assert!(runs(&dir.path().join("nowhere")).expect("none").is_empty());
+    assert_eq!(remove_leftovers(&dir.path().join("nowhere")).expect("none"), 0);
+}
+
+#[test]
+fn what_died_half_made_or_half_removed_is_cleared_away() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = |name: &str| dir.path().join(name);
+    fs::create_dir(path(".new-empty")).expect("made");
+    fs::create_dir(path(".new-locked-once")).expect("made");
+    fs::write(path(".new-locked-once").join("run.lock"), "").expect("written");
+    fs::create_dir_all(path(".gone-half/table.rocksdb")).expect("made");
+    fs::create_dir(path(".new-alive")).expect("made");
+    let Taken::Ours(_maker) = RunLock::create(&path(".new-alive")).expect("locked") else {
+        panic!("ours")
+    };
+    fs::create_dir(path("set-aside")).expect("made");
+    let _live = RunDir::create(dir.path(), info(1)).expect("made");
+
+    assert_eq!(remove_leftovers(dir.path()).expect("cleared"), 3);
+    let left = [".new-alive".to_owned(), info(1).run.to_string(), "set-aside".to_owned()];
+    assert_eq!(names(dir.path()), BTreeSet::from(left));
+}
+
+#[test]
+fn a_run_without_its_lock_is_reported_and_not_touched() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dead(dir.path(), 1);
+    fs::remove_file(path.join("run.lock")).expect("removed");
+    let FoundRun::Unreadable { path: found, reason } = only(runs(dir.path()).expect("listed")) else {
+        panic!("unreadable")
+    };
+    assert_eq!(found, path);
+    assert!(reason.to_string().contains("no run.lock"), "{reason}");
+    assert!(path.join("run.json").exists());
+}
+
+#[test]
+fn a_dead_run_that_says_nothing_of_itself_still_has_its_id() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dead(dir.path(), 1);
+    let newer = format!(r#"{{"format": {}, "something": "else"}}"#, RUN_FORMAT + 1);
+    for (text, expected) in [
+        (newer.as_str(), "is of format 2"),
+        ("{", "damaged"),
+        (r#"{"format": 1}"#, "damaged"),
+    ] {
+        fs::write(path.join("run.json"), text).expect("written");
+        let FoundRun::Dead(run) = only(runs(dir.path()).expect("listed")) else {
+            panic!("dead")
+        };
+        assert_eq!(run.run(), info(1).run);
+        let error = run.info().expect_err("says nothing").to_string();
+        assert!(error.contains(expected), "{error}");
+        assert!(run.records().expect("no store was made").records.is_empty());
+    }
+}
+
+#[test]
+fn an_engine_of_the_future_is_missing_by_its_name() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let future = RunInfo {
+        engine: "dets".to_owned(),
+        ..info(1)
+    };
+    drop(RunDir::create(dir.path(), future).expect("made"));
+    let FoundRun::Dead(run) = only(runs(dir.path()).expect("listed")) else {
+        panic!("dead")
+    };
+    let error = run.records().expect_err("missing");
+    assert!(
+        matches!(&error, StoreError::EngineMissing { name } if name == "dets"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_dead_run_gives_up_the_records_it_can_and_its_damaged_store_is_kept() {
+    use crate::codec::encode_record;
+    use crate::store::Change;
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dead(dir.path(), 1);
+    let engine = Engine::DEFAULT;
+    let mut store = engine.open(&path.join(engine.file_name())).expect("opens");
+    let put = |key: &[u8], value: Vec<u8>| Change::Put {
+        key: key.to_vec(),
+        value,
+    };
+    let good = encode_record(&reserved("embed", 0, 1)).expect("encodes");
+    store
+        .apply(&[put(b"a", good), put(b"b", vec![1, 0, 9])])
+        .expect("written");
+    drop(store);
+
+    let FoundRun::Dead(run) = only(runs(dir.path()).expect("listed")) else {
+        panic!("dead")
+    };
+    let found = run.records().expect("readable");
+    assert_eq!(found.records, vec![reserved("embed", 0, 1)]);
+    assert_eq!(found.unreadable.len(), 1);
+    let why = StoreError::Corrupt {
+        path: path.clone(),
+        detail: "one row".to_owned(),
+    };
+    let kept = run.set_aside(why).expect("moved").expect("worth keeping").path;
+    run.remove().expect("removed");
+    assert!(kept.exists() && !path.exists());
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_an_error_with_path_and_cure() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let file = dir.path().join("demo");
+    fs::write(&file, "in the way").expect("written");
+    let error = RunDir::create(&file.join("sub"), info(1)).expect_err("not a directory");
+    assert!(error.to_string().contains("demo/sub"), "{error}");
+    assert!(error.suggestion().contains("state directory"));
+    // /proc refuses everybody, root too, to make a directory in it.
+    assert!(RunDir::create(Path::new("/proc/ostler"), info(1)).is_err());
+}
+
+/// Makers and sweepers at once, in one directory: no maker fails, no live run is taken, nothing is left.
+#[test]
+fn makers_and_sweepers_do_not_disturb_each_other() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let app_dir = dir.path();
+    let (makers, rounds) = (3, 60);
+    let (start, done, swept) = (Barrier::new(makers + 2), AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                start.wait();
+                while !done.load(Ordering::SeqCst) {
+                    remove_leftovers(app_dir).expect("cleared");
+                    for found in runs(app_dir).expect("listed") {
+                        if let FoundRun::Dead(run) = found {
+                            assert_eq!(run.info().expect("whole").instance, "dies");
+                            run.remove().expect("removed");
+                            swept.fetch_add(1, Ordering::SeqCst);
+                        }
+                    }
+                }
+            });
+        }
+        let threads: Vec<_> = (0..makers as u64)
+            .map(|maker| {
+                let start = &start;
+                scope.spawn(move || {
+                    start.wait();
+                    for round in 0..rounds {
+                        let dies = round % 2 == 0;
+                        let instance = if dies { "dies" } else { "stops" }.to_owned();
+                        let info = RunInfo {
+                            instance,
+                            ..info(maker * 1_000 + round)
+                        };
+                        let run = RunDir::create(app_dir, info).expect("made");
+                        match dies {
+                            true => drop(run),
+                            false => run.remove().expect("removed"),
+                        }
+                    }
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.join().expect("maker");
+        }
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while swept.load(Ordering::SeqCst) < makers * rounds as usize / 2 && std::time::Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        done.store(true, Ordering::SeqCst);
+    });
+    assert_eq!(swept.load(Ordering::SeqCst), makers * rounds as usize / 2);
+    assert_eq!(names(app_dir), BTreeSet::new());
+}

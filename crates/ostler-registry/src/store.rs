@@ -1,0 +1,228 @@
+//! Where rows are kept: one small trait, two engines.
+//!
+//! What a row must survive is the death of the host's process at any instruction, not that of the machine: when the
+//! kernel goes, so does every process that a row describes. A write that reached the kernel is enough; no engine here
+//! flushes a disk (ADR 0005).
+
+mod place;
+#[cfg(feature = "redb")]
+mod redb_store;
+#[cfg(feature = "rocksdb")]
+mod rocksdb_store;
+
+#[cfg(not(any(feature = "redb", feature = "rocksdb")))]
+compile_error!("ostler-registry needs an engine for its process table: enable the feature `rocksdb` or `redb`");
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+pub use place::{DeadStore, SetAside, read_dead_store};
+pub(crate) use place::{Opened, Place, WhyAside};
+
+/// One thing that a store is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Change {
+    Put { key: Vec<u8>, value: Vec<u8> },
+    Remove { key: Vec<u8> },
+}
+
+/// A key and its value.
+pub(crate) type Row = (Vec<u8>, Vec<u8>);
+
+/// An open engine. After an error it is not used again, but dropped and opened anew.
+pub(crate) trait Store: Send {
+    /// Does all changes, in order, or none. When it returns they survive a SIGKILL of this process.
+    fn apply(&mut self, changes: &[Change]) -> Result<(), StoreError>;
+
+    /// All rows, in the order of their keys.
+    fn scan(&mut self) -> Result<Vec<Row>, StoreError>;
+}
+
+/// The engines that Ostler knows, compiled into this build or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// RocksDB, the default.
+    RocksDb,
+    /// redb: no C++ in the build.
+    Redb,
+}
+
+impl Engine {
+    /// The engine that is used where none is asked for: RocksDB, or redb in a build without it.
+    pub const DEFAULT: Self = if cfg!(feature = "rocksdb") {
+        Self::RocksDb
+    } else {
+        Self::Redb
+    };
+
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::RocksDb, Self::Redb];
+
+    /// The engine's name in files: `rocksdb` or `redb`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RocksDb => "rocksdb",
+            Self::Redb => "redb",
+        }
+    }
+
+    /// The engine of this name, compiled in or not.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|engine| engine.name() == name)
+    }
+
+    /// Whether this build has it.
+    pub const fn is_compiled_in(self) -> bool {
+        match self {
+            Self::RocksDb => cfg!(feature = "rocksdb"),
+            Self::Redb => cfg!(feature = "redb"),
+        }
+    }
+
+    /// Name of the file or directory, in the run's directory, that the engine keeps the table in.
+    pub(crate) const fn file_name(self) -> &'static str {
+        match self {
+            Self::RocksDb => "table.rocksdb",
+            Self::Redb => "table.redb",
+        }
+    }
+
+    /// Opens the store at `path`, made if it is not there.
+    pub(crate) fn open(self, path: &Path) -> Result<Box<dyn Store>, StoreError> {
+        match self {
+            #[cfg(feature = "rocksdb")]
+            Self::RocksDb => Ok(Box::new(rocksdb_store::RocksDbStore::open(path)?)),
+            #[cfg(feature = "redb")]
+            Self::Redb => Ok(Box::new(redb_store::RedbStore::open(path)?)),
+            #[cfg(not(all(feature = "rocksdb", feature = "redb")))]
+            missing => Err(StoreError::EngineMissing {
+                name: missing.name().to_owned(),
+            }),
+        }
+    }
+
+    /// The rows of the store at `path`, which nobody has open. Writes nothing: it works on a full disk too, and leaves
+    /// a damaged store as it was found.
+    pub(crate) fn read(self, path: &Path) -> Result<Vec<Row>, StoreError> {
+        match self {
+            #[cfg(feature = "rocksdb")]
+            Self::RocksDb => rocksdb_store::read(path),
+            #[cfg(feature = "redb")]
+            Self::Redb => redb_store::read(path),
+            #[cfg(not(all(feature = "rocksdb", feature = "redb")))]
+            missing => Err(StoreError::EngineMissing {
+                name: missing.name().to_owned(),
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Why a store can't be opened, read or written. The reason behind a worker's or a run's `store_failed`.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The disk, the quota or the greatest file size is used up (ENOSPC, EDQUOT, EFBIG).
+    #[error("no space for the process table at {}: {source}", path.display())]
+    Full {
+        /// The store.
+        path: PathBuf,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+    /// The file system or its permissions let nobody like us write there (EROFS, EACCES, EPERM).
+    #[error("the process table at {} can't be written: {source}", path.display())]
+    NotWritable {
+        /// The store.
+        path: PathBuf,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+    /// Any other failure of reading or writing.
+    #[error("the process table at {} can't be used: {source}", path.display())]
+    Io {
+        /// The store.
+        path: PathBuf,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+    /// What is there is no store, or a damaged one.
+    #[error("the process table at {} is damaged: {detail}", path.display())]
+    Corrupt {
+        /// The store.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// A newer Ostler, or a newer engine, wrote it.
+    #[error("the process table at {} is newer than this build: {detail}", path.display())]
+    TooNew {
+        /// The store.
+        path: PathBuf,
+        /// Which version was found and which are known.
+        detail: String,
+    },
+    /// This build was made without the engine.
+    #[error("this build has no engine {name:?} for the process table")]
+    EngineMissing {
+        /// The engine's name, as `run.json` has it.
+        name: String,
+    },
+}
+
+impl StoreError {
+    /// An error of the operating system, sorted by what can be done about it.
+    pub(crate) fn from_io(path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        if matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) {
+            return Self::Corrupt {
+                path,
+                detail: source.to_string(),
+            };
+        }
+        let errno = source.raw_os_error().map(Errno::from_raw);
+        let source = Arc::new(source);
+        match errno {
+            Some(Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG) => Self::Full { path, source },
+            Some(Errno::EROFS | Errno::EACCES | Errno::EPERM) => Self::NotWritable { path, source },
+            _ => Self::Io { path, source },
+        }
+    }
+
+    /// What a person can do about it.
+    pub fn suggestion(&self) -> String {
+        match self {
+            Self::Full { path, .. } => format!(
+                "free space on the file system of {}, or choose another state directory; running workers are not touched",
+                path.display()
+            ),
+            Self::NotWritable { path, .. } => format!(
+                "make {} writable for this user, or choose another state directory",
+                path.parent().unwrap_or(path).display()
+            ),
+            Self::Io { path, .. } => format!("check the file system that holds {}", path.display()),
+            Self::Corrupt { .. } => {
+                "the store is set aside and a new one started; keep the copy for a bug report, or remove it".to_owned()
+            }
+            Self::TooNew { .. } => {
+                "run the newer Ostler that wrote it, or remove the copy that was set aside".to_owned()
+            }
+            Self::EngineMissing { name } => {
+                format!("build Ostler with the feature {name:?}, or set `store` to an engine that this build has")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod conformance;

@@ -1,0 +1,229 @@
+//! redb, for builds without C++.
+//!
+//! redb has two durabilities: `None` is lost with the process, `Immediate` flushes the disk at each commit. What the
+//! table needs lies between: each commit written to the kernel, in order, and never flushed. A storage backend over a
+//! plain file whose sync does nothing gives exactly that: redb writes its pages before its header, the page cache keeps
+//! that order for every later reader, and a process killed in between leaves the old header.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use redb::backends::InMemoryBackend;
+use redb::{Builder, Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
+
+use super::{Change, Row, Store, StoreError};
+
+const TABLE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("processes");
+
+/// Page cache of the database, in bytes. A thousand rows are a third of it.
+const CACHE_BYTES: usize = 1024 * 1024;
+
+/// The greatest file that is read back into memory; tables have a few hundred KiB.
+const MAX_READ_BYTES: u64 = 256 * 1024 * 1024;
+
+/// A file that is never flushed: what was written survives the process, and that is all that is asked of it.
+#[derive(Debug)]
+struct UnsyncedFile(File);
+
+impl StorageBackend for UnsyncedFile {
+    fn len(&self) -> Result<u64, io::Error> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
+        self.0.read_exact_at(out, offset)
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), io::Error> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> Result<(), io::Error> {
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
+        self.0.write_all_at(data, offset)
+    }
+}
+
+/// The table in one file.
+pub(super) struct RedbStore {
+    /// There until the drop.
+    database: Option<Database>,
+    path: PathBuf,
+}
+
+impl Drop for RedbStore {
+    /// redb writes its allocator's state as it closes, and on a damaged file panics there, too. Nothing is lost by that:
+    /// a store that was not closed is repaired when it is opened.
+    fn drop(&mut self) {
+        let database = self.database.take();
+        if let Err(error) = without_panic(&self.path, || Ok(drop(database))) {
+            tracing::debug!(%error, "closing the process table");
+        }
+    }
+}
+
+impl RedbStore {
+    /// Opens the table. A new one is made under another name and then renamed, so that a host that dies meanwhile
+    /// leaves no half-made file behind.
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        let io_failed = |error| StoreError::from_io(path, error);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        if path.try_exists().map_err(io_failed)? {
+            return Self::existing(UnsyncedFile(options.open(path).map_err(io_failed)?), path);
+        }
+        let unfinished = path.with_extension("redb-new");
+        let file = options
+            .create(true)
+            .truncate(true)
+            .open(&unfinished)
+            .map_err(io_failed)?;
+        let mut store = Self::on(UnsyncedFile(file), path)?;
+        // The first commit makes the table itself, so that reading never misses it.
+        store.apply(&[])?;
+        fs::rename(&unfinished, path).map_err(io_failed)?;
+        Ok(store)
+    }
+
+    /// Opens what is there, verifying its checksums: redb does that by itself only after an unclean end, and trusts a
+    /// damaged file otherwise.
+    fn existing(backend: impl StorageBackend, path: &Path) -> Result<Self, StoreError> {
+        let mut store = Self::on(backend, path)?;
+        if let Some(database) = &mut store.database {
+            without_panic(path, || {
+                database.check_integrity().map_err(|error| failed(path, error.into()))
+            })?;
+        }
+        Ok(store)
+    }
+
+    fn on(backend: impl StorageBackend, path: &Path) -> Result<Self, StoreError> {
+        let database = without_panic(path, || {
+            Builder::new()
+                .set_cache_size(CACHE_BYTES)
+                .create_with_backend(backend)
+                .map_err(|error| failed(path, error.into()))
+        })?;
+        Ok(Self {
+            database: Some(database),
+            path: path.to_owned(),
+        })
+    }
+
+    fn with<T>(&self, action: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+        let Some(database) = &self.database else {
+            return Err(failed(&self.path, redb::Error::DatabaseClosed));
+        };
+        without_panic(&self.path, || {
+            action(database).map_err(|error| failed(&self.path, error))
+        })
+    }
+
+    fn commit(database: &Database, changes: &[Change]) -> Result<(), redb::Error> {
+        let transaction = database.begin_write()?;
+        {
+            let mut table = transaction.open_table(TABLE)?;
+            for change in changes {
+                match change {
+                    Change::Put { key, value } => drop(table.insert(key.as_slice(), value.as_slice())?),
+                    Change::Remove { key } => drop(table.remove(key.as_slice())?),
+                }
+            }
+        }
+        Ok(transaction.commit()?)
+    }
+
+    fn rows(database: &Database) -> Result<Vec<Row>, redb::Error> {
+        let transaction = database.begin_read()?;
+        let table = transaction.open_table(TABLE)?;
+        let mut rows = Vec::new();
+        for row in table.iter()? {
+            let (key, value) = row?;
+            rows.push((key.value().to_vec(), value.value().to_vec()));
+        }
+        Ok(rows)
+    }
+}
+
+impl Store for RedbStore {
+    fn apply(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        self.with(|database| Self::commit(database, changes))
+    }
+
+    fn scan(&mut self) -> Result<Vec<Row>, StoreError> {
+        self.with(Self::rows)
+    }
+}
+
+/// The rows of a store that nobody has open. A dead host never closed it, so redb repairs it first: in a copy in
+/// memory, as the disk may be full and a damaged file is evidence.
+pub(super) fn read(path: &Path) -> Result<Vec<Row>, StoreError> {
+    let io_failed = |error| StoreError::from_io(path, error);
+    let length = path.metadata().map_err(io_failed)?.len();
+    if length > MAX_READ_BYTES {
+        let detail = format!("its {length} bytes are more than the {MAX_READ_BYTES} that a process table can have");
+        return Err(StoreError::Corrupt {
+            path: path.to_owned(),
+            detail,
+        });
+    }
+    let bytes = fs::read(path).map_err(io_failed)?;
+    if bytes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let copy = InMemoryBackend::new();
+    copy.set_len(bytes.len() as u64).map_err(io_failed)?;
+    copy.write(0, &bytes).map_err(io_failed)?;
+    drop(bytes);
+    RedbStore::existing(copy, path)?.scan()
+}
+
+/// redb asserts some of its invariants; on a damaged file these fail as panics.
+fn without_panic<T>(path: &Path, action: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(action)).unwrap_or_else(|panic| {
+        let said = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or(panic.downcast_ref::<&str>().copied());
+        let detail = format!("redb gave up on it: {}", said.unwrap_or("no reason given"));
+        Err(StoreError::Corrupt {
+            path: path.to_owned(),
+            detail,
+        })
+    })
+}
+
+fn failed(path: &Path, error: redb::Error) -> StoreError {
+    match error {
+        redb::Error::Io(error) => StoreError::from_io(path, error),
+        redb::Error::Corrupted(detail) if detail.starts_with("Expected file format version") => StoreError::TooNew {
+            path: path.to_owned(),
+            detail,
+        },
+        redb::Error::UpgradeRequired(version) => StoreError::Corrupt {
+            path: path.to_owned(),
+            detail: format!("redb's file format {version} is older than any that Ostler wrote"),
+        },
+        redb::Error::Corrupted(detail) => StoreError::Corrupt {
+            path: path.to_owned(),
+            detail,
+        },
+        redb::Error::TableTypeMismatch { .. } | redb::Error::TypeDefinitionChanged { .. } => StoreError::Corrupt {
+            path: path.to_owned(),
+            detail: error.to_string(),
+        },
+        other => StoreError::Io {
+            path: path.to_owned(),
+            source: Arc::new(io::Error::other(other)),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

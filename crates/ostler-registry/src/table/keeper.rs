@@ -1,0 +1,234 @@
+//! The thread that owns the store.
+
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::{OnTableEvent, Shared, TableEvent, TableOptions, TableStatus};
+use crate::ledger::{Ledger, Refusal, Request};
+use crate::record::UnixNanos;
+use crate::store::{Change, Opened, Store, StoreError};
+
+/// The most calls that are written together: enough to make a thousand starts cheap, few enough to answer soon.
+const BATCH: usize = 64;
+
+/// Whether there was anything to change, or why it was not changed.
+pub(super) type Answer = Result<bool, Refusal>;
+
+pub(super) type Opener = Box<dyn FnMut() -> Result<Opened, StoreError> + Send>;
+
+#[derive(Debug)]
+pub(super) enum Ask {
+    Request(Request),
+    Close,
+}
+
+/// Who waits for the answer. That nobody does any more is no failure: the call was carried out.
+#[derive(Debug)]
+pub(super) enum Reply {
+    Task(oneshot::Sender<Answer>),
+    Thread(mpsc::SyncSender<Answer>),
+}
+
+impl Reply {
+    fn send(self, answer: Answer) {
+        match self {
+            Self::Task(reply) => _ = reply.send(answer),
+            Self::Thread(reply) => _ = reply.send(answer),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) ask: Ask,
+    pub(super) reply: Reply,
+    /// The call's place in the bounded queue, free again when the call is answered.
+    pub(super) _place: Option<OwnedSemaphorePermit>,
+}
+
+/// A store that failed, and when it is tried again.
+struct Failed {
+    since: Instant,
+    next_wait: Duration,
+    retry_at: Instant,
+}
+
+enum Condition {
+    Healthy(Box<dyn Store>),
+    Failed(Failed),
+}
+
+pub(super) struct Keeper {
+    opener: Opener,
+    shared: Arc<Shared>,
+    on_event: OnTableEvent,
+    condition: Condition,
+    retry_first: Duration,
+    retry_max: Duration,
+}
+
+impl Keeper {
+    pub(super) fn open(
+        mut opener: Opener,
+        shared: Arc<Shared>,
+        options: &TableOptions,
+        on_event: OnTableEvent,
+    ) -> Result<Self, StoreError> {
+        let opened = opener()?;
+        *shared.ledger.write().unwrap_or_else(PoisonError::into_inner) = Ledger::of(opened.records);
+        if let Some(set_aside) = opened.set_aside {
+            on_event(TableEvent::SetAside(set_aside));
+        }
+        let condition = Condition::Healthy(opened.store);
+        let (retry_first, retry_max) = (options.retry_first, options.retry_max);
+        Ok(Self {
+            opener,
+            shared,
+            on_event,
+            condition,
+            retry_first,
+            retry_max,
+        })
+    }
+
+    /// Serves until the table is closed or its last handle dropped.
+    pub(super) fn run(mut self, calls: &Receiver<Call>) {
+        while let Some(batch) = self.next_batch(calls) {
+            let closers = self.serve(batch);
+            self.reopen_if_due(Instant::now());
+            if !closers.is_empty() {
+                return self.close(closers);
+            }
+        }
+    }
+
+    /// The calls that wait; none of them when a failed store is due first; `None` when nobody can call any more.
+    fn next_batch(&self, calls: &Receiver<Call>) -> Option<Vec<Call>> {
+        let first = match &self.condition {
+            Condition::Healthy(_) => calls.recv().ok()?,
+            Condition::Failed(failed) => {
+                match calls.recv_timeout(failed.retry_at.saturating_duration_since(Instant::now())) {
+                    Ok(call) => call,
+                    Err(RecvTimeoutError::Timeout) => return Some(Vec::new()),
+                    Err(RecvTimeoutError::Disconnected) => return None,
+                }
+            }
+        };
+        Some(std::iter::once(first).chain(calls.try_iter().take(BATCH - 1)).collect())
+    }
+
+    /// Carries out a batch and answers it; returns those who asked to close.
+    fn serve(&mut self, batch: Vec<Call>) -> Vec<Call> {
+        let (requests, closers): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|call| matches!(call.ask, Ask::Request(_)));
+        let mut changes = Vec::with_capacity(requests.len());
+        let mut answers = Vec::with_capacity(requests.len());
+        {
+            let mut ledger = self.shared.ledger.write().unwrap_or_else(PoisonError::into_inner);
+            for Call {
+                ask,
+                reply,
+                _place: place,
+            } in requests
+            {
+                let Ask::Request(request) = ask else { continue };
+                let taken = ledger.take(request);
+                answers.push((
+                    reply,
+                    taken.as_ref().map(Option::is_some).map_err(Refusal::clone),
+                    place,
+                ));
+                changes.extend(taken.ok().flatten());
+            }
+        }
+        self.write(&changes);
+        for (reply, answer, _place) in answers {
+            reply.send(answer);
+        }
+        closers
+    }
+
+    fn write(&mut self, changes: &[Change]) {
+        if let Condition::Healthy(store) = &mut self.condition
+            && !changes.is_empty()
+            && let Err(error) = store.apply(changes)
+        {
+            self.degrade(error);
+        }
+    }
+
+    /// Goes on without the store, which is dropped: an engine that failed once is not to be trusted with more.
+    fn degrade(&mut self, error: StoreError) {
+        let now = Instant::now();
+        self.condition = Condition::Failed(Failed {
+            since: now,
+            next_wait: (self.retry_first * 2).min(self.retry_max),
+            retry_at: now + self.retry_first.min(self.retry_max),
+        });
+        self.set_status(TableStatus::Degraded {
+            error: error.clone(),
+            since: UnixNanos::now(),
+        });
+        (self.on_event)(TableEvent::Degraded { error });
+    }
+
+    fn reopen_if_due(&mut self, now: Instant) {
+        let Condition::Failed(failed) = &self.condition else {
+            return;
+        };
+        if now < failed.retry_at {
+            return;
+        }
+        let (since, wait) = (failed.since, failed.next_wait);
+        match self.reopen() {
+            Ok((store, records)) => {
+                self.condition = Condition::Healthy(store);
+                self.set_status(TableStatus::Healthy);
+                (self.on_event)(TableEvent::Recovered {
+                    records,
+                    after: since.elapsed(),
+                });
+            }
+            Err(_) => {
+                let next_wait = (wait * 2).min(self.retry_max);
+                // Counted from now that the attempt is over: a disk that answers slowly is not asked without pause.
+                self.condition = Condition::Failed(Failed {
+                    since,
+                    next_wait,
+                    retry_at: Instant::now() + wait,
+                });
+            }
+        }
+    }
+
+    /// Opens the store anew and makes it hold what the ledger holds.
+    fn reopen(&mut self) -> Result<(Box<dyn Store>, usize), StoreError> {
+        let mut opened = (self.opener)()?;
+        if let Some(set_aside) = opened.set_aside.take() {
+            (self.on_event)(TableEvent::SetAside(set_aside));
+        }
+        let stored: Vec<Vec<u8>> = opened.rows.into_iter().map(|(key, _)| key).collect();
+        let ledger = self.shared.ledger.read().unwrap_or_else(PoisonError::into_inner);
+        opened.store.apply(&ledger.rewrite(&stored))?;
+        Ok((opened.store, ledger.len()))
+    }
+
+    /// A last attempt to have the records in the store if it failed; then the store is closed before anybody is told.
+    fn close(mut self, closers: Vec<Call>) {
+        if let Condition::Failed(failed) = &self.condition {
+            let due = failed.retry_at;
+            self.reopen_if_due(due);
+        }
+        drop(self.condition);
+        for closer in closers {
+            closer.reply.send(Ok(true));
+        }
+    }
+
+    fn set_status(&self, status: TableStatus) {
+        *self.shared.status.write().unwrap_or_else(PoisonError::into_inner) = status;
+    }
+}

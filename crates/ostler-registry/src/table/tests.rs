@@ -1,0 +1,377 @@
+//! The table over stores that fail on demand, and over real ones.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::*;
+use crate::codec::decode_record;
+use crate::record::Times;
+use crate::samples::{activation, active, key, owner, process, reserved};
+use crate::store::{Change, Opened, Row, Store};
+
+/// A disk in memory that is full, or hangs, when told so.
+#[derive(Clone, Default)]
+struct FakeDisk {
+    rows: Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>,
+    full: Arc<AtomicBool>,
+    hung: Arc<Mutex<()>>,
+    opened: Arc<AtomicUsize>,
+    writes: Arc<AtomicUsize>,
+}
+
+impl FakeDisk {
+    fn check(&self) -> Result<(), StoreError> {
+        match self.full.load(Ordering::SeqCst) {
+            true => Err(StoreError::from_io(
+                &PathBuf::from("/fake"),
+                io::Error::from_raw_os_error(28),
+            )),
+            false => Ok(()),
+        }
+    }
+
+    fn opener(&self) -> Opener {
+        let disk = self.clone();
+        Box::new(move || {
+            disk.opened.fetch_add(1, Ordering::SeqCst);
+            disk.check()?;
+            let rows: Vec<Row> = disk.rows.lock().unwrap().clone().into_iter().collect();
+            let records = rows
+                .iter()
+                .map(|(_, value)| decode_record(value).expect("decodes"))
+                .collect();
+            Ok(Opened {
+                store: Box::new(disk.clone()),
+                rows,
+                records,
+                set_aside: None,
+            })
+        })
+    }
+
+    fn records(&self) -> Vec<Record> {
+        self.rows
+            .lock()
+            .unwrap()
+            .values()
+            .map(|value| decode_record(value).expect("decodes"))
+            .collect()
+    }
+}
+
+impl Store for FakeDisk {
+    fn apply(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        let _hangs = self.hung.lock().unwrap();
+        self.check()?;
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        let mut rows = self.rows.lock().unwrap();
+        for change in changes {
+            match change {
+                Change::Put { key, value } => drop(rows.insert(key.clone(), value.clone())),
+                Change::Remove { key } => drop(rows.remove(key)),
+            }
+        }
+        Ok(())
+    }
+
+    fn scan(&mut self) -> Result<Vec<Row>, StoreError> {
+        Ok(self.rows.lock().unwrap().clone().into_iter().collect())
+    }
+}
+
+fn events() -> (OnTableEvent, UnboundedReceiver<TableEvent>) {
+    let (sender, receiver) = unbounded_channel();
+    (Arc::new(move |event| _ = sender.send(event)), receiver)
+}
+
+async fn next(events: &mut UnboundedReceiver<TableEvent>) -> TableEvent {
+    tokio::time::timeout(Duration::from_secs(20), events.recv())
+        .await
+        .expect("an event in time")
+        .expect("an event")
+}
+
+fn quick() -> TableOptions {
+    TableOptions {
+        retry_first: Duration::from_millis(1),
+        retry_max: Duration::from_millis(4),
+        ..TableOptions::default()
+    }
+}
+
+async fn over(disk: &FakeDisk, options: TableOptions) -> (Table, UnboundedReceiver<TableEvent>) {
+    let (on_event, events) = events();
+    (
+        Table::open_with(disk.opener(), options, on_event).await.expect("opens"),
+        events,
+    )
+}
+
+#[tokio::test]
+async fn what_was_answered_is_in_the_store() {
+    let disk = FakeDisk::default();
+    let (table, _) = over(&disk, quick()).await;
+    table.reserve(reserved("embed", 0, 1)).await.expect("reserved");
+    assert_eq!(disk.records(), vec![reserved("embed", 0, 1)]);
+    table
+        .activate(key("embed", 0, 1), activation(4242))
+        .await
+        .expect("activated");
+    assert_eq!(disk.records(), vec![active("embed", 0, 1)]);
+    assert_eq!(table.records(), disk.records());
+    assert!(table.remove(key("embed", 0, 1)).await.expect("removed"));
+    assert!(!table.remove(key("embed", 0, 1)).await.expect("nothing to remove"));
+    assert_eq!(disk.records(), vec![]);
+    assert!(table.is_empty());
+}
+
+#[tokio::test]
+async fn a_refusal_says_why_and_writes_nothing() {
+    let disk = FakeDisk::default();
+    let (table, _) = over(&disk, quick()).await;
+    table.reserve(reserved("embed", 0, 1)).await.expect("reserved");
+    let writes = disk.writes.load(Ordering::SeqCst);
+    let refused = table.reserve(reserved("embed", 0, 2)).await;
+    assert!(
+        matches!(refused, Err(TableError::Refused(Refusal::StillHeld { .. }))),
+        "{refused:?}"
+    );
+    assert_eq!(disk.writes.load(Ordering::SeqCst), writes);
+}
+
+#[tokio::test]
+async fn calls_that_wait_together_are_written_together() {
+    let disk = FakeDisk::default();
+    let (table, _) = over(&disk, quick()).await;
+    let hung = disk.hung.lock().unwrap();
+    let mut calls = tokio::task::JoinSet::new();
+    for index in 0..100 {
+        let table = table.clone();
+        calls.spawn(async move { table.reserve(reserved("embed", index, 1)).await });
+    }
+    // All are queued once 100 places are taken; the first batch hangs in the store meanwhile.
+    while table.places.available_permits() > 1024 - 100 {
+        tokio::task::yield_now().await;
+    }
+    drop(hung);
+    while let Some(result) = calls.join_next().await {
+        result.expect("ran").expect("reserved");
+    }
+    assert_eq!(disk.records().len(), 100);
+    assert!(
+        disk.writes.load(Ordering::SeqCst) <= 4,
+        "{} writes",
+        disk.writes.load(Ordering::SeqCst)
+    );
+}
+
+#[tokio::test]
+async fn a_full_disk_stops_no_restart_and_loses_nothing() {
+    let disk = FakeDisk::default();
+    let (table, mut events) = over(&disk, quick()).await;
+    table.reserve(reserved("embed", 0, 1)).await.expect("reserved");
+    table.reserve(reserved("embed", 1, 1)).await.expect("reserved");
+
+    disk.full.store(true, Ordering::SeqCst);
+    table.remove(key("embed", 0, 1)).await.expect("removed all the same");
+    assert!(matches!(
+        next(&mut events).await,
+        TableEvent::Degraded {
+            error: StoreError::Full { .. }
+        }
+    ));
+    table
+        .reserve(reserved("embed", 0, 2))
+        .await
+        .expect("reserved all the same");
+    assert!(matches!(
+        table.status(),
+        TableStatus::Degraded {
+            error: StoreError::Full { .. },
+            ..
+        }
+    ));
+    assert_eq!(table.records(), vec![reserved("embed", 0, 2), reserved("embed", 1, 1)]);
+
+    // A few attempts fail before there is space again; it is said once.
+    let attempts = disk.opened.load(Ordering::SeqCst) + 3;
+    while disk.opened.load(Ordering::SeqCst) < attempts {
+        tokio::task::yield_now().await;
+    }
+    disk.full.store(false, Ordering::SeqCst);
+    assert!(matches!(
+        next(&mut events).await,
+        TableEvent::Recovered { records: 2, .. }
+    ));
+    assert_eq!(disk.records(), table.records());
+    assert!(matches!(table.status(), TableStatus::Healthy));
+}
+
+#[tokio::test]
+async fn a_table_that_closes_tries_once_more_to_save_its_records() {
+    let disk = FakeDisk::default();
+    let far = Duration::from_secs(3600);
+    let (table, mut events) = over(
+        &disk,
+        TableOptions {
+            retry_first: far,
+            retry_max: far,
+            ..quick()
+        },
+    )
+    .await;
+    disk.full.store(true, Ordering::SeqCst);
+    table.reserve(reserved("embed", 0, 1)).await.expect("reserved");
+    assert!(matches!(next(&mut events).await, TableEvent::Degraded { .. }));
+    disk.full.store(false, Ordering::SeqCst);
+    table.close().await.expect("closed");
+    assert_eq!(disk.records(), vec![reserved("embed", 0, 1)]);
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_ends_calls_not_tasks() {
+    let disk = FakeDisk::default();
+    let options = TableOptions {
+        call_timeout: Duration::from_millis(30),
+        ..quick()
+    };
+    let (table, _) = over(&disk, options).await;
+    let hung = disk.hung.lock().unwrap();
+    let slow = table.reserve(reserved("embed", 0, 1)).await;
+    assert!(matches!(slow, Err(TableError::Slow { .. })), "{slow:?}");
+    let slow = std::thread::spawn({
+        let table = table.clone();
+        move || table.remove_blocking(key("embed", 0, 1))
+    })
+    .join()
+    .expect("ran");
+    assert!(matches!(slow, Err(TableError::Slow { .. })), "{slow:?}");
+    drop(hung);
+    // Both were carried out, in their order.
+    while !table.is_empty() || table.shared.ledger.read().unwrap().len() != 0 {
+        tokio::task::yield_now().await;
+    }
+    table.reserve(reserved("embed", 0, 2)).await.expect("reserved");
+}
+
+#[tokio::test]
+async fn calls_after_the_close_are_refused() {
+    let disk = FakeDisk::default();
+    let (table, _) = over(&disk, quick()).await;
+    table.clone().close().await.expect("closed");
+    assert!(matches!(
+        table.reserve(reserved("embed", 0, 1)).await,
+        Err(TableError::Closed)
+    ));
+    assert!(matches!(table.close().await, Err(TableError::Closed)));
+    let blocking = tokio::task::spawn_blocking(move || table.close_blocking())
+        .await
+        .expect("ran");
+    assert!(matches!(blocking, Err(TableError::Closed)));
+}
+
+/// Blocking calls must work on a thread of a runtime too: a handle is dropped anywhere.
+#[tokio::test]
+async fn blocking_calls_work_everywhere() {
+    let disk = FakeDisk::default();
+    let (table, _) = over(&disk, quick()).await;
+    table.reserve(reserved("embed", 0, 1)).await.expect("reserved");
+    table
+        .set_state_blocking(key("embed", 0, 1), RecordState::Ending, UnixNanos(3))
+        .expect("ending");
+    let times = Times {
+        reserved: reserved("embed", 0, 1).times.reserved,
+        active: None,
+        ending: Some(UnixNanos(3)),
+        releasing: None,
+    };
+    assert_eq!(table.record(&key("embed", 0, 1)).expect("there").times, times);
+    assert!(table.remove_blocking(key("embed", 0, 1)).expect("removed"));
+    table.close_blocking().expect("closed");
+}
+
+#[tokio::test]
+async fn the_last_handle_closes_the_store() {
+    let disk = FakeDisk::default();
+    let (table, mut events) = over(&disk, quick()).await;
+    drop(table);
+    // The keeper owns the events' sender: they end with it.
+    let ended = tokio::time::timeout(Duration::from_secs(20), events.recv())
+        .await
+        .expect("in time");
+    assert!(ended.is_none(), "{ended:?}");
+}
+
+fn run_in(app_dir: &std::path::Path, engine: Engine) -> RunDir {
+    let info = crate::run::RunInfo::new(&owner(), process(1), engine, UnixNanos(1));
+    RunDir::create(app_dir, info).expect("made")
+}
+
+fn engines() -> impl Iterator<Item = Engine> {
+    Engine::ALL.into_iter().filter(|engine| engine.is_compiled_in())
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_read_is_set_aside_by_name_and_begun_anew() {
+    for engine in engines() {
+        for (damage, word) in [(0_usize, "corrupt"), (1, "too-new")] {
+            let dir = tempfile::tempdir().expect("temporary directory");
+            let run = run_in(dir.path(), engine);
+            let value = match damage {
+                0 => vec![1, 0, 7, 7, 7, 7, 7],
+                _ => std::fs::read(concat!(
+                    env!("CARGO_MANIFEST_DIR"),
+                    "/tests/fixtures/record-too-new.bin"
+                ))
+                .expect("fixture"),
+            };
+            let mut store = engine.open(&run.path().join(engine.file_name())).expect("opens");
+            store
+                .apply(&[Change::Put {
+                    key: b"k".to_vec(),
+                    value,
+                }])
+                .expect("written");
+            drop(store);
+
+            let (on_event, mut events) = events();
+            let options = TableOptions { engine, ..quick() };
+            let table = Table::open(&run, options, on_event).await.expect("opens all the same");
+            let TableEvent::SetAside(SetAside { path, why }) = next(&mut events).await else {
+                panic!("set aside")
+            };
+            assert!(
+                path.exists() && path.starts_with(run.set_aside_dir()),
+                "{}",
+                path.display()
+            );
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            assert!(name.contains(&format!("{}-{word}-20", engine.file_name())), "{name}");
+            assert!(why.to_string().contains(engine.file_name()), "{why}");
+            table.reserve(reserved("embed", 0, 1)).await.expect("reserved");
+            table.close().await.expect("closed");
+            run.remove().expect("removed");
+            assert!(path.exists(), "the copy outlives the run");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_open_table_is_found_again_by_its_records() {
+    for engine in engines() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let run = run_in(dir.path(), engine);
+        let open = || Table::open(&run, TableOptions { engine, ..quick() }, events().0);
+        let table = open().await.expect("opens");
+        table.reserve(reserved("embed", 0, 7)).await.expect("reserved");
+        table.close().await.expect("closed");
+        let table = open().await.expect("opens again");
+        assert_eq!(table.records(), vec![reserved("embed", 0, 7)], "{engine}");
+        assert!(table.reserve(reserved("embed", 0, 7)).await.is_err());
+    }
+}
