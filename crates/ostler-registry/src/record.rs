@@ -72,7 +72,6 @@ pub struct LocalProcess {
 /// What a record's process is, whatever driver started it. Drivers to come (a systemd unit, a pod) add a variant here
 /// and a version to the codec; nothing else in the table knows what a process is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-#[non_exhaustive]
 pub enum Identity {
     /// A process that a guardian of this machine spawned.
     LocalProcess(LocalProcess),

@@ -140,13 +140,30 @@ struct Shared {
 /// The process table of one run. Clones are handles of the same table.
 ///
 /// Asynchronous calls want a tokio runtime with its timer. A call whose future is dropped may still be carried out.
-/// When the last handle is dropped the store is closed, without anybody waiting for it; [`Table::close`] waits.
+///
+/// The drop of the last handle closes the store, and waits for that for at most a second: a host that returned from
+/// `main` meanwhile would run RocksDB's static destructors under its feet, which aborts. Rather call [`Table::close`].
 #[derive(Debug, Clone)]
 pub struct Table {
+    handle: Arc<Handle>,
+}
+
+#[derive(Debug)]
+struct Handle {
     calls: mpsc::Sender<Call>,
     places: Arc<Semaphore>,
     shared: Arc<Shared>,
     call_timeout: Duration,
+}
+
+/// How long the drop of a table that was not closed waits for its store to close; a few milliseconds are usual.
+const DROP_TIMEOUT: Duration = Duration::from_secs(1);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // Closed before, or a disk that hangs: nothing is left to wait for.
+        _ = self.call_blocking(Ask::Close, DROP_TIMEOUT);
+    }
 }
 
 impl Table {
@@ -171,11 +188,12 @@ impl Table {
             status: RwLock::new(TableStatus::Healthy),
         });
         let (calls, queue) = mpsc::channel();
-        let table = Self {
+        let call_timeout = options.call_timeout;
+        let handle = Handle {
             calls,
             places: Arc::new(Semaphore::new(options.queue.clamp(1, Semaphore::MAX_PERMITS))),
             shared: shared.clone(),
-            call_timeout: options.call_timeout,
+            call_timeout,
         };
         let (opened, is_open) = oneshot::channel();
         std::thread::Builder::new()
@@ -191,12 +209,14 @@ impl Table {
             .map_err(|error| TableError::NoThread {
                 source: Arc::new(error),
             })?;
-        match tokio::time::timeout(table.call_timeout, is_open).await {
-            Ok(Ok(result)) => result.map(|()| table).map_err(TableError::Store),
+        match tokio::time::timeout(call_timeout, is_open).await {
+            Ok(Ok(result)) => result
+                .map(|()| Self {
+                    handle: Arc::new(handle),
+                })
+                .map_err(TableError::Store),
             Ok(Err(_)) => Err(TableError::Closed),
-            Err(_) => Err(TableError::Slow {
-                waited: table.call_timeout,
-            }),
+            Err(_) => Err(TableError::Slow { waited: call_timeout }),
         }
     }
 
@@ -206,7 +226,7 @@ impl Table {
     /// [`Refusal::StillHeld`] while the worker has a record, [`Refusal::NotNewer`] for a number that was reserved
     /// before; see [`TableError`] for the rest, here and below.
     pub async fn reserve(&self, record: Record) -> Result<(), TableError> {
-        self.call(Ask::Request(Request::Reserve(record))).await.map(drop)
+        self.handle.call(Ask::change(Request::Reserve(record))).await.map(drop)
     }
 
     /// Records what was spawned: the reservation becomes active.
@@ -214,7 +234,8 @@ impl Table {
     /// # Errors
     /// [`Refusal::Unknown`] without a reservation; [`Refusal::StateBackwards`] if it is ending already.
     pub async fn activate(&self, key: Key, activation: Activation) -> Result<(), TableError> {
-        self.call(Ask::Request(Request::Activate(key, activation)))
+        self.handle
+            .call(Ask::change(Request::Activate(key, activation)))
             .await
             .map(drop)
     }
@@ -224,7 +245,8 @@ impl Table {
     /// # Errors
     /// [`Refusal::Unknown`]; [`Refusal::StateBackwards`].
     pub async fn set_state(&self, key: Key, state: RecordState, at: UnixNanos) -> Result<(), TableError> {
-        self.call(Ask::Request(Request::SetState(key, state, at)))
+        self.handle
+            .call(Ask::change(Request::SetState(key, state, at)))
             .await
             .map(drop)
     }
@@ -234,7 +256,7 @@ impl Table {
     /// # Errors
     /// [`Refusal::Unknown`]; [`Refusal::StateBackwards`].
     pub async fn update(&self, record: Record) -> Result<(), TableError> {
-        self.call(Ask::Request(Request::Update(record))).await.map(drop)
+        self.handle.call(Ask::change(Request::Update(record))).await.map(drop)
     }
 
     /// Removes a record, the last step of a release. False if there is none of this key, as after an earlier removal.
@@ -242,7 +264,7 @@ impl Table {
     /// # Errors
     /// [`TableError::Slow`]; [`TableError::Closed`].
     pub async fn remove(&self, key: Key) -> Result<bool, TableError> {
-        self.call(Ask::Request(Request::Remove(key))).await
+        self.handle.call(Ask::change(Request::Remove(key))).await
     }
 
     /// Closes the store after all calls that were made before. Calls made later answer [`TableError::Closed`].
@@ -250,7 +272,7 @@ impl Table {
     /// # Errors
     /// [`TableError::Closed`] if it was closed before; [`TableError::Slow`].
     pub async fn close(&self) -> Result<(), TableError> {
-        self.call(Ask::Close).await.map(drop)
+        self.handle.call(Ask::Close).await.map(drop)
     }
 
     /// [`Table::set_state`] for threads without a runtime.
@@ -258,7 +280,8 @@ impl Table {
     /// # Errors
     /// As there.
     pub fn set_state_blocking(&self, key: Key, state: RecordState, at: UnixNanos) -> Result<(), TableError> {
-        self.call_blocking(Ask::Request(Request::SetState(key, state, at)))
+        self.handle
+            .call_blocking_in_time(Ask::change(Request::SetState(key, state, at)))
             .map(drop)
     }
 
@@ -267,7 +290,7 @@ impl Table {
     /// # Errors
     /// As there.
     pub fn remove_blocking(&self, key: Key) -> Result<bool, TableError> {
-        self.call_blocking(Ask::Request(Request::Remove(key)))
+        self.handle.call_blocking_in_time(Ask::change(Request::Remove(key)))
     }
 
     /// [`Table::close`] for threads without a runtime.
@@ -275,12 +298,13 @@ impl Table {
     /// # Errors
     /// As there.
     pub fn close_blocking(&self) -> Result<(), TableError> {
-        self.call_blocking(Ask::Close).map(drop)
+        self.handle.call_blocking_in_time(Ask::Close).map(drop)
     }
 
     /// All records, in the order of their workers. Never waits for the store.
     pub fn records(&self) -> Vec<Record> {
-        self.shared
+        self.handle
+            .shared
             .ledger
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -289,7 +313,8 @@ impl Table {
 
     /// The record of this key, if there is one. Never waits for the store.
     pub fn record(&self, key: &Key) -> Option<Record> {
-        self.shared
+        self.handle
+            .shared
             .ledger
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -298,7 +323,12 @@ impl Table {
 
     /// How many records there are. Never waits for the store.
     pub fn len(&self) -> usize {
-        self.shared.ledger.read().unwrap_or_else(PoisonError::into_inner).len()
+        self.handle
+            .shared
+            .ledger
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
     }
 
     /// Whether there are no records. Never waits for the store.
@@ -308,13 +338,16 @@ impl Table {
 
     /// Whether the records would survive this process.
     pub fn status(&self) -> TableStatus {
-        self.shared
+        self.handle
+            .shared
             .status
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
+}
 
+impl Handle {
     async fn call(&self, ask: Ask) -> Result<bool, TableError> {
         let answered = async {
             let place = self
@@ -343,20 +376,24 @@ impl Table {
     }
 
     /// A thread has one call in flight, so blocking calls need no place in the queue: its bound is that of threads.
-    fn call_blocking(&self, ask: Ask) -> Result<bool, TableError> {
+    fn call_blocking(&self, ask: Ask, limit: Duration) -> Result<bool, TableError> {
         let (reply, answer) = mpsc::sync_channel::<Answer>(1);
         self.send(Call {
             ask,
             reply: Reply::Thread(reply),
             _place: None,
         })?;
-        match answer.recv_timeout(self.call_timeout) {
+        match answer.recv_timeout(limit) {
             Ok(result) => result.map_err(TableError::Refused),
             Err(RecvTimeoutError::Timeout) => Err(TableError::Slow {
                 waited: self.call_timeout,
             }),
             Err(RecvTimeoutError::Disconnected) => Err(TableError::Closed),
         }
+    }
+
+    fn call_blocking_in_time(&self, ask: Ask) -> Result<bool, TableError> {
+        self.call_blocking(ask, self.call_timeout)
     }
 
     fn send(&self, call: Call) -> Result<(), TableError> {

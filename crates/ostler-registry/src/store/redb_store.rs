@@ -62,7 +62,11 @@ impl Drop for RedbStore {
     /// a store that was not closed is repaired when it is opened.
     fn drop(&mut self) {
         let database = self.database.take();
-        if let Err(error) = without_panic(&self.path, || Ok(drop(database))) {
+        let closed = without_panic(&self.path, || {
+            drop(database);
+            Ok(())
+        });
+        if let Err(error) = closed {
             tracing::debug!(%error, "closing the process table");
         }
     }

@@ -21,8 +21,14 @@ pub(super) type Opener = Box<dyn FnMut() -> Result<Opened, StoreError> + Send>;
 
 #[derive(Debug)]
 pub(super) enum Ask {
-    Request(Request),
+    Request(Box<Request>),
     Close,
+}
+
+impl Ask {
+    pub(super) fn change(request: Request) -> Self {
+        Self::Request(Box::new(request))
+    }
 }
 
 /// Who waits for the answer. That nobody does any more is no failure: the call was carried out.
@@ -135,7 +141,7 @@ impl Keeper {
             } in requests
             {
                 let Ask::Request(request) = ask else { continue };
-                let taken = ledger.take(request);
+                let taken = ledger.take(*request);
                 answers.push((
                     reply,
                     taken.as_ref().map(Option::is_some).map_err(Refusal::clone),

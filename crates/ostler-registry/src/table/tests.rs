@@ -19,7 +19,7 @@ use crate::store::{Change, Opened, Row, Store};
 struct FakeDisk {
     rows: Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>,
     full: Arc<AtomicBool>,
-    hung: Arc<Mutex<()>>,
+    hung: Arc<tokio::sync::Mutex<()>>,
     opened: Arc<AtomicUsize>,
     writes: Arc<AtomicUsize>,
 }
@@ -66,7 +66,7 @@ impl FakeDisk {
 
 impl Store for FakeDisk {
     fn apply(&mut self, changes: &[Change]) -> Result<(), StoreError> {
-        let _hangs = self.hung.lock().unwrap();
+        let _hangs = self.hung.blocking_lock();
         self.check()?;
         self.writes.fetch_add(1, Ordering::SeqCst);
         let mut rows = self.rows.lock().unwrap();
@@ -148,14 +148,14 @@ async fn a_refusal_says_why_and_writes_nothing() {
 async fn calls_that_wait_together_are_written_together() {
     let disk = FakeDisk::default();
     let (table, _) = over(&disk, quick()).await;
-    let hung = disk.hung.lock().unwrap();
+    let hung = disk.hung.lock().await;
     let mut calls = tokio::task::JoinSet::new();
     for index in 0..100 {
         let table = table.clone();
         calls.spawn(async move { table.reserve(reserved("embed", index, 1)).await });
     }
     // All are queued once 100 places are taken; the first batch hangs in the store meanwhile.
-    while table.places.available_permits() > 1024 - 100 {
+    while table.handle.places.available_permits() > 1024 - 100 {
         tokio::task::yield_now().await;
     }
     drop(hung);
@@ -241,7 +241,7 @@ async fn a_disk_that_hangs_ends_calls_not_tasks() {
         ..quick()
     };
     let (table, _) = over(&disk, options).await;
-    let hung = disk.hung.lock().unwrap();
+    let hung = disk.hung.lock().await;
     let slow = table.reserve(reserved("embed", 0, 1)).await;
     assert!(matches!(slow, Err(TableError::Slow { .. })), "{slow:?}");
     let slow = std::thread::spawn({
@@ -253,7 +253,7 @@ async fn a_disk_that_hangs_ends_calls_not_tasks() {
     assert!(matches!(slow, Err(TableError::Slow { .. })), "{slow:?}");
     drop(hung);
     // Both were carried out, in their order.
-    while !table.is_empty() || table.shared.ledger.read().unwrap().len() != 0 {
+    while !table.is_empty() || table.handle.shared.ledger.read().unwrap().len() != 0 {
         tokio::task::yield_now().await;
     }
     table.reserve(reserved("embed", 0, 2)).await.expect("reserved");

@@ -1,0 +1,130 @@
+//! What the tests with real processes share: a child that is this very test binary, run again for one test, told by an
+//! environment variable what to do.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use ostler_core::ids::{Incarnation, RunId, WorkerId};
+use ostler_registry::{
+    Engine, Key, LocalProcess, OnTableEvent, Owner, Record, RunDir, RunInfo, Table, TableOptions, UnixNanos,
+};
+use tokio::runtime::{Builder, Runtime};
+use uuid::Uuid;
+
+const DIR: &str = "OSTLER_TEST_DIR";
+const ENGINE: &str = "OSTLER_TEST_ENGINE";
+const MARK: &str = "@ostler ";
+
+/// The engines that this build has.
+pub(crate) fn engines() -> impl Iterator<Item = Engine> {
+    Engine::ALL.into_iter().filter(|engine| engine.is_compiled_in())
+}
+
+/// What a child is to do its work with; `None` in the parent.
+pub(crate) fn child_task() -> Option<(PathBuf, Engine)> {
+    let dir = std::env::var_os(DIR)?;
+    let engine = std::env::var(ENGINE)
+        .ok()
+        .and_then(|name| Engine::from_name(&name))
+        .expect("an engine's name");
+    Some((dir.into(), engine))
+}
+
+/// A line for the parent. The test harness prints lines of its own between them.
+pub(crate) fn tell(line: &str) {
+    println!("\n{MARK}{line}");
+}
+
+/// A running child. It is killed and waited for at the latest when this is dropped.
+pub(crate) struct Running {
+    child: Child,
+    lines: std::io::Lines<BufReader<ChildStdout>>,
+}
+
+impl Running {
+    /// Runs the test `name` of this binary as a child that finds its task by [`child_task`].
+    pub(crate) fn start(name: &str, dir: &Path, engine: Engine) -> Self {
+        let mut child = Command::new(std::env::current_exe().expect("own path"))
+            .args([name, "--exact", "--nocapture", "--test-threads=1"])
+            .env(DIR, dir)
+            .env(ENGINE, engine.name())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("child");
+        let lines = BufReader::new(child.stdout.take().expect("its stdout")).lines();
+        Self { child, lines }
+    }
+
+    /// SIGKILL, now.
+    pub(crate) fn kill(&mut self) {
+        // Only a child that is reaped can't be killed, and that is what is wanted.
+        _ = self.child.kill();
+    }
+
+    /// Whether the child ended well; to be asked after its last line.
+    pub(crate) fn ended_well(&mut self) -> bool {
+        self.child.wait().expect("waited for").success()
+    }
+}
+
+impl Iterator for Running {
+    type Item = String;
+
+    /// The next line that the child tells; `None` when it has ended.
+    fn next(&mut self) -> Option<String> {
+        self.lines
+            .by_ref()
+            .map_while(Result::ok)
+            .find_map(|line| line.strip_prefix(MARK).map(str::to_owned))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+        self.child.wait().expect("waited for");
+    }
+}
+
+pub(crate) fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_time().build().expect("runtime")
+}
+
+pub(crate) fn owner() -> Owner {
+    Owner {
+        app: "demo".to_owned(),
+        instance: "main".to_owned(),
+        run: RunId::from_parts(1, [3; 10]),
+    }
+}
+
+pub(crate) fn process(pid: i32) -> LocalProcess {
+    LocalProcess {
+        boot_id: Uuid::from_u128(7),
+        pid_namespace: 4_026_531_836,
+        pid,
+        start_time: 99,
+    }
+}
+
+pub(crate) fn make_run(app_dir: &Path, engine: Engine) -> RunDir {
+    RunDir::create(app_dir, RunInfo::new(&owner(), process(1), engine, UnixNanos(1))).expect("run directory")
+}
+
+pub(crate) async fn open(run: &RunDir, engine: Engine, on_event: OnTableEvent) -> Table {
+    let options = TableOptions {
+        engine,
+        retry_first: std::time::Duration::from_millis(5),
+        ..TableOptions::default()
+    };
+    Table::open(run, options, on_event).await.expect("table")
+}
+
+pub(crate) fn key(index: u32, incarnation: u64) -> Key {
+    Key::new(WorkerId::new("embed", index), Incarnation(incarnation))
+}
+
+pub(crate) fn reservation(index: u32, incarnation: u64) -> Record {
+    Record::reservation(&owner(), key(index, incarnation), 5, UnixNanos(2))
+}

@@ -1,0 +1,126 @@
+//! A host that is SIGKILLed at any moment leaves behind every record that was acknowledged.
+
+mod common;
+#[path = "common/healthy.rs"]
+mod healthy;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use common::{Running, child_task, engines, key, make_run, open, reservation, runtime, tell};
+use healthy::{activation, no_events};
+use ostler_registry::{Engine, FoundRun, RecordState, runs};
+
+const SLOTS: u32 = 4;
+
+/// What the table should hold, slot by slot: incarnation and state.
+type Model = BTreeMap<u32, (u64, RecordState)>;
+
+/// The work of the child, step by step, for ever: each slot is reserved, activated, removed and reserved again.
+fn step(number: u64) -> (u32, u64, u64) {
+    let slot = (number % u64::from(SLOTS)) as u32;
+    let round = number / u64::from(SLOTS);
+    (slot, round / 3 + 1, round % 3)
+}
+
+fn apply(model: &mut Model, number: u64) {
+    match step(number) {
+        (slot, incarnation, 0) => drop(model.insert(slot, (incarnation, RecordState::Reserved))),
+        (slot, incarnation, 1) => drop(model.insert(slot, (incarnation, RecordState::Active))),
+        (slot, _, _) => drop(model.remove(&slot)),
+    }
+}
+
+fn work_until_killed(dir: &Path, engine: Engine) {
+    runtime().block_on(async {
+        let run = make_run(dir, engine);
+        let table = open(&run, engine, no_events()).await;
+        tell("open");
+        for number in 0.. {
+            match step(number) {
+                (slot, incarnation, 0) => table.reserve(reservation(slot, incarnation)).await.expect("reserved"),
+                (slot, incarnation, 1) => {
+                    table
+                        .activate(key(slot, incarnation), activation(100))
+                        .await
+                        .expect("activated");
+                }
+                (slot, incarnation, _) => assert!(table.remove(key(slot, incarnation)).await.expect("removed")),
+            }
+            tell(&number.to_string());
+        }
+    });
+}
+
+fn found(dir: &Path) -> Model {
+    let mut all = runs(dir).expect("listed");
+    let Some(FoundRun::Dead(dead)) = all.pop() else {
+        panic!("the lock of a dead host is free")
+    };
+    let stored = dead.records().expect("readable");
+    assert!(stored.unreadable.is_empty(), "{:?}", stored.unreadable);
+    let model = stored
+        .records
+        .iter()
+        .map(|record| (record.worker.index, (record.incarnation.0, record.state)));
+    let model = model.collect();
+    dead.remove().expect("removed");
+    assert_eq!(std::fs::read_dir(dir).expect("listed").count(), 0);
+    model
+}
+
+#[test]
+fn what_was_acknowledged_survives_a_kill_at_any_moment() {
+    if let Some((dir, engine)) = child_task() {
+        return work_until_killed(&dir, engine);
+    }
+    for engine in engines() {
+        for killed_after in [0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377] {
+            let dir = tempfile::tempdir().expect("temporary directory");
+            let name = "what_was_acknowledged_survives_a_kill_at_any_moment";
+            let mut child = Running::start(name, dir.path(), engine);
+            assert_eq!(child.next().as_deref(), Some("open"));
+            assert!(
+                matches!(runs(dir.path()).expect("listed").as_slice(), [FoundRun::Live(_)]),
+                "it lives"
+            );
+            for _ in 0..killed_after {
+                child.next().expect("a step");
+            }
+            child.kill();
+            // What it told before it died counts as well.
+            let told = killed_after + child.by_ref().count() as u64;
+            assert!(!child.ended_well());
+
+            let (mut acknowledged, found) = (Model::new(), found(dir.path()));
+            (0..told).for_each(|number| apply(&mut acknowledged, number));
+            let mut one_more = acknowledged.clone();
+            apply(&mut one_more, told);
+            assert!(
+                found == acknowledged || found == one_more,
+                "{engine}, {told} steps: {acknowledged:?} acknowledged, {found:?} found"
+            );
+        }
+    }
+}
+
+/// A table that is dropped and not closed, by a host that returns from `main` at once.
+#[test]
+fn a_host_that_forgets_to_close_its_table_exits_well() {
+    if let Some((dir, engine)) = child_task() {
+        return runtime().block_on(async {
+            let run = make_run(&dir, engine);
+            let table = open(&run, engine, no_events()).await;
+            table.reserve(reservation(0, 1)).await.expect("reserved");
+        });
+    }
+    for engine in engines() {
+        for _ in 0..10 {
+            let dir = tempfile::tempdir().expect("temporary directory");
+            let mut child = Running::start("a_host_that_forgets_to_close_its_table_exits_well", dir.path(), engine);
+            assert_eq!(child.next(), None);
+            assert!(child.ended_well(), "{engine}");
+            assert_eq!(found(dir.path()), Model::from([(0, (1, RecordState::Reserved))]));
+        }
+    }
+}

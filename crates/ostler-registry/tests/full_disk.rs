@@ -1,0 +1,126 @@
+//! Real engines on a disk that is full, and then is not: no call fails, nothing is lost.
+
+mod common;
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{Running, child_task, engines, make_run, open, reservation, runtime, tell};
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
+use ostler_registry::{Engine, FoundRun, Record, StoreError, TableEvent, TableStatus, runs};
+use tokio::sync::mpsc::unbounded_channel;
+use tokio::time::timeout;
+
+/// Enough, of a KiB each, to outgrow what engines set aside beforehand: RocksDB's log has half a MiB of it.
+const RECORDS: u32 = 1_500;
+
+fn bulky(index: u32) -> Record {
+    Record {
+        marker: "m".repeat(1024),
+        ..reservation(index, 1)
+    }
+}
+
+/// Fills the table while the disk is full, empties the disk, and sees every record in the store of the run, which then
+/// counts as dead.
+async fn endure(dir: &Path, engine: Engine, fill: impl FnOnce(), make_room: impl FnOnce()) {
+    let run = make_run(dir, engine);
+    let (sender, mut events) = unbounded_channel();
+    let table = open(&run, engine, Arc::new(move |event| _ = sender.send(event))).await;
+    table.reserve(bulky(0)).await.expect("reserved");
+    fill();
+    for index in 1..RECORDS {
+        table.reserve(bulky(index)).await.expect("reserved on a full disk");
+    }
+    let next = timeout(Duration::from_secs(20), events.recv()).await.expect("in time");
+    assert!(
+        matches!(
+            next,
+            Some(TableEvent::Degraded {
+                error: StoreError::Full { .. }
+            })
+        ),
+        "{next:?}"
+    );
+    assert!(matches!(table.status(), TableStatus::Degraded { .. }));
+    make_room();
+    let next = timeout(Duration::from_secs(20), events.recv()).await.expect("in time");
+    assert!(matches!(next, Some(TableEvent::Recovered { .. })), "{next:?}");
+    table.close().await.expect("closed");
+    drop(run);
+
+    let Some(FoundRun::Dead(dead)) = runs(dir).expect("listed").pop() else {
+        panic!("dead")
+    };
+    assert_eq!(
+        dead.records().expect("readable").records.len(),
+        RECORDS as usize,
+        "{engine}"
+    );
+    dead.remove().expect("removed");
+}
+
+fn in_a_child_for_each_engine(name: &str) {
+    for engine in engines() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let mut child = Running::start(name, dir.path(), engine);
+        let told: Vec<String> = child.by_ref().collect();
+        assert!(child.ended_well(), "{engine}: {told:?}");
+        match told.as_slice() {
+            [done] if done == "done" => {}
+            other => eprintln!("SKIPPED for {engine}: {other:?}"),
+        }
+    }
+}
+
+/// EFBIG from a limit on the size of files, which anybody may set: each write fails, as on a disk without a byte.
+#[test]
+fn a_limit_on_file_sizes_is_a_full_disk() {
+    let Some((dir, engine)) = child_task() else {
+        return in_a_child_for_each_engine("a_limit_on_file_sizes_is_a_full_disk");
+    };
+    // The signal that comes with EFBIG ends a process; threads inherit that it is blocked.
+    SigSet::from(Signal::SIGXFSZ).thread_block().expect("blocked");
+    let (soft, hard) = getrlimit(Resource::RLIMIT_FSIZE).expect("limit");
+    let limit = |soft| setrlimit(Resource::RLIMIT_FSIZE, soft, hard).expect("limited");
+    runtime().block_on(endure(&dir, engine, || limit(1), || limit(soft)));
+    tell("done");
+}
+
+/// ENOSPC from a small file system of the child's own; making one takes privileges.
+#[test]
+fn a_full_file_system_is_a_full_disk() {
+    let Some((dir, engine)) = child_task() else {
+        return in_a_child_for_each_engine("a_full_file_system_is_a_full_disk");
+    };
+    if let Err(error) = mount_small_tmpfs(&dir) {
+        return tell(&format!("a file system can't be mounted here: {error}"));
+    }
+    let (filler, app_dir) = (dir.join("filler"), dir.join("demo"));
+    let make_room = || fs::remove_file(&filler).expect("removed");
+    runtime().block_on(endure(&app_dir, engine, || fill(&filler), make_room));
+    tell("done");
+}
+
+fn mount_small_tmpfs(dir: &Path) -> Result<(), Errno> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let nothing = None::<&str>;
+    mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)?;
+    mount(nothing, dir, Some("tmpfs"), MsFlags::empty(), Some("size=32m"))
+}
+
+fn fill(path: &Path) {
+    let mut file = fs::File::create(path).expect("made");
+    let mut full = Ok(());
+    while full.is_ok() {
+        full = file.write_all(&[7; 4096]);
+    }
+    assert_eq!(full.expect_err("full").kind(), io::ErrorKind::StorageFull);
+}

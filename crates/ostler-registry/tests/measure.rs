@@ -1,0 +1,82 @@
+//! What the table costs: time for a worker's three writes, and memory. The figures stand in ADR 0007.
+
+mod common;
+#[path = "common/healthy.rs"]
+mod healthy;
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use common::{Running, child_task, engines, key, make_run, open, reservation, runtime, tell};
+use healthy::{activation, no_events};
+use ostler_registry::Engine;
+
+/// reserve + activate + remove, each answered, at the median; issue "First light".
+const MAX_MEDIAN: Duration = Duration::from_micros(60);
+
+/// Anonymous memory of a process with the table open and a thousand rows, beyond that without it; the same issue.
+const MAX_MEMORY_KIB: u64 = 16 * 1024;
+
+const WORKERS: u32 = 1_000;
+
+fn anonymous_kib() -> u64 {
+    let rollup = fs::read_to_string("/proc/self/smaps_rollup").expect("smaps_rollup");
+    let line = rollup
+        .lines()
+        .find(|line| line.starts_with("Anonymous:"))
+        .expect("its line");
+    line.split_whitespace()
+        .nth(1)
+        .and_then(|kib| kib.parse().ok())
+        .expect("a number")
+}
+
+/// Tells the median in nanoseconds of the best of five rounds, and the memory in KiB.
+fn measure(dir: &Path, engine: Engine) {
+    runtime().block_on(async {
+        let before = anonymous_kib();
+        let run = make_run(dir, engine);
+        let table = open(&run, engine, no_events()).await;
+        let mut best = Duration::MAX;
+        for round in 1..=5 {
+            let mut times = Vec::new();
+            for index in 0..WORKERS {
+                let (record, activation) = (reservation(index, round), activation(100));
+                let start = Instant::now();
+                table.reserve(record).await.expect("reserved");
+                table.activate(key(index, round), activation).await.expect("activated");
+                table.remove(key(index, round)).await.expect("removed");
+                times.push(start.elapsed());
+            }
+            times.sort();
+            best = best.min(times[times.len() / 2]);
+        }
+        for index in 0..WORKERS {
+            table.reserve(reservation(index, 9)).await.expect("reserved");
+            table.activate(key(index, 9), activation(100)).await.expect("activated");
+        }
+        let memory = anonymous_kib() - before;
+        tell(&format!("{} {memory}", best.as_nanos()));
+    });
+}
+
+#[test]
+fn a_workers_writes_and_the_tables_memory_stay_within_their_bounds() {
+    if let Some((dir, engine)) = child_task() {
+        return measure(&dir, engine);
+    }
+    for engine in engines() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let name = "a_workers_writes_and_the_tables_memory_stay_within_their_bounds";
+        let mut child = Running::start(name, dir.path(), engine);
+        let line = child.next().expect("a result");
+        assert!(child.ended_well());
+        let (nanos, kib) = line.split_once(' ').expect("two numbers");
+        let median = Duration::from_nanos(nanos.parse().expect("nanoseconds"));
+        let kib: u64 = kib.parse().expect("KiB");
+        eprintln!("{engine}: reserve + activate + remove {median:?} at the median; {kib} KiB with {WORKERS} records");
+        assert!(median < MAX_MEDIAN, "{engine}: {median:?}");
+        assert!(kib < MAX_MEMORY_KIB, "{engine}: {kib} KiB");
+    }
+}
