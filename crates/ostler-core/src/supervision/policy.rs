@@ -79,7 +79,7 @@ pub enum Effect<S> {
     Report(Report),
     /// The children of the specification are up: the supervisor has started.
     Ready,
-    /// No child is left: the supervisor is to end. Nothing follows.
+    /// No child is left: the supervisor is to end. Nothing follows but the refusal of requests that come too late.
     End(End),
 }
 
@@ -299,7 +299,11 @@ impl<S: Clone> Policy<S> {
                     *kill_at = None;
                     self.effects.push(Effect::Kill(key, child.incarnation));
                 }
-                State::Restarting { .. } => self.mailbox.push_back(Postponed::Due(key)),
+                State::Restarting { .. } => {
+                    self.mailbox.push_back(Postponed::Due(key));
+                    // One attempt, then the mailbox is let through again.
+                    return;
+                }
                 State::Undefined | State::Starting { .. } | State::Running { .. } | State::Ended(_) => {}
             }
         }

@@ -51,32 +51,32 @@ impl fmt::Debug for RunningChild {
 
 /// Where a reply goes. Whoever asked may have gone: then it goes nowhere.
 pub(super) enum Answer {
-    StartChild(oneshot::Sender<Result<ChildStart, StartChildError>>),
-    TerminateChild(oneshot::Sender<Result<(), TerminateChildError>>),
-    RestartChild(oneshot::Sender<Result<ChildStart, RestartChildError>>),
-    DeleteChild(oneshot::Sender<Result<(), DeleteChildError>>),
+    Start(oneshot::Sender<Result<ChildStart, StartChildError>>),
+    Terminate(oneshot::Sender<Result<(), TerminateChildError>>),
+    Restart(oneshot::Sender<Result<ChildStart, RestartChildError>>),
+    Delete(oneshot::Sender<Result<(), DeleteChildError>>),
 }
 
 impl Answer {
     /// `running` finds the actor of a child that has just been started.
     pub(super) fn give(self, reply: Reply, running: impl FnOnce(ChildRef) -> Option<RunningChild>) {
         match (self, reply) {
-            (Answer::StartChild(to), Reply::StartChild(Ok(start))) => {
+            (Answer::Start(to), Reply::StartChild(Ok(start))) => {
                 let _ = with_actor(start, running).map(|start| to.send(Ok(start)));
             }
-            (Answer::StartChild(to), Reply::StartChild(Err(error))) => {
+            (Answer::Start(to), Reply::StartChild(Err(error))) => {
                 let _ = to.send(Err(error));
             }
-            (Answer::TerminateChild(to), Reply::TerminateChild(result)) => {
+            (Answer::Terminate(to), Reply::TerminateChild(result)) => {
                 let _ = to.send(result);
             }
-            (Answer::RestartChild(to), Reply::RestartChild(Ok(start))) => {
+            (Answer::Restart(to), Reply::RestartChild(Ok(start))) => {
                 let _ = with_actor(start, running).map(|start| to.send(Ok(start)));
             }
-            (Answer::RestartChild(to), Reply::RestartChild(Err(error))) => {
+            (Answer::Restart(to), Reply::RestartChild(Err(error))) => {
                 let _ = to.send(Err(error));
             }
-            (Answer::DeleteChild(to), Reply::DeleteChild(result)) => {
+            (Answer::Delete(to), Reply::DeleteChild(result)) => {
                 let _ = to.send(result);
             }
             (_, reply) => tracing::error!(?reply, "a reply to another request than was made"),

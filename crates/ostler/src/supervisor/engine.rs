@@ -202,22 +202,22 @@ impl Engine {
 
     /// Adds a child and starts it. The reply comes when it is up, or is dropped when the supervisor is.
     pub fn start_child(&mut self, spec: ChildSpec, reply: oneshot::Sender<Result<ChildStart, StartChildError>>) {
-        self.call(Request::StartChild(spec.spec), Answer::StartChild(reply));
+        self.call(Request::StartChild(spec.spec), Answer::Start(reply));
     }
 
     /// Stops a child; the reply comes when it is gone and released. Its specification stays, unless it is temporary or dynamic.
     pub fn terminate_child(&mut self, target: Target, reply: oneshot::Sender<Result<(), TerminateChildError>>) {
-        self.call(Request::TerminateChild(target), Answer::TerminateChild(reply));
+        self.call(Request::TerminateChild(target), Answer::Terminate(reply));
     }
 
     /// Starts a child that is not there.
     pub fn restart_child(&mut self, id: ChildId, reply: oneshot::Sender<Result<ChildStart, RestartChildError>>) {
-        self.call(Request::RestartChild(id), Answer::RestartChild(reply));
+        self.call(Request::RestartChild(id), Answer::Restart(reply));
     }
 
     /// Removes the specification of a child that is not there.
     pub fn delete_child(&mut self, id: ChildId, reply: oneshot::Sender<Result<(), DeleteChildError>>) {
-        self.call(Request::DeleteChild(id), Answer::DeleteChild(reply));
+        self.call(Request::DeleteChild(id), Answer::Delete(reply));
     }
 
     /// The children, in start order.
