@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Cause, Effect, Ignored, Input, RETRY_FIRST, Rules, State, Transition};
+use super::{Cause, EXIT_STATUS_WAIT, Effect, Ignored, Input, RETRY_FIRST, Rules, State, Transition};
 use crate::failure::{ExitStatus, Failure};
 use crate::moment::Moment;
 use crate::spec::StopSpec;
@@ -188,6 +188,7 @@ impl Lifecycle {
         match input {
             Input::Spawned => {
                 self.spawned_at = self.now;
+                self.retry = self.tree_gone.then(|| self.now + EXIT_STATUS_WAIT);
                 self.enter(Phase::Spawned, Transition::Spawned);
                 match self.end_at_birth.take() {
                     None => {
@@ -215,8 +216,12 @@ impl Lifecycle {
             Input::GuardianLost => self.guardian_lost_before_birth(),
             Input::Held(holder) => self.named(holder),
             Input::Deadline => self.deadline_passed(),
+            Input::TreeGone if self.tree_gone => Err(Ignored::Already),
+            Input::TreeGone => {
+                self.tree_gone = true;
+                Ok(())
+            }
             Input::Recorded => Err(Ignored::Already),
-            Input::TreeGone => Err(Ignored::NoProcess),
             Input::RecordFailed(_) | Input::Ready | Input::StartFailed(_) | Input::Unhealthy(_) => {
                 Err(Ignored::NotAsked)
             }
