@@ -1,0 +1,6 @@
+"""Runs, but never gets ready."""
+
+import signal
+
+print("thinking about it", flush=True)
+signal.pause()

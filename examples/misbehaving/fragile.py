@@ -1,0 +1,5 @@
+"""Breaks at once."""
+
+import sys
+
+sys.exit("the configuration is missing")

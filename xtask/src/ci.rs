@@ -1,0 +1,40 @@
+//! `cargo xtask ci`: what has to hold of the code beside its tests.
+
+use crate::native;
+use crate::steps::{Outcome, cargo, exists, output, step};
+
+/// Formatting, clippy, documentation, licences and advisories.
+pub(crate) fn run() -> Outcome {
+    let environment = native::environment()?;
+    step("formatting", cargo().args(["fmt", "--all", "--check"]))?;
+    native::announce_rocksdb()?;
+    let mut clippy = cargo();
+    clippy.args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+    step("clippy", clippy.envs(environment.clone()))?;
+    let mut doc = cargo();
+    doc.args(["doc", "--workspace", "--no-deps"])
+        .env("RUSTDOCFLAGS", "-D warnings");
+    step("documentation", doc.envs(environment))?;
+    deny()
+}
+
+/// cargo-deny, where it is installed. Its licence and source rules need no network; its advisories do.
+fn deny() -> Outcome {
+    if !exists("cargo-deny") {
+        println!("── licences and advisories: skipped, cargo-deny is not installed");
+        return Ok(());
+    }
+    step(
+        "licences and sources",
+        cargo().args(["deny", "check", "bans", "licenses", "sources"]),
+    )?;
+    if let Err(why) = output(cargo().args(["deny", "fetch"])) {
+        let why = why.lines().last().unwrap_or_default();
+        println!("── advisories: skipped, their data can't be had: {why}");
+        return Ok(());
+    }
+    step(
+        "advisories",
+        cargo().args(["deny", "check", "--disable-fetch", "advisories"]),
+    )
+}

@@ -1,0 +1,38 @@
+//! `cargo xtask test`: every test of the workspace.
+
+use crate::steps::{Outcome, cargo, exists, step};
+use crate::{native, steps};
+
+/// Runs `cargo test --workspace` with these further arguments.
+pub(crate) fn run(arguments: &[&str]) -> Outcome {
+    if !exists("python3") {
+        return Err(
+            "no python3 was found: many tests run their workers with it (Debian: apt-get install python3)".to_owned(),
+        );
+    }
+    let environment = native::environment()?;
+    for (name, value) in &environment {
+        println!("{name}={value}");
+    }
+    native::announce_rocksdb()?;
+    let started = std::time::Instant::now();
+    let mut build = cargo();
+    build
+        .args(["test", "--workspace", "--no-run"])
+        .args(before_dashes(arguments));
+    step("building every test", build.envs(environment.clone()))?;
+    let mut test = cargo();
+    test.args(["test", "--workspace"]).args(arguments);
+    step("running every test", test.envs(environment))?;
+    println!("All of it took {}.", steps::seconds(started.elapsed()));
+    Ok(())
+}
+
+/// What is meant for cargo; what follows `--` is meant for the tests.
+fn before_dashes<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
+    arguments
+        .iter()
+        .copied()
+        .take_while(|argument| *argument != "--")
+        .collect()
+}
