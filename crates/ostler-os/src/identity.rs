@@ -336,7 +336,7 @@ pub fn here() -> io::Result<Here> {
 
 /// `None` when no process has this pid as its own; the id of a mere thread counts as none.
 fn open_pidfd(pid: i32) -> io::Result<Option<OwnedFd>> {
-    let Some(pid) = Pid::from_raw(pid).filter(|_| pid > 0) else {
+    let Some(pid) = (pid > 0).then(|| Pid::from_raw(pid)).flatten() else {
         return Ok(None);
     };
     match pidfd_open(pid, PidfdFlags::empty()) {

@@ -116,12 +116,12 @@ pub fn kill_all(identities: &[ProcessIdentity], attribution: &Attribution, deadl
 }
 
 /// Kills each of `roots` that still is what it was, and everything under it, then waits for all. Our own process, and
-/// what is under it, is never touched. Blocks as [`kill_all`] does.
+/// what a root holds only through it, is never touched. Blocks as [`kill_all`] does.
 pub fn kill_trees(roots: &[ProcessIdentity], attribution: &Attribution, deadline: Instant) -> KillReport {
     let start = Instant::now();
     let mut halted = halt(roots, attribution, deadline.min(start + HALT_TIME));
     let mut round = Round::default();
-    for identity in roots {
+    for identity in roots.iter().filter(|root| !is_us(root)) {
         halted.remove(&identity.pid);
         round.kill(*identity, attribution);
     }
@@ -155,8 +155,9 @@ impl Member {
 
 /// Stops the trees under `roots` until nobody new is found and nobody runs, or `until`. Gives everyone found by pid.
 fn halt(roots: &[ProcessIdentity], attribution: &Attribution, until: Instant) -> BTreeMap<i32, ProcessIdentity> {
+    let us = rustix::process::getpid().as_raw_nonzero().get();
     let mut members: BTreeMap<i32, Member> = BTreeMap::new();
-    for root in roots {
+    for root in roots.iter().filter(|root| !is_us(root)) {
         if let Ok(Verified::Same(handle)) = root.verify() {
             members.insert(root.pid, Member::stop(&handle, attribution));
         }
@@ -164,10 +165,7 @@ fn halt(roots: &[ProcessIdentity], attribution: &Attribution, until: Instant) ->
     loop {
         let known: Vec<i32> = members.keys().copied().collect();
         let mut quiet = true;
-        for pid in tree::descendants_of(&known).unwrap_or_default() {
-            if is_ours_to_spare(pid) {
-                continue;
-            }
+        for pid in tree::descendants_except(&known, Some(us)).unwrap_or_default() {
             if let Ok(Some(handle)) = ProcessHandle::open(pid) {
                 if is_child_of_one(&members, pid) {
                     members.insert(pid, Member::stop(&handle, attribution));
@@ -198,9 +196,8 @@ fn is_child_of_one(members: &BTreeMap<i32, Member>, pid: i32) -> bool {
     parent.is_some_and(|parent| matches!(parent.identity.verify(), Ok(Verified::Same(_))))
 }
 
-fn is_ours_to_spare(pid: i32) -> bool {
-    let us = rustix::process::getpid().as_raw_nonzero().get();
-    pid == us || tree::is_descendant(pid, us).unwrap_or(false)
+fn is_us(identity: &ProcessIdentity) -> bool {
+    identity.pid == rustix::process::getpid().as_raw_nonzero().get()
 }
 
 /// Whether it could still fork: what has ended, is stopped, traced or waits uninterruptibly could not.

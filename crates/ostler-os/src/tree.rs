@@ -21,15 +21,12 @@ const DEEPEST: usize = 4096;
 /// # Errors
 /// When `/proc` can't be read.
 pub fn descendants(root: i32) -> io::Result<Vec<i32>> {
-    descendants_of(&[root])
+    descendants_except(&[root], None)
 }
 
-/// Every descendant of any of `roots`, which are not included.
-///
-/// # Errors
-/// When `/proc` can't be read.
-pub fn descendants_of(roots: &[i32]) -> io::Result<Vec<i32>> {
-    let mut known: HashSet<i32> = roots.iter().copied().collect();
+/// Every descendant of any of `roots`, which are not included; neither is `spared`, nor what is reached through it.
+pub(crate) fn descendants_except(roots: &[i32], spared: Option<i32>) -> io::Result<Vec<i32>> {
+    let mut known: HashSet<i32> = roots.iter().copied().chain(spared).collect();
     let mut found: Vec<i32> = roots.to_vec();
     let by_parent = if kernel_lists_children() {
         None

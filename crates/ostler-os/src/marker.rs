@@ -1,0 +1,181 @@
+//! Processes found by the marker in their environment.
+//!
+//! Every worker is started with the variable `OSTLER_RUN_<run id>=<pool>/<index>#<incarnation>`, which its descendants
+//! inherit. It is a net under the others, not the first line: `env -i` loses it, setproctitle-like code overwrites it,
+//! and only processes that we may read show it. The environment is *memory of the process*: reading it can hang, so the
+//! scan runs on a thread of its own, under a deadline.
+
+use std::fs;
+use std::io::{self, Read};
+use std::time::{Duration, Instant};
+
+use memchr::memmem;
+use ostler_core::ids::{MARKER_PREFIX, RunId};
+
+use crate::identity::ProcessIdentity;
+use crate::procfile;
+use crate::slow_read;
+
+/// How much of an environment is searched, in bytes: what Linux lets a program have by default (a quarter of the usual
+/// 8 MiB stack limit, execve(2)).
+const ENVIRONMENT_LIMIT: u64 = 2 << 20;
+
+/// A process that bears the marker of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Marked {
+    /// Who it is.
+    pub identity: ProcessIdentity,
+    /// Every run whose marker it bears, with the marker's value (`embed/0#3`), in the order of its environment. More
+    /// than one where an Ostler runs inside a worker of another.
+    pub markers: Vec<(RunId, String)>,
+    /// Its command line, cut at 4 KiB; empty for a zombie with living threads.
+    pub command: String,
+}
+
+/// Says by its arguments whether a process is one of Ostler's own: a guardian or a sitter.
+pub type IsOurs = fn(arguments: &[&[u8]]) -> bool;
+
+/// What a scan has found.
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// Processes that bear a marker that was asked for.
+    pub found: Vec<Marked>,
+    /// How many environments were read.
+    pub read: usize,
+    /// How many processes we may not read (another user's, or protected from it). What they bear is not known.
+    pub unreadable: usize,
+    /// Processes whose read hung, or that the deadline kept from being read. What they bear is not known.
+    pub unread: Vec<i32>,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// Looks through all processes for markers of `runs`. Our own process is left out, and so are those for which
+/// `is_ours` says so by their arguments (guardian and sitters, which may have inherited a marker); processes that have
+/// ended are left out too. Blocks at the latest until `deadline`.
+///
+/// Cost: one `open` and `read` a process that we may read, about 10 µs each.
+///
+/// # Errors
+/// When `/proc` can't be listed.
+pub fn scan(runs: &[RunId], is_ours: IsOurs, deadline: Instant) -> io::Result<Scan> {
+    let start = Instant::now();
+    let us = std::process::id() as i32;
+    let pids: Vec<i32> = procfile::all_pids()?.into_iter().filter(|&pid| pid != us).collect();
+    let mut scan = Scan::default();
+    let empty = scan.look_at_each(pids, runs, is_ours, deadline);
+    // A process in the middle of its execve(2) shows an empty environment, as a kernel thread does: a second look.
+    scan.read += scan.look_at_each(empty, runs, is_ours, deadline).len();
+    scan.elapsed = start.elapsed();
+    Ok(scan)
+}
+
+impl Scan {
+    /// Adds what `pids` show; gives back those whose environment was empty.
+    fn look_at_each(&mut self, pids: Vec<i32>, runs: &[RunId], is_ours: IsOurs, deadline: Instant) -> Vec<i32> {
+        let runs = runs.to_vec();
+        let round = slow_read::read_each(pids, deadline, move |pid| look_at(pid, &runs, is_ours));
+        self.unread.extend(round.unread);
+        let mut empty = Vec::new();
+        for (pid, look) in round.values {
+            match look {
+                Look::Empty => empty.push(pid),
+                Look::Unreadable => self.unreadable += 1,
+                Look::Unmarked => self.read += 1,
+                Look::Marked(marked) => {
+                    self.read += 1;
+                    self.found.push(marked);
+                }
+            }
+        }
+        empty
+    }
+}
+
+/// What one process shows.
+enum Look {
+    Empty,
+    Unreadable,
+    Unmarked,
+    Marked(Marked),
+}
+
+fn look_at(pid: i32, runs: &[RunId], is_ours: IsOurs) -> Look {
+    // The identity comes first: what is read after it, while it still holds, belongs to it.
+    let Ok(Some(identity)) = ProcessIdentity::of(pid) else {
+        return Look::Unmarked;
+    };
+    let environment = match read_some(&format!("/proc/{pid}/environ")) {
+        Ok(environment) => environment,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Look::Unreadable,
+        Err(_) => return Look::Unmarked,
+    };
+    if environment.is_empty() {
+        return Look::Empty;
+    }
+    let markers = markers_in(&environment);
+    if !markers.iter().any(|(run, _)| runs.contains(run)) {
+        return Look::Unmarked;
+    }
+    let arguments = read_some(&format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words: Vec<&[u8]> = arguments
+        .split(|&byte| byte == 0)
+        .filter(|word| !word.is_empty())
+        .collect();
+    if is_ours(&words) || ProcessIdentity::of(pid).ok().flatten() != Some(identity) {
+        return Look::Unmarked;
+    }
+    Look::Marked(Marked {
+        identity,
+        markers,
+        command: procfile::read_command_line(pid).unwrap_or_default(),
+    })
+}
+
+fn read_some(path: &str) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(ENVIRONMENT_LIMIT).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The markers in an environment, as `/proc/PID/environ` gives it: `NAME=value` with a zero byte after each.
+fn markers_in(environment: &[u8]) -> Vec<(RunId, String)> {
+    // One search through the whole: nearly every environment has none, and is done with then.
+    if memmem::find(environment, MARKER_PREFIX.as_bytes()).is_none() {
+        return Vec::new();
+    }
+    environment.split(|&byte| byte == 0).filter_map(marker_of).collect()
+}
+
+fn marker_of(entry: &[u8]) -> Option<(RunId, String)> {
+    let equals = memchr::memchr(b'=', entry)?;
+    let run = RunId::from_marker_name(std::str::from_utf8(&entry[..equals]).ok()?)?;
+    Some((run, String::from_utf8_lossy(&entry[equals + 1..]).into_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(number: u128) -> RunId {
+        RunId::from_u128(number)
+    }
+
+    #[test]
+    fn markers_are_whole_names_at_the_start_of_an_entry() {
+        let (one, two) = (run(1), run(u128::MAX));
+        let text = format!(
+            "PATH=/bin\0{}=embed/0#3\0NOTE={}=web/1#1\0{}=outer/2#1\0OSTLER_RUN_12=short\0OSTLER_RUN_=\0{}",
+            one.marker_name(),
+            one.marker_name(),
+            two.marker_name(),
+            one.marker_name(),
+        );
+        assert_eq!(
+            markers_in(text.as_bytes()),
+            vec![(one, "embed/0#3".into()), (two, "outer/2#1".into())]
+        );
+        assert_eq!(markers_in(b""), vec![]);
+        assert_eq!(markers_in(b"\0\0=\0OSTLER_RUN"), vec![]);
+    }
+}

@@ -1,0 +1,374 @@
+//! TCP sockets on a local port, as the kernel lists them, and whose they are.
+//!
+//! Asked by sock_diag(7), which filters by port and state in the kernel: the cost does not grow with the connections of
+//! the machine. Where that is refused (a seccomp filter, a kernel without INET_DIAG), `/proc/net/tcp` and `tcp6` are
+//! read instead; they do not show sockets that are bound and do not listen.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_sock_diag::SockDiagMessage;
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
+use netlink_packet_sock_diag::inet::nlas::Nla;
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags};
+use rustix::net::netlink::{self, SocketAddrNetlink};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with};
+
+use crate::holders::{Holder, PortHolder};
+use crate::procfile;
+
+/// TCP_BOUND_INACTIVE of the kernel's `tcp_states.h` (6.8): bound, neither listening nor connected. A pseudo state that
+/// sock_diag takes in a filter; in its answers such a socket is in state CLOSE.
+const TCP_BOUND_INACTIVE: u32 = 13;
+const TCP_TIME_WAIT: u8 = 6;
+const TCP_CLOSE: u8 = 7;
+const TCP_LISTEN: u8 = 10;
+
+/// How long the kernel may take to answer. It answers at once; this keeps a strange one from hanging us.
+const ANSWER_TIME: Duration = Duration::from_secs(2);
+
+/// How long the command lines of holders may take to read.
+const NAMING_TIME: Duration = Duration::from_millis(500);
+
+/// What a socket does with its port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SocketState {
+    /// It accepts connections.
+    Listening,
+    /// It has the port and neither listens nor is connected.
+    Bound,
+    /// A closed connection that the kernel keeps for a while; no process has it.
+    TimeWait,
+    /// Any state of a connection.
+    Connected,
+}
+
+impl SocketState {
+    /// The state in one word, as a [`PortHolder`] tells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Listening => "listening",
+            Self::Bound => "bound",
+            Self::TimeWait => "in TIME_WAIT",
+            Self::Connected => "connected",
+        }
+    }
+
+    fn of(kernel: u8) -> Self {
+        match kernel {
+            TCP_LISTEN => Self::Listening,
+            TCP_TIME_WAIT => Self::TimeWait,
+            TCP_CLOSE => Self::Bound,
+            other if u32::from(other) == TCP_BOUND_INACTIVE => Self::Bound,
+            _ => Self::Connected,
+        }
+    }
+}
+
+/// Which sockets are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// Listening ones only.
+    Listening,
+    /// Listening ones, and those that are bound and do not listen (from Linux 6.8 on).
+    Owning,
+    /// All, in every state.
+    All,
+}
+
+/// A TCP socket on a local port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TcpSocket {
+    /// Its local address.
+    pub address: SocketAddr,
+    /// What it does.
+    pub state: SocketState,
+    /// The user who made it.
+    pub uid: u32,
+    /// Its inode number, by which a process's descriptor is recognised; 0 when no process has it.
+    pub inode: u64,
+    /// It takes IPv6 only, although it is bound to `::`. `false` where that is not known.
+    pub v6_only: bool,
+}
+
+impl TcpSocket {
+    /// How well this socket's address fits a connection to `ip`, as the kernel ranks listeners: the address itself (3),
+    /// all IPv4 addresses (2), `::` that also takes IPv4 (1). `None`: the connection never comes here.
+    pub fn fitness(&self, ip: IpAddr) -> Option<u8> {
+        let (own, wanted) = (self.address.ip().to_canonical(), ip.to_canonical());
+        match own {
+            _ if own == wanted => Some(3),
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) if wanted.is_ipv4() => Some(2),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) if wanted.is_ipv6() => Some(2),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) if !self.v6_only => Some(1),
+            _ => None,
+        }
+    }
+
+    /// Whether it keeps others from binding `ip` on its port: it would get its connections, or `ip` is the wildcard
+    /// that takes in its address.
+    pub fn overlaps(&self, ip: IpAddr) -> bool {
+        let own = self.address.ip().to_canonical();
+        self.fitness(ip).is_some() || (ip.is_unspecified() && (ip.is_ipv6() || own.is_ipv4()))
+    }
+}
+
+/// The TCP sockets of our network namespace whose local port is `port`, of both address families.
+///
+/// # Errors
+/// When neither sock_diag nor `/proc/net` can be asked.
+pub fn on_port(port: u16, which: Which) -> io::Result<Vec<TcpSocket>> {
+    match ask_kernel(port, which) {
+        Ok(sockets) => Ok(sockets),
+        Err(diag) => read_proc_net(port, which).map_err(|proc| io::Error::new(proc.kind(), format!("{proc}; {diag}"))),
+    }
+}
+
+fn ask_kernel(port: u16, which: Which) -> io::Result<Vec<TcpSocket>> {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(
+        AddressFamily::NETLINK,
+        SocketType::DGRAM,
+        flags,
+        Some(netlink::SOCK_DIAG),
+    )?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_TIME))?;
+    let mut sockets = Vec::new();
+    let mut buffer = vec![0; 32 * 1024];
+    for family in [AF_INET, AF_INET6] {
+        sendto(
+            &socket,
+            &request(family, port, which),
+            SendFlags::empty(),
+            &SocketAddrNetlink::new(0, 0),
+        )?;
+        'answer: loop {
+            let (received, _) = recv(&socket, &mut buffer[..], RecvFlags::empty())?;
+            let mut rest = &buffer[..received];
+            while !rest.is_empty() {
+                let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest).map_err(io::Error::other)?;
+                match message.payload {
+                    NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
+                        sockets.push(socket_of(&response));
+                    }
+                    NetlinkPayload::Done(_) => break 'answer,
+                    NetlinkPayload::Error(error) => return Err(error.to_io()),
+                    _ => {}
+                }
+                // Messages are padded to 4 bytes; a length of 0 would loop.
+                let length = (message.header.length as usize).next_multiple_of(4).max(4);
+                rest = rest.get(length..).unwrap_or_default();
+            }
+        }
+    }
+    sockets.retain(|socket: &TcpSocket| socket.address.port() == port);
+    Ok(sockets)
+}
+
+fn request(family: u8, port: u16, which: Which) -> Vec<u8> {
+    let bound = StateFlags::from_bits_retain(1 << TCP_BOUND_INACTIVE);
+    let states = match which {
+        Which::Listening => StateFlags::LISTEN,
+        Which::Owning => StateFlags::LISTEN | bound,
+        Which::All => StateFlags::all() | bound,
+    };
+    let any = if family == AF_INET {
+        SocketId::new_v4()
+    } else {
+        SocketId::new_v6()
+    };
+    let request = InetRequest {
+        family,
+        protocol: IPPROTO_TCP,
+        extensions: ExtensionFlags::empty(),
+        states,
+        socket_id: SocketId {
+            source_port: port,
+            ..any
+        },
+    };
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let mut message = NetlinkMessage::new(header, NetlinkPayload::from(SockDiagMessage::InetRequest(request)));
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    bytes
+}
+
+fn socket_of(response: &InetResponse) -> TcpSocket {
+    let header = &response.header;
+    TcpSocket {
+        address: SocketAddr::new(header.socket_id.source_address, header.socket_id.source_port),
+        state: SocketState::of(header.state),
+        uid: header.uid,
+        inode: u64::from(header.inode),
+        v6_only: response.nlas.iter().any(|nla| matches!(nla, Nla::SkV6Only(true))),
+    }
+}
+
+fn read_proc_net(port: u16, which: Which) -> io::Result<Vec<TcpSocket>> {
+    let mut entries = procfs::net::tcp().map_err(io::Error::other)?;
+    // A kernel without IPv6 has no such file.
+    entries.extend(procfs::net::tcp6().unwrap_or_default());
+    let sockets = entries
+        .into_iter()
+        .filter(|entry| entry.local_address.port() == port)
+        .map(|entry| TcpSocket {
+            address: entry.local_address,
+            state: SocketState::of(entry.state.to_u8()),
+            uid: entry.uid,
+            inode: entry.inode,
+            v6_only: false,
+        });
+    Ok(sockets
+        .filter(|socket| which == Which::All || socket.state == SocketState::Listening)
+        .collect())
+}
+
+/// What was found when the descriptors of some processes were looked through for sockets.
+#[derive(Debug, Default)]
+pub(crate) struct Owners {
+    /// A process for each inode that was found.
+    pub(crate) by_inode: HashMap<u64, i32>,
+    /// Processes whose descriptors we may not see.
+    pub(crate) unreadable: Vec<i32>,
+}
+
+/// Looks through the descriptors of `pids` until each inode has an owner.
+pub(crate) fn owners(inodes: &HashSet<u64>, pids: impl IntoIterator<Item = i32>) -> Owners {
+    let mut owners = Owners::default();
+    for pid in pids {
+        if owners.by_inode.len() == inodes.len() {
+            break;
+        }
+        let descriptors = match fs::read_dir(format!("/proc/{pid}/fd")) {
+            Ok(descriptors) => descriptors,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                owners.unreadable.push(pid);
+                continue;
+            }
+            Err(_) => continue,
+        };
+        let links = descriptors
+            .flatten()
+            .filter_map(|entry| fs::read_link(entry.path()).ok());
+        for inode in links
+            .filter_map(|link| socket_inode(link.to_str()?))
+            .filter(|inode| inodes.contains(inode))
+        {
+            owners.by_inode.entry(inode).or_insert(pid);
+        }
+    }
+    owners
+}
+
+fn socket_inode(link: &str) -> Option<u64> {
+    link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+/// Names who has these sockets: looks through the descriptors of all processes that we may look into. Sockets in
+/// TIME_WAIT belong to nobody, and are told as one holder an address. Blocks for about 10 µs a descriptor of the machine.
+pub fn name_holders(sockets: &[TcpSocket]) -> Vec<Holder> {
+    let inodes: HashSet<u64> = sockets
+        .iter()
+        .map(|socket| socket.inode)
+        .filter(|&inode| inode != 0)
+        .collect();
+    let found = owners(&inodes, procfile::all_pids().unwrap_or_default()).by_inode;
+    let pids: Vec<i32> = found.values().copied().collect::<HashSet<_>>().into_iter().collect();
+    let commands = procfile::command_lines(&pids, Instant::now() + NAMING_TIME);
+
+    let mut time_waits: HashMap<SocketAddr, usize> = HashMap::new();
+    let mut holders = Vec::new();
+    for socket in sockets {
+        if socket.state == SocketState::TimeWait {
+            *time_waits.entry(socket.address).or_default() += 1;
+            continue;
+        }
+        let process = found
+            .get(&socket.inode)
+            .map(|pid| (*pid, commands.get(pid).cloned().unwrap_or_default()));
+        holders.push(Holder::Port(PortHolder {
+            address: socket.address,
+            state: socket.state.as_str(),
+            uid: socket.uid,
+            inode: socket.inode,
+            process,
+        }));
+    }
+    holders.extend(
+        time_waits
+            .into_iter()
+            .map(|(address, connections)| Holder::TimeWait { address, connections }),
+    );
+    holders
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    fn socket(address: &str, v6_only: bool) -> TcpSocket {
+        let address = SocketAddr::new(address.parse().expect("an address"), 7001);
+        TcpSocket {
+            address,
+            state: SocketState::Listening,
+            uid: 0,
+            inode: 1,
+            v6_only,
+        }
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn connections_go_to_the_most_specific_listener() {
+        let local = ip("127.0.0.1");
+        assert_eq!(socket("127.0.0.1", false).fitness(local), Some(3));
+        assert_eq!(socket("::ffff:127.0.0.1", false).fitness(local), Some(3));
+        assert_eq!(socket("0.0.0.0", false).fitness(local), Some(2));
+        assert_eq!(socket("::", false).fitness(local), Some(1));
+        assert_eq!(socket("::", true).fitness(local), None);
+        assert_eq!(socket("127.0.0.2", false).fitness(local), None);
+        assert_eq!(socket("0.0.0.0", false).fitness(ip("::1")), None);
+        assert_eq!(socket("::", true).fitness(ip("::1")), Some(2));
+    }
+
+    #[test]
+    fn wildcards_overlap_what_they_take_in() {
+        assert!(socket("127.0.0.1", false).overlaps(ip("0.0.0.0")));
+        assert!(socket("127.0.0.1", false).overlaps(ip("::")));
+        assert!(socket("0.0.0.0", false).overlaps(ip("127.0.0.1")));
+        assert!(socket("::", false).overlaps(ip("127.0.0.1")));
+        assert!(!socket("127.0.0.1", false).overlaps(ip("127.0.0.2")));
+        assert!(!socket("::1", false).overlaps(ip("0.0.0.0")));
+        assert!(!socket("::", true).overlaps(ip("127.0.0.1")));
+    }
+
+    /// Both sources are asked on every machine, so that the fallback does not rot.
+    #[test]
+    fn kernel_and_proc_net_agree_on_listeners() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = TcpListener::bind(address) else {
+                println!("skipped: no {address} here");
+                continue;
+            };
+            let address = listener.local_addr().expect("bound");
+            let mut from_kernel = ask_kernel(address.port(), Which::Listening).expect("sock_diag is answered");
+            let from_proc = read_proc_net(address.port(), Which::Listening).expect("readable");
+            from_kernel.iter_mut().for_each(|socket| socket.v6_only = false);
+            assert_eq!(from_kernel, from_proc);
+            assert_eq!(from_kernel.len(), 1);
+            assert_eq!(from_kernel[0].address, address);
+        }
+    }
+}

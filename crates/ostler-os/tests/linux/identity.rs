@@ -1,0 +1,228 @@
+//! Identity and verified signals.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::time::Instant;
+
+use ostler_core::signal::Signal;
+use ostler_os::identity::{Delivery, ProcessHandle, ProcessIdentity, SignalError, Unverifiable, Verified};
+use ostler_os::tree;
+
+use crate::common::{NOBODY, Troupe, handle_of, is_root, run_as_nobody, soon, test_attribution, until};
+
+#[test]
+fn a_living_process_is_the_same_until_it_ends() {
+    let mut troupe = Troupe::new();
+    let pid = troupe.spawn(troupe.command("sleep", &["600"]));
+    let identity = ProcessIdentity::of(pid).expect("readable").expect("alive");
+    let Verified::Same(handle) = identity.verify().expect("readable") else {
+        panic!("it lives")
+    };
+    assert_eq!(handle.identity(), identity);
+    assert_eq!(
+        handle.signal(Signal::KILL, &test_attribution()).expect("permitted"),
+        Delivery::Sent
+    );
+    assert!(handle.wait_until(soon()).expect("polled"));
+    // A zombie, as nobody has reaped it yet, counts as gone.
+    assert!(matches!(identity.verify().expect("readable"), Verified::Gone));
+    assert!(ProcessIdentity::of(pid).expect("readable").is_none());
+    troupe.assert_none_left();
+    assert!(matches!(identity.verify().expect("readable"), Verified::Gone));
+    assert_eq!(
+        identity.signal(Signal::KILL, &test_attribution()).expect("no error"),
+        Delivery::Gone
+    );
+}
+
+#[test]
+fn a_pid_that_went_to_another_process_is_a_stranger_and_is_not_signalled() {
+    let mut troupe = Troupe::new();
+    let pid = troupe.spawn(troupe.command("sleep", &["600"]));
+    let now = ProcessIdentity::of(pid).expect("readable").expect("alive");
+    let before = ProcessIdentity {
+        start_time: now.start_time - 1,
+        ..now
+    };
+    assert!(matches!(before.verify().expect("readable"), Verified::Stranger));
+    assert_eq!(
+        before.signal(Signal::KILL, &test_attribution()).expect("no error"),
+        Delivery::Gone
+    );
+    assert!(!handle_of(pid).has_ended().expect("readable"), "the stranger lives");
+}
+
+/// Real reuse of a pid, where the machine lets us choose the next one.
+#[test]
+fn a_pid_that_is_really_used_again_is_a_stranger() {
+    let mut troupe = Troupe::new();
+    let first = troupe.spawn(troupe.command("sleep", &["600"]));
+    let identity = ProcessIdentity::of(first).expect("readable").expect("alive");
+    identity.signal(Signal::KILL, &test_attribution()).expect("permitted");
+    troupe.assert_none_left();
+    // Start times count ticks of 10 ms: only forced reuse, as here, could fall into the same one.
+    until("the tick is over", || {
+        let probe = troupe.command("sleep", &["600"]);
+        let pid = troupe.spawn(probe);
+        ProcessIdentity::of(pid)
+            .expect("readable")
+            .is_some_and(|later| later.start_time > identity.start_time + 1)
+    });
+    // Another process of the machine may take the pid between the write and the spawn: try again then.
+    for _ in 0..100 {
+        if fs::write("/proc/sys/kernel/ns_last_pid", (first - 1).to_string()).is_err() {
+            println!("skipped: ns_last_pid is not ours to write");
+            return;
+        }
+        let second = troupe.spawn(troupe.command("sleep", &["600"]));
+        if second == first {
+            assert!(matches!(identity.verify().expect("readable"), Verified::Stranger));
+            assert_eq!(
+                identity.signal(Signal::KILL, &test_attribution()).expect("no error"),
+                Delivery::Gone
+            );
+            assert!(!handle_of(second).has_ended().expect("readable"));
+            return;
+        }
+        if procfs_has(first) {
+            assert!(!matches!(identity.verify().expect("readable"), Verified::Same(_)));
+            return;
+        }
+    }
+    panic!("the pid was never given out again");
+}
+
+fn procfs_has(pid: i32) -> bool {
+    fs::exists(format!("/proc/{pid}")).expect("readable")
+}
+
+#[test]
+fn another_boot_is_gone_and_another_namespace_is_unknown() {
+    let us = ProcessIdentity::of(std::process::id() as i32)
+        .expect("readable")
+        .expect("alive");
+    let other_boot = ProcessIdentity {
+        boot_id: uuid::Uuid::from_u128(1),
+        ..us
+    };
+    assert!(matches!(other_boot.verify().expect("readable"), Verified::Gone));
+    let elsewhere = ProcessIdentity {
+        pid_namespace: us.pid_namespace + 1,
+        ..us
+    };
+    assert!(matches!(
+        elsewhere.verify().expect("readable"),
+        Verified::Unknown(Unverifiable::ForeignNamespace)
+    ));
+    let refused = elsewhere.signal(Signal::TERM, &test_attribution());
+    assert!(matches!(refused, Err(SignalError::Unverifiable { .. })), "{refused:?}");
+}
+
+#[test]
+fn the_id_of_a_thread_is_no_process() {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let (_keep, wait) = std::sync::mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        sender
+            .send(rustix::thread::gettid().as_raw_nonzero().get())
+            .expect("sent");
+        let _ = wait.recv();
+    });
+    let tid = receiver.recv().expect("sent");
+    assert!(ProcessHandle::open(tid).expect("readable").is_none());
+    assert!(ProcessHandle::open(0).expect("readable").is_none());
+    assert!(ProcessHandle::open(-1).expect("readable").is_none());
+}
+
+#[test]
+fn a_leader_that_left_its_threads_behind_lives() {
+    let mut troupe = Troupe::new();
+    let script = "
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(600,)).start()
+print('up')
+ctypes.CDLL(None).pthread_exit(None)
+";
+    let (pid, _) = troupe.python(script);
+    until("the leader shows Z", || {
+        ostler_os::procfile::stat(pid)
+            .expect("readable")
+            .is_some_and(|s| s.state == 'Z')
+    });
+    let handle = handle_of(pid);
+    assert!(!handle.has_ended().expect("readable"));
+    assert!(matches!(
+        handle.identity().verify().expect("readable"),
+        Verified::Same(_)
+    ));
+    handle.signal(Signal::KILL, &test_attribution()).expect("permitted");
+    assert!(handle.wait_until(soon()).expect("polled"));
+    troupe.assert_none_left();
+}
+
+#[test]
+fn a_wait_ends_at_its_deadline() {
+    let mut troupe = Troupe::new();
+    let pid = troupe.spawn(troupe.command("sleep", &["600"]));
+    assert!(!handle_of(pid).wait_until(Instant::now()).expect("polled"));
+}
+
+#[test]
+fn a_process_of_another_user_is_named_as_such() {
+    if is_root() {
+        run_as_nobody("identity::a_process_of_another_user_is_named_as_such");
+        return;
+    }
+    let init = ProcessIdentity::of(1).expect("readable").expect("alive");
+    let refused = init.signal(Signal::TERM, &test_attribution());
+    assert!(
+        matches!(refused, Err(SignalError::NotPermitted { identity }) if identity == init),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn identities_survive_json() {
+    let us = ProcessIdentity::of(std::process::id() as i32)
+        .expect("readable")
+        .expect("alive");
+    let text = serde_json::to_string(&us).expect("written");
+    assert_eq!(serde_json::from_str::<ProcessIdentity>(&text).expect("read"), us);
+}
+
+#[test]
+fn a_tree_is_found_through_forks_and_sessions() {
+    let mut troupe = Troupe::new();
+    let script = "sleep 600 & setsid sh -c 'sleep 600 & echo up; wait' & wait";
+    let (root, line) = troupe.spawn_and_hear(troupe.command("sh", &["-c", script]));
+    assert_eq!(line, "up");
+    let all = tree::descendants(root).expect("readable");
+    until("both sleeps have started", || {
+        tree::descendants(root).expect("readable").len() == 3
+    });
+    for pid in &all {
+        assert!(tree::is_descendant(*pid, root).expect("readable"));
+        assert!(tree::is_descendant(*pid, std::process::id() as i32).expect("readable"));
+    }
+    assert!(!tree::is_descendant(root, root).expect("readable"));
+    assert!(!tree::is_descendant(1, root).expect("readable"));
+    let usage = tree::usage(root).expect("readable");
+    assert_eq!(usage.processes, 3);
+    assert!(usage.resident_bytes > 3 * 4096);
+    assert_eq!(tree::descendants(i32::MAX).expect("readable"), Vec::<i32>::new());
+}
+
+#[test]
+fn root_may_signal_a_process_of_nobody() {
+    if !is_root() {
+        println!("skipped: needs root");
+        return;
+    }
+    let mut troupe = Troupe::new();
+    let mut command = troupe.command("sleep", &["600"]);
+    command.uid(NOBODY).gid(NOBODY);
+    let pid = troupe.spawn(command);
+    let handle = handle_of(pid);
+    handle.signal(Signal::TERM, &test_attribution()).expect("permitted");
+    assert!(handle.wait_until(soon()).expect("polled"));
+}

@@ -1,0 +1,7 @@
+//! The Linux edge against real processes, sockets and files.
+
+mod common;
+mod identity;
+mod kill;
+mod marker;
+mod ports;

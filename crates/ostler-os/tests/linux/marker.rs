@@ -1,0 +1,104 @@
+//! Finding processes by the marker of their run.
+
+use std::os::unix::process::CommandExt;
+use std::time::{Duration, Instant};
+
+use ostler_core::ids::{Incarnation, RunId, WorkerId};
+use ostler_os::marker::scan;
+
+use crate::common::{NOBODY, Troupe, is_root, run_as_nobody, soon};
+
+fn some_run() -> RunId {
+    RunId::from_u128(uuid::Uuid::now_v7().as_u128())
+}
+
+fn nobody_is_ours(_: &[&[u8]]) -> bool {
+    false
+}
+
+#[test]
+fn marked_processes_and_their_children_are_found_and_others_are_not() {
+    let mut troupe = Troupe::new();
+    let (outer, inner, other) = (some_run(), some_run(), some_run());
+    let value = WorkerId::new("embed", 0).marker_value(Incarnation(3));
+    let mut command = troupe.command("sh", &["-c", "sleep 600 & setsid sleep 600 & echo up; wait"]);
+    command.env(outer.marker_name(), &value);
+    let (root, _) = troupe.spawn_and_hear(command);
+    let mut nested = troupe.command("sleep", &["600"]);
+    nested
+        .env(outer.marker_name(), &value)
+        .env(inner.marker_name(), "web/1#1");
+    let nested = troupe.spawn(nested);
+    let mut stranger = troupe.command("sleep", &["600"]);
+    stranger
+        .env(other.marker_name(), "x/0#1")
+        .env("NOTE", outer.marker_name());
+    let stranger = troupe.spawn(stranger);
+
+    crate::common::until("all have their programs", || {
+        scan(&[outer], nobody_is_ours, soon()).expect("readable").found.len() == 4
+    });
+    let found = scan(&[outer], nobody_is_ours, soon()).expect("readable").found;
+    assert!(found.iter().any(|marked| marked.identity.pid == root));
+    assert!(found.iter().all(|marked| marked.identity.pid != stranger));
+    assert!(
+        found
+            .iter()
+            .all(|marked| marked.markers.contains(&(outer, value.clone())))
+    );
+    let both = found
+        .iter()
+        .find(|marked| marked.identity.pid == nested)
+        .expect("found");
+    assert_eq!(both.markers.len(), 2);
+    assert_eq!(both.command, "sleep 600");
+
+    let without_sleeps = scan(&[outer], |arguments| arguments.first() == Some(&&b"sleep"[..]), soon());
+    let pids: Vec<i32> = without_sleeps
+        .expect("readable")
+        .found
+        .iter()
+        .map(|marked| marked.identity.pid)
+        .collect();
+    assert_eq!(pids, vec![root]);
+    assert_eq!(
+        scan(&[some_run()], nobody_is_ours, soon()).expect("readable").found,
+        vec![]
+    );
+}
+
+#[test]
+fn a_scan_is_bounded_and_its_cost_is_known() {
+    let past = scan(&[some_run()], nobody_is_ours, Instant::now()).expect("readable");
+    assert!(!past.unread.is_empty(), "what was not read is said");
+    let scan = scan(&[some_run()], nobody_is_ours, soon()).expect("readable");
+    assert!(scan.read > 0 && scan.unread.is_empty());
+    println!("{} processes read in {:?}", scan.read, scan.elapsed);
+    assert!(scan.elapsed < Duration::from_secs(5), "{:?}", scan.elapsed);
+}
+
+#[test]
+fn processes_of_other_users_are_counted_as_unreadable() {
+    if is_root() {
+        run_as_nobody("marker::processes_of_other_users_are_counted_as_unreadable");
+        return;
+    }
+    let scan = scan(&[some_run()], nobody_is_ours, soon()).expect("readable");
+    assert!(scan.unreadable > 0, "init is root's");
+}
+
+#[test]
+fn root_reads_the_markers_of_others() {
+    if !is_root() {
+        println!("skipped: needs root");
+        return;
+    }
+    let mut troupe = Troupe::new();
+    let run = some_run();
+    let mut command = troupe.command("sleep", &["600"]);
+    command.uid(NOBODY).gid(NOBODY).env(run.marker_name(), "embed/0#1");
+    troupe.spawn(command);
+    crate::common::until("it is found", || {
+        scan(&[run], nobody_is_ours, soon()).expect("readable").found.len() == 1
+    });
+}

@@ -1,0 +1,497 @@
+//! The release check, the readiness check and the choice of ports, with real sockets and processes.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use ostler_core::signal::Signal;
+use ostler_os::holders::Holder;
+use ostler_os::identity::Delivery;
+use ostler_os::port_choice::{PortChoice, reserve};
+use ostler_os::ports::{ListenerOwner, PortError, PortState, bind_listener, check, listener_in_tree, owner};
+use ostler_os::sockets::{Which, name_holders, on_port};
+use rustix::net::sockopt::{set_socket_reuseaddr, set_socket_reuseport};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
+
+use crate::common::{NOBODY, Troupe, handle_of, is_root, run_as_nobody, test_attribution, until};
+
+const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// A socket with the options of the table in ADR 0008.
+struct Options {
+    reuse_address: bool,
+    reuse_port: bool,
+    listens: bool,
+}
+
+const PLAIN: Options = Options {
+    reuse_address: false,
+    reuse_port: false,
+    listens: true,
+};
+const REUSING: Options = Options {
+    reuse_address: true,
+    reuse_port: false,
+    listens: true,
+};
+
+fn bound(address: SocketAddr, options: &Options) -> (OwnedFd, SocketAddr) {
+    let family = if address.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
+    let fd = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None).expect("a socket");
+    set_socket_reuseaddr(&fd, options.reuse_address).expect("set");
+    set_socket_reuseport(&fd, options.reuse_port).expect("set");
+    bind(&fd, &address).expect("bound");
+    if options.listens {
+        listen(&fd, 16).expect("listening");
+    }
+    let address = rustix::net::getsockname(&fd)
+        .expect("named")
+        .try_into()
+        .expect("an internet address");
+    (fd, address)
+}
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::new(LOCAL, port)
+}
+
+fn held(address: SocketAddr) -> Vec<Holder> {
+    match check(address).expect("checked") {
+        PortState::Held(holders) => holders,
+        PortState::Free => panic!("{address} is held, and was called free"),
+    }
+}
+
+fn is_held_by_us(address: SocketAddr, state: &str) -> bool {
+    let us = std::process::id() as i32;
+    held(address).iter().any(|holder| {
+        matches!(holder, Holder::Port(port) if port.process.as_ref().map(|(pid, _)| *pid) == Some(us) && port.state == state)
+    })
+}
+
+/// Listens, accepts one connection, closes both ends so that the server's side is the one in TIME_WAIT.
+fn leave_a_time_wait(options: &Options) -> SocketAddr {
+    let (listener, address) = bound(local(0), options);
+    let listener = TcpListener::from(listener);
+    let client = TcpStream::connect(address).expect("connected");
+    let (server, _) = listener.accept().expect("accepted");
+    drop(server);
+    drop(client);
+    drop(listener);
+    until("the connection is in TIME_WAIT", || {
+        on_port(address.port(), Which::All)
+            .expect("asked")
+            .iter()
+            .all(|socket| socket.state.as_str() == "in TIME_WAIT")
+    });
+    assert!(
+        !on_port(address.port(), Which::All).expect("asked").is_empty(),
+        "the server closed first"
+    );
+    address
+}
+
+#[test]
+fn time_wait_of_a_listener_with_reuseaddr_is_free() {
+    assert_eq!(check(leave_a_time_wait(&REUSING)).expect("checked"), PortState::Free);
+}
+
+#[test]
+fn time_wait_of_a_listener_without_reuseaddr_is_held_by_the_kernel() {
+    let address = leave_a_time_wait(&PLAIN);
+    assert_eq!(
+        held(address),
+        vec![Holder::TimeWait {
+            address,
+            connections: 1
+        }]
+    );
+}
+
+#[test]
+fn a_live_listener_is_held_by_its_process() {
+    for options in [PLAIN, REUSING] {
+        let (_listener, address) = bound(local(0), &options);
+        assert!(is_held_by_us(address, "listening"), "{:?}", held(address));
+    }
+}
+
+#[test]
+fn a_live_listener_with_reuseport_is_held() {
+    let (_listener, address) = bound(
+        local(0),
+        &Options {
+            reuse_address: true,
+            reuse_port: true,
+            listens: true,
+        },
+    );
+    assert!(is_held_by_us(address, "listening"), "{:?}", held(address));
+}
+
+/// Linux tells of such sockets from 6.8 on; before, they can't be seen and the worker's bind succeeds beside them.
+#[test]
+fn a_port_that_is_bound_and_not_listening_is_held() {
+    let (_bound, address) = bound(
+        local(0),
+        &Options {
+            reuse_address: true,
+            reuse_port: false,
+            listens: false,
+        },
+    );
+    if on_port(address.port(), Which::Owning).expect("asked").is_empty() {
+        println!("skipped: this kernel does not tell of bound sockets");
+        return;
+    }
+    assert!(is_held_by_us(address, "bound"), "{:?}", held(address));
+    let (_plain, address) = bound(
+        local(0),
+        &Options {
+            reuse_address: false,
+            reuse_port: false,
+            listens: false,
+        },
+    );
+    assert!(is_held_by_us(address, "bound"), "{:?}", held(address));
+}
+
+#[test]
+fn a_connection_without_its_listener_is_free() {
+    let (listener, address) = bound(local(0), &REUSING);
+    let listener = TcpListener::from(listener);
+    let _client = TcpStream::connect(address).expect("connected");
+    let (_server, _) = listener.accept().expect("accepted");
+    drop(listener);
+    assert_eq!(check(address).expect("checked"), PortState::Free);
+}
+
+#[test]
+fn other_loopback_addresses_are_free_and_wildcards_are_not() {
+    let (_listener, address) = bound(local(0), &REUSING);
+    let port = address.port();
+    let other = SocketAddr::from(([127, 0, 0, 2], port));
+    assert_eq!(check(other).expect("checked"), PortState::Free);
+    assert!(is_held_by_us(SocketAddr::from(([0, 0, 0, 0], port)), "listening"));
+}
+
+#[test]
+fn a_dual_stack_listener_holds_v4_too() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        println!("skipped: no IPv6 here");
+        return;
+    }
+    let (_listener, address) = bound("[::]:0".parse().expect("an address"), &REUSING);
+    assert!(is_held_by_us(local(address.port()), "listening"));
+    assert!(is_held_by_us(
+        SocketAddr::new("::1".parse().expect("an address"), address.port()),
+        "listening"
+    ));
+}
+
+#[test]
+fn v6_addresses_are_checked_and_freed() {
+    let Ok(listener) = TcpListener::bind("[::1]:0") else {
+        println!("skipped: no IPv6 here");
+        return;
+    };
+    let address = listener.local_addr().expect("named");
+    assert!(is_held_by_us(address, "listening"));
+    drop(listener);
+    assert_eq!(check(address).expect("checked"), PortState::Free);
+    let us = std::process::id() as i32;
+    assert_eq!(listener_in_tree(address, us).expect("asked"), ListenerOwner::Nobody);
+}
+
+#[test]
+fn an_address_that_is_not_ours_and_a_port_that_is_not_allowed_say_so() {
+    let elsewhere: SocketAddr = "192.0.2.1:7001".parse().expect("an address");
+    assert!(matches!(check(elsewhere), Err(PortError::NotOurs { .. })));
+}
+
+#[test]
+fn a_low_port_is_not_permitted_to_nobody() {
+    if is_root() {
+        run_as_nobody("ports::a_low_port_is_not_permitted_to_nobody");
+        return;
+    }
+    match check(local(1)) {
+        Err(PortError::NotPermitted { .. }) => {}
+        Ok(PortState::Free) => println!("skipped: low ports are free to all here"),
+        other => panic!("{other:?}"),
+    }
+}
+
+const LISTENER: &str = "
+import os, socket, sys, time
+s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(('127.0.0.1', 0)); s.listen()
+print(s.getsockname()[1])
+time.sleep(600)
+";
+
+/// The listener is a grandchild that made itself a session of its own; its parent has gone.
+const DETACHED_LISTENER: &str = "
+import os, socket, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        s.bind(('127.0.0.1', 0)); s.listen()
+        print(s.getsockname()[1])
+        time.sleep(600)
+    time.sleep(600)
+time.sleep(600)
+";
+
+#[test]
+fn a_foreign_holder_is_named_by_pid_and_command_until_it_is_gone() {
+    let mut troupe = Troupe::new();
+    let (pid, port) = troupe.python(LISTENER);
+    let address = local(port.parse().expect("a port"));
+    let text = held(address)[0].to_string();
+    assert!(
+        text.starts_with(&format!("pid {pid} (")) && text.contains("import os"),
+        "{text}"
+    );
+    assert_eq!(owner(address).expect("asked").map(|(pid, _)| pid), Some(pid));
+    let handle = handle_of(pid);
+    assert_eq!(
+        handle.signal(Signal::KILL, &test_attribution()).expect("permitted"),
+        Delivery::Sent
+    );
+    until("the port is free", || {
+        check(address).expect("checked") == PortState::Free
+    });
+    assert_eq!(owner(address).expect("asked"), None);
+    troupe.assert_none_left();
+}
+
+#[test]
+fn the_listener_of_a_grandchild_is_the_trees_and_of_nobody_else() {
+    let mut troupe = Troupe::new();
+    let (root, port) = troupe.python(DETACHED_LISTENER);
+    let address = local(port.parse().expect("a port"));
+    let us = std::process::id() as i32;
+    let ListenerOwner::Tree { pid } = listener_in_tree(address, us).expect("asked") else {
+        panic!("it is under us")
+    };
+    assert!(
+        matches!(listener_in_tree(address, root).expect("asked"), ListenerOwner::Tree { pid: same } if same == pid)
+    );
+    let elsewhere = troupe.spawn(troupe.command("sleep", &["600"]));
+    let ListenerOwner::Stranger(sockets) = listener_in_tree(address, elsewhere).expect("asked") else {
+        panic!("it is a stranger's")
+    };
+    assert!(
+        name_holders(&sockets)[0]
+            .to_string()
+            .starts_with(&format!("pid {pid} ("))
+    );
+    assert_eq!(listener_in_tree(local(1), root).expect("asked"), ListenerOwner::Nobody);
+}
+
+#[test]
+fn a_stranger_that_shares_the_port_by_reuseport_spoils_it() {
+    let mut troupe = Troupe::new();
+    let sharing = Options {
+        reuse_address: true,
+        reuse_port: true,
+        listens: true,
+    };
+    let (_ours, address) = bound(local(0), &sharing);
+    let script = LISTENER
+        .replace("SO_REUSEADDR", "SO_REUSEPORT")
+        .replace(", 0))", &format!(", {}))", address.port()));
+    let (root, _) = troupe.python(&script);
+    // The sharer is a descendant of ours, but our own socket is in no tree under it.
+    let us = std::process::id() as i32;
+    assert!(matches!(
+        listener_in_tree(address, us).expect("asked"),
+        ListenerOwner::Stranger(_)
+    ));
+    assert!(matches!(
+        listener_in_tree(address, root).expect("asked"),
+        ListenerOwner::Stranger(_)
+    ));
+}
+
+#[test]
+fn a_wildcard_listener_answers_for_loopback_unless_a_closer_one_does() {
+    let mut troupe = Troupe::new();
+    let (root, port) = troupe.python(&LISTENER.replace("127.0.0.1", "0.0.0.0"));
+    let port: u16 = port.parse().expect("a port");
+    let us = std::process::id() as i32;
+    for address in [local(port), SocketAddr::from(([0, 0, 0, 0], port))] {
+        assert_eq!(
+            listener_in_tree(address, us).expect("asked"),
+            ListenerOwner::Tree { pid: root }
+        );
+    }
+    // Now ask as the worker of somebody whose tree holds nothing.
+    assert!(matches!(
+        listener_in_tree(local(port), root).expect("asked"),
+        ListenerOwner::Stranger(_)
+    ));
+}
+
+/// A worker that protects itself (as a set-uid program is) hides its descriptors from an unprivileged host.
+#[test]
+fn a_protected_worker_is_unreadable_and_not_called_a_stranger() {
+    if is_root() {
+        run_as_nobody("ports::a_protected_worker_is_unreadable_and_not_called_a_stranger");
+        return;
+    }
+    let mut troupe = Troupe::new();
+    let protect = "import ctypes; PR_SET_DUMPABLE = 4; ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)\n";
+    let (pid, port) = troupe.python(&format!("{protect}{LISTENER}"));
+    let us = std::process::id() as i32;
+    let address = local(port.parse().expect("a port"));
+    assert_eq!(
+        listener_in_tree(address, us).expect("asked"),
+        ListenerOwner::Unreadable { pids: vec![pid] }
+    );
+    let text = held(address)[0].to_string();
+    assert!(text.contains(&format!("user {NOBODY}")), "{text}");
+}
+
+#[test]
+fn a_probe_of_readiness_is_cheap() {
+    let mut troupe = Troupe::new();
+    let (_, port) = troupe.python(LISTENER);
+    let address = local(port.parse().expect("a port"));
+    let us = std::process::id() as i32;
+    let start = Instant::now();
+    for _ in 0..100 {
+        assert!(matches!(
+            listener_in_tree(address, us).expect("asked"),
+            ListenerOwner::Tree { .. }
+        ));
+    }
+    let each = start.elapsed() / 100;
+    println!("listener_in_tree: {each:?}");
+    assert!(each.as_millis() < 50, "{each:?}");
+}
+
+#[test]
+fn two_workers_never_get_the_same_port_and_a_dropped_one_is_free_again() {
+    let reservations: Vec<_> = (0..300)
+        .map(|_| reserve(LOCAL, PortChoice::Any, None, "embed/0").expect("a port"))
+        .collect();
+    let mut ports: Vec<u16> = reservations
+        .iter()
+        .map(|reservation| reservation.address().port())
+        .collect();
+    ports.sort_unstable();
+    ports.dedup();
+    assert_eq!(ports.len(), 300);
+    let port = ports[0];
+    let taken = reserve(LOCAL, PortChoice::Fixed(port), None, "embed/1").expect_err("it is reserved");
+    assert!(
+        matches!(&taken, PortError::InUse { holders, .. } if matches!(&holders[0], Holder::Reserved { owner, .. } if owner == "embed/0")),
+        "{taken}"
+    );
+    drop(reservations);
+    let mut again = reserve(LOCAL, PortChoice::Fixed(port), None, "embed/1").expect("it is free");
+    again.settle();
+    assert!(again.renew());
+}
+
+#[test]
+fn a_restart_gets_the_port_it_had_unless_it_is_taken() {
+    let first = reserve(LOCAL, PortChoice::Any, None, "embed/0").expect("a port");
+    let port = first.address().port();
+    drop(first);
+    let second = reserve(LOCAL, PortChoice::Any, Some(port), "embed/0").expect("a port");
+    assert_eq!(second.address().port(), port);
+    drop(second);
+    let _stranger = TcpListener::bind(local(port)).expect("bound");
+    let third = reserve(LOCAL, PortChoice::Any, Some(port), "embed/0").expect("a port");
+    assert_ne!(third.address().port(), port);
+}
+
+#[test]
+fn a_fixed_port_that_is_taken_names_its_holder() {
+    let (_listener, address) = bound(local(0), &REUSING);
+    let error = reserve(LOCAL, PortChoice::Fixed(address.port()), None, "embed/0").expect_err("taken");
+    let text = error.to_string();
+    assert!(
+        text.contains(&format!("pid {}", std::process::id())) && text.contains("in use"),
+        "{text}"
+    );
+    // The failed try has left no reservation behind.
+    drop(_listener);
+    drop(reserve(LOCAL, PortChoice::Fixed(address.port()), None, "embed/0").expect("free now"));
+}
+
+/// An address of loopback that no other test uses, so that a range on it is this test's own.
+fn own_ip(last: u8) -> IpAddr {
+    Ipv4Addr::new(127, 77, 0, last).into()
+}
+
+#[test]
+fn a_range_skips_what_is_taken_and_names_the_holders_when_all_is() {
+    let ip = own_ip(1);
+    let range = PortChoice::Range {
+        first: 27_100,
+        last: 27_103,
+    };
+    let _stranger = TcpListener::bind(SocketAddr::new(ip, 27_100)).expect("bound");
+    let first = reserve(ip, range, None, "embed/0").expect("a port");
+    assert_eq!(first.address().port(), 27_101);
+    let second = reserve(ip, range, Some(27_103), "embed/1").expect("a port");
+    assert_eq!(second.address().port(), 27_103, "the previous one first");
+    let third = reserve(ip, range, Some(9), "embed/2").expect("a port");
+    assert_eq!(
+        third.address().port(),
+        27_102,
+        "a previous one outside of the range is not taken"
+    );
+    let PortError::RangeTaken { holders, .. } = reserve(ip, range, None, "embed/3").expect_err("all are taken") else {
+        panic!("a range that is taken")
+    };
+    assert_eq!(holders.len(), 4);
+    assert!(holders[0].to_string().contains(&format!("pid {}", std::process::id())));
+    assert!(holders[1].to_string().contains("embed/0"), "{}", holders[1]);
+}
+
+/// What another Ostler host does: it holds the claim of a port that it chose and whose worker has not bound it yet.
+#[test]
+fn a_port_that_another_host_has_claimed_is_not_chosen() {
+    let mut troupe = Troupe::new();
+    let ip = own_ip(2);
+    let script = "
+import socket, time
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.bind('\\0ostler-port-27200'); print('up'); time.sleep(600)
+";
+    let (pid, _) = troupe.python(script);
+    let range = PortChoice::Range {
+        first: 27_200,
+        last: 27_201,
+    };
+    let reservation = reserve(ip, range, None, "embed/0").expect("a port");
+    assert_eq!(reservation.address().port(), 27_201);
+    // Neither may the port be taken again for a restart while the other host has claimed it.
+    let mut fixed =
+        reserve(ip, PortChoice::Fixed(27_200), None, "embed/1").expect("a fixed port goes by what holds it");
+    assert!(!fixed.renew());
+    handle_of(pid)
+        .signal(Signal::KILL, &test_attribution())
+        .expect("permitted");
+    until("the claim went with its host", || fixed.renew());
+}
+
+#[test]
+fn a_listener_for_a_worker_is_bound_here_or_names_who_has_it() {
+    let listener = bind_listener(local(0)).expect("bound");
+    let address = listener.local_addr().expect("named");
+    let error = bind_listener(address).expect_err("taken");
+    assert!(
+        error.to_string().contains(&format!("pid {}", std::process::id())),
+        "{error}"
+    );
+}
