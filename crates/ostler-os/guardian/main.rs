@@ -1,7 +1,71 @@
-//! tmp
+//! The guardian and its sitters: one tiny program that starts Ostler's workers and ends their trees (ADR 0002).
+//!
+//! Reading order: `life` (when a tree is ended, pure), `sitter` (one slot), `worker` (fork to exec), `tree` (killing),
+//! `server` (the guardian itself); below them `wire`, `children`, `sys` and `arch`. The messages are in the library's
+//! `src/protocol.rs`, which is compiled into both.
+//!
+//! It uses `core` and raw system calls only: no allocator, no libc, no thread. Every wait is one `ppoll`, with a
+//! deadline where there is anything to be done later. A bug that panics fails safe: when the guardian exits, sitters
+//! end their trees; when a sitter exits, its worker dies with it and the guardian ends the rest.
 #![no_std]
 #![no_main]
-#[panic_handler]
-fn p(_: &core::panic::PanicInfo<'_>) -> ! { loop {} }
+#![no_builtins]
+
+mod arch;
+mod children;
+mod life;
+mod mem;
+#[path = "../src/protocol.rs"]
+mod protocol;
+mod server;
+mod sitter;
+mod slots;
+mod sys;
+mod text;
+mod tree;
+mod wire;
+mod worker;
+
+/// Where the guardian keeps its descriptors; a sitter has the same numbers for what it has. 0, 1 and 2 are /dev/null.
+/// Everything else is close-on-exec from its first moment.
+mod fd {
+    /// Orders: from the host in the guardian, from the guardian in a sitter.
+    pub(crate) const CONTROL: i32 = 3;
+    /// Events: the writing end that all share.
+    pub(crate) const EVENTS: i32 = 4;
+    /// A signalfd for SIGCHLD, the only signal that is listened to.
+    pub(crate) const SIGNALS: i32 = 5;
+    /// A pidfd of the host, in the guardian only. Everything from here on is closed in a sitter.
+    pub(crate) const HOST: i32 = 6;
+}
+
+/// Exit statuses that mean something to whoever looks at the guardian's end.
+mod status {
+    /// Told to end, or the host is gone; no child was left.
+    pub(crate) const DONE: i32 = 0;
+    /// The first message was no hello of a host.
+    pub(crate) const NO_HELLO: i32 = 2;
+    /// The host speaks another version of the protocol.
+    pub(crate) const VERSION: i32 = 4;
+    /// The set-up failed; the host was told the errno.
+    pub(crate) const SETUP: i32 = 5;
+    /// A bug.
+    pub(crate) const PANIC: i32 = 101;
+    /// In a worker-to-be: exec or a step before it failed, as the pipe has told.
+    pub(crate) const NOT_STARTED: i32 = 127;
+}
+
+/// Called by `arch`'s `_start` on the stack that the kernel gave us.
 #[unsafe(no_mangle)]
-extern "C" fn _start() -> ! { loop {} }
+extern "C" fn guardian_start() -> ! {
+    server::run()
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    sys::exit(status::PANIC)
+}
+
+/// `core`, as it comes compiled, names this function in its unwind tables. Nothing unwinds here, so nothing calls it.
+#[unsafe(no_mangle)]
+extern "C" fn rust_eh_personality() {}

@@ -1,0 +1,167 @@
+//! When a worker's tree is signalled and killed: one incarnation's life as a pure value, with time passed in.
+//!
+//! ```text
+//! Idle ─begin→ Starting ─executed→ Running ─────worker ended by itself────────────→ Killing ─finish→ Idle
+//!                 │                    │                                               ↑
+//!                 │                 end(signal, grace) … worker ended → Draining ──────┤ the group has ended too,
+//!                 └──── exec failed, reaped ──finish→ Idle                             │ or the grace is over
+//!                                  end(KILL or no grace), grace over, in any state ────┘
+//! ```
+//! Nothing leaves `Killing` but the proof that no child is left.
+
+use crate::protocol::Cause;
+
+pub(crate) const SIGKILL: i32 = 9;
+
+/// Where an incarnation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The slot is free.
+    Idle,
+    /// Forked; exec has neither succeeded nor failed.
+    Starting,
+    /// The worker runs.
+    Running,
+    /// It was told to end and has ended; others of its process group have the rest of the grace.
+    Draining,
+    /// Everything that is left is being killed.
+    Killing,
+}
+
+/// What is to be done to the tree now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Do {
+    Nothing,
+    /// Send this signal to the worker's process group.
+    Signal(i32, Cause),
+    /// Kill the whole tree, and go on until it is gone.
+    Kill(Cause),
+}
+
+/// How a tree ends when nobody is left to give orders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Policy {
+    pub(crate) signal: i32,
+    pub(crate) grace_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Life {
+    phase: Phase,
+    incarnation: u64,
+    policy: Policy,
+    /// Nanoseconds of the monotonic clock at which the grace is over.
+    deadline: Option<u64>,
+    /// Bit n: signal n was sent.
+    sent: u64,
+}
+
+impl Life {
+    pub(crate) const fn new() -> Self {
+        let policy = Policy {
+            signal: SIGKILL,
+            grace_ms: 0,
+        };
+        Self {
+            phase: Phase::Idle,
+            incarnation: 0,
+            policy,
+            deadline: None,
+            sent: 0,
+        }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// The incarnation in the slot, or the last one that was.
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    pub(crate) fn deadline(&self) -> Option<u64> {
+        self.deadline
+    }
+
+    /// The worker is forked.
+    pub(crate) fn begin(&mut self, incarnation: u64, policy: Policy) {
+        *self = Self {
+            phase: Phase::Starting,
+            incarnation,
+            policy,
+            deadline: None,
+            sent: 0,
+        };
+    }
+
+    /// Exec has succeeded.
+    pub(crate) fn executed(&mut self) {
+        if self.phase == Phase::Starting {
+            self.phase = Phase::Running;
+        }
+    }
+
+    /// The end is ordered. A repeated order can only hasten it.
+    pub(crate) fn end(&mut self, signal: i32, grace_ms: u64, cause: Cause, now: u64) -> Do {
+        if matches!(self.phase, Phase::Idle | Phase::Killing) {
+            return Do::Nothing;
+        }
+        if signal == SIGKILL || grace_ms == 0 {
+            return self.kill(cause);
+        }
+        let until = now.saturating_add(grace_ms.saturating_mul(1_000_000));
+        self.deadline = Some(self.deadline.map_or(until, |earlier| earlier.min(until)));
+        let bit = 1_u64.checked_shl(signal.unsigned_abs() % 64).unwrap_or(0);
+        if self.phase == Phase::Draining || self.sent & bit != 0 {
+            return Do::Nothing;
+        }
+        self.sent |= bit;
+        Do::Signal(signal, cause)
+    }
+
+    /// Nobody gives orders any more: the tree ends by its policy.
+    pub(crate) fn bereaved(&mut self, cause: Cause, now: u64) -> Do {
+        self.end(self.policy.signal, self.policy.grace_ms, cause, now)
+    }
+
+    /// The worker's own process has ended.
+    pub(crate) fn worker_ended(&mut self, now: u64) -> Do {
+        match (self.phase, self.deadline) {
+            (Phase::Idle | Phase::Draining | Phase::Killing, _) => Do::Nothing,
+            (Phase::Starting | Phase::Running, Some(deadline)) if now < deadline => {
+                self.phase = Phase::Draining;
+                Do::Nothing
+            }
+            (Phase::Starting | Phase::Running, _) => self.kill(Cause::TreeKill),
+        }
+    }
+
+    /// No member of the worker's process group is left.
+    pub(crate) fn drained(&mut self) -> Do {
+        match self.phase {
+            Phase::Draining => self.kill(Cause::TreeKill),
+            Phase::Idle | Phase::Starting | Phase::Running | Phase::Killing => Do::Nothing,
+        }
+    }
+
+    /// Time has passed.
+    pub(crate) fn tick(&mut self, now: u64) -> Do {
+        match self.deadline {
+            Some(deadline) if now >= deadline => self.kill(Cause::GraceOver),
+            _ => Do::Nothing,
+        }
+    }
+
+    /// Nothing of the incarnation is left.
+    pub(crate) fn finish(&mut self) {
+        self.phase = Phase::Idle;
+        self.deadline = None;
+    }
+
+    fn kill(&mut self, cause: Cause) -> Do {
+        self.phase = Phase::Killing;
+        self.deadline = None;
+        Do::Kill(cause)
+    }
+}

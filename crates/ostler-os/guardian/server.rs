@@ -1,0 +1,576 @@
+//! The guardian itself: passes orders on to sitters, makes and reaps them, and ends everything when the host is gone.
+
+use crate::children;
+use crate::fd;
+use crate::protocol::{Event, EventKind, Hello, MAGIC, Order, OrderKind, Step, VERSION};
+use crate::sitter;
+use crate::slots::{Slots, State};
+use crate::status;
+use crate::sys::{self, DescriptorLimit, Errno, Fd, PollFd};
+use crate::tree;
+use crate::wire::{Fds, Outbox, Received, receive, send};
+
+const MILLISECOND: u64 = 1_000_000;
+
+/// At most this many children are reaped before orders are looked at again.
+const REAPS: u32 = 64;
+/// Orders are taken while at least this many events can wait.
+const ROOM: usize = 12;
+/// Strays that a census names.
+const NAMED: i32 = 8;
+/// Between two looks for strays: from the first to the last, doubled each time.
+const FIRST_PAUSE: u64 = 2 * MILLISECOND;
+const LONGEST_PAUSE: u64 = 512 * MILLISECOND;
+/// How often slots that could not be told to close are told again.
+const CLOSE_AGAIN: u64 = 100 * MILLISECOND;
+/// How long last words wait for a host that does not read.
+const LAST_WORDS: u64 = 5_000 * MILLISECOND;
+
+/// The kill of what dead sitters left: every child that is no sitter.
+struct Hunt {
+    next: u64,
+    pause: u64,
+    killed: i32,
+}
+
+/// How the guardian comes to its end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Course {
+    Serving,
+    /// Told to quit: closes slots until none is left. The time is when to tell those again that could not be told.
+    Quitting(u64),
+    /// The host is gone: every sitter knows.
+    Bereft,
+    /// No child is left, and the last word is said, at this time.
+    Leaving(u64),
+}
+
+struct Server {
+    slots: Slots,
+    /// How many sitters there are.
+    sitters: u32,
+    outbox: Outbox,
+    /// What workers get back.
+    limit: DescriptorLimit,
+    /// The highest descriptor seen so far.
+    highest: i32,
+    course: Course,
+    hunt: Option<Hunt>,
+    /// The next slot that a running census looks at.
+    census: Option<u32>,
+    reap_again: bool,
+}
+
+/// The guardian from its first instruction on; its standard input is the control socket.
+pub(crate) fn run() -> ! {
+    let inherited = sys::descriptor_limit().map_or(1024, |limit| limit.soft.min(65_536)) as i32;
+    sys::close_from(3, inherited);
+    let hello = take_hello();
+    let slots = set_up();
+    let limit = match &slots {
+        Ok(_) => raise_limit(&hello),
+        Err(errno) => Err(*errno),
+    };
+    let errno = limit.as_ref().map_or_else(|errno| errno.0, |_| 0);
+    let mut outbox = Outbox::new();
+    let ready = Event {
+        a: sys::own_pid(),
+        b: errno,
+        c: u64::from(VERSION),
+        ..Event::new(EventKind::Ready, MAGIC, 0)
+    };
+    outbox.push(ready);
+    outbox.flush(sys::now());
+    if hello.version != VERSION {
+        sys::exit(status::VERSION);
+    }
+    let (Ok(slots), Ok(limit)) = (slots, limit) else {
+        sys::exit(status::SETUP)
+    };
+    let mut server = Server {
+        slots,
+        sitters: 0,
+        outbox,
+        limit,
+        highest: fd::HOST,
+        course: Course::Serving,
+        hunt: None,
+        census: None,
+        reap_again: false,
+    };
+    loop {
+        server.turn();
+    }
+}
+
+/// Waits for the host's first message, and puts every descriptor in its place.
+fn take_hello() -> Hello {
+    let mut bytes = [0; Hello::SIZE];
+    let (length, mut fds) = loop {
+        sys::poll(&mut [PollFd::readable(0)], None);
+        match receive(0, &mut bytes) {
+            Received::Message { length, fds, .. } => break (length, fds),
+            Received::Nothing => {}
+            // The host ended before it said anything.
+            Received::End => sys::exit(status::DONE),
+        }
+    };
+    let (hello, events, host) = (Hello::decode(&bytes[..length]), fds.take(0), fds.take(1));
+    let (Some(hello), Some(events), Some(host)) = (hello, events, host) else {
+        sys::exit(status::NO_HELLO)
+    };
+    let placed = [(0, fd::CONTROL), (events.raw(), fd::EVENTS), (host.raw(), fd::HOST)];
+    // First everything out of the way, then each to its place; 1 is /dev/null.
+    let aside = placed.map(|(raw, place)| sys::duplicate_above(raw, fd::HOST + 1).map(|raw| (raw, place)));
+    for copy in aside {
+        let done = copy.and_then(|(raw, place)| sys::duplicate_to(raw, place, true));
+        if done.is_err() {
+            sys::exit(status::SETUP);
+        }
+    }
+    // Their numbers may be places that have just been filled.
+    let _ = (events.into_raw(), host.into_raw());
+    sys::close_from(fd::HOST + 1, fd::HOST + 16);
+    if sys::duplicate_to(1, 0, false).is_err() {
+        sys::exit(status::SETUP);
+    }
+    hello
+}
+
+/// What makes this process a guardian.
+fn set_up() -> sys::Result<Slots> {
+    sys::set_name(c"ostler-guardian");
+    // It fails only in a leader of a process group, which a freshly spawned process is not; a terminal's signals are
+    // blocked anyway.
+    let _ = sys::new_session();
+    // Blocked rather than ignored: nothing reaches us, and what workers inherit is every signal's default action.
+    sys::default_signal_actions();
+    sys::set_blocked_signals(u64::MAX)?;
+    let signals = sys::child_signals()?;
+    match signals.into_raw() {
+        fd::SIGNALS => {}
+        raw => {
+            let signals = Fd::own(raw);
+            sys::duplicate_to(signals.raw(), fd::SIGNALS, true)?;
+        }
+    }
+    sys::become_subreaper()?;
+    Slots::new()
+}
+
+/// Raises our own limit of descriptors as far as it goes. Returns what workers get back.
+fn raise_limit(hello: &Hello) -> sys::Result<DescriptorLimit> {
+    let own = sys::descriptor_limit()?;
+    sys::set_descriptor_limit(DescriptorLimit {
+        soft: own.hard,
+        hard: own.hard,
+    })?;
+    let hard = hello.nofile_hard.min(own.hard);
+    Ok(DescriptorLimit {
+        soft: hello.nofile_soft.min(hard),
+        hard,
+    })
+}
+
+impl Server {
+    /// Waits for something to do, and does it.
+    fn turn(&mut self) {
+        let mut now = sys::now();
+        self.go_on_with_census();
+        self.outbox.flush(now);
+        if let Course::Leaving(since) = self.course
+            && (self.outbox.is_empty() || now >= since + LAST_WORDS)
+        {
+            sys::exit(status::DONE);
+        }
+
+        let host_present = matches!(self.course, Course::Serving | Course::Quitting(_));
+        let control = match host_present {
+            true if self.outbox.room() < ROOM => PollFd::end_only(fd::CONTROL),
+            true => PollFd::readable(fd::CONTROL),
+            false => PollFd::NONE,
+        };
+        let host = if host_present {
+            PollFd::readable(fd::HOST)
+        } else {
+            PollFd::NONE
+        };
+        let room = if self.outbox.wants_room() {
+            PollFd::writable(fd::EVENTS)
+        } else {
+            PollFd::NONE
+        };
+        let mut polled = [PollFd::readable(fd::SIGNALS), control, host, room];
+        sys::poll(&mut polled, self.next_time(now));
+        now = sys::now();
+
+        let [signals, control, host, _] = polled;
+        if signals.woke() {
+            sys::take_child_signal(fd::SIGNALS);
+            self.reap_again = true;
+        }
+        if host.woke() {
+            self.host_gone(true, now);
+        } else if control.woke() {
+            self.order(now);
+        }
+        if self.reap_again {
+            self.reap(now);
+        }
+        self.hunt(now);
+        self.close_again(now);
+    }
+
+    /// When a turn is due though nothing happens; `None` for never.
+    fn next_time(&self, now: u64) -> Option<u64> {
+        if self.reap_again || (self.census.is_some() && self.outbox.room() >= ROOM) {
+            return Some(now);
+        }
+        let course = match self.course {
+            Course::Quitting(again) => Some(again),
+            Course::Leaving(since) => Some(since + LAST_WORDS),
+            Course::Serving | Course::Bereft => None,
+        };
+        [course, self.hunt.as_ref().map(|hunt| hunt.next), self.outbox.retry_at()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn say(&mut self, kind: EventKind, slot: u32, incarnation: u64, a: i32, b: i32) {
+        self.outbox.push(Event {
+            a,
+            b,
+            ..Event::new(kind, slot, incarnation)
+        });
+    }
+
+    // Orders.
+
+    fn order(&mut self, now: u64) {
+        let mut bytes = [0; Order::SIZE];
+        match receive(fd::CONTROL, &mut bytes) {
+            Received::Nothing => {}
+            Received::End => self.host_gone(false, now),
+            Received::Message { length, fds, truncated } => {
+                self.highest = self.highest.max(fds.highest());
+                // Both ends have the same version, so anything else is no order; its descriptors are closed here.
+                if let Some(order) = Order::decode(&bytes[..length]) {
+                    self.obey(&order, &fds, truncated, now);
+                }
+            }
+        }
+    }
+
+    fn obey(&mut self, order: &Order, fds: &Fds, truncated: bool, now: u64) {
+        match order.kind {
+            OrderKind::Spawn => {
+                if let Err((step, errno)) = self.spawn(order, fds, truncated) {
+                    self.say(
+                        EventKind::SpawnFailed,
+                        order.slot,
+                        order.incarnation,
+                        errno.0,
+                        step as i32,
+                    );
+                }
+            }
+            OrderKind::End => {
+                // Without a sitter nothing of the incarnation is left: it has ended.
+                let _ = self.pass_on_or_tell(order);
+            }
+            OrderKind::Query => {
+                if self.pass_on_or_tell(order) == Err(Errno::ENOENT) {
+                    self.say(
+                        EventKind::OrderFailed,
+                        order.slot,
+                        0,
+                        Errno::ENOENT.0,
+                        order.kind as i32,
+                    );
+                }
+            }
+            OrderKind::Close => match self.slots.get(order.slot).map_or(State::Empty, |slot| slot.state()) {
+                State::Empty => self.say(EventKind::Closed, order.slot, 0, 0, 0),
+                State::Serving => {
+                    if self.pass_on_or_tell(order).is_ok() {
+                        self.set_state(order.slot, State::Closing);
+                    }
+                }
+                // Said already, or SitterLost is about to say that there is none any more.
+                State::Closing | State::Lost => {}
+            },
+            OrderKind::Census => self.census = self.census.or(Some(0)),
+            OrderKind::Quit => {
+                self.course = Course::Quitting(now);
+                self.reap_again = true;
+            }
+            // Not for guardians.
+            OrderKind::HostGone => {}
+        }
+    }
+
+    /// Gives an order to its slot's sitter: ENOENT when there is none; any other failure is told to the host.
+    fn pass_on_or_tell(&mut self, order: &Order) -> sys::Result<()> {
+        let Some(slot) = self.slots.get(order.slot).filter(|slot| slot.has_sitter()) else {
+            return Err(Errno::ENOENT);
+        };
+        let outcome = send(slot.socket, &order.encode(), None);
+        if let Err(errno) = outcome {
+            self.say(
+                EventKind::OrderFailed,
+                order.slot,
+                order.incarnation,
+                errno.0,
+                order.kind as i32,
+            );
+        }
+        outcome
+    }
+
+    fn set_state(&mut self, slot: u32, state: State) {
+        if let Some(slot) = self.slots.get(slot) {
+            slot.set(state);
+        }
+    }
+
+    fn spawn(&mut self, order: &Order, fds: &Fds, truncated: bool) -> Result<(), (Step, Errno)> {
+        if self.course != Course::Serving {
+            return Err((Step::Slot, Errno::ESHUTDOWN));
+        }
+        if truncated {
+            return Err((Step::Receive, Errno::EMFILE));
+        }
+        match self.slots.at(order.slot).map_err(|errno| (Step::Slot, errno))?.state() {
+            State::Serving => {}
+            State::Empty => self.make_sitter(order.slot)?,
+            State::Closing | State::Lost => return Err((Step::Slot, Errno::EBUSY)),
+        }
+        let slot = self.slots.at(order.slot).map_err(|errno| (Step::Slot, errno))?;
+        send(slot.socket, &order.encode(), Some(fds)).map_err(|errno| (Step::Forward, errno))?;
+        slot.incarnation = order.incarnation;
+        Ok(())
+    }
+
+    fn make_sitter(&mut self, slot: u32) -> Result<(), (Step, Errno)> {
+        let (ours, theirs) = sys::socket_pair().map_err(|errno| (Step::SitterSocket, errno))?;
+        self.highest = self.highest.max(ours.raw()).max(theirs.raw());
+        let pid = sys::fork().map_err(|errno| (Step::SitterFork, errno))?;
+        if pid == 0 {
+            if sys::duplicate_to(theirs.raw(), fd::CONTROL, true).is_err() {
+                sys::exit(status::SETUP);
+            }
+            // The host's pidfd and the other sitters' sockets: nobody but the guardian may keep those open.
+            sys::close_from(fd::HOST, self.highest);
+            sitter::run(slot, self.limit);
+        }
+        self.sitters += 1;
+        let place = self.slots.at(slot).map_err(|errno| (Step::Slot, errno))?;
+        place.sitter = pid;
+        place.socket = ours.into_raw();
+        place.incarnation = 0;
+        place.set(State::Serving);
+        Ok(())
+    }
+
+    // The host's end, and ours.
+
+    /// The host is dead, or it has let go. Every sitter is told, and then loses its socket.
+    fn host_gone(&mut self, dead: bool, now: u64) {
+        const SIGCONT: i32 = 18;
+        self.course = Course::Bereft;
+        self.census = None;
+        if dead {
+            self.outbox.give_up();
+        }
+        let order = Order {
+            signal: i32::from(dead),
+            ..Order::new(OrderKind::HostGone, 0, 0)
+        };
+        for slot in self.slots.all().iter_mut().filter(|slot| slot.has_sitter()) {
+            // Where this does not go through, the closed socket says the same.
+            let _ = send(slot.socket, &order.encode(), None);
+            close_socket(&mut slot.socket);
+            // Somebody may have stopped it; it is our child and not reaped, so this can hit nobody else.
+            let _ = sys::signal(slot.sitter, SIGCONT);
+        }
+        self.reap(now);
+    }
+
+    /// Tells every slot to close, and those again that could not take it in.
+    fn close_again(&mut self, now: u64) {
+        let Course::Quitting(at) = self.course else { return };
+        if now < at {
+            return;
+        }
+        self.course = Course::Quitting(now + CLOSE_AGAIN);
+        for (number, slot) in self
+            .slots
+            .all()
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, slot)| slot.state() == State::Serving)
+        {
+            let order = Order::new(OrderKind::Close, u32::try_from(number).unwrap_or(u32::MAX), 0);
+            if send(slot.socket, &order.encode(), None).is_ok() {
+                slot.set(State::Closing);
+            }
+        }
+    }
+
+    // Children.
+
+    fn reap(&mut self, now: u64) {
+        self.reap_again = false;
+        for _ in 0..REAPS {
+            match sys::reap_any() {
+                Ok(Some(ended)) => match self.slots.of_sitter(ended.pid) {
+                    Some(slot) => self.sitter_ended(slot, ended.status, now),
+                    None => self.stray_ended(now),
+                },
+                Ok(None) => return,
+                Err(_childless) => return self.leave_if_told(now),
+            }
+        }
+        self.reap_again = true;
+    }
+
+    /// A sitter that ends by itself has no child left. One that is killed leaves its tree to us.
+    fn sitter_ended(&mut self, number: u32, status: i32, now: u64) {
+        self.sitters = self.sitters.saturating_sub(1);
+        let bereft = self.course == Course::Bereft;
+        let Some(slot) = self.slots.get(number) else { return };
+        let expected = status == 0 && (slot.state() == State::Closing || bereft);
+        close_socket(&mut slot.socket);
+        slot.status = status;
+        slot.set(if expected { State::Empty } else { State::Lost });
+        if expected {
+            self.say(EventKind::Closed, number, 0, 0, 0);
+        } else {
+            let killed = self.hunt.as_ref().map_or(0, |hunt| hunt.killed);
+            self.hunt = Some(Hunt {
+                next: now,
+                pause: FIRST_PAUSE,
+                killed,
+            });
+        }
+    }
+
+    fn stray_ended(&mut self, now: u64) {
+        if let Some(hunt) = &mut self.hunt {
+            hunt.killed += 1;
+            hunt.pause = FIRST_PAUSE;
+            hunt.next = hunt.next.min(now + FIRST_PAUSE);
+        }
+    }
+
+    /// Kills every child that is no sitter, until a whole look at our children finds none.
+    ///
+    /// A child of ours stays in sight until we reap it, and a stray's children become ours before we can reap it: so a
+    /// look that finds none has missed none.
+    fn hunt(&mut self, now: u64) {
+        let Some(hunt) = self.hunt.as_mut().filter(|hunt| now >= hunt.next) else {
+            return;
+        };
+        hunt.next = now + hunt.pause;
+        hunt.pause = (hunt.pause * 2).min(LONGEST_PAUSE);
+        let own_group = sys::group_of(0).unwrap_or(0);
+        let mut found = false;
+        let slots = &mut self.slots;
+        let looked = children::each(|child| {
+            if slots.of_sitter(child).is_none() {
+                found = true;
+                // Refused (EPERM) or gone already: the next look sees.
+                let _ = tree::kill_with_group(child, own_group);
+            }
+        });
+        self.reap_again = true;
+        if looked.is_ok() && !found && self.report_lost() {
+            self.hunt = None;
+        }
+    }
+
+    /// Says which sitters were lost, now that nothing of them is left. False when there was no room for all.
+    fn report_lost(&mut self) -> bool {
+        let killed = self.hunt.as_ref().map_or(0, |hunt| hunt.killed);
+        let mut left = killed;
+        for (number, slot) in self
+            .slots
+            .all()
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, slot)| slot.state() == State::Lost)
+        {
+            if self.outbox.room() < ROOM / 2 {
+                return false;
+            }
+            let number = u32::try_from(number).unwrap_or(u32::MAX);
+            let event = Event::new(EventKind::SitterLost, number, slot.incarnation);
+            self.outbox.push(Event {
+                a: left,
+                b: slot.status,
+                ..event
+            });
+            left = 0;
+            slot.set(State::Empty);
+        }
+        true
+    }
+
+    /// There is no child. Ends the guardian if that was all it waited for.
+    fn leave_if_told(&mut self, now: u64) {
+        let done = matches!(self.course, Course::Quitting(_) | Course::Bereft);
+        if done && self.sitters == 0 && self.hunt.is_none() {
+            self.say(EventKind::Bye, 0, 0, 0, 0);
+            self.course = Course::Leaving(now);
+        }
+    }
+
+    // The census.
+
+    /// Goes on naming sitters as far as there is room; strays and the totals come last.
+    fn go_on_with_census(&mut self) {
+        let Some(mut next) = self.census else { return };
+        while self.outbox.room() >= ROOM {
+            let Some(slot) = self.slots.get(next) else {
+                self.census = None;
+                return self.end_census();
+            };
+            if slot.has_sitter() {
+                let pid = slot.sitter;
+                self.say(EventKind::CensusSitter, next, 0, pid, 0);
+            }
+            next += 1;
+        }
+        self.census = Some(next);
+    }
+
+    fn end_census(&mut self) {
+        let (slots, outbox) = (&mut self.slots, &mut self.outbox);
+        let mut strays = 0;
+        // What cannot be read is not named, and not counted.
+        let _ = children::each(|pid| {
+            if slots.of_sitter(pid).is_some() {
+                return;
+            }
+            strays += 1;
+            if strays <= NAMED {
+                let c = children::start_time(pid);
+                outbox.push(Event {
+                    a: pid,
+                    c,
+                    ..Event::new(EventKind::CensusStray, 0, 0)
+                });
+            }
+        });
+        let sitters = i32::try_from(self.sitters).unwrap_or(i32::MAX);
+        self.say(EventKind::Census, 0, 0, sitters, strays);
+    }
+}
+
+fn close_socket(socket: &mut i32) {
+    if *socket > 0 {
+        drop(Fd::own(*socket));
+        *socket = 0;
+    }
+}

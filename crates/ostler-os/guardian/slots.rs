@@ -1,0 +1,111 @@
+//! The guardian's table of slots: one anonymous mapping, as long as the highest slot in use needs, never shorter.
+
+use core::slice;
+
+use crate::protocol::MAX_SLOTS;
+use crate::sys::{self, Errno};
+
+/// What a slot has. All zeros is an empty slot, so that fresh memory needs no filling.
+#[repr(C)]
+pub(crate) struct Slot {
+    /// The incarnation that was last passed on.
+    pub(crate) incarnation: u64,
+    /// The sitter's pid.
+    pub(crate) sitter: i32,
+    /// Our end of the sitter's socket; 0 when it is closed.
+    pub(crate) socket: i32,
+    /// How the sitter ended, as wait(2) encodes it.
+    pub(crate) status: i32,
+    state: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// No sitter.
+    Empty,
+    Serving,
+    /// Told to end with its tree.
+    Closing,
+    /// Its sitter died; what it left is being killed.
+    Lost,
+}
+
+impl Slot {
+    pub(crate) fn state(&self) -> State {
+        match self.state {
+            1 => State::Serving,
+            2 => State::Closing,
+            3 => State::Lost,
+            _ => State::Empty,
+        }
+    }
+
+    pub(crate) fn set(&mut self, state: State) {
+        self.state = match state {
+            State::Empty => 0,
+            State::Serving => 1,
+            State::Closing => 2,
+            State::Lost => 3,
+        };
+    }
+
+    /// Whether there is a sitter process.
+    pub(crate) fn has_sitter(&self) -> bool {
+        matches!(self.state(), State::Serving | State::Closing)
+    }
+}
+
+pub(crate) struct Slots {
+    start: *mut u8,
+    bytes: usize,
+}
+
+const PAGE: usize = 4096;
+
+impl Slots {
+    /// Room for the first hundred or so.
+    pub(crate) fn new() -> sys::Result<Self> {
+        let start = sys::map(PAGE)?;
+        sys::keep_from_children(start, PAGE);
+        Ok(Self { start, bytes: PAGE })
+    }
+
+    /// The slot of this number, whose place is made if need be.
+    pub(crate) fn at(&mut self, slot: u32) -> sys::Result<&mut Slot> {
+        if slot >= MAX_SLOTS {
+            return Err(Errno::EINVAL);
+        }
+        let index = slot as usize;
+        let needed = (index + 1) * size_of::<Slot>();
+        if needed > self.bytes {
+            // Doubling, so that n slots cost n moves at most.
+            let larger = needed.max(self.bytes * 2).next_multiple_of(PAGE);
+            // SAFETY: the mapping of `new`, and no reference into it lives: `self` is borrowed for changing.
+            self.start = unsafe { sys::grow(self.start, self.bytes, larger) }?;
+            self.bytes = larger;
+            sys::keep_from_children(self.start, larger);
+        }
+        Ok(&mut self.all()[index])
+    }
+
+    /// The slot of this number if it has a place.
+    pub(crate) fn get(&mut self, slot: u32) -> Option<&mut Slot> {
+        self.all().get_mut(slot as usize)
+    }
+
+    /// Every place there is.
+    pub(crate) fn all(&mut self) -> &mut [Slot] {
+        // SAFETY: the mapping holds this many slots, aligned to a page; any bytes are a valid slot, and `self` is borrowed
+        // for changing.
+        unsafe { slice::from_raw_parts_mut(self.start.cast(), self.bytes / size_of::<Slot>()) }
+    }
+
+    /// The number of the slot whose sitter has this pid.
+    pub(crate) fn of_sitter(&mut self, pid: i32) -> Option<u32> {
+        let found = self
+            .all()
+            .iter()
+            .position(|slot| slot.has_sitter() && slot.sitter == pid)?;
+        u32::try_from(found).ok()
+    }
+}

@@ -1,0 +1,585 @@
+//! System calls with types: the only way from the rest of the program into the kernel, besides `wire`'s two messages.
+
+use core::ffi::CStr;
+use core::ptr::{null, null_mut};
+
+use crate::arch::{number, syscall};
+
+/// An error number of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Errno(pub(crate) i32);
+
+impl Errno {
+    pub(crate) const EPERM: Self = Self(1);
+    pub(crate) const ENOENT: Self = Self(2);
+    pub(crate) const ESRCH: Self = Self(3);
+    pub(crate) const EINTR: Self = Self(4);
+    pub(crate) const EIO: Self = Self(5);
+    pub(crate) const ECHILD: Self = Self(10);
+    pub(crate) const EAGAIN: Self = Self(11);
+    pub(crate) const ENOMEM: Self = Self(12);
+    pub(crate) const EBUSY: Self = Self(16);
+    pub(crate) const ENODEV: Self = Self(19);
+    pub(crate) const EINVAL: Self = Self(22);
+    pub(crate) const EMFILE: Self = Self(24);
+    pub(crate) const ENOBUFS: Self = Self(105);
+    pub(crate) const ESHUTDOWN: Self = Self(108);
+}
+
+pub(crate) type Result<T> = core::result::Result<T, Errno>;
+
+/// # Safety
+/// As the call itself: pointers among the arguments must be valid for what the kernel reads and writes.
+pub(crate) unsafe fn call(number: usize, args: [usize; 6]) -> Result<usize> {
+    // SAFETY: the caller's promise.
+    match unsafe { syscall(number, args) } {
+        // The kernel's errors are -4095 to -1 (syscall(2)).
+        error @ -4095..=-1 => Err(Errno(-error as i32)),
+        value => Ok(value as usize),
+    }
+}
+
+/// A descriptor that is closed when it goes out of scope.
+#[derive(Debug)]
+pub(crate) struct Fd(i32);
+
+impl Fd {
+    /// Takes a descriptor over that nothing else closes.
+    pub(crate) fn own(raw: i32) -> Self {
+        Self(raw)
+    }
+
+    pub(crate) fn raw(&self) -> i32 {
+        self.0
+    }
+
+    /// Gives it up without closing it.
+    pub(crate) fn into_raw(self) -> i32 {
+        core::mem::ManuallyDrop::new(self).0
+    }
+}
+
+impl Drop for Fd {
+    fn drop(&mut self) {
+        close(self.0);
+    }
+}
+
+/// The descriptor is gone afterwards whatever close(2) says, so its answer changes nothing.
+pub(crate) fn close(fd: i32) {
+    // SAFETY: no pointers.
+    let _ = unsafe { call(number::CLOSE, [fd as usize, 0, 0, 0, 0, 0]) };
+}
+
+/// Closes `first` and all above. Kernels before 5.9 lack the call: then those up to `highest`.
+pub(crate) fn close_from(first: i32, highest: i32) {
+    // SAFETY: no pointers.
+    if unsafe { call(number::CLOSE_RANGE, [first as usize, u32::MAX as usize, 0, 0, 0, 0]) }.is_err() {
+        (first..=highest).for_each(close);
+    }
+}
+
+/// Marks `first` and all above close-on-exec; an error means that the kernel (before 5.11) cannot.
+pub(crate) fn close_on_exec_from(first: i32) -> Result<()> {
+    const CLOSE_RANGE_CLOEXEC: usize = 4;
+    // SAFETY: no pointers.
+    unsafe {
+        call(
+            number::CLOSE_RANGE,
+            [first as usize, u32::MAX as usize, CLOSE_RANGE_CLOEXEC, 0, 0, 0],
+        )
+    }
+    .map(drop)
+}
+
+const O_CLOEXEC: usize = 0o2_000_000;
+const O_NONBLOCK: usize = 0o4_000;
+const AT_FDCWD: i32 = -100;
+
+/// Opens for reading.
+pub(crate) fn open(path: &CStr) -> Result<Fd> {
+    open_at(AT_FDCWD, path, 0)
+}
+
+/// Opens a file of a directory for reading.
+pub(crate) fn open_in(directory: &Fd, path: &CStr) -> Result<Fd> {
+    open_at(directory.0, path, 0)
+}
+
+/// Opens a file of a directory for writing.
+pub(crate) fn open_in_to_write(directory: &Fd, path: &CStr) -> Result<Fd> {
+    open_at(directory.0, path, 1)
+}
+
+fn open_at(directory: i32, path: &CStr, flags: usize) -> Result<Fd> {
+    let args = [directory as usize, path.as_ptr() as usize, flags | O_CLOEXEC, 0, 0, 0];
+    // SAFETY: the path is a C string that outlives the call.
+    unsafe { call(number::OPENAT, args) }.map(|raw| Fd(raw as i32))
+}
+
+pub(crate) fn read(fd: i32, buffer: &mut [u8]) -> Result<usize> {
+    // SAFETY: the buffer is ours to write for its whole length.
+    unsafe {
+        call(
+            number::READ,
+            [fd as usize, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0],
+        )
+    }
+}
+
+pub(crate) fn write(fd: i32, bytes: &[u8]) -> Result<usize> {
+    // SAFETY: the bytes are readable for their whole length.
+    unsafe {
+        call(
+            number::WRITE,
+            [fd as usize, bytes.as_ptr() as usize, bytes.len(), 0, 0, 0],
+        )
+    }
+}
+
+/// The next entries of a directory, as `linux_dirent64` records; 0 bytes at the end.
+pub(crate) fn read_directory(fd: &Fd, buffer: &mut [u8]) -> Result<usize> {
+    // SAFETY: the buffer is ours to write for its whole length.
+    unsafe {
+        call(
+            number::GETDENTS64,
+            [fd.0 as usize, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0],
+        )
+    }
+}
+
+/// The size of a file.
+pub(crate) fn size(fd: i32) -> Result<usize> {
+    const SEEK_END: usize = 2;
+    // SAFETY: no pointers.
+    unsafe { call(number::LSEEK, [fd as usize, 0, SEEK_END, 0, 0, 0]) }
+}
+
+/// A pipe: reading end, writing end; neither blocks, both are close-on-exec.
+pub(crate) fn pipe() -> Result<(Fd, Fd)> {
+    let mut ends = [0_i32; 2];
+    // SAFETY: room for the two numbers that the kernel writes.
+    unsafe {
+        call(
+            number::PIPE2,
+            [ends.as_mut_ptr() as usize, O_CLOEXEC | O_NONBLOCK, 0, 0, 0, 0],
+        )
+    }?;
+    Ok((Fd(ends[0]), Fd(ends[1])))
+}
+
+/// Two ends of a connection that keeps message borders.
+pub(crate) fn socket_pair() -> Result<(Fd, Fd)> {
+    const AF_UNIX: usize = 1;
+    const SOCK_SEQPACKET: usize = 5;
+    let mut ends = [0_i32; 2];
+    let args = [AF_UNIX, SOCK_SEQPACKET | O_CLOEXEC, 0, ends.as_mut_ptr() as usize, 0, 0];
+    // SAFETY: room for the two numbers that the kernel writes.
+    unsafe { call(number::SOCKETPAIR, args) }?;
+    Ok((Fd(ends[0]), Fd(ends[1])))
+}
+
+/// Makes `to` the same as `from`; `to` is close-on-exec only if asked for. The two must differ.
+pub(crate) fn duplicate_to(from: i32, to: i32, close_on_exec: bool) -> Result<()> {
+    let flags = if close_on_exec { O_CLOEXEC } else { 0 };
+    // SAFETY: no pointers.
+    unsafe { call(number::DUP3, [from as usize, to as usize, flags, 0, 0, 0]) }.map(drop)
+}
+
+/// A close-on-exec copy whose number is at least `least`.
+pub(crate) fn duplicate_above(fd: i32, least: i32) -> Result<i32> {
+    const F_DUPFD_CLOEXEC: usize = 1030;
+    // SAFETY: no pointers.
+    unsafe { call(number::FCNTL, [fd as usize, F_DUPFD_CLOEXEC, least as usize, 0, 0, 0]) }.map(|raw| raw as i32)
+}
+
+/// One entry for [`poll`]; a negative descriptor is left out (poll(2)).
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct PollFd {
+    fd: i32,
+    events: i16,
+    revents: i16,
+}
+
+impl PollFd {
+    pub(crate) const NONE: Self = Self {
+        fd: -1,
+        events: 0,
+        revents: 0,
+    };
+
+    /// Wakes when it can be read, and at its end.
+    pub(crate) const fn readable(fd: i32) -> Self {
+        Self {
+            fd,
+            events: 1,
+            revents: 0,
+        }
+    }
+
+    /// Wakes at its end only, whatever there is to be read.
+    pub(crate) const fn end_only(fd: i32) -> Self {
+        Self {
+            fd,
+            events: 0,
+            revents: 0,
+        }
+    }
+
+    /// Wakes when it can be written, and at its end.
+    pub(crate) const fn writable(fd: i32) -> Self {
+        Self {
+            fd,
+            events: 4,
+            revents: 0,
+        }
+    }
+
+    pub(crate) fn woke(&self) -> bool {
+        self.revents != 0
+    }
+}
+
+#[repr(C)]
+struct Timespec {
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+/// Waits until an entry wakes, or `until` on the clock of [`now`]; `None` waits for ever. An interrupted or refused wait
+/// ends early with nothing awake, which callers see as one more turn.
+pub(crate) fn poll(entries: &mut [PollFd], until: Option<u64>) {
+    let left = until.map(|until| until.saturating_sub(now()));
+    let time = left.map(|left| Timespec {
+        seconds: (left / 1_000_000_000) as i64,
+        nanoseconds: (left % 1_000_000_000) as i64,
+    });
+    let time = time.as_ref().map_or(null(), |time| time as *const Timespec);
+    // SAFETY: entries and time are valid for the call; there is no signal mask.
+    if unsafe {
+        call(
+            number::PPOLL,
+            [entries.as_mut_ptr() as usize, entries.len(), time as usize, 0, 0, 0],
+        )
+    }
+    .is_err()
+    {
+        entries.iter_mut().for_each(|entry| entry.revents = 0);
+    }
+}
+
+/// Nanoseconds of the monotonic clock.
+pub(crate) fn now() -> u64 {
+    const CLOCK_MONOTONIC: usize = 1;
+    let mut time = Timespec {
+        seconds: 0,
+        nanoseconds: 0,
+    };
+    // SAFETY: room for what the kernel writes. It cannot fail for this clock (clock_gettime(2)).
+    let _ = unsafe {
+        call(
+            number::CLOCK_GETTIME,
+            [CLOCK_MONOTONIC, &raw mut time as usize, 0, 0, 0, 0],
+        )
+    };
+    time.seconds as u64 * 1_000_000_000 + time.nanoseconds as u64
+}
+
+pub(crate) fn exit(status: i32) -> ! {
+    loop {
+        // SAFETY: no pointers; the call does not return.
+        let _ = unsafe { call(number::EXIT_GROUP, [status as usize, 0, 0, 0, 0, 0]) };
+    }
+}
+
+pub(crate) fn own_pid() -> i32 {
+    // SAFETY: no pointers. It cannot fail.
+    unsafe { call(number::GETPID, [0; 6]) }.map_or(0, |pid| pid as i32)
+}
+
+pub(crate) fn parent_pid() -> i32 {
+    // SAFETY: no pointers. It cannot fail.
+    unsafe { call(number::GETPPID, [0; 6]) }.map_or(0, |pid| pid as i32)
+}
+
+/// The process group of a process; 0 means the caller.
+pub(crate) fn group_of(pid: i32) -> Result<i32> {
+    // SAFETY: no pointers.
+    unsafe { call(number::GETPGID, [pid as usize, 0, 0, 0, 0, 0]) }.map(|group| group as i32)
+}
+
+pub(crate) fn new_session() -> Result<()> {
+    // SAFETY: no pointers.
+    unsafe { call(number::SETSID, [0; 6]) }.map(drop)
+}
+
+/// Signals one process. Never everybody, never our own group: numbers that kill(2) reads in that way are refused.
+pub(crate) fn signal(pid: i32, signal: i32) -> Result<()> {
+    if pid <= 1 {
+        return Err(Errno::EINVAL);
+    }
+    // SAFETY: no pointers.
+    unsafe { call(number::KILL, [pid as usize, signal as usize, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// Signals all members of a process group: the only place where a pid is negated.
+pub(crate) fn signal_group(group: i32, signal: i32) -> Result<()> {
+    if group <= 1 {
+        return Err(Errno::EINVAL);
+    }
+    // SAFETY: no pointers.
+    unsafe { call(number::KILL, [-group as usize, signal as usize, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// fork(2): 0 in the child.
+pub(crate) fn fork() -> Result<i32> {
+    const SIGCHLD: usize = 17;
+    // SAFETY: without CLONE_VM the child has memory of its own, so both go on here as if alone.
+    unsafe { call(number::CLONE, [SIGCHLD, 0, 0, 0, 0, 0]) }.map(|pid| pid as i32)
+}
+
+/// fork(2) into a cgroup: 0 in the child, which is a member from its first moment (clone(2), CLONE_INTO_CGROUP, 5.7).
+pub(crate) fn fork_into(cgroup: &Fd) -> Result<i32> {
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    const SIGCHLD: u64 = 17;
+    // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid,
+    // set_tid_size, cgroup.
+    let args: [u64; 11] = [CLONE_INTO_CGROUP, 0, 0, 0, SIGCHLD, 0, 0, 0, 0, 0, cgroup.0 as u64];
+    // SAFETY: the kernel reads 88 bytes; without CLONE_VM the child has memory of its own.
+    unsafe { call(number::CLONE3, [args.as_ptr() as usize, size_of_val(&args), 0, 0, 0, 0]) }.map(|pid| pid as i32)
+}
+
+const PR_SET_PDEATHSIG: usize = 1;
+const PR_SET_NAME: usize = 15;
+const PR_SET_CHILD_SUBREAPER: usize = 36;
+
+/// This process dies by `signal` when the one that forked it does.
+pub(crate) fn die_with_parent(signal: i32) -> Result<()> {
+    // SAFETY: no pointers.
+    unsafe { call(number::PRCTL, [PR_SET_PDEATHSIG, signal as usize, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// Orphans among this process's descendants become its children.
+pub(crate) fn become_subreaper() -> Result<()> {
+    // SAFETY: no pointers.
+    unsafe { call(number::PRCTL, [PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// The name in process listings, at most 15 bytes; it cannot fail for a readable string.
+pub(crate) fn set_name(name: &CStr) {
+    // SAFETY: a C string that outlives the call.
+    let _ = unsafe { call(number::PRCTL, [PR_SET_NAME, name.as_ptr() as usize, 0, 0, 0, 0]) };
+}
+
+/// Soft and hard limit of descriptors.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct DescriptorLimit {
+    pub(crate) soft: u64,
+    pub(crate) hard: u64,
+}
+
+const RLIMIT_NOFILE: usize = 7;
+
+pub(crate) fn descriptor_limit() -> Result<DescriptorLimit> {
+    let mut limit = DescriptorLimit { soft: 0, hard: 0 };
+    // SAFETY: room for what the kernel writes.
+    unsafe { call(number::PRLIMIT64, [0, RLIMIT_NOFILE, 0, &raw mut limit as usize, 0, 0]) }?;
+    Ok(limit)
+}
+
+pub(crate) fn set_descriptor_limit(limit: DescriptorLimit) -> Result<()> {
+    // SAFETY: the kernel reads the limit only.
+    unsafe {
+        call(
+            number::PRLIMIT64,
+            [0, RLIMIT_NOFILE, &raw const limit as usize, 0, 0, 0],
+        )
+    }
+    .map(drop)
+}
+
+/// Gives every signal its default action back. KILL and STOP cannot be set, which is no error here.
+pub(crate) fn default_signal_actions() {
+    // struct sigaction of the kernel: handler (0: default), flags, restorer, mask; one word longer than some need.
+    let action = [0_u64; 4];
+    for signal in 1..=64 {
+        // SAFETY: the kernel reads an action of zeros, and writes nothing.
+        let _ = unsafe { call(number::RT_SIGACTION, [signal, action.as_ptr() as usize, 0, 8, 0, 0]) };
+    }
+}
+
+/// Blocks exactly the signals of the mask: bit n-1 is signal n.
+pub(crate) fn set_blocked_signals(mask: u64) -> Result<()> {
+    const SIG_SETMASK: usize = 2;
+    // SAFETY: the kernel reads eight bytes.
+    unsafe {
+        call(
+            number::RT_SIGPROCMASK,
+            [SIG_SETMASK, &raw const mask as usize, 0, 8, 0, 0],
+        )
+    }
+    .map(drop)
+}
+
+/// A descriptor that can be read when SIGCHLD is pending.
+pub(crate) fn child_signals() -> Result<Fd> {
+    const SIGCHLD_BIT: u64 = 1 << 16;
+    let mask = SIGCHLD_BIT;
+    let args = [
+        -1_isize as usize,
+        &raw const mask as usize,
+        8,
+        O_CLOEXEC | O_NONBLOCK,
+        0,
+        0,
+    ];
+    // SAFETY: the kernel reads eight bytes.
+    unsafe { call(number::SIGNALFD4, args) }.map(|raw| Fd(raw as i32))
+}
+
+/// Takes a pending SIGCHLD; there is at most one, however many children have ended.
+pub(crate) fn take_child_signal(fd: i32) {
+    let mut info = [0; 128];
+    // Nothing pending is as good.
+    let _ = read(fd, &mut info);
+}
+
+/// An anonymous zeroed mapping.
+pub(crate) fn map(bytes: usize) -> Result<*mut u8> {
+    const PRIVATE_ANONYMOUS: usize = 0x22;
+    // SAFETY: a new mapping disturbs nothing.
+    unsafe {
+        call(
+            number::MMAP,
+            [0, bytes, READ_WRITE, PRIVATE_ANONYMOUS, -1_isize as usize, 0],
+        )
+    }
+    .map(|at| at as *mut u8)
+}
+
+/// A private, writable view of a file.
+pub(crate) fn map_file(fd: i32, bytes: usize) -> Result<*mut u8> {
+    const PRIVATE: usize = 2;
+    // SAFETY: a new mapping disturbs nothing.
+    unsafe { call(number::MMAP, [0, bytes, READ_WRITE, PRIVATE, fd as usize, 0]) }.map(|at| at as *mut u8)
+}
+
+const READ_WRITE: usize = 3;
+
+/// Grows a mapping of [`map`]; the new part is zeroed. It may move.
+///
+/// # Safety
+/// `at` is such a mapping of `bytes` bytes, and nothing refers to it any more.
+pub(crate) unsafe fn grow(at: *mut u8, bytes: usize, larger: usize) -> Result<*mut u8> {
+    const MREMAP_MAYMOVE: usize = 1;
+    // SAFETY: the caller's promise.
+    unsafe { call(number::MREMAP, [at as usize, bytes, larger, MREMAP_MAYMOVE, 0, 0]) }.map(|at| at as *mut u8)
+}
+
+/// Keeps a mapping out of forked processes. Where that is refused, they carry a copy that they never look at.
+pub(crate) fn keep_from_children(at: *mut u8, bytes: usize) {
+    const MADV_DONTFORK: usize = 10;
+    // SAFETY: advice changes no memory of this process.
+    let _ = unsafe { call(number::MADVISE, [at as usize, bytes, MADV_DONTFORK, 0, 0, 0]) };
+}
+
+pub(crate) fn change_directory(path: &CStr) -> Result<()> {
+    // SAFETY: a C string that outlives the call.
+    unsafe { call(number::CHDIR, [path.as_ptr() as usize, 0, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// Returns only if it failed.
+///
+/// # Safety
+/// `argv` and `envp` are arrays of pointers to C strings, each closed by a null pointer.
+pub(crate) unsafe fn execute(path: &CStr, argv: *const u64, envp: *const u64) -> Errno {
+    // SAFETY: the caller's promise.
+    match unsafe {
+        call(
+            number::EXECVE,
+            [path.as_ptr() as usize, argv as usize, envp as usize, 0, 0, 0],
+        )
+    } {
+        Err(errno) => errno,
+        // It does not return otherwise.
+        Ok(_) => Errno::EIO,
+    }
+}
+
+/// A child that has ended.
+#[derive(Clone, Copy)]
+pub(crate) struct Ended {
+    pub(crate) pid: i32,
+    /// As wait(2) encodes it.
+    pub(crate) status: i32,
+}
+
+/// siginfo_t as waitid(2) fills it: signo, errno, code, padding, pid, uid, status; 128 bytes.
+#[repr(C, align(8))]
+struct ChildInfo {
+    signo: i32,
+    errno: i32,
+    code: i32,
+    padding: i32,
+    pid: i32,
+    uid: u32,
+    status: i32,
+    rest: [u8; 100],
+}
+
+const P_ALL: usize = 0;
+const P_PID: usize = 1;
+const WNOHANG: usize = 1;
+const WEXITED: usize = 4;
+const WNOWAIT: usize = 0x0100_0000;
+/// Children of every kind, also those that tell their end by another signal.
+const WALL: usize = 0x4000_0000;
+
+fn wait(kind: usize, pid: i32, flags: usize) -> Result<Option<Ended>> {
+    // SAFETY: all zeros is a valid value of plain numbers.
+    let mut info: ChildInfo = unsafe { core::mem::zeroed() };
+    let args = [
+        kind,
+        pid as usize,
+        &raw mut info as usize,
+        flags | WEXITED | WNOHANG | WALL,
+        null_mut::<u8>() as usize,
+        0,
+    ];
+    // SAFETY: room for a siginfo_t.
+    unsafe { call(number::WAITID, args) }?;
+    if info.pid == 0 {
+        return Ok(None);
+    }
+    const CLD_EXITED: i32 = 1;
+    const CLD_DUMPED: i32 = 3;
+    let status = match info.code {
+        CLD_EXITED => (info.status & 0xff) << 8,
+        CLD_DUMPED => (info.status & 0x7f) | 0x80,
+        _ => info.status & 0x7f,
+    };
+    Ok(Some(Ended { pid: info.pid, status }))
+}
+
+/// A child that has ended, left as it is: its pid and its process group's number stay taken until it is reaped. `None`
+/// when every child lives; ECHILD when there is none.
+pub(crate) fn peek_ended() -> Result<Option<Ended>> {
+    wait(P_ALL, 0, WNOWAIT)
+}
+
+/// Reaps any child that has ended. `None` when every child lives; ECHILD when there is none.
+pub(crate) fn reap_any() -> Result<Option<Ended>> {
+    wait(P_ALL, 0, 0)
+}
+
+/// Reaps one child. `None` when it lives.
+pub(crate) fn reap(pid: i32) -> Result<Option<Ended>> {
+    wait(P_PID, pid, 0)
+}
+
+/// Whether this pid is a child of ours, alive or not reaped. Then it cannot be reused: only we reap.
+pub(crate) fn is_child(pid: i32) -> bool {
+    wait(P_PID, pid, WNOWAIT).is_ok()
+}
