@@ -1,0 +1,241 @@
+//! The socket to which a worker says how it is: `READY=1` and the like, the protocol of sd_notify(3).
+//!
+//! Each message comes with the pid of its sender as the kernel knows it (SO_PASSCRED, unix(7)), so that the caller can
+//! check that the sender belongs to the worker's tree: it may be a child of the worker, and anybody who finds the
+//! socket can write to it. Descriptors that come with a message are never taken in; the kernel closes them, which is
+//! also what makes sd_notify_barrier(3) return.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{self, Path, PathBuf};
+
+use nix::libc;
+use rustix::net::sockopt::set_socket_passcred;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, getsockname, socket_with};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// The longest path that fits into a socket's address with its closing zero (unix(7)).
+const LONGEST_PATH: usize = 107;
+
+/// The longest message that is read, as in systemd (PIPE_BUF); a longer one is passed over.
+const LONGEST_MESSAGE: usize = 4096;
+
+/// What one message says. A message can say several things, one a line.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Message {
+    /// Who sent it. 0: a process outside of our PID namespace.
+    pub sender_pid: i32,
+    /// `READY=1`: the worker can serve.
+    pub ready: bool,
+    /// `STOPPING=1`: the worker is about to end.
+    pub stopping: bool,
+    /// `WATCHDOG=1`: the worker is alive.
+    pub watchdog: bool,
+    /// `STATUS=…`: a line for people, without control characters.
+    pub status: Option<String>,
+    /// `PORT=n` and `PORT_NAME=n`: the ports that the worker listens on, by name *as sent* (the environment has names
+    /// in capitals); the name of `PORT` is empty. An extension of Ostler's; 0 is not a port and is passed over.
+    pub ports: Vec<(String, u16)>,
+}
+
+impl Message {
+    /// What the lines of a message say, `None` when they say nothing that we know. `MAINPID`, `FDSTORE`, `BARRIER` and
+    /// other variables of systemd's are passed over.
+    fn parse(sender_pid: i32, text: &[u8]) -> Option<Self> {
+        let mut message = Self {
+            sender_pid,
+            ..Self::default()
+        };
+        let nothing = message.clone();
+        for line in text.split(|&byte| byte == b'\n') {
+            message.take(&String::from_utf8_lossy(line));
+        }
+        (message != nothing).then_some(message)
+    }
+
+    fn take(&mut self, line: &str) {
+        let Some((name, value)) = line.split_once('=') else {
+            return;
+        };
+        match name {
+            "READY" => self.ready |= value == "1",
+            "STOPPING" => self.stopping |= value == "1",
+            "WATCHDOG" => self.watchdog |= value == "1",
+            "STATUS" => self.status = Some(value.replace(char::is_control, " ")),
+            "PORT" => self.take_port("", value),
+            _ => {
+                if let Some(port) = name.strip_prefix("PORT_").filter(|port| !port.is_empty()) {
+                    self.take_port(port, value);
+                }
+            }
+        }
+    }
+
+    fn take_port(&mut self, name: &str, value: &str) {
+        if let Some(port) = value.parse().ok().filter(|&port| port != 0) {
+            self.ports.push((name.to_owned(), port));
+        }
+    }
+}
+
+/// A worker's notify socket. Its owner must go on calling [`NotifySocket::recv`]: a worker blocks in its
+/// sd_notify(3) when some messages (net.unix.max_dgram_qlen, often 10 or 512) lie unread. Dropping it unlinks its path.
+#[derive(Debug)]
+pub struct NotifySocket {
+    socket: AsyncFd<OwnedFd>,
+    address: Address,
+}
+
+#[derive(Debug)]
+enum Address {
+    Path(PathBuf),
+    Abstract(OsString),
+}
+
+impl NotifySocket {
+    /// A socket named `name` in `dir`, close-on-exec. Where its absolute path would be longer than 107 bytes, it gets
+    /// a unique abstract name from the kernel (unix(7), autobind), which only reaches workers in the same network
+    /// namespace. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// What socket(2) or bind(2) says: `AddrInUse` when the path exists, whatever it is.
+    pub fn bind(dir: &Path, name: &str) -> io::Result<Self> {
+        let path = path::absolute(dir)?.join(name);
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+        // Before the socket has a name: no message without its sender.
+        set_socket_passcred(&socket, true)?;
+        let fits = path.as_os_str().len() <= LONGEST_PATH;
+        let address = if fits {
+            bind_path(&socket, path)?
+        } else {
+            bind_abstract(&socket)?
+        };
+        // SAFETY: an `OwnedFd` is one open descriptor for all its life, and ends with the `AsyncFd` that owns it.
+        match unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) } {
+            Ok(socket) => Ok(Self { socket, address }),
+            Err(error) => {
+                unlink(&address);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// What the worker's `NOTIFY_SOCKET` must be: the path, or `@` and the abstract name (sd_notify(3)).
+    pub fn env_value(&self) -> OsString {
+        match &self.address {
+            Address::Path(path) => path.clone().into(),
+            Address::Abstract(name) => {
+                let mut value = OsString::from("@");
+                value.push(name);
+                value
+            }
+        }
+    }
+
+    /// The next message that says something. Waits without a limit: the caller has the deadline. Cancel-safe: a
+    /// message is read and returned in one step.
+    ///
+    /// # Errors
+    /// What recvmsg(2) says, or that the runtime is being shut down.
+    pub async fn recv(&mut self) -> io::Result<Message> {
+        loop {
+            // A flood of messages that say nothing must not keep this task's thread from the others.
+            tokio::task::consume_budget().await;
+            let mut ready = self.socket.readable().await?;
+            match receive(ready.get_inner()) {
+                Ok(Some(message)) => return Ok(message),
+                Ok(None) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl Drop for NotifySocket {
+    fn drop(&mut self) {
+        unlink(&self.address);
+    }
+}
+
+fn unlink(address: &Address) {
+    if let Address::Path(path) = address
+        && let Err(error) = fs::remove_file(path)
+    {
+        // Its directory is the run's, and may have gone before it.
+        tracing::debug!(path = %path.display(), %error, "a notify socket's path could not be unlinked");
+    }
+}
+
+fn bind_path(socket: &OwnedFd, path: PathBuf) -> io::Result<Address> {
+    bind(socket, &SocketAddrUnix::new(&path)?)?;
+    Ok(Address::Path(path))
+}
+
+fn bind_abstract(socket: &OwnedFd) -> io::Result<Address> {
+    bind(socket, &SocketAddrUnix::new_unnamed())?;
+    let address = SocketAddrUnix::try_from(getsockname(socket)?)?;
+    let name = address.abstract_name().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    Ok(Address::Abstract(OsStr::from_bytes(name).to_owned()))
+}
+
+/// Takes one message off the socket; `None` when it says nothing, is too long, or has no sender.
+fn receive(socket: &OwnedFd) -> io::Result<Option<Message>> {
+    let mut text = [0; LONGEST_MESSAGE];
+    let Received { length, sender, cut } = receive_raw(socket, &mut text)?;
+    if cut {
+        tracing::debug!(
+            ?sender,
+            "a notify message of more than {LONGEST_MESSAGE} bytes was passed over"
+        );
+        return Ok(None);
+    }
+    Ok(sender.and_then(|pid| Message::parse(pid, &text[..length])))
+}
+
+struct Received {
+    length: usize,
+    sender: Option<i32>,
+    /// Whether the text had no room.
+    cut: bool,
+}
+
+/// Room for the sender and nothing else: descriptors that come along find none, so the kernel closes them and never
+/// installs them in our table. nix refuses a message whose control data had no room; rustix holds a pid that can't be 0.
+#[repr(C)]
+struct Control {
+    header: libc::cmsghdr,
+    sender: libc::ucred,
+}
+
+fn receive_raw(socket: &OwnedFd, text: &mut [u8]) -> io::Result<Received> {
+    let mut part = libc::iovec {
+        iov_base: text.as_mut_ptr().cast(),
+        iov_len: text.len(),
+    };
+    // SAFETY: both are plain structs of integers and pointers, for which all zeros is a value.
+    let (mut control, mut message): (Control, libc::msghdr) = unsafe { (mem::zeroed(), mem::zeroed()) };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = (&raw mut control).cast();
+    message.msg_controllen = mem::size_of::<Control>() as _;
+    // SAFETY: the message points at one buffer of text and one of control data, each with its true length, and both
+    // outlive the call. What the kernel writes into them is plain bytes and integers.
+    let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+    let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
+    let header = &control.header;
+    let has_sender = message.msg_controllen as usize >= mem::size_of::<libc::cmsghdr>()
+        && (header.cmsg_level, header.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_CREDENTIALS);
+    Ok(Received {
+        length,
+        sender: has_sender.then_some(control.sender.pid),
+        cut: message.msg_flags & libc::MSG_TRUNC != 0,
+    })
+}
