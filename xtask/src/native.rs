@@ -73,26 +73,14 @@ fn fetch(into: &Path) -> Outcome {
     pip.args([
         "-m",
         "pip",
-        "download",
+        "install",
         "--quiet",
+        "--disable-pip-version-check",
         "--no-deps",
         "--only-binary=:all:",
-        "--dest",
+        "--target",
     ]);
-    output(pip.arg(into).arg(LIBCLANG)).map_err(hint)?;
-    let wheel = std::fs::read_dir(into)
-        .map_err(|error| error.to_string())?
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
-        .ok_or_else(|| hint("pip left no wheel".to_owned()))?;
-    output(
-        Command::new("python3")
-            .args(["-m", "zipfile", "-e"])
-            .arg(wheel)
-            .arg(into),
-    )
-    .map(drop)
+    output(pip.arg(into).arg(LIBCLANG)).map(drop).map_err(hint)
 }
 
 /// Puts the folder in its place at once, so that nobody sees half of it; whoever was faster has put the same there.
