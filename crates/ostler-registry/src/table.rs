@@ -5,7 +5,8 @@
 //!                                            └──▶ store  (follows the ledger)
 //! ```
 //! A call is answered when the store has done it, so what was answered survives a SIGKILL of this process. Calls that
-//! wait together are written together.
+//! wait together are written together. A removal alone is answered before: it is written with the next change, at the
+//! latest after 2 ms, and a record that comes back by a death in between names a process that is gone.
 //!
 //! **A full disk does not stop a restart.** When the store fails, the keeper says so once, closes it, and answers from
 //! the ledger; it opens the store anew with backoff and, when that succeeds, writes the ledger out. Nothing is lost
@@ -260,6 +261,7 @@ impl Table {
     }
 
     /// Removes a record, the last step of a release. False if there is none of this key, as after an earlier removal.
+    /// No reservation is written before it.
     ///
     /// # Errors
     /// [`TableError::Slow`]; [`TableError::Closed`].

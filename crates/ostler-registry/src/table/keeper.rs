@@ -14,6 +14,11 @@ use crate::store::{Change, Opened, Store, StoreError};
 /// The most calls that are written together: enough to make a thousand starts cheap, few enough to answer soon.
 const BATCH: usize = 64;
 
+/// How long a removal may wait for another change to be written with. A record that is on the disk for longer than it
+/// should be names a process that is gone, which the sweep verifies: that costs nothing, and a write saved is a third
+/// of what a restart costs the table.
+const LINGER: Duration = Duration::from_millis(2);
+
 /// Whether there was anything to change, or why it was not changed.
 pub(super) type Answer = Result<bool, Refusal>;
 
@@ -62,6 +67,12 @@ struct Failed {
     retry_at: Instant,
 }
 
+/// Removals that were answered and are not written yet.
+struct Lingering {
+    changes: Vec<Change>,
+    write_by: Instant,
+}
+
 enum Condition {
     Healthy(Box<dyn Store>),
     Failed(Failed),
@@ -72,6 +83,7 @@ pub(super) struct Keeper {
     shared: Arc<Shared>,
     on_event: OnTableEvent,
     condition: Condition,
+    lingering: Option<Lingering>,
     retry_first: Duration,
     retry_max: Duration,
 }
@@ -95,6 +107,7 @@ impl Keeper {
             shared,
             on_event,
             condition,
+            lingering: None,
             retry_first,
             retry_max,
         })
@@ -104,26 +117,33 @@ impl Keeper {
     pub(super) fn run(mut self, calls: &Receiver<Call>) {
         while let Some(batch) = self.next_batch(calls) {
             let closers = self.serve(batch);
-            self.reopen_if_due(Instant::now());
+            let now = Instant::now();
+            self.write_lingering_if_due(now);
+            self.reopen_if_due(now);
             if !closers.is_empty() {
                 return self.close(closers);
             }
         }
     }
 
-    /// The calls that wait; none of them when a failed store is due first; `None` when nobody can call any more.
+    /// The calls that wait; none of them when something else is due first; `None` when nobody can call any more.
     fn next_batch(&self, calls: &Receiver<Call>) -> Option<Vec<Call>> {
-        let first = match &self.condition {
-            Condition::Healthy(_) => calls.recv().ok()?,
-            Condition::Failed(failed) => {
-                match calls.recv_timeout(failed.retry_at.saturating_duration_since(Instant::now())) {
-                    Ok(call) => call,
-                    Err(RecvTimeoutError::Timeout) => return Some(Vec::new()),
-                    Err(RecvTimeoutError::Disconnected) => return None,
-                }
-            }
+        let first = match self.next_due() {
+            None => calls.recv().ok()?,
+            Some(due) => match calls.recv_timeout(due.saturating_duration_since(Instant::now())) {
+                Ok(call) => call,
+                Err(RecvTimeoutError::Timeout) => return Some(Vec::new()),
+                Err(RecvTimeoutError::Disconnected) => return None,
+            },
         };
         Some(std::iter::once(first).chain(calls.try_iter().take(BATCH - 1)).collect())
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        match &self.condition {
+            Condition::Failed(failed) => Some(failed.retry_at),
+            Condition::Healthy(_) => self.lingering.as_ref().map(|lingering| lingering.write_by),
+        }
     }
 
     /// Carries out a batch and answers it; returns those who asked to close.
@@ -150,17 +170,49 @@ impl Keeper {
                 changes.extend(taken.ok().flatten());
             }
         }
-        self.write(&changes);
+        if changes.iter().all(|change| matches!(change, Change::Remove { .. })) {
+            self.linger(changes);
+        } else {
+            self.write(changes);
+        }
         for (reply, answer, _place) in answers {
             reply.send(answer);
         }
         closers
     }
 
-    fn write(&mut self, changes: &[Change]) {
+    fn linger(&mut self, removals: Vec<Change>) {
+        if removals.is_empty() {
+            return;
+        }
+        let fresh = || Lingering {
+            changes: Vec::new(),
+            write_by: Instant::now() + LINGER,
+        };
+        self.lingering.get_or_insert_with(fresh).changes.extend(removals);
+    }
+
+    fn write_lingering_if_due(&mut self, now: Instant) {
+        if self
+            .lingering
+            .as_ref()
+            .is_some_and(|lingering| lingering.write_by <= now)
+        {
+            self.write(Vec::new());
+        }
+    }
+
+    /// Writes what lingers, and then these changes, as one. A store that failed gets them all when it is opened anew.
+    fn write(&mut self, changes: Vec<Change>) {
+        let mut all = self
+            .lingering
+            .take()
+            .map(|lingering| lingering.changes)
+            .unwrap_or_default();
+        all.extend(changes);
         if let Condition::Healthy(store) = &mut self.condition
-            && !changes.is_empty()
-            && let Err(error) = store.apply(changes)
+            && !all.is_empty()
+            && let Err(error) = store.apply(&all)
         {
             self.degrade(error);
         }
@@ -224,6 +276,7 @@ impl Keeper {
 
     /// A last attempt to have the records in the store if it failed; then the store is closed before anybody is told.
     fn close(mut self, closers: Vec<Call>) {
+        self.write(Vec::new());
         if let Condition::Failed(failed) = &self.condition {
             let due = failed.retry_at;
             self.reopen_if_due(due);

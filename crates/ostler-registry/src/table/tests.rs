@@ -126,8 +126,49 @@ async fn what_was_answered_is_in_the_store() {
     assert_eq!(table.records(), disk.records());
     assert!(table.remove(key("embed", 0, 1)).await.expect("removed"));
     assert!(!table.remove(key("embed", 0, 1)).await.expect("nothing to remove"));
-    assert_eq!(disk.records(), vec![]);
     assert!(table.is_empty());
+    table.close().await.expect("closed");
+    assert_eq!(disk.records(), vec![]);
+}
+
+#[tokio::test]
+async fn a_removal_is_written_with_the_next_reservation() {
+    let disk = FakeDisk::default();
+    let (table, _) = over(&disk, quick()).await;
+    for incarnation in 1..=50 {
+        table
+            .reserve(reserved("embed", 0, incarnation))
+            .await
+            .expect("reserved");
+        assert_eq!(
+            disk.records(),
+            vec![reserved("embed", 0, incarnation)],
+            "and none before it"
+        );
+        table.remove(key("embed", 0, incarnation)).await.expect("removed");
+    }
+    // One write each, but for a removal that had to wait longer than it may.
+    assert!(
+        disk.writes.load(Ordering::SeqCst) < 75,
+        "{} writes",
+        disk.writes.load(Ordering::SeqCst)
+    );
+}
+
+#[tokio::test]
+async fn a_removal_that_nothing_follows_is_written_all_the_same() {
+    let disk = FakeDisk::default();
+    let (table, _) = over(&disk, quick()).await;
+    table.reserve(reserved("embed", 0, 1)).await.expect("reserved");
+    table.remove(key("embed", 0, 1)).await.expect("removed");
+    let written = async {
+        while !disk.records().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), written)
+        .await
+        .expect("in time");
 }
 
 #[tokio::test]
