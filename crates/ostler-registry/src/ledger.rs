@@ -202,6 +202,11 @@ impl Ledger {
         self.get(key).ok().cloned()
     }
 
+    /// The incarnation of a worker that may be reserved next.
+    pub(crate) fn next_incarnation(&self, worker: &WorkerId) -> Incarnation {
+        self.last_reserved.get(worker).map_or(Incarnation::FIRST, |last| last.next())
+    }
+
     /// How many records there are.
     pub(crate) fn len(&self) -> usize {
         self.records.len()

@@ -18,6 +18,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use ostler_core::ids::{Incarnation, WorkerId};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::ledger::{Ledger, Refusal, Request};
@@ -321,6 +322,12 @@ impl Table {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .find(key)
+    }
+
+    /// The incarnation of a worker that may be reserved next: one more than the last in this run, also when its pool was
+    /// stopped and started again since. Never waits for the store.
+    pub fn next_incarnation(&self, worker: &WorkerId) -> Incarnation {
+        self.handle.shared.ledger.read().unwrap_or_else(PoisonError::into_inner).next_incarnation(worker)
     }
 
     /// How many records there are. Never waits for the store.

@@ -59,7 +59,9 @@ fn the_next_incarnation_waits_for_the_release_of_the_last() {
 #[test]
 fn an_incarnation_is_reserved_once() {
     let mut ledger = with(vec![reserved("embed", 0, 2)]);
+    assert_eq!(ledger.next_incarnation(&WorkerId::new("embed", 1)), Incarnation(1));
     ledger.take(Request::Remove(key("embed", 0, 2))).expect("removed");
+    assert_eq!(ledger.next_incarnation(&WorkerId::new("embed", 0)), Incarnation(3));
     for incarnation in [1, 2] {
         assert_eq!(
             ledger.take(Request::Reserve(reserved("embed", 0, incarnation))),
