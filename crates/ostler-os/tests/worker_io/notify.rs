@@ -1,0 +1,228 @@
+//! The notify socket: what is heard, from whom, and what is not taken in.
+
+use std::io::{self, IoSlice, Read};
+use std::os::fd::AsRawFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::Path;
+use std::process::{self, Command};
+
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
+use ostler_os::notify::{Message, NotifySocket};
+
+use crate::common::{Process, soon, until};
+
+fn socket() -> (tempfile::TempDir, NotifySocket) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let socket = NotifySocket::bind(dir.path(), "7-1.notify").expect("a socket");
+    (dir, socket)
+}
+
+/// Sends as a library does that knows nothing but the variable.
+fn send(socket: &NotifySocket, text: &[u8]) {
+    let value = socket.env_value();
+    let address = match value.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
+        path => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(path)),
+    };
+    let sender = UnixDatagram::unbound().expect("a socket");
+    sender
+        .send_to_addr(text, &address.expect("an address"))
+        .expect("a message sent");
+}
+
+async fn next(socket: &mut NotifySocket) -> Message {
+    soon(socket.recv()).await.expect("a message")
+}
+
+fn mine() -> Message {
+    Message {
+        sender_pid: process::id().try_into().expect("a pid"),
+        ..Message::default()
+    }
+}
+
+#[tokio::test]
+async fn a_message_says_several_things() {
+    let (_dir, mut socket) = socket();
+    send(
+        &socket,
+        b"READY=1\nSTATUS=serving \x1b[1m2\nPORT=8080\nPORT_METRICS=9100\nWATCHDOG=1\nSTOPPING=1\n",
+    );
+    let heard = next(&mut socket).await;
+    let ports = vec![(String::new(), 8080), ("METRICS".to_owned(), 9100)];
+    let status = Some("serving  [1m2".to_owned());
+    assert_eq!(
+        heard,
+        Message {
+            ready: true,
+            stopping: true,
+            watchdog: true,
+            status,
+            ports,
+            ..mine()
+        }
+    );
+}
+
+#[tokio::test]
+async fn what_says_nothing_is_passed_over() {
+    let (_dir, mut socket) = socket();
+    for nothing in [
+        "",
+        "READY=0",
+        "READY",
+        "MAINPID=1",
+        "PORT=0",
+        "PORT=70000",
+        "PORT=-1",
+        "PORT=",
+        "PORT_=1",
+        "ready=1",
+        "WATCHDOG=trigger",
+    ] {
+        send(&socket, nothing.as_bytes());
+        send(&socket, b"STOPPING=1");
+        assert_eq!(
+            next(&mut socket).await,
+            Message {
+                stopping: true,
+                ..mine()
+            },
+            "after {nothing:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_message_is_whole_up_to_4096_bytes_and_passed_over_beyond() {
+    let (_dir, mut socket) = socket();
+    let text = |length: usize| [&b"READY=1\nSTATUS="[..], &b"x".repeat(length - 15)].concat();
+    send(&socket, &text(4097));
+    send(&socket, &text(4096));
+    let heard = next(&mut socket).await;
+    assert_eq!(heard.status.map(|status| status.len()), Some(4096 - 15));
+}
+
+#[tokio::test]
+async fn the_kernel_says_who_sent_it() {
+    let (_dir, mut socket) = socket();
+    let script = "import os,socket; s=socket.socket(socket.AF_UNIX,socket.SOCK_DGRAM); \
+        s.connect(os.environ['NOTIFY_SOCKET']); s.send(b'READY=1\\nMAINPID=1')";
+    let child = Process::start(
+        Command::new("python3")
+            .args(["-c", script])
+            .env("NOTIFY_SOCKET", socket.env_value()),
+    );
+    let pid = child.pid();
+    assert_eq!(
+        next(&mut socket).await,
+        Message {
+            sender_pid: pid,
+            ready: true,
+            ..Message::default()
+        }
+    );
+    assert!(child.exit().await.success());
+}
+
+#[tokio::test]
+async fn a_path_that_is_too_long_becomes_an_abstract_name() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let room = 107 - dir.path().as_os_str().len() - 1;
+    let mut longest = NotifySocket::bind(dir.path(), &"n".repeat(room)).expect("a socket");
+    assert_eq!(Path::new(&longest.env_value()).parent(), Some(dir.path()));
+    let mut first = NotifySocket::bind(dir.path(), &"n".repeat(room + 1)).expect("a socket");
+    let second = NotifySocket::bind(dir.path(), &"n".repeat(room + 1)).expect("another");
+    assert_eq!(first.env_value().as_bytes()[0], b'@');
+    assert_ne!(first.env_value(), second.env_value());
+    for socket in [&mut longest, &mut first] {
+        send(socket, b"READY=1");
+        assert!(next(socket).await.ready);
+    }
+}
+
+#[tokio::test]
+async fn its_path_is_taken_once_and_goes_with_it() {
+    let (dir, socket) = socket();
+    let path = dir.path().join("7-1.notify");
+    assert_eq!(Path::new(&socket.env_value()), path);
+    let again = NotifySocket::bind(dir.path(), "7-1.notify");
+    assert_eq!(
+        again.map(|_| ()).map_err(|error| error.kind()),
+        Err(io::ErrorKind::AddrInUse)
+    );
+    assert!(path.exists(), "a refused second one unlinks nothing");
+    drop(socket);
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn descriptors_that_come_along_are_closed_and_the_message_counts() {
+    let (_dir, mut socket) = socket();
+    let (mut read, write) = std::io::pipe().expect("a pipe");
+    let fds = [write.as_raw_fd(); 8];
+    let sender = UnixDatagram::unbound().expect("a socket");
+    let address = UnixAddr::new(Path::new(&socket.env_value())).expect("an address");
+    let text = [IoSlice::new(b"FDSTORE=1\nREADY=1")];
+    let rights = [ControlMessage::ScmRights(&fds)];
+    sendmsg(sender.as_raw_fd(), &text, &rights, MsgFlags::empty(), Some(&address)).expect("sent");
+    drop(write);
+    assert_eq!(next(&mut socket).await, Message { ready: true, ..mine() });
+    let end = tokio::task::spawn_blocking(move || read.read(&mut [0]));
+    assert_eq!(
+        soon(end).await.expect("a thread").expect("the end"),
+        0,
+        "nobody holds the other end"
+    );
+}
+
+#[tokio::test]
+async fn a_wait_that_is_given_up_loses_nothing() {
+    let (_dir, mut socket) = socket();
+    for round in 1..=200_u16 {
+        // The wait begins before the message, and is given up when the message may be on its way.
+        let waited = tokio::select! {
+            biased;
+            message = socket.recv() => Some(message),
+            () = std::future::ready(()) => None,
+        };
+        assert!(waited.is_none());
+        send(&socket, format!("PORT={round}").as_bytes());
+        let mut heard = None;
+        let start = std::time::Instant::now();
+        while heard.is_none() {
+            assert!(start.elapsed() < crate::common::DEADLINE);
+            heard = tokio::select! {
+                biased;
+                message = socket.recv() => Some(message.expect("a message")),
+                () = tokio::task::yield_now() => None,
+            };
+        }
+        assert_eq!(heard.map(|message| message.ports), Some(vec![(String::new(), round)]));
+    }
+}
+
+#[tokio::test]
+async fn a_flood_that_says_nothing_leaves_the_only_thread_to_other_tasks() {
+    let (dir, mut socket) = socket();
+    let path = dir.path().join("7-1.notify");
+    let flood = std::thread::spawn(move || {
+        let sender = UnixDatagram::unbound().expect("a socket");
+        let mut sent = 0_u64;
+        while sender.send_to(b"NOTHING=1", &path).is_ok() {
+            sent += 1;
+        }
+        sent
+    });
+    let mut turns = 0;
+    tokio::select! {
+        biased;
+        message = socket.recv() => panic!("{message:?}"),
+        () = until(|| { turns += 1; turns > 1000 }) => {}
+    }
+    // The flood ends with its receiver.
+    drop(socket);
+    assert!(flood.join().expect("a thread") > 0);
+}
