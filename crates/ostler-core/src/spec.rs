@@ -120,8 +120,14 @@ impl WorkerSpec {
             start_timeout: Duration::from_secs(30),
             health: None,
             watchdog: None,
-            stop: StopSpec { signal: Signal::TERM, grace: Duration::from_secs(5) },
-            host_death: StopSpec { signal: Signal::KILL, grace: Duration::ZERO },
+            stop: StopSpec {
+                signal: Signal::TERM,
+                grace: Duration::from_secs(5),
+            },
+            host_death: StopSpec {
+                signal: Signal::KILL,
+                grace: Duration::ZERO,
+            },
             release_timeout: Duration::from_secs(10),
             output: OutputSpec::default(),
             mode: Mode::Coupled,
@@ -208,7 +214,7 @@ pub enum ProbeKind {
     Http(String),
     /// A connection is accepted.
     Tcp,
-    /// `grpc.health.v1.Health/Check` answers SERVING.
+    /// `grpc.health.v1.Health/Check` answers SERVING. Not built yet.
     Grpc,
 }
 
@@ -228,7 +234,12 @@ pub struct Health {
 impl Health {
     /// This probe with the default interval, timeout and misses.
     pub fn new(probe: Probe) -> Self {
-        Self { probe, every: Duration::from_secs(2), timeout: Duration::from_secs(10), misses: 3 }
+        Self {
+            probe,
+            every: Duration::from_secs(2),
+            timeout: Duration::from_secs(10),
+            misses: 3,
+        }
     }
 }
 
@@ -243,7 +254,10 @@ pub struct OutputSpec {
 
 impl Default for OutputSpec {
     fn default() -> Self {
-        Self { ring: 64 * 1024, log: true }
+        Self {
+            ring: 64 * 1024,
+            log: true,
+        }
     }
 }
 
@@ -278,15 +292,27 @@ impl PoolSpec {
         let mut found = Problems(Vec::new());
         let name_ok = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         found.require(!self.name.is_empty() && self.name.chars().all(name_ok), "name", || {
-            format!("{:?} is not a pool's name: letters, digits, '-', '_' and '.' are allowed", self.name)
+            format!(
+                "{:?} is not a pool's name: letters, digits, '-', '_' and '.' are allowed",
+                self.name
+            )
         });
-        found.require(self.max_starting > 0, "max_starting", || "0 would never start a worker; at least 1 is wanted".into());
+        found.require(self.max_starting > 0, "max_starting", || {
+            "0 would never start a worker; at least 1 is wanted".into()
+        });
         found.require(self.min_workers <= self.workers, "min_workers", || {
-            format!("{} is more than the {} workers that the pool has", self.min_workers, self.workers)
+            format!(
+                "{} is more than the {} workers that the pool has",
+                self.min_workers, self.workers
+            )
         });
-        found.require(!self.period.is_zero(), "period", || "a period of zero counts no restart; it has to be longer".into());
+        found.require(!self.period.is_zero(), "period", || {
+            "a period of zero counts no restart; it has to be longer".into()
+        });
         if let Some(backoff) = &self.backoff {
-            found.require(backoff.first <= backoff.max, "backoff.first", || "it is longer than backoff.max".into());
+            found.require(backoff.first <= backoff.max, "backoff.first", || {
+                "it is longer than backoff.max".into()
+            });
             found.require((0.0..=1.0).contains(&backoff.jitter), "backoff.jitter", || {
                 format!("{} is not between 0 and 1", backoff.jitter)
             });
@@ -301,7 +327,10 @@ struct Problems(Vec<SpecProblem>);
 impl Problems {
     fn require(&mut self, holds: bool, key: &'static str, message: impl FnOnce() -> String) {
         if !holds {
-            self.0.push(SpecProblem { key, message: message() });
+            self.0.push(SpecProblem {
+                key,
+                message: message(),
+            });
         }
     }
 }
@@ -309,18 +338,31 @@ impl Problems {
 impl WorkerSpec {
     fn problems_into(&self, found: &mut Problems) {
         let program = self.command.first().map_or("", String::as_str);
-        found.require(!program.is_empty(), "command", || "it is empty; the program to run is wanted".into());
+        found.require(!program.is_empty(), "command", || {
+            "it is empty; the program to run is wanted".into()
+        });
         let nul = self.command.iter().any(|part| part.contains('\0'));
         found.require(!nul, "command", || "a NUL byte can't be passed to a program".into());
         for (name, value) in &self.env {
             let sound = !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0');
-            found.require(sound, "env", || format!("{name:?} can't be a variable: no '=' in its name, no NUL byte, not empty"));
+            found.require(sound, "env", || {
+                format!("{name:?} can't be a variable: no '=' in its name, no NUL byte, not empty")
+            });
         }
-        found.require(!self.release_timeout.is_zero(), "release_timeout", || "zero would never wait; it has to be longer".into());
-        found.require(self.output.ring >= 1024, "output.ring", || format!("{} bytes are too few; at least 1 KiB is wanted", self.output.ring));
-        found.require(self.watchdog != Some(Duration::ZERO), "watchdog", || "zero is no interval; leave it out to switch it off".into());
+        found.require(!self.release_timeout.is_zero(), "release_timeout", || {
+            "zero would never wait; it has to be longer".into()
+        });
+        found.require(self.output.ring >= 1024, "output.ring", || {
+            format!("{} bytes are too few; at least 1 KiB is wanted", self.output.ring)
+        });
+        found.require(self.watchdog != Some(Duration::ZERO), "watchdog", || {
+            "zero is no interval; leave it out to switch it off".into()
+        });
         found.require(self.mode == Mode::Coupled, "mode", || {
-            format!("mode {:?} is not built yet; only \"coupled\" is", format!("{:?}", self.mode).to_lowercase())
+            format!(
+                "mode {:?} is not built yet; only \"coupled\" is",
+                format!("{:?}", self.mode).to_lowercase()
+            )
         });
         for (name, port) in self.ports.iter() {
             self.check_port(name, port, found);
@@ -331,22 +373,33 @@ impl WorkerSpec {
         }
         if let Some(health) = &self.health {
             self.check_probe("health", &health.probe, found);
-            found.require(!health.every.is_zero(), "health.every", || "zero would never pause; it has to be longer".into());
-            found.require(!health.timeout.is_zero(), "health.timeout", || "zero would fail every probe; it has to be longer".into());
-            found.require(health.misses > 0, "health.misses", || "0 would never be healthy; at least 1 is wanted".into());
+            found.require(!health.every.is_zero(), "health.every", || {
+                "zero would never pause; it has to be longer".into()
+            });
+            found.require(!health.timeout.is_zero(), "health.timeout", || {
+                "zero would fail every probe; it has to be longer".into()
+            });
+            found.require(health.misses > 0, "health.misses", || {
+                "0 would never be healthy; at least 1 is wanted".into()
+            });
         }
     }
 
     fn check_port(&self, name: &str, port: Port, found: &mut Problems) {
         let named_ok = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-        found.require(named_ok, "ports", || format!("{name:?} is not a port's name: letters, digits and '_' are allowed"));
+        found.require(named_ok, "ports", || {
+            format!("{name:?} is not a port's name: letters, digits and '_' are allowed")
+        });
         match port {
-            Port::Fixed(number) => found.require(number != 0, "port", || "0 is no port; \"any\" lets the host pick one".into()),
+            Port::Fixed(number) => found.require(number != 0, "port", || {
+                "0 is no port; \"any\" lets the host pick one".into()
+            }),
             Port::Range(first, last) => found.require(first != 0 && first <= last, "port", || {
                 format!("\"{first}-{last}\" is no range: its first port has to be at least 1 and not above its last")
             }),
             Port::Reported => found.require(matches!(self.ready, Some(Ready::Notify | Ready::File)), "port", || {
-                "\"reported\" needs ready = { notify = true } or { file = true }: the worker tells its port by them".into()
+                "\"reported\" needs ready = { notify = true } or { file = true }: the worker tells its port by them"
+                    .into()
             }),
             Port::Any | Port::Listen => {}
         }
@@ -356,14 +409,20 @@ impl WorkerSpec {
         let target = self.probe_target(probe);
         found.require(target.is_some(), key, || match &probe.port {
             Some(name) => format!("it asks port {name:?}, which the worker does not have"),
-            None => "it asks a port, and the worker has none that it could mean; set port, or name one of ports in it".into(),
+            None => "it asks a port, and the worker has none that it could mean; set port, or name one of ports in it"
+                .into(),
         });
         let reported = target.is_some_and(|name| self.ports.iter().any(|(n, p)| n == name && p == Port::Reported));
         found.require(!(reported && key == "ready"), key, || {
             "it asks a reported port before the worker has reported it; use notify or file".into()
         });
+        found.require(probe.kind != ProbeKind::Grpc, key, || {
+            "grpc is not built yet; http, tcp, notify, line, file and after are".into()
+        });
         if let ProbeKind::Http(path) = &probe.kind {
-            found.require(path.starts_with('/'), key, || format!("{path:?} is no path: it has to begin with '/'"));
+            found.require(path.starts_with('/'), key, || {
+                format!("{path:?} is no path: it has to begin with '/'")
+            });
         }
     }
 
@@ -433,14 +492,24 @@ mod tests {
 
     #[test]
     fn placeholders_are_replaced_and_other_braces_stay() {
-        let mut worker = WorkerSpec::new(["{port}", "{port.http}:{port}", "{x}", "{port.none}", "{{port}}", "{portal}"]);
+        let mut worker = WorkerSpec::new([
+            "{port}",
+            "{port.http}:{port}",
+            "{x}",
+            "{port.none}",
+            "{{port}}",
+            "{portal}",
+        ]);
         worker.ports = Ports::One(Port::Any);
         let ports = |name: &str| match name {
             "" => Some(80),
             "http" => Some(8080),
             _ => None,
         };
-        assert_eq!(worker.expand_command(ports), ["80", "8080:80", "{x}", "{port.none}", "{80}", "{portal}"]);
+        assert_eq!(
+            worker.expand_command(ports),
+            ["80", "8080:80", "{x}", "{port.none}", "{80}", "{portal}"]
+        );
     }
 
     #[test]
@@ -458,15 +527,54 @@ mod tests {
         wrong.worker.command.clear();
         wrong.worker.mode = Mode::Supervised;
         wrong.worker.ports = Ports::One(Port::Range(9, 3));
-        wrong.worker.ready = Some(Ready::Probe(Probe { kind: ProbeKind::Http("x".into()), port: Some("y".into()) }));
+        wrong.worker.ready = Some(Ready::Probe(Probe {
+            kind: ProbeKind::Http("x".into()),
+            port: Some("y".into()),
+        }));
         let keys: Vec<_> = wrong.problems().into_iter().map(|p| p.key).collect();
-        assert_eq!(keys, ["name", "max_starting", "min_workers", "period", "command", "mode", "port", "ready", "ready"]);
+        assert_eq!(
+            keys,
+            [
+                "name",
+                "max_starting",
+                "min_workers",
+                "period",
+                "command",
+                "mode",
+                "port",
+                "ready",
+                "ready"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_probe_that_is_not_built_is_refused_by_name() {
+        let mut pool = spec();
+        pool.worker.ports = Ports::One(Port::Any);
+        let probe = Probe {
+            kind: ProbeKind::Grpc,
+            port: None,
+        };
+        pool.worker.ready = Some(Ready::Probe(probe.clone()));
+        pool.worker.health = Some(Health::new(probe));
+        let problems = pool.problems();
+        let keys: Vec<_> = problems.iter().map(|problem| problem.key).collect();
+        assert_eq!(keys, ["ready", "health"]);
+        assert!(
+            problems
+                .iter()
+                .all(|problem| problem.message.contains("grpc is not built yet"))
+        );
     }
 
     #[test]
     fn a_probe_finds_its_port() {
         let mut worker = WorkerSpec::new(["x"]);
-        let probe = |port: Option<&str>| Probe { kind: ProbeKind::Http("/".into()), port: port.map(str::to_owned) };
+        let probe = |port: Option<&str>| Probe {
+            kind: ProbeKind::Http("/".into()),
+            port: port.map(str::to_owned),
+        };
         assert_eq!(worker.probe_target(&probe(None)), None);
         worker.ports = Ports::One(Port::Any);
         assert_eq!(worker.probe_target(&probe(None)), Some(""));

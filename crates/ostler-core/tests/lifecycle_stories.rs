@@ -508,3 +508,12 @@ fn no_start_timeout_still_bounds_the_record_and_the_spawn() {
     story.does(Input::Spawned);
     assert_eq!(story.life.deadline(), None);
 }
+
+#[test]
+fn a_clock_set_back_brings_no_deadline_back() {
+    let mut story = Story::new(rules());
+    story.after(Duration::from_secs(20)).does(Input::Recorded);
+    story.life.step(Input::Spawned, Moment::ORIGIN);
+    story.life.step(stop(), Moment::ORIGIN);
+    assert_eq!(story.life.deadline(), Some(story.now + TERM.grace + RELEASE));
+}

@@ -134,7 +134,6 @@ impl Lifecycle {
 
     pub(super) fn leader_exited(&mut self, status: ExitStatus) {
         self.status = Some(status);
-        self.retry = None;
         if let Some(Ending::Failed(failure)) = &mut self.end {
             failure.status.get_or_insert(status);
         }
