@@ -1,0 +1,178 @@
+//! When a worker is ready, and whether it stays well: what the driver waits on, without any knowledge of actors.
+//!
+//! Everything here ends by being dropped: no task is left behind, and no deadline is kept but those of single
+//! attempts. How long a start may take is the lifecycle's business.
+
+mod file;
+mod health;
+mod http;
+mod notify;
+mod probe;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ostler_core::failure::Failure;
+use ostler_core::supervision::Backoff;
+
+use file::ReadyFile;
+pub(crate) use health::{HealthPlan, HealthProbe, watch};
+pub(crate) use notify::Notifications;
+pub(crate) use probe::ProbePlan;
+
+use crate::lines::LineWatch;
+use crate::services::PortMap;
+
+/// The first pause between two looks at a worker that is not ready.
+const PAUSE_FIRST: Duration = Duration::from_millis(10);
+
+/// The longest such pause.
+const PAUSE_MAX: Duration = Duration::from_millis(250);
+
+/// How long one attempt may take while the worker starts. A worker that accepts and answers late is still heard, as
+/// long as it takes less than this.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(5);
+
+/// What tells that a worker is ready.
+pub(crate) struct ReadyPlan {
+    pub(crate) sign: Sign,
+    /// Where the latest reason for not being ready is left.
+    pub(crate) last_answer: LastAnswer,
+}
+
+/// The sign by which a worker tells that it is ready.
+pub(crate) enum Sign {
+    /// A probe succeeds.
+    Probe(ProbePlan),
+    /// A line matches.
+    Line(LineWatch),
+    /// The file is there and not empty. It tells the ports of these names.
+    File {
+        /// `OSTLER_READY_FILE`.
+        path: PathBuf,
+        /// The names of the ports that the worker picks itself; the unnamed one is empty.
+        reported: Vec<String>,
+    },
+    /// `READY=1` from the worker's tree. Messages tell the ports of these names.
+    Notify {
+        /// The worker's notify socket.
+        messages: Notifications,
+        /// The names of the ports that the worker picks itself; the unnamed one is empty.
+        reported: Vec<String>,
+    },
+    /// So much time passes.
+    After(Duration),
+}
+
+/// What a worker told when it became ready.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct ReadyInfo {
+    /// The ports that it reported, by name.
+    pub(crate) ports: PortMap,
+}
+
+/// Why a worker was not ready when it was last looked at: for the message of the failure, if time runs out.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct LastAnswer(Arc<Mutex<Option<String>>>);
+
+impl LastAnswer {
+    /// The latest reason; `None` when there never was one.
+    pub(crate) fn get(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, answer: String) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+    }
+}
+
+/// What one look at a worker came to.
+#[derive(Debug)]
+enum Answer {
+    /// It is ready, or well; it told these ports.
+    Yes(PortMap),
+    /// Not now; it may be the next time.
+    NotYet(String),
+    /// It never will be.
+    Never(Failure),
+}
+
+/// What has to be looked at again and again.
+enum Look {
+    Probe(ProbePlan),
+    File(ReadyFile),
+}
+
+impl Look {
+    async fn once(&mut self) -> Answer {
+        match self {
+            Self::Probe(probe) => probe.attempt(ATTEMPT_LIMIT).await,
+            Self::File(file) => file.look().await,
+        }
+    }
+}
+
+/// Waits until the worker is ready. Has no time limit of its own.
+///
+/// # Errors
+/// When it never will be: a stranger has its port (`port_in_use`), or the sign can't be watched.
+pub(crate) async fn wait_ready(plan: ReadyPlan) -> Result<ReadyInfo, Failure> {
+    let ReadyPlan { sign, last_answer } = plan;
+    let ports = match sign {
+        Sign::Probe(probe) => until_yes(&last_answer, Look::Probe(probe)).await?,
+        Sign::File { path, reported } => until_yes(&last_answer, Look::File(ReadyFile::new(path, reported))).await?,
+        Sign::Notify { messages, reported } => messages.ready(&reported, &last_answer).await?,
+        Sign::Line(lines) => {
+            last_answer.set("no line matched yet".to_owned());
+            lines.matched().await;
+            PortMap::new()
+        }
+        Sign::After(time) => {
+            tokio::time::sleep(time).await;
+            PortMap::new()
+        }
+    };
+    Ok(ReadyInfo { ports })
+}
+
+/// What is looked at again and again.
+enum Looker {
+    Probe(ProbePlan),
+    File(file::ReadyFile),
+}
+
+impl Looker {
+    /// Looks once; the ports are those that the worker told.
+    async fn look(&mut self) -> Answer<PortMap> {
+        match self {
+            Self::File(file) => file.look().await,
+            Self::Probe(probe) => match probe.attempt(ATTEMPT_LIMIT).await {
+                Answer::Yes(()) => Answer::Yes(PortMap::new()),
+                Answer::NotYet(why) => Answer::NotYet(why),
+                Answer::Never(failure) => Answer::Never(failure),
+            },
+        }
+    }
+}
+
+/// Looks again and again, with pauses that double from [`PAUSE_FIRST`] to [`PAUSE_MAX`] and differ by chance, so that
+/// workers that start together don't ask together.
+async fn until_yes(last_answer: &LastAnswer, mut looker: Looker) -> Result<PortMap, Failure> {
+    let pauses = Backoff {
+        jitter: 0.5,
+        ..Backoff::new(PAUSE_FIRST, PAUSE_MAX)
+    };
+    let mut attempt = 0;
+    loop {
+        match looker.look().await {
+            Answer::Yes(ports) => return Ok(ports),
+            Answer::Never(failure) => return Err(failure),
+            Answer::NotYet(why) => last_answer.set(why),
+        }
+        attempt += 1;
+        tokio::time::sleep(pauses.delay(attempt, fastrand::f64())).await;
+    }
+}

@@ -1,0 +1,165 @@
+//! The ready file: there and not empty is ready. It may tell the ports that the worker picked.
+
+use std::fs::OpenOptions;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+
+use super::Answer;
+use crate::services::PortMap;
+
+/// More than this of a ready file is not read.
+const LONGEST: u64 = 4096;
+
+/// `OSTLER_READY_FILE` as it is looked at again and again.
+pub(super) struct ReadyFile {
+    path: PathBuf,
+    reported: Vec<String>,
+    /// What it held at the last look: a text without a line end may be half written, and counts when it stays.
+    before: Option<String>,
+}
+
+impl ReadyFile {
+    pub(super) fn new(path: PathBuf, reported: Vec<String>) -> Self {
+        Self {
+            path,
+            reported,
+            before: None,
+        }
+    }
+
+    pub(super) async fn look(&mut self) -> Answer {
+        let path = self.path.clone();
+        let read = tokio::task::spawn_blocking(move || read(&path)).await;
+        let shown = self.path.display();
+        match read.unwrap_or_else(|lost| Err(io::Error::other(lost))) {
+            Ok(None) => Answer::NotYet(format!("{shown} is not there or empty")),
+            Ok(Some(text)) => self.judge(text),
+            Err(error) => Answer::NotYet(format!("{shown} can't be read: {error}")),
+        }
+    }
+
+    fn judge(&mut self, text: String) -> Answer {
+        if self.reported.is_empty() {
+            return Answer::Yes(PortMap::new());
+        }
+        let whole = text.ends_with('\n') || self.before.as_deref() == Some(&text);
+        let answer = match ports(&text, &self.reported) {
+            Ok(ports) if whole => Answer::Yes(ports),
+            Ok(_) => Answer::NotYet("the ready file may be half written".to_owned()),
+            Err(why) => Answer::NotYet(format!("{} {why}", self.path.display())),
+        };
+        self.before = Some(text);
+        answer
+    }
+}
+
+/// The text of the file; `None` when there is none yet. A file that is no regular one could hang its reader.
+fn read(path: &Path) -> io::Result<Option<String>> {
+    let file = match OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(path)
+    {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(LONGEST).read_to_end(&mut bytes)?;
+    Ok((!bytes.is_empty()).then(|| String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// The reported ports in `text`: the number alone for a single one, or lines `PORT=n` and `PORT_NAME=n`.
+fn ports(text: &str, reported: &[String]) -> Result<PortMap, String> {
+    if let ([only], Some(number)) = (reported, port_number(text)) {
+        return Ok(PortMap::from([(only.clone(), number)]));
+    }
+    let line = |name: &String| {
+        let key = if name.is_empty() {
+            "PORT".to_owned()
+        } else {
+            format!("PORT_{}", name.to_ascii_uppercase())
+        };
+        let told = text
+            .lines()
+            .filter_map(|line| line.split_once('='))
+            .find(|(of, _)| of.trim() == key);
+        let number = told.and_then(|(_, number)| port_number(number));
+        number
+            .map(|number| (name.clone(), number))
+            .ok_or_else(|| format!("does not tell {key}=n"))
+    };
+    reported.iter().map(line).collect()
+}
+
+fn port_number(text: &str) -> Option<u16> {
+    text.trim().parse().ok().filter(|number| *number != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn told(text: &str, reported: &[&str]) -> Option<Vec<u16>> {
+        ports(text, &names(reported))
+            .ok()
+            .map(|ports| ports.into_values().collect())
+    }
+
+    #[test]
+    fn a_single_reported_port_is_the_number_alone_or_a_line() {
+        assert_eq!(told("8080\n", &[""]), Some(vec![8080]));
+        assert_eq!(told("8080", &["http"]), Some(vec![8080]));
+        assert_eq!(told("PORT_HTTP=8080\n", &["http"]), Some(vec![8080]));
+        assert_eq!(told("PORT=8080\n", &[""]), Some(vec![8080]));
+        assert_eq!(told("0\n", &[""]), None);
+        assert_eq!(told("70000\n", &[""]), None);
+        assert_eq!(told("ready\n", &[""]), None);
+    }
+
+    #[test]
+    fn several_reported_ports_need_a_line_each() {
+        assert_eq!(told("PORT_A=1\nPORT_B = 2\n", &["a", "b"]), Some(vec![1, 2]));
+        assert_eq!(told("PORT_A=1\n", &["a", "b"]), None);
+    }
+
+    #[tokio::test]
+    async fn empty_is_not_ready_and_half_a_number_is_no_port() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ready");
+        let mut file = ReadyFile::new(path.clone(), names(&[""]));
+        assert!(matches!(file.look().await, Answer::NotYet(_)), "missing");
+        std::fs::write(&path, "").unwrap();
+        assert!(matches!(file.look().await, Answer::NotYet(_)), "empty");
+        std::fs::write(&path, "80").unwrap();
+        assert!(matches!(file.look().await, Answer::NotYet(_)), "half");
+        std::fs::write(&path, "8080").unwrap();
+        assert!(matches!(file.look().await, Answer::NotYet(_)), "it changed");
+        let Answer::Yes(ports) = file.look().await else {
+            panic!("it stayed the same")
+        };
+        assert_eq!(ports, PortMap::from([(String::new(), 8080)]));
+    }
+
+    #[tokio::test]
+    async fn a_pipe_in_its_place_hangs_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ready");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let mut file = ReadyFile::new(path, Vec::new());
+        let Answer::NotYet(why) = file.look().await else {
+            panic!("a pipe is not ready")
+        };
+        assert!(why.contains("no regular file"), "{why}");
+    }
+}

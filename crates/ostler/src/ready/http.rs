@@ -1,0 +1,105 @@
+//! GET, and whether the answer is a yes.
+
+use std::net::SocketAddr;
+use std::pin::pin;
+
+use http_body_util::Empty;
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::{Request, StatusCode, header};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// Whether GET of `path` is answered with a status from 200 to 399. The connection is closed with the status line:
+/// nobody reads the body. Redirects are a yes and are not followed.
+///
+/// # Errors
+/// Why not, for people.
+pub(super) async fn get(address: SocketAddr, path: &str) -> Result<(), String> {
+    let request = Request::get(path)
+        .header(header::HOST, address.to_string())
+        .header(header::USER_AGENT, concat!("ostler/", env!("CARGO_PKG_VERSION")))
+        .header(header::CONNECTION, "close")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| format!("GET {path} can't be asked: {error}"))?;
+    let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| format!("GET {path}: {error}"))?;
+    let mut connection = pin!(connection);
+    let mut response = pin!(sender.send_request(request));
+    // The connection may come to its end with the response in hand: that is no failure.
+    let response = tokio::select! {
+        response = &mut response => response,
+        ended = &mut connection => match ended {
+            Ok(()) => response.await,
+            Err(error) => Err(error),
+        },
+    };
+    match response {
+        Ok(response) if is_yes(response.status()) => Ok(()),
+        Ok(response) => Err(format!("GET {path} was answered with {}", response.status())),
+        Err(error) => Err(format!("GET {path}: {error}")),
+    }
+}
+
+fn is_yes(status: StatusCode) -> bool {
+    status.is_success() || status.is_redirection()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    /// What GET comes to when the server answers with these bytes and closes.
+    async fn answered_with(bytes: &[u8]) -> Result<(), String> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 1024];
+            let read = stream.read(&mut request).await.unwrap();
+            assert!(request[..read].starts_with(b"GET /healthz?full=1 HTTP/1.1\r\n"));
+            stream.write_all(bytes).await.unwrap();
+        };
+        let (answer, ()) = tokio::join!(get(address, "/healthz?full=1"), server);
+        answer
+    }
+
+    #[tokio::test]
+    async fn statuses_from_200_to_399_are_a_yes() {
+        for (status, yes) in [
+            (200, true),
+            (204, true),
+            (301, true),
+            (399, true),
+            (400, false),
+            (404, false),
+            (503, false),
+        ] {
+            let answer = answered_with(format!("HTTP/1.1 {status} X\r\n\r\n").as_bytes()).await;
+            assert_eq!(answer.is_ok(), yes, "{status}: {answer:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_endless_body_is_not_read() {
+        let answer = answered_with(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\nx").await;
+        assert_eq!(answer, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn no_http_and_no_answer_are_a_no() {
+        assert!(answered_with(b"SSH-2.0-OpenSSH_9.9\r\n").await.is_err());
+        assert!(answered_with(b"HTTP/1.1 200").await.is_err());
+        assert!(answered_with(b"").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_path_that_is_none_is_told() {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
+        assert!(get(nowhere, "/a b").await.unwrap_err().contains("can't be asked"));
+    }
+}

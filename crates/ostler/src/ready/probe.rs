@@ -1,0 +1,121 @@
+//! One question to one port of a worker, and whose the port is.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use ostler_core::failure::{Failure, Reason};
+use ostler_core::spec::ProbeKind;
+use ostler_os::ports::{ListenerOwner, listener_in_tree};
+use ostler_os::sockets::name_holders;
+use tokio::net::TcpStream;
+
+use super::{Answer, http};
+use crate::services::PortMap;
+
+/// A stranger's socket must be seen twice, with this between: a tree that forks while it is looked at may be missed
+/// in part, and its listener then looks like somebody else's.
+const SECOND_LOOK: Duration = Duration::from_millis(50);
+
+/// A question to one port of one worker.
+#[derive(Debug, Clone)]
+pub(crate) struct ProbePlan {
+    /// What is asked.
+    pub(crate) kind: ProbeKind,
+    /// Where; a wildcard address is asked on loopback.
+    pub(crate) address: SocketAddr,
+    /// The sitter under which the worker's tree lives: only a listener of that tree counts. The listener of a
+    /// `listen` port is the host's too, which does no harm: the tree has it open.
+    pub(crate) sitter: i32,
+}
+
+/// Whose the port is.
+enum Owner {
+    Ours,
+    NotYet(String),
+    Strangers { named: String },
+}
+
+impl ProbePlan {
+    /// Asks once.
+    pub(super) async fn attempt(&self, limit: Duration) -> Answer {
+        match tokio::time::timeout(limit, self.ask()).await {
+            Ok(answer) => answer,
+            Err(_) => Answer::NotYet(format!("{} did not answer within {limit:?}", self.address)),
+        }
+    }
+
+    async fn ask(&self) -> Answer {
+        match self.owner().await {
+            Owner::Ours => {}
+            Owner::NotYet(why) => return Answer::NotYet(why),
+            Owner::Strangers { named } => return self.strangers(named),
+        }
+        let address = reachable(self.address);
+        let asked = match &self.kind {
+            ProbeKind::Http(path) => http::get(address, path).await,
+            ProbeKind::Tcp => TcpStream::connect(address)
+                .await
+                .map(drop)
+                .map_err(|error| error.to_string()),
+            ProbeKind::Grpc => return Answer::Never(not_built()),
+        };
+        match asked {
+            Ok(()) => Answer::Yes(PortMap::new()),
+            Err(why) => Answer::NotYet(format!("{address}: {why}")),
+        }
+    }
+
+    async fn owner(&self) -> Owner {
+        match self.look().await {
+            Owner::Strangers { .. } => {
+                tokio::time::sleep(SECOND_LOOK).await;
+                self.look().await
+            }
+            other => other,
+        }
+    }
+
+    /// Reads `/proc`, so it runs where that may take its time.
+    async fn look(&self) -> Owner {
+        let (address, sitter) = (self.address, self.sitter);
+        let look = move || match listener_in_tree(address, sitter) {
+            Ok(ListenerOwner::Tree { .. }) => Owner::Ours,
+            Ok(ListenerOwner::Nobody) => Owner::NotYet(format!("nobody listens on {address} yet")),
+            Ok(ListenerOwner::Unreadable { pids }) => Owner::NotYet(format!(
+                "whose listener {address} has can't be told: processes {pids:?} of the worker may not be looked into"
+            )),
+            Ok(ListenerOwner::Stranger(sockets)) => {
+                let names: Vec<String> = name_holders(&sockets).iter().map(ToString::to_string).collect();
+                Owner::Strangers {
+                    named: names.join(", "),
+                }
+            }
+            Err(error) => Owner::NotYet(format!("who listens on {address} can't be found out: {error}")),
+        };
+        let lost = |error| Owner::NotYet(format!("who listens on {address} can't be found out: {error}"));
+        tokio::task::spawn_blocking(look).await.unwrap_or_else(lost)
+    }
+
+    fn strangers(&self, named: String) -> Answer {
+        let message = format!(
+            "{} is answered by another process than the worker: {named}",
+            self.address
+        );
+        Answer::Never(Failure::new(Reason::PortInUse, message).with_holder(named))
+    }
+}
+
+/// A specification that asks by grpc is refused before it gets here.
+fn not_built() -> Failure {
+    Failure::new(Reason::ReadyTimeout, "grpc probes are not built yet")
+}
+
+/// Nobody can be reached at a wildcard address; what listens there is reached on loopback.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    SocketAddr::new(ip, address.port())
+}
