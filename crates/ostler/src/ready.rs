@@ -138,36 +138,16 @@ pub(crate) async fn wait_ready(plan: ReadyPlan) -> Result<ReadyInfo, Failure> {
     Ok(ReadyInfo { ports })
 }
 
-/// What is looked at again and again.
-enum Looker {
-    Probe(ProbePlan),
-    File(file::ReadyFile),
-}
-
-impl Looker {
-    /// Looks once; the ports are those that the worker told.
-    async fn look(&mut self) -> Answer<PortMap> {
-        match self {
-            Self::File(file) => file.look().await,
-            Self::Probe(probe) => match probe.attempt(ATTEMPT_LIMIT).await {
-                Answer::Yes(()) => Answer::Yes(PortMap::new()),
-                Answer::NotYet(why) => Answer::NotYet(why),
-                Answer::Never(failure) => Answer::Never(failure),
-            },
-        }
-    }
-}
-
 /// Looks again and again, with pauses that double from [`PAUSE_FIRST`] to [`PAUSE_MAX`] and differ by chance, so that
 /// workers that start together don't ask together.
-async fn until_yes(last_answer: &LastAnswer, mut looker: Looker) -> Result<PortMap, Failure> {
+async fn until_yes(last_answer: &LastAnswer, mut look: Look) -> Result<PortMap, Failure> {
     let pauses = Backoff {
         jitter: 0.5,
         ..Backoff::new(PAUSE_FIRST, PAUSE_MAX)
     };
     let mut attempt = 0;
     loop {
-        match looker.look().await {
+        match look.once().await {
             Answer::Yes(ports) => return Ok(ports),
             Answer::Never(failure) => return Err(failure),
             Answer::NotYet(why) => last_answer.set(why),
