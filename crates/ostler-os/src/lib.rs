@@ -5,6 +5,7 @@
 //! are blocking unless they are `async`; a blocking one says what bounds it. No other program is ever run to find
 //! something out: no ps, pgrep, kill or lsof.
 
+pub mod cgroup;
 pub mod guardian;
 pub mod holders;
 pub mod identity;

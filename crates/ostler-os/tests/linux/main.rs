@@ -1,5 +1,6 @@
 //! The Linux edge against real processes, sockets and files.
 
+mod cgroup;
 mod common;
 mod identity;
 mod kill;
