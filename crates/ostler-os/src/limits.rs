@@ -37,10 +37,10 @@ pub fn raise_descriptors() -> io::Result<(u64, u64)> {
     let before = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: before.maximum,
-        ..before.clone()
+        ..before
     };
     if before.current != before.maximum {
-        setrlimit(Resource::Nofile, raised.clone())?;
+        setrlimit(Resource::Nofile, raised)?;
     }
     original.get_or_insert(pair(before));
     Ok(pair(raised))

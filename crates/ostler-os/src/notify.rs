@@ -225,14 +225,14 @@ fn receive_raw(socket: &OwnedFd, text: &mut [u8]) -> io::Result<Received> {
     message.msg_iov = &raw mut part;
     message.msg_iovlen = 1;
     message.msg_control = (&raw mut control).cast();
-    message.msg_controllen = mem::size_of::<Control>() as _;
+    message.msg_controllen = mem::size_of::<Control>();
     // SAFETY: the message points at one buffer of text and one of control data, each with its true length, and both
     // outlive the call. What the kernel writes into them is plain bytes and integers.
     let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
     let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
     let header = &control.header;
-    let has_sender = message.msg_controllen as usize >= mem::size_of::<libc::cmsghdr>()
-        && (header.cmsg_level, header.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_CREDENTIALS);
+    // All zeros still, where the kernel wrote none.
+    let has_sender = (header.cmsg_level, header.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_CREDENTIALS);
     Ok(Received {
         length,
         sender: has_sender.then_some(control.sender.pid),

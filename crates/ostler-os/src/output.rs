@@ -31,10 +31,13 @@ use ring::Ring;
 /// How much one read takes: as much as a pipe holds.
 const READ_SIZE: usize = 64 * 1024;
 
-/// How much is read before other tasks get their turn, and at most after an exit.
-const TURN: usize = 1024 * 1024;
+/// How much is read before other tasks get their turn. A hook that logs short lines makes even this milliseconds.
+const TURN: usize = READ_SIZE;
 
-/// The longest that a drain after an exit takes, when somebody goes on writing.
+/// The most that is read after an exit or at the close, when somebody goes on writing.
+const LAST_WORDS: usize = 1024 * 1024;
+
+/// The longest that a drain after an exit takes, likewise.
 const DRAIN_TIME: Duration = Duration::from_millis(100);
 
 /// A line in a failure is cut here, in bytes.
@@ -172,7 +175,7 @@ impl Capture {
         let Some(pipe) = stream.pipe.upgrade() else { return };
         let start = Instant::now();
         let mut read = 0;
-        while read < TURN && start.elapsed() < DRAIN_TIME {
+        while read < LAST_WORDS && start.elapsed() < DRAIN_TIME {
             match stream.pump(pipe.as_fd()) {
                 Pumped::Some(count) => read += count,
                 Pumped::Empty | Pumped::Ended => return,
@@ -188,7 +191,7 @@ impl Capture {
         let stream = &self.owner.stream;
         if let Some(pipe) = stream.pipe.upgrade() {
             let mut read = 0;
-            while read < TURN
+            while read < LAST_WORDS
                 && let Pumped::Some(count) = stream.pump(pipe.as_fd())
             {
                 read += count;

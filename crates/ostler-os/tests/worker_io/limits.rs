@@ -16,7 +16,7 @@ fn the_soft_limit_is_raised_to_the_hard_one_and_the_first_is_remembered() {
         current: Some(512),
         ..getrlimit(Resource::Nofile)
     };
-    setrlimit(Resource::Nofile, lower.clone()).expect("a lower limit");
+    setrlimit(Resource::Nofile, lower).expect("a lower limit");
     assert_eq!((descriptors(), original_descriptors()), ((512, hard), None));
     assert_eq!(raise_descriptors().expect("a raise"), (hard, hard));
     assert_eq!(
