@@ -1,1 +1,272 @@
-//! Tests of Ostler from outside, with real processes.
+//! What the tests of Ostler from outside have in common: running the program, reading its events, counting survivors.
+//!
+//! Nothing here sleeps to synchronise: a test waits for an event, with a deadline.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+/// How long a test waits for what should happen at once, on a machine that is busy with other tests.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// The program beside the running test: `cargo test --workspace` builds both.
+///
+/// # Panics
+/// When it was not built.
+pub fn program(name: &str) -> PathBuf {
+    let mut directory = std::env::current_exe().expect("the test knows its own path");
+    directory.pop();
+    if directory.ends_with("deps") {
+        directory.pop();
+    }
+    let path = directory.join(name);
+    assert!(path.exists(), "{} is missing: build it with `cargo build --workspace --bins`", path.display());
+    path
+}
+
+/// The command line of a test worker in these modes, as a TOML array.
+pub fn worker(modes: &str, tag: &str) -> String {
+    let path = program("ostler-test-worker");
+    format!("[{:?}, {modes:?}, \"{{port}}\", {tag:?}]", path.display().to_string())
+}
+
+/// A run of `ostler up`.
+#[derive(Debug)]
+pub struct Up {
+    child: Child,
+    lines: Receiver<Value>,
+    stderr: Option<JoinHandle<String>>,
+    /// Every event read so far.
+    pub seen: Vec<Value>,
+    /// The directory of the file and of the state; removed at the end.
+    pub directory: tempfile::TempDir,
+    /// What the command lines of this run's processes hold, and nobody else's.
+    pub tag: String,
+}
+
+/// A file of one app with its state in `directory`, and the given pools.
+pub fn config(directory: &Path, pools: &str) -> PathBuf {
+    let path = directory.join("ostler.toml");
+    let text = format!("[app]\nname = \"test\"\nstate_dir = \"state\"\n{}\n{pools}", engine_line());
+    std::fs::write(&path, text).expect("the file is written");
+    path
+}
+
+fn engine_line() -> &'static str {
+    if cfg!(feature = "rocksdb") { "" } else { "store = \"redb\"" }
+}
+
+impl Up {
+    /// Runs pools; `pools` is told the tag of this run.
+    pub fn start(pools: impl FnOnce(&str) -> String) -> Self {
+        Self::start_with(pools, |_| {})
+    }
+
+    /// The same, with a last word on the command.
+    pub fn start_with(pools: impl FnOnce(&str) -> String, change: impl FnOnce(&mut Command)) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let tag = directory.path().file_name().expect("a name").to_string_lossy().into_owned();
+        let path = config(directory.path(), &pools(&tag));
+        let mut command = Command::new(program("ostler"));
+        command.arg("up").arg(path).args(["--events", "-"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null());
+        command.env_remove("XDG_RUNTIME_DIR").env_remove("RUNTIME_DIRECTORY");
+        change(&mut command);
+        let mut child = command.spawn().expect("ostler starts");
+        let stdout = BufReader::new(child.stdout.take().expect("its stdout"));
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                let value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"));
+                if sender.send(value).is_err() {
+                    return;
+                }
+            }
+        });
+        let stderr = child.stderr.take().map(|stderr| std::thread::spawn(move || read_all(stderr)));
+        Self { child, lines, stderr, seen: Vec::new(), directory, tag }
+    }
+
+    /// The pid of the program.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Reads on to the first event that fits.
+    ///
+    /// # Panics
+    /// When none comes within the time.
+    pub fn wait_for(&mut self, what: &str, within: Duration, fits: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + within;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(event) => {
+                    self.seen.push(event.clone());
+                    if fits(&event) {
+                        return event;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => panic!("no {what} within {within:?}; seen: {}", self.story()),
+                Err(RecvTimeoutError::Disconnected) => panic!("ostler ended without {what}; seen: {}", self.story()),
+            }
+        }
+    }
+
+    /// Reads on to the first event of this name.
+    pub fn wait_for_event(&mut self, name: &str) -> Value {
+        self.wait_for(name, SOON, |event| event["event"] == name)
+    }
+
+    /// Reads what comes within the time; gives the first event that fits.
+    pub fn poll(&mut self, within: Duration, fits: impl Fn(&Value) -> bool) -> Option<Value> {
+        let deadline = Instant::now() + within;
+        while let Ok(event) = self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            self.seen.push(event.clone());
+            if fits(&event) {
+                return Some(event);
+            }
+        }
+        None
+    }
+
+    /// Reads events until this moment.
+    pub fn read_until(&mut self, moment: Instant) {
+        self.poll(moment.saturating_duration_since(Instant::now()), |_| false);
+    }
+
+    /// How many workers are ready and have not ended since, by the events read so far.
+    pub fn alive_workers(&self) -> usize {
+        let mut ready = std::collections::HashSet::new();
+        for event in &self.seen {
+            let Some(worker) = event["worker"].as_str() else { continue };
+            match event["event"].as_str() {
+                Some("worker.ready") => _ = ready.insert(worker.to_owned()),
+                Some("worker.exited" | "worker.stopping" | "worker.unhealthy") => _ = ready.remove(worker),
+                _ => {}
+            }
+        }
+        ready.len()
+    }
+
+    /// Reads every event up to the program's end, and gives its exit status and what it wrote for people.
+    ///
+    /// # Panics
+    /// When it does not end within the time.
+    pub fn end(&mut self, within: Duration) -> (ExitStatus, String) {
+        let deadline = Instant::now() + within;
+        loop {
+            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(event) => self.seen.push(event),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("ostler did not end within {within:?}; seen: {}", self.story()),
+            }
+        }
+        let status = self.child.wait().expect("ostler is waited for");
+        let stderr = self.stderr.take().map(|thread| thread.join().expect("stderr is read")).unwrap_or_default();
+        (status, stderr)
+    }
+
+    /// Sends the program a signal.
+    pub fn signal(&self, signal: Signal) {
+        send(self.pid(), signal);
+    }
+
+    /// TERM, the end, and nothing left: what most tests close with. Gives what was written for people.
+    pub fn stop_cleanly(&mut self) -> String {
+        self.signal(Signal::SIGTERM);
+        let (status, stderr) = self.end(SOON);
+        assert_eq!(status.code(), Some(0), "exit status; {stderr}");
+        assert_eq!(self.count("cleanup.success"), 1, "{}", self.story());
+        self.assert_nothing_left();
+        stderr
+    }
+
+    /// How many events of this name were seen.
+    pub fn count(&self, name: &str) -> usize {
+        self.seen.iter().filter(|event| event["event"] == name).count()
+    }
+
+    /// The seen events of this name.
+    pub fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Value> {
+        self.seen.iter().filter(move |event| event["event"] == name)
+    }
+
+    /// Every seen event as a line.
+    pub fn story(&self) -> String {
+        self.seen.iter().map(|event| format!("\n  {event}")).collect()
+    }
+
+    /// # Panics
+    /// When a process of this run lives, or a record of it is left.
+    pub fn assert_nothing_left(&self) {
+        let left = survivors(&self.tag);
+        assert!(left.is_empty(), "processes are left: {left:?}");
+        let state = self.directory.path().join("state");
+        let runs: Vec<_> = run_directories(&state);
+        assert!(runs.is_empty(), "run directories are left: {runs:?}");
+    }
+}
+
+impl Drop for Up {
+    /// A test that failed leaves nothing behind either.
+    fn drop(&mut self) {
+        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
+            drop(self.child.kill());
+            drop(self.child.wait());
+        }
+    }
+}
+
+fn read_all(mut stderr: ChildStderr) -> String {
+    let mut text = String::new();
+    drop(stderr.read_to_string(&mut text));
+    text
+}
+
+/// Every `run.lock` below the state directory.
+pub fn run_directories(state: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(state) else { return Vec::new() };
+    let mut found = Vec::new();
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(run_directories(&path));
+        } else if path.ends_with("run.lock") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// Sends a signal to a process of the test's own.
+pub fn send(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(pid).expect("a pid"));
+    // One that has just ended is as good as killed.
+    drop(kill(pid, signal));
+}
+
+/// The pid in an event.
+pub fn pid_of(event: &Value) -> u32 {
+    event["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).unwrap_or_else(|| panic!("no pid in {event}"))
+}
+
+/// Processes, zombies not counted, whose command line holds the tag as an argument of its own.
+pub fn survivors(tag: &str) -> Vec<(i32, String)> {
+    let Ok(processes) = procfs::process::all_processes() else { return Vec::new() };
+    processes
+        .flatten()
+        .filter_map(|process| {
+            let line = process.cmdline().ok()?;
+            let alive = process.stat().is_ok_and(|stat| stat.state != 'Z');
+            (alive && line.iter().any(|argument| argument == tag)).then(|| (process.pid, line.join(" ")))
+        })
+        .collect()
+}

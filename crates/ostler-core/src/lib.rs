@@ -7,6 +7,7 @@ pub mod failure;
 pub mod ids;
 pub mod lifecycle;
 pub mod moment;
+pub mod pool;
 pub mod signal;
 pub mod spec;
 pub mod supervision;

@@ -65,7 +65,13 @@ impl PoolWatch {
     /// A pool of `workers` slots, all busy. An empty pool has finished at once: the effect says so.
     pub fn new(workers: u32, min_workers: u32, on_give_up: OnGiveUp) -> (Self, Option<PoolEffect>) {
         let slots = (0..workers).map(|index| (index, Slot::Busy)).collect();
-        let mut watch = Self { slots, min_workers, on_give_up, announced_ready: false, over: false };
+        let mut watch = Self {
+            slots,
+            min_workers,
+            on_give_up,
+            announced_ready: false,
+            over: false,
+        };
         let effect = watch.finished();
         (watch, effect)
     }
@@ -113,7 +119,11 @@ impl PoolWatch {
         let message = match self.on_give_up {
             OnGiveUp::Pool => format!("worker {index} gave up, and on_give_up = \"pool\""),
             OnGiveUp::Worker if left < self.min_workers as usize => {
-                format!("{lost} of {} workers gave up, fewer than min_workers ({}) are left", self.slots.len(), self.min_workers)
+                format!(
+                    "{lost} of {} workers gave up, fewer than min_workers ({}) are left",
+                    self.slots.len(),
+                    self.min_workers
+                )
             }
             OnGiveUp::Worker => return None,
         };
@@ -158,7 +168,10 @@ mod tests {
     fn the_others_serve_on_until_too_few_are_left() {
         let mut watch = pool(3, 2, OnGiveUp::Worker);
         assert_eq!(watch.step(PoolInput::GaveUp(0, None)), None);
-        assert!(matches!(watch.step(PoolInput::GaveUp(1, None)), Some(PoolEffect::GaveUp { .. })));
+        assert!(matches!(
+            watch.step(PoolInput::GaveUp(1, None)),
+            Some(PoolEffect::GaveUp { .. })
+        ));
         assert_eq!(watch.step(PoolInput::GaveUp(2, None)), None, "it gives up once");
     }
 
@@ -166,13 +179,19 @@ mod tests {
     fn the_last_slot_to_give_up_takes_the_pool_with_it() {
         let mut watch = pool(2, 1, OnGiveUp::Worker);
         assert_eq!(watch.step(PoolInput::GaveUp(0, None)), None);
-        assert!(matches!(watch.step(PoolInput::GaveUp(1, None)), Some(PoolEffect::GaveUp { .. })));
+        assert!(matches!(
+            watch.step(PoolInput::GaveUp(1, None)),
+            Some(PoolEffect::GaveUp { .. })
+        ));
     }
 
     #[test]
     fn under_otps_rule_the_first_slot_takes_the_pool_with_it() {
         let mut watch = pool(9, 1, OnGiveUp::Pool);
-        assert!(matches!(watch.step(PoolInput::GaveUp(4, None)), Some(PoolEffect::GaveUp { .. })));
+        assert!(matches!(
+            watch.step(PoolInput::GaveUp(4, None)),
+            Some(PoolEffect::GaveUp { .. })
+        ));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::protocol::{Cause, Event, EventKind, Order, OrderKind, Step, flag};
 use crate::status;
 use crate::sys::{self, DescriptorLimit, Errno, Fd, PollFd};
 use crate::tree::{self, Targets, TreeKill};
+use crate::wait;
 use crate::wire::{Fds, Outbox, Received, receive};
 use crate::worker::{self, Failure, Launch, Outcome};
 
@@ -47,6 +48,8 @@ struct Sitter {
     start_time: u64,
     in_cgroup: bool,
     cgroup: Option<Fd>,
+    /// The inode of the cgroup that was last killed, which is spent; 0 for none.
+    spent: u64,
     /// Tells the outcome of exec, until it has.
     exec: Option<Fd>,
     /// What exec or a step before it has failed with; told when the child is reaped.
@@ -76,6 +79,7 @@ pub(crate) fn run(slot: u32, limit: DescriptorLimit) -> ! {
         start_time: 0,
         in_cgroup: false,
         cgroup: None,
+        spent: 0,
         exec: None,
         failure: None,
         kill: None,
@@ -252,6 +256,9 @@ impl Sitter {
         let wanted = 3 + usize::from(order.cgroup) + usize::from(order.listen);
         let (spec, stdout, stderr) = (fds.take(0), fds.take(1), fds.take(2));
         let cgroup = if order.cgroup { fds.take(3) } else { None };
+        // Nothing that is cloned into a spent cgroup lives: the worker starts outside, and the host is told that.
+        let cgroup =
+            cgroup.filter(|cgroup| self.spent == 0 || sys::inode(cgroup).is_ok_and(|inode| inode != self.spent));
         let refused = if self.life.phase() != Phase::Idle {
             Some((Step::Slot, Errno::EBUSY))
         } else if truncated || fds.count() != wanted {
@@ -314,7 +321,7 @@ impl Sitter {
             Outcome::Executed => {
                 self.life.executed();
                 let flags = if self.in_cgroup { flag::IN_CGROUP } else { 0 };
-                self.say_with(EventKind::Spawned, self.worker, 0, self.start_time, flags);
+                self.say_with(EventKind::Spawned, self.worker, sys::own_pid(), self.start_time, flags);
             }
             Outcome::Failed(failure) => self.failure = Some(failure),
         }
@@ -326,7 +333,7 @@ impl Sitter {
     fn reap(&mut self, now: u64) {
         self.reap_again = false;
         for _ in 0..REAPS {
-            match sys::peek_ended() {
+            match wait::peek_ended() {
                 Ok(Some(ended)) if ended.pid == self.worker => self.worker_ended(ended, now),
                 Ok(Some(ended)) => self.other_ended(ended, now),
                 Ok(None) => return self.settle(false, now),
@@ -340,7 +347,7 @@ impl Sitter {
 
     /// The worker has ended. It is reaped last: as long as it is not, its group's number is its own, and whatever is left
     /// in the group can be killed at a stroke.
-    fn worker_ended(&mut self, ended: sys::Ended, now: u64) {
+    fn worker_ended(&mut self, ended: wait::Ended, now: u64) {
         if self.exec.is_some() {
             // The child was the pipe's only writer, so it tells now.
             self.exec_told();
@@ -353,7 +360,7 @@ impl Sitter {
             self.act(todo, now);
         }
         // It has ended and is ours, so this succeeds at once.
-        let _ = sys::reap(ended.pid);
+        let _ = wait::reap(ended.pid);
         self.worker = 0;
         if self.failure.is_none() {
             self.say(EventKind::Exited, ended.status, ended.pid);
@@ -361,9 +368,9 @@ impl Sitter {
         self.drain_look = now;
     }
 
-    fn other_ended(&mut self, ended: sys::Ended, now: u64) {
+    fn other_ended(&mut self, ended: wait::Ended, now: u64) {
         // As above.
-        let _ = sys::reap(ended.pid);
+        let _ = wait::reap(ended.pid);
         if let Some(kill) = &mut self.kill {
             if ended.status & 0x7f == SIGKILL {
                 kill.killed += 1;
@@ -400,8 +407,13 @@ impl Sitter {
             *since = now;
         }
         self.life.finish();
-        self.kill = None;
-        self.cgroup = None;
+        let killed = self
+            .kill
+            .take()
+            .is_some_and(|kill| kill.flags & flag::KILLED_CGROUP != 0);
+        if let Some(cgroup) = self.cgroup.take().filter(|_| killed) {
+            self.spent = sys::inode(&cgroup).unwrap_or(0);
+        }
         self.failure = None;
     }
 

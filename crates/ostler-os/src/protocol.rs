@@ -175,7 +175,7 @@ impl Order {
 pub enum EventKind {
     /// The guardian is up: `a` its pid, `c` its [`VERSION`], `slot` [`MAGIC`]. `b` is not 0 when it refuses to serve.
     Ready = 1,
-    /// The worker's program was exec'd: `a` pid, `c` start time in clock ticks since boot (0: /proc could not tell).
+    /// The worker's program was exec'd: `a` its pid, `b` its sitter's pid, `c` start time in clock ticks since boot (0: /proc could not tell).
     Spawned = 2,
     /// It was not, and nothing of it is left: `a` errno, `b` a [`Step`].
     SpawnFailed = 3,

@@ -1,3 +1,72 @@
-//! ostler.
+//! Ostler: an OTP-like supervision tree in which every worker actor owns one operating-system process.
+//!
+//! An [`Ostler`] is one instance: a root supervisor with its process table, its guardian and its pools. A [`Pool`] keeps
+//! so many workers of one kind running; each is started, watched, restarted and stopped by Erlang/OTP's rules, and what
+//! it held is proven to be released before anything takes its place. Whatever dies first, nothing is left behind.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//!
+//! use ostler::{Ostler, Port, Probe, ProbeKind, Ready, Restart};
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let ostler = Ostler::builder("demo").start().await?;
+//! let pool = ostler
+//!     .pool("web")
+//!     .command(["python3", "-m", "http.server", "{port}"])
+//!     .port(Port::Any)
+//!     .ready(Ready::Probe(Probe { kind: ProbeKind::Http("/".into()), port: None }))
+//!     .workers(4)
+//!     .restart(Restart::Transient)
+//!     .start()
+//!     .await?;
+//! pool.wait_ready().await;
+//! pool.restart_worker(0).await?;
+//! let report = ostler.stop().await;
+//! assert!(report.is_success(), "{report}");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Supervision of ordinary ractor actors, no process in sight, is in [`supervisor`].
 
+mod builder;
+mod cleaner;
+mod guardian_keeper;
+mod hub;
+mod identity;
+mod instance;
+mod lines;
+mod link;
+mod pool;
+mod process;
+mod process_table;
+mod ready;
+mod release;
+mod report;
+mod services;
+mod status;
 pub mod supervisor;
+pub mod sweep;
+
+pub use builder::{OstlerBuilder, ROOT_INTENSITY, ROOT_PERIOD, StartError};
+pub use cleaner::CleanupReport;
+pub use hub::{EVENT_BUFFER, EventStream};
+pub use instance::{Killer, Ostler};
+pub use pool::{Pool, PoolBuilder, PoolError, PoolPhase};
+pub use report::StopReport;
+pub use status::WorkerState;
+pub use supervisor::{Backoff, Restart};
+
+pub use ostler_core::failure::{ExitStatus, Failure, Reason};
+pub use ostler_core::ids::{Incarnation, RunId, WorkerId};
+pub use ostler_core::lifecycle::{Cause, State};
+pub use ostler_core::signal::Signal;
+pub use ostler_core::spec::{
+    Health, Mode, OnGiveUp, OutputSpec, PoolSpec, Port, Ports, Probe, ProbeKind, Ready, SpecProblem, StopSpec,
+    WorkerSpec,
+};
+pub use ostler_os::limits;
+pub use ostler_registry::{DirEnv, Engine, app_dir};
+pub use ostler_telemetry::{Event, EventKind, Facts};

@@ -24,6 +24,8 @@ pub enum GuardianEvent {
         incarnation: u64,
         /// Its pid, which is also its process group's and its session's.
         pid: u32,
+        /// The pid of its sitter: every process of its tree is below it.
+        sitter: u32,
         /// Field 22 of /proc/PID/stat, in clock ticks since boot, read while the pid could not be reused. 0: unknown,
         /// because /proc is not mounted.
         start_time: u64,
@@ -152,7 +154,7 @@ pub struct TreeProcess {
 /// How a tree was killed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TreeKill {
-    /// `cgroup.kill` was used.
+    /// `cgroup.kill` was used; the next incarnation needs a fresh cgroup.
     pub cgroup: bool,
     /// Children were found outside the worker's process group.
     pub strays: bool,
@@ -191,6 +193,7 @@ impl Assembler {
                 slot,
                 incarnation,
                 pid: event.a.unsigned_abs(),
+                sitter: event.b.unsigned_abs(),
                 start_time: event.c,
                 in_cgroup: event.flags & flag::IN_CGROUP != 0,
             },

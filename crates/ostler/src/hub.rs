@@ -1,0 +1,234 @@
+//! Where every event of a run passes through: it gets its number, is told to `tracing`, and reaches the subscribers.
+//!
+//! Nothing here can block: a subscriber that does not keep up loses the oldest events, and is told how many.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use ostler_core::ids::{Incarnation, RunId, WorkerId};
+use ostler_telemetry::{Event, EventKind, Facts};
+use tokio::sync::broadcast;
+
+/// How many events a subscriber may be behind before it loses the oldest: 16,384.
+pub const EVENT_BUFFER: usize = 16_384;
+
+/// Whom an event is about.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct About {
+    pub(crate) pool: Option<String>,
+    pub(crate) worker: Option<WorkerId>,
+    pub(crate) incarnation: Option<Incarnation>,
+}
+
+impl About {
+    pub(crate) fn run() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn pool(name: &str) -> Self {
+        Self {
+            pool: Some(name.to_owned()),
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn worker(worker: &WorkerId, incarnation: Option<Incarnation>) -> Self {
+        Self {
+            pool: None,
+            worker: Some(worker.clone()),
+            incarnation,
+        }
+    }
+}
+
+/// The events of one run.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    app: String,
+    run: RunId,
+    line: Mutex<Line>,
+}
+
+#[derive(Debug)]
+struct Line {
+    seq: u64,
+    sender: broadcast::Sender<Arc<Event>>,
+}
+
+impl Hub {
+    pub(crate) fn new(app: String, run: RunId) -> Self {
+        let (sender, _) = broadcast::channel(EVENT_BUFFER);
+        Self {
+            app,
+            run,
+            line: Mutex::new(Line { seq: 0, sender }),
+        }
+    }
+
+    /// Numbers the event, and tells it to all. Numbering and sending are one step, so that every subscriber sees the
+    /// events in the order of their numbers.
+    pub(crate) fn emit(&self, kind: EventKind, about: About, facts: Facts) {
+        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        line.seq += 1;
+        let event = Arc::new(Event {
+            seq: line.seq,
+            time: SystemTime::now(),
+            kind,
+            app: self.app.clone(),
+            run: self.run,
+            pool: about.pool,
+            worker: about.worker,
+            incarnation: about.incarnation,
+            facts,
+        });
+        // No subscriber is no error.
+        let _ = line.sender.send(Arc::clone(&event));
+        drop(line);
+        trace(&event);
+    }
+
+    pub(crate) fn subscribe(&self) -> EventStream {
+        let line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        EventStream {
+            receiver: line.sender.subscribe(),
+            last: None,
+            waiting: None,
+        }
+    }
+}
+
+/// Failures and what the cleaner found are warnings; the rest is information.
+fn trace(event: &Event) {
+    let worker = event.worker.as_ref().map(ToString::to_string);
+    let who = worker.as_deref().or(event.pool.as_deref()).unwrap_or("run");
+    let incarnation = event.incarnation.map(|i| i.0);
+    let facts = &event.facts;
+    let reason = facts.reason.map(|r| r.name());
+    match event.kind {
+        EventKind::WorkerFailed
+        | EventKind::WorkerGaveUp
+        | EventKind::WorkerUnhealthy
+        | EventKind::PoolGaveUp
+        | EventKind::GuardianLost
+        | EventKind::CleanupOrphansFound
+        | EventKind::CleanupEmergencyKill
+        | EventKind::EventsDropped => tracing::warn!(
+            target: "ostler", event = event.kind.name(), who, incarnation, pid = facts.pid, reason,
+            message = facts.message.as_deref(), suggestion = facts.suggestion.as_deref(), count = facts.count
+        ),
+        EventKind::RunStarted
+        | EventKind::RunStopped
+        | EventKind::WorkerReserved
+        | EventKind::WorkerSpawned
+        | EventKind::WorkerReady
+        | EventKind::WorkerStopping
+        | EventKind::WorkerExited
+        | EventKind::WorkerReleased
+        | EventKind::WorkerRestarting
+        | EventKind::WorkerFinished
+        | EventKind::PoolReady
+        | EventKind::PoolFinished
+        | EventKind::PoolStopped
+        | EventKind::SweepDone
+        | EventKind::CleanupSuccess => tracing::info!(
+            target: "ostler", event = event.kind.name(), who, incarnation, pid = facts.pid,
+            cause = facts.cause.as_deref(), count = facts.count
+        ),
+    }
+}
+
+/// A subscriber's view of the events: each from the moment of the subscription on, in order.
+#[derive(Debug)]
+pub struct EventStream {
+    receiver: broadcast::Receiver<Arc<Event>>,
+    last: Option<Arc<Event>>,
+    waiting: Option<Arc<Event>>,
+}
+
+impl EventStream {
+    /// The next event; `None` when the run is over and every event has been read.
+    ///
+    /// A subscriber that fell more than [`EVENT_BUFFER`] events behind gets `events.dropped` with their count where
+    /// they are missing. Cancel safe.
+    pub async fn recv(&mut self) -> Option<Arc<Event>> {
+        if let Some(event) = self.waiting.take() {
+            return Some(self.remember(event));
+        }
+        match self.receiver.recv().await {
+            Ok(event) => Some(self.remember(event)),
+            Err(broadcast::error::RecvError::Closed) => None,
+            Err(broadcast::error::RecvError::Lagged(count)) => {
+                let next = self.receiver.recv().await.ok()?;
+                let dropped = Arc::new(dropped_before(&next, count));
+                self.waiting = Some(next);
+                Some(dropped)
+            }
+        }
+    }
+
+    /// The number of the last event that was read; 0 before the first.
+    pub fn last_seq(&self) -> u64 {
+        self.last.as_ref().map_or(0, |event| event.seq)
+    }
+
+    fn remember(&mut self, event: Arc<Event>) -> Arc<Event> {
+        self.last = Some(Arc::clone(&event));
+        event
+    }
+}
+
+/// What stands where `count` events are missing; it bears the number of the last one that is.
+fn dropped_before(next: &Event, count: u64) -> Event {
+    Event {
+        seq: next.seq.saturating_sub(1),
+        time: next.time,
+        kind: EventKind::EventsDropped,
+        app: next.app.clone(),
+        run: next.run,
+        pool: None,
+        worker: None,
+        incarnation: None,
+        facts: Facts {
+            count: Some(count),
+            message: Some(format!("{count} events are missing here: their reader was too slow")),
+            ..Facts::default()
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hub() -> Hub {
+        Hub::new("test".into(), RunId::from_u128(1))
+    }
+
+    #[tokio::test]
+    async fn subscribers_see_every_event_in_order() {
+        let hub = hub();
+        let mut stream = hub.subscribe();
+        for _ in 0..3 {
+            hub.emit(EventKind::SweepDone, About::run(), Facts::default());
+        }
+        for seq in 1..=3 {
+            assert_eq!(stream.recv().await.map(|event| event.seq), Some(seq));
+        }
+        drop(hub);
+        assert!(stream.recv().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_slow_subscriber_is_told_what_it_lost() {
+        let hub = hub();
+        let mut stream = hub.subscribe();
+        let lost = 10;
+        for _ in 0..EVENT_BUFFER + lost {
+            hub.emit(EventKind::SweepDone, About::run(), Facts::default());
+        }
+        let first = stream.recv().await.unwrap();
+        assert_eq!(first.kind, EventKind::EventsDropped);
+        assert_eq!(first.facts.count, Some(lost as u64));
+        assert_eq!(stream.recv().await.unwrap().seq, lost as u64 + 1);
+    }
+}

@@ -1,0 +1,305 @@
+//! A running instance: its tree, its pools, its end.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ostler_core::ids::RunId;
+use ostler_core::spec::PoolSpec;
+use ostler_telemetry::{EventKind, Facts};
+use tokio::sync::watch;
+
+use crate::builder::OstlerBuilder;
+use crate::cleaner;
+use crate::hub::{About, EventStream};
+use crate::pool::{Pool, PoolBuilder, PoolError, PoolShared, pool_child};
+use crate::report::StopReport;
+use crate::services::{Services, StopLevel};
+use crate::supervisor::{End, StartChildError, Supervisor};
+use crate::sweep::SweepReport;
+
+/// How long the guardian has to end, once everything is down: 5 s. Its own end takes a millisecond.
+const QUIT_LIMIT: Duration = Duration::from_secs(5);
+
+/// The tree of one instance, as all its handles see it.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    services: Arc<Services>,
+    root: Supervisor,
+    pools: Mutex<BTreeMap<String, Arc<PoolShared>>>,
+    /// The order in which the pools were started.
+    order: Mutex<Vec<String>>,
+    report: watch::Sender<Option<StopReport>>,
+}
+
+impl Tree {
+    pub(crate) fn new(services: Arc<Services>, root: Supervisor) -> Arc<Self> {
+        let report = watch::Sender::new(None);
+        let tree = Arc::new(Self {
+            services,
+            root,
+            pools: Mutex::default(),
+            order: Mutex::default(),
+            report,
+        });
+        tokio::spawn(conclude(Arc::clone(&tree)));
+        tree
+    }
+
+    fn pools(&self) -> MutexGuard<'_, BTreeMap<String, Arc<PoolShared>>> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn start_pool(self: &Arc<Self>, spec: PoolSpec) -> Result<Pool, PoolError> {
+        let name = spec.name.clone();
+        if self.services.is_stopping() {
+            return Err(PoolError::Stopping);
+        }
+        let shared = PoolShared::new(spec, Arc::clone(&self.services));
+        if self.pools().get(&name).is_some_and(|old| !old.is_stopped()) {
+            return Err(PoolError::Exists { pool: name });
+        }
+        self.pools().insert(name.clone(), Arc::clone(&shared));
+        self.order
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(name.clone());
+        match self.root.start_child(pool_child(&shared)).await {
+            Ok(_) => {
+                tokio::spawn(end_when_over(Arc::clone(self), Arc::clone(&shared)));
+                Ok(Pool {
+                    shared,
+                    tree: Arc::clone(self),
+                })
+            }
+            Err(error) => {
+                shared.stopped();
+                Err(match error {
+                    StartChildError::Stopping | StartChildError::Cancelled => PoolError::Stopping,
+                    other => PoolError::NotStarted {
+                        pool: name,
+                        why: other.to_string(),
+                    },
+                })
+            }
+        }
+    }
+
+    /// Stops a pool in order; returns when all it held is released, or its release is overdue.
+    pub(crate) async fn end_pool(&self, shared: &Arc<PoolShared>) {
+        let id = shared.child_id();
+        // A root that has ended has taken its pools with it; the wait below sees to what they held.
+        drop(self.root.terminate_child(id.as_str()).await);
+        drop(self.root.delete_child(id.as_str()).await);
+        shared.settle().await;
+        shared.stopped();
+    }
+
+    /// The pools in the order of their starts.
+    fn pools_in_order(&self) -> Vec<Arc<PoolShared>> {
+        let order = self.order.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let pools = self.pools();
+        order.iter().filter_map(|name| pools.get(name).cloned()).collect()
+    }
+
+    async fn stop(&self) -> StopReport {
+        self.services.raise_stop_level(StopLevel::Ordered);
+        for pool in self.pools_in_order().iter().rev() {
+            self.end_pool(pool).await;
+        }
+        self.root.request_stop();
+        self.stopped().await
+    }
+
+    async fn stopped(&self) -> StopReport {
+        let mut report = self.report.subscribe();
+        // The sender lives in `self`.
+        match report.wait_for(Option::is_some).await {
+            Ok(report) => report.clone().unwrap_or_default(),
+            Err(_) => StopReport::default(),
+        }
+    }
+}
+
+/// A pool that has finished or given up is taken down.
+async fn end_when_over(tree: Arc<Tree>, shared: Arc<PoolShared>) {
+    let over = shared
+        .phase
+        .subscribe()
+        .wait_for(crate::pool::PoolPhase::is_over)
+        .await
+        .is_ok();
+    if over {
+        tree.end_pool(&shared).await;
+    }
+}
+
+/// The end of the instance, however its root ended: everything that outlives actors is ended and released here.
+async fn conclude(tree: Arc<Tree>) {
+    let runtime_guard = AbandonOnDrop(Arc::clone(&tree.services));
+    let ended = tree.root.wait().await;
+    let services = &tree.services;
+    services.raise_stop_level(StopLevel::Ordered);
+    for pool in tree.pools_in_order() {
+        pool.settle().await;
+        pool.stopped();
+    }
+    let cleanup = cleaner::check_once(services).await;
+    if let Some(guardian) = services.link.close() {
+        if let Err(error) = guardian.quit(QUIT_LIMIT).await {
+            tracing::error!(target: "ostler", %error, "the guardian did not end as told");
+            guardian.abandon();
+        }
+    }
+    let mut report = StopReport::of_pools(&tree.pools_in_order());
+    report.root_gave_up = ended.and_then(why_gave_up);
+    report.orphans = cleanup.orphans;
+    report.killed = cleanup.killed;
+    report.survivors = cleanup.survivors;
+    services.remove_run(report.is_clean()).await;
+    services
+        .hub
+        .emit(EventKind::RunStopped, About::run(), stopped_facts(&report));
+    tree.report.send_replace(Some(report));
+    drop(runtime_guard);
+}
+
+/// A runtime that is shut down drops its tasks, actors and drivers among them: the guardian is told at once to end
+/// what it has, for nobody is left to do it in order.
+struct AbandonOnDrop(Arc<Services>);
+
+impl Drop for AbandonOnDrop {
+    fn drop(&mut self) {
+        self.0.link.abandon();
+    }
+}
+
+fn why_gave_up(end: End) -> Option<String> {
+    match end {
+        End::MaxIntensity { child, reason, .. } => Some(format!("{} was lost too often: {reason}", child.id)),
+        End::Stopped | End::AutoShutdown | End::StartFailed { .. } => None,
+    }
+}
+
+fn stopped_facts(report: &StopReport) -> Facts {
+    Facts {
+        count: Some(report.workers),
+        message: Some(report.to_string()),
+        ..Facts::default()
+    }
+}
+
+/// A running instance. Dropped without [`Ostler::stop`], it leaves nothing behind all the same: its workers are killed
+/// within a second, with or without a runtime.
+#[derive(Debug)]
+pub struct Ostler {
+    tree: Arc<Tree>,
+    swept: SweepReport,
+}
+
+impl Ostler {
+    /// Begins an instance of the app `name`: the identity that sweeps go by.
+    pub fn builder(name: impl Into<String>) -> OstlerBuilder {
+        OstlerBuilder::new(name.into())
+    }
+
+    pub(crate) fn new(tree: Arc<Tree>, swept: SweepReport) -> Self {
+        Self { tree, swept }
+    }
+
+    /// The id of this run.
+    pub fn run_id(&self) -> RunId {
+        self.tree.services.run
+    }
+
+    /// What the sweep at the start found.
+    pub fn swept(&self) -> &SweepReport {
+        &self.swept
+    }
+
+    /// How many records the process table holds.
+    pub fn table_len(&self) -> usize {
+        self.tree.services.table.len()
+    }
+
+    /// The guardian's pid, while there is one.
+    pub fn guardian_pid(&self) -> Option<u32> {
+        self.tree.services.link.current().map(|guardian| guardian.pid())
+    }
+
+    /// The root supervisor's actor.
+    pub fn cell(&self) -> ractor::ActorCell {
+        self.tree.root.cell()
+    }
+
+    /// Begins a pool named `name` with every setting at its default.
+    pub fn pool(&self, name: impl Into<String>) -> PoolBuilder<'_> {
+        PoolBuilder::new(self, PoolSpec::new(name, Vec::<String>::new()))
+    }
+
+    /// Begins a pool from a specification.
+    pub fn pool_from(&self, spec: PoolSpec) -> PoolBuilder<'_> {
+        PoolBuilder::new(self, spec)
+    }
+
+    pub(crate) async fn start_pool(&self, spec: PoolSpec) -> Result<Pool, PoolError> {
+        self.tree.start_pool(spec).await
+    }
+
+    /// The pools that were started, in order.
+    pub fn pools(&self) -> Vec<Pool> {
+        let pool = |shared| Pool {
+            shared,
+            tree: Arc::clone(&self.tree),
+        };
+        self.tree.pools_in_order().into_iter().map(pool).collect()
+    }
+
+    /// The events from now on.
+    pub fn subscribe(&self) -> EventStream {
+        self.tree.services.hub.subscribe()
+    }
+
+    /// Stops everything in order: the pools, the last one first, then the root. Returns what was stopped, released and
+    /// found. Its time is bounded by the grace and the release timeout of the workers.
+    pub async fn stop(self) -> StopReport {
+        self.tree.stop().await
+    }
+
+    /// Kills every worker at once, also in the middle of [`Ostler::stop`]. The stop itself goes on in order.
+    pub fn killer(&self) -> Killer {
+        Killer {
+            services: Arc::clone(&self.tree.services),
+        }
+    }
+
+    /// Waits until the instance has ended without having been told to: its root gave up, or was stopped by its
+    /// supervisor.
+    pub async fn ended(&self) -> StopReport {
+        self.tree.stopped().await
+    }
+}
+
+impl Drop for Ostler {
+    fn drop(&mut self) {
+        if self.tree.report.borrow().is_some() {
+            return;
+        }
+        self.tree.services.raise_stop_level(StopLevel::Kill);
+        self.tree.root.cell().kill();
+        self.tree.services.link.abandon();
+    }
+}
+
+/// Kills the workers of an instance whose stop takes too long; see [`Ostler::killer`].
+#[derive(Debug, Clone)]
+pub struct Killer {
+    services: Arc<Services>,
+}
+
+impl Killer {
+    /// Kills every worker's whole tree, now. Idempotent.
+    pub fn kill(&self) {
+        self.services.raise_stop_level(StopLevel::Kill);
+    }
+}

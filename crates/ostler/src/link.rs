@@ -1,0 +1,260 @@
+//! The link to the guardian: which guardian serves now, and whose news goes where.
+//!
+//! The link lives outside the actor that keeps a guardian running ([`GuardianKeeper`](crate::actors)), so that orders
+//! can be given and news be heard whatever happens to that actor. A guardian that was lost goes on being listened to
+//! until all its sitters have ended, while the next one serves already.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ostler_core::ids::Incarnation;
+use ostler_core::spec::StopSpec;
+use ostler_os::guardian::{Guardian, GuardianEvent, TreeProcess};
+use tokio::sync::{mpsc, watch};
+
+use crate::process::Message;
+
+/// Where an incarnation's news goes.
+#[derive(Debug, Clone)]
+pub(crate) struct Route {
+    pub(crate) incarnation: Incarnation,
+    pub(crate) sender: mpsc::UnboundedSender<Message>,
+}
+
+/// Which guardian serves.
+#[derive(Debug, Clone)]
+pub(crate) enum Serving {
+    /// None just now: the next one is being started.
+    Nobody,
+    /// This one.
+    This {
+        /// The guardian.
+        guardian: Guardian,
+        /// Which one it is, counted from 1.
+        generation: u64,
+    },
+    /// None any more.
+    Closed,
+}
+
+/// A route, and the guardian that it leads to.
+#[derive(Debug)]
+struct Bound {
+    route: Route,
+    generation: u64,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Link {
+    serving: watch::Sender<Serving>,
+    routes: Mutex<HashMap<u32, Bound>>,
+    generations: Mutex<u64>,
+    /// Slots that were closed, and whose sitters have not ended yet.
+    closing: watch::Sender<HashSet<u32>>,
+    census: watch::Sender<Option<Census>>,
+}
+
+/// What the guardian says it still has.
+#[derive(Debug, Clone)]
+pub(crate) struct Census {
+    /// Slot and pid of each sitter.
+    pub(crate) sitters: Vec<(u32, u32)>,
+    /// Children of the guardian that are no sitters.
+    pub(crate) strays: Vec<TreeProcess>,
+}
+
+/// No guardian serves, and none will.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the instance is stopping: no guardian serves any more")]
+pub(crate) struct LinkClosed;
+
+impl Link {
+    pub(crate) fn new() -> Self {
+        Self {
+            serving: watch::Sender::new(Serving::Nobody),
+            routes: Mutex::default(),
+            generations: Mutex::default(),
+            closing: watch::Sender::default(),
+            census: watch::Sender::default(),
+        }
+    }
+
+    /// This guardian serves from now on. Returns which one it is.
+    pub(crate) fn serve(&self, guardian: Guardian) -> u64 {
+        let generation = {
+            let mut generations = lock(&self.generations);
+            *generations += 1;
+            *generations
+        };
+        self.serving.send_replace(Serving::This { guardian, generation });
+        generation
+    }
+
+    /// The guardian that serves; waits for one while there is none.
+    pub(crate) async fn guardian(&self) -> Result<(Guardian, u64), LinkClosed> {
+        let mut serving = self.serving.subscribe();
+        let now = serving
+            .wait_for(|serving| !matches!(serving, Serving::Nobody))
+            .await
+            .map_err(|_| LinkClosed)?;
+        match &*now {
+            Serving::This { guardian, generation } => Ok((guardian.clone(), *generation)),
+            Serving::Nobody | Serving::Closed => Err(LinkClosed),
+        }
+    }
+
+    /// The guardian that serves, if one does.
+    pub(crate) fn current(&self) -> Option<Guardian> {
+        match &*self.serving.borrow() {
+            Serving::This { guardian, .. } => Some(guardian.clone()),
+            Serving::Nobody | Serving::Closed => None,
+        }
+    }
+
+    /// No guardian serves any more: what waits for one is told so. The last one is handed over.
+    pub(crate) fn close(&self) -> Option<Guardian> {
+        match self.serving.send_replace(Serving::Closed) {
+            Serving::This { guardian, .. } => Some(guardian),
+            Serving::Nobody | Serving::Closed => None,
+        }
+    }
+
+    /// Closes the line to the guardian at once, without a runtime: the guardian ends all that it has.
+    pub(crate) fn abandon(&self) {
+        if let Some(guardian) = self.close() {
+            guardian.abandon();
+        }
+    }
+
+    /// From now on the news of this slot's incarnation under this guardian goes there.
+    pub(crate) fn bind(&self, slot: u32, generation: u64, route: Route) {
+        lock(&self.routes).insert(slot, Bound { route, generation });
+    }
+
+    /// The incarnation has ended: its news has nowhere to go.
+    pub(crate) fn forget(&self, slot: u32, incarnation: Incarnation) {
+        let mut routes = lock(&self.routes);
+        if routes
+            .get(&slot)
+            .is_some_and(|bound| bound.route.incarnation == incarnation)
+        {
+            routes.remove(&slot);
+        }
+    }
+
+    /// Has the incarnation's sitter end it. Under a guardian that is lost its sitter ends it anyway.
+    pub(crate) fn end(&self, slot: u32, incarnation: Incarnation, stop: StopSpec) {
+        let Some(guardian) = self.current() else { return };
+        if let Err(error) = guardian.end(slot, incarnation.0, stop.signal, stop.grace) {
+            tracing::warn!(target: "ostler", slot, incarnation = incarnation.0, %error, "an order to end did not reach the guardian");
+        }
+    }
+
+    /// The slot is not used any more: its sitter may end.
+    pub(crate) fn close_slot(&self, slot: u32) {
+        let Some(guardian) = self.current() else { return };
+        self.closing.send_modify(|closing| _ = closing.insert(slot));
+        if guardian.close(slot).is_err() {
+            // A guardian that is gone has no sitters to keep.
+            self.slot_closed(slot);
+        }
+    }
+
+    fn slot_closed(&self, slot: u32) {
+        self.closing.send_if_modified(|closing| closing.remove(&slot));
+    }
+
+    /// What the guardian still has, once the slots that were closed are through. `None` when there is no guardian, or
+    /// it does not answer in time.
+    pub(crate) async fn census(&self, within: Duration) -> Option<Census> {
+        let guardian = self.current()?;
+        let answer = async {
+            let mut closing = self.closing.subscribe();
+            closing.wait_for(HashSet::is_empty).await.ok()?;
+            let mut census = self.census.subscribe();
+            census.mark_unchanged();
+            guardian.census().ok()?;
+            census.changed().await.ok()?;
+            census.borrow().clone()
+        };
+        tokio::time::timeout(within, answer).await.ok().flatten()
+    }
+
+    /// Brings news to where they belong; those of an old incarnation have nowhere to go.
+    pub(crate) fn deliver(&self, event: GuardianEvent) {
+        match event {
+            GuardianEvent::Closed { slot } => return self.slot_closed(slot),
+            GuardianEvent::Census { sitters, strays, .. } => {
+                self.census.send_replace(Some(Census { sitters, strays }));
+                return;
+            }
+            _ => {}
+        }
+        let Some((slot, incarnation)) = about(&event) else {
+            return;
+        };
+        let routes = lock(&self.routes);
+        if let Some(bound) = routes
+            .get(&slot)
+            .filter(|bound| bound.route.incarnation.0 == incarnation)
+        {
+            // A driver that is gone needs no news.
+            let _ = bound.route.sender.send(Message::Guardian(event));
+        }
+    }
+
+    /// Tells every incarnation under this guardian that it is lost, and takes it out of service. Whether it was in
+    /// service: one that was closed has not been lost.
+    pub(crate) fn lost(&self, generation: u64) -> bool {
+        let lost = self.serving.send_if_modified(|serving| {
+            let current = matches!(serving, Serving::This { generation: now, .. } if *now == generation);
+            if current {
+                *serving = Serving::Nobody;
+            }
+            current
+        });
+        self.closing.send_replace(HashSet::new());
+        self.tell_all(generation, || Message::GuardianLost);
+        lost
+    }
+
+    /// Tells every incarnation under this guardian that no more news will come.
+    pub(crate) fn ended(&self, generation: u64) {
+        self.tell_all(generation, || Message::SittersEnded);
+    }
+
+    fn tell_all(&self, generation: u64, message: impl Fn() -> Message) {
+        for bound in lock(&self.routes)
+            .values()
+            .filter(|bound| bound.generation == generation)
+        {
+            // A driver that is gone needs no news.
+            let _ = bound.route.sender.send(message());
+        }
+    }
+}
+
+/// Which incarnation of which slot the news is about.
+fn about(event: &GuardianEvent) -> Option<(u32, u64)> {
+    match event {
+        GuardianEvent::Spawned { slot, incarnation, .. }
+        | GuardianEvent::SpawnFailed { slot, incarnation, .. }
+        | GuardianEvent::Signalled { slot, incarnation, .. }
+        | GuardianEvent::Exited { slot, incarnation, .. }
+        | GuardianEvent::TreeGone { slot, incarnation, .. }
+        | GuardianEvent::Held { slot, incarnation, .. }
+        | GuardianEvent::Children { slot, incarnation, .. }
+        | GuardianEvent::SitterLost { slot, incarnation, .. }
+        | GuardianEvent::OrderFailed { slot, incarnation, .. } => Some((*slot, *incarnation)),
+        GuardianEvent::Closed { .. }
+        | GuardianEvent::Census { .. }
+        | GuardianEvent::Lost { .. }
+        | GuardianEvent::Ended => None,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

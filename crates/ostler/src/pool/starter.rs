@@ -1,0 +1,194 @@
+//! Starter and pool supervisor, as specifications of children: neither has an actor type of its own.
+//!
+//! A starter stands between pool and worker so that a worker's restart is no business of the pool's, and so that a
+//! worker and the resources that belong to it end as one (ADR 0001, `ADR/0001-a-starter-between-pool-and-worker.md`).
+
+use std::sync::Arc;
+
+use ostler_core::failure::Failure;
+use ostler_core::pool::PoolInput;
+use ostler_telemetry::{EventKind, Facts};
+
+use super::shared::PoolShared;
+use super::worker::{Worker, WorkerArguments};
+use crate::hub::About;
+use crate::process::Slot;
+use crate::supervisor::{
+    AutoShutdown, ChildKind, ChildSpec, DynamicSupervisor, ExitReason, Report, Restart, Shutdown, StartContext,
+    StartError, StartedChild, Supervisor, SupervisorError, SupervisorOptions,
+};
+
+/// The id of the worker in its starter.
+pub(super) const WORKER: &str = "worker";
+
+/// The pool's supervisor as a child of the root: dynamic, with a starter a slot. Killed, it comes back with all of
+/// them; the new incarnations wait for the release of the old ones, since slots outlive their actors.
+pub(crate) fn pool_child(shared: &Arc<PoolShared>) -> ChildSpec {
+    let (starting, stopping) = (Arc::clone(shared), Arc::clone(shared));
+    let start = move |context| start_pool(Arc::clone(&starting), context);
+    ChildSpec::starting(shared.child_id(), start)
+        .kind(ChildKind::Supervisor)
+        .restart(Restart::Transient)
+        .stop_with(move |_| {
+            if let Some(supervisor) = stopping.supervisor() {
+                supervisor.request_stop();
+            }
+        })
+}
+
+async fn start_pool(shared: Arc<PoolShared>, mut context: StartContext) -> Result<StartedChild, StartError> {
+    let spec = &shared.spec;
+    let reports = Arc::clone(&shared);
+    let options = SupervisorOptions::new()
+        .intensity(spec.intensity.max(1), spec.period)
+        .reporter(move |report| {
+            if let Report::ReachedMaxRestartIntensity { child, reason, .. } = report {
+                reports.give_up(format!("starter {child} itself ended too often: {reason}"));
+            }
+        });
+    let supervisor = DynamicSupervisor::spawn_linked(None, options, context.parent().clone())
+        .await
+        .map_err(start_error)?;
+    shared.note_supervisor(supervisor.clone());
+    for slot in &shared.slots {
+        let starting = supervisor.start_child(starter_child(slot, &shared));
+        let started = tokio::select! {
+            biased;
+            () = context.cancelled() => Err(StartError::cancelled()),
+            started = starting => started.map(drop).map_err(|error| StartError::Failed(ExitReason::failed(error.to_string()).into())),
+        };
+        if let Err(error) = started {
+            supervisor.stop().await;
+            return Err(error);
+        }
+    }
+    let waited = supervisor.clone();
+    let join = tokio::spawn(async move { drop(waited.wait().await) });
+    Ok(StartedChild::new(supervisor.cell(), join))
+}
+
+/// A slot's starter as a child of the pool's supervisor. One that finished or gave up is not started again; one that
+/// was killed is.
+fn starter_child(slot: &Arc<Slot>, shared: &Arc<PoolShared>) -> ChildSpec {
+    let (starting, stopping) = ((Arc::clone(slot), Arc::clone(shared)), Arc::clone(shared));
+    let (index, released) = (slot.worker.index, Arc::clone(slot));
+    let start = move |context| start_starter(Arc::clone(&starting.0), Arc::clone(&starting.1), context);
+    ChildSpec::starting(slot.worker.to_string(), start)
+        .kind(ChildKind::Supervisor)
+        .restart(Restart::Transient)
+        .gate(move |_| settled(Arc::clone(&released)))
+        .stop_with(move |_| {
+            if let Some(starter) = stopping.starter(index) {
+                starter.request_stop();
+            }
+        })
+}
+
+async fn start_starter(
+    slot: Arc<Slot>,
+    shared: Arc<PoolShared>,
+    context: StartContext,
+) -> Result<StartedChild, StartError> {
+    let spec = &slot.spec;
+    let reports = (Arc::clone(&slot), Arc::clone(&shared));
+    let mut options = SupervisorOptions::new()
+        .intensity(spec.intensity, spec.period)
+        .reporter(move |report| tell(&reports.0, &reports.1, report));
+    if spec.restart != Restart::Permanent {
+        options = options.auto_shutdown(AutoShutdown::AnySignificant);
+    }
+    if let Some(backoff) = &spec.backoff {
+        options = options.backoff(backoff.clone());
+    }
+    let worker = worker_child(&slot, &shared);
+    let starter = Supervisor::spawn_linked(None, options, vec![worker], context.parent().clone())
+        .await
+        .map_err(start_error)?;
+    shared.note_starter(slot.worker.index, starter.clone());
+    let waited = starter.clone();
+    let join = tokio::spawn(async move { drop(waited.wait().await) });
+    Ok(StartedChild::new(starter.cell(), join))
+}
+
+/// The worker as a child of its starter. It is given all the time that its own stop takes: its specification bounds
+/// that. Its gate keeps the next incarnation away until this one is released.
+pub(super) fn worker_child(slot: &Arc<Slot>, shared: &Arc<PoolShared>) -> ChildSpec {
+    let (slot, pool, released) = (Arc::clone(slot), Arc::clone(shared), Arc::clone(slot));
+    let restart = slot.spec.restart;
+    let make = move || {
+        (
+            Worker,
+            WorkerArguments {
+                slot: Arc::clone(&slot),
+                pool: Arc::clone(&pool),
+            },
+        )
+    };
+    ChildSpec::actor(WORKER, make)
+        .restart(restart)
+        .significant(restart != Restart::Permanent)
+        .shutdown(Shutdown::Infinity)
+        .gate(move |_| settled(Arc::clone(&released)))
+}
+
+async fn settled(slot: Arc<Slot>) {
+    slot.settled().await;
+}
+
+/// What OTP reports of the worker, as our events.
+fn tell(slot: &Slot, shared: &PoolShared, report: Report) {
+    let about = || About::worker(&slot.worker, slot.state().incarnation);
+    match report {
+        Report::RestartScheduled {
+            attempt, delay, reason, ..
+        } => {
+            let facts = Facts {
+                attempt: Some(attempt),
+                delay: Some(delay),
+                reason: failure(&reason).map(|f| f.reason),
+                ..Facts::default()
+            };
+            slot.services.hub.emit(EventKind::WorkerRestarting, about(), facts);
+        }
+        Report::ReachedMaxRestartIntensity { reason, restarts, .. } => {
+            slot.note_gave_up();
+            slot.services
+                .hub
+                .emit(EventKind::WorkerGaveUp, about(), why(slot, restarts, &reason));
+            shared.tell(PoolInput::GaveUp(slot.worker.index, failure(&reason).cloned()));
+        }
+        Report::Progress { .. }
+        | Report::StartError { .. }
+        | Report::ChildTerminated { .. }
+        | Report::ShutdownError { .. } => {}
+    }
+}
+
+fn why(slot: &Slot, restarts: usize, reason: &ExitReason) -> Facts {
+    let spec = &slot.spec;
+    let last = failure(reason);
+    let message = format!(
+        "{restarts} restarts within {:?}, and intensity allows {}; the last failure: {}",
+        spec.period,
+        spec.intensity,
+        last.map_or_else(|| reason.to_string(), |failure| failure.message.clone())
+    );
+    let facts = last.map(Facts::of_failure).unwrap_or_default();
+    Facts {
+        message: Some(message),
+        count: Some(restarts as u64),
+        ..facts
+    }
+}
+
+/// The failure of a worker's process inside an exit reason.
+fn failure(reason: &ExitReason) -> Option<&Failure> {
+    match reason {
+        ExitReason::Failed(failure) => failure.downcast_ref(),
+        ExitReason::Normal | ExitReason::Shutdown(_) | ExitReason::Killed => None,
+    }
+}
+
+fn start_error(error: SupervisorError) -> StartError {
+    StartError::Failed(ExitReason::failed(error.to_string()).into())
+}

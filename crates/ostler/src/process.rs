@@ -1,0 +1,221 @@
+//! A worker's process, owned outside any actor.
+//!
+//! A [`Slot`] is a worker's place in its pool: it lives as long as the pool does, and remembers from one incarnation
+//! to the next. [`Slot::start`] begins an incarnation: a task of its own (the driver) takes it from its reservation to
+//! its release. The worker's actor holds a [`Process`], which is no more than a line to that task: when the actor
+//! ends in whatever way, the line drops, and the driver ends and releases the process.
+
+mod announce;
+mod driver;
+mod environment;
+mod prepare;
+mod turn;
+mod watching;
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ostler_core::failure::Failure;
+use ostler_core::ids::{Incarnation, WorkerId};
+use ostler_core::lifecycle::{Cause, Outcome};
+use ostler_core::spec::PoolSpec;
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use crate::services::{PortMap, Services};
+use crate::status::WorkerState;
+
+pub(crate) use driver::{Done, Driver, Message, Work};
+
+/// What the owner of a process is told of it.
+#[derive(Debug, Clone)]
+pub(crate) enum Told {
+    /// It can be used.
+    Ready,
+    /// It can no longer be used.
+    NotReady,
+    /// All it held is released; this is how it ended.
+    Ended(Outcome),
+    /// It has ended, but what it held was not released in time. Its release goes on being tried; nothing takes its
+    /// place before that.
+    Overdue(Failure),
+}
+
+/// How far an incarnation has got, for those who wait for its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// It lives, or is being released.
+    Held,
+    /// Its release is overdue.
+    Overdue,
+    /// All it held is released.
+    Released,
+}
+
+/// Listeners that the host has bound for a worker (`port = "listen"`), by the port's name.
+pub(crate) type Listeners = BTreeMap<String, Arc<TcpListener>>;
+
+/// What a slot remembers from one incarnation to the next.
+#[derive(Debug, Default)]
+struct Memory {
+    incarnations: u64,
+    /// The ports it had: a restart tries them first.
+    ports: PortMap,
+    listeners: Listeners,
+    /// Failures of the machine in a row; each lengthens the pause before the next start.
+    machine_failures: u32,
+    latest: Option<watch::Receiver<Progress>>,
+    state: WorkerState,
+    /// Why the worker is about to be stopped, when somebody said so.
+    stop_cause: Option<Cause>,
+}
+
+/// A worker's place in its pool.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) worker: WorkerId,
+    /// Its number at the guardian.
+    pub(crate) number: u32,
+    pub(crate) spec: Arc<PoolSpec>,
+    pub(crate) services: Arc<Services>,
+    /// Starts in flight in the pool (`max_starting`).
+    starting: Arc<Semaphore>,
+    memory: Mutex<Memory>,
+}
+
+impl Slot {
+    pub(crate) fn new(index: u32, spec: Arc<PoolSpec>, services: Arc<Services>, starting: Arc<Semaphore>) -> Arc<Self> {
+        let number = services.new_slot();
+        let worker = WorkerId::new(spec.name.clone(), index);
+        Arc::new(Self {
+            worker,
+            number,
+            spec,
+            services,
+            starting,
+            memory: Mutex::default(),
+        })
+    }
+
+    /// Begins the next incarnation. It is reserved only when the one before it is released, and when the pool's
+    /// `max_starting` allows.
+    pub(crate) fn start(self: &Arc<Self>, told: Box<dyn Fn(Told) + Send + Sync>) -> Process {
+        let (inbox, received) = mpsc::unbounded_channel();
+        let (progress, seen) = watch::channel(Progress::Held);
+        let (incarnation, predecessor) = {
+            let mut memory = self.memory();
+            memory.incarnations += 1;
+            (Incarnation(memory.incarnations), memory.latest.replace(seen.clone()))
+        };
+        self.services.unreleased.send_modify(|count| *count += 1);
+        let line = driver::Line {
+            told,
+            progress,
+            predecessor,
+            inbox: received,
+            sender: inbox.clone(),
+        };
+        tokio::spawn(driver::drive(Arc::clone(self), incarnation, line));
+        Process { inbox, progress: seen }
+    }
+
+    /// Waits until the latest incarnation is released, or its release is overdue. At once where there is none.
+    pub(crate) async fn settled(&self) {
+        let latest = self.memory().latest.clone();
+        if let Some(mut latest) = latest {
+            // An error means that the driver is gone, as when the runtime shuts down: nothing is left to wait for.
+            let _ = latest.wait_for(|progress| *progress != Progress::Held).await;
+        }
+    }
+
+    /// Whether nothing is held by any incarnation.
+    pub(crate) fn is_released(&self) -> bool {
+        self.memory()
+            .latest
+            .as_ref()
+            .is_none_or(|latest| *latest.borrow() == Progress::Released)
+    }
+
+    /// The slot is not used any more: its sitter, its cgroup and its listeners may go.
+    pub(crate) fn close(&self) {
+        if self.is_released() {
+            self.services.link.close_slot(self.number);
+            self.memory().listeners.clear();
+        }
+    }
+
+    /// What is known of the worker now.
+    pub(crate) fn state(&self) -> WorkerState {
+        self.memory().state.clone()
+    }
+
+    /// Its worker's next stop is for this reason.
+    pub(crate) fn set_stop_cause(&self, cause: Cause) {
+        self.memory().stop_cause = Some(cause);
+    }
+
+    /// The reason for the stop under way, once.
+    pub(crate) fn take_stop_cause(&self) -> Cause {
+        self.memory()
+            .stop_cause
+            .take()
+            .unwrap_or_else(|| self.services.stop_cause())
+    }
+
+    pub(crate) fn note_finished(&self) {
+        self.update_state(|state| state.finished = true);
+    }
+
+    pub(crate) fn note_gave_up(&self) {
+        self.update_state(|state| state.gave_up = true);
+    }
+
+    fn update_state(&self, change: impl FnOnce(&mut WorkerState)) {
+        change(&mut self.memory().state);
+    }
+
+    /// The ports and listeners that the worker had.
+    fn remembered_ports(&self) -> (PortMap, Listeners) {
+        let memory = self.memory();
+        (memory.ports.clone(), memory.listeners.clone())
+    }
+
+    fn remember_ports(&self, ports: &PortMap, listeners: &Listeners) {
+        let mut memory = self.memory();
+        memory.ports.clone_from(ports);
+        memory.listeners.clone_from(listeners);
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The line to an incarnation's driver. Dropped, it has the process killed and released.
+#[derive(Debug)]
+pub(crate) struct Process {
+    inbox: mpsc::UnboundedSender<Message>,
+    progress: watch::Receiver<Progress>,
+}
+
+impl Process {
+    /// Asks the process to end. Idempotent.
+    pub(crate) fn stop(&self, cause: Cause) {
+        // A driver that is gone has released everything.
+        let _ = self.inbox.send(Message::Stop { cause, kill: false });
+    }
+
+    /// Waits until it is released, or its release is overdue.
+    pub(crate) async fn settled(&mut self) {
+        let _ = self.progress.wait_for(|progress| *progress != Progress::Held).await;
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.inbox.send(Message::Stop {
+            cause: Cause::OwnerGone,
+            kill: true,
+        });
+    }
+}

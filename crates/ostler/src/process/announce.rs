@@ -1,0 +1,86 @@
+//! From a transition of the lifecycle to the event that the world sees, and to what the slot shows of its worker.
+
+use std::time::{Duration, Instant};
+
+use ostler_core::lifecycle::{State, Transition};
+use ostler_telemetry::{EventKind, Facts};
+
+use super::driver::Driver;
+use crate::hub::About;
+use crate::status::WorkerState;
+
+/// Tells the world of a transition.
+pub(super) fn announce(driver: &mut Driver, what: Transition, elapsed: Duration) {
+    let what = match what {
+        Transition::Failed(failure) => Transition::Failed(driver.with_stderr(failure)),
+        other => other,
+    };
+    driver.slot.update_state(|state| show(driver, state, &what));
+    let (kind, facts) = event(&what);
+    let facts = Facts {
+        elapsed: Some(elapsed),
+        ..driver.resources.complete(facts)
+    };
+    let about = About::worker(&driver.slot.worker, Some(driver.incarnation));
+    driver.slot.services.hub.emit(kind, about, facts);
+}
+
+fn event(what: &Transition) -> (EventKind, Facts) {
+    match what {
+        Transition::Reserved => (EventKind::WorkerReserved, Facts::default()),
+        Transition::Spawned => (EventKind::WorkerSpawned, Facts::default()),
+        Transition::Ready => (EventKind::WorkerReady, Facts::default()),
+        Transition::Unhealthy(failure) => (EventKind::WorkerUnhealthy, Facts::of_failure(failure)),
+        Transition::Stopping { cause, stop } => {
+            let signal = Some(stop.signal.name());
+            let cause = Some(cause.name().to_owned());
+            (
+                EventKind::WorkerStopping,
+                Facts {
+                    signal,
+                    cause,
+                    ..Facts::default()
+                },
+            )
+        }
+        Transition::Exited(status) => (
+            EventKind::WorkerExited,
+            Facts {
+                exit: Some(*status),
+                ..Facts::default()
+            },
+        ),
+        Transition::Failed(failure) => (EventKind::WorkerFailed, Facts::of_failure(failure)),
+        Transition::Released => (EventKind::WorkerReleased, Facts::default()),
+    }
+}
+
+fn show(driver: &Driver, state: &mut WorkerState, what: &Transition) {
+    state.state = Some(match what {
+        Transition::Reserved => {
+            state.incarnation = Some(driver.incarnation);
+            state.restarts = driver.incarnation.0 - 1;
+            state.ports = driver.resources.ports.clone();
+            State::Reserved
+        }
+        Transition::Spawned => {
+            state.pid = driver.resources.pid;
+            state.since = Some(Instant::now());
+            State::Spawned
+        }
+        Transition::Ready => {
+            state.ports = driver.resources.ports.clone();
+            State::Ready
+        }
+        Transition::Stopping { .. } | Transition::Unhealthy(_) => State::Stopping,
+        Transition::Exited(_) => State::Exited,
+        Transition::Failed(failure) => {
+            state.last_failure = Some(failure.clone());
+            return;
+        }
+        Transition::Released => {
+            state.pid = None;
+            State::Released
+        }
+    });
+}

@@ -1,0 +1,422 @@
+//! One incarnation from its reservation to its release: carries out what the lifecycle decides.
+//!
+//! A task of its own. All that happens to the incarnation reaches it as an [`Input`] for the pure lifecycle, one at a
+//! time; all it does is an [`Effect`] of it. Nothing is awaited in between: whatever takes time is a future in
+//! `pending` or `watching`, so that a stop is heard at every step.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::os::unix::process::ExitStatusExt;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use ostler_core::failure::{ExitStatus, Failure, Reason};
+use ostler_core::ids::Incarnation;
+use ostler_core::lifecycle::{Cause, Effect, Input, Lifecycle, Outcome, Rules, State, Transition};
+use ostler_core::signal::Signal;
+use ostler_core::spec::{Ports, StopSpec};
+use ostler_os::guardian::GuardianEvent;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+
+use super::prepare::{Prepared, Resources};
+use super::{Progress, Slot, Told, announce, turn};
+use crate::link::Route;
+use crate::services::StopLevel;
+use crate::{ready, release};
+
+/// What reaches a driver from outside.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// End the process.
+    Stop {
+        /// Who wants it.
+        cause: Cause,
+        /// At once, without a grace.
+        kill: bool,
+    },
+    /// News of this incarnation from its sitter or the guardian.
+    Guardian(GuardianEvent),
+    /// The guardian that it runs under is dead; its sitter ends it.
+    GuardianLost,
+    /// That guardian and all its sitters have ended: no further news will come.
+    SittersEnded,
+}
+
+/// How a driver and those around it reach each other.
+pub(super) struct Line {
+    pub(super) told: Box<dyn Fn(Told) + Send + Sync>,
+    pub(super) progress: watch::Sender<Progress>,
+    pub(super) predecessor: Option<watch::Receiver<Progress>>,
+    pub(super) inbox: mpsc::UnboundedReceiver<Message>,
+    pub(super) sender: mpsc::UnboundedSender<Message>,
+}
+
+pub(crate) type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
+
+/// What happened to an incarnation, or what a piece of work that took time came to.
+pub(crate) enum Done {
+    /// Something for the lifecycle.
+    Input(Input),
+    /// The ports were chosen (or could not be had) and the reservation is in the table.
+    Reserved(Prepared),
+    /// The worker has become ready, and has told these ports.
+    Ready(crate::services::PortMap),
+    /// The tree of a sitter that is gone was ended for it.
+    TreeEnded,
+    /// Somebody said something.
+    Message(Message),
+    /// The whole instance is to be killed.
+    Kill,
+    /// Nothing that anybody needs to know.
+    Nothing,
+}
+
+/// Drives one incarnation to its end.
+pub(super) async fn drive(slot: Arc<Slot>, incarnation: Incarnation, mut line: Line) {
+    let released = Released {
+        slot: Arc::clone(&slot),
+        incarnation,
+    };
+    let outcome = match turn::wait_turn(&slot, line.predecessor.take(), &mut line.inbox).await {
+        Ok(permit) => {
+            Driver::begin(slot, incarnation, line.inbox, line.sender, permit)
+                .run(&line.told, &line.progress)
+                .await
+        }
+        Err(outcome) => outcome,
+    };
+    drop(released);
+    line.progress.send_replace(Progress::Released);
+    (line.told)(Told::Ended(outcome));
+}
+
+/// Gives back what an incarnation holds in its instance, also when its task is dropped with the runtime.
+struct Released {
+    slot: Arc<Slot>,
+    incarnation: Incarnation,
+}
+
+impl Drop for Released {
+    fn drop(&mut self) {
+        self.slot.services.link.forget(self.slot.number, self.incarnation);
+        self.slot.services.unreleased.send_modify(|count| *count -= 1);
+    }
+}
+
+/// One incarnation under way.
+pub(crate) struct Driver {
+    pub(crate) slot: Arc<Slot>,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) resources: Resources,
+    lifecycle: Lifecycle,
+    first: Vec<Effect>,
+    inbox: mpsc::UnboundedReceiver<Message>,
+    stop_level: watch::Receiver<StopLevel>,
+    pending: FuturesUnordered<Work>,
+    /// The readiness or health watch of the present state.
+    watching: Option<Work>,
+    permit: Option<OwnedSemaphorePermit>,
+    sender: mpsc::UnboundedSender<Message>,
+    tree_gone: bool,
+    /// Nobody is left who would end the tree for us.
+    sitterless: bool,
+    /// What follows upon the input that was just given.
+    backlog: VecDeque<Input>,
+    /// The kill of the whole instance is told once; repeated, it would keep everything else from being heard.
+    kill_heard: bool,
+}
+
+impl Driver {
+    fn begin(
+        slot: Arc<Slot>,
+        incarnation: Incarnation,
+        inbox: mpsc::UnboundedReceiver<Message>,
+        sender: mpsc::UnboundedSender<Message>,
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
+        let spec = &slot.spec.worker;
+        let rules = Rules {
+            start_timeout: spec.start_timeout,
+            min_uptime: spec.min_uptime,
+            stop: spec.stop,
+            release_timeout: spec.release_timeout,
+            host_death: spec.host_death,
+            has_ports: spec.ports != Ports::None,
+        };
+        let (lifecycle, first) = Lifecycle::new(rules, slot.services.now());
+        let stop_level = slot.services.stop_level.subscribe();
+        Self {
+            slot,
+            incarnation,
+            resources: Resources::default(),
+            lifecycle,
+            first,
+            inbox,
+            stop_level,
+            pending: FuturesUnordered::new(),
+            watching: None,
+            permit: Some(permit),
+            sender,
+            tree_gone: false,
+            sitterless: false,
+            backlog: VecDeque::new(),
+            kill_heard: false,
+        }
+    }
+
+    async fn run(mut self, told: &(dyn Fn(Told) + Send + Sync), progress: &watch::Sender<Progress>) -> Outcome {
+        let mut effects = std::mem::take(&mut self.first);
+        loop {
+            for effect in effects {
+                match effect {
+                    Effect::ReleaseOverdue(failure) => {
+                        progress.send_replace(Progress::Overdue);
+                        told(Told::Overdue(failure));
+                    }
+                    Effect::Done(outcome) => return self.finish(outcome),
+                    Effect::Announce { what, elapsed } => {
+                        self.tell_owner(&what, told);
+                        announce::announce(&mut self, what, elapsed);
+                    }
+                    other => self.perform(other),
+                }
+            }
+            self.leave_watch();
+            let input = self.next_input().await;
+            effects = self.lifecycle.step(input, self.slot.services.now());
+        }
+    }
+
+    /// The next thing that happens to the incarnation.
+    async fn next_input(&mut self) -> Input {
+        if let Some(input) = self.backlog.pop_front() {
+            return input;
+        }
+        loop {
+            let deadline = self
+                .lifecycle
+                .deadline()
+                .map(|moment| self.slot.services.instant(moment));
+            let done = tokio::select! {
+                biased;
+                Ok(_) = self.stop_level.wait_for(|level| *level == StopLevel::Kill), if !self.kill_heard => Done::Kill,
+                Some(message) = self.inbox.recv() => Done::Message(message),
+                Some(done) = self.pending.next() => done,
+                done = poll_watch(&mut self.watching) => done,
+                () = sleep_until(deadline) => Done::Input(Input::Deadline),
+            };
+            if let Some(input) = self.done(done).await {
+                return input;
+            }
+        }
+    }
+
+    async fn heard(&mut self, message: Message) -> Option<Input> {
+        match message {
+            Message::Stop { cause, kill } => Some(Input::Stop { cause, kill }),
+            Message::GuardianLost => Some(Input::GuardianLost),
+            Message::SittersEnded if self.tree_gone => None,
+            Message::SittersEnded => {
+                self.sitterless = true;
+                self.pending.push(release::end_without_sitter(self));
+                None
+            }
+            Message::Guardian(event) => self.heard_from_guardian(event).await,
+        }
+    }
+
+    async fn heard_from_guardian(&mut self, event: GuardianEvent) -> Option<Input> {
+        match event {
+            GuardianEvent::Spawned {
+                pid,
+                sitter,
+                start_time,
+                in_cgroup,
+                ..
+            } => {
+                let activate = self.spawned(pid, sitter, start_time, in_cgroup);
+                self.pending.push(activate);
+                Some(Input::Spawned)
+            }
+            GuardianEvent::SpawnFailed { step, errno, .. } => {
+                self.tree_gone = true;
+                Some(Input::SpawnFailed(self.spawn_failure(step, errno)))
+            }
+            GuardianEvent::Exited { status, .. } => {
+                self.resources.drain_output().await;
+                exit_status(status).map(Input::Exited)
+            }
+            GuardianEvent::TreeGone { .. } => {
+                self.tree_gone = true;
+                Some(Input::TreeGone)
+            }
+            GuardianEvent::SitterLost { .. } => Some(self.tree_ended_by_kill()),
+            other => {
+                tracing::debug!(target: "ostler", worker = %self.slot.worker, incarnation = self.incarnation.0, ?other);
+                None
+            }
+        }
+    }
+
+    /// Its sitter was killed: the kernel killed the worker with it, and all the rest was killed by others. Nobody could
+    /// wait for an exit status.
+    fn tree_ended_by_kill(&mut self) -> Input {
+        self.tree_gone = true;
+        if self.lifecycle.state() == State::Reserved {
+            return Input::SpawnFailed(Failure::new(
+                Reason::GuardianLost,
+                "its sitter was killed while it was spawned",
+            ));
+        }
+        self.backlog.push_back(Input::TreeGone);
+        Input::Exited(ExitStatus::Signal(Signal::KILL))
+    }
+
+    async fn done(&mut self, done: Done) -> Option<Input> {
+        match done {
+            Done::Message(message) => self.heard(message).await,
+            Done::Kill => {
+                self.kill_heard = true;
+                Some(Input::Stop {
+                    cause: Cause::InstanceStop,
+                    kill: true,
+                })
+            }
+            Done::Input(input) => Some(input),
+            Done::TreeEnded => Some(self.tree_ended_by_kill()),
+            Done::Nothing => None,
+            Done::Reserved(prepared) => Some(self.reserved(prepared)),
+            Done::Ready(reported) => {
+                self.learn_ports(reported);
+                Some(Input::Ready)
+            }
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Record => self.pending.push(self.reserve()),
+            Effect::Spawn => {
+                let work = self.spawn();
+                self.pending.push(work);
+            }
+            Effect::WatchReady => self.watching = Some(self.watch_ready()),
+            Effect::WatchHealth => self.watching = self.watch_health(),
+            Effect::End(stop) => self.end(stop),
+            Effect::CheckPorts => self.pending.push(release::check_ports(self)),
+            Effect::Unrecord => self.pending.push(release::unrecord(self)),
+            Effect::NameHolders => self.pending.push(release::name_holders(self)),
+            Effect::Announce { .. } | Effect::ReleaseOverdue(_) | Effect::Done(_) => {}
+        }
+    }
+
+    fn end(&mut self, stop: StopSpec) {
+        if self.sitterless {
+            self.pending.push(release::end_without_sitter(self));
+            return;
+        }
+        self.slot.services.link.end(self.slot.number, self.incarnation, stop);
+    }
+
+    /// A watch ends with the state that it belongs to, and the start is no longer in flight.
+    fn leave_watch(&mut self) {
+        match self.lifecycle.state() {
+            State::Reserved | State::Spawned => {}
+            State::Ready => self.permit = None,
+            State::Stopping | State::Exited | State::Releasing | State::Released => {
+                self.watching = None;
+                self.permit = None;
+            }
+        }
+    }
+
+    /// The route by which the link brings this incarnation's news.
+    pub(super) fn route(&self) -> Route {
+        Route {
+            incarnation: self.incarnation,
+            sender: self.sender.clone(),
+        }
+    }
+
+    fn tell_owner(&self, what: &Transition, told: &(dyn Fn(Told) + Send + Sync)) {
+        match what {
+            Transition::Ready => told(Told::Ready),
+            Transition::Stopping { .. } | Transition::Exited(_) | Transition::Unhealthy(_) => told(Told::NotReady),
+            Transition::Reserved | Transition::Spawned | Transition::Failed(_) | Transition::Released => {}
+        }
+    }
+
+    fn finish(self, outcome: Outcome) -> Outcome {
+        let limit = matches!(&outcome, Outcome::Failed(failure) if failure.reason.is_machine_limit());
+        let mut memory = self.slot.memory();
+        memory.machine_failures = if limit { memory.machine_failures + 1 } else { 0 };
+        drop(memory);
+        match outcome {
+            Outcome::Failed(failure) => Outcome::Failed(self.with_stderr(failure)),
+            other => other,
+        }
+    }
+
+    /// The failure with the last lines of stderr.
+    pub(super) fn with_stderr(&self, mut failure: Failure) -> Failure {
+        if failure.stderr_tail.is_empty() {
+            failure.stderr_tail = self.resources.stderr_tail();
+        }
+        let more = match failure.reason {
+            Reason::ExitedBeforeReady => failure
+                .stderr_tail
+                .last()
+                .map(|last| format!("its last line on stderr: {last}")),
+            Reason::ReadyTimeout => self.resources.last_answer.get(),
+            _ => None,
+        };
+        if let Some(more) = more.filter(|more| !failure.message.ends_with(more.as_str())) {
+            failure.message = format!("{}; {more}", failure.message);
+        }
+        failure
+    }
+
+    fn watch_ready(&self) -> Work {
+        let plan = self.ready_plan();
+        Box::pin(async move {
+            match plan {
+                None => Done::Input(Input::Ready),
+                Some(plan) => match ready::wait_ready(plan).await {
+                    Ok(info) => Done::Ready(info.ports),
+                    Err(failure) => Done::Input(Input::StartFailed(failure)),
+                },
+            }
+        })
+    }
+
+    fn watch_health(&self) -> Option<Work> {
+        let plan = self.health_plan()?;
+        Some(Box::pin(async move {
+            Done::Input(Input::Unhealthy(ready::watch(plan).await))
+        }))
+    }
+}
+
+/// The end of a process as the pure core has it; `None` for a status that is no end.
+fn exit_status(status: std::process::ExitStatus) -> Option<ExitStatus> {
+    let by_signal = || status.signal().and_then(Signal::from_number).map(ExitStatus::Signal);
+    status.code().map(ExitStatus::Code).or_else(by_signal)
+}
+
+async fn sleep_until(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The watch's outcome, after which there is none any more.
+async fn poll_watch(watching: &mut Option<Work>) -> Done {
+    let Some(work) = watching else {
+        return std::future::pending().await;
+    };
+    let done = work.await;
+    *watching = None;
+    done
+}

@@ -1,0 +1,149 @@
+//! The worker's environment: the host's, without what was meant for the host alone, with what the worker is told.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+use std::time::Duration;
+
+use ostler_core::ids::{Incarnation, RunId, WorkerId};
+use ostler_core::spec::WorkerSpec;
+
+use crate::services::PortMap;
+
+/// What a worker is told by its environment beside what its specification says.
+#[derive(Debug, Default)]
+pub(super) struct Offers<'a> {
+    pub(super) ports: PortMap,
+    /// The names of the listening sockets that are passed, in the order of their descriptors; the unnamed one is empty.
+    pub(super) listeners: Vec<String>,
+    pub(super) notify_socket: Option<OsString>,
+    pub(super) ready_file: Option<&'a Path>,
+    pub(super) watchdog: Option<Duration>,
+}
+
+/// What the child overwrites with its own pid, which nobody knows before the fork.
+pub(super) const LISTEN_PID: &str = "LISTEN_PID";
+
+/// Variables of the host that must not reach a worker: they speak of the host's own manager (`sd_notify(3)`,
+/// `sd_listen_fds(3)`, systemd.exec(5)).
+pub(super) fn is_for_the_host_alone(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    name == b"NOTIFY_SOCKET"
+        || name == b"JOURNAL_STREAM"
+        || name.starts_with(b"LISTEN_")
+        || name.starts_with(b"WATCHDOG_")
+}
+
+/// The environment of one incarnation, sorted by name. Later layers win: inherited, the specification's, Ostler's own.
+pub(super) fn environment(
+    inherited: impl Iterator<Item = (OsString, OsString)>,
+    spec: &WorkerSpec,
+    run: RunId,
+    worker: &WorkerId,
+    incarnation: Incarnation,
+    offers: &Offers<'_>,
+) -> Vec<(OsString, OsString)> {
+    let mut env: BTreeMap<OsString, OsString> = BTreeMap::new();
+    if spec.inherit_env {
+        env.extend(inherited.filter(|(name, _)| !is_for_the_host_alone(name)));
+    }
+    env.extend(spec.env.iter().map(|(name, value)| (name.into(), value.into())));
+    env.insert(run.marker_name().into(), worker.marker_value(incarnation).into());
+    for (name, port) in &offers.ports {
+        let variable = if name.is_empty() {
+            "PORT".to_owned()
+        } else {
+            format!("PORT_{}", name.to_ascii_uppercase())
+        };
+        env.insert(variable.into(), port.to_string().into());
+    }
+    if let Some(socket) = &offers.notify_socket {
+        env.insert("NOTIFY_SOCKET".into(), socket.clone());
+    }
+    if let Some(file) = offers.ready_file {
+        env.insert("OSTLER_READY_FILE".into(), file.into());
+    }
+    if let Some(interval) = offers.watchdog {
+        env.insert("WATCHDOG_USEC".into(), interval.as_micros().to_string().into());
+    }
+    if !offers.listeners.is_empty() {
+        env.insert("LISTEN_FDS".into(), offers.listeners.len().to_string().into());
+        env.insert(LISTEN_PID.into(), "0".into());
+        let names: Vec<&str> = offers
+            .listeners
+            .iter()
+            .map(|name| if name.is_empty() { "port" } else { name })
+            .collect();
+        env.insert("LISTEN_FDNAMES".into(), names.join(":").into());
+    }
+    env.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn build(spec: &WorkerSpec, host: &[(&str, &str)], offers: &Offers<'_>) -> BTreeMap<String, String> {
+        let inherited = host
+            .iter()
+            .map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        let run = RunId::from_u128(7);
+        environment(inherited, spec, run, &WorkerId::new("p", 1), Incarnation(3), offers)
+            .into_iter()
+            .map(|(name, value)| (name.into_string().unwrap(), value.into_string().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn what_was_meant_for_the_host_does_not_reach_the_worker() {
+        let host = [
+            ("NOTIFY_SOCKET", "x"),
+            ("LISTEN_FDS", "1"),
+            ("LISTEN_PID", "2"),
+            ("WATCHDOG_USEC", "3"),
+            ("JOURNAL_STREAM", "4"),
+            ("PATH", "/bin"),
+        ];
+        let env = build(&WorkerSpec::new(["x"]), &host, &Offers::default());
+        let names: Vec<_> = env.keys().map(String::as_str).collect();
+        assert_eq!(names, ["OSTLER_RUN_00000000000000000000000000000007", "PATH"]);
+        assert_eq!(env["OSTLER_RUN_00000000000000000000000000000007"], "p/1#3");
+    }
+
+    #[test]
+    fn the_specification_wins_over_what_is_inherited() {
+        let mut spec = WorkerSpec::new(["x"]);
+        spec.env.insert("A".into(), "spec".into());
+        assert_eq!(build(&spec, &[("A", "host")], &Offers::default())["A"], "spec");
+        spec.inherit_env = false;
+        assert_eq!(build(&spec, &[("B", "host")], &Offers::default()).get("B"), None);
+    }
+
+    #[test]
+    fn an_outer_run_keeps_its_marker() {
+        let outer = RunId::from_u128(1).marker_name();
+        let env = build(&WorkerSpec::new(["x"]), &[(&outer, "q/0#1")], &Offers::default());
+        assert_eq!(env[&outer], "q/0#1");
+    }
+
+    #[test]
+    fn ports_and_sockets_are_told() {
+        let offers = Offers {
+            ports: [(String::new(), 80), ("http".to_owned(), 81)].into(),
+            listeners: vec![String::new(), "http".into()],
+            notify_socket: Some("/n".into()),
+            ready_file: Some(Path::new("/r")),
+            watchdog: Some(Duration::from_secs(2)),
+        };
+        let env = build(&WorkerSpec::new(["x"]), &[], &offers);
+        let got = |name: &str| env[name].as_str();
+        assert_eq!(
+            (got("PORT"), got("PORT_HTTP"), got("LISTEN_FDS"), got("LISTEN_FDNAMES")),
+            ("80", "81", "2", "port:http")
+        );
+        assert_eq!(
+            (got("NOTIFY_SOCKET"), got("OSTLER_READY_FILE"), got("WATCHDOG_USEC")),
+            ("/n", "/r", "2000000")
+        );
+    }
+}

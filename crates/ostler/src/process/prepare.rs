@@ -1,0 +1,466 @@
+//! What an incarnation is given before and at its spawn: ports, record, descriptors, environment, the spawn itself.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ostler_core::failure::{Failure, Reason};
+use ostler_core::lifecycle::Input;
+use ostler_core::spec::{Port, Ready, WorkerSpec};
+use ostler_os::cgroup::Group;
+use ostler_os::guardian::{EndPolicy, SpawnRequest, SpawnStep};
+use ostler_os::holders::Holder;
+use ostler_os::identity::{ProcessIdentity, here};
+use ostler_os::notify::NotifySocket;
+use ostler_os::output::{self, Capture, CaptureOptions};
+use ostler_os::port_choice::{self, PortChoice, PortReservation};
+use ostler_os::ports::{self, PortError};
+use ostler_os::{limits, program};
+use ostler_registry::{Activation, Containment, Identity, Key, Record, RecordedPort, UnixNanos};
+use ostler_telemetry::Facts;
+
+use super::driver::{Done, Driver, Work};
+use super::environment::{self, Offers};
+use super::{Listeners, Slot};
+use crate::identity::record_of;
+use crate::lines::LineWatch;
+use crate::ready::LastAnswer;
+use crate::services::PortMap;
+
+/// How many lines of stderr a failure carries.
+pub(super) const STDERR_TAIL: usize = 20;
+
+/// What one incarnation holds.
+#[derive(Default)]
+pub(crate) struct Resources {
+    pub(crate) ports: PortMap,
+    /// Ports that no other worker of this process is given meanwhile.
+    pub(crate) reservations: Vec<PortReservation>,
+    pub(crate) listeners: Listeners,
+    /// Why no port could be had; told when the spawn is asked for, so that the reservation comes first.
+    pub(crate) port_failure: Option<Failure>,
+    pub(crate) pid: Option<u32>,
+    pub(crate) identity: Option<ProcessIdentity>,
+    pub(crate) sitter: Option<u32>,
+    pub(crate) containment: Option<&'static str>,
+    pub(crate) cgroup: Option<Group>,
+    pub(crate) stdout: Option<Capture>,
+    pub(crate) stderr: Option<Capture>,
+    pub(crate) notify: Option<Arc<tokio::sync::Mutex<NotifySocket>>>,
+    pub(crate) ready_file: Option<PathBuf>,
+    pub(crate) lines: Option<LineWatch>,
+    /// Why it was not ready when it was last looked at.
+    pub(crate) last_answer: LastAnswer,
+}
+
+impl Resources {
+    /// Fills in what every event of the incarnation tells.
+    pub(super) fn complete(&self, facts: Facts) -> Facts {
+        let named = self.ports.iter().filter(|(name, _)| !name.is_empty());
+        Facts {
+            pid: facts.pid.or(self.pid),
+            port: self.ports.get("").copied(),
+            ports: named.map(|(name, port)| (name.clone(), *port)).collect(),
+            containment: self.containment.map(str::to_owned),
+            ..facts
+        }
+    }
+
+    pub(super) fn stderr_tail(&self) -> Vec<String> {
+        self.stderr
+            .as_ref()
+            .map(|capture| capture.tail(STDERR_TAIL))
+            .unwrap_or_default()
+    }
+
+    /// Reads what the process has written before it ended, without waiting for those who hold its pipes still.
+    pub(super) async fn drain_output(&self) {
+        for capture in [&self.stdout, &self.stderr].into_iter().flatten() {
+            capture.drain_after_exit().await;
+        }
+    }
+}
+
+impl Drop for Resources {
+    fn drop(&mut self) {
+        for capture in [&self.stdout, &self.stderr].into_iter().flatten() {
+            capture.close();
+        }
+        if let Some(file) = &self.ready_file {
+            // It is not there when the worker has not made it, or has removed it.
+            drop(std::fs::remove_file(file));
+        }
+    }
+}
+
+/// What [`Driver::reserve`] comes to.
+pub(crate) struct Prepared {
+    ports: Result<(PortMap, Vec<PortReservation>, Listeners), Failure>,
+    recorded: Result<(), Failure>,
+}
+
+impl Driver {
+    /// Chooses the ports and writes the reservation.
+    pub(super) fn reserve(&self) -> Work {
+        let slot = Arc::clone(&self.slot);
+        let key = self.key();
+        Box::pin(async move {
+            let choosing = Arc::clone(&slot);
+            let lost = |_| {
+                Err(Failure::new(
+                    Reason::PortInUse,
+                    "the choice of a port was lost in a panic",
+                ))
+            };
+            let ports = tokio::task::spawn_blocking(move || choose_ports(&choosing))
+                .await
+                .unwrap_or_else(lost);
+            let mut record = Record::reservation(&slot.services.owner, key, 0, UnixNanos::now());
+            if let Ok((ports, ..)) = &ports {
+                record.ports = recorded_ports(&slot.spec.worker, ports);
+            }
+            let recorded = slot.services.table.reserve(record).await;
+            let recorded = recorded.map_err(|error| {
+                Failure::new(Reason::StoreFailed, error.to_string()).with_suggestion(error.suggestion())
+            });
+            Done::Reserved(Prepared { ports, recorded })
+        })
+    }
+
+    pub(super) fn reserved(&mut self, prepared: Prepared) -> Input {
+        match prepared.ports {
+            Ok((ports, reservations, listeners)) => {
+                self.slot.remember_ports(&ports, &listeners);
+                self.resources.ports = ports;
+                self.resources.reservations = reservations;
+                self.resources.listeners = listeners;
+            }
+            Err(failure) => self.resources.port_failure = Some(failure),
+        }
+        match prepared.recorded {
+            Ok(()) => Input::Recorded,
+            Err(failure) => Input::RecordFailed(failure),
+        }
+    }
+
+    pub(crate) fn key(&self) -> Key {
+        Key::new(self.slot.worker.clone(), self.incarnation)
+    }
+
+    /// Spawns the process: its news comes from the guardian.
+    pub(super) fn spawn(&mut self) -> Work {
+        let request = match self.request() {
+            Ok(request) => request,
+            Err(failure) => return Box::pin(async { Done::Input(Input::SpawnFailed(failure)) }),
+        };
+        let link = Arc::clone(&self.slot.services.link);
+        let (slot, incarnation, route) = (self.slot.number, self.incarnation, self.route());
+        Box::pin(async move {
+            let spawned = match link.guardian().await {
+                Ok((guardian, generation)) => {
+                    link.bind(slot, generation, route);
+                    guardian
+                        .spawn(slot, incarnation.0, request)
+                        .map_err(|error| error.to_string())
+                }
+                Err(closed) => Err(closed.to_string()),
+            };
+            match spawned {
+                Ok(()) => Done::Nothing,
+                Err(error) => Done::Input(Input::SpawnFailed(Failure::new(
+                    Reason::GuardianLost,
+                    format!("the order to spawn did not reach the guardian: {error}"),
+                ))),
+            }
+        })
+    }
+
+    fn request(&mut self) -> Result<SpawnRequest, Failure> {
+        if let Some(failure) = self.resources.port_failure.take() {
+            return Err(failure);
+        }
+        let slot = Arc::clone(&self.slot);
+        let spec = &slot.spec.worker;
+        self.prepare_readiness(spec)?;
+        let (listener_names, listen) = self.listening_sockets()?;
+        let offers = Offers {
+            ports: self.resources.ports.clone(),
+            listeners: listener_names,
+            notify_socket: self.notify_value(),
+            ready_file: self.resources.ready_file.as_deref(),
+            watchdog: spec.watchdog,
+        };
+        let services = &slot.services;
+        let env = environment::environment(
+            std::env::vars_os(),
+            spec,
+            services.run,
+            &slot.worker,
+            self.incarnation,
+            &offers,
+        );
+        let argv = spec.expand_command(|name| self.resources.ports.get(name).copied());
+        let named = argv.first().map_or("", String::as_str);
+        let program = program::resolve(named, &env, spec.cwd.as_deref())
+            .map_err(|error| Failure::new(error.reason(), error.to_string()))?;
+        let (stdout, stderr) = self.capture_output(spec)?;
+        Ok(SpawnRequest {
+            program,
+            argv: argv.into_iter().map(Into::into).collect(),
+            env,
+            cwd: spec.cwd.clone(),
+            stdout,
+            stderr,
+            cgroup: self.cgroup(),
+            listen,
+            host_death: EndPolicy {
+                signal: spec.host_death.signal,
+                grace: spec.host_death.grace,
+            },
+        })
+    }
+
+    /// The socket or file by which the worker tells that it is ready, and the watch for its lines.
+    fn prepare_readiness(&mut self, spec: &WorkerSpec) -> Result<(), Failure> {
+        let name = format!("{}-{}", self.slot.number, self.incarnation);
+        let scratch = &self.slot.services.scratch;
+        if spec.watchdog.is_some() || spec.ready == Some(Ready::Notify) {
+            let socket = NotifySocket::bind(scratch, &format!("{name}.notify"))
+                .map_err(|error| io_failure("its notify socket", &error))?;
+            self.resources.notify = Some(Arc::new(tokio::sync::Mutex::new(socket)));
+        }
+        if spec.ready == Some(Ready::File) {
+            self.resources.ready_file = Some(scratch.join(format!("{name}.ready")));
+        }
+        if let Some(Ready::Line(pattern)) = &spec.ready {
+            let watch = LineWatch::new(pattern).map_err(|error| {
+                Failure::new(
+                    Reason::ReadyTimeout,
+                    format!("ready.line is no regular expression: {error}"),
+                )
+            })?;
+            self.resources.lines = Some(watch);
+        }
+        Ok(())
+    }
+
+    fn notify_value(&self) -> Option<std::ffi::OsString> {
+        let socket = self.resources.notify.as_ref()?.try_lock().ok()?;
+        Some(socket.env_value())
+    }
+
+    fn listening_sockets(&self) -> Result<(Vec<String>, Vec<OwnedFd>), Failure> {
+        let copy = |(name, listener): (&String, &Arc<TcpListener>)| {
+            let copy = listener
+                .try_clone()
+                .map_err(|error| io_failure("a copy of its listening socket", &error))?;
+            Ok((name.clone(), OwnedFd::from(copy)))
+        };
+        Ok(self
+            .resources
+            .listeners
+            .iter()
+            .map(copy)
+            .collect::<Result<Vec<_>, Failure>>()?
+            .into_iter()
+            .unzip())
+    }
+
+    fn capture_output(&mut self, spec: &WorkerSpec) -> Result<(OwnedFd, OwnedFd), Failure> {
+        let pipe = || output::pipe().map_err(|error| io_failure("a pipe for its output", &error));
+        let ((out_read, out_write), (err_read, err_write)) = (pipe()?, pipe()?);
+        let options = |stream| CaptureOptions {
+            ring: spec.output.ring,
+            on_line: self.on_line(spec, stream),
+        };
+        let (stdout, stderr) = (options("stdout"), options("stderr"));
+        self.resources.stdout =
+            Some(Capture::start(out_read, stdout).map_err(|error| io_failure("the reader of its stdout", &error))?);
+        self.resources.stderr =
+            Some(Capture::start(err_read, stderr).map_err(|error| io_failure("the reader of its stderr", &error))?);
+        Ok((out_write, err_write))
+    }
+
+    /// Called for each line of the worker, in the reader's task: it never blocks.
+    fn on_line(&self, spec: &WorkerSpec, stream: &'static str) -> Option<Box<dyn FnMut(&str) + Send>> {
+        let (log, watch) = (spec.output.log, self.resources.lines.clone());
+        if !log && watch.is_none() {
+            return None;
+        }
+        let (worker, incarnation) = (self.slot.worker.to_string(), self.incarnation.0);
+        Some(Box::new(move |line| {
+            if let Some(watch) = &watch {
+                watch.see(line);
+            }
+            if log {
+                tracing::info!(target: "ostler::output", worker, incarnation, stream, "{line}");
+            }
+        }))
+    }
+
+    fn cgroup(&mut self) -> Option<OwnedFd> {
+        let group = self.slot.services.cgroup.as_ref()?;
+        let made = group
+            .slot(&self.slot.worker)
+            .and_then(|made| made.directory().try_clone_to_owned().map(|fd| (made, fd)));
+        match made {
+            Ok((made, directory)) => {
+                self.resources.cgroup = Some(made);
+                Some(directory)
+            }
+            Err(error) => {
+                tracing::warn!(target: "ostler", worker = %self.slot.worker, %error, "no cgroup for this worker");
+                None
+            }
+        }
+    }
+
+    /// The process is there: what it is goes into the record.
+    pub(super) fn spawned(&mut self, pid: u32, sitter: u32, start_time: u64, in_cgroup: bool) -> Work {
+        let identity = here().ok().and_then(|here| {
+            let pid = i32::try_from(pid).ok()?;
+            Some(ProcessIdentity {
+                boot_id: here.boot_id,
+                pid_namespace: here.pid_namespace,
+                pid,
+                start_time,
+            })
+        });
+        self.resources.pid = Some(pid);
+        self.resources.identity = identity;
+        self.resources.sitter = Some(sitter);
+        self.resources.containment = Some(if in_cgroup { "cgroup" } else { "sitter" });
+        let Some(identity) = identity else {
+            return Box::pin(async { Done::Nothing });
+        };
+        let sitter = i32::try_from(sitter)
+            .ok()
+            .and_then(|pid| ProcessIdentity::of(pid).ok().flatten());
+        let group = self.resources.cgroup.as_ref().filter(|_| in_cgroup);
+        let containment = group.map_or(Containment::Sitter, |group| {
+            Containment::Cgroup(group.path().display().to_string())
+        });
+        let activation = Activation {
+            identity: Identity::LocalProcess(record_of(&identity)),
+            sitter: sitter.as_ref().map(record_of),
+            ports: recorded_ports(&self.slot.spec.worker, &self.resources.ports),
+            containment,
+            at: UnixNanos::now(),
+        };
+        let (table, key) = (self.slot.services.table.clone(), self.key());
+        Box::pin(async move {
+            // An incarnation that is ending already is not made active any more; its record is there all the same.
+            if let Err(error) = table.activate(key, activation).await {
+                tracing::debug!(target: "ostler", %error, "a record was not made active");
+            }
+            Done::Nothing
+        })
+    }
+
+    /// The ports that the worker told of.
+    pub(super) fn learn_ports(&mut self, reported: PortMap) {
+        self.resources.ports.extend(reported);
+    }
+
+    /// A spawn that failed, in words.
+    pub(super) fn spawn_failure(&self, step: SpawnStep, errno: i32) -> Failure {
+        let error = std::io::Error::from_raw_os_error(errno);
+        let program = self.slot.spec.worker.command.first().map_or("", String::as_str);
+        let directory = self
+            .slot
+            .spec
+            .worker
+            .cwd
+            .as_ref()
+            .map_or_else(|| ".".into(), |path| path.display().to_string());
+        let (reason, message) = match (step, limits::reason_of_errno(errno)) {
+            (_, Some(limit)) => (limit, format!("no process for {program:?}: {error}")),
+            (SpawnStep::Directory, None) if error.kind() == std::io::ErrorKind::PermissionDenied => (
+                Reason::PermissionDenied,
+                format!("the working directory {directory} can't be entered: {error}"),
+            ),
+            (SpawnStep::Directory, None) => (
+                Reason::DirectoryMissing,
+                format!("the working directory {directory} can't be entered: {error}"),
+            ),
+            (_, None) if error.kind() == std::io::ErrorKind::NotFound => (
+                Reason::CommandNotFound,
+                format!("{program:?} can't be run: {error} (for a script: its interpreter)"),
+            ),
+            (_, None) => (
+                Reason::PermissionDenied,
+                format!("{program:?} can't be run: {error} (at the step {step:?})"),
+            ),
+        };
+        Failure::new(reason, message)
+    }
+}
+
+/// A failure of the host's own resources.
+fn io_failure(what: &str, error: &std::io::Error) -> Failure {
+    let reason = error
+        .raw_os_error()
+        .and_then(limits::reason_of_errno)
+        .unwrap_or(Reason::StoreFailed);
+    Failure::new(reason, format!("{what} can't be made: {error}"))
+}
+
+fn recorded_ports(spec: &WorkerSpec, ports: &PortMap) -> Vec<RecordedPort> {
+    let row = |(name, port): (&String, &u16)| RecordedPort {
+        name: name.clone(),
+        address: spec.address,
+        port: *port,
+    };
+    ports.iter().map(row).collect()
+}
+
+/// The ports of the next incarnation; those that the worker reports come later. Blocks for as long as it takes to name
+/// a holder.
+fn choose_ports(slot: &Slot) -> Result<(PortMap, Vec<PortReservation>, Listeners), Failure> {
+    let spec = &slot.spec.worker;
+    let (previous, mut bound) = slot.remembered_ports();
+    let (mut ports, mut reservations, mut listeners) = (PortMap::new(), Vec::new(), BTreeMap::new());
+    for (name, port) in spec.ports.iter() {
+        let wanted = match port {
+            Port::Any => PortChoice::Any,
+            Port::Fixed(number) => PortChoice::Fixed(number),
+            Port::Range(first, last) => PortChoice::Range { first, last },
+            Port::Reported => continue,
+            Port::Listen => {
+                let listener = match bound.remove(name) {
+                    Some(listener) => listener,
+                    None => Arc::new(
+                        ports::bind_listener(SocketAddr::new(spec.address, 0)).map_err(|error| port_failure(&error))?,
+                    ),
+                };
+                let number = listener
+                    .local_addr()
+                    .map_err(|error| io_failure("its listening socket", &error))?
+                    .port();
+                ports.insert(name.to_owned(), number);
+                listeners.insert(name.to_owned(), listener);
+                continue;
+            }
+        };
+        let owner = slot.worker.to_string();
+        let chosen = port_choice::reserve(spec.address, wanted, previous.get(name).copied(), &owner)
+            .map_err(|error| port_failure(&error))?;
+        ports.insert(name.to_owned(), chosen.address().port());
+        reservations.push(chosen);
+    }
+    Ok((ports, reservations, listeners))
+}
+
+fn port_failure(error: &PortError) -> Failure {
+    let names = |holders: &[Holder]| holders.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    match error {
+        PortError::InUse { holders, .. } | PortError::RangeTaken { holders, .. } => {
+            Failure::new(Reason::PortInUse, error.to_string()).with_holder(names(holders))
+        }
+        PortError::Exhausted { .. } | PortError::NotOurs { .. } => Failure::new(Reason::PortInUse, error.to_string()),
+        PortError::NotPermitted { .. } => Failure::new(Reason::PermissionDenied, error.to_string()),
+        PortError::Check { source, .. } => io_failure("a check of its port", source),
+    }
+}

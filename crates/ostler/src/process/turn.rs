@@ -1,0 +1,93 @@
+//! What an incarnation waits for before it is reserved: the release of the one before it, the machine, its turn.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ostler_core::failure::{Failure, Reason};
+use ostler_core::lifecycle::Outcome;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+
+use super::{Message, Progress, Slot};
+
+/// The pause after the first failure of the machine; doubled after each that follows, up to [`MACHINE_PAUSE_MAX`].
+const MACHINE_PAUSE_FIRST: Duration = Duration::from_millis(100);
+/// The longest pause after failures of the machine.
+const MACHINE_PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// Waits until the incarnation may be reserved. An error is how it ended without having been reserved.
+pub(super) async fn wait_turn(
+    slot: &Arc<Slot>,
+    predecessor: Option<watch::Receiver<Progress>>,
+    inbox: &mut mpsc::UnboundedReceiver<Message>,
+) -> Result<OwnedSemaphorePermit, Outcome> {
+    let turn = async {
+        await_predecessor(slot, predecessor).await?;
+        let pause = machine_pause(slot.memory().machine_failures);
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
+        // The semaphore is never closed while its slot lives.
+        Arc::clone(&slot.starting)
+            .acquire_owned()
+            .await
+            .map_err(|_| Outcome::Stopped { status: None })
+    };
+    tokio::select! {
+        biased;
+        () = stopped(inbox) => Err(Outcome::Stopped { status: None }),
+        permit = turn => permit,
+    }
+}
+
+/// Ends when the incarnation is told to stop. Nothing else can be told before it is reserved.
+async fn stopped(inbox: &mut mpsc::UnboundedReceiver<Message>) {
+    while let Some(message) = inbox.recv().await {
+        match message {
+            Message::Stop { .. } => return,
+            Message::Guardian(_) | Message::GuardianLost | Message::SittersEnded => {}
+        }
+    }
+}
+
+async fn await_predecessor(slot: &Slot, predecessor: Option<watch::Receiver<Progress>>) -> Result<(), Outcome> {
+    let Some(mut predecessor) = predecessor else {
+        return Ok(());
+    };
+    let limit = slot.spec.worker.release_timeout;
+    let released = predecessor.wait_for(|progress| *progress == Progress::Released);
+    match tokio::time::timeout(limit, released).await {
+        // An error means that its driver is gone, and so is this one soon.
+        Ok(_) => Ok(()),
+        Err(_) => Err(Outcome::Failed(Failure::new(
+            Reason::ReleaseTimeout,
+            format!(
+                "what its predecessor held is still held after {:.3} s more",
+                limit.as_secs_f64()
+            ),
+        ))),
+    }
+}
+
+fn machine_pause(failures: u32) -> Duration {
+    match failures.checked_sub(1) {
+        None => Duration::ZERO,
+        Some(doublings) => MACHINE_PAUSE_FIRST
+            .saturating_mul(1 << doublings.min(16))
+            .min(MACHINE_PAUSE_MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_is_given_ever_more_time() {
+        let pauses: Vec<_> = [0, 1, 2, 3, 30]
+            .map(machine_pause)
+            .into_iter()
+            .map(|p| p.as_millis())
+            .collect();
+        assert_eq!(pauses, [0, 100, 200, 400, 10_000]);
+    }
+}

@@ -1,0 +1,81 @@
+//! What is watched of an incarnation: from its specification to the plans of `ready`.
+
+use std::net::SocketAddr;
+
+use ostler_core::spec::{Port, Probe, Ready, WorkerSpec};
+
+use super::driver::Driver;
+use crate::ready::{HealthPlan, HealthProbe, Notifications, ProbePlan, ReadyPlan, Sign};
+
+impl Driver {
+    /// How it is seen that the worker is ready; `None`: it is, since exec has succeeded.
+    pub(super) fn ready_plan(&self) -> Option<ReadyPlan> {
+        let spec = &self.slot.spec.worker;
+        let reported = || reported(spec);
+        let sign = match spec.ready.as_ref()? {
+            Ready::Notify => Sign::Notify {
+                messages: self.notifications()?,
+                reported: reported(),
+            },
+            Ready::Probe(probe) => Sign::Probe(self.probe_plan(probe)?),
+            Ready::Line(_) => Sign::Line(self.resources.lines.clone()?),
+            Ready::File => Sign::File {
+                path: self.resources.ready_file.clone()?,
+                reported: reported(),
+            },
+            Ready::After(time) => Sign::After(*time),
+        };
+        Some(ReadyPlan {
+            sign,
+            last_answer: self.resources.last_answer.clone(),
+        })
+    }
+
+    /// What is watched while the worker is ready; `None`: nothing.
+    pub(super) fn health_plan(&self) -> Option<HealthPlan> {
+        let spec = &self.slot.spec.worker;
+        let probe = spec.health.as_ref().and_then(|rules| {
+            Some(HealthProbe {
+                plan: self.probe_plan(&rules.probe)?,
+                rules: rules.clone(),
+            })
+        });
+        let messages = self.notifications();
+        (probe.is_some() || messages.is_some()).then_some(HealthPlan {
+            probe,
+            messages,
+            watchdog: spec.watchdog,
+        })
+    }
+
+    fn notifications(&self) -> Option<Notifications> {
+        Some(Notifications {
+            socket: self.resources.notify.clone()?,
+            sitter: self.sitter()?,
+        })
+    }
+
+    fn probe_plan(&self, probe: &Probe) -> Option<ProbePlan> {
+        let spec = &self.slot.spec.worker;
+        let name = spec.probe_target(probe)?;
+        let port = *self.resources.ports.get(name)?;
+        Some(ProbePlan {
+            kind: probe.kind.clone(),
+            address: SocketAddr::new(spec.address, port),
+            sitter: self.sitter()?,
+        })
+    }
+
+    fn sitter(&self) -> Option<i32> {
+        i32::try_from(self.resources.sitter?).ok()
+    }
+}
+
+/// The names of the ports that the worker picks itself.
+fn reported(spec: &WorkerSpec) -> Vec<String> {
+    spec.ports
+        .iter()
+        .filter(|(_, port)| *port == Port::Reported)
+        .map(|(name, _)| name.to_owned())
+        .collect()
+}

@@ -1,0 +1,126 @@
+//! Release, as the driver carries it out: the tree, the ports, the record. Who holds what is still held is named.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ostler_core::ids::Incarnation;
+use ostler_core::lifecycle::Input;
+use ostler_core::spec::Port;
+use ostler_os::holders::describe_processes;
+use ostler_os::identity::{Attribution, ProcessIdentity};
+use ostler_os::ports::{self, PortState};
+use ostler_os::{kill, marker, tree};
+
+use crate::process::{Done, Driver, Slot, Work};
+
+/// How long the holders have to be named: 1 s.
+const NAMING_LIMIT: Duration = Duration::from_secs(1);
+/// How long a tree whose sitter was killed has to end: 5 s.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+
+/// Can every port be bound again? Ports that the host itself listens on are exempt.
+pub(crate) fn check_ports(driver: &Driver) -> Work {
+    let spec = &driver.slot.spec.worker;
+    let exempt = |name: &str| spec.ports.iter().any(|(of, port)| of == name && port == Port::Listen);
+    let taken = driver.resources.ports.iter().filter(|(name, _)| !exempt(name));
+    let addresses: Vec<SocketAddr> = taken.map(|(_, port)| SocketAddr::new(spec.address, *port)).collect();
+    blocking(move || match addresses.into_iter().find_map(held) {
+        None => Input::PortsFree,
+        Some(holder) => Input::PortsHeld(holder),
+    })
+}
+
+fn held(address: SocketAddr) -> Option<String> {
+    match ports::check(address) {
+        Ok(PortState::Free) => None,
+        Ok(PortState::Held(holders)) => {
+            let names: Vec<String> = holders.iter().map(ToString::to_string).collect();
+            Some(format!("{address} is held by {}", names.join(", ")))
+        }
+        Err(error) => Some(format!("{address} can't be checked: {error}")),
+    }
+}
+
+/// Removes the incarnation's record: the last step of a release.
+pub(crate) fn unrecord(driver: &Driver) -> Work {
+    let (table, key) = (driver.slot.services.table.clone(), driver.key());
+    Box::pin(async move {
+        Done::Input(match table.remove(key).await {
+            Ok(_) => Input::Unrecorded,
+            Err(error) => Input::UnrecordFailed(error.to_string()),
+        })
+    })
+}
+
+/// Who of the tree is left.
+pub(crate) fn name_holders(driver: &Driver) -> Work {
+    let root = driver.resources.sitter.or(driver.resources.pid);
+    let sitter = driver.resources.sitter.and_then(|pid| i32::try_from(pid).ok());
+    blocking(move || {
+        let root = root.and_then(|pid| i32::try_from(pid).ok());
+        let left = root
+            .map(|root| tree::descendants(root).unwrap_or_default())
+            .unwrap_or_default();
+        let left: Vec<i32> = left.into_iter().filter(|pid| Some(*pid) != sitter).collect();
+        let names: Vec<String> = describe_processes(&left, Instant::now() + NAMING_LIMIT)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        Input::Held(if names.is_empty() {
+            "nobody that /proc shows".to_owned()
+        } else {
+            names.join(", ")
+        })
+    })
+}
+
+/// Ends what an incarnation has left when neither its sitter nor the guardian lives to do it: by its identity and by
+/// its marker, and its cgroup where it had one.
+pub(crate) fn end_without_sitter(driver: &Driver) -> Work {
+    let slot = Arc::clone(&driver.slot);
+    let (identity, incarnation) = (driver.resources.identity, driver.incarnation);
+    Box::pin(async move {
+        let ended = tokio::task::spawn_blocking(move || kill_left(&slot, identity, incarnation)).await;
+        // Survivors are tried again when the lifecycle asks for it.
+        if ended.unwrap_or(false) {
+            Done::TreeEnded
+        } else {
+            Done::Nothing
+        }
+    })
+}
+
+/// Whether nothing is left.
+fn kill_left(slot: &Slot, identity: Option<ProcessIdentity>, incarnation: Incarnation) -> bool {
+    let deadline = Instant::now() + KILL_LIMIT;
+    let by = Attribution::new("ostler", format!("the sitter of {} is gone", slot.worker));
+    if let Some(run) = &slot.services.cgroup {
+        if let Err(error) = run.slot(&slot.worker).and_then(|group| group.kill()) {
+            tracing::warn!(target: "ostler", worker = %slot.worker, %error, "its cgroup can't be killed");
+        }
+    }
+    let value = slot.worker.marker_value(incarnation);
+    let run = slot.services.run;
+    let bears = |marked: &marker::Marked| marked.markers.iter().any(|(of, is)| *of == run && *is == value);
+    let marked = marker::scan(&[run], |_| false, deadline)
+        .map(|scan| scan.found)
+        .unwrap_or_default();
+    let mut roots: Vec<ProcessIdentity> = marked.into_iter().filter(bears).map(|found| found.identity).collect();
+    roots.extend(identity);
+    let kills = kill::kill_trees(&roots, &by, deadline);
+    for survivor in &kills.survivors {
+        tracing::warn!(target: "ostler", worker = %slot.worker, %survivor, "a process is left without a sitter");
+    }
+    kills.is_clean()
+}
+
+fn blocking(work: impl FnOnce() -> Input + Send + 'static) -> Work {
+    Box::pin(async move {
+        match tokio::task::spawn_blocking(work).await {
+            Ok(input) => Done::Input(input),
+            // The runtime is shutting down, or the work panicked: the lifecycle asks again in its time.
+            Err(_) => Done::Nothing,
+        }
+    })
+}

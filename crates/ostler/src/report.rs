@@ -1,0 +1,100 @@
+//! What a stop comes to.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use ostler_core::failure::Reason;
+
+use crate::pool::{PoolPhase, PoolShared};
+
+/// What was stopped, released and found when an instance ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StopReport {
+    /// How many workers the pools had.
+    pub workers: u64,
+    /// How many restarts there were in all.
+    pub restarts: u64,
+    /// The pools that gave up.
+    pub gave_up: Vec<String>,
+    /// The pools that finished.
+    pub finished: Vec<String>,
+    /// Workers by the reason of their last failure.
+    pub failures: BTreeMap<&'static str, u64>,
+    /// Workers that hold something still, each as text.
+    pub unreleased: Vec<String>,
+    /// Processes that the emergency cleaner found. Empty in health.
+    pub orphans: Vec<String>,
+    /// How many of them it killed.
+    pub killed: u64,
+    /// Those that it could not kill, with the reason.
+    pub survivors: Vec<String>,
+    /// Why the root supervisor gave up, if it did.
+    pub root_gave_up: Option<String>,
+}
+
+impl StopReport {
+    pub(crate) fn of_pools(pools: &[Arc<PoolShared>]) -> Self {
+        let mut report = Self::default();
+        for pool in pools {
+            report.add(pool);
+        }
+        report
+    }
+
+    fn add(&mut self, pool: &PoolShared) {
+        let name = &pool.spec.name;
+        match &*pool.phase.borrow() {
+            PoolPhase::Stopped(before) => match **before {
+                PoolPhase::GaveUp(_) => self.gave_up.push(name.clone()),
+                PoolPhase::Finished => self.finished.push(name.clone()),
+                PoolPhase::Starting | PoolPhase::Ready | PoolPhase::Stopped(_) => {}
+            },
+            PoolPhase::Starting | PoolPhase::Ready | PoolPhase::Finished | PoolPhase::GaveUp(_) => {}
+        }
+        for slot in &pool.slots {
+            let state = slot.state();
+            self.workers += 1;
+            self.restarts += state.restarts;
+            if let Some(failure) = &state.last_failure {
+                *self.failures.entry(Reason::name(failure.reason)).or_default() += 1;
+            }
+            if !slot.is_released() {
+                let why = state
+                    .last_failure
+                    .map_or_else(String::new, |failure| format!(": {}", failure.message));
+                self.unreleased.push(format!("{}{why}", slot.worker));
+            }
+        }
+    }
+
+    /// Nothing is left: every worker is released, and no orphan lives.
+    pub fn is_clean(&self) -> bool {
+        self.unreleased.is_empty() && self.survivors.is_empty()
+    }
+
+    /// Nothing is left, nothing had to be cleaned up, and nothing gave up.
+    pub fn is_success(&self) -> bool {
+        self.is_clean() && self.orphans.is_empty() && self.gave_up.is_empty() && self.root_gave_up.is_none()
+    }
+}
+
+impl fmt::Display for StopReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} workers, {} restarts", self.workers, self.restarts)?;
+        for (what, names) in [
+            ("gave up", &self.gave_up),
+            ("finished", &self.finished),
+            ("not released", &self.unreleased),
+            ("orphans", &self.orphans),
+        ] {
+            if !names.is_empty() {
+                write!(f, "; {what}: {}", names.join(", "))?;
+            }
+        }
+        if let Some(why) = &self.root_gave_up {
+            write!(f, "; the instance gave up: {why}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,32 @@
+//! What a worker looks like from outside, at one moment.
+
+use std::time::Instant;
+
+use ostler_core::failure::Failure;
+use ostler_core::ids::Incarnation;
+use ostler_core::lifecycle::State;
+
+use crate::services::PortMap;
+
+/// One worker at one moment, as [`Pool::workers`](crate::Pool::workers) shows it.
+#[derive(Debug, Clone, Default)]
+pub struct WorkerState {
+    /// The state of its latest incarnation; `None` before the first is reserved.
+    pub state: Option<State>,
+    /// Its latest incarnation, from 1; `None` before the first is reserved.
+    pub incarnation: Option<Incarnation>,
+    /// Its process, while it has one.
+    pub pid: Option<u32>,
+    /// Its ports by name; a single one has the empty name.
+    pub ports: PortMap,
+    /// When the latest incarnation's process was spawned.
+    pub since: Option<Instant>,
+    /// Incarnations after the first.
+    pub restarts: u64,
+    /// The latest failure of any of its incarnations.
+    pub last_failure: Option<Failure>,
+    /// Whether its slot gave up.
+    pub gave_up: bool,
+    /// Whether it ended normally and is not restarted.
+    pub finished: bool,
+}

@@ -1,0 +1,199 @@
+//! The sweep: what dead runs of an app have left is ended, and their tables are removed.
+//!
+//! Only runs whose lock is free are touched: their host is dead, with no pid involved. What a dead run left is known
+//! by its records (each verified before it is signalled) and by its marker. Live runs are never touched.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use ostler_core::ids::RunId;
+use ostler_os::cgroup::RunGroup;
+use ostler_os::identity::{Attribution, ProcessIdentity, Verified};
+use ostler_os::kill::{self, KillReport};
+use ostler_os::marker;
+use ostler_registry::{DeadRun, FoundRun, Identity, RunDirError, remove_leftovers, runs};
+
+use crate::identity::{local, os_identity};
+
+/// How long the sweep of one dead run may take: 20 s. Most of it is for a guardian that is still giving databases their
+/// grace.
+pub const SWEEP_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long what was killed has to end: 5 s.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+
+/// What a sweep found and did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SweepReport {
+    /// Dead runs whose table was removed.
+    pub runs: u64,
+    /// Live runs, which were left alone.
+    pub live: u64,
+    /// The processes that were killed.
+    pub killed: Vec<String>,
+    /// The processes that could not be killed, each with the reason. Their runs' tables are kept for the next sweep.
+    pub survivors: Vec<String>,
+    /// What could not be read, and other things that people should know.
+    pub remarks: Vec<String>,
+}
+
+/// Sweeps every dead run in the directory of an app. Blocks, at most [`SWEEP_LIMIT`] for each of them.
+///
+/// # Errors
+/// [`RunDirError`] when the directory can't be listed. What is wrong with a single run is a remark in the report.
+pub fn sweep(app_dir: &Path) -> Result<SweepReport, RunDirError> {
+    let mut report = SweepReport::default();
+    if let Err(error) = remove_leftovers(app_dir) {
+        report.remarks.push(error.to_string());
+    }
+    for found in runs(app_dir)? {
+        match found {
+            FoundRun::Live(_) => report.live += 1,
+            FoundRun::Dead(dead) => sweep_run(dead, &mut report),
+            FoundRun::Unreadable { path, reason } => report.remarks.push(format!("{}: {reason}", path.display())),
+        }
+    }
+    Ok(report)
+}
+
+fn sweep_run(dead: DeadRun, report: &mut SweepReport) {
+    let deadline = Instant::now() + SWEEP_LIMIT;
+    let by = Attribution::new("ostler sweep", format!("run {} is dead", dead.run()));
+    let before = report.survivors.len();
+    await_guardian(&dead, &by, deadline, report);
+    kill_cgroup(&dead, report);
+    let recorded = recorded(&dead, report);
+    note(kill::kill_trees(&recorded, &by, Instant::now() + KILL_LIMIT), report);
+    let marked = marked(dead.run(), deadline, report);
+    note(kill::kill_trees(&marked, &by, Instant::now() + KILL_LIMIT), report);
+    remove_cgroup(&dead, deadline, report);
+    if report.survivors.len() > before {
+        report.remarks.push(format!(
+            "{} is kept: processes of its run are alive",
+            dead.path().display()
+        ));
+        return;
+    }
+    match dead.remove() {
+        Ok(()) => report.runs += 1,
+        Err(error) => report.remarks.push(error.to_string()),
+    }
+}
+
+/// The guardian of a dead host ends its workers as their specifications say. It is waited for; past the deadline it
+/// is killed, and its sitters end what is left.
+fn await_guardian(dead: &DeadRun, by: &Attribution, deadline: Instant, report: &mut SweepReport) {
+    let Ok(info) = dead.info() else { return };
+    let Some(guardian) = info.guardian.as_ref().map(os_identity) else {
+        return;
+    };
+    let ended = match guardian.verify() {
+        Ok(Verified::Same(handle)) => handle.wait_until(deadline),
+        Ok(Verified::Gone | Verified::Stranger) => Ok(true),
+        Ok(Verified::Unknown(why)) => {
+            report
+                .remarks
+                .push(format!("the guardian of run {}: {why}", dead.run()));
+            return;
+        }
+        Err(error) => Err(error),
+    };
+    match ended {
+        Ok(true) => {}
+        Ok(false) => note(kill::kill_all(&[guardian], by, Instant::now() + KILL_LIMIT), report),
+        Err(error) => report
+            .remarks
+            .push(format!("the guardian of run {}: {error}", dead.run())),
+    }
+}
+
+/// What the dead run's table names. A table that can't be read is set aside for people; the marker serves then.
+fn recorded(dead: &DeadRun, report: &mut SweepReport) -> Vec<ProcessIdentity> {
+    match dead.records() {
+        Ok(store) => {
+            report
+                .remarks
+                .extend(store.unreadable.iter().map(|row| format!("run {}: {row}", dead.run())));
+            let process = |identity: &Identity| local(identity).map(os_identity);
+            store
+                .records
+                .iter()
+                .filter_map(|record| record.identity.as_ref().and_then(process))
+                .collect()
+        }
+        Err(error) => {
+            report.remarks.push(format!(
+                "the table of run {} can't be read, its marker serves instead: {error}",
+                dead.run()
+            ));
+            match dead.set_aside(error) {
+                Ok(Some(aside)) => report.remarks.push(format!("it is kept as {}", aside.path.display())),
+                Ok(None) => {}
+                Err(error) => report.remarks.push(error.to_string()),
+            }
+            Vec::new()
+        }
+    }
+}
+
+/// Whoever bears the dead run's marker.
+fn marked(run: RunId, deadline: Instant, report: &mut SweepReport) -> Vec<ProcessIdentity> {
+    match marker::scan(&[run], |_| false, deadline) {
+        Ok(scan) => scan.found.into_iter().map(|found| found.identity).collect(),
+        Err(error) => {
+            report.remarks.push(format!(
+                "the processes of run {run} can't be looked for by their marker: {error}"
+            ));
+            Vec::new()
+        }
+    }
+}
+
+/// Everything in the dead run's cgroup, at once; also what has neither a record nor a marker.
+fn kill_cgroup(dead: &DeadRun, report: &mut SweepReport) {
+    let Ok(Some(path)) = dead.info().map(|info| info.cgroup.clone()) else {
+        return;
+    };
+    let Ok(Some(group)) = RunGroup::of_dead_run(Path::new(&path), dead.run()) else {
+        return;
+    };
+    let group = group.group();
+    for pid in group.pids().unwrap_or_default() {
+        report.killed.extend(
+            ProcessIdentity::of(pid)
+                .ok()
+                .flatten()
+                .map(|process| process.to_string()),
+        );
+    }
+    if let Err(error) = group.kill() {
+        report
+            .remarks
+            .push(format!("the cgroup {path} can't be killed: {error}"));
+    }
+}
+
+fn remove_cgroup(dead: &DeadRun, deadline: Instant, report: &mut SweepReport) {
+    let Ok(Some(path)) = dead.info().map(|info| info.cgroup.clone()) else {
+        return;
+    };
+    let removed = match RunGroup::of_dead_run(Path::new(&path), dead.run()) {
+        Ok(None) => Ok(true),
+        Ok(Some(group)) => group.group().remove_until(deadline),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Ok(true) => {}
+        Ok(false) => report
+            .survivors
+            .push(format!("somebody in the cgroup {path} of run {}", dead.run())),
+        Err(error) => report
+            .remarks
+            .push(format!("the cgroup {path} of run {}: {error}", dead.run())),
+    }
+}
+
+fn note(kills: KillReport, report: &mut SweepReport) {
+    report.killed.extend(kills.killed.iter().map(ToString::to_string));
+    report.survivors.extend(kills.survivors.iter().map(ToString::to_string));
+}

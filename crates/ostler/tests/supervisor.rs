@@ -1,0 +1,26 @@
+//! Supervisors on ractor: the conformance suite (each case of OTP's `supervisor_SUITE` that applies, under its name there), ractor's traps,
+//! and what is ours. `docs/supervision.md` lists the cases that don't apply.
+
+#[path = "supervisor/support.rs"]
+mod support;
+
+#[path = "supervisor/api.rs"]
+mod api;
+#[path = "supervisor/embedded.rs"]
+mod embedded;
+#[path = "supervisor/extensions.rs"]
+mod extensions;
+#[path = "supervisor/misc.rs"]
+mod misc;
+#[path = "supervisor/restart_types.rs"]
+mod restart_types;
+#[path = "supervisor/significant.rs"]
+mod significant;
+#[path = "supervisor/start.rs"]
+mod start;
+#[path = "supervisor/stop.rs"]
+mod stop;
+#[path = "supervisor/strategies.rs"]
+mod strategies;
+#[path = "supervisor/traps.rs"]
+mod traps;

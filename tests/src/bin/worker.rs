@@ -1,0 +1,139 @@
+//! The worker of the tests: each mode is one way in which a real program behaves, well or badly.
+//!
+//! Modes can be joined by `+`; they are begun in order, and the last one runs on. The tag is passed on to every process
+//! that the worker leaves, so that a test can count them all, also those in an empty environment.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio, exit};
+use std::time::Duration;
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::{getpid, setsid};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let Some(modes) = arguments.first() else {
+        eprintln!("usage: ostler-test-worker MODE[+MODE...] [PORT [TAG]]");
+        return ExitCode::from(2);
+    };
+    let port = arguments.get(1).and_then(|text| text.parse().ok()).unwrap_or(0);
+    let tag = arguments.get(2).map_or("", String::as_str);
+    for mode in modes.split('+') {
+        run(mode, port, tag);
+    }
+    ExitCode::SUCCESS
+}
+
+fn run(mode: &str, port: u16, tag: &str) {
+    let (name, number) = mode.split_once('=').unwrap_or((mode, "0"));
+    let number: u64 = number.parse().unwrap_or(0);
+    match name {
+        "sleep" => park(),
+        "exit" => exit(i32::try_from(number).unwrap_or(1)),
+        "stderr" => eprintln!("ModuleNotFoundError: No module named 'nonesuch'"),
+        "pause" => std::thread::sleep(Duration::from_millis(number)),
+        "ignore-term" => block_polite_signals(),
+        "flood" => flood(number),
+        "http" => serve(&bind(port), number),
+        "http-soon" => {
+            std::thread::sleep(Duration::from_millis(200));
+            serve(&bind(port), number);
+        }
+        "daemon" => leave_daemon(tag, false, Stdio::null()),
+        "daemon-naked" => leave_daemon(tag, true, Stdio::null()),
+        "port-keeper" => keep_port_in_grandchild(port, tag),
+        "child" => start(tag),
+        "setsid" => drop(setsid()),
+        "abort" => std::process::abort(),
+        "kill-self" => drop(nix::sys::signal::kill(getpid(), Signal::SIGKILL)),
+        other => {
+            eprintln!("unknown mode {other}");
+            exit(2);
+        }
+    }
+}
+
+fn park() -> ! {
+    loop {
+        std::thread::park();
+    }
+}
+
+/// TERM, INT and HUP stay pending for ever, here and in children.
+fn block_polite_signals() {
+    let mut set = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        set.add(signal);
+    }
+    drop(set.thread_block());
+}
+
+fn flood(bytes: u64) {
+    let chunk = vec![b'x'; 64 * 1024 - 1];
+    let mut out = std::io::stdout().lock();
+    let mut left = bytes;
+    while left > 0 {
+        if out.write_all(&chunk).is_err() || out.write_all(b"\n").is_err() {
+            exit(3);
+        }
+        left = left.saturating_sub(64 * 1024);
+    }
+}
+
+fn bind(port: u16) -> TcpListener {
+    match TcpListener::bind(("127.0.0.1", port)) {
+        Ok(listener) => listener,
+        Err(error) => {
+            eprintln!("cannot listen on port {port}: {error}");
+            exit(1);
+        }
+    }
+}
+
+/// Answers every request with 200 and its pid; `lives` requests, then 503 (0: for ever).
+fn serve(listener: &TcpListener, lives: u64) -> ! {
+    let mut served = 0;
+    for stream in listener.incoming().flatten() {
+        served += 1;
+        let status = if lives > 0 && served > lives { "503 Service Unavailable" } else { "200 OK" };
+        answer(stream, status);
+    }
+    exit(0)
+}
+
+fn answer(mut stream: TcpStream, status: &str) {
+    let mut request = [0; 1024];
+    let _ = stream.read(&mut request);
+    let body = getpid().to_string();
+    let _ = write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+}
+
+/// A grandchild in a session of its own that ignores TERM, and whose parent is gone; with `naked` in an empty environment.
+fn leave_daemon(tag: &str, naked: bool, stdin: Stdio) {
+    let mut command = Command::new("setsid");
+    command.arg("--fork").arg(own_path()).args(["ignore-term+sleep", "0", tag]);
+    if naked {
+        command.env_clear();
+    }
+    let status = command.stdin(stdin).status().expect("setsid(1) runs");
+    assert!(status.success());
+}
+
+/// Serves, and leaves a daemon that holds the listening socket too.
+fn keep_port_in_grandchild(port: u16, tag: &str) {
+    let listener = bind(port);
+    let copy: OwnedFd = listener.try_clone().expect("a copy of the socket").into();
+    leave_daemon(tag, false, Stdio::from(copy));
+    serve(&listener, 0);
+}
+
+fn start(tag: &str) {
+    drop(Command::new(own_path()).args(["sleep", "0", tag]).spawn().expect("a child starts"));
+}
+
+fn own_path() -> PathBuf {
+    std::env::current_exe().expect("the path of this program")
+}
