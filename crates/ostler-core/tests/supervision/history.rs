@@ -134,7 +134,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..8usize).prop_map(Step::Terminate),
         3 => (0..8usize).prop_map(Step::Restart),
         2 => (0..8usize).prop_map(Step::Delete),
-        4 => (0..4000u64).prop_map(|passed| Step::Pass(Duration::from_millis(passed))),
+        // Half seconds, so that edges of periods and delays are met.
+        4 => (0..8u64).prop_map(|halves| Step::Pass(Duration::from_millis(halves * 500))),
         1 => Just(Step::Stop),
     ]
 }

@@ -1,18 +1,33 @@
 //! The questions, which are answered at any time.
 
-use super::{Child, Phase, Policy};
+use super::{Child, Doing, Phase, Policy};
 use crate::supervision::child::State;
-use crate::supervision::{ChildCounts, ChildId, ChildInfo, ChildKey, ChildKind, ChildSpec, Strategy};
+use crate::supervision::{ChildCounts, ChildId, ChildInfo, ChildKey, ChildKind, ChildSpec, ChildStatus, Strategy};
 
 impl<S: Clone> Policy<S> {
     /// The children, in start order (OTP's order is the reverse).
     pub fn which_children(&self) -> Vec<ChildInfo> {
         let info = |(key, child): (&ChildKey, &Child<S>)| ChildInfo {
             child: child.reference(*key),
-            status: child.status(),
+            status: if self.awaits_its_group(*key, child) {
+                ChildStatus::Restarting
+            } else {
+                child.status()
+            },
             kind: child.kind,
         };
         self.children.iter().map(info).collect()
+    }
+
+    /// Whether it is down and will be started by the restart that goes on.
+    fn awaits_its_group(&self, key: ChildKey, child: &Child<S>) -> bool {
+        match &self.doing {
+            Some(Doing::Restart(group)) => {
+                let tried = group.launched.is_some_and(|launched| key <= launched);
+                child.state == State::Undefined && key >= group.first && !tried
+            }
+            _ => false,
+        }
     }
 
     /// How many there are.
