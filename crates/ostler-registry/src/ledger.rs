@@ -204,7 +204,9 @@ impl Ledger {
 
     /// The incarnation of a worker that may be reserved next.
     pub(crate) fn next_incarnation(&self, worker: &WorkerId) -> Incarnation {
-        self.last_reserved.get(worker).map_or(Incarnation::FIRST, |last| last.next())
+        self.last_reserved
+            .get(worker)
+            .map_or(Incarnation::FIRST, |last| last.next())
     }
 
     /// How many records there are.

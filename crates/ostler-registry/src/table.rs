@@ -327,7 +327,12 @@ impl Table {
     /// The incarnation of a worker that may be reserved next: one more than the last in this run, also when its pool was
     /// stopped and started again since. Never waits for the store.
     pub fn next_incarnation(&self, worker: &WorkerId) -> Incarnation {
-        self.handle.shared.ledger.read().unwrap_or_else(PoisonError::into_inner).next_incarnation(worker)
+        self.handle
+            .shared
+            .ledger
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .next_incarnation(worker)
     }
 
     /// How many records there are. Never waits for the store.

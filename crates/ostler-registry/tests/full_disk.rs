@@ -1,4 +1,4 @@
-//! Real engines on a disk that is full, and then is not: no call fails, nothing is lost.
+//! Real engines on a disk that is full, and then is not: no call fails, nothing is lost. And on one that can't be written.
 
 mod common;
 
@@ -8,13 +8,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Running, child_task, engines, make_run, open, reservation, runtime, tell};
+use common::{Running, child_task, engines, make_run, open, owner, process, reservation, runtime, tell};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
-use ostler_registry::{Engine, FoundRun, Record, StoreError, TableEvent, TableStatus, runs};
+use ostler_registry::{
+    Engine, FoundRun, Record, RunDir, RunInfo, StoreError, Table, TableError, TableEvent, TableOptions, TableStatus,
+    UnixNanos, runs,
+};
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::timeout;
 
@@ -107,6 +110,59 @@ fn a_full_file_system_is_a_full_disk() {
     let make_room = || fs::remove_file(&filler).expect("removed");
     runtime().block_on(endure(&app_dir, engine, || fill(&filler), make_room));
     tell("done");
+}
+
+/// EROFS: nothing can be begun there, and the error says where and what to do.
+#[test]
+fn a_read_only_file_system_is_refused_by_its_path() {
+    let Some((dir, engine)) = child_task() else {
+        return in_a_child_for_each_engine("a_read_only_file_system_is_refused_by_its_path");
+    };
+    if let Err(error) = mount_small_tmpfs(&dir) {
+        return tell(&format!("a file system can't be mounted here: {error}"));
+    }
+    let (run, later) = (
+        make_run(&dir, engine),
+        RunInfo::new(&owner(), process(2), engine, UnixNanos(2)),
+    );
+    let other = dir.join("other");
+    fs::create_dir(&other).expect("made");
+    bind_read_only(run.path());
+    bind_read_only(&other);
+
+    let options = TableOptions {
+        engine,
+        ..TableOptions::default()
+    };
+    let refused = runtime()
+        .block_on(Table::open(&run, options, Arc::new(drop)))
+        .expect_err("refused");
+    assert!(
+        matches!(refused, TableError::Store(StoreError::NotWritable { .. })),
+        "{refused:?}"
+    );
+    let refused = [
+        (refused.to_string(), refused.suggestion()),
+        RunDir::create(&other, later)
+            .map_err(|e| (e.to_string(), e.suggestion()))
+            .expect_err("refused"),
+    ];
+    for (message, suggestion) in refused {
+        assert!(
+            message.contains(&dir.display().to_string()) && message.contains("Read-only"),
+            "{message}"
+        );
+        assert!(suggestion.contains("writable"), "{suggestion}");
+    }
+    tell("done");
+}
+
+/// A mount of its own, since the lock's descriptor is open for writing on the other.
+fn bind_read_only(path: &Path) {
+    let nothing = None::<&str>;
+    mount(Some(path), path, nothing, MsFlags::MS_BIND, nothing).expect("bound");
+    let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+    mount(nothing, path, nothing, read_only, nothing).expect("read-only");
 }
 
 fn mount_small_tmpfs(dir: &Path) -> Result<(), Errno> {

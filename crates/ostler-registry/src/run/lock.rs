@@ -109,3 +109,33 @@ fn dont_work(path: &Path, detail: String) -> RunDirError {
         detail,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The second of two sweepers: it opens the file, the first removes the run, and only then it locks.
+    #[test]
+    fn a_lock_on_a_file_that_was_removed_meanwhile_is_none() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join(LOCK_FILE);
+        let opened_before = File::create_new(&path).expect("made");
+        fs::remove_file(&path).expect("removed");
+        assert!(matches!(
+            take(opened_before.try_clone().expect("cloned"), &path),
+            Ok(Taken::Absent)
+        ));
+        let Ok(Taken::Ours(_another)) = RunLock::create(dir.path()) else {
+            panic!("another is made")
+        };
+        assert!(matches!(take(opened_before, &path), Ok(Taken::Absent)));
+    }
+
+    #[test]
+    fn a_file_system_without_locks_is_refused_by_name() {
+        // /proc's files take no lock of the kind: the kernel says so, or there is nothing to write to.
+        let file = File::open("/proc/self/stat").expect("opens");
+        let refused = take(file, Path::new("/proc/self/stat"));
+        assert!(matches!(refused, Err(RunDirError::LocksDontWork { .. })), "{refused:?}");
+    }
+}

@@ -128,6 +128,7 @@ fn what_died_half_made_or_half_removed_is_cleared_away() {
     fs::create_dir(path(".new-locked-once")).expect("made");
     fs::write(path(".new-locked-once").join("run.lock"), "").expect("written");
     fs::create_dir_all(path(".gone-half/table.rocksdb")).expect("made");
+    fs::create_dir_all(path(".new-being-locked-now/run.lock.almost")).expect("made");
     fs::create_dir(path(".new-alive")).expect("made");
     let Taken::Ours(_maker) = RunLock::create(&path(".new-alive")).expect("locked") else {
         panic!("ours")
@@ -136,7 +137,12 @@ fn what_died_half_made_or_half_removed_is_cleared_away() {
     let _live = RunDir::create(dir.path(), info(1)).expect("made");
 
     assert_eq!(remove_leftovers(dir.path()).expect("cleared"), 3);
-    let left = [".new-alive".to_owned(), info(1).run.to_string(), "set-aside".to_owned()];
+    let left = [
+        ".new-alive".to_owned(),
+        ".new-being-locked-now".to_owned(),
+        info(1).run.to_string(),
+        "set-aside".to_owned(),
+    ];
     assert_eq!(names(dir.path()), BTreeSet::from(left));
 }
 
