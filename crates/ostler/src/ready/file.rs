@@ -138,11 +138,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ready");
         let mut file = ReadyFile::new(path.clone(), names(&[""]));
+        let mut without_port = ReadyFile::new(path.clone(), Vec::new());
         assert!(matches!(file.look().await, Answer::NotYet(_)), "missing");
         std::fs::write(&path, "").unwrap();
         assert!(matches!(file.look().await, Answer::NotYet(_)), "empty");
+        assert!(matches!(without_port.look().await, Answer::NotYet(_)), "empty");
         std::fs::write(&path, "80").unwrap();
         assert!(matches!(file.look().await, Answer::NotYet(_)), "half");
+        assert!(matches!(without_port.look().await, Answer::Yes(_)), "whatever is in it");
         std::fs::write(&path, "8080").unwrap();
         assert!(matches!(file.look().await, Answer::NotYet(_)), "it changed");
         let Answer::Yes(ports) = file.look().await else {

@@ -57,13 +57,17 @@ impl Notifications {
                 }
             }
             let missing = reported.iter().find(|name| !ports.contains_key(*name));
-            match missing {
-                None if ready => return Ok(ports),
-                Some(name) if ready && name.is_empty() => last_answer.set("READY=1 came without PORT=n".to_owned()),
-                Some(name) if ready => {
+            match (ready, missing) {
+                (true, None) => return Ok(ports),
+                (true, Some(name)) if name.is_empty() => last_answer.set("READY=1 came without PORT=n".to_owned()),
+                (true, Some(name)) => {
                     last_answer.set(format!("READY=1 came without PORT_{}=n", name.to_ascii_uppercase()));
                 }
-                _ => {}
+                (false, _) => {
+                    if let Some(status) = message.status {
+                        last_answer.set(format!("no READY=1 came; its status: {status}"));
+                    }
+                }
             }
         }
     }

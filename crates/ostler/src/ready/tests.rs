@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ostler_core::failure::{Failure, Reason};
 use ostler_core::spec::{Health, Probe, ProbeKind};
 use ostler_os::notify::NotifySocket;
@@ -57,6 +58,11 @@ impl Worker {
     }
 
     fn hear(&mut self) -> String {
+        if self.stdout.buffer().is_empty() {
+            let mut readable = [PollFd::new(self.stdout.get_ref().as_fd(), PollFlags::POLLIN)];
+            let limit = PollTimeout::try_from(DEADLINE).unwrap();
+            assert_eq!(poll(&mut readable, limit), Ok(1), "it says nothing");
+        }
         let mut line = String::new();
         self.stdout.read_line(&mut line).unwrap();
         line.trim().to_owned()
@@ -83,7 +89,11 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
+        if std::thread::panicking() {
+            // The test has failed already, perhaps because it hangs.
+            drop(self.stdin.take());
+            self.child.kill().unwrap();
+        } else {
             self.end();
         }
     }
@@ -287,6 +297,19 @@ async fn ready_by_notify_needs_every_reported_port_in_whichever_message() {
     worker.tell("notify PORT_METRICS=81");
     let ports = joined(task).await.unwrap().ports;
     assert_eq!(ports, PortMap::from([(String::new(), 80), ("metrics".to_owned(), 81)]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_status_and_a_port_alone_are_not_ready() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut worker, messages, _) = notifying(dir.path());
+    let reported = vec![String::new()];
+    let (task, last_answer) = waiting(Sign::Notify { messages, reported });
+    worker.tell("notify PORT=80|STATUS=half way");
+    until_answer(&last_answer, "its status: half way").await;
+    assert!(!task.is_finished());
+    worker.tell("notify READY=1");
+    assert!(joined(task).await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
