@@ -1,2 +1,25 @@
-//! The ostler program.
-fn main() {}
+//! The `ostler` program: pools of supervised processes from a TOML file.
+
+mod check;
+mod cli;
+mod config;
+#[cfg(test)]
+mod docs;
+mod exit;
+mod sweep;
+mod tell;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    let outcome = match cli.command {
+        cli::Command::Up(args) => up::run(&args),
+        cli::Command::Check(args) => check::run(&args),
+        cli::Command::Sweep(args) => sweep::run(&args),
+    };
+    outcome.unwrap_or_else(exit::Failed::tell).into()
+}

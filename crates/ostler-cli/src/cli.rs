@@ -1,0 +1,111 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+const STATUSES: &str = "\
+Exit status:
+  0  nothing is left, and no pool gave up
+  1  a pool gave up, or an orphan was found
+  2  the file or the command line is wrong; every mistake of the file is told at once
+  3  the machine or the store fails us
+
+A file to begin with:
+  [app]
+  name = \"demo\"
+  [pool.web]
+  command = [\"python3\", \"-m\", \"http.server\", \"{port}\"]
+  workers = 2
+  port = \"any\"
+  ready = { http = \"/\" }
+
+`ostler check FILE` prints it with every default.";
+
+/// Runs pools of processes from a TOML file: starts, watches, restarts and stops them, and leaves nothing behind.
+#[derive(Debug, Parser)]
+#[command(name = "ostler", version, after_help = STATUSES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Runs the pools of a file until a signal, the end of --for, or the end of every pool
+    #[command(after_help = STATUSES)]
+    Up(UpArgs),
+    /// Checks a file, and prints the specification that it means, with every default
+    #[command(after_help = STATUSES)]
+    Check(CheckArgs),
+    /// Ends what dead runs of an app have left, and removes their records; live runs are not touched
+    #[command(after_help = STATUSES)]
+    Sweep(SweepArgs),
+}
+
+/// `ostler up`.
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    /// The pools, in TOML; relative paths in it are against its own directory
+    pub(crate) file: PathBuf,
+
+    /// Stop in order after this time, such as 10s or 1h30m, as if a signal had come
+    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) time: Option<Duration>,
+
+    /// Write every event as a line of JSON to this file, or to stdout with "-"
+    #[arg(long, value_name = "FILE")]
+    pub(crate) events: Option<PathBuf>,
+
+    /// What goes to the log on stderr; info shows what the workers print
+    #[arg(long, value_name = "LEVEL", env = "OSTLER_LOG", default_value = "warn")]
+    #[arg(
+        long_help = "What goes to the log on stderr: error, warn, info, debug, trace, or off; info shows what the workers print. \
+        The filters of the tracing crates are understood too, such as warn,ostler_os=debug"
+    )]
+    pub(crate) log: String,
+
+    /// Plain lines on a terminal too, instead of the live table
+    #[arg(long)]
+    pub(crate) no_table: bool,
+}
+
+/// `ostler check`.
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// The pools, in TOML
+    pub(crate) file: PathBuf,
+}
+
+/// `ostler sweep`.
+#[derive(Debug, Args)]
+pub(crate) struct SweepArgs {
+    /// The app, as [app] name has it
+    #[arg(long, value_name = "NAME")]
+    pub(crate) app: String,
+
+    /// Where its process table is kept, as [app] state_dir has it; default: the runtime directory of the machine
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::Cli;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_holds_what_one_needs_to_work_from_it_alone() {
+        let help = Cli::command().render_long_help().to_string();
+        for word in ["up", "check", "sweep", "Exit status:", "[pool.web]"] {
+            assert!(help.contains(word), "{word} is missing from:\n{help}");
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Every key that the file may hold, table by table: what unknown keys are compared with, and what the reference in
+//! `docs/configuration.md` is checked against.
+
+/// The keys of one table.
+pub(super) type Keys = &'static [&'static str];
+
+pub(super) const ROOT: Keys = &["app", "pool", "telemetry"];
+pub(super) const APP: Keys = &["name", "state_dir", "store"];
+pub(super) const POOL: Keys = &[
+    "command",
+    "cwd",
+    "env",
+    "inherit_env",
+    "workers",
+    "min_workers",
+    "max_starting",
+    "restart",
+    "intensity",
+    "period",
+    "on_give_up",
+    "backoff",
+    "min_uptime",
+    "port",
+    "ports",
+    "address",
+    "ready",
+    "start_timeout",
+    "health",
+    "watchdog",
+    "stop",
+    "host_death",
+    "release_timeout",
+    "output",
+    "mode",
+];
+pub(super) const BACKOFF: Keys = &["first", "max", "jitter"];
+pub(super) const READY: Keys = &["notify", "http", "grpc", "tcp", "line", "file", "after", "port"];
+pub(super) const HEALTH: Keys = &["http", "grpc", "tcp", "port", "every", "timeout", "misses"];
+pub(super) const STOP: Keys = &["signal", "grace"];
+pub(super) const OUTPUT: Keys = &["ring", "log"];
+
+/// Tables of later work: known by name, and refused by name. What is not built within a pool is refused by the
+/// rules of its specification.
+pub(super) const NOT_BUILT: Keys = &["telemetry"];

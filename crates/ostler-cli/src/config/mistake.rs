@@ -1,0 +1,121 @@
+//! What is wrong with a file, and where.
+
+use std::fmt;
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Mistake {
+    /// Line and column from 1, in characters; `None`: it is about the file as a whole.
+    place: Option<(usize, usize)>,
+    /// The key in full, such as `pool.embed.health.every`; empty where the file is no TOML.
+    key: String,
+    message: String,
+}
+
+/// Everything that is wrong with a file, in the order of its lines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mistakes {
+    file: String,
+    found: Vec<Mistake>,
+}
+
+impl Mistakes {
+    pub(super) fn new(file: &str) -> Self {
+        Self {
+            file: file.to_owned(),
+            found: Vec::new(),
+        }
+    }
+
+    /// The file as a whole can't be used.
+    pub(super) fn of_file(file: &str, message: String) -> Self {
+        let mut mistakes = Self::new(file);
+        mistakes.found.push(Mistake {
+            place: None,
+            key: String::new(),
+            message,
+        });
+        mistakes
+    }
+
+    /// The bytes from `valid` on are no UTF-8.
+    pub(super) fn of_encoding(file: &str, bytes: &[u8], valid: usize) -> Self {
+        let before = String::from_utf8_lossy(&bytes[..valid]);
+        let byte = bytes.get(valid).copied().unwrap_or_default();
+        let mut mistakes = Self::new(file);
+        let message = format!("the byte 0x{byte:02x} is not UTF-8; TOML is text in UTF-8");
+        mistakes.push(place_of(&before, before.len()), "", message);
+        mistakes
+    }
+
+    pub(super) fn push(&mut self, place: (usize, usize), key: &str, message: impl Into<String>) {
+        self.found.push(Mistake {
+            place: Some(place),
+            key: key.to_owned(),
+            message: message.into(),
+        });
+    }
+
+    pub(super) fn has_line(&self, line: usize) -> bool {
+        self.found.iter().any(|m| m.place.is_some_and(|place| place.0 == line))
+    }
+
+    pub(super) fn has_key(&self, key: &str) -> bool {
+        self.found.iter().any(|m| m.key == key)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    /// The same in the order of the lines, each thing once.
+    pub(super) fn sorted(mut self) -> Self {
+        self.found.sort();
+        self.found.dedup();
+        self
+    }
+}
+
+/// Line and column, both from 1 and in characters, of the byte `at` of `text`.
+pub(super) fn place_of(text: &str, at: usize) -> (usize, usize) {
+    let mut at = at.min(text.len());
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    let before = &text[..at];
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    let line = before.matches('\n').count() + 1;
+    (line, before[line_start..].chars().count() + 1)
+}
+
+impl fmt::Display for Mistakes {
+    /// A line a mistake: `file:line:column: key: message`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, mistake) in self.found.iter().enumerate() {
+            if index > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{}:", self.file)?;
+            if let Some((line, column)) = mistake.place {
+                write!(f, "{line}:{column}:")?;
+            }
+            if !mistake.key.is_empty() {
+                write!(f, " {}:", mistake.key)?;
+            }
+            write!(f, " {}", mistake.message)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Mistakes {}
+
+/// The one of `known` that `word` was probably meant to be.
+pub(super) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    known
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
+        .filter(|(distance, candidate)| *distance * 2 <= candidate.chars().count().max(2))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}

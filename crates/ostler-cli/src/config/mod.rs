@@ -1,0 +1,161 @@
+//! The TOML file: what it may say, read so that all its mistakes come out at once.
+//!
+//! `load` → [`read`](walk) walks the parsed table by hand, with the place of every value at hand; [`show`] writes the
+//! resolved specification back, as a file that reads the same.
+
+mod keys;
+mod mistake;
+mod pool;
+mod probe;
+mod section;
+mod show;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use ostler::Engine;
+use ostler_core::spec::PoolSpec;
+use toml::de::DeTable;
+
+pub(crate) use mistake::Mistakes;
+use section::{Section, Walk};
+pub(crate) use show::show;
+
+/// Everything that a file says, with every default filled in.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Config {
+    /// `[app]`.
+    pub(crate) app: App,
+    /// `[pool.NAME]`, in the order of their names.
+    pub(crate) pools: Vec<PoolSpec>,
+}
+
+/// Who runs the pools, and where that is kept.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct App {
+    /// The identity that sweeps go by.
+    pub(crate) name: String,
+    /// Where the process table is kept; `None`: the runtime directory of the machine.
+    pub(crate) state_dir: Option<PathBuf>,
+    /// The engine of the process table.
+    pub(crate) store: Engine,
+}
+
+/// A specification is a page or two: whoever hands us more meant another file (`/dev/zero`, a database).
+const MAX_FILE: u64 = 16 << 20;
+
+/// Reads the file at `path`. Relative paths in it are against its own directory.
+pub(crate) fn load(path: &Path) -> Result<Config, Mistakes> {
+    let name = path.display().to_string();
+    let bytes = read_file(path).map_err(|message| Mistakes::of_file(&name, message))?;
+    let base = path.parent().unwrap_or(Path::new(""));
+    let base = std::path::absolute(base).unwrap_or_else(|_| base.to_owned());
+    parse(&name, &base, &bytes)
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+    let said = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        std::io::ErrorKind::IsADirectory => "it is a directory; the TOML file in it is wanted".to_owned(),
+        std::io::ErrorKind::PermissionDenied => "this user may not read it".to_owned(),
+        _ => format!("it can't be read: {error}"),
+    };
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(said)?;
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(said)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(format!(
+            "it is larger than {} MiB: that is no specification of pools",
+            MAX_FILE >> 20
+        ));
+    }
+    Ok(bytes)
+}
+
+/// Reads the bytes of a file called `name`, whose relative paths are against `base`.
+fn parse(name: &str, base: &Path, bytes: &[u8]) -> Result<Config, Mistakes> {
+    let text = std::str::from_utf8(bytes).map_err(|error| Mistakes::of_encoding(name, bytes, error.valid_up_to()))?;
+    let (table, errors) = DeTable::parse_recoverable(text);
+    let mut walk = Walk::new(name, text);
+    for error in &errors {
+        walk.syntax(error.span().map_or(0, |span| span.start), error.message());
+    }
+    let config = read_root(&mut walk, table.get_ref(), base);
+    walk.finish(config)
+}
+
+fn read_root(walk: &mut Walk<'_>, table: &DeTable<'_>, base: &Path) -> Config {
+    let root = Section::root(walk, table, keys::ROOT);
+    let app = match root.table(walk, "app", keys::APP).ok() {
+        Some(section) => read_app(walk, &section, base),
+        None => {
+            if root.get("app").is_none() {
+                walk.missing(
+                    0,
+                    "app",
+                    "a table [app] with the app's name is wanted, as in [app] name = \"demo\"",
+                );
+            }
+            App {
+                name: String::new(),
+                state_dir: None,
+                store: Engine::DEFAULT,
+            }
+        }
+    };
+    Config {
+        app,
+        pools: read_pools(walk, &root, base),
+    }
+}
+
+fn read_app(walk: &mut Walk<'_>, section: &Section<'_>, base: &Path) -> App {
+    if section.get("name").is_none() {
+        walk.missing(
+            section.at,
+            "app.name",
+            "it is missing: the identity that sweeps go by is wanted, as in name = \"demo\"",
+        );
+    }
+    App {
+        name: section.read(walk, "name", values::name).or(String::new()),
+        state_dir: section
+            .read(walk, "state_dir", values::path)
+            .ok()
+            .map(|dir| base.join(dir)),
+        store: section.read(walk, "store", values::store).or(Engine::DEFAULT),
+    }
+}
+
+fn read_pools(walk: &mut Walk<'_>, root: &Section<'_>, base: &Path) -> Vec<PoolSpec> {
+    let Some(pools) = root.any_table(walk, "pool").ok() else {
+        if root.get("pool").is_none() {
+            walk.missing(
+                0,
+                "pool",
+                "no pool is named: a table such as [pool.web] with its command is wanted",
+            );
+        }
+        return Vec::new();
+    };
+    if pools.names().next().is_none() {
+        walk.missing(
+            pools.at,
+            "pool",
+            "no pool is named: a table such as [pool.web] with its command is wanted",
+        );
+    }
+    let names: Vec<String> = pools.names().map(str::to_owned).collect();
+    names
+        .iter()
+        .filter_map(|name| {
+            let section = pools.table(walk, name, keys::POOL).ok()?;
+            Some(pool::read(walk, &section, name, base))
+        })
+        .collect()
+}

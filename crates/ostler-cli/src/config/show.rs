@@ -1,0 +1,220 @@
+//! The resolved specification as TOML, with every default written out. What it prints reads back as the same.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use ostler_core::spec::{Health, Mode, OnGiveUp, PoolSpec, Port, Ports, Probe, ProbeKind, Ready, StopSpec, WorkerSpec};
+use ostler_core::supervision::Backoff;
+use toml::{Table, Value};
+
+use super::{Config, values};
+
+/// The file that says all that `config` means.
+pub(crate) fn show(config: &Config) -> String {
+    let mut page = Page(String::new());
+    page.header("app");
+    page.set("name", config.app.name.as_str());
+    match &config.app.state_dir {
+        Some(dir) => page.set("state_dir", dir.to_string_lossy().as_ref()),
+        None => page.remark(
+            "state_dir",
+            "$RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR or the user's state directory",
+        ),
+    }
+    page.set("store", config.app.store.name());
+    for pool in &config.pools {
+        page.0.push('\n');
+        page.header(&format!("pool.{}", key(&pool.name)));
+        show_rules(&mut page, pool);
+        show_process(&mut page, &pool.worker);
+        show_life(&mut page, &pool.worker);
+    }
+    page.0
+}
+
+struct Page(String);
+
+impl Page {
+    fn header(&mut self, path: &str) {
+        self.line(format_args!("[{path}]"));
+    }
+
+    fn set(&mut self, name: &str, value: impl Into<Value>) {
+        self.line(format_args!("{name} = {}", value.into()));
+    }
+
+    /// A key that is not set, and what that means.
+    fn remark(&mut self, name: &str, meaning: &str) {
+        self.line(format_args!("# {name}: {meaning}"));
+    }
+
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        writeln!(self.0, "{line}").expect("a String takes every write");
+    }
+}
+
+/// A key, in quotes where it needs them.
+fn key(name: &str) -> String {
+    let bare = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if !name.is_empty() && name.chars().all(bare) {
+        name.to_owned()
+    } else {
+        Value::from(name).to_string()
+    }
+}
+
+fn table<const N: usize>(entries: [(&str, Value); N]) -> Value {
+    Value::Table(
+        entries
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect(),
+    )
+}
+
+fn duration(duration: Duration) -> Value {
+    humantime::format_duration(duration).to_string().into()
+}
+
+fn size(bytes: usize) -> String {
+    match bytes {
+        _ if bytes.is_multiple_of(1 << 20) => format!("{}MiB", bytes >> 20),
+        _ if bytes.is_multiple_of(1 << 10) => format!("{}KiB", bytes >> 10),
+        _ => format!("{bytes}B"),
+    }
+}
+
+fn show_rules(page: &mut Page, pool: &PoolSpec) {
+    page.set("workers", pool.workers);
+    page.set("min_workers", pool.min_workers);
+    page.set("max_starting", pool.max_starting);
+    let restart = values::RESTARTS.iter().find(|(_, restart)| *restart == pool.restart);
+    page.set("restart", restart.map_or("", |(word, _)| word));
+    page.set("intensity", pool.intensity);
+    page.set("period", duration(pool.period));
+    page.set(
+        "on_give_up",
+        match pool.on_give_up {
+            OnGiveUp::Worker => "worker",
+            OnGiveUp::Pool => "pool",
+        },
+    );
+    match &pool.backoff {
+        Some(backoff) => page.set("backoff", show_backoff(backoff)),
+        None => page.remark("backoff", "none, restart at once"),
+    }
+}
+
+fn show_backoff(backoff: &Backoff) -> Value {
+    table([
+        ("first", duration(backoff.first)),
+        ("max", duration(backoff.max)),
+        ("jitter", backoff.jitter.into()),
+    ])
+}
+
+fn show_process(page: &mut Page, worker: &WorkerSpec) {
+    page.set("command", worker.command.clone());
+    match &worker.cwd {
+        Some(cwd) => page.set("cwd", cwd.to_string_lossy().as_ref()),
+        None => page.remark("cwd", "the directory that ostler is started in"),
+    }
+    let env: Table = worker
+        .env
+        .iter()
+        .map(|(name, value)| (name.clone(), value.as_str().into()))
+        .collect();
+    page.set("env", env);
+    page.set("inherit_env", worker.inherit_env);
+    match &worker.ports {
+        Ports::None => page.set("port", "none"),
+        Ports::One(one) => page.set("port", port(*one)),
+        Ports::Named(named) => {
+            let named: Table = named.iter().map(|(name, one)| (name.clone(), port(*one))).collect();
+            page.set("ports", named);
+        }
+    }
+    page.set("address", worker.address.to_string());
+    page.set(
+        "output",
+        table([
+            ("ring", size(worker.output.ring).into()),
+            ("log", worker.output.log.into()),
+        ]),
+    );
+    page.set(
+        "mode",
+        match worker.mode {
+            Mode::Coupled => "coupled",
+            Mode::Independent => "independent",
+            Mode::Supervised => "supervised",
+            Mode::Distributed => "distributed",
+        },
+    );
+}
+
+fn port(port: Port) -> Value {
+    match port {
+        Port::Any => "any".into(),
+        Port::Fixed(number) => i64::from(number).into(),
+        Port::Range(first, last) => format!("{first}-{last}").into(),
+        Port::Reported => "reported".into(),
+        Port::Listen => "listen".into(),
+    }
+}
+
+fn show_life(page: &mut Page, worker: &WorkerSpec) {
+    page.set("min_uptime", duration(worker.min_uptime));
+    match &worker.ready {
+        Some(ready) => page.set("ready", show_ready(ready)),
+        None => page.remark("ready", "when exec has succeeded"),
+    }
+    page.set("start_timeout", duration(worker.start_timeout));
+    match &worker.health {
+        Some(health) => page.set("health", show_health(health)),
+        None => page.remark("health", "not probed"),
+    }
+    match worker.watchdog {
+        Some(watchdog) => page.set("watchdog", duration(watchdog)),
+        None => page.remark("watchdog", "no heartbeat is expected"),
+    }
+    page.set("stop", show_stop(worker.stop));
+    page.set("host_death", show_stop(worker.host_death));
+    page.set("release_timeout", duration(worker.release_timeout));
+}
+
+fn show_stop(stop: StopSpec) -> Value {
+    table([("signal", stop.signal.name().into()), ("grace", duration(stop.grace))])
+}
+
+fn show_ready(ready: &Ready) -> Value {
+    match ready {
+        Ready::Notify => table([("notify", true.into())]),
+        Ready::File => table([("file", true.into())]),
+        Ready::Line(pattern) => table([("line", pattern.as_str().into())]),
+        Ready::After(time) => table([("after", duration(*time))]),
+        Ready::Probe(probe) => Value::Table(show_probe(probe)),
+    }
+}
+
+fn show_probe(probe: &Probe) -> Table {
+    let (form, value) = match &probe.kind {
+        ProbeKind::Http(path) => ("http", path.as_str().into()),
+        ProbeKind::Tcp => ("tcp", true.into()),
+        ProbeKind::Grpc => ("grpc", true.into()),
+    };
+    let mut table = Table::new();
+    table.insert(form.to_owned(), value);
+    if let Some(port) = &probe.port {
+        table.insert("port".to_owned(), port.as_str().into());
+    }
+    table
+}
+
+fn show_health(health: &Health) -> Value {
+    let mut table = show_probe(&health.probe);
+    table.insert("every".to_owned(), duration(health.every));
+    table.insert("timeout".to_owned(), duration(health.timeout));
+    table.insert("misses".to_owned(), health.misses.into());
+    Value::Table(table)
+}

@@ -1,0 +1,298 @@
+//! Single values: each from its TOML form, or a sentence that says what was found and what is allowed.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use ostler::Engine;
+use ostler_core::signal::Signal;
+use ostler_core::spec::{Mode, OnGiveUp, Port};
+use ostler_core::supervision::Restart;
+use regex::Regex;
+use toml::de::DeValue;
+
+use super::mistake::nearest;
+
+type Read<T> = Result<T, String>;
+
+/// What stands there, for people.
+pub(super) fn found(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => format!("the string {:?}", shortened(text)),
+        DeValue::Integer(number) => format!("the integer {number}"),
+        DeValue::Float(number) => format!("the float {number}"),
+        DeValue::Boolean(boolean) => format!("the boolean {boolean}"),
+        DeValue::Datetime(time) => format!("the date {time}"),
+        DeValue::Array(_) => "an array".to_owned(),
+        DeValue::Table(_) => "a table".to_owned(),
+    }
+}
+
+fn shortened(text: &str) -> String {
+    const MOST: usize = 60;
+    if text.chars().count() <= MOST {
+        return text.to_owned();
+    }
+    text.chars().take(MOST).chain(['…']).collect()
+}
+
+fn wanted<T>(value: &DeValue<'_>, what: &str) -> Read<T> {
+    Err(format!("{} was found; {what} is wanted", found(value)))
+}
+
+/// A string.
+pub(super) fn string(value: &DeValue<'_>) -> Read<String> {
+    match value {
+        DeValue::String(text) => Ok(text.to_string()),
+        other => wanted(other, "a string"),
+    }
+}
+
+/// The name of an app: the same letters as a pool's.
+pub(super) fn name(value: &DeValue<'_>) -> Read<String> {
+    let name = string(value)?;
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || !name.chars().all(allowed) || name.chars().all(|c| c == '.') {
+        return Err(format!(
+            "{name:?} is not an app's name: letters, digits, '-', '_' and '.' are allowed"
+        ));
+    }
+    Ok(name)
+}
+
+/// A path.
+pub(super) fn path(value: &DeValue<'_>) -> Read<PathBuf> {
+    let text = string(value)?;
+    if text.is_empty() || text.contains('\0') {
+        return Err(format!("{text:?} is no path"));
+    }
+    Ok(PathBuf::from(text))
+}
+
+/// A list of strings.
+pub(super) fn strings(value: &DeValue<'_>) -> Read<Vec<String>> {
+    match value {
+        DeValue::Array(items) => items
+            .iter()
+            .enumerate()
+            .map(|(index, item)| string(item.get_ref()).map_err(|message| format!("item {}: {message}", index + 1)))
+            .collect(),
+        DeValue::String(text) => Err(format!(
+            "the string {:?} was found; a list with the program and its arguments is wanted, as in [\"python3\", \"worker.py\"]: no shell takes it apart",
+            shortened(text)
+        )),
+        other => wanted(other, "a list of strings"),
+    }
+}
+
+/// A boolean.
+pub(super) fn boolean(value: &DeValue<'_>) -> Read<bool> {
+    match value {
+        DeValue::Boolean(boolean) => Ok(*boolean),
+        other => wanted(other, "true or false"),
+    }
+}
+
+fn integer(value: &DeValue<'_>) -> Option<i128> {
+    match value {
+        DeValue::Integer(number) => i128::from_str_radix(number.as_str(), number.radix()).ok(),
+        _ => None,
+    }
+}
+
+/// A count.
+pub(super) fn count(value: &DeValue<'_>) -> Read<u32> {
+    match integer(value).and_then(|number| u32::try_from(number).ok()) {
+        Some(number) => Ok(number),
+        None => wanted(value, "an integer from 0 to 4294967295"),
+    }
+}
+
+/// A number of workers. Linux has about four million pids; a slip of the finger should not cost all memory.
+pub(super) fn workers(value: &DeValue<'_>) -> Read<u32> {
+    const MOST: u32 = 1_000_000;
+    match count(value) {
+        Ok(number) if number <= MOST => Ok(number),
+        _ => wanted(value, &format!("an integer from 0 to {MOST}")),
+    }
+}
+
+/// A fraction; whether it is between 0 and 1 is the specification's rule.
+pub(super) fn fraction(value: &DeValue<'_>) -> Read<f64> {
+    let number = match value {
+        DeValue::Float(number) => number.as_str().parse().ok(),
+        DeValue::Integer(number) => number.as_str().parse().ok(),
+        _ => None,
+    };
+    match number {
+        Some(number) => Ok(number),
+        None => wanted(value, "a number between 0 and 1"),
+    }
+}
+
+/// Longer than any run; so long that no clock overflows by adding it.
+const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+
+/// A duration: `"5s"`, `"100ms"`, `"1m 30s"`.
+pub(super) fn duration(value: &DeValue<'_>) -> Read<Duration> {
+    const FORM: &str = "a duration such as \"5s\", \"100ms\" or \"1m 30s\"";
+    let DeValue::String(text) = value else {
+        return wanted(value, FORM);
+    };
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration <= LONGEST => Ok(duration),
+        Ok(_) => wanted(value, "at most ten years"),
+        Err(_) => wanted(value, FORM),
+    }
+}
+
+/// A size: `"64KiB"`, or a number of bytes.
+pub(super) fn size(value: &DeValue<'_>) -> Read<usize> {
+    let bytes = match value {
+        DeValue::String(text) => text.parse::<ByteSize>().ok().map(|size| size.as_u64()),
+        other => integer(other).and_then(|number| u64::try_from(number).ok()),
+    };
+    match bytes.and_then(|bytes| usize::try_from(bytes).ok()) {
+        Some(bytes) => Ok(bytes),
+        None => wanted(value, "a size such as \"64KiB\", \"1MiB\" or a number of bytes"),
+    }
+}
+
+/// An address.
+pub(super) fn address(value: &DeValue<'_>) -> Read<IpAddr> {
+    match string(value)?.parse() {
+        Ok(address) => Ok(address),
+        Err(_) => wanted(value, "an IP address such as \"127.0.0.1\", \"0.0.0.0\" or \"::1\""),
+    }
+}
+
+/// A signal's name.
+pub(super) fn signal(value: &DeValue<'_>) -> Read<Signal> {
+    string(value)?.parse().map_err(|error| format!("{error}"))
+}
+
+/// A regular expression, which is compiled here so that its faults are found before anything runs.
+pub(super) fn regular_expression(value: &DeValue<'_>) -> Read<String> {
+    let text = string(value)?;
+    match Regex::new(&text) {
+        Ok(_) => Ok(text),
+        Err(error) => {
+            let told = error.to_string();
+            let cause = told.lines().last().unwrap_or_default().trim_start_matches("error: ");
+            Err(format!("{text:?} is no regular expression: {cause}"))
+        }
+    }
+}
+
+/// `true`; `false` is told to be left out.
+pub(super) fn only_true(value: &DeValue<'_>) -> Read<()> {
+    match value {
+        DeValue::Boolean(true) => Ok(()),
+        DeValue::Boolean(false) => Err("false says nothing; leave it out, or set it to true".to_owned()),
+        other => wanted(other, "true"),
+    }
+}
+
+/// One of so many words.
+fn word<T: Copy>(value: &DeValue<'_>, words: &[(&'static str, T)]) -> Read<T> {
+    let allowed = || {
+        words
+            .iter()
+            .map(|(word, _)| format!("{word:?}"))
+            .collect::<Vec<_>>()
+            .join(" | ")
+    };
+    let DeValue::String(text) = value else {
+        return wanted(value, &allowed());
+    };
+    if let Some((_, meant)) = words.iter().find(|(word, _)| word == text) {
+        return Ok(*meant);
+    }
+    let hint = nearest(text, words.iter().map(|(word, _)| *word))
+        .map_or_else(String::new, |near| format!(" (did you mean {near:?}?)"));
+    Err(format!(
+        "{:?} was found; {} is allowed{hint}",
+        shortened(text),
+        allowed()
+    ))
+}
+
+/// The words for restart types.
+pub(super) const RESTARTS: [(&str, Restart); 3] = [
+    ("permanent", Restart::Permanent),
+    ("transient", Restart::Transient),
+    ("temporary", Restart::Temporary),
+];
+
+/// A restart type.
+pub(super) fn restart(value: &DeValue<'_>) -> Read<Restart> {
+    word(value, &RESTARTS)
+}
+
+/// What a slot's giving up means.
+pub(super) fn on_give_up(value: &DeValue<'_>) -> Read<OnGiveUp> {
+    word(value, &[("worker", OnGiveUp::Worker), ("pool", OnGiveUp::Pool)])
+}
+
+/// A mode; which ones are built is the specification's rule.
+pub(super) fn mode(value: &DeValue<'_>) -> Read<Mode> {
+    word(
+        value,
+        &[
+            ("coupled", Mode::Coupled),
+            ("independent", Mode::Independent),
+            ("supervised", Mode::Supervised),
+            ("distributed", Mode::Distributed),
+        ],
+    )
+}
+
+/// A store that is compiled in.
+pub(super) fn store(value: &DeValue<'_>) -> Read<Engine> {
+    let engine = word(value, &Engine::ALL.map(|engine| (engine.name(), engine)))?;
+    if engine.is_compiled_in() {
+        return Ok(engine);
+    }
+    Err(format!(
+        "{:?} is not compiled into this program; {:?} is (the cargo feature {:?} adds it)",
+        engine.name(),
+        Engine::DEFAULT.name(),
+        engine.name()
+    ))
+}
+
+const PORT_FORMS: &str = "a port from 1 to 65535, a range \"7000-7099\", \"any\", \"reported\" or \"listen\"";
+
+/// A port; `None` for `"none"`.
+pub(super) fn port(value: &DeValue<'_>) -> Read<Option<Port>> {
+    let text = match value {
+        DeValue::String(text) => text.as_ref(),
+        DeValue::Integer(_) => {
+            let number = integer(value).and_then(|number| u16::try_from(number).ok());
+            return number.map_or_else(|| wanted(value, PORT_FORMS), |number| Ok(Some(Port::Fixed(number))));
+        }
+        other => return wanted(other, PORT_FORMS),
+    };
+    match text {
+        "none" => Ok(None),
+        "any" => Ok(Some(Port::Any)),
+        "reported" => Ok(Some(Port::Reported)),
+        "listen" => Ok(Some(Port::Listen)),
+        number if number.parse::<u16>().is_ok() => Err(format!(
+            "the string {number:?} was found; write the port without quotes"
+        )),
+        range => match range
+            .split_once('-')
+            .map(|(first, last)| (first.trim().parse(), last.trim().parse()))
+        {
+            Some((Ok(first), Ok(last))) => Ok(Some(Port::Range(first, last))),
+            _ => wanted(value, PORT_FORMS),
+        },
+    }
+}
+
+/// A port among several with names.
+pub(super) fn named_port(value: &DeValue<'_>) -> Read<Port> {
+    port(value)?.ok_or_else(|| "\"none\" was found; leave the port out".to_owned())
+}

@@ -1,0 +1,275 @@
+//! Events as people read them: a line each, and under a failure what the worker said and what to do.
+
+use std::time::{Duration, SystemTime};
+
+use ostler_telemetry::{Event, EventKind, Facts};
+
+use super::board::ports;
+
+/// How much is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Detail {
+    /// The course of things too.
+    All,
+    /// What needs somebody's attention: the table shows the rest.
+    Trouble,
+}
+
+/// The event as text of one or more lines; `None` when it is not worth a line.
+pub(crate) fn text(event: &Event, detail: Detail) -> Option<String> {
+    if detail == Detail::Trouble && !is_trouble(event) {
+        return None;
+    }
+    let told = sentence(event)?;
+    let mut text = format!("{} {} {told}", clock(event.time), who(event));
+    if is_trouble(event) {
+        text.push_str(&explanation(&event.facts));
+    }
+    Some(text)
+}
+
+fn is_trouble(event: &Event) -> bool {
+    match event.kind {
+        EventKind::WorkerFailed
+        | EventKind::WorkerUnhealthy
+        | EventKind::WorkerGaveUp
+        | EventKind::PoolGaveUp
+        | EventKind::GuardianLost
+        | EventKind::CleanupOrphansFound
+        | EventKind::CleanupEmergencyKill
+        | EventKind::EventsDropped => true,
+        EventKind::SweepDone => event.facts.count.is_some_and(|count| count > 0) || event.facts.message.is_some(),
+        EventKind::RunStarted
+        | EventKind::RunStopped
+        | EventKind::WorkerReserved
+        | EventKind::WorkerSpawned
+        | EventKind::WorkerReady
+        | EventKind::WorkerStopping
+        | EventKind::WorkerExited
+        | EventKind::WorkerReleased
+        | EventKind::WorkerRestarting
+        | EventKind::WorkerFinished
+        | EventKind::PoolReady
+        | EventKind::PoolFinished
+        | EventKind::PoolStopped
+        | EventKind::CleanupSuccess => false,
+    }
+}
+
+fn sentence(event: &Event) -> Option<String> {
+    let facts = &event.facts;
+    let count = facts.count.unwrap_or(0);
+    let told = match event.kind {
+        EventKind::RunStarted => format!("run {} has started", event.run.short()),
+        EventKind::WorkerReady => format!("is ready{}", details([pid(facts), port(facts), after(facts)])),
+        EventKind::WorkerStopping => format!("is stopping{}", details([sent(facts), caused(facts), None])),
+        EventKind::WorkerExited => format!("has ended{}", details([ended(facts), pid(facts), None])),
+        EventKind::WorkerUnhealthy => "is unhealthy".to_owned(),
+        EventKind::WorkerFailed => format!("has failed{}", details([reason(facts), None, None])),
+        EventKind::WorkerReleased => format!("is released{}", details([after(facts), None, None])),
+        EventKind::WorkerRestarting => format!("is restarted{}", details([delayed(facts), attempt(facts), None])),
+        EventKind::WorkerFinished => "has finished".to_owned(),
+        EventKind::WorkerGaveUp => "has given up: its slot stays empty".to_owned(),
+        EventKind::PoolReady => "is ready: every worker of it is".to_owned(),
+        EventKind::PoolFinished => "has finished: every worker of it has".to_owned(),
+        EventKind::PoolGaveUp => "has given up".to_owned(),
+        EventKind::PoolStopped => "is stopped".to_owned(),
+        EventKind::GuardianLost => "the guardian is lost; another is started, and its workers with it".to_owned(),
+        EventKind::SweepDone if count > 0 => format!("{count} processes of dead runs were ended"),
+        EventKind::SweepDone if facts.message.is_some() => "the sweep is done".to_owned(),
+        EventKind::CleanupOrphansFound => {
+            format!("{count} orphans were found: this should not happen, please report it")
+        }
+        EventKind::CleanupEmergencyKill => format!("{count} orphans were killed"),
+        EventKind::EventsDropped => format!("{count} events are missing here"),
+        EventKind::RunStopped
+        | EventKind::WorkerReserved
+        | EventKind::WorkerSpawned
+        | EventKind::SweepDone
+        | EventKind::CleanupSuccess => return None,
+    };
+    Some(told)
+}
+
+/// What happened, what the worker said last, who is in the way, and what to do.
+fn explanation(facts: &Facts) -> String {
+    let mut text = String::new();
+    let mut add = |line: &str| {
+        text.push_str("\n    ");
+        text.push_str(line);
+    };
+    if let Some(message) = &facts.message {
+        add(message);
+    }
+    if let Some(holder) = facts
+        .holder
+        .as_ref()
+        .filter(|holder| !facts.message.as_ref().is_some_and(|m| m.contains(*holder)))
+    {
+        add(&format!("held by {holder}"));
+    }
+    for orphan in &facts.orphans {
+        add(orphan);
+    }
+    for line in &facts.stderr_tail {
+        add(&format!("│ {line}"));
+    }
+    if let Some(suggestion) = &facts.suggestion {
+        add(&format!("→ {suggestion}"));
+    }
+    text
+}
+
+fn who(event: &Event) -> String {
+    match (&event.worker, &event.pool) {
+        (Some(worker), _) => worker.to_string(),
+        (None, Some(pool)) => format!("pool {pool}"),
+        (None, None) => event.app.clone(),
+    }
+}
+
+/// The time of day, UTC, to the millisecond.
+fn clock(time: SystemTime) -> String {
+    let text = humantime::format_rfc3339_millis(time).to_string();
+    text.get(11..23).unwrap_or_default().to_owned()
+}
+
+fn details(parts: [Option<String>; 3]) -> String {
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    if parts.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", parts.join(", "))
+    }
+}
+
+fn pid(facts: &Facts) -> Option<String> {
+    facts.pid.map(|pid| format!("pid {pid}"))
+}
+
+fn port(facts: &Facts) -> Option<String> {
+    ports(facts).map(|ports| format!("port {ports}"))
+}
+
+fn after(facts: &Facts) -> Option<String> {
+    facts.elapsed.map(|elapsed| format!("after {}", rounded(elapsed)))
+}
+
+fn sent(facts: &Facts) -> Option<String> {
+    facts.signal.as_ref().map(|signal| format!("sent {signal}"))
+}
+
+fn caused(facts: &Facts) -> Option<String> {
+    facts
+        .cause
+        .as_ref()
+        .map(|cause| format!("because of {}", cause.replace('_', " ")))
+}
+
+fn ended(facts: &Facts) -> Option<String> {
+    facts.exit.map(|exit| exit.to_string())
+}
+
+fn reason(facts: &Facts) -> Option<String> {
+    facts.reason.map(|reason| reason.to_string())
+}
+
+fn delayed(facts: &Facts) -> Option<String> {
+    facts
+        .delay
+        .filter(|delay| !delay.is_zero())
+        .map(|delay| format!("in {}", rounded(delay)))
+}
+
+fn attempt(facts: &Facts) -> Option<String> {
+    facts.attempt.map(|attempt| format!("attempt {attempt}"))
+}
+
+/// A duration that people compare: milliseconds below ten seconds, seconds above.
+pub(crate) fn rounded(duration: Duration) -> String {
+    if duration < Duration::from_secs(10) {
+        format!("{} ms", duration.as_millis())
+    } else {
+        format!("{:.1} s", duration.as_secs_f64())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ostler_core::failure::{ExitStatus, Failure, Reason};
+    use ostler_core::ids::{Incarnation, RunId, WorkerId};
+    use ostler_core::signal::Signal;
+
+    use super::*;
+
+    fn event(kind: EventKind, facts: Facts) -> Event {
+        Event {
+            seq: 1,
+            time: SystemTime::UNIX_EPOCH + Duration::from_millis(3_723_004),
+            kind,
+            app: "demo".into(),
+            run: RunId::from_u128(1),
+            pool: None,
+            worker: Some(WorkerId::new("web", 0)),
+            incarnation: Some(Incarnation::FIRST),
+            facts,
+        }
+    }
+
+    #[test]
+    fn a_failure_says_what_happened_and_what_to_do() {
+        let mut failure = Failure::new(
+            Reason::ExitedBeforeReady,
+            "it ended with exit status 0 before it was ready",
+        );
+        failure.stderr_tail = vec!["Traceback:".into(), "ModuleNotFoundError: no module".into()];
+        let told = text(
+            &event(EventKind::WorkerFailed, Facts::of_failure(&failure)),
+            Detail::Trouble,
+        )
+        .unwrap();
+        let lines: Vec<&str> = told.lines().collect();
+        assert_eq!(
+            lines[..4],
+            [
+                "01:02:03.004 web/0 has failed: exited_before_ready",
+                "    it ended with exit status 0 before it was ready",
+                "    │ Traceback:",
+                "    │ ModuleNotFoundError: no module",
+            ]
+        );
+        assert!(lines[4].starts_with("    → read its last lines"), "{told}");
+    }
+
+    #[test]
+    fn the_course_of_things_is_told_in_plain_lines_only() {
+        let facts = Facts {
+            pid: Some(7),
+            port: Some(80),
+            elapsed: Some(Duration::from_millis(12)),
+            ..Facts::default()
+        };
+        let ready = event(EventKind::WorkerReady, facts);
+        assert_eq!(
+            text(&ready, Detail::All).unwrap(),
+            "01:02:03.004 web/0 is ready: pid 7, port 80, after 12 ms"
+        );
+        assert_eq!(text(&ready, Detail::Trouble), None);
+        let facts = Facts {
+            exit: Some(ExitStatus::Signal(Signal::KILL)),
+            ..Facts::default()
+        };
+        assert_eq!(
+            text(&event(EventKind::WorkerExited, facts), Detail::All).unwrap(),
+            "01:02:03.004 web/0 has ended: signal KILL"
+        );
+    }
+
+    #[test]
+    fn every_kind_of_event_has_a_line_or_none() {
+        for kind in EventKind::ALL {
+            let told = text(&event(*kind, Facts::default()), Detail::All);
+            assert!(told.is_none_or(|told| !told.contains('\n')), "{}", kind.name());
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The log: `tracing` on stderr, above the table.
+
+use std::io;
+use std::sync::Arc;
+
+use tracing::Metadata;
+use tracing_subscriber::filter::{EnvFilter, FilterExt as _, filter_fn};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use super::screen::Screen;
+
+/// Sends the log to the screen. `level` is a level or a filter.
+pub(crate) fn start(level: &str, screen: Arc<Screen>) -> Result<(), String> {
+    let filter = EnvFilter::try_new(level).map_err(|error| format!("--log {level}: {error}"))?;
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(Writer(screen))
+        .with_ansi(false)
+        .with_filter(filter.and(filter_fn(is_no_event)));
+    tracing_subscriber::registry()
+        .with(layer)
+        .try_init()
+        .map_err(|error| format!("the log can't be started: {error}"))
+}
+
+/// The events of the run are shown as lines or as the table already.
+fn is_no_event(metadata: &Metadata<'_>) -> bool {
+    metadata.target() != "ostler" || metadata.fields().field("event").is_none()
+}
+
+struct Writer(Arc<Screen>);
+
+impl<'a> MakeWriter<'a> for Writer {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Line<'a> {
+        Line {
+            screen: &self.0,
+            text: Vec::new(),
+        }
+    }
+}
+
+/// One record, which goes to the screen as a whole.
+struct Line<'a> {
+    screen: &'a Screen,
+    text: Vec<u8>,
+}
+
+impl io::Write for Line<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.text.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
+        if !self.text.is_empty() {
+            self.screen.say(&String::from_utf8_lossy(&self.text));
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What a run came to, at its end.
+
+use std::time::Duration;
+
+use super::board::Board;
+use super::lines::rounded;
+
+/// A paragraph on the whole run. It stands after an empty line, so that people and programs find it.
+pub(crate) fn summary(app: &str, run: &str, board: &Board, took: Duration) -> String {
+    let tally = board.tally();
+    let failures: Vec<String> = tally
+        .failures
+        .iter()
+        .map(|(reason, count)| format!("{reason} {count}"))
+        .collect();
+    let pools: Vec<&str> = tally.pools_gave_up.iter().map(String::as_str).collect();
+    let mut lines = vec![
+        format!("\n{app}, run {run}, {}", rounded(took)),
+        row(
+            "workers",
+            format!("{}, {} processes spawned", board.rows().len(), tally.spawned),
+        ),
+        row("restarts", tally.restarts.to_string()),
+        row("failures", or_none(failures.join(", "))),
+        row("gave up", gave_up(tally.workers_gave_up, &pools)),
+        row("released", format!("{} of {}", tally.released, tally.reserved)),
+        row(
+            "orphans",
+            if tally.orphans == 0 {
+                "none".to_owned()
+            } else {
+                format!("{} found at the stop", tally.orphans)
+            },
+        ),
+    ];
+    if tally.swept > 0 {
+        lines.push(row("swept", format!("{} processes of dead runs", tally.swept)));
+    }
+    if tally.guardians_lost > 0 {
+        lines.push(row("guardians", format!("{} lost", tally.guardians_lost)));
+    }
+    lines.join("\n")
+}
+
+fn row(name: &str, value: String) -> String {
+    format!("  {name:<10}{value}")
+}
+
+fn or_none(text: String) -> String {
+    if text.is_empty() { "none".to_owned() } else { text }
+}
+
+fn gave_up(workers: u64, pools: &[&str]) -> String {
+    match (workers, pools) {
+        (0, []) => "none".to_owned(),
+        (workers, []) => format!("{workers} workers, no pool"),
+        (workers, pools) => format!("{workers} workers; pool {}", pools.join(", pool ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use ostler_core::failure::Reason;
+    use ostler_core::ids::{Incarnation, RunId, WorkerId};
+    use ostler_telemetry::{Event, EventKind, Facts};
+
+    use super::*;
+
+    #[test]
+    fn it_says_what_the_run_came_to() {
+        let mut board = Board::default();
+        let mut happen = |kind, pool: Option<&str>, facts| {
+            board.apply(&Event {
+                seq: 1,
+                time: SystemTime::UNIX_EPOCH,
+                kind,
+                app: "demo".into(),
+                run: RunId::from_u128(1),
+                pool: pool.map(str::to_owned),
+                worker: pool.is_none().then(|| WorkerId::new("web", 0)),
+                incarnation: Some(Incarnation::FIRST),
+                facts,
+            });
+        };
+        let failed = |reason| Facts {
+            reason: Some(reason),
+            ..Facts::default()
+        };
+        for _ in 0..2 {
+            happen(EventKind::WorkerReserved, None, Facts::default());
+            happen(EventKind::WorkerSpawned, None, Facts::default());
+            happen(EventKind::WorkerFailed, None, failed(Reason::ExitedBeforeReady));
+            happen(EventKind::WorkerReleased, None, Facts::default());
+        }
+        happen(EventKind::WorkerRestarting, None, Facts::default());
+        happen(EventKind::WorkerGaveUp, None, Facts::default());
+        happen(EventKind::PoolGaveUp, Some("web"), Facts::default());
+        assert_eq!(
+            summary("demo", "9f3a-07c4", &board, Duration::from_millis(1_500)),
+            "\ndemo, run 9f3a-07c4, 1500 ms\n  workers   1, 2 processes spawned\n  restarts  1\n  failures  exited_before_ready 2\n  gave up   1 workers; pool web\n  released  2 of 2\n  orphans   none"
+        );
+    }
+}

@@ -1,0 +1,172 @@
+//! The live table: a line a worker, cut to the terminal's size.
+
+use std::time::SystemTime;
+
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Row as Line, Table};
+use ostler_core::ids::WorkerId;
+
+use super::board::{Board, Row};
+
+/// Lines of the frame that are no workers: the header, the summary line, and one for the cursor.
+const FURNITURE: usize = 3;
+
+/// The table as lines, none longer than `width` and not more than `height` of them.
+pub(crate) fn render(board: &Board, now: SystemTime, width: u16, height: u16) -> Vec<String> {
+    let room = usize::from(height).saturating_sub(FURNITURE).max(1);
+    let shown = chosen(board, room);
+    let mut table = Table::new();
+    table
+        .load_style(comfy_table::presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_width(width.max(20));
+    table.set_header(one_line(
+        ["worker", "state", "pid", "port", "restarts", "age", "last failure"].map(Cell::new),
+    ));
+    for (worker, row) in &shown {
+        table.add_row(one_line(cells(worker, row, now)));
+    }
+    let mut lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    lines.push(cut(&footer(board, shown.len()), width));
+    lines
+}
+
+fn one_line(cells: [Cell; 7]) -> Line {
+    let mut line = Line::from(cells);
+    line.max_height(1);
+    line
+}
+
+/// As many workers as there is room for: those that somebody should look at first, each group in its order.
+fn chosen(board: &Board, room: usize) -> Vec<(&WorkerId, &Row)> {
+    let mut rows: Vec<_> = board.rows().collect();
+    if rows.len() > room {
+        rows.sort_by_key(|(_, row)| row.is_well());
+        rows.truncate(room);
+    }
+    rows
+}
+
+fn cells(worker: &WorkerId, row: &Row, now: SystemTime) -> [Cell; 7] {
+    let number = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
+    [
+        Cell::new(worker),
+        Cell::new(row.state),
+        number(row.pid.map_or_else(String::new, |pid| pid.to_string())),
+        number(row.ports.clone()),
+        number(row.restarts.to_string()),
+        number(row.since.map_or_else(String::new, |since| age(since, now))),
+        Cell::new(row.last_failure.map_or("", |reason| reason.name())),
+    ]
+}
+
+/// How long ago, in the two largest units. A clock that was set back makes it nothing.
+fn age(since: SystemTime, now: SystemTime) -> String {
+    let seconds = now.duration_since(since).unwrap_or_default().as_secs();
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m {:02}s", seconds / 60, seconds % 60),
+        3_600..86_400 => format!("{}h {:02}m", seconds / 3_600, seconds / 60 % 60),
+        _ => format!("{}d {:02}h", seconds / 86_400, seconds / 3_600 % 24),
+    }
+}
+
+fn footer(board: &Board, shown: usize) -> String {
+    let all = board.rows().len();
+    let ready = board.rows().filter(|(_, row)| row.state == "ready").count();
+    let hidden = all - shown;
+    let hint = if hidden > 0 {
+        format!(", {hidden} not shown")
+    } else {
+        String::new()
+    };
+    format!("{ready} of {all} ready{hint}; Ctrl-C stops, a second one kills")
+}
+
+fn cut(text: &str, width: u16) -> String {
+    text.chars().take(usize::from(width)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ostler_core::failure::Reason;
+    use ostler_core::ids::{Incarnation, RunId};
+    use ostler_telemetry::{Event, EventKind, Facts};
+
+    use super::*;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn event(index: u32, kind: EventKind, facts: Facts) -> Event {
+        Event {
+            seq: 1,
+            time: at(100),
+            kind,
+            app: "demo".into(),
+            run: RunId::from_u128(1),
+            pool: None,
+            worker: Some(WorkerId::new("web", index)),
+            incarnation: Some(Incarnation::FIRST),
+            facts,
+        }
+    }
+
+    fn board(workers: u32) -> Board {
+        let mut board = Board::default();
+        for index in 0..workers {
+            let facts = Facts {
+                pid: Some(1000 + index),
+                port: Some(7000),
+                ..Facts::default()
+            };
+            board.apply(&event(index, EventKind::WorkerReady, facts));
+        }
+        board
+    }
+
+    #[test]
+    fn a_line_a_worker() {
+        let mut board = board(2);
+        board.apply(&event(1, EventKind::WorkerRestarting, Facts::default()));
+        let failed = Facts {
+            reason: Some(Reason::Killed),
+            ..Facts::default()
+        };
+        board.apply(&event(1, EventKind::WorkerFailed, failed));
+        let words = |line: &String| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ");
+        let lines: Vec<_> = render(&board, at(175), 100, 24).iter().map(words).collect();
+        assert_eq!(
+            lines,
+            [
+                "worker state pid port restarts age last failure",
+                "web/0 ready 1000 7000 0 1m 15s",
+                "web/1 failed 1001 7000 1 1m 15s killed",
+                "1 of 2 ready; Ctrl-C stops, a second one kills",
+            ]
+        );
+    }
+
+    #[test]
+    fn it_fits_any_terminal_and_says_what_it_hides() {
+        let mut board = board(50);
+        board.apply(&event(49, EventKind::WorkerFailed, Facts::default()));
+        for (width, height) in [(80, 24), (40, 10), (20, 4)] {
+            let lines = render(&board, at(100), width, height);
+            assert!(
+                lines.len() < usize::from(height),
+                "{width}x{height}: {} lines",
+                lines.len()
+            );
+            assert!(
+                lines.iter().all(|line| line.chars().count() <= usize::from(width)),
+                "{lines:#?}"
+            );
+        }
+        let lines = render(&board, at(100), 80, 13);
+        assert!(lines[1].contains("web/49"), "who has failed is shown first: {lines:#?}");
+        assert!(lines.last().unwrap().contains("40 not shown"), "{lines:#?}");
+    }
+}

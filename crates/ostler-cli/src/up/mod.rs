@@ -1,0 +1,239 @@
+//! `ostler up`: the pools of a file, from their start to their end.
+//!
+//! One task keeps the instance ([`keeper`]); this one listens to its events, to signals and to the clock, and is never
+//! held up by anything, so that a second signal is answered at once.
+
+mod keeper;
+mod signals;
+mod teller;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ostler::{EventStream, Killer, Ostler, OstlerBuilder, StopReport};
+use ostler_core::spec::PoolSpec;
+use ostler_telemetry::EventKind;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use crate::cli::UpArgs;
+use crate::config::{self, Config};
+use crate::exit::{Exit, Failed};
+use crate::tell::log;
+use crate::tell::screen::Screen;
+use keeper::{End, Keeper};
+use signals::Signals;
+use teller::Teller;
+
+/// The table is drawn at most so often.
+const REDRAW: Duration = Duration::from_millis(200);
+
+/// How long the reader of the events has at the end to take the last ones.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
+/// The same for the reader of stderr.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// After the report every event has been told; a reader needs no longer than this to find them.
+const LAST_EVENTS: Duration = Duration::from_millis(500);
+
+/// Descriptors that the host needs for a worker: its two pipes, and a socket or a listener.
+const DESCRIPTORS_A_WORKER: u64 = 3;
+
+/// Runs the pools of the file until their end, a signal, or the end of `--for`.
+pub(crate) fn run(args: &UpArgs) -> Result<Exit, Failed> {
+    let config = config::load(&args.file).map_err(Failed::wrong)?;
+    let journal = teller::open_journal(args.events.as_deref()).map_err(Failed::machine)?;
+    let screen = Screen::new(!args.no_table && !teller::events_on_terminal(args.events.as_deref()))
+        .map(Arc::new)
+        .map_err(|error| Failed::machine(format!("no thread can be started: {error}")))?;
+    log::start(&args.log, Arc::clone(&screen)).map_err(Failed::wrong)?;
+    raise_descriptor_limit(&config.pools);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failed::machine(format!("the runtime can't be started: {error}")))?;
+    let mut teller = Teller::new(Arc::clone(&screen), journal);
+    let outcome = runtime.block_on(drive(config, args.time, &mut teller));
+    teller.finish(Instant::now() + LAST_LINES);
+    if let Err(failed) = &outcome {
+        screen.say(failed.message());
+    }
+    screen.finish(Instant::now() + LAST_WORDS);
+    runtime.shutdown_background();
+    Ok(outcome.unwrap_or_else(|failed| failed.exit()))
+}
+
+fn raise_descriptor_limit(pools: &[PoolSpec]) {
+    let workers: u64 = pools.iter().map(|pool| u64::from(pool.workers)).sum();
+    let needed = workers * DESCRIPTORS_A_WORKER;
+    match ostler::limits::raise_descriptors() {
+        Ok((limit, _)) if limit < needed => tracing::warn!(
+            "{workers} workers need about {needed} descriptors, and the limit is {limit}: raise it (ulimit -Hn, LimitNOFILE)"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!("the limit on open files can't be raised: {error}"),
+    }
+}
+
+async fn drive(config: Config, time: Option<Duration>, teller: &mut Teller) -> Result<Exit, Failed> {
+    let mut signals = Signals::new().map_err(|error| Failed::machine(format!("signals can't be received: {error}")))?;
+    let mut builder = Ostler::builder(&config.app.name).store(config.app.store);
+    if let Some(dir) = &config.app.state_dir {
+        builder = builder.state_dir(dir);
+    }
+    let begun = Instant::now();
+    let run = builder.run_id();
+    let mut events = builder.subscribe();
+    let (ostler, stop_at_once) = start(builder, &mut signals).await?;
+    let killer = ostler.killer();
+    let keeper = Keeper::new(ostler, config.pools);
+    if stop_at_once {
+        keeper.stop();
+    }
+    let end = follow(keeper, killer, &mut events, &mut signals, time, teller).await;
+    drain(&mut events, teller).await;
+    let exit = status(&end, teller);
+    teller.summarise(&config.app.name, &run.short(), begun.elapsed());
+    Ok(exit)
+}
+
+/// Starts the instance. A signal meanwhile is remembered: the start is bounded, and an instance that is up can be
+/// stopped in order. A second one ends the program; the guardian then ends what there is.
+async fn start(builder: OstlerBuilder, signals: &mut Signals) -> Result<(Ostler, bool), Failed> {
+    let mut start = std::pin::pin!(builder.start());
+    let mut asked = false;
+    loop {
+        tokio::select! {
+            started = &mut start => return started.map(|ostler| (ostler, asked)).map_err(Failed::machine),
+            _ = signals.next() => {
+                if asked {
+                    return Err(Failed::machine("interrupted while it was starting"));
+                }
+                asked = true;
+            }
+        }
+    }
+}
+
+/// Listens until the instance has ended.
+async fn follow(
+    mut keeper: Keeper,
+    killer: Killer,
+    events: &mut EventStream,
+    signals: &mut Signals,
+    time: Option<Duration>,
+    teller: &mut Teller,
+) -> End {
+    let mut redraw = interval(REDRAW);
+    redraw.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut time_is_up = std::pin::pin!(sleep(time.unwrap_or(Duration::MAX)));
+    let mut listening = true;
+    loop {
+        tokio::select! {
+            end = keeper.ended() => return end,
+            event = events.recv(), if listening => match event {
+                Some(event) => teller.take(&event),
+                None => listening = false,
+            },
+            name = signals.next() => {
+                if keeper.stop() {
+                    teller.say(&format!("{name}: stopping; a second signal kills"));
+                } else {
+                    teller.say(&format!("{name}: killing"));
+                    killer.kill();
+                }
+            }
+            () = &mut time_is_up, if time.is_some() && !keeper.is_stopping() => {
+                keeper.stop();
+            }
+            _ = redraw.tick() => teller.refresh(),
+        }
+    }
+}
+
+/// The events that were told before the report was.
+async fn drain(events: &mut EventStream, teller: &mut Teller) {
+    while let Ok(Some(event)) = timeout(LAST_EVENTS, events.recv()).await {
+        teller.take(&event);
+        if event.kind == EventKind::RunStopped {
+            break;
+        }
+    }
+}
+
+fn status(end: &End, teller: &Teller) -> Exit {
+    if let Some(error) = &end.error {
+        teller.say(&format!("ostler: {error}"));
+        return Exit::Machine;
+    }
+    status_of(&end.report, |trouble| teller.say(trouble))
+}
+
+/// What the report means for the exit status; what is not clean is said.
+fn status_of(report: &StopReport, say: impl Fn(&str)) -> Exit {
+    for what in &report.unreleased {
+        say(&format!("ostler: not released: {what}"));
+    }
+    for what in &report.survivors {
+        say(&format!("ostler: it could not be killed: {what}"));
+    }
+    if let Some(why) = &report.root_gave_up {
+        say(&format!("ostler: the instance gave up: {why}"));
+    }
+    if !report.is_clean() || report.root_gave_up.is_some() {
+        Exit::Machine
+    } else if report.is_success() {
+        Exit::Clean
+    } else {
+        Exit::Trouble
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_says_how_it_ended() {
+        let status = |report: StopReport| status_of(&report, |_| {});
+        let some = || vec!["web".to_owned()];
+        let clean = StopReport::default;
+        assert_eq!(status(clean()), Exit::Clean);
+        assert_eq!(
+            status(StopReport {
+                gave_up: some(),
+                ..clean()
+            }),
+            Exit::Trouble
+        );
+        assert_eq!(
+            status(StopReport {
+                orphans: some(),
+                ..clean()
+            }),
+            Exit::Trouble
+        );
+        assert_eq!(
+            status(StopReport {
+                gave_up: some(),
+                unreleased: some(),
+                ..clean()
+            }),
+            Exit::Machine
+        );
+        assert_eq!(
+            status(StopReport {
+                survivors: some(),
+                ..clean()
+            }),
+            Exit::Machine
+        );
+        assert_eq!(
+            status(StopReport {
+                root_gave_up: Some("guardian".into()),
+                ..clean()
+            }),
+            Exit::Machine
+        );
+    }
+}
