@@ -8,6 +8,7 @@ use core::ffi::CStr;
 
 use crate::sys;
 use crate::text;
+use crate::wait;
 
 /// Room for one read of the directory; a page keeps the stack small.
 const BUFFER: usize = 4096;
@@ -25,7 +26,7 @@ pub(crate) fn each(mut found: impl FnMut(i32)) -> sys::Result<()> {
         let mut entries = &buffer[..length];
         while let Some((name, rest)) = next_entry(entries) {
             entries = rest;
-            if let Some(pid) = text::pid_of(name).filter(|pid| sys::is_child(*pid)) {
+            if let Some(pid) = text::pid_of(name).filter(|pid| wait::is_child(*pid)) {
                 found(pid);
             }
         }

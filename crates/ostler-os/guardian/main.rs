@@ -1,8 +1,8 @@
 //! The guardian and its sitters: one tiny program that starts Ostler's workers and ends their trees (ADR 0002).
 //!
 //! Reading order: `life` (when a tree is ended, pure), `sitter` (one slot), `worker` (fork to exec), `tree` (killing),
-//! `server` (the guardian itself); below them `wire`, `children`, `sys` and `arch`. The messages are in the library's
-//! `src/protocol.rs`, which is compiled into both.
+//! `start` and `server` (the guardian itself); below them `wire`, `children`, `wait`, `process`, `sys` and `arch`. The
+//! messages are in the library's `src/protocol.rs`, which is compiled into both.
 //!
 //! It uses `core` and raw system calls only: no allocator, no libc, no thread. Every wait is one `ppoll`, with a
 //! deadline where there is anything to be done later. A bug that panics fails safe: when the guardian exits, sitters
@@ -15,14 +15,17 @@ mod arch;
 mod children;
 mod life;
 mod mem;
+mod process;
 #[path = "../src/protocol.rs"]
 mod protocol;
 mod server;
 mod sitter;
 mod slots;
+mod start;
 mod sys;
 mod text;
 mod tree;
+mod wait;
 mod wire;
 mod worker;
 
@@ -58,12 +61,12 @@ mod status {
 /// Called by `arch`'s `_start` on the stack that the kernel gave us.
 #[unsafe(no_mangle)]
 extern "C" fn guardian_start() -> ! {
-    server::run()
+    start::run()
 }
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    sys::exit(status::PANIC)
+    process::exit(status::PANIC)
 }
 
 /// `core`, as it comes compiled, names this function in its unwind tables. Nothing unwinds here, so nothing calls it.

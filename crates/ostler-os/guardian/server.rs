@@ -2,12 +2,14 @@
 
 use crate::children;
 use crate::fd;
-use crate::protocol::{Event, EventKind, Hello, MAGIC, Order, OrderKind, Step, VERSION};
+use crate::process::{self, DescriptorLimit};
+use crate::protocol::{Event, EventKind, Order, OrderKind, Step};
 use crate::sitter;
 use crate::slots::{Slots, State};
 use crate::status;
-use crate::sys::{self, DescriptorLimit, Errno, Fd, PollFd};
+use crate::sys::{self, Errno, Fd, PollFd};
 use crate::tree;
+use crate::wait;
 use crate::wire::{Fds, Outbox, Received, receive, send};
 
 const MILLISECOND: u64 = 1_000_000;
@@ -16,6 +18,8 @@ const MILLISECOND: u64 = 1_000_000;
 const REAPS: u32 = 64;
 /// Orders are taken while at least this many events can wait.
 const ROOM: usize = 12;
+/// Children are reaped while at least this many can: each may be told of, and the last one's end brings the last word.
+const REAP_ROOM: usize = 4;
 /// Strays that a census names.
 const NAMED: i32 = 8;
 /// Between two looks for strays: from the first to the last, doubled each time.
@@ -61,32 +65,8 @@ struct Server {
     reap_again: bool,
 }
 
-/// The guardian from its first instruction on; its standard input is the control socket.
-pub(crate) fn run() -> ! {
-    let inherited = sys::descriptor_limit().map_or(1024, |limit| limit.soft.min(65_536)) as i32;
-    sys::close_from(3, inherited);
-    let hello = take_hello();
-    let slots = set_up();
-    let limit = match &slots {
-        Ok(_) => raise_limit(&hello),
-        Err(errno) => Err(*errno),
-    };
-    let errno = limit.as_ref().map_or_else(|errno| errno.0, |_| 0);
-    let mut outbox = Outbox::new();
-    let ready = Event {
-        a: sys::own_pid(),
-        b: errno,
-        c: u64::from(VERSION),
-        ..Event::new(EventKind::Ready, MAGIC, 0)
-    };
-    outbox.push(ready);
-    outbox.flush(sys::now());
-    if hello.version != VERSION {
-        sys::exit(status::VERSION);
-    }
-    let (Ok(slots), Ok(limit)) = (slots, limit) else {
-        sys::exit(status::SETUP)
-    };
+/// Serves until the end.
+pub(crate) fn serve(slots: Slots, outbox: Outbox, limit: DescriptorLimit) -> ! {
     let mut server = Server {
         slots,
         sitters: 0,
@@ -103,75 +83,6 @@ pub(crate) fn run() -> ! {
     }
 }
 
-/// Waits for the host's first message, and puts every descriptor in its place.
-fn take_hello() -> Hello {
-    let mut bytes = [0; Hello::SIZE];
-    let (length, mut fds) = loop {
-        sys::poll(&mut [PollFd::readable(0)], None);
-        match receive(0, &mut bytes) {
-            Received::Message { length, fds, .. } => break (length, fds),
-            Received::Nothing => {}
-            // The host ended before it said anything.
-            Received::End => sys::exit(status::DONE),
-        }
-    };
-    let (hello, events, host) = (Hello::decode(&bytes[..length]), fds.take(0), fds.take(1));
-    let (Some(hello), Some(events), Some(host)) = (hello, events, host) else {
-        sys::exit(status::NO_HELLO)
-    };
-    let placed = [(0, fd::CONTROL), (events.raw(), fd::EVENTS), (host.raw(), fd::HOST)];
-    // First everything out of the way, then each to its place; 1 is /dev/null.
-    let aside = placed.map(|(raw, place)| sys::duplicate_above(raw, fd::HOST + 1).map(|raw| (raw, place)));
-    for copy in aside {
-        let done = copy.and_then(|(raw, place)| sys::duplicate_to(raw, place, true));
-        if done.is_err() {
-            sys::exit(status::SETUP);
-        }
-    }
-    // Their numbers may be places that have just been filled.
-    let _ = (events.into_raw(), host.into_raw());
-    sys::close_from(fd::HOST + 1, fd::HOST + 16);
-    if sys::duplicate_to(1, 0, false).is_err() {
-        sys::exit(status::SETUP);
-    }
-    hello
-}
-
-/// What makes this process a guardian.
-fn set_up() -> sys::Result<Slots> {
-    sys::set_name(c"ostler-guardian");
-    // It fails only in a leader of a process group, which a freshly spawned process is not; a terminal's signals are
-    // blocked anyway.
-    let _ = sys::new_session();
-    // Blocked rather than ignored: nothing reaches us, and what workers inherit is every signal's default action.
-    sys::default_signal_actions();
-    sys::set_blocked_signals(u64::MAX)?;
-    let signals = sys::child_signals()?;
-    match signals.into_raw() {
-        fd::SIGNALS => {}
-        raw => {
-            let signals = Fd::own(raw);
-            sys::duplicate_to(signals.raw(), fd::SIGNALS, true)?;
-        }
-    }
-    sys::become_subreaper()?;
-    Slots::new()
-}
-
-/// Raises our own limit of descriptors as far as it goes. Returns what workers get back.
-fn raise_limit(hello: &Hello) -> sys::Result<DescriptorLimit> {
-    let own = sys::descriptor_limit()?;
-    sys::set_descriptor_limit(DescriptorLimit {
-        soft: own.hard,
-        hard: own.hard,
-    })?;
-    let hard = hello.nofile_hard.min(own.hard);
-    Ok(DescriptorLimit {
-        soft: hello.nofile_soft.min(hard),
-        hard,
-    })
-}
-
 impl Server {
     /// Waits for something to do, and does it.
     fn turn(&mut self) {
@@ -181,7 +92,7 @@ impl Server {
         if let Course::Leaving(since) = self.course
             && (self.outbox.is_empty() || now >= since + LAST_WORDS)
         {
-            sys::exit(status::DONE);
+            process::exit(status::DONE);
         }
 
         let host_present = matches!(self.course, Course::Serving | Course::Quitting(_));
@@ -206,7 +117,7 @@ impl Server {
 
         let [signals, control, host, _] = polled;
         if signals.woke() {
-            sys::take_child_signal(fd::SIGNALS);
+            process::take_child_signal(fd::SIGNALS);
             self.reap_again = true;
         }
         if host.woke() {
@@ -223,7 +134,8 @@ impl Server {
 
     /// When a turn is due though nothing happens; `None` for never.
     fn next_time(&self, now: u64) -> Option<u64> {
-        if self.reap_again || (self.census.is_some() && self.outbox.room() >= ROOM) {
+        let reap = self.reap_again && self.outbox.room() >= REAP_ROOM;
+        if reap || (self.census.is_some() && self.outbox.room() >= ROOM) {
             return Some(now);
         }
         let course = match self.course {
@@ -248,11 +160,11 @@ impl Server {
     // Orders.
 
     fn order(&mut self, now: u64) {
-        let mut bytes = [0; Order::SIZE];
-        match receive(fd::CONTROL, &mut bytes) {
+        let (mut bytes, mut fds) = ([0; Order::SIZE], Fds::none());
+        match receive(fd::CONTROL, &mut bytes, &mut fds) {
             Received::Nothing => {}
             Received::End => self.host_gone(false, now),
-            Received::Message { length, fds, truncated } => {
+            Received::Message { length, truncated } => {
                 self.highest = self.highest.max(fds.highest());
                 // Both ends have the same version, so anything else is no order; its descriptors are closed here.
                 if let Some(order) = Order::decode(&bytes[..length]) {
@@ -355,10 +267,10 @@ impl Server {
     fn make_sitter(&mut self, slot: u32) -> Result<(), (Step, Errno)> {
         let (ours, theirs) = sys::socket_pair().map_err(|errno| (Step::SitterSocket, errno))?;
         self.highest = self.highest.max(ours.raw()).max(theirs.raw());
-        let pid = sys::fork().map_err(|errno| (Step::SitterFork, errno))?;
+        let pid = process::fork().map_err(|errno| (Step::SitterFork, errno))?;
         if pid == 0 {
             if sys::duplicate_to(theirs.raw(), fd::CONTROL, true).is_err() {
-                sys::exit(status::SETUP);
+                process::exit(status::SETUP);
             }
             // The host's pidfd and the other sitters' sockets: nobody but the guardian may keep those open.
             sys::close_from(fd::HOST, self.highest);
@@ -392,7 +304,7 @@ impl Server {
             let _ = send(slot.socket, &order.encode(), None);
             close_socket(&mut slot.socket);
             // Somebody may have stopped it; it is our child and not reaped, so this can hit nobody else.
-            let _ = sys::signal(slot.sitter, SIGCONT);
+            let _ = process::signal(slot.sitter, SIGCONT);
         }
         self.reap(now);
     }
@@ -421,15 +333,27 @@ impl Server {
     // Children.
 
     fn reap(&mut self, now: u64) {
-        self.reap_again = false;
         for _ in 0..REAPS {
-            match sys::reap_any() {
+            if self.outbox.room() < REAP_ROOM {
+                self.outbox.flush(now);
+                if self.outbox.room() < REAP_ROOM {
+                    // They wait, unreaped, until the host has read.
+                    break;
+                }
+            }
+            match wait::reap_any() {
                 Ok(Some(ended)) => match self.slots.of_sitter(ended.pid) {
                     Some(slot) => self.sitter_ended(slot, ended.status, now),
                     None => self.stray_ended(now),
                 },
-                Ok(None) => return,
-                Err(_childless) => return self.leave_if_told(now),
+                Ok(None) => {
+                    self.reap_again = false;
+                    return;
+                }
+                Err(_childless) => {
+                    self.reap_again = false;
+                    return self.leave_if_told(now);
+                }
             }
         }
         self.reap_again = true;
@@ -474,7 +398,7 @@ impl Server {
         };
         hunt.next = now + hunt.pause;
         hunt.pause = (hunt.pause * 2).min(LONGEST_PAUSE);
-        let own_group = sys::group_of(0).unwrap_or(0);
+        let own_group = process::group_of(0).unwrap_or(0);
         let mut found = false;
         let slots = &mut self.slots;
         let looked = children::each(|child| {

@@ -6,9 +6,10 @@
 use crate::children;
 use crate::fd;
 use crate::life::{Do, Life, Phase, Policy, SIGKILL};
+use crate::process::{self, DescriptorLimit};
 use crate::protocol::{Cause, Event, EventKind, Order, OrderKind, Step, flag};
 use crate::status;
-use crate::sys::{self, DescriptorLimit, Errno, Fd, PollFd};
+use crate::sys::{self, Errno, Fd, PollFd};
 use crate::tree::{self, Targets, TreeKill};
 use crate::wait;
 use crate::wire::{Fds, Outbox, Received, receive};
@@ -63,10 +64,10 @@ struct Sitter {
 
 /// The life of a sitter, in a freshly forked child of the guardian whose end of their socket is `fd::CONTROL`.
 pub(crate) fn run(slot: u32, limit: DescriptorLimit) -> ! {
-    sys::set_name(c"ostler-sitter");
-    if sys::become_subreaper().is_err() {
+    process::set_name(c"ostler-sitter");
+    if process::become_subreaper().is_err() {
         // It cannot fail (prctl(2)); if it does, there is no promise to keep here.
-        sys::exit(status::SETUP);
+        process::exit(status::SETUP);
     }
     let mut sitter = Sitter {
         slot,
@@ -121,7 +122,7 @@ impl Sitter {
             self.exec_told();
         }
         if signals.woke() {
-            sys::take_child_signal(fd::SIGNALS);
+            process::take_child_signal(fd::SIGNALS);
             self.reap_again = true;
         }
         if self.reap_again {
@@ -158,11 +159,11 @@ impl Sitter {
         }
         match self.master {
             Master::Serving => {}
-            Master::Leaving if self.outbox.is_empty() => sys::exit(status::DONE),
+            Master::Leaving if self.outbox.is_empty() => process::exit(status::DONE),
             Master::Leaving => {}
             Master::Gone(since) => {
                 if self.outbox.is_empty() || now >= since + LAST_WORDS {
-                    sys::exit(status::DONE);
+                    process::exit(status::DONE);
                 }
             }
         }
@@ -188,11 +189,11 @@ impl Sitter {
     // Orders.
 
     fn order(&mut self, now: u64) {
-        let mut bytes = [0; Order::SIZE];
-        match receive(fd::CONTROL, &mut bytes) {
+        let (mut bytes, mut fds) = ([0; Order::SIZE], Fds::none());
+        match receive(fd::CONTROL, &mut bytes, &mut fds) {
             Received::Nothing => {}
             Received::End => self.bereaved(Cause::GuardianDeath, now),
-            Received::Message { length, fds, truncated } => {
+            Received::Message { length, truncated } => {
                 // The guardian passes on what it has decoded itself; anything else is dropped with its descriptors.
                 if let Some(order) = Order::decode(&bytes[..length]) {
                     self.obey(&order, fds, truncated, now);
@@ -321,7 +322,13 @@ impl Sitter {
             Outcome::Executed => {
                 self.life.executed();
                 let flags = if self.in_cgroup { flag::IN_CGROUP } else { 0 };
-                self.say_with(EventKind::Spawned, self.worker, sys::own_pid(), self.start_time, flags);
+                self.say_with(
+                    EventKind::Spawned,
+                    self.worker,
+                    process::own_pid(),
+                    self.start_time,
+                    flags,
+                );
             }
             Outcome::Failed(failure) => self.failure = Some(failure),
         }
@@ -352,12 +359,12 @@ impl Sitter {
             // The child was the pipe's only writer, so it tells now.
             self.exec_told();
         }
-        if let Some(kill) = &mut self.kill {
-            kill.hurry(now);
-        }
         if self.failure.is_none() {
             let todo = self.life.worker_ended(now);
             self.act(todo, now);
+        }
+        if let Some(kill) = &mut self.kill {
+            kill.hurry(now);
         }
         // It has ended and is ours, so this succeeds at once.
         let _ = wait::reap(ended.pid);
@@ -451,8 +458,8 @@ impl Sitter {
             Do::Nothing => {}
             Do::Signal(signal, cause) => {
                 // No such group: the child has not come to setsid yet.
-                let sent = match sys::signal_group(self.worker, signal) {
-                    Err(Errno::ESRCH) => sys::signal(self.worker, signal),
+                let sent = match process::signal_group(self.worker, signal) {
+                    Err(Errno::ESRCH) => process::signal(self.worker, signal),
                     outcome => outcome,
                 };
                 // A refusal (EPERM) shows in what the kill at the end of the grace reports.

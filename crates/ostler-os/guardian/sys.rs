@@ -1,7 +1,8 @@
-//! System calls with types: the only way from the rest of the program into the kernel, besides `wire`'s two messages.
+//! System calls with types: files, sockets, memory, time. Processes are in `process`, their ends
+//! in `wait`, messages in `wire`.
 
 use core::ffi::CStr;
-use core::ptr::{null, null_mut};
+use core::ptr::null;
 
 use crate::arch::{number, syscall};
 
@@ -92,8 +93,8 @@ pub(crate) fn close_on_exec_from(first: i32) -> Result<()> {
     .map(drop)
 }
 
-const O_CLOEXEC: usize = 0o2_000_000;
-const O_NONBLOCK: usize = 0o4_000;
+pub(crate) const O_CLOEXEC: usize = 0o2_000_000;
+pub(crate) const O_NONBLOCK: usize = 0o4_000;
 const AT_FDCWD: i32 = -100;
 
 /// Opens for reading.
@@ -153,6 +154,25 @@ pub(crate) fn size(fd: i32) -> Result<usize> {
     const SEEK_END: usize = 2;
     // SAFETY: no pointers.
     unsafe { call(number::LSEEK, [fd as usize, 0, SEEK_END, 0, 0, 0]) }
+}
+
+/// The inode number of an open file.
+pub(crate) fn inode(fd: &Fd) -> Result<u64> {
+    const AT_EMPTY_PATH: usize = 0x1000;
+    const STATX_INO: usize = 0x100;
+    // struct statx is 256 bytes on every architecture, and its inode number the fifth of its 64-bit words.
+    let mut words = [0_u64; 32];
+    let args = [
+        fd.0 as usize,
+        c"".as_ptr() as usize,
+        AT_EMPTY_PATH,
+        STATX_INO,
+        words.as_mut_ptr() as usize,
+        0,
+    ];
+    // SAFETY: an empty C string, and room for a struct statx.
+    unsafe { call(number::STATX, args) }?;
+    Ok(words[4])
 }
 
 /// A pipe: reading end, writing end; neither blocks, both are close-on-exec.
@@ -286,166 +306,6 @@ pub(crate) fn now() -> u64 {
     time.seconds as u64 * 1_000_000_000 + time.nanoseconds as u64
 }
 
-pub(crate) fn exit(status: i32) -> ! {
-    loop {
-        // SAFETY: no pointers; the call does not return.
-        let _ = unsafe { call(number::EXIT_GROUP, [status as usize, 0, 0, 0, 0, 0]) };
-    }
-}
-
-pub(crate) fn own_pid() -> i32 {
-    // SAFETY: no pointers. It cannot fail.
-    unsafe { call(number::GETPID, [0; 6]) }.map_or(0, |pid| pid as i32)
-}
-
-pub(crate) fn parent_pid() -> i32 {
-    // SAFETY: no pointers. It cannot fail.
-    unsafe { call(number::GETPPID, [0; 6]) }.map_or(0, |pid| pid as i32)
-}
-
-/// The process group of a process; 0 means the caller.
-pub(crate) fn group_of(pid: i32) -> Result<i32> {
-    // SAFETY: no pointers.
-    unsafe { call(number::GETPGID, [pid as usize, 0, 0, 0, 0, 0]) }.map(|group| group as i32)
-}
-
-pub(crate) fn new_session() -> Result<()> {
-    // SAFETY: no pointers.
-    unsafe { call(number::SETSID, [0; 6]) }.map(drop)
-}
-
-/// Signals one process. Never everybody, never our own group: numbers that kill(2) reads in that way are refused.
-pub(crate) fn signal(pid: i32, signal: i32) -> Result<()> {
-    if pid <= 1 {
-        return Err(Errno::EINVAL);
-    }
-    // SAFETY: no pointers.
-    unsafe { call(number::KILL, [pid as usize, signal as usize, 0, 0, 0, 0]) }.map(drop)
-}
-
-/// Signals all members of a process group: the only place where a pid is negated.
-pub(crate) fn signal_group(group: i32, signal: i32) -> Result<()> {
-    if group <= 1 {
-        return Err(Errno::EINVAL);
-    }
-    // SAFETY: no pointers.
-    unsafe { call(number::KILL, [-group as usize, signal as usize, 0, 0, 0, 0]) }.map(drop)
-}
-
-/// fork(2): 0 in the child.
-pub(crate) fn fork() -> Result<i32> {
-    const SIGCHLD: usize = 17;
-    // SAFETY: without CLONE_VM the child has memory of its own, so both go on here as if alone.
-    unsafe { call(number::CLONE, [SIGCHLD, 0, 0, 0, 0, 0]) }.map(|pid| pid as i32)
-}
-
-/// fork(2) into a cgroup: 0 in the child, which is a member from its first moment (clone(2), CLONE_INTO_CGROUP, 5.7).
-pub(crate) fn fork_into(cgroup: &Fd) -> Result<i32> {
-    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-    const SIGCHLD: u64 = 17;
-    // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid,
-    // set_tid_size, cgroup.
-    let args: [u64; 11] = [CLONE_INTO_CGROUP, 0, 0, 0, SIGCHLD, 0, 0, 0, 0, 0, cgroup.0 as u64];
-    // SAFETY: the kernel reads 88 bytes; without CLONE_VM the child has memory of its own.
-    unsafe { call(number::CLONE3, [args.as_ptr() as usize, size_of_val(&args), 0, 0, 0, 0]) }.map(|pid| pid as i32)
-}
-
-const PR_SET_PDEATHSIG: usize = 1;
-const PR_SET_NAME: usize = 15;
-const PR_SET_CHILD_SUBREAPER: usize = 36;
-
-/// This process dies by `signal` when the one that forked it does.
-pub(crate) fn die_with_parent(signal: i32) -> Result<()> {
-    // SAFETY: no pointers.
-    unsafe { call(number::PRCTL, [PR_SET_PDEATHSIG, signal as usize, 0, 0, 0, 0]) }.map(drop)
-}
-
-/// Orphans among this process's descendants become its children.
-pub(crate) fn become_subreaper() -> Result<()> {
-    // SAFETY: no pointers.
-    unsafe { call(number::PRCTL, [PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0, 0]) }.map(drop)
-}
-
-/// The name in process listings, at most 15 bytes; it cannot fail for a readable string.
-pub(crate) fn set_name(name: &CStr) {
-    // SAFETY: a C string that outlives the call.
-    let _ = unsafe { call(number::PRCTL, [PR_SET_NAME, name.as_ptr() as usize, 0, 0, 0, 0]) };
-}
-
-/// Soft and hard limit of descriptors.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(crate) struct DescriptorLimit {
-    pub(crate) soft: u64,
-    pub(crate) hard: u64,
-}
-
-const RLIMIT_NOFILE: usize = 7;
-
-pub(crate) fn descriptor_limit() -> Result<DescriptorLimit> {
-    let mut limit = DescriptorLimit { soft: 0, hard: 0 };
-    // SAFETY: room for what the kernel writes.
-    unsafe { call(number::PRLIMIT64, [0, RLIMIT_NOFILE, 0, &raw mut limit as usize, 0, 0]) }?;
-    Ok(limit)
-}
-
-pub(crate) fn set_descriptor_limit(limit: DescriptorLimit) -> Result<()> {
-    // SAFETY: the kernel reads the limit only.
-    unsafe {
-        call(
-            number::PRLIMIT64,
-            [0, RLIMIT_NOFILE, &raw const limit as usize, 0, 0, 0],
-        )
-    }
-    .map(drop)
-}
-
-/// Gives every signal its default action back. KILL and STOP cannot be set, which is no error here.
-pub(crate) fn default_signal_actions() {
-    // struct sigaction of the kernel: handler (0: default), flags, restorer, mask; one word longer than some need.
-    let action = [0_u64; 4];
-    for signal in 1..=64 {
-        // SAFETY: the kernel reads an action of zeros, and writes nothing.
-        let _ = unsafe { call(number::RT_SIGACTION, [signal, action.as_ptr() as usize, 0, 8, 0, 0]) };
-    }
-}
-
-/// Blocks exactly the signals of the mask: bit n-1 is signal n.
-pub(crate) fn set_blocked_signals(mask: u64) -> Result<()> {
-    const SIG_SETMASK: usize = 2;
-    // SAFETY: the kernel reads eight bytes.
-    unsafe {
-        call(
-            number::RT_SIGPROCMASK,
-            [SIG_SETMASK, &raw const mask as usize, 0, 8, 0, 0],
-        )
-    }
-    .map(drop)
-}
-
-/// A descriptor that can be read when SIGCHLD is pending.
-pub(crate) fn child_signals() -> Result<Fd> {
-    const SIGCHLD_BIT: u64 = 1 << 16;
-    let mask = SIGCHLD_BIT;
-    let args = [
-        -1_isize as usize,
-        &raw const mask as usize,
-        8,
-        O_CLOEXEC | O_NONBLOCK,
-        0,
-        0,
-    ];
-    // SAFETY: the kernel reads eight bytes.
-    unsafe { call(number::SIGNALFD4, args) }.map(|raw| Fd(raw as i32))
-}
-
-/// Takes a pending SIGCHLD; there is at most one, however many children have ended.
-pub(crate) fn take_child_signal(fd: i32) {
-    let mut info = [0; 128];
-    // Nothing pending is as good.
-    let _ = read(fd, &mut info);
-}
-
 /// An anonymous zeroed mapping.
 pub(crate) fn map(bytes: usize) -> Result<*mut u8> {
     const PRIVATE_ANONYMOUS: usize = 0x22;
@@ -488,98 +348,4 @@ pub(crate) fn keep_from_children(at: *mut u8, bytes: usize) {
 pub(crate) fn change_directory(path: &CStr) -> Result<()> {
     // SAFETY: a C string that outlives the call.
     unsafe { call(number::CHDIR, [path.as_ptr() as usize, 0, 0, 0, 0, 0]) }.map(drop)
-}
-
-/// Returns only if it failed.
-///
-/// # Safety
-/// `argv` and `envp` are arrays of pointers to C strings, each closed by a null pointer.
-pub(crate) unsafe fn execute(path: &CStr, argv: *const u64, envp: *const u64) -> Errno {
-    // SAFETY: the caller's promise.
-    match unsafe {
-        call(
-            number::EXECVE,
-            [path.as_ptr() as usize, argv as usize, envp as usize, 0, 0, 0],
-        )
-    } {
-        Err(errno) => errno,
-        // It does not return otherwise.
-        Ok(_) => Errno::EIO,
-    }
-}
-
-/// A child that has ended.
-#[derive(Clone, Copy)]
-pub(crate) struct Ended {
-    pub(crate) pid: i32,
-    /// As wait(2) encodes it.
-    pub(crate) status: i32,
-}
-
-/// siginfo_t as waitid(2) fills it: signo, errno, code, padding, pid, uid, status; 128 bytes.
-#[repr(C, align(8))]
-struct ChildInfo {
-    signo: i32,
-    errno: i32,
-    code: i32,
-    padding: i32,
-    pid: i32,
-    uid: u32,
-    status: i32,
-    rest: [u8; 100],
-}
-
-const P_ALL: usize = 0;
-const P_PID: usize = 1;
-const WNOHANG: usize = 1;
-const WEXITED: usize = 4;
-const WNOWAIT: usize = 0x0100_0000;
-/// Children of every kind, also those that tell their end by another signal.
-const WALL: usize = 0x4000_0000;
-
-fn wait(kind: usize, pid: i32, flags: usize) -> Result<Option<Ended>> {
-    // SAFETY: all zeros is a valid value of plain numbers.
-    let mut info: ChildInfo = unsafe { core::mem::zeroed() };
-    let args = [
-        kind,
-        pid as usize,
-        &raw mut info as usize,
-        flags | WEXITED | WNOHANG | WALL,
-        null_mut::<u8>() as usize,
-        0,
-    ];
-    // SAFETY: room for a siginfo_t.
-    unsafe { call(number::WAITID, args) }?;
-    if info.pid == 0 {
-        return Ok(None);
-    }
-    const CLD_EXITED: i32 = 1;
-    const CLD_DUMPED: i32 = 3;
-    let status = match info.code {
-        CLD_EXITED => (info.status & 0xff) << 8,
-        CLD_DUMPED => (info.status & 0x7f) | 0x80,
-        _ => info.status & 0x7f,
-    };
-    Ok(Some(Ended { pid: info.pid, status }))
-}
-
-/// A child that has ended, left as it is: its pid and its process group's number stay taken until it is reaped. `None`
-/// when every child lives; ECHILD when there is none.
-pub(crate) fn peek_ended() -> Result<Option<Ended>> {
-    wait(P_ALL, 0, WNOWAIT)
-}
-
-/// Reaps any child that has ended. `None` when every child lives; ECHILD when there is none.
-pub(crate) fn reap_any() -> Result<Option<Ended>> {
-    wait(P_ALL, 0, 0)
-}
-
-/// Reaps one child. `None` when it lives.
-pub(crate) fn reap(pid: i32) -> Result<Option<Ended>> {
-    wait(P_PID, pid, 0)
-}
-
-/// Whether this pid is a child of ours, alive or not reaped. Then it cannot be reused: only we reap.
-pub(crate) fn is_child(pid: i32) -> bool {
-    wait(P_PID, pid, WNOWAIT).is_ok()
 }

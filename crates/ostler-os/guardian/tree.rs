@@ -6,16 +6,18 @@
 
 use crate::children;
 use crate::life::SIGKILL;
+use crate::process;
 use crate::protocol::flag;
 use crate::sys::{self, Errno, Fd};
 use crate::text;
 
 const MILLISECOND: u64 = 1_000_000;
 
-/// From the kill of the worker's group to the first look for others: most trees are gone by then.
-const FIRST_LOOK: u64 = 2 * MILLISECOND;
-/// Between two looks, when something has ended meanwhile.
-const SHORTEST_PAUSE: u64 = MILLISECOND;
+/// From the kill of the worker's group to the first look for others, if the worker takes so long to die: what it leaves
+/// comes into sight only then.
+const FIRST_LOOK: u64 = 20 * MILLISECOND;
+/// From an end to the next look: a group that was killed at a stroke mostly is gone by then.
+const SHORTEST_PAUSE: u64 = 2 * MILLISECOND;
 /// Between two looks at a tree in which nothing ends: doubled each time up to this.
 const LONGEST_PAUSE: u64 = 512 * MILLISECOND;
 /// From the beginning of the kill to saying that the tree resists.
@@ -26,6 +28,7 @@ pub(crate) struct TreeKill {
     next_look: u64,
     pause: u64,
     held_at: Option<u64>,
+    looked: bool,
     /// Whether the host knows that the tree is being killed.
     pub(crate) told: bool,
     /// Processes other than the worker that died of a kill.
@@ -38,24 +41,26 @@ pub(crate) struct TreeKill {
 pub(crate) struct Targets<'a> {
     /// The worker, which leads the group and the session of the same number; 0 once it is reaped.
     pub(crate) worker: i32,
+    /// Once killed, a cgroup is spent: kernels since 6.14 (and older ones that took over the change) kill whatever is
+    /// cloned into it from outside, because they compare the number of its kills with that of the parent's cgroup.
     pub(crate) cgroup: Option<&'a Fd>,
 }
 
 impl TreeKill {
-    /// Begins: the worker's group at once, and the cgroup if the end was `ordered` (else there is mostly nothing left in
-    /// it); the rest at the first look. Only while the worker is not reaped is its group's number surely its own.
-    pub(crate) fn begin(targets: &Targets<'_>, ordered: bool, now: u64) -> Self {
+    /// Begins: the worker's group at once, the rest at the first look. Only while the worker is not reaped is its group's
+    /// number surely its own. `told`: the host knows already that the tree is being killed.
+    ///
+    /// The cgroup waits for the second look, because its kill spends it (see [`Targets::cgroup`]) and is seldom needed.
+    pub(crate) fn begin(targets: &Targets<'_>, told: bool, now: u64) -> Self {
         let mut kill = Self {
             next_look: now + FIRST_LOOK,
             pause: SHORTEST_PAUSE,
             held_at: Some(now + PATIENCE),
-            told: ordered,
+            looked: false,
+            told,
             killed: 0,
             flags: 0,
         };
-        if let Some(cgroup) = targets.cgroup.filter(|_| ordered) {
-            kill.cgroup(cgroup);
-        }
         if targets.worker != 0 {
             kill.worker(targets.worker);
         }
@@ -77,9 +82,10 @@ impl TreeKill {
     pub(crate) fn look(&mut self, targets: &Targets<'_>, now: u64) -> i32 {
         self.next_look = now + self.pause;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-        if let Some(cgroup) = targets.cgroup {
+        if let Some(cgroup) = targets.cgroup.filter(|_| self.looked) {
             self.cgroup(cgroup);
         }
+        self.looked = true;
         if targets.worker != 0 {
             self.worker(targets.worker);
         }
@@ -97,8 +103,8 @@ impl TreeKill {
 
     fn worker(&mut self, worker: i32) {
         // No such group: the child has not come to setsid yet, and has no children of its own.
-        match sys::signal_group(worker, SIGKILL) {
-            Err(Errno::ESRCH) => self.note(sys::signal(worker, SIGKILL)),
+        match process::signal_group(worker, SIGKILL) {
+            Err(Errno::ESRCH) => self.note(process::signal(worker, SIGKILL)),
             outcome => self.note(outcome),
         }
     }
@@ -112,7 +118,7 @@ impl TreeKill {
     }
 
     fn children(&mut self, worker: i32) -> i32 {
-        let own_group = sys::group_of(0).unwrap_or(0);
+        let own_group = process::group_of(0).unwrap_or(0);
         let mut count = 0;
         // When /proc cannot be read (EMFILE, ENOMEM, not mounted), the next look tries again.
         let _ = children::each(|child| {
@@ -135,10 +141,10 @@ impl TreeKill {
 /// Kills a child, and with it its process group unless that is ours: groups never reach outside the tree, because
 /// setpgid(2) keeps them inside a session, and sessions are inherited.
 pub(crate) fn kill_with_group(child: i32, own_group: i32) -> sys::Result<()> {
-    let outcome = sys::signal(child, SIGKILL);
-    match sys::group_of(child) {
+    let outcome = process::signal(child, SIGKILL);
+    match process::group_of(child) {
         // Members that died meanwhile, or refuse us, are found as children sooner or later.
-        Ok(group) if group != own_group => drop(sys::signal_group(group, SIGKILL)),
+        Ok(group) if group != own_group => drop(process::signal_group(group, SIGKILL)),
         _ => {}
     }
     outcome
@@ -148,7 +154,7 @@ pub(crate) fn kill_with_group(child: i32, own_group: i32) -> sys::Result<()> {
 pub(crate) fn group_has_child(group: i32) -> bool {
     let mut any = false;
     // Not being able to look counts as no: the group loses the rest of its grace, nothing is left behind.
-    let _ = children::each(|child| any |= sys::group_of(child) == Ok(group));
+    let _ = children::each(|child| any |= process::group_of(child) == Ok(group));
     any
 }
 

@@ -62,7 +62,7 @@ pub(crate) struct Fds {
 }
 
 impl Fds {
-    const fn none() -> Self {
+    pub(crate) const fn none() -> Self {
         Self {
             list: [const { None }; MAX_SPAWN_FDS],
             count: 0,
@@ -98,7 +98,6 @@ impl Fds {
 pub(crate) enum Received {
     Message {
         length: usize,
-        fds: Fds,
         /// Some descriptors could not be taken in: this process's table is full.
         truncated: bool,
     },
@@ -108,8 +107,8 @@ pub(crate) enum Received {
     End,
 }
 
-/// Takes one message, without waiting.
-pub(crate) fn receive(socket: i32, buffer: &mut [u8]) -> Received {
+/// Takes one message into `buffer`, its descriptors into `fds`, without waiting.
+pub(crate) fn receive(socket: i32, buffer: &mut [u8], fds: &mut Fds) -> Received {
     let mut rights = Rights::empty();
     let mut slice = Slice {
         base: buffer.as_mut_ptr(),
@@ -138,7 +137,7 @@ pub(crate) fn receive(socket: i32, buffer: &mut [u8]) -> Received {
         Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOMEM | Errno::ENOBUFS) => return Received::Nothing,
         Err(_) => return Received::End,
     };
-    let mut fds = Fds::none();
+    *fds = Fds::none();
     if header.control_length >= RIGHTS_HEAD && rights.level == SOL_SOCKET && rights.kind == SCM_RIGHTS {
         let bytes = rights.length.saturating_sub(RIGHTS_HEAD);
         fds.count = (bytes / size_of::<i32>()).min(MAX_SPAWN_FDS);
@@ -148,7 +147,6 @@ pub(crate) fn receive(socket: i32, buffer: &mut [u8]) -> Received {
     }
     Received::Message {
         length,
-        fds,
         truncated: header.flags & MSG_CTRUNC != 0,
     }
 }

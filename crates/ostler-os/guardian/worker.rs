@@ -3,9 +3,10 @@
 use core::ffi::CStr;
 
 use crate::life::SIGKILL;
+use crate::process::{self, DescriptorLimit};
 use crate::protocol::{MAX_LISTEN, MAX_SPEC, SpecHead, Step};
 use crate::status;
-use crate::sys::{self, DescriptorLimit, Errno, Fd};
+use crate::sys::{self, Errno, Fd};
 use crate::text;
 
 /// What a worker is started from. All of it stays the sitter's.
@@ -43,7 +44,7 @@ fn at(step: Step) -> impl Fn(Errno) -> Failure {
 /// Forks the worker-to-be. Nothing here waits for it.
 pub(crate) fn start(launch: &Launch<'_>) -> Result<Born, Failure> {
     let (exec, report) = sys::pipe().map_err(at(Step::Pipe))?;
-    let sitter = sys::own_pid();
+    let sitter = process::own_pid();
     let (pid, in_cgroup) = fork(launch.cgroup).map_err(at(Step::Fork))?;
     if pid == 0 {
         fail(become_worker(launch, sitter, report.raw()));
@@ -55,13 +56,13 @@ pub(crate) fn start(launch: &Launch<'_>) -> Result<Born, Failure> {
 /// host is told. A process limit, the cgroup's own included, does.
 fn fork(cgroup: Option<&Fd>) -> sys::Result<(i32, bool)> {
     if let Some(cgroup) = cgroup {
-        match sys::fork_into(cgroup) {
+        match process::fork_into(cgroup) {
             Ok(pid) => return Ok((pid, true)),
             Err(errno @ (Errno::EAGAIN | Errno::ENOMEM)) => return Err(errno),
             Err(_) => {}
         }
     }
-    sys::fork().map(|pid| (pid, false))
+    process::fork().map(|pid| (pid, false))
 }
 
 /// What the pipe of [`Born`] tells.
@@ -94,7 +95,7 @@ fn fail((failure, report): (Failure, i32)) -> ! {
     bytes[4..].copy_from_slice(&failure.errno.to_ne_bytes());
     // When even this fails, the sitter sees an end with status 127.
     let _ = sys::write(report, &bytes);
-    sys::exit(status::NOT_STARTED)
+    process::exit(status::NOT_STARTED)
 }
 
 /// Runs in the child; returns only if it failed, with where to tell it.
@@ -106,17 +107,17 @@ fn become_worker(launch: &Launch<'_>, sitter: i32, report: i32) -> (Failure, i32
 }
 
 fn prepare(launch: &Launch<'_>, sitter: i32, report: i32) -> Result<(i32, Ready), Failure> {
-    sys::die_with_parent(SIGKILL).map_err(at(Step::Parent))?;
-    if sys::parent_pid() != sitter {
+    process::die_with_parent(SIGKILL).map_err(at(Step::Parent))?;
+    if process::parent_pid() != sitter {
         // It died before it could be a parent to die with.
         return Err(at(Step::Parent)(Errno::ESRCH));
     }
-    sys::new_session().map_err(at(Step::Session))?;
+    process::new_session().map_err(at(Step::Session))?;
     let ready = Ready::map(launch.spec).map_err(at(Step::Spec))?;
     let report = place_descriptors(launch, report).map_err(at(Step::Descriptors))?;
-    sys::set_descriptor_limit(launch.limit).map_err(at(Step::Limits))?;
+    process::set_descriptor_limit(launch.limit).map_err(at(Step::Limits))?;
     // The guardian has given every signal its default action, and has everything blocked.
-    sys::set_blocked_signals(0).map_err(at(Step::Session))?;
+    process::set_blocked_signals(0).map_err(at(Step::Session))?;
     if let Some(directory) = ready.directory() {
         sys::change_directory(directory).map_err(at(Step::Directory))?;
     }
@@ -173,7 +174,7 @@ impl Ready {
         }
         if head.listen_pid != 0 {
             let room = &mut bytes[head.listen_pid as usize..][..SpecHead::PID_ROOM - 1];
-            text::write_decimal(sys::own_pid().unsigned_abs(), room);
+            text::write_decimal(process::own_pid().unsigned_abs(), room);
         }
         relocate(bytes, start as u64, head.argv, head.argc)?;
         relocate(bytes, start as u64, head.envp, head.envc)?;
@@ -192,7 +193,7 @@ impl Ready {
         let table = |at: u32| self.bytes[at as usize..].as_ptr().cast::<u64>();
         // SAFETY: both tables were turned into pointers to strings of this mapping, and end with a null pointer.
         let errno = unsafe {
-            sys::execute(
+            process::execute(
                 self.string(self.head.program),
                 table(self.head.argv),
                 table(self.head.envp),

@@ -30,7 +30,9 @@ pub struct SpawnRequest {
     /// Becomes descriptor 2. Descriptor 0 is /dev/null.
     pub stderr: OwnedFd,
     /// Directory of the cgroup (v2) that the worker is born in and that is killed with its tree. It must be the slot's
-    /// own: whatever is in it when the worker has ended is killed.
+    /// own: whatever is in it when the worker has ended is killed. Where it cannot be entered, the worker starts outside,
+    /// and `Spawned` says so. A cgroup in which `cgroup.kill` was used ([`TreeKill::cgroup`](super::TreeKill::cgroup)) is
+    /// spent: kernels since 6.14 kill whatever is cloned into it, so the next incarnation needs a fresh one.
     pub cgroup: Option<OwnedFd>,
     /// Listening sockets, which become descriptors 3, 4, … (sd_listen_fds(3)); at most 64. `LISTEN_PID` is then added
     /// to the environment; `LISTEN_FDS` and `LISTEN_FDNAMES` are the caller's.

@@ -1,0 +1,184 @@
+//! System calls about processes: who we are, signals, groups, fork, limits, exec.
+
+use core::ffi::CStr;
+
+use crate::arch::number;
+use crate::sys::{Errno, Fd, O_CLOEXEC, O_NONBLOCK, Result, call, read};
+
+pub(crate) fn exit(status: i32) -> ! {
+    loop {
+        // SAFETY: no pointers; the call does not return.
+        let _ = unsafe { call(number::EXIT_GROUP, [status as usize, 0, 0, 0, 0, 0]) };
+    }
+}
+
+pub(crate) fn own_pid() -> i32 {
+    // SAFETY: no pointers. It cannot fail.
+    unsafe { call(number::GETPID, [0; 6]) }.map_or(0, |pid| pid as i32)
+}
+
+pub(crate) fn parent_pid() -> i32 {
+    // SAFETY: no pointers. It cannot fail.
+    unsafe { call(number::GETPPID, [0; 6]) }.map_or(0, |pid| pid as i32)
+}
+
+/// The process group of a process; 0 means the caller.
+pub(crate) fn group_of(pid: i32) -> Result<i32> {
+    // SAFETY: no pointers.
+    unsafe { call(number::GETPGID, [pid as usize, 0, 0, 0, 0, 0]) }.map(|group| group as i32)
+}
+
+pub(crate) fn new_session() -> Result<()> {
+    // SAFETY: no pointers.
+    unsafe { call(number::SETSID, [0; 6]) }.map(drop)
+}
+
+/// Signals one process. Never everybody, never our own group: numbers that kill(2) reads in that way are refused.
+pub(crate) fn signal(pid: i32, signal: i32) -> Result<()> {
+    if pid <= 1 {
+        return Err(Errno::EINVAL);
+    }
+    // SAFETY: no pointers.
+    unsafe { call(number::KILL, [pid as usize, signal as usize, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// Signals all members of a process group: the only place where a pid is negated.
+pub(crate) fn signal_group(group: i32, signal: i32) -> Result<()> {
+    if group <= 1 {
+        return Err(Errno::EINVAL);
+    }
+    // SAFETY: no pointers.
+    unsafe { call(number::KILL, [-group as usize, signal as usize, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// fork(2): 0 in the child.
+pub(crate) fn fork() -> Result<i32> {
+    const SIGCHLD: usize = 17;
+    // SAFETY: without CLONE_VM the child has memory of its own, so both go on here as if alone.
+    unsafe { call(number::CLONE, [SIGCHLD, 0, 0, 0, 0, 0]) }.map(|pid| pid as i32)
+}
+
+/// fork(2) into a cgroup: 0 in the child, which is a member from its first moment (clone(2), CLONE_INTO_CGROUP, 5.7).
+pub(crate) fn fork_into(cgroup: &Fd) -> Result<i32> {
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    const SIGCHLD: u64 = 17;
+    // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid,
+    // set_tid_size, cgroup.
+    let args: [u64; 11] = [CLONE_INTO_CGROUP, 0, 0, 0, SIGCHLD, 0, 0, 0, 0, 0, cgroup.raw() as u64];
+    // SAFETY: the kernel reads 88 bytes; without CLONE_VM the child has memory of its own.
+    unsafe { call(number::CLONE3, [args.as_ptr() as usize, size_of_val(&args), 0, 0, 0, 0]) }.map(|pid| pid as i32)
+}
+
+const PR_SET_PDEATHSIG: usize = 1;
+const PR_SET_NAME: usize = 15;
+const PR_SET_CHILD_SUBREAPER: usize = 36;
+
+/// This process dies by `signal` when the one that forked it does.
+pub(crate) fn die_with_parent(signal: i32) -> Result<()> {
+    // SAFETY: no pointers.
+    unsafe { call(number::PRCTL, [PR_SET_PDEATHSIG, signal as usize, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// Orphans among this process's descendants become its children.
+pub(crate) fn become_subreaper() -> Result<()> {
+    // SAFETY: no pointers.
+    unsafe { call(number::PRCTL, [PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// The name in process listings, at most 15 bytes; it cannot fail for a readable string.
+pub(crate) fn set_name(name: &CStr) {
+    // SAFETY: a C string that outlives the call.
+    let _ = unsafe { call(number::PRCTL, [PR_SET_NAME, name.as_ptr() as usize, 0, 0, 0, 0]) };
+}
+
+/// Soft and hard limit of descriptors.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct DescriptorLimit {
+    pub(crate) soft: u64,
+    pub(crate) hard: u64,
+}
+
+const RLIMIT_NOFILE: usize = 7;
+
+pub(crate) fn descriptor_limit() -> Result<DescriptorLimit> {
+    let mut limit = DescriptorLimit { soft: 0, hard: 0 };
+    // SAFETY: room for what the kernel writes.
+    unsafe { call(number::PRLIMIT64, [0, RLIMIT_NOFILE, 0, &raw mut limit as usize, 0, 0]) }?;
+    Ok(limit)
+}
+
+pub(crate) fn set_descriptor_limit(limit: DescriptorLimit) -> Result<()> {
+    // SAFETY: the kernel reads the limit only.
+    unsafe {
+        call(
+            number::PRLIMIT64,
+            [0, RLIMIT_NOFILE, &raw const limit as usize, 0, 0, 0],
+        )
+    }
+    .map(drop)
+}
+
+/// Gives every signal its default action back. KILL and STOP cannot be set, which is no error here.
+pub(crate) fn default_signal_actions() {
+    // struct sigaction of the kernel: handler (0: default), flags, restorer, mask; one word longer than some need.
+    let action = [0_u64; 4];
+    for signal in 1..=64 {
+        // SAFETY: the kernel reads an action of zeros, and writes nothing.
+        let _ = unsafe { call(number::RT_SIGACTION, [signal, action.as_ptr() as usize, 0, 8, 0, 0]) };
+    }
+}
+
+/// Blocks exactly the signals of the mask: bit n-1 is signal n.
+pub(crate) fn set_blocked_signals(mask: u64) -> Result<()> {
+    const SIG_SETMASK: usize = 2;
+    // SAFETY: the kernel reads eight bytes.
+    unsafe {
+        call(
+            number::RT_SIGPROCMASK,
+            [SIG_SETMASK, &raw const mask as usize, 0, 8, 0, 0],
+        )
+    }
+    .map(drop)
+}
+
+/// A descriptor that can be read when SIGCHLD is pending.
+pub(crate) fn child_signals() -> Result<Fd> {
+    const SIGCHLD_BIT: u64 = 1 << 16;
+    let mask = SIGCHLD_BIT;
+    let args = [
+        -1_isize as usize,
+        &raw const mask as usize,
+        8,
+        O_CLOEXEC | O_NONBLOCK,
+        0,
+        0,
+    ];
+    // SAFETY: the kernel reads eight bytes.
+    unsafe { call(number::SIGNALFD4, args) }.map(|raw| Fd::own(raw as i32))
+}
+
+/// Takes a pending SIGCHLD; there is at most one, however many children have ended.
+pub(crate) fn take_child_signal(fd: i32) {
+    let mut info = [0; 128];
+    // Nothing pending is as good.
+    let _ = read(fd, &mut info);
+}
+
+/// Returns only if it failed.
+///
+/// # Safety
+/// `argv` and `envp` are arrays of pointers to C strings, each closed by a null pointer.
+pub(crate) unsafe fn execute(path: &CStr, argv: *const u64, envp: *const u64) -> Errno {
+    // SAFETY: the caller's promise.
+    match unsafe {
+        call(
+            number::EXECVE,
+            [path.as_ptr() as usize, argv as usize, envp as usize, 0, 0, 0],
+        )
+    } {
+        Err(errno) => errno,
+        // It does not return otherwise.
+        Ok(_) => Errno::EIO,
+    }
+}

@@ -1,0 +1,108 @@
+//! From the guardian's first instruction to its first answer.
+
+use crate::fd;
+use crate::process::{self, DescriptorLimit};
+use crate::protocol::{Event, EventKind, Hello, MAGIC, VERSION};
+use crate::server;
+use crate::slots::Slots;
+use crate::status;
+use crate::sys::{self, Fd, PollFd};
+use crate::wire::{Fds, Outbox, Received, receive};
+
+/// The guardian from its first instruction on; its standard input is the control socket.
+pub(crate) fn run() -> ! {
+    let inherited = process::descriptor_limit().map_or(1024, |limit| limit.soft.min(65_536)) as i32;
+    sys::close_from(3, inherited);
+    let hello = take_hello();
+    let slots = set_up();
+    let limit = match &slots {
+        Ok(_) => raise_limit(&hello),
+        Err(errno) => Err(*errno),
+    };
+    let errno = limit.as_ref().map_or_else(|errno| errno.0, |_| 0);
+    let mut outbox = Outbox::new();
+    let ready = Event {
+        a: process::own_pid(),
+        b: errno,
+        c: u64::from(VERSION),
+        ..Event::new(EventKind::Ready, MAGIC, 0)
+    };
+    outbox.push(ready);
+    outbox.flush(sys::now());
+    if hello.version != VERSION {
+        process::exit(status::VERSION);
+    }
+    let (Ok(slots), Ok(limit)) = (slots, limit) else {
+        process::exit(status::SETUP)
+    };
+    server::serve(slots, outbox, limit)
+}
+
+/// Waits for the host's first message, and puts every descriptor in its place.
+fn take_hello() -> Hello {
+    let (mut bytes, mut fds) = ([0; Hello::SIZE], Fds::none());
+    let length = loop {
+        sys::poll(&mut [PollFd::readable(0)], None);
+        match receive(0, &mut bytes, &mut fds) {
+            Received::Message { length, .. } => break length,
+            Received::Nothing => {}
+            // The host ended before it said anything.
+            Received::End => process::exit(status::DONE),
+        }
+    };
+    let (hello, events, host) = (Hello::decode(&bytes[..length]), fds.take(0), fds.take(1));
+    let (Some(hello), Some(events), Some(host)) = (hello, events, host) else {
+        process::exit(status::NO_HELLO)
+    };
+    let placed = [(0, fd::CONTROL), (events.raw(), fd::EVENTS), (host.raw(), fd::HOST)];
+    // First everything out of the way, then each to its place; 1 is /dev/null.
+    let aside = placed.map(|(raw, place)| sys::duplicate_above(raw, fd::HOST + 1).map(|raw| (raw, place)));
+    for copy in aside {
+        let done = copy.and_then(|(raw, place)| sys::duplicate_to(raw, place, true));
+        if done.is_err() {
+            process::exit(status::SETUP);
+        }
+    }
+    // Their numbers may be places that have just been filled.
+    let _ = (events.into_raw(), host.into_raw());
+    sys::close_from(fd::HOST + 1, fd::HOST + 16);
+    if sys::duplicate_to(1, 0, false).is_err() {
+        process::exit(status::SETUP);
+    }
+    hello
+}
+
+/// What makes this process a guardian.
+fn set_up() -> sys::Result<Slots> {
+    process::set_name(c"ostler-guardian");
+    // It fails only in a leader of a process group, which a freshly spawned process is not; a terminal's signals are
+    // blocked anyway.
+    let _ = process::new_session();
+    // Blocked rather than ignored: nothing reaches us, and what workers inherit is every signal's default action.
+    process::default_signal_actions();
+    process::set_blocked_signals(u64::MAX)?;
+    let signals = process::child_signals()?;
+    match signals.into_raw() {
+        fd::SIGNALS => {}
+        raw => {
+            let signals = Fd::own(raw);
+            sys::duplicate_to(signals.raw(), fd::SIGNALS, true)?;
+        }
+    }
+    process::become_subreaper()?;
+    Slots::new()
+}
+
+/// Raises our own limit of descriptors as far as it goes. Returns what workers get back.
+fn raise_limit(hello: &Hello) -> sys::Result<DescriptorLimit> {
+    let own = process::descriptor_limit()?;
+    process::set_descriptor_limit(DescriptorLimit {
+        soft: own.hard,
+        hard: own.hard,
+    })?;
+    let hard = hello.nofile_hard.min(own.hard);
+    Ok(DescriptorLimit {
+        soft: hello.nofile_soft.min(hard),
+        hard,
+    })
+}

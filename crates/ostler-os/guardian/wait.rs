@@ -1,0 +1,80 @@
+//! Children that end: waitid(2), which can look at one without reaping it, and tells our children from all others.
+
+use crate::arch::number;
+use crate::sys::{Result, call};
+
+/// A child that has ended.
+#[derive(Clone, Copy)]
+pub(crate) struct Ended {
+    pub(crate) pid: i32,
+    /// As wait(2) encodes it.
+    pub(crate) status: i32,
+}
+
+/// siginfo_t as waitid(2) fills it: signo, errno, code, padding, pid, uid, status; 128 bytes.
+#[repr(C, align(8))]
+struct ChildInfo {
+    signo: i32,
+    errno: i32,
+    code: i32,
+    padding: i32,
+    pid: i32,
+    uid: u32,
+    status: i32,
+    rest: [u8; 100],
+}
+
+const P_ALL: usize = 0;
+const P_PID: usize = 1;
+const WNOHANG: usize = 1;
+const WEXITED: usize = 4;
+const WNOWAIT: usize = 0x0100_0000;
+/// Children of every kind, also those that tell their end by another signal.
+const WALL: usize = 0x4000_0000;
+
+fn wait(kind: usize, pid: i32, flags: usize) -> Result<Option<Ended>> {
+    // SAFETY: all zeros is a valid value of plain numbers.
+    let mut info: ChildInfo = unsafe { core::mem::zeroed() };
+    let args = [
+        kind,
+        pid as usize,
+        &raw mut info as usize,
+        flags | WEXITED | WNOHANG | WALL,
+        0,
+        0,
+    ];
+    // SAFETY: room for a siginfo_t.
+    unsafe { call(number::WAITID, args) }?;
+    if info.pid == 0 {
+        return Ok(None);
+    }
+    const CLD_EXITED: i32 = 1;
+    const CLD_DUMPED: i32 = 3;
+    let status = match info.code {
+        CLD_EXITED => (info.status & 0xff) << 8,
+        CLD_DUMPED => (info.status & 0x7f) | 0x80,
+        _ => info.status & 0x7f,
+    };
+    Ok(Some(Ended { pid: info.pid, status }))
+}
+
+/// A child that has ended, left as it is: its pid and its process group's number stay taken until it is reaped. `None`
+/// when every child lives; ECHILD when there is none.
+pub(crate) fn peek_ended() -> Result<Option<Ended>> {
+    wait(P_ALL, 0, WNOWAIT)
+}
+
+/// Reaps any child that has ended. `None` when every child lives; ECHILD when there is none.
+pub(crate) fn reap_any() -> Result<Option<Ended>> {
+    wait(P_ALL, 0, 0)
+}
+
+/// Reaps one child. `None` when it lives.
+pub(crate) fn reap(pid: i32) -> Result<Option<Ended>> {
+    wait(P_PID, pid, 0)
+}
+
+/// Whether this pid is a child of ours, alive or not reaped. Then it cannot be reused: only we reap.
+pub(crate) fn is_child(pid: i32) -> bool {
+    wait(P_PID, pid, WNOWAIT).is_ok()
+}

@@ -1,0 +1,334 @@
+//! Whatever dies first, nothing is left behind.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::process::Command;
+use std::time::Duration;
+
+use ostler_core::signal::Signal;
+use ostler_os::guardian::{EndPolicy, Guardian, GuardianEvent, GuardianOptions, SignalCause};
+use rustix::process::Signal as Os;
+
+use crate::support::{
+    Bench, DEADLINE, Role, alive, assert_gone, line, parent, pids, python, role, role_process, send, shell, told,
+    with_output,
+};
+
+/// A worker that tells three pids: its own, a child's in its group, a daemon's that cut every tie.
+const FAMILY: &str = "import os, signal, sys
+for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP): signal.signal(s, signal.SIG_IGN)
+r, w = os.pipe()
+def tell(): os.write(w, f'{os.getpid()} '.encode())
+tell()
+if os.fork() == 0:
+    tell()
+    while True: signal.pause()
+if os.fork() == 0:
+    os.setsid()
+    if os.fork(): os._exit(0)
+    tell()
+    os.execve('/bin/sh', ['sh', '-c', 'trap \"\" TERM INT HUP; while true; do sleep 1000; done'], {})
+text = b''
+while len(text.split()) < 3 or not text.endswith(b' '): text += os.read(r, 4096)
+print(text.decode(), flush=True)
+while True: signal.pause()";
+
+async fn family(bench: &mut Bench, slot: u32) -> Vec<i32> {
+    let mut wanted = python(FAMILY);
+    let output = with_output(&mut wanted);
+    bench.start(slot, 1, wanted).await;
+    let (text, _output) = line(output).await;
+    let family = pids(&text);
+    assert_eq!(family.len(), 3);
+    family
+}
+
+const HOST: &str = "death::role_host";
+
+/// A host that starts three families, tells guardian, sitters and families, and then does as its role says.
+#[tokio::test]
+async fn role_host() {
+    let Some(role) = role() else { return };
+    let mut bench = Bench::launch().await;
+    let mut all = vec![bench.guardian.pid() as i32];
+    for slot in 0..3 {
+        let family = family(&mut bench, slot).await;
+        all.push(parent(family[0]));
+        all.extend(family);
+    }
+    let mut copy = None;
+    if role == "forks" {
+        // A copy of this process that holds everything it holds, and lives on.
+        // SAFETY: the child only waits for a signal.
+        match unsafe { nix::unistd::fork() }.expect("forked") {
+            nix::unistd::ForkResult::Child => loop {
+                nix::unistd::pause();
+            },
+            nix::unistd::ForkResult::Parent { child } => copy = Some(child.as_raw()),
+        }
+    }
+    let text: Vec<String> = all.iter().map(i32::to_string).collect();
+    println!("\npids={}", text.join(" "));
+    println!("\ncopy={}", copy.unwrap_or(0));
+    match role.as_str() {
+        "aborts" => std::process::abort(),
+        "exits" => std::process::exit(3),
+        "stops" => send(std::process::id() as i32, Os::STOP),
+        _ => {}
+    }
+    std::future::pending::<()>().await;
+}
+
+async fn host(role: &str) -> (Role, Vec<i32>, i32, BufReader<File>) {
+    let (process, output) = Role::start(role_process(HOST, role));
+    let (all, output) = told(output, "pids=").await;
+    let (copy, output) = told(output, "copy=").await;
+    (process, pids(&all), copy.parse().expect("a pid"), output)
+}
+
+#[tokio::test]
+async fn a_host_that_is_killed_leaves_nothing() {
+    let (mut host, all, ..) = host("waits").await;
+    assert_eq!(all.len(), 13);
+    assert!(all.iter().all(|pid| alive(*pid)));
+    host.kill();
+    all.iter().for_each(|pid| assert_gone(*pid));
+}
+
+#[tokio::test]
+async fn a_host_that_aborts_or_exits_leaves_nothing() {
+    for role in ["aborts", "exits"] {
+        let (_host, all, ..) = host(role).await;
+        all.iter().for_each(|pid| assert_gone(*pid));
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_is_stopped_keeps_its_workers_until_it_is_killed() {
+    let (mut host, all, ..) = host("stops").await;
+    assert!(all.iter().all(|pid| alive(*pid)));
+    host.kill();
+    all.iter().for_each(|pid| assert_gone(*pid));
+}
+
+#[tokio::test]
+async fn a_forked_copy_of_the_host_does_not_hide_its_death() {
+    let (mut host, all, copy, _output) = host("forks").await;
+    assert!(alive(copy));
+    host.kill();
+    all.iter().for_each(|pid| assert_gone(*pid));
+    assert!(alive(copy), "the copy is a stranger to us");
+    send(copy, Os::KILL);
+}
+
+#[tokio::test]
+async fn host_and_guardian_killed_at_once_leave_nothing() {
+    for _ in 0..5 {
+        let (mut host, all, ..) = host("waits").await;
+        // Stopped first, so that neither can do anything for the other's death.
+        send(all[0], Os::STOP);
+        send(host.0.id() as i32, Os::STOP);
+        send(all[0], Os::KILL);
+        host.kill();
+        all.iter().for_each(|pid| assert_gone(*pid));
+    }
+}
+
+#[tokio::test]
+async fn a_killed_guardian_is_told_and_its_sitters_end_their_trees() {
+    let mut bench = Bench::launch().await;
+    let mut all = Vec::new();
+    for slot in 0..3 {
+        let family = family(&mut bench, slot).await;
+        all.push(parent(family[0]));
+        all.extend(family);
+    }
+    send(bench.guardian.pid() as i32, Os::KILL);
+    let (mut lost, mut gone) = (0, 0);
+    loop {
+        match bench.next().await {
+            GuardianEvent::Lost { status } => {
+                use std::os::unix::process::ExitStatusExt;
+                assert_eq!(status.and_then(|status| status.signal()), Some(9));
+                lost += 1;
+            }
+            GuardianEvent::Signalled { cause, .. } => {
+                assert!(
+                    matches!(cause, SignalCause::GuardianDeath | SignalCause::TreeKill),
+                    "{cause:?}"
+                );
+            }
+            GuardianEvent::Exited { .. } => {}
+            GuardianEvent::TreeGone { .. } => gone += 1,
+            GuardianEvent::Ended => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((lost, gone), (1, 3));
+    all.iter().for_each(|pid| assert_gone(*pid));
+    assert!(bench.guardian.close(0).is_err(), "there is nobody to give orders to");
+}
+
+#[tokio::test]
+async fn a_killed_sitter_is_told_when_all_that_it_left_is_killed() {
+    let mut bench = Bench::launch().await;
+    let family = family(&mut bench, 0).await;
+    let other = bench.start(1, 1, shell("sleep 1000")).await as i32;
+    send(parent(family[0]), Os::KILL);
+    match bench.next().await {
+        GuardianEvent::SitterLost {
+            slot: 0,
+            incarnation: 1,
+            killed,
+            status,
+        } => {
+            use std::os::unix::process::ExitStatusExt;
+            assert!(killed >= 3, "{killed}: the family, and who had ended unreaped");
+            assert_eq!(status.signal(), Some(9));
+        }
+        event => panic!("{event:?}"),
+    }
+    assert!(family.iter().all(|pid| !alive(*pid)), "it was told too soon");
+    assert!(alive(other), "another slot's worker is none of its business");
+    bench.start(0, 2, shell("exit 4")).await;
+    assert_eq!(bench.gone(0, 2).await.0.code(), Some(4), "the slot has a new sitter");
+    bench.kill(1, 1);
+    bench.gone(1, 1).await;
+    bench.quit().await;
+}
+
+#[tokio::test]
+async fn all_sitters_killed_at_once_leave_nothing() {
+    let mut bench = Bench::launch().await;
+    let mut all = Vec::new();
+    let mut sitters = Vec::new();
+    for slot in 0..4 {
+        let family = family(&mut bench, slot).await;
+        sitters.push(parent(family[0]));
+        all.extend(family);
+    }
+    sitters.iter().for_each(|sitter| send(*sitter, Os::KILL));
+    for _ in 0..4 {
+        bench
+            .until(|event| matches!(event, GuardianEvent::SitterLost { .. }).then_some(()))
+            .await;
+    }
+    all.iter().for_each(|pid| assert!(!alive(*pid)));
+    bench.quit().await;
+}
+
+#[tokio::test]
+async fn the_host_death_policy_gives_a_database_its_time() {
+    let mut bench = Bench::launch().await;
+    let mut wanted = python(
+        "import os, signal, time\n\
+         def leave(*_):\n\
+         \tfor _ in range(20): time.sleep(0.005)\n\
+         \tos.write(1, b'checkpoint\\n'); os._exit(7)\n\
+         signal.signal(signal.SIGTERM, leave)\n\
+         print('ready', flush=True)\n\
+         while True: signal.pause()",
+    );
+    wanted.host_death = EndPolicy {
+        signal: Signal::TERM,
+        grace: Duration::from_secs(60),
+    };
+    let output = with_output(&mut wanted);
+    bench.start(0, 1, wanted).await;
+    let (_, output) = line(output).await;
+    bench.guardian.abandon();
+    match bench.next().await {
+        GuardianEvent::Signalled {
+            signal: Signal::TERM,
+            cause: SignalCause::HostDeath,
+            ..
+        } => {}
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(bench.gone(0, 1).await.0.code(), Some(7));
+    assert_eq!(line(output).await.0, "checkpoint");
+    while bench.next().await != GuardianEvent::Ended {}
+}
+
+#[test]
+fn letting_go_needs_no_runtime() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let (guardian, events, worker) = runtime.block_on(async {
+        let mut bench = Bench::launch().await;
+        let worker = bench.start(0, 1, shell("sleep 1000")).await as i32;
+        (bench.guardian, bench.events, worker)
+    });
+    drop(runtime);
+    let pid = guardian.pid() as i32;
+    guardian.abandon();
+    assert_gone(worker);
+    assert_gone(pid);
+    drop(events);
+}
+
+#[test]
+fn dropping_without_a_runtime_lets_go() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let (guardian, worker) = runtime.block_on(async {
+        let mut bench = Bench::launch().await;
+        let worker = bench.start(0, 1, shell("sleep 1000")).await as i32;
+        (bench.guardian, worker)
+    });
+    drop(runtime);
+    drop(guardian);
+    assert_gone(worker);
+}
+
+/// As another user than root, without any capability: everything must hold.
+#[tokio::test]
+async fn an_unprivileged_host_that_is_killed_leaves_nothing() {
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("skipped: the other tests have just run as this user");
+    }
+    let own = role_process(HOST, "waits");
+    let directory = tempfile::tempdir().expect("a directory");
+    let copy = directory.path().join("test");
+    std::fs::copy(own.get_program(), &copy).expect("copied");
+    for path in [directory.path(), &copy] {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
+    }
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"])
+        .arg(&copy)
+        .args(own.get_args());
+    command
+        .env("OSTLER_TEST_ROLE", "waits")
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .current_dir("/");
+    let (mut process, output) = Role::start(command);
+    let (all, _output) = told(output, "pids=").await;
+    let all = pids(&all);
+    assert_eq!(all.len(), 13);
+    process.kill();
+    all.iter().for_each(|pid| assert_gone(*pid));
+}
+
+#[tokio::test]
+async fn a_second_guardian_serves_beside_the_first() {
+    let mut first = Bench::launch().await;
+    let (guardian, events) = Guardian::launch(GuardianOptions::default()).await.expect("a second");
+    let mut second = Bench { guardian, events };
+    let one = family(&mut first, 0).await;
+    let two = family(&mut second, 0).await;
+    first.kill(0, 1);
+    first.gone(0, 1).await;
+    assert!(one.iter().all(|pid| !alive(*pid)));
+    assert!(two.iter().all(|pid| alive(*pid)));
+    second.kill(0, 1);
+    second.gone(0, 1).await;
+    first.quit().await;
+    tokio::time::timeout(DEADLINE, second.quit()).await.expect("in time");
+}

@@ -1,0 +1,119 @@
+//! Limits of the machine: each is a failed start with its step and error, and nothing is lost by it.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use ostler_os::guardian::{GuardianEvent, GuardianOptions, SpawnStep};
+use rustix::io::Errno;
+
+use crate::support::{Bench, null, shell};
+
+/// A guardian that is started by a line of shell, with `$0` for its program.
+async fn launched_by(directory: &Path, line: &str) -> Bench {
+    let plain = Bench::launch().await;
+    let program = directory.join("guardian");
+    fs::copy(format!("/proc/{}/exe", plain.guardian.pid()), &program).expect("copied");
+    plain.quit().await;
+    let script = directory.join("launch");
+    fs::write(&script, format!("#!/bin/bash\nset -- {}\n{line}\n", program.display())).expect("written");
+    for path in [directory, &program, &script] {
+        fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("set");
+    }
+    Bench::launch_with(GuardianOptions {
+        program: Some(script),
+        ..GuardianOptions::default()
+    })
+    .await
+}
+
+async fn works(bench: &mut Bench, slot: u32, incarnation: u64) {
+    bench.start(slot, incarnation, shell("exit 6")).await;
+    assert_eq!(bench.gone(slot, incarnation).await.0.code(), Some(6));
+}
+
+/// Fills slot after slot until one fails; returns how many run, and the failure.
+async fn fill(bench: &mut Bench) -> (u32, SpawnStep, i32) {
+    for slot in 0..1_000 {
+        bench.guardian.spawn(slot, 1, shell("exec sleep 1000")).expect("taken");
+        match bench.next().await {
+            GuardianEvent::Spawned { .. } => {}
+            GuardianEvent::SpawnFailed { step, errno, .. } => return (slot, step, errno),
+            other => panic!("{other:?}"),
+        }
+    }
+    panic!("no limit was met");
+}
+
+async fn empty(bench: &mut Bench, slots: u32) {
+    for slot in 0..slots {
+        bench.kill(slot, 1);
+        bench.gone(slot, 1).await;
+    }
+}
+
+#[tokio::test]
+async fn too_many_processes_fail_a_start_and_nothing_else() {
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("skipped: takes a user of its own, so that nobody else's processes count");
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    // Guardian, then two for each slot: an odd limit runs out at a worker, an even one at a sitter.
+    for (limit, user, step) in [(6, 54_321, SpawnStep::Fork), (7, 54_322, SpawnStep::SitterFork)] {
+        let line = format!("exec prlimit --nproc={limit} setpriv --reuid={user} --clear-groups $1");
+        let mut bench = launched_by(directory.path(), &line).await;
+        let (slots, at, errno) = fill(&mut bench).await;
+        assert_eq!((at, errno), (step, Errno::AGAIN.raw_os_error()), "after {slots} slots");
+        empty(&mut bench, slots).await;
+        works(&mut bench, 0, 2).await;
+        bench.quit().await;
+    }
+}
+
+#[tokio::test]
+async fn a_guardian_without_descriptors_fails_a_start_and_nothing_else() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut bench = launched_by(directory.path(), "ulimit -n 24; exec $1").await;
+    let (slots, step, errno) = fill(&mut bench).await;
+    assert!(
+        slots > 8 && matches!(step, SpawnStep::Receive | SpawnStep::SitterSocket),
+        "{slots} {step:?}"
+    );
+    assert_eq!(errno, Errno::MFILE.raw_os_error());
+    empty(&mut bench, slots).await;
+    works(&mut bench, 0, 2).await;
+    bench.quit().await;
+}
+
+#[tokio::test]
+async fn a_child_without_descriptors_fails_its_start_and_nothing_else() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut bench = launched_by(directory.path(), "ulimit -n 12; exec $1").await;
+    works(&mut bench, 0, 1).await;
+    let mut wanted = shell("true");
+    wanted.listen = vec![null()];
+    assert_eq!(
+        bench.fail(0, wanted).await,
+        (SpawnStep::Descriptors, Errno::MFILE.raw_os_error())
+    );
+    let mut wanted = shell("true");
+    wanted.listen = vec![null(), null(), null()];
+    assert_eq!(
+        bench.fail(0, wanted).await,
+        (SpawnStep::Receive, Errno::MFILE.raw_os_error())
+    );
+    works(&mut bench, 0, 2).await;
+    bench.quit().await;
+}
+
+#[tokio::test]
+async fn descriptors_that_a_careless_host_leaks_end_at_the_guardian() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut bench = launched_by(directory.path(), "exec 9</etc/passwd 77</etc/passwd; exec $1").await;
+    let open = fs::read_dir(format!("/proc/{}/fd", bench.guardian.pid()))
+        .expect("there")
+        .count();
+    assert_eq!(open, 7, "three of /dev/null, orders, events, signals, the host");
+    works(&mut bench, 0, 1).await;
+    bench.quit().await;
+}

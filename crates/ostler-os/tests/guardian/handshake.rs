@@ -1,0 +1,231 @@
+//! Launching, the first answer, and what refuses to be a guardian.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use ostler_os::guardian::{Guardian, GuardianOptions, LaunchError};
+
+use crate::support::{Bench, Role, alive, role, role_process, shell, stat, told};
+
+#[tokio::test]
+async fn a_guardian_starts_in_a_session_of_its_own_and_quits() {
+    let bench = Bench::launch_with(GuardianOptions {
+        label: "run-7".into(),
+        ..GuardianOptions::default()
+    })
+    .await;
+    let pid = bench.guardian.pid() as i32;
+    assert_eq!(
+        fs::read_to_string(format!("/proc/{pid}/comm")).expect("there"),
+        "ostler-guardian\n"
+    );
+    assert_eq!(
+        fs::read(format!("/proc/{pid}/cmdline")).expect("there"),
+        b"ostler-guardian\0run-7\0"
+    );
+    assert_eq!(stat(pid)[3], pid.to_string(), "it leads its session");
+    bench.quit().await;
+}
+
+#[tokio::test]
+async fn signals_that_end_programs_do_not_end_the_guardian() {
+    use rustix::process::Signal;
+    let mut bench = Bench::launch().await;
+    for signal in [
+        Signal::TERM,
+        Signal::INT,
+        Signal::HUP,
+        Signal::PIPE,
+        Signal::QUIT,
+        Signal::USR1,
+        Signal::USR2,
+    ] {
+        crate::support::send(bench.guardian.pid() as i32, signal);
+    }
+    bench.start(0, 1, shell("exit 0")).await;
+    let (status, ..) = bench.gone(0, 1).await;
+    assert!(status.success());
+    bench.quit().await;
+}
+
+/// A program that speaks as a guardian of version 99 would.
+fn of_another_version(directory: &std::path::Path) -> PathBuf {
+    let path = directory.join("old-guardian");
+    let script = "#!/usr/bin/env python3
+import array, socket, struct
+control = socket.socket(fileno=0)
+data, rights, _, _ = control.recvmsg(64, socket.CMSG_SPACE(8))
+events = socket.socket(fileno=array.array('i', rights[0][2][:8])[0])
+events.send(struct.pack('=HHIQiiQ', 1, 0, 0x4F53544C, 0, 0, 0, 99))
+control.recv(1)
+";
+    fs::write(&path, script).expect("written");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("set");
+    path
+}
+
+#[tokio::test]
+async fn another_version_is_refused_by_name() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let program = Some(of_another_version(directory.path()));
+    let error = Guardian::launch(GuardianOptions {
+        program,
+        ..GuardianOptions::default()
+    })
+    .await
+    .expect_err("refused");
+    assert!(matches!(error, LaunchError::Version { ours: 1, theirs: 99 }), "{error}");
+}
+
+#[tokio::test]
+async fn a_program_that_ends_is_no_guardian() {
+    let program = Some("/bin/true".into());
+    let error = Guardian::launch(GuardianOptions {
+        program,
+        ..GuardianOptions::default()
+    })
+    .await
+    .expect_err("refused");
+    assert!(
+        matches!(error, LaunchError::Died { status: Some(status) } if status.success()),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_program_that_does_not_answer_is_given_up() {
+    let options = GuardianOptions {
+        program: Some("/bin/cat".into()),
+        handshake_timeout: Duration::from_millis(50),
+        ..GuardianOptions::default()
+    };
+    let error = Guardian::launch(options).await.expect_err("refused");
+    assert!(matches!(error, LaunchError::Timeout { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_program_that_is_not_there_is_named() {
+    let options = GuardianOptions {
+        program: Some("/nowhere/guardian".into()),
+        ..GuardianOptions::default()
+    };
+    let error = Guardian::launch(options).await.expect_err("refused").to_string();
+    assert!(
+        error.contains("/nowhere/guardian") && error.contains("OSTLER_GUARDIAN"),
+        "{error}"
+    );
+}
+
+/// Launches as this process's environment and system allow, tells what the guardian runs from, and serves once.
+#[tokio::test]
+async fn role_launch() {
+    if role().as_deref() != Some("launch") {
+        return;
+    }
+    let memfd = std::env::var_os("OSTLER_TEST_NO_MEMFD").is_none();
+    let state_dir = std::env::var_os("OSTLER_TEST_STATE").map(PathBuf::from);
+    let mut bench = match Guardian::launch(GuardianOptions {
+        memfd,
+        state_dir,
+        ..GuardianOptions::default()
+    })
+    .await
+    {
+        Ok((guardian, events)) => Bench { guardian, events },
+        Err(error) => return println!("\nrefused={error}"),
+    };
+    let program = fs::read_link(format!("/proc/{}/exe", bench.guardian.pid())).expect("its program");
+    bench.start(0, 1, shell("exit 3")).await;
+    assert_eq!(bench.gone(0, 1).await.0.code(), Some(3));
+    bench.quit().await;
+    println!("\nran={}", program.display());
+}
+
+const LAUNCH: &str = "handshake::role_launch";
+
+#[tokio::test]
+async fn it_runs_from_memory_and_leaves_nothing_on_disk() {
+    let home = tempfile::tempdir().expect("a directory");
+    let mut command = role_process(LAUNCH, "launch");
+    command.env("XDG_CACHE_HOME", home.path()).env_remove("OSTLER_GUARDIAN");
+    let (_role, output) = Role::start(command);
+    let (program, _) = told(output, "ran=").await;
+    assert!(program.starts_with("/memfd:ostler-guardian"), "{program}");
+    assert_eq!(fs::read_dir(home.path()).expect("there").count(), 0);
+}
+
+#[tokio::test]
+async fn without_memory_files_it_runs_from_the_cache_and_else_from_the_state_directory() {
+    let home = tempfile::tempdir().expect("a directory");
+    for (variable, below) in [
+        ("XDG_CACHE_HOME", "ostler"),
+        ("HOME", ".cache/ostler"),
+        ("OSTLER_TEST_STATE", ""),
+    ] {
+        let mut command = role_process(LAUNCH, "launch");
+        command
+            .env("OSTLER_TEST_NO_MEMFD", "1")
+            .env_remove("OSTLER_GUARDIAN")
+            .env_remove("XDG_CACHE_HOME")
+            .env_remove("HOME");
+        let (_role, output) = Role::start({
+            command.env(variable, home.path());
+            command
+        });
+        let (program, _) = told(output, "ran=").await;
+        assert!(
+            program.starts_with(home.path().join(below).to_str().expect("text")),
+            "{variable}: {program}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_environment_names_a_program_of_the_users() {
+    let home = tempfile::tempdir().expect("a directory");
+    let copy = home.path().join("my-guardian");
+    let bench = Bench::launch().await;
+    fs::copy(format!("/proc/{}/exe", bench.guardian.pid()), &copy).expect("copied");
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).expect("set");
+    bench.quit().await;
+    let mut command = role_process(LAUNCH, "launch");
+    command.env("OSTLER_GUARDIAN", &copy);
+    let (_role, output) = Role::start(command);
+    assert_eq!(told(output, "ran=").await.0, copy.to_str().expect("text"));
+}
+
+/// Where memory files may not be executed at all. The setting belongs to a PID namespace, so it needs one, and root.
+#[tokio::test]
+async fn where_memory_files_are_forbidden_it_runs_from_the_cache() {
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("skipped: vm.memfd_noexec needs root and a PID namespace of its own");
+    }
+    let home = tempfile::tempdir().expect("a directory");
+    let script = "echo 2 > /proc/sys/vm/memfd_noexec && exec \"$0\" \"$@\"";
+    let role = role_process(LAUNCH, "launch");
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", script]);
+    command.arg(role.get_program()).args(role.get_args());
+    command
+        .env("OSTLER_TEST_ROLE", "launch")
+        .env("XDG_CACHE_HOME", home.path())
+        .env_remove("OSTLER_GUARDIAN");
+    let (_role, output) = Role::start(command);
+    let (program, _) = told(output, "ran=").await;
+    assert!(program.starts_with(home.path().to_str().expect("text")), "{program}");
+}
+
+#[tokio::test]
+async fn dropping_the_handle_ends_the_guardian_and_everything_it_holds() {
+    let mut bench = Bench::launch().await;
+    let pid = bench.guardian.pid() as i32;
+    let worker = bench.start(0, 1, shell("sleep 1000")).await as i32;
+    assert!(alive(worker));
+    drop(bench.guardian);
+    bench.events.recv().await.expect("the end is told");
+    crate::support::assert_gone(worker);
+    crate::support::assert_gone(pid);
+}

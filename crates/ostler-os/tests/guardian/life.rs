@@ -1,0 +1,189 @@
+//! The pure files of the guardian program, compiled here: when a tree is signalled, and the text that is read.
+
+#[path = "../../guardian/life.rs"]
+mod life;
+#[path = "../../guardian/text.rs"]
+mod text;
+
+use life::{Do, Life, Phase, Policy, SIGKILL};
+use ostler_os::protocol::Cause;
+
+const TERM: i32 = 15;
+const INT: i32 = 2;
+const MS: u64 = 1_000_000;
+
+fn running() -> Life {
+    let mut life = Life::new();
+    life.begin(
+        7,
+        Policy {
+            signal: TERM,
+            grace_ms: 50,
+        },
+    );
+    life.executed();
+    assert_eq!((life.phase(), life.incarnation()), (Phase::Running, 7));
+    life
+}
+
+#[test]
+fn an_end_by_itself_kills_what_is_left_at_once() {
+    let mut life = running();
+    assert_eq!(life.worker_ended(0), Do::Kill(Cause::TreeKill));
+    assert_eq!(life.phase(), Phase::Killing);
+    life.finish();
+    assert_eq!(
+        (life.phase(), life.incarnation(), life.deadline()),
+        (Phase::Idle, 7, None)
+    );
+}
+
+#[test]
+fn a_grace_runs_from_the_first_signal_and_is_never_longer() {
+    let mut life = running();
+    assert_eq!(life.end(TERM, 100, Cause::Stop, 0), Do::Signal(TERM, Cause::Stop));
+    assert_eq!(life.deadline(), Some(100 * MS));
+    assert_eq!(
+        life.end(TERM, 500, Cause::Stop, 10 * MS),
+        Do::Nothing,
+        "the same signal is sent once"
+    );
+    assert_eq!(life.deadline(), Some(100 * MS), "no order can lengthen it");
+    assert_eq!(life.end(INT, 20, Cause::Stop, 10 * MS), Do::Signal(INT, Cause::Stop));
+    assert_eq!(life.deadline(), Some(30 * MS));
+    assert_eq!(life.tick(30 * MS - 1), Do::Nothing);
+    assert_eq!(life.tick(30 * MS), Do::Kill(Cause::GraceOver));
+    assert_eq!(life.tick(31 * MS), Do::Nothing, "a kill is ordered once");
+}
+
+#[test]
+fn the_group_has_the_rest_of_the_grace() {
+    let mut life = running();
+    life.end(TERM, 100, Cause::Stop, 0);
+    assert_eq!(life.worker_ended(10 * MS), Do::Nothing);
+    assert_eq!(life.phase(), Phase::Draining);
+    assert_eq!(
+        life.end(INT, 50, Cause::Stop, 10 * MS),
+        Do::Nothing,
+        "there is no worker to signal"
+    );
+    assert_eq!(life.drained(), Do::Kill(Cause::TreeKill));
+
+    let mut life = running();
+    life.end(TERM, 100, Cause::Stop, 0);
+    life.worker_ended(10 * MS);
+    assert_eq!(life.tick(100 * MS), Do::Kill(Cause::GraceOver));
+
+    let mut life = running();
+    life.end(TERM, 100, Cause::Stop, 0);
+    assert_eq!(
+        life.worker_ended(100 * MS),
+        Do::Kill(Cause::TreeKill),
+        "at the deadline nothing is left of the grace"
+    );
+}
+
+#[test]
+fn kill_and_no_grace_mean_now_in_every_state() {
+    for (signal, grace_ms) in [(SIGKILL, 1000), (TERM, 0)] {
+        let mut starting = Life::new();
+        starting.begin(
+            1,
+            Policy {
+                signal: SIGKILL,
+                grace_ms: 0,
+            },
+        );
+        let mut draining = running();
+        draining.end(TERM, 100, Cause::Stop, 0);
+        draining.worker_ended(1);
+        for mut life in [starting, running(), draining] {
+            assert_eq!(life.end(signal, grace_ms, Cause::Stop, 2), Do::Kill(Cause::Stop));
+            assert_eq!(life.end(signal, grace_ms, Cause::Stop, 3), Do::Nothing);
+            assert_eq!(life.worker_ended(4), Do::Nothing);
+        }
+    }
+    let mut idle = Life::new();
+    assert_eq!(idle.end(SIGKILL, 0, Cause::Stop, 0), Do::Nothing);
+    assert_eq!(idle.bereaved(Cause::HostDeath, 0), Do::Nothing);
+}
+
+#[test]
+fn bereaved_it_goes_by_its_policy_and_hastens_what_was_ordered() {
+    let mut life = running();
+    assert_eq!(life.bereaved(Cause::HostDeath, 0), Do::Signal(TERM, Cause::HostDeath));
+    assert_eq!(life.deadline(), Some(50 * MS));
+    let mut life = running();
+    life.end(TERM, 60_000, Cause::Stop, 0);
+    assert_eq!(life.bereaved(Cause::GuardianDeath, 0), Do::Nothing);
+    assert_eq!(life.deadline(), Some(50 * MS));
+}
+
+#[test]
+fn a_worker_that_dies_before_exec_is_a_worker_that_died() {
+    let mut life = Life::new();
+    life.begin(
+        1,
+        Policy {
+            signal: SIGKILL,
+            grace_ms: 0,
+        },
+    );
+    life.executed();
+    assert_eq!(life.worker_ended(0), Do::Kill(Cause::TreeKill));
+    life.executed();
+    assert_eq!(
+        life.phase(),
+        Phase::Killing,
+        "news of exec that come late change nothing"
+    );
+}
+
+#[test]
+fn no_grace_is_too_long_for_the_clock() {
+    let mut life = running();
+    life.end(TERM, u64::MAX, Cause::Stop, u64::MAX - 5);
+    assert_eq!(life.deadline(), Some(u64::MAX));
+}
+
+#[test]
+fn a_start_time_is_found_behind_any_name() {
+    let fields = "S 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1000 10";
+    for name in ["sh", "a b", "a) S 1 2", ") ) )", ""] {
+        let stat = format!("42 ({name}) {fields}");
+        assert_eq!(text::start_time(stat.as_bytes()), Some(987_654), "{name:?}");
+    }
+    for broken in [
+        "",
+        "42 (sh",
+        "42 (sh)",
+        "42 (sh) S 1",
+        "42 (sh) S 1 42 42 0 -1 0 1 2 3 4 5 6 7 8 20 0 1 0 12x 0",
+    ] {
+        assert_eq!(text::start_time(broken.as_bytes()), None, "{broken:?}");
+    }
+}
+
+#[test]
+fn only_whole_numbers_are_pids() {
+    assert_eq!(text::pid_of(b"4194304"), Some(4_194_304));
+    for other in [&b""[..], b"self", b"1a", b"-1", b"1234567890", b" 1"] {
+        assert_eq!(text::pid_of(other), None);
+    }
+}
+
+#[test]
+fn decimals_are_written_whole_or_not_at_all() {
+    let mut room = [b'#'; 4];
+    assert_eq!((text::write_decimal(1234, &mut room), &room), (4, b"1234"));
+    assert_eq!((text::write_decimal(0, &mut room), &room), (1, b"0234"));
+    assert_eq!((text::write_decimal(12345, &mut room), &room), (0, b"0234"));
+}
+
+#[test]
+fn a_cgroup_says_whether_it_is_populated() {
+    assert_eq!(text::populated(b"populated 0\nfrozen 0\n"), Some(false));
+    assert_eq!(text::populated(b"frozen 0\npopulated 1\n"), Some(true));
+    assert_eq!(text::populated(b"frozen 0\n"), None);
+    assert_eq!(text::populated(b"populated 10\n"), None);
+}

@@ -1,0 +1,289 @@
+//! From the request to the worker's program, and every way in which that fails.
+
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
+
+use ostler_core::signal::Signal;
+use ostler_os::guardian::{GuardianEvent, OrderError, SpawnStep};
+use rustix::io::Errno;
+
+use crate::support::{Bench, line, parent, request, rest, send, shell, stat, with_output};
+
+#[tokio::test]
+async fn an_exit_status_comes_through() {
+    let mut bench = Bench::launch().await;
+    for (script, code, signal) in [
+        ("exit 0", Some(0), None),
+        ("exit 77", Some(77), None),
+        ("kill -11 $$", None, Some(11)),
+    ] {
+        bench.start(0, 1, shell(script)).await;
+        let (status, killed, how) = bench.gone(0, 1).await;
+        assert_eq!((status.code(), status.signal()), (code, signal));
+        assert_eq!((killed, how.refused, how.strays), (0, false, false));
+    }
+    bench.quit().await;
+}
+
+#[tokio::test]
+async fn a_worker_is_known_by_pid_and_start_time() {
+    let mut bench = Bench::launch().await;
+    bench.guardian.spawn(3, 9, shell("sleep 1000")).expect("taken");
+    let (pid, told, start) = match bench.next().await {
+        GuardianEvent::Spawned {
+            slot: 3,
+            incarnation: 9,
+            pid,
+            sitter,
+            start_time,
+            in_cgroup: false,
+        } => (pid as i32, sitter as i32, start_time),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(stat(pid)[19], start.to_string());
+    let sitter = parent(pid);
+    assert_eq!(told, sitter);
+    assert_eq!(
+        parent(sitter),
+        bench.guardian.pid() as i32,
+        "a sitter stands between guardian and worker"
+    );
+    bench.guardian.query(3).expect("taken");
+    match bench.next().await {
+        GuardianEvent::Children {
+            slot: 3,
+            total: 1,
+            named,
+            ..
+        } => {
+            assert_eq!((named[0].pid as i32, named[0].start_time), (pid, start));
+        }
+        other => panic!("{other:?}"),
+    }
+    bench.guardian.census().expect("taken");
+    match bench.next().await {
+        GuardianEvent::Census {
+            sitters,
+            strays,
+            strays_total: 0,
+        } => {
+            assert_eq!((sitters, strays), (vec![(3, sitter as u32)], vec![]));
+        }
+        other => panic!("{other:?}"),
+    }
+    bench.kill(3, 9);
+    assert_eq!(bench.gone(3, 9).await.0.signal(), Some(9));
+    bench.quit().await;
+}
+
+#[tokio::test]
+async fn a_failed_exec_names_its_step_and_error() {
+    let mut bench = Bench::launch().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let plain = directory.path().join("plain");
+    std::fs::write(&plain, "no program").expect("written");
+    let script = directory.path().join("script");
+    std::fs::write(&script, "#!/nowhere/interpreter\n").expect("written");
+    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).expect("set");
+    let mut astray = shell("true");
+    astray.cwd = Some("/nowhere".into());
+    let mut not_a_directory = shell("true");
+    not_a_directory.cwd = Some(plain.clone());
+    let text = |path: &std::path::Path| path.to_str().expect("text").to_owned();
+    let cases = [
+        (request("/nowhere/program", &[]), SpawnStep::Exec, Errno::NOENT),
+        (request(&text(&plain), &[]), SpawnStep::Exec, Errno::ACCESS),
+        (request(&text(&script), &[]), SpawnStep::Exec, Errno::NOENT),
+        (astray, SpawnStep::Directory, Errno::NOENT),
+        (not_a_directory, SpawnStep::Directory, Errno::NOTDIR),
+    ];
+    for (request, step, errno) in cases {
+        assert_eq!(bench.fail(0, request).await, (step, errno.raw_os_error()));
+    }
+    bench.start(0, 2, shell("exit 5")).await;
+    assert_eq!(bench.gone(0, 2).await.0.code(), Some(5), "the slot is as good as new");
+    bench.quit().await;
+}
+
+#[tokio::test]
+async fn a_slot_holds_one_tree_at_a_time() {
+    let mut bench = Bench::launch().await;
+    bench.start(0, 1, shell("sleep 1000")).await;
+    bench.guardian.spawn(0, 2, shell("true")).expect("taken");
+    match bench.next().await {
+        GuardianEvent::SpawnFailed {
+            incarnation: 2,
+            step: SpawnStep::Slot,
+            errno,
+            ..
+        } => {
+            assert_eq!(errno, Errno::BUSY.raw_os_error());
+        }
+        other => panic!("{other:?}"),
+    }
+    bench.kill(0, 1);
+    bench.gone(0, 1).await;
+    bench.quit().await;
+}
+
+#[tokio::test]
+async fn a_closed_slot_has_no_sitter_and_can_be_used_again() {
+    let mut bench = Bench::launch().await;
+    let worker = bench.start(0, 1, shell("sleep 1000")).await as i32;
+    let sitter = parent(worker);
+    bench.guardian.close(0).expect("taken");
+    bench.kill(0, 1);
+    bench.gone(0, 1).await;
+    assert_eq!(bench.next().await, GuardianEvent::Closed { slot: 0 });
+    crate::support::assert_gone(sitter);
+    bench.guardian.close(0).expect("taken");
+    assert_eq!(
+        bench.next().await,
+        GuardianEvent::Closed { slot: 0 },
+        "closing twice is fine"
+    );
+    let again = bench.start(0, 2, shell("sleep 1000")).await as i32;
+    assert_ne!(parent(again), sitter);
+    bench.kill(0, 2);
+    bench.gone(0, 2).await;
+    bench.quit().await;
+}
+
+#[tokio::test]
+async fn a_slot_is_used_two_hundred_times_by_one_sitter() {
+    let mut bench = Bench::launch().await;
+    let mut sitter = None;
+    for incarnation in 1..=200 {
+        bench.start(0, incarnation, shell("read line; exit 0")).await;
+        let (status, ..) = bench.gone(0, incarnation).await;
+        assert_eq!(status.code(), Some(0));
+        bench.guardian.census().expect("taken");
+        let now = bench.until(|event| match event {
+            GuardianEvent::Census {
+                sitters,
+                strays_total: 0,
+                ..
+            } => Some(sitters.clone()),
+            _ => None,
+        });
+        let now = now.await;
+        assert_eq!(*sitter.get_or_insert_with(|| now.clone()), now);
+    }
+    let (_, pid) = sitter.expect("a census")[0];
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .expect("the sitter's")
+        .count();
+    assert_eq!(
+        open, 6,
+        "three of /dev/null, orders, events, signals: no descriptor is left over"
+    );
+    bench.quit().await;
+}
+
+#[tokio::test]
+async fn a_mebibyte_of_environment_arrives() {
+    let mut bench = Bench::launch().await;
+    let value = "x".repeat(100_000);
+    let mut wanted = shell("echo ${#V0} ${#V9}; env | wc -c");
+    wanted
+        .env
+        .extend((0..10).map(|n| (format!("V{n}").into(), value.clone().into())));
+    let output = with_output(&mut wanted);
+    bench.start(0, 1, wanted).await;
+    let text = rest(output).await;
+    let mut lines = text.lines();
+    assert_eq!(lines.next(), Some("100000 100000"));
+    assert!(lines.next().expect("a size").trim().parse::<usize>().expect("a number") > 1_000_000);
+    bench.gone(0, 1).await;
+
+    let mut too_much = shell("true");
+    too_much.env.push(("V".into(), "x".repeat(5 << 20).into()));
+    assert_eq!(
+        bench.fail(0, too_much).await,
+        (SpawnStep::Exec, Errno::TOOBIG.raw_os_error())
+    );
+    bench.quit().await;
+}
+
+#[tokio::test]
+async fn listening_sockets_arrive_in_order_behind_the_standard_three() {
+    let mut bench = Bench::launch().await;
+    let listeners: Vec<TcpListener> = (0..5)
+        .map(|_| TcpListener::bind("127.0.0.1:0").expect("bound"))
+        .collect();
+    let ports: Vec<String> = listeners
+        .iter()
+        .map(|l| l.local_addr().expect("an address").port().to_string())
+        .collect();
+    let mut wanted = crate::support::python(
+        "import os, socket\n\
+         print(os.environ['LISTEN_PID'] == str(os.getpid()), os.environ['LISTEN_FDS'])\n\
+         print(*[socket.socket(fileno=fd).getsockname()[1] for fd in range(3, 8)])\n\
+         print(*sorted(int(fd) for fd in os.listdir('/proc/self/fd')))",
+    );
+    wanted.env.push(("LISTEN_FDS".into(), "5".into()));
+    wanted.env.push(("LISTEN_PID".into(), "1".into()));
+    wanted.listen = listeners.into_iter().map(OwnedFd::from).collect();
+    let output = with_output(&mut wanted);
+    bench.start(0, 1, wanted).await;
+    let (first, output) = line(output).await;
+    assert_eq!(first, "True 5");
+    assert_eq!(line(output).await.0, ports.join(" "));
+    assert!(bench.gone(0, 1).await.0.success());
+    bench.quit().await;
+}
+
+#[tokio::test]
+async fn a_request_that_cannot_be_passed_on_is_refused_at_once() {
+    let bench = Bench::launch().await;
+    let refused = bench.guardian.spawn(u32::MAX, 1, shell("true"));
+    assert!(matches!(refused, Err(OrderError::SlotRange { .. })), "{refused:?}");
+    let mut crowded = shell("true");
+    crowded.listen = (0..65).map(|_| crate::support::null()).collect();
+    let refused = bench.guardian.spawn(0, 1, crowded);
+    assert!(
+        matches!(refused, Err(OrderError::TooManyListeners { count: 65 })),
+        "{refused:?}"
+    );
+    bench.quit().await;
+}
+
+#[tokio::test]
+async fn an_end_while_exec_is_under_way_ends_the_worker() {
+    let mut bench = Bench::launch().await;
+    for incarnation in 1..=50 {
+        bench
+            .guardian
+            .spawn(0, incarnation, shell("sleep 1000"))
+            .expect("taken");
+        bench
+            .guardian
+            .end(0, incarnation, Signal::TERM, Duration::from_secs(15))
+            .expect("taken");
+        let (status, ..) = bench.gone(0, incarnation).await;
+        assert_eq!(status.signal(), Some(15));
+    }
+    bench.quit().await;
+}
+
+#[tokio::test]
+async fn a_stopped_worker_is_killed_when_its_grace_is_over() {
+    let mut bench = Bench::launch().await;
+    let mut wanted = shell("trap 'exit 3' TERM; echo ready; while true; do sleep 0.01; done");
+    let output = with_output(&mut wanted);
+    let worker = bench.start(0, 1, wanted).await as i32;
+    let _output = line(output).await;
+    send(worker, rustix::process::Signal::STOP);
+    bench.term(0, 1, Duration::from_millis(100));
+    let (status, ..) = bench.gone(0, 1).await;
+    assert_eq!(
+        status.signal(),
+        Some(9),
+        "it gets TERM only when it goes on; KILL ends it as it is"
+    );
+    crate::support::assert_gone(worker);
+    bench.quit().await;
+}

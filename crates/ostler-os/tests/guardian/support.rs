@@ -1,0 +1,330 @@
+//! A launched guardian, requests for small workers, and waiting with a deadline.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use ostler_core::signal::Signal;
+use ostler_os::guardian::{
+    EndPolicy, Events, Guardian, GuardianEvent, GuardianOptions, SpawnRequest, SpawnStep, TreeKill,
+};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::{Pid, PidfdFlags};
+
+/// Every wait of these tests ends by then.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A guardian under test.
+pub(crate) struct Bench {
+    pub(crate) guardian: Guardian,
+    pub(crate) events: Events,
+}
+
+impl Bench {
+    pub(crate) async fn launch() -> Self {
+        Self::launch_with(GuardianOptions::default()).await
+    }
+
+    pub(crate) async fn launch_with(options: GuardianOptions) -> Self {
+        let (guardian, events) = Guardian::launch(options).await.expect("the guardian starts");
+        Self { guardian, events }
+    }
+
+    pub(crate) async fn next(&mut self) -> GuardianEvent {
+        let next = tokio::time::timeout(DEADLINE, self.events.recv()).await;
+        next.expect("an event comes in time")
+            .expect("the events have not ended")
+    }
+
+    /// The first event that `wanted` makes something of; those before it are dropped.
+    pub(crate) async fn until<T>(&mut self, wanted: impl Fn(&GuardianEvent) -> Option<T>) -> T {
+        loop {
+            let event = self.next().await;
+            if let Some(found) = wanted(&event) {
+                return found;
+            }
+        }
+    }
+
+    /// Starts an incarnation, and waits until it runs.
+    pub(crate) async fn start(&mut self, slot: u32, incarnation: u64, request: SpawnRequest) -> u32 {
+        self.guardian
+            .spawn(slot, incarnation, request)
+            .expect("the order is taken");
+        self.until(|event| match event {
+            GuardianEvent::Spawned {
+                slot: s,
+                incarnation: i,
+                pid,
+                ..
+            } if (*s, *i) == (slot, incarnation) => Some(*pid),
+            GuardianEvent::SpawnFailed { step, errno, .. } => panic!("not started: {step:?}, errno {errno}"),
+            _ => None,
+        })
+        .await
+    }
+
+    /// Starts what cannot be started.
+    pub(crate) async fn fail(&mut self, slot: u32, request: SpawnRequest) -> (SpawnStep, i32) {
+        self.guardian.spawn(slot, 1, request).expect("the order is taken");
+        match self.next().await {
+            GuardianEvent::SpawnFailed {
+                slot: s,
+                incarnation: 1,
+                step,
+                errno,
+            } if s == slot => (step, errno),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Waits for the end of an incarnation: how the worker ended, how many others were killed, and how.
+    pub(crate) async fn gone(&mut self, slot: u32, incarnation: u64) -> (ExitStatus, u32, TreeKill) {
+        let mut exit = None;
+        loop {
+            match self.next().await {
+                GuardianEvent::Exited {
+                    slot: s,
+                    incarnation: i,
+                    status,
+                    ..
+                } if (s, i) == (slot, incarnation) => {
+                    assert_eq!(exit.replace(status), None, "an exit is told once");
+                }
+                GuardianEvent::TreeGone {
+                    slot: s,
+                    incarnation: i,
+                    killed,
+                    how,
+                } if (s, i) == (slot, incarnation) => {
+                    return (exit.expect("the exit is told before the tree's end"), killed, how);
+                }
+                GuardianEvent::SitterLost { .. } | GuardianEvent::SpawnFailed { .. } => panic!("a sitter was lost"),
+                _ => {}
+            }
+        }
+    }
+
+    pub(crate) fn kill(&self, slot: u32, incarnation: u64) {
+        self.guardian
+            .end(slot, incarnation, Signal::KILL, Duration::ZERO)
+            .expect("the order is taken");
+    }
+
+    pub(crate) fn term(&self, slot: u32, incarnation: u64, grace: Duration) {
+        self.guardian
+            .end(slot, incarnation, Signal::TERM, grace)
+            .expect("the order is taken");
+    }
+
+    /// The orderly end: the guardian finds nothing to hold on to, and the last event is `Ended`.
+    pub(crate) async fn quit(mut self) {
+        let pid = self.guardian.pid();
+        self.guardian
+            .quit(DEADLINE)
+            .await
+            .expect("the guardian has nothing left");
+        loop {
+            match self.next().await {
+                GuardianEvent::Ended => break,
+                GuardianEvent::Lost { .. } => panic!("an orderly end is no loss"),
+                _ => {}
+            }
+        }
+        assert_eq!(self.events.recv().await, None);
+        assert!(
+            !Path::new(&format!("/proc/{pid}")).exists(),
+            "not even a zombie of the guardian is left"
+        );
+    }
+}
+
+/// A file that nobody reads.
+pub(crate) fn null() -> OwnedFd {
+    File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .expect("/dev/null opens")
+        .into()
+}
+
+/// A worker with no output and a small environment.
+pub(crate) fn request(program: &str, args: &[&str]) -> SpawnRequest {
+    let argv = std::iter::once(program)
+        .chain(args.iter().copied())
+        .map(OsString::from)
+        .collect();
+    SpawnRequest {
+        program: program.into(),
+        argv,
+        env: vec![("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into())],
+        cwd: None,
+        stdout: null(),
+        stderr: null(),
+        cgroup: None,
+        listen: Vec::new(),
+        host_death: EndPolicy::default(),
+    }
+}
+
+pub(crate) fn shell(script: &str) -> SpawnRequest {
+    request("/bin/sh", &["-c", script])
+}
+
+pub(crate) fn python(script: &str) -> SpawnRequest {
+    request("/usr/bin/env", &["python3", "-c", script])
+}
+
+/// Gives the request a pipe for its standard output, and returns the end to read.
+pub(crate) fn with_output(request: &mut SpawnRequest) -> BufReader<File> {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    request.stdout = writer.into();
+    BufReader::new(File::from(OwnedFd::from(reader)))
+}
+
+/// The next line, read without holding up the runtime.
+pub(crate) async fn line(mut output: BufReader<File>) -> (String, BufReader<File>) {
+    let read = tokio::task::spawn_blocking(move || {
+        let mut line = String::new();
+        output.read_line(&mut line).expect("output can be read");
+        (line.trim_end().to_owned(), output)
+    });
+    tokio::time::timeout(DEADLINE, read)
+        .await
+        .expect("a line comes in time")
+        .expect("the reader did not panic")
+}
+
+/// All that is written until every writer is gone.
+pub(crate) async fn rest(mut output: BufReader<File>) -> String {
+    let read = tokio::task::spawn_blocking(move || {
+        let mut text = String::new();
+        output.read_to_string(&mut text).expect("output can be read");
+        text
+    });
+    tokio::time::timeout(DEADLINE, read)
+        .await
+        .expect("the writers end in time")
+        .expect("the reader did not panic")
+}
+
+/// Pids, one a word.
+pub(crate) fn pids(text: &str) -> Vec<i32> {
+    text.split_whitespace()
+        .map(|word| word.parse().expect("a pid"))
+        .collect()
+}
+
+/// Waits until the process has ended, by its pidfd; it may be long gone.
+pub(crate) fn assert_gone(pid: i32) {
+    assert!(ends_within(pid, DEADLINE), "process {pid} lives: {}", command_line(pid));
+}
+
+pub(crate) fn ends_within(pid: i32, time: Duration) -> bool {
+    let Ok(pidfd) = rustix::process::pidfd_open(Pid::from_raw(pid).expect("a pid"), PidfdFlags::empty()) else {
+        return true;
+    };
+    let end = Instant::now() + time;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let left = Timespec {
+            tv_sec: left.as_secs() as i64,
+            tv_nsec: i64::from(left.subsec_nanos()),
+        };
+        match rustix::event::poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left)) {
+            Ok(ready) => return ready > 0,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => panic!("poll: {error}"),
+        }
+    }
+}
+
+pub(crate) fn alive(pid: i32) -> bool {
+    !ends_within(pid, Duration::ZERO)
+}
+
+fn command_line(pid: i32) -> String {
+    fs::read(format!("/proc/{pid}/cmdline"))
+        .map(|raw| String::from_utf8_lossy(&raw).replace('\0', " "))
+        .unwrap_or_default()
+}
+
+pub(crate) fn send(pid: i32, signal: rustix::process::Signal) {
+    rustix::process::kill_process(Pid::from_raw(pid).expect("a pid"), signal).expect("the signal is sent");
+}
+
+/// The fields of /proc/PID/stat behind the name: state, parent, group, session, …
+pub(crate) fn stat(pid: i32) -> Vec<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is there");
+    let (_, fields) = text.rsplit_once(") ").expect("a name in brackets");
+    fields.split_whitespace().map(str::to_owned).collect()
+}
+
+pub(crate) fn parent(pid: i32) -> i32 {
+    stat(pid)[1].parse().expect("a pid")
+}
+
+/// Runs one test of this file as another process: it finds `name` in `OSTLER_TEST_ROLE`, and does its part.
+pub(crate) fn role_process(test: &str, role: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this test's file"));
+    command
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env("OSTLER_TEST_ROLE", role);
+    command
+}
+
+/// The role that this process was started for.
+pub(crate) fn role() -> Option<String> {
+    std::env::var("OSTLER_TEST_ROLE").ok()
+}
+
+/// Another process, killed if the test fails before it ends.
+pub(crate) struct Role(pub(crate) Child);
+
+impl Role {
+    pub(crate) fn start(mut command: Command) -> (Self, BufReader<File>) {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the role starts");
+        let output = OwnedFd::from(child.stdout.take().expect("its output"));
+        (Self(child), BufReader::new(File::from(output)))
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.0.kill().expect("it is killed");
+        self.0.wait().expect("it is reaped");
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        // It may have ended already, which is what is wanted.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn at_end(output: &mut BufReader<File>) -> bool {
+    output.fill_buf().expect("output can be read").is_empty()
+}
+
+/// The next line of a role that begins with `key`; the test harness writes lines of its own.
+pub(crate) async fn told(mut output: BufReader<File>, key: &str) -> (String, BufReader<File>) {
+    loop {
+        let (text, rest) = line(output).await;
+        output = rest;
+        assert!(
+            !text.is_empty() || !at_end(&mut output),
+            "the role ended without a word of {key}"
+        );
+        if let Some(value) = text
+            .split_once(key)
+            .filter(|(before, _)| !before.contains(' ') || before.starts_with("test "))
+        {
+            return (value.1.trim().to_owned(), output);
+        }
+    }
+}
