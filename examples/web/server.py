@@ -49,7 +49,7 @@ def main() -> None:
     # shutdown() waits for the serving loop, which is this thread's: it has to be asked from another one.
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
     print(f"serving on port {server.server_port}", flush=True)
-    server.serve_forever()
+    server.serve_forever(poll_interval=0.05)
     server.server_close()
     print("ended as asked", flush=True)
 

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use crate::native;
 use crate::steps::{Outcome, cargo, programs, root, seconds, step};
@@ -106,29 +107,21 @@ fn note(event: &Event, worker: &mut Seen, pids: &mut BTreeSet<u32>) {
 fn until_replaced(run: &mut Run, pids: &mut BTreeSet<u32>, victim: Seen) -> Outcome<Seen> {
     let killed = Instant::now();
     signal(victim.pid, Signal::SIGKILL)?;
-    let expected = [
-        "worker.exited",
-        "worker.failed",
-        "worker.released",
-        "worker.restarting",
-        "worker.spawned",
-        "worker.ready",
-    ];
     let mut happened: Vec<String> = Vec::new();
     let mut heir = Seen::default();
-    while !happened.iter().any(|name| name == "worker.ready") {
+    while !happened.iter().any(|name| name == "pool.ready") {
         let event = run.next(PATIENCE)?;
-        if event.text("worker") != VICTIM {
+        tell(&event, killed);
+        if event.name() != "pool.ready" && event.text("worker") != VICTIM {
             continue;
         }
-        tell(&event, killed);
         note(&event, &mut heir, pids);
         if event.is("worker.exited", VICTIM) && event.text("signal") != "KILL" {
             return Err(format!("it did not end by the signal that was sent: {}", event.0));
         }
         happened.push(event.name().to_owned());
     }
-    check_order(&happened, &expected)?;
+    check_order(&happened)?;
     if heir.pid == victim.pid || heir.port != victim.port {
         return Err(format!(
             "a new process on port {} was expected, and pid {} on port {} came",
@@ -145,16 +138,32 @@ fn until_replaced(run: &mut Run, pids: &mut BTreeSet<u32>, victim: Seen) -> Outc
     Ok(heir)
 }
 
-/// Each of `expected` happened; what it held was released before its replacement was spawned.
-fn check_order(happened: &[String], expected: &[&str]) -> Outcome {
-    let place = |wanted: &str| happened.iter().position(|name| name == wanted);
-    for wanted in expected {
-        place(wanted).ok_or_else(|| format!("{wanted} did not happen; this did: {}", happened.join(", ")))?;
+/// What a restart is made of, in the order in which it has to happen.
+const RESTART: [&str; 7] = [
+    "worker.exited",
+    "worker.failed",
+    "worker.released",
+    "worker.restarting",
+    "worker.reserved",
+    "worker.spawned",
+    "worker.ready",
+];
+
+/// All of it happened, and in this order: what it held was released before its replacement was so much as reserved.
+fn check_order(happened: &[String]) -> Outcome {
+    let restart: Vec<&str> = happened
+        .iter()
+        .map(String::as_str)
+        .filter(|name| RESTART.contains(name))
+        .collect();
+    if restart == RESTART {
+        return Ok(());
     }
-    if place("worker.released") > place("worker.spawned") {
-        return Err("its replacement was spawned before its release was confirmed".to_owned());
-    }
-    Ok(())
+    Err(format!(
+        "this was expected: {}; and this happened: {}",
+        RESTART.join(", "),
+        restart.join(", ")
+    ))
 }
 
 fn stop(run: Run, workers: &BTreeMap<String, Seen>) -> Outcome {
@@ -280,30 +289,53 @@ fn tell(event: &Event, since: Instant) {
         ("", pool) => pool,
         (worker, _) => worker,
     };
-    let details: Vec<String> = [
-        "incarnation",
-        "pid",
-        "port",
-        "containment",
-        "reason",
-        "signal",
-        "status",
-        "cause",
-        "attempt",
-        "count",
-        "message",
-    ]
-    .iter()
-    .filter_map(|key| match &event.0[*key] {
-        serde_json::Value::Null => None,
-        serde_json::Value::String(text) => Some(format!("{key} {text}")),
-        other => Some(format!("{key} {other}")),
-    })
-    .collect();
-    println!(
-        "   {:>8.1} ms  {:<18} {about:<6} {}",
-        since.elapsed().as_secs_f64() * 1e3,
+    let facts: Vec<String> = worth_telling(event.name())
+        .iter()
+        .filter_map(|key| match &event.0[*key] {
+            Value::Null => None,
+            Value::String(text) => Some(format!("{key} {text}")),
+            other => Some(format!("{key} {other}")),
+        })
+        .collect();
+    let line = format!(
+        "{:<18} {about:<6} {:<34} {}",
         event.name(),
-        details.join(", ")
+        facts.join(", "),
+        meaning(event.name())
     );
+    println!(
+        "   {:>8.1} ms  {}",
+        since.elapsed().as_secs_f64() * 1e3,
+        line.trim_end()
+    );
+}
+
+/// What a reader of the story wants to know of this event.
+fn worth_telling(event: &str) -> &'static [&'static str] {
+    match event {
+        "worker.reserved" => &["incarnation", "port"],
+        "worker.spawned" => &["pid", "containment"],
+        "worker.ready" => &["pid", "port"],
+        "worker.stopping" => &["signal", "cause"],
+        "worker.exited" => &["pid", "signal", "status"],
+        "worker.failed" => &["reason", "message"],
+        "worker.restarting" => &["attempt"],
+        "sweep.done" | "cleanup.success" | "cleanup.orphans_found" | "run.stopped" => &["count"],
+        _ => &[],
+    }
+}
+
+/// What it means, for those who see it for the first time.
+fn meaning(event: &str) -> &'static str {
+    match event {
+        "run.started" => "the guardian, the process table and the cleaner are up",
+        "sweep.done" => "what earlier runs may have left was looked for",
+        "worker.reserved" => "it is on record before it runs",
+        "worker.spawned" => "exec has succeeded",
+        "worker.ready" => "its own process answers /healthz",
+        "worker.released" => "its tree is gone, its port is free, its record is removed",
+        "worker.restarting" => "only now may another take its place",
+        "cleanup.success" => "the emergency cleaner found nothing",
+        _ => "",
+    }
 }
