@@ -27,7 +27,11 @@ pub fn program(name: &str) -> PathBuf {
         directory.pop();
     }
     let path = directory.join(name);
-    assert!(path.exists(), "{} is missing: build it with `cargo build --workspace --bins`", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing: build it with `cargo build --workspace --bins`",
+        path.display()
+    );
     path
 }
 
@@ -54,13 +58,20 @@ pub struct Up {
 /// A file of one app with its state in `directory`, and the given pools.
 pub fn config(directory: &Path, pools: &str) -> PathBuf {
     let path = directory.join("ostler.toml");
-    let text = format!("[app]\nname = \"test\"\nstate_dir = \"state\"\n{}\n{pools}", engine_line());
+    let text = format!(
+        "[app]\nname = \"test\"\nstate_dir = \"state\"\n{}\n{pools}",
+        engine_line()
+    );
     std::fs::write(&path, text).expect("the file is written");
     path
 }
 
 fn engine_line() -> &'static str {
-    if cfg!(feature = "rocksdb") { "" } else { "store = \"redb\"" }
+    if cfg!(feature = "rocksdb") {
+        ""
+    } else {
+        "store = \"redb\""
+    }
 }
 
 impl Up {
@@ -72,11 +83,19 @@ impl Up {
     /// The same, with a last word on the command.
     pub fn start_with(pools: impl FnOnce(&str) -> String, change: impl FnOnce(&mut Command)) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let tag = directory.path().file_name().expect("a name").to_string_lossy().into_owned();
+        let tag = directory
+            .path()
+            .file_name()
+            .expect("a name")
+            .to_string_lossy()
+            .into_owned();
         let path = config(directory.path(), &pools(&tag));
         let mut command = Command::new(program("ostler"));
         command.arg("up").arg(path).args(["--events", "-"]);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null());
+        command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .stdin(Stdio::null());
         command.env_remove("XDG_RUNTIME_DIR").env_remove("RUNTIME_DIRECTORY");
         change(&mut command);
         let mut child = command.spawn().expect("ostler starts");
@@ -90,8 +109,18 @@ impl Up {
                 }
             }
         });
-        let stderr = child.stderr.take().map(|stderr| std::thread::spawn(move || read_all(stderr)));
-        Self { child, lines, stderr, seen: Vec::new(), directory, tag }
+        let stderr = child
+            .stderr
+            .take()
+            .map(|stderr| std::thread::spawn(move || read_all(stderr)));
+        Self {
+            child,
+            lines,
+            stderr,
+            seen: Vec::new(),
+            directory,
+            tag,
+        }
     }
 
     /// The pid of the program.
@@ -128,7 +157,10 @@ impl Up {
     /// Reads what comes within the time; gives the first event that fits.
     pub fn poll(&mut self, within: Duration, fits: impl Fn(&Value) -> bool) -> Option<Value> {
         let deadline = Instant::now() + within;
-        while let Ok(event) = self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        while let Ok(event) = self
+            .lines
+            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+        {
             self.seen.push(event.clone());
             if fits(&event) {
                 return Some(event);
@@ -146,7 +178,9 @@ impl Up {
     pub fn alive_workers(&self) -> usize {
         let mut ready = std::collections::HashSet::new();
         for event in &self.seen {
-            let Some(worker) = event["worker"].as_str() else { continue };
+            let Some(worker) = event["worker"].as_str() else {
+                continue;
+            };
             match event["event"].as_str() {
                 Some("worker.ready") => _ = ready.insert(worker.to_owned()),
                 Some("worker.exited" | "worker.stopping" | "worker.unhealthy") => _ = ready.remove(worker),
@@ -163,14 +197,23 @@ impl Up {
     pub fn end(&mut self, within: Duration) -> (ExitStatus, String) {
         let deadline = Instant::now() + within;
         loop {
-            match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            match self
+                .lines
+                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            {
                 Ok(event) => self.seen.push(event),
                 Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) => panic!("ostler did not end within {within:?}; seen: {}", self.story()),
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("ostler did not end within {within:?}; seen: {}", self.story())
+                }
             }
         }
         let status = self.child.wait().expect("ostler is waited for");
-        let stderr = self.stderr.take().map(|thread| thread.join().expect("stderr is read")).unwrap_or_default();
+        let stderr = self
+            .stderr
+            .take()
+            .map(|thread| thread.join().expect("stderr is read"))
+            .unwrap_or_default();
         (status, stderr)
     }
 
@@ -233,7 +276,9 @@ fn read_all(mut stderr: ChildStderr) -> String {
 
 /// Every `run.lock` below the state directory.
 pub fn run_directories(state: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(state) else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir(state) else {
+        return Vec::new();
+    };
     let mut found = Vec::new();
     for entry in entries.flatten() {
         let path = entry.path();
@@ -250,17 +295,22 @@ pub fn run_directories(state: &Path) -> Vec<PathBuf> {
 pub fn send(pid: u32, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(pid).expect("a pid"));
     // One that has just ended is as good as killed.
-    drop(kill(pid, signal));
+    let _ = kill(pid, signal);
 }
 
 /// The pid in an event.
 pub fn pid_of(event: &Value) -> u32 {
-    event["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).unwrap_or_else(|| panic!("no pid in {event}"))
+    event["pid"]
+        .as_u64()
+        .and_then(|pid| u32::try_from(pid).ok())
+        .unwrap_or_else(|| panic!("no pid in {event}"))
 }
 
 /// Processes, zombies not counted, whose command line holds the tag as an argument of its own.
 pub fn survivors(tag: &str) -> Vec<(i32, String)> {
-    let Ok(processes) = procfs::process::all_processes() else { return Vec::new() };
+    let Ok(processes) = procfs::process::all_processes() else {
+        return Vec::new();
+    };
     processes
         .flatten()
         .filter_map(|process| {

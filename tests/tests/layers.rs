@@ -6,12 +6,22 @@ use std::process::Command;
 use serde_json::Value;
 
 /// The layers from the ground up. A crate may depend on those that are listed before it.
-const LAYERS: [&str; 6] = ["ostler-core", "ostler-os", "ostler-registry", "ostler-telemetry", "ostler", "ostler-cli"];
+const LAYERS: [&str; 6] = [
+    "ostler-core",
+    "ostler-os",
+    "ostler-registry",
+    "ostler-telemetry",
+    "ostler",
+    "ostler-cli",
+];
 
 /// What these layers must not depend on, for the design's reasons.
 const STRANGERS: [(&str, &[&str]); 3] = [
     // No clock, no runtime, no operating system.
-    ("ostler-core", &["tokio", "nix", "libc", "rustix", "rocksdb", "redb", "ractor", "tracing"]),
+    (
+        "ostler-core",
+        &["tokio", "nix", "libc", "rustix", "rocksdb", "redb", "ractor", "tracing"],
+    ),
     // Linux, without a thought of actors.
     ("ostler-os", &["ractor", "rocksdb", "redb"]),
     ("ostler-registry", &["ractor"]),
@@ -34,7 +44,10 @@ fn dependencies() -> BTreeMap<String, Vec<String>> {
         .map(|package| {
             let needed = list(&package["dependencies"]);
             let normal = needed.iter().filter(|dependency| dependency["kind"].is_null());
-            (text(&package["name"]), normal.map(|dependency| text(&dependency["name"])).collect())
+            (
+                text(&package["name"]),
+                normal.map(|dependency| text(&dependency["name"])).collect(),
+            )
         })
         .collect()
 }
@@ -45,7 +58,10 @@ fn dependencies_point_down_only() {
     for (height, layer) in LAYERS.iter().enumerate() {
         let needed = all.get(*layer).unwrap_or_else(|| panic!("there is no crate {layer}"));
         for (above, upper) in LAYERS.iter().enumerate().skip(height) {
-            assert!(!needed.iter().any(|name| name == upper), "{layer} depends on {upper}, which stands above it ({above} > {height})");
+            assert!(
+                !needed.iter().any(|name| name == upper),
+                "{layer} depends on {upper}, which stands above it ({above} > {height})"
+            );
         }
     }
 }
@@ -53,7 +69,10 @@ fn dependencies_point_down_only() {
 #[test]
 fn every_crate_has_its_layer() {
     let all = dependencies();
-    for name in all.keys().filter(|name| name.starts_with("ostler") && *name != "ostler-tests") {
+    for name in all
+        .keys()
+        .filter(|name| name.starts_with("ostler") && *name != "ostler-tests")
+    {
         assert!(LAYERS.contains(&name.as_str()), "{name} has no place among the layers");
     }
 }
@@ -63,7 +82,10 @@ fn the_lower_layers_do_not_know_what_they_must_not() {
     let all = dependencies();
     for (layer, strangers) in STRANGERS {
         for stranger in strangers {
-            assert!(!all[layer].iter().any(|name| name == stranger), "{layer} depends on {stranger}");
+            assert!(
+                !all[layer].iter().any(|name| name == stranger),
+                "{layer} depends on {stranger}"
+            );
         }
     }
 }

@@ -9,7 +9,10 @@ use nix::sys::signal::Signal;
 use ostler_tests::{SOON, Up, pid_of, program, run_directories, send, survivors, worker};
 
 fn pool(tag: &str) -> String {
-    format!("[pool.p]\ncommand = {}\nworkers = 2\nintensity = 100\n", worker("sleep", tag))
+    format!(
+        "[pool.p]\ncommand = {}\nworkers = 2\nintensity = 100\n",
+        worker("sleep", tag)
+    )
 }
 
 /// A run that was killed, and the directory of its table.
@@ -22,7 +25,9 @@ fn dead_run() -> (Up, PathBuf) {
         assert!(Instant::now() < deadline, "left: {:?}", survivors(&up.tag));
         std::thread::yield_now();
     }
-    let lock = run_directories(&up.directory.path().join("state")).pop().expect("the dead run's directory");
+    let lock = run_directories(&up.directory.path().join("state"))
+        .pop()
+        .expect("the dead run's directory");
     let directory = lock.parent().expect("it is in a directory").to_owned();
     (up, directory)
 }
@@ -38,13 +43,23 @@ fn start_over(up: &Up) -> Vec<serde_json::Value> {
         .stdin(Stdio::null())
         .output()
         .expect("ostler runs");
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let text = String::from_utf8(output.stdout).expect("text");
-    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    text.lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect()
 }
 
 fn swept(events: &[serde_json::Value]) -> String {
-    let done = events.iter().find(|event| event["event"] == "sweep.done").expect("a sweep");
+    let done = events
+        .iter()
+        .find(|event| event["event"] == "sweep.done")
+        .expect("a sweep");
     done["message"].as_str().expect("a message").to_owned()
 }
 
@@ -74,7 +89,12 @@ fn a_corrupt_table_of_a_dead_run_is_set_aside_and_does_not_stop_the_start() {
     assert!(message.contains("can't be read"), "{message}");
     assert!(!directory.exists(), "the dead run's directory is gone");
     let state = up.directory.path().join("state");
-    assert!(files(&state).iter().any(|path| std::fs::read(path).is_ok_and(|bytes| bytes == b"this is no store")), "it is kept for people");
+    assert!(
+        files(&state)
+            .iter()
+            .any(|path| std::fs::read(path).is_ok_and(|bytes| bytes == b"this is no store")),
+        "it is kept for people"
+    );
 }
 
 #[test]
@@ -90,8 +110,20 @@ fn a_dead_run_of_a_newer_version_is_swept_by_its_marker() {
 fn a_state_directory_that_cannot_be_written_is_a_clear_error() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("ostler.toml");
-    std::fs::write(&path, format!("[app]\nname = \"t\"\nstate_dir = \"/proc/ostler\"\nstore = \"redb\"\n{}", pool("none"))).unwrap();
-    let output = Command::new(program("ostler")).arg("up").arg(&path).stdin(Stdio::null()).output().unwrap();
+    std::fs::write(
+        &path,
+        format!(
+            "[app]\nname = \"t\"\nstate_dir = \"/proc/ostler\"\nstore = \"redb\"\n{}",
+            pool("none")
+        ),
+    )
+    .unwrap();
+    let output = Command::new(program("ostler"))
+        .arg("up")
+        .arg(&path)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(said.contains("/proc/ostler"), "it names the path: {said}");
@@ -109,7 +141,10 @@ fn a_disk_that_fills_up_does_not_stop_a_restart() {
         let script = "mkdir -p \"$STATE\" && mount -t tmpfs -o size=4m none \"$STATE\" && exec \"$0\" \"$@\"";
         let mut shell = Command::new("unshare");
         let file = PathBuf::from(command.get_args().nth(1).expect("the file"));
-        shell.args(["-m", "sh", "-c", script]).arg(command.get_program()).args(command.get_args());
+        shell
+            .args(["-m", "sh", "-c", script])
+            .arg(command.get_program())
+            .args(command.get_args());
         shell.env("STATE", file.with_file_name("state"));
         shell.env_remove("XDG_RUNTIME_DIR").env_remove("RUNTIME_DIRECTORY");
         shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

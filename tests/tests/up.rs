@@ -27,11 +27,17 @@ fn workers_start_one_is_killed_and_replaced_and_all_end() {
     let keys = "workers = 3\nport = \"any\"\nready = { http = \"/\" }";
     let mut up = Up::start(|tag| pool("http", tag, keys));
     up.wait_for_event("pool.ready");
-    let first = up.named("worker.ready").find(|event| event["worker"] == "p/1").unwrap().clone();
+    let first = up
+        .named("worker.ready")
+        .find(|event| event["worker"] == "p/1")
+        .unwrap()
+        .clone();
     assert_eq!(http_get(first["port"].as_u64().unwrap()), pid_of(&first).to_string());
 
     send(pid_of(&first), Signal::SIGKILL);
-    let second = up.wait_for("the replacement", SOON, |event| event["event"] == "worker.ready" && event["worker"] == "p/1");
+    let second = up.wait_for("the replacement", SOON, |event| {
+        event["event"] == "worker.ready" && event["worker"] == "p/1"
+    });
     assert_eq!(second["incarnation"], 2);
     assert_ne!(second["pid"], first["pid"]);
     assert_eq!(second["port"], first["port"], "a restart tries the port it had");
@@ -46,13 +52,31 @@ fn workers_start_one_is_killed_and_replaced_and_all_end() {
     assert_eq!(
         life,
         [
-            "worker.reserved 1", "worker.spawned 1", "worker.ready 1", "worker.exited 1", "worker.failed 1", "worker.released 1",
-            "worker.restarting 1", "worker.reserved 2", "worker.spawned 2", "worker.ready 2"
+            "worker.reserved 1",
+            "worker.spawned 1",
+            "worker.ready 1",
+            "worker.exited 1",
+            "worker.failed 1",
+            "worker.released 1",
+            "worker.restarting 1",
+            "worker.reserved 2",
+            "worker.spawned 2",
+            "worker.ready 2"
         ]
     );
     up.stop_cleanly();
-    assert_eq!(up.count("worker.released"), 4, "every spawned incarnation is released once; {}", up.story());
-    assert_eq!(up.named("worker.stopping").filter(|event| event["cause"] == "instance_stop").count(), 3);
+    assert_eq!(
+        up.count("worker.released"),
+        4,
+        "every spawned incarnation is released once; {}",
+        up.story()
+    );
+    assert_eq!(
+        up.named("worker.stopping")
+            .filter(|event| event["cause"] == "instance_stop")
+            .count(),
+        3
+    );
 }
 
 #[test]
@@ -75,14 +99,33 @@ fn a_worker_that_ends_before_it_is_ready_makes_the_pool_give_up_with_its_stderr(
     assert_eq!(status.code(), Some(1), "{stderr}");
     assert!(begun.elapsed() < Duration::from_secs(10));
     for name in ["p/0", "p/1"] {
-        let failures: Vec<_> = up.named("worker.failed").filter(|event| event["worker"] == name).collect();
-        assert_eq!(failures.len(), 4, "the first start and three restarts of {name}; {}", up.story());
+        let failures: Vec<_> = up
+            .named("worker.failed")
+            .filter(|event| event["worker"] == name)
+            .collect();
+        assert_eq!(
+            failures.len(),
+            4,
+            "the first start and three restarts of {name}; {}",
+            up.story()
+        );
         for failure in failures {
             assert_eq!(failure["reason"], "exited_before_ready");
             assert_eq!(failure["status"], 0);
-            assert!(failure["stderr_tail"][0].as_str().unwrap().contains("ModuleNotFoundError"), "{failure}");
+            assert!(
+                failure["stderr_tail"][0]
+                    .as_str()
+                    .unwrap()
+                    .contains("ModuleNotFoundError"),
+                "{failure}"
+            );
         }
-        assert_eq!(up.named("worker.restarting").filter(|event| event["worker"] == name).count(), 3);
+        assert_eq!(
+            up.named("worker.restarting")
+                .filter(|event| event["worker"] == name)
+                .count(),
+            3
+        );
     }
     assert_eq!(up.count("worker.gave_up"), 2);
     assert_eq!(up.count("pool.gave_up"), 1);
@@ -96,8 +139,15 @@ fn output_that_nobody_reads_hinders_nobody() {
     let mut up = Up::start(|tag| pool(&format!("flood={}", 512 << 20), tag, keys));
     up.wait_for_event("worker.spawned");
     let host = i32::try_from(up.pid()).unwrap();
-    up.wait_for("the end of the flood", Duration::from_secs(60), |event| event["event"] == "worker.exited");
-    let peak = procfs::process::Process::new(host).unwrap().status().unwrap().vmhwm.unwrap();
+    up.wait_for("the end of the flood", Duration::from_secs(60), |event| {
+        event["event"] == "worker.exited"
+    });
+    let peak = procfs::process::Process::new(host)
+        .unwrap()
+        .status()
+        .unwrap()
+        .vmhwm
+        .unwrap();
     let (status, stderr) = up.end(SOON);
     assert_eq!(status.code(), Some(0), "{stderr}");
     assert_eq!(up.named("worker.exited").next().unwrap()["status"], 0);
@@ -118,7 +168,10 @@ fn a_fixed_port_comes_back_although_a_grandchild_kept_it() {
     let is_ready = |event: &serde_json::Value| event["event"] == "worker.ready";
     for round in 1..=20 {
         let ready = up.wait_for("a ready worker", SOON, is_ready);
-        assert_eq!((ready["port"].as_u64(), ready["incarnation"].as_u64()), (Some(port.into()), Some(round)));
+        assert_eq!(
+            (ready["port"].as_u64(), ready["incarnation"].as_u64()),
+            (Some(port.into()), Some(round))
+        );
         send(pid_of(&ready), Signal::SIGKILL);
     }
     up.wait_for("the last replacement", SOON, is_ready);
@@ -137,7 +190,12 @@ fn a_stranger_on_the_port_is_named() {
     assert_eq!(failure["reason"], "port_in_use");
     let holder = failure["holder"].as_str().unwrap();
     assert!(holder.contains(&std::process::id().to_string()), "its pid: {holder}");
-    let command = std::env::current_exe().unwrap().file_name().unwrap().to_string_lossy().into_owned();
+    let command = std::env::current_exe()
+        .unwrap()
+        .file_name()
+        .unwrap()
+        .to_string_lossy()
+        .into_owned();
     assert!(holder.contains(&command[..10]), "its command: {holder}");
     assert_eq!(up.count("worker.ready"), 0);
     up.assert_nothing_left();
@@ -156,13 +214,20 @@ fn a_stranger_that_answers_is_not_taken_for_ready() {
         if let Ok((mut stream, _)) = stranger.accept() {
             drop(stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"));
         }
-        let fits = |event: &serde_json::Value| matches!(event["event"].as_str(), Some("worker.failed" | "worker.ready"));
+        let fits =
+            |event: &serde_json::Value| matches!(event["event"].as_str(), Some("worker.failed" | "worker.ready"));
         if let Some(event) = up.poll(Duration::from_millis(5), fits) {
             break event;
         }
     };
     assert_eq!(failure["reason"], "port_in_use", "{failure}");
-    assert!(failure["holder"].as_str().unwrap().contains(&std::process::id().to_string()), "{failure}");
+    assert!(
+        failure["holder"]
+            .as_str()
+            .unwrap()
+            .contains(&std::process::id().to_string()),
+        "{failure}"
+    );
     drop(stranger);
     let (status, _) = up.end(SOON);
     assert_eq!(status.code(), Some(1));
@@ -189,7 +254,11 @@ fn twenty_workers_survive_a_storm_of_kills() {
     }
     let calm = Instant::now();
     while up.alive_workers() < 20 {
-        up.wait_for("full strength", Duration::from_secs(3).saturating_sub(calm.elapsed()), |event| event["event"] == "worker.ready");
+        up.wait_for(
+            "full strength",
+            Duration::from_secs(3).saturating_sub(calm.elapsed()),
+            |event| event["event"] == "worker.ready",
+        );
     }
     assert!(calm.elapsed() < Duration::from_secs(3));
     up.stop_cleanly();
@@ -199,7 +268,11 @@ fn twenty_workers_survive_a_storm_of_kills() {
     let reserved = up.count("worker.reserved");
     spawned.sort();
     released.sort();
-    assert_eq!(released.len(), reserved, "each reserved incarnation is released exactly once");
+    assert_eq!(
+        released.len(),
+        reserved,
+        "each reserved incarnation is released exactly once"
+    );
     released.dedup();
     assert_eq!(released.len(), reserved);
     assert!(spawned.iter().all(|key| released.contains(key)));
@@ -211,9 +284,11 @@ fn two_hundred_workers_fit_under_a_limit_of_1024_descriptors() {
     let keys = "workers = 200\nport = \"any\"\nready = { http = \"/\" }";
     let few = |command: &mut Command| limited(command, 1024);
     let mut up = Up::start_with(|tag| pool("http", tag, keys), few);
+    up.wait_for("all ready", Duration::from_secs(60), |event| {
+        event["event"] == "pool.ready"
+    });
     let (soft, _) = limit(up.pid());
     assert_eq!(soft, 1024, "the limit was set");
-    up.wait_for("all ready", Duration::from_secs(60), |event| event["event"] == "pool.ready");
     assert_eq!(survivors(&up.tag).len(), 200);
     up.stop_cleanly();
     assert_eq!(up.count("worker.released"), 200);
@@ -224,24 +299,40 @@ fn two_hundred_workers_fit_under_a_limit_of_1024_descriptors() {
 fn limited(command: &mut Command, descriptors: u32) {
     let script = format!("ulimit -n {descriptors}; exec \"$0\" \"$@\"");
     let mut shell = Command::new("sh");
-    shell.arg("-c").arg(script).arg(command.get_program()).args(command.get_args());
+    shell
+        .arg("-c")
+        .arg(script)
+        .arg(command.get_program())
+        .args(command.get_args());
     shell.env_remove("XDG_RUNTIME_DIR").env_remove("RUNTIME_DIRECTORY");
     shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     *command = shell;
 }
 
 fn limit(pid: u32) -> (u64, u64) {
-    let limits = procfs::process::Process::new(i32::try_from(pid).unwrap()).unwrap().limits().unwrap();
+    let limits = procfs::process::Process::new(i32::try_from(pid).unwrap())
+        .unwrap()
+        .limits()
+        .unwrap();
     let number = |value| match value {
         procfs::process::LimitValue::Unlimited => u64::MAX,
         procfs::process::LimitValue::Value(value) => value,
     };
-    (number(limits.max_open_files.soft_limit), number(limits.max_open_files.hard_limit))
+    (
+        number(limits.max_open_files.soft_limit),
+        number(limits.max_open_files.hard_limit),
+    )
 }
 
 #[test]
 fn a_second_interrupt_kills_what_ignores_the_first() {
-    let mut up = Up::start(|tag| pool("ignore-term+sleep", tag, "workers = 2\nstop = { signal = \"TERM\", grace = \"1h\" }"));
+    let mut up = Up::start(|tag| {
+        pool(
+            "ignore-term+sleep",
+            tag,
+            "workers = 2\nstop = { signal = \"TERM\", grace = \"1h\" }",
+        )
+    });
     up.wait_for_event("pool.ready");
     up.signal(Signal::SIGINT);
     up.wait_for_event("worker.stopping");
@@ -249,13 +340,23 @@ fn a_second_interrupt_kills_what_ignores_the_first() {
     let (status, stderr) = up.end(SOON);
     assert_eq!(status.code(), Some(0), "{stderr}");
     assert_eq!(status.signal(), None);
-    assert!(up.named("worker.exited").all(|event| event["signal"] == "KILL"), "{}", up.story());
+    assert!(
+        up.named("worker.exited").all(|event| event["signal"] == "KILL"),
+        "{}",
+        up.story()
+    );
     up.assert_nothing_left();
 }
 
 #[test]
 fn the_host_killed_leaves_nothing_and_the_next_start_sweeps_its_record() {
-    let mut up = Up::start(|tag| pool("daemon+daemon-naked+sleep", tag, "workers = 4\nready = { after = \"300ms\" }"));
+    let mut up = Up::start(|tag| {
+        pool(
+            "daemon+daemon-naked+sleep",
+            tag,
+            "workers = 4\nready = { after = \"300ms\" }",
+        )
+    });
     up.wait_for_event("pool.ready");
     assert_eq!(survivors(&up.tag).len(), 12);
     up.signal(Signal::SIGKILL);
@@ -265,7 +366,11 @@ fn the_host_killed_leaves_nothing_and_the_next_start_sweeps_its_record() {
         std::thread::yield_now();
     }
     let state = up.directory.path().join("state");
-    assert_eq!(ostler_tests::run_directories(&state).len(), 1, "the dead run's table is still there");
+    assert_eq!(
+        ostler_tests::run_directories(&state).len(),
+        1,
+        "the dead run's table is still there"
+    );
     let swept = std::process::Command::new(ostler_tests::program("ostler"))
         .args(["sweep", "--app", "test", "--state-dir"])
         .arg(&state)

@@ -87,13 +87,18 @@ impl Slot {
     pub(crate) fn new(index: u32, spec: Arc<PoolSpec>, services: Arc<Services>, starting: Arc<Semaphore>) -> Arc<Self> {
         let number = services.new_slot();
         let worker = WorkerId::new(spec.name.clone(), index);
+        // A pool of the same name may have been stopped in this run: its numbers are used up.
+        let next = services.table.next_incarnation(&worker);
         Arc::new(Self {
             worker,
             number,
             spec,
             services,
             starting,
-            memory: Mutex::default(),
+            memory: Mutex::new(Memory {
+                incarnations: next.0 - 1,
+                ..Memory::default()
+            }),
         })
     }
 

@@ -68,7 +68,7 @@ fn block_polite_signals() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         set.add(signal);
     }
-    drop(set.thread_block());
+    set.thread_block().expect("signals are blocked");
 }
 
 fn flood(bytes: u64) {
@@ -98,7 +98,11 @@ fn serve(listener: &TcpListener, lives: u64) -> ! {
     let mut served = 0;
     for stream in listener.incoming().flatten() {
         served += 1;
-        let status = if lives > 0 && served > lives { "503 Service Unavailable" } else { "200 OK" };
+        let status = if lives > 0 && served > lives {
+            "503 Service Unavailable"
+        } else {
+            "200 OK"
+        };
         answer(stream, status);
     }
     exit(0)
@@ -108,13 +112,20 @@ fn answer(mut stream: TcpStream, status: &str) {
     let mut request = [0; 1024];
     let _ = stream.read(&mut request);
     let body = getpid().to_string();
-    let _ = write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+    let _ = write!(
+        stream,
+        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
 }
 
 /// A grandchild in a session of its own that ignores TERM, and whose parent is gone; with `naked` in an empty environment.
 fn leave_daemon(tag: &str, naked: bool, stdin: Stdio) {
     let mut command = Command::new("setsid");
-    command.arg("--fork").arg(own_path()).args(["ignore-term+sleep", "0", tag]);
+    command
+        .arg("--fork")
+        .arg(own_path())
+        .args(["ignore-term+sleep", "0", tag]);
     if naked {
         command.env_clear();
     }
@@ -131,7 +142,12 @@ fn keep_port_in_grandchild(port: u16, tag: &str) {
 }
 
 fn start(tag: &str) {
-    drop(Command::new(own_path()).args(["sleep", "0", tag]).spawn().expect("a child starts"));
+    drop(
+        Command::new(own_path())
+            .args(["sleep", "0", tag])
+            .spawn()
+            .expect("a child starts"),
+    );
 }
 
 fn own_path() -> PathBuf {

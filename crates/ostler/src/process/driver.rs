@@ -247,8 +247,11 @@ impl Driver {
                 self.resources.drain_output().await;
                 exit_status(status).map(Input::Exited)
             }
-            GuardianEvent::TreeGone { .. } => {
+            GuardianEvent::TreeGone { how, .. } => {
                 self.tree_gone = true;
+                if how.cgroup {
+                    self.resources.drop_cgroup();
+                }
                 Some(Input::TreeGone)
             }
             GuardianEvent::SitterLost { .. } => Some(self.tree_ended_by_kill()),

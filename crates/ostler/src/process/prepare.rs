@@ -68,6 +68,13 @@ impl Resources {
         }
     }
 
+    /// A cgroup that was killed is not used again: the next incarnation is born into one of its own.
+    pub(super) fn drop_cgroup(&mut self) {
+        if let Some(Err(error)) = self.cgroup.take().map(|group| group.try_remove()) {
+            tracing::debug!(target: "ostler", %error, "a cgroup that was killed is not removed yet");
+        }
+    }
+
     pub(super) fn stderr_tail(&self) -> Vec<String> {
         self.stderr
             .as_ref()

@@ -9,6 +9,8 @@ use ractor::ActorCell;
 use tokio::sync::oneshot;
 
 use super::child::Info;
+use super::dynamic::DynamicSupervisor;
+use super::handle::Supervisor;
 
 /// A start that was asked for and didn't fail.
 #[derive(Debug, Clone)]
@@ -38,6 +40,18 @@ pub struct RunningChild {
     pub cell: ActorCell,
     /// What its start function gave; a supervisor's is its handle.
     pub info: Option<Info>,
+}
+
+impl RunningChild {
+    /// The handle of a child that is a [`Supervisor`].
+    pub fn supervisor(&self) -> Option<Supervisor> {
+        self.info.as_ref()?.downcast_ref().cloned()
+    }
+
+    /// The handle of a child that is a [`DynamicSupervisor`].
+    pub fn dynamic_supervisor(&self) -> Option<DynamicSupervisor> {
+        self.info.as_ref()?.downcast_ref().cloned()
+    }
 }
 
 impl fmt::Debug for RunningChild {

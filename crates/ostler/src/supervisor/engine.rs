@@ -1,6 +1,7 @@
 //! The supervision engine: the pure policy, driven by ractor. A plain struct, to be used inside any actor.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 
@@ -17,7 +18,9 @@ use tokio::time::Instant;
 use super::alarm::Alarm;
 use super::answer::{Answer, ChildStart, RunningChild};
 use super::child::{ChildSpec, Info, Launch, StartError, StopFn};
+use super::dynamic::DynamicSupervisor;
 use super::exit::{Ending, Exit, Probe, SHUTDOWN};
+use super::handle::Supervisor;
 use super::launch::{News, Post, Up, launch};
 use super::options::SupervisorOptions;
 use super::report;
@@ -48,7 +51,7 @@ impl EngineMessage {
 }
 
 /// A line of `which_children`.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ChildInfo {
     /// Who; `incarnation` is the last one that was started, 0 before the first.
     pub child: ChildRef,
@@ -58,6 +61,31 @@ pub struct ChildInfo {
     pub kind: ChildKind,
     /// The actor, when there is one.
     pub cell: Option<ActorCell>,
+    /// What its start function gave; a supervisor's is its handle.
+    pub info: Option<Info>,
+}
+
+impl ChildInfo {
+    /// The handle of a child that is a [`Supervisor`], when it is up.
+    pub fn supervisor(&self) -> Option<Supervisor> {
+        self.info.as_ref()?.downcast_ref().cloned()
+    }
+
+    /// The handle of a child that is a [`DynamicSupervisor`], when it is up.
+    pub fn dynamic_supervisor(&self) -> Option<DynamicSupervisor> {
+        self.info.as_ref()?.downcast_ref().cloned()
+    }
+}
+
+impl fmt::Debug for ChildInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChildInfo")
+            .field("child", &self.child)
+            .field("status", &self.status)
+            .field("kind", &self.kind)
+            .field("cell", &self.cell)
+            .finish_non_exhaustive()
+    }
 }
 
 /// One supervisor, to be embedded in an actor, whose children it starts, stops and restarts.
@@ -222,13 +250,17 @@ impl Engine {
 
     /// The children, in start order.
     pub fn which_children(&self) -> Vec<ChildInfo> {
-        let with_cell = |info: ostler_core::supervision::ChildInfo| ChildInfo {
-            cell: self.live.get(&info.child.key).map(|live| live.cell.clone()),
-            child: info.child,
-            status: info.status,
-            kind: info.kind,
+        let with_actor = |info: ostler_core::supervision::ChildInfo| {
+            let live = self.live.get(&info.child.key);
+            ChildInfo {
+                cell: live.map(|live| live.cell.clone()),
+                info: live.and_then(|live| live.info.clone()),
+                child: info.child,
+                status: info.status,
+                kind: info.kind,
+            }
         };
-        self.policy.which_children().into_iter().map(with_cell).collect()
+        self.policy.which_children().into_iter().map(with_actor).collect()
     }
 
     /// How many there are.

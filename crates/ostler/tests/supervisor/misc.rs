@@ -57,7 +57,7 @@ async fn tree() {
     .unwrap();
     let handle = async |spec| {
         let started = top.start_child(spec).await.unwrap().started().unwrap();
-        started.info.unwrap().downcast_ref::<Supervisor>().unwrap().clone()
+        started.supervisor().unwrap()
     };
     let (first, second) = (handle(static_children).await, handle(dynamic).await);
     assert_eq!(counts(&top).await, [2, 2, 2, 0]);

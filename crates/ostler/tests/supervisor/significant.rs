@@ -134,7 +134,7 @@ async fn significant_escalation() {
     };
     let outer = supervisor(&bench, AutoShutdown::AnySignificant, vec![bench.child("other")]).await;
     let started = outer.start_child(inner).await.unwrap().started().unwrap();
-    let inner = started.info.unwrap().downcast_ref::<Supervisor>().unwrap().clone();
+    let inner = started.supervisor().unwrap();
     tell(&cell(&inner, "child").await, normal());
     assert_eq!(within(inner.wait()).await, Some(End::AutoShutdown));
     ended_by_itself(&outer, &bench).await;

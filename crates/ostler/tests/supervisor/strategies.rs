@@ -250,7 +250,7 @@ async fn simple_one_for_one_extra() {
     let supervisor = bench.dynamic().await;
     let inner = ChildSpec::supervisor("inner", SupervisorOptions::new(), Vec::new);
     let first = supervisor.start_child(inner).await.unwrap().started().unwrap();
-    let handle = first.info.unwrap().downcast_ref::<Supervisor>().unwrap().clone();
+    let handle = first.supervisor().unwrap();
     handle.cell().kill();
     bench.until_reported("progress", 2).await;
     let counts = supervisor.count_children().await.unwrap();
