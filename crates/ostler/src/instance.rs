@@ -13,7 +13,7 @@ use crate::builder::OstlerBuilder;
 use crate::cleaner;
 use crate::hub::{About, EventStream};
 use crate::pool::{Pool, PoolBuilder, PoolError, PoolShared, pool_child};
-use crate::report::StopReport;
+use crate::report::{StopError, StopReport};
 use crate::services::{Services, StopLevel};
 use crate::supervisor::{End, StartChildError, Supervisor};
 use crate::sweep::SweepReport;
@@ -262,8 +262,16 @@ impl Ostler {
 
     /// Stops everything in order: the pools, the last one first, then the root. Returns what was stopped, released and
     /// found. Its time is bounded by the grace and the release timeout of the workers.
-    pub async fn stop(self) -> StopReport {
-        self.tree.stop().await
+    ///
+    /// # Errors
+    /// [`StopError`] when something could not be ended or released; it names it.
+    pub async fn stop(self) -> Result<StopReport, StopError> {
+        let report = self.tree.stop().await;
+        if report.is_clean() {
+            Ok(report)
+        } else {
+            Err(StopError { report })
+        }
     }
 
     /// Kills every worker at once, also in the middle of [`Ostler::stop`]. The stop itself goes on in order.

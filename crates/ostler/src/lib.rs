@@ -23,7 +23,7 @@
 //!     .await?;
 //! pool.wait_ready().await;
 //! pool.restart_worker(0).await?;
-//! let report = ostler.stop().await;
+//! let report = ostler.stop().await?;
 //! assert!(report.is_success(), "{report}");
 //! # Ok(())
 //! # }
@@ -55,7 +55,7 @@ pub use cleaner::CleanupReport;
 pub use hub::{EVENT_BUFFER, EventStream};
 pub use instance::{Killer, Ostler};
 pub use pool::{Pool, PoolBuilder, PoolError, PoolPhase};
-pub use report::StopReport;
+pub use report::{StopError, StopReport};
 pub use status::WorkerState;
 pub use supervisor::{Backoff, Restart};
 

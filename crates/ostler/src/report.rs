@@ -98,3 +98,11 @@ impl fmt::Display for StopReport {
         Ok(())
     }
 }
+
+/// Something of the instance could not be ended or released: its run's directory is kept for the next start's sweep.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not everything could be released: {report}; the next start of the app sweeps it")]
+pub struct StopError {
+    /// What was stopped and released, and what is left.
+    pub report: StopReport,
+}

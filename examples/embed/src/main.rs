@@ -1,2 +1,77 @@
-//! Embedding.
-fn main() {}
+//! A pool of web servers in an app of your own, under a ractor supervisor of your own, with its events on stdout.
+//!
+//! `cargo run -p embed --no-default-features --features redb`
+
+use std::error::Error;
+use std::path::Path;
+use std::time::Duration;
+
+use ostler::{EventKind, EventStream, Ostler, Port, Probe, ProbeKind, Ready, Restart};
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+
+/// The app: whatever your own top supervisor does. This one only says when Ostler's tree has ended.
+struct App;
+
+impl Actor for App {
+    type Msg = ();
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<()>, (): ()) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(&self, _: ActorRef<()>, event: SupervisionEvent, (): &mut ()) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorTerminated(child, _, reason) => println!("the app: {} has ended ({reason:?})", child.get_id()),
+            SupervisionEvent::ActorFailed(child, error) => println!("the app: {} has failed: {error}", child.get_id()),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let (app, app_ended) = Actor::spawn(None, App, ()).await?;
+
+    let builder = Ostler::builder("embed");
+    let events = tokio::spawn(print(builder.subscribe()));
+    let ostler = builder.start_linked(app.get_cell()).await?;
+
+    let pool = ostler
+        .pool("web")
+        .command(["python3", "-u", "server.py", "--port", "{port}"])
+        .cwd(Path::new(env!("CARGO_MANIFEST_DIR")).join("../web"))
+        .workers(2)
+        .port(Port::Any)
+        .ready(Ready::Probe(Probe { kind: ProbeKind::Http("/healthz".into()), port: None }))
+        .restart(Restart::Permanent)
+        .intensity(3, Duration::from_secs(5))
+        .start()
+        .await?;
+    pool.wait_ready().await;
+    for (index, worker) in pool.workers().iter().enumerate() {
+        println!("web/{index} serves: pid {:?}, ports {:?}", worker.pid, worker.ports);
+    }
+
+    pool.restart_worker(0).await?;
+    pool.wait_ready().await;
+
+    let report = ostler.stop().await?;
+    println!("stopped: {report}");
+    app.stop(None);
+    app_ended.await?;
+    events.await?;
+    Ok(())
+}
+
+async fn print(mut events: EventStream) {
+    while let Some(event) = events.recv().await {
+        let worker = event.worker.as_ref().map(ToString::to_string).unwrap_or_default();
+        println!("{:>4} {:<18} {worker} {}", event.seq, event.kind.name(), event.facts.message.as_deref().unwrap_or_default());
+        if event.kind == EventKind::RunStopped {
+            break;
+        }
+    }
+}

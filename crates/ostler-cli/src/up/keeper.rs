@@ -61,7 +61,7 @@ async fn keep(ostler: Ostler, pools: Vec<PoolSpec>, mut asked: watch::Receiver<b
         outcome = run_pools(&ostler, pools) => outcome.err(),
     };
     End {
-        report: ostler.stop().await,
+        report: ostler.stop().await.unwrap_or_else(|left| left.report),
         error,
     }
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use ostler_core::lifecycle::{State, Transition};
+use ostler_core::signal::Signal;
 use ostler_telemetry::{EventKind, Facts};
 
 use super::driver::Driver;
@@ -23,6 +24,21 @@ pub(super) fn announce(driver: &mut Driver, what: Transition, elapsed: Duration)
     };
     let about = About::worker(&driver.slot.worker, Some(driver.incarnation));
     driver.slot.services.hub.emit(kind, about, facts);
+}
+
+/// Tells the world that the grace of a stop is over, and that the sitter has killed what was left.
+pub(super) fn grace_over(driver: &Driver, signal: Signal) {
+    let facts = Facts {
+        signal: Some(signal.name()),
+        cause: Some("grace_over".to_owned()),
+        ..Facts::default()
+    };
+    let about = About::worker(&driver.slot.worker, Some(driver.incarnation));
+    driver
+        .slot
+        .services
+        .hub
+        .emit(EventKind::WorkerStopping, about, driver.resources.complete(facts));
 }
 
 fn event(what: &Transition) -> (EventKind, Facts) {

@@ -16,7 +16,7 @@ use ostler_core::ids::Incarnation;
 use ostler_core::lifecycle::{Cause, Effect, Input, Lifecycle, Outcome, Rules, State, Transition};
 use ostler_core::signal::Signal;
 use ostler_core::spec::{Ports, StopSpec};
-use ostler_os::guardian::GuardianEvent;
+use ostler_os::guardian::{GuardianEvent, SignalCause};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use super::prepare::{Prepared, Resources};
@@ -206,13 +206,13 @@ impl Driver {
                 done = poll_watch(&mut self.watching) => done,
                 () = sleep_until(deadline) => Done::Input(Input::Deadline),
             };
-            if let Some(input) = self.done(done).await {
+            if let Some(input) = self.done(done) {
                 return input;
             }
         }
     }
 
-    async fn heard(&mut self, message: Message) -> Option<Input> {
+    fn heard(&mut self, message: Message) -> Option<Input> {
         match message {
             Message::Stop { cause, kill } => Some(Input::Stop { cause, kill }),
             Message::GuardianLost => Some(Input::GuardianLost),
@@ -222,11 +222,11 @@ impl Driver {
                 self.pending.push(release::end_without_sitter(self));
                 None
             }
-            Message::Guardian(event) => self.heard_from_guardian(event).await,
+            Message::Guardian(event) => self.heard_from_guardian(event),
         }
     }
 
-    async fn heard_from_guardian(&mut self, event: GuardianEvent) -> Option<Input> {
+    fn heard_from_guardian(&mut self, event: GuardianEvent) -> Option<Input> {
         match event {
             GuardianEvent::Spawned {
                 pid,
@@ -244,8 +244,12 @@ impl Driver {
                 Some(Input::SpawnFailed(self.spawn_failure(step, errno)))
             }
             GuardianEvent::Exited { status, .. } => {
-                self.resources.drain_output().await;
-                exit_status(status).map(Input::Exited)
+                let drained = self.resources.drain_output();
+                self.pending.push(Box::pin(async move {
+                    drained.await;
+                    exit_status(status).map_or(Done::Nothing, |status| Done::Input(Input::Exited(status)))
+                }));
+                None
             }
             GuardianEvent::TreeGone { how, .. } => {
                 self.tree_gone = true;
@@ -254,7 +258,20 @@ impl Driver {
                 }
                 Some(Input::TreeGone)
             }
+            // Told before the exit that it brings, so that the exit is known to be nobody's fault.
+            GuardianEvent::Signalled {
+                cause: SignalCause::GuardianDeath,
+                ..
+            } => Some(Input::GuardianLost),
             GuardianEvent::SitterLost { .. } => Some(self.tree_ended_by_kill()),
+            GuardianEvent::Signalled {
+                signal,
+                cause: SignalCause::GraceOver,
+                ..
+            } => {
+                announce::grace_over(self, signal);
+                None
+            }
             other => {
                 tracing::debug!(target: "ostler", worker = %self.slot.worker, incarnation = self.incarnation.0, ?other);
                 None
@@ -276,9 +293,9 @@ impl Driver {
         Input::Exited(ExitStatus::Signal(Signal::KILL))
     }
 
-    async fn done(&mut self, done: Done) -> Option<Input> {
+    fn done(&mut self, done: Done) -> Option<Input> {
         match done {
-            Done::Message(message) => self.heard(message).await,
+            Done::Message(message) => self.heard(message),
             Done::Kill => {
                 self.kill_heard = true;
                 Some(Input::Stop {
@@ -291,7 +308,10 @@ impl Driver {
             Done::Nothing => None,
             Done::Reserved(prepared) => Some(self.reserved(prepared)),
             Done::Ready(reported) => {
-                self.learn_ports(reported);
+                if !reported.is_empty() {
+                    let recorded = self.learn_ports(reported);
+                    self.pending.push(recorded);
+                }
                 Some(Input::Ready)
             }
         }
@@ -326,7 +346,10 @@ impl Driver {
     fn leave_watch(&mut self) {
         match self.lifecycle.state() {
             State::Reserved | State::Spawned => {}
-            State::Ready => self.permit = None,
+            State::Ready => {
+                self.permit = None;
+                self.resources.settle_ports();
+            }
             State::Stopping | State::Exited | State::Releasing | State::Released => {
                 self.watching = None;
                 self.permit = None;
@@ -384,8 +407,9 @@ impl Driver {
         let plan = self.ready_plan();
         Box::pin(async move {
             match plan {
-                None => Done::Input(Input::Ready),
-                Some(plan) => match ready::wait_ready(plan).await {
+                Ok(None) => Done::Input(Input::Ready),
+                Err(failure) => Done::Input(Input::StartFailed(failure)),
+                Ok(Some(plan)) => match ready::wait_ready(plan).await {
                     Ok(info) => Done::Ready(info.ports),
                     Err(failure) => Done::Input(Input::StartFailed(failure)),
                 },

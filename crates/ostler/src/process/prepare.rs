@@ -68,6 +68,13 @@ impl Resources {
         }
     }
 
+    /// The worker has its ports: they keep other hosts away by themselves now.
+    pub(super) fn settle_ports(&mut self) {
+        for reservation in &mut self.reservations {
+            reservation.settle();
+        }
+    }
+
     /// A cgroup that was killed is not used again: the next incarnation is born into one of its own.
     pub(super) fn drop_cgroup(&mut self) {
         if let Some(Err(error)) = self.cgroup.take().map(|group| group.try_remove()) {
@@ -83,9 +90,12 @@ impl Resources {
     }
 
     /// Reads what the process has written before it ended, without waiting for those who hold its pipes still.
-    pub(super) async fn drain_output(&self) {
-        for capture in [&self.stdout, &self.stderr].into_iter().flatten() {
-            capture.drain_after_exit().await;
+    pub(super) fn drain_output(&self) -> impl Future<Output = ()> + Send + use<> {
+        let captures = [self.stdout.clone(), self.stderr.clone()];
+        async move {
+            for capture in captures.iter().flatten() {
+                capture.drain_after_exit().await;
+            }
         }
     }
 }
@@ -366,9 +376,19 @@ impl Driver {
         })
     }
 
-    /// The ports that the worker told of.
-    pub(super) fn learn_ports(&mut self, reported: PortMap) {
+    /// The ports that the worker told of go on record, as those that it was given.
+    pub(super) fn learn_ports(&mut self, reported: PortMap) -> Work {
         self.resources.ports.extend(reported);
+        let (table, key) = (self.slot.services.table.clone(), self.key());
+        let ports = recorded_ports(&self.slot.spec.worker, &self.resources.ports);
+        Box::pin(async move {
+            if let Some(record) = table.record(&key)
+                && let Err(error) = table.update(Record { ports, ..record }).await
+            {
+                tracing::debug!(target: "ostler", %error, "reported ports are not on record");
+            }
+            Done::Nothing
+        })
     }
 
     /// A spawn that failed, in words.

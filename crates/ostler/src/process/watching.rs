@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use ostler_core::failure::{Failure, Reason};
 use ostler_core::spec::{Port, Probe, Ready, WorkerSpec};
 
 use super::driver::Driver;
@@ -9,25 +10,40 @@ use crate::ready::{HealthPlan, HealthProbe, Notifications, ProbePlan, ReadyPlan,
 
 impl Driver {
     /// How it is seen that the worker is ready; `None`: it is, since exec has succeeded.
-    pub(super) fn ready_plan(&self) -> Option<ReadyPlan> {
-        let spec = &self.slot.spec.worker;
-        let reported = || reported(spec);
-        let sign = match spec.ready.as_ref()? {
+    ///
+    /// # Errors
+    /// When readiness can't be watched: what it would be seen by is not there.
+    pub(super) fn ready_plan(&self) -> Result<Option<ReadyPlan>, Failure> {
+        let Some(ready) = &self.slot.spec.worker.ready else {
+            return Ok(None);
+        };
+        let unwatchable = || {
+            Failure::new(
+                Reason::ReadyTimeout,
+                "its readiness can't be watched: what it is seen by is missing",
+            )
+        };
+        let sign = self.sign(ready).ok_or_else(unwatchable)?;
+        Ok(Some(ReadyPlan {
+            sign,
+            last_answer: self.resources.last_answer.clone(),
+        }))
+    }
+
+    fn sign(&self, ready: &Ready) -> Option<Sign> {
+        let reported = reported(&self.slot.spec.worker);
+        Some(match ready {
             Ready::Notify => Sign::Notify {
                 messages: self.notifications()?,
-                reported: reported(),
+                reported,
             },
             Ready::Probe(probe) => Sign::Probe(self.probe_plan(probe)?),
             Ready::Line(_) => Sign::Line(self.resources.lines.clone()?),
             Ready::File => Sign::File {
                 path: self.resources.ready_file.clone()?,
-                reported: reported(),
+                reported,
             },
             Ready::After(time) => Sign::After(*time),
-        };
-        Some(ReadyPlan {
-            sign,
-            last_answer: self.resources.last_answer.clone(),
         })
     }
 

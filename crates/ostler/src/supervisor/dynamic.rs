@@ -1,8 +1,6 @@
 //! Supervisors whose children come and go.
 
-use ostler_core::supervision::{
-    ChildCounts, ChildId, ChildKey, End, StartChildError, Strategy, Target, TerminateChildError,
-};
+use ostler_core::supervision::{ChildCounts, ChildId, ChildKey, End, StartChildError, Strategy, TerminateChildError};
 use ractor::ActorCell;
 
 use super::answer::ChildStart;
@@ -64,7 +62,7 @@ impl DynamicSupervisor {
     /// # Errors
     /// `NotFound` for a key that was never given, `Stopping`.
     pub async fn terminate_child(&self, key: ChildKey) -> Result<(), TerminateChildError> {
-        self.0.terminate(Target::Key(key)).await
+        self.0.terminate_child(key).await
     }
 
     /// The children, in start order.

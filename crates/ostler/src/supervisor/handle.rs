@@ -127,15 +127,13 @@ impl Supervisor {
         answer.unwrap_or(Err(StartChildError::Stopping))
     }
 
-    /// Stops a child; returns when it is gone and released. Its specification stays, unless it is temporary. Idempotent.
+    /// Stops a child, given by id or by key; returns when it is gone and released. Its specification stays, unless it is temporary.
+    /// Idempotent.
     ///
     /// # Errors
     /// OTP's ([`TerminateChildError`]); `Stopping` also when the supervisor has ended.
-    pub async fn terminate_child(&self, id: impl Into<ChildId>) -> Result<(), TerminateChildError> {
-        self.terminate(Target::Id(id.into())).await
-    }
-
-    pub(super) async fn terminate(&self, target: Target) -> Result<(), TerminateChildError> {
+    pub async fn terminate_child(&self, child: impl Into<Target>) -> Result<(), TerminateChildError> {
+        let target = child.into();
         let answer = self.ask(|reply| SupervisorMessage::TerminateChild(target, reply)).await;
         answer.unwrap_or(Err(TerminateChildError::Stopping))
     }
