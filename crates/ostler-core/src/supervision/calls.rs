@@ -16,6 +16,24 @@ pub enum Target {
     Key(ChildKey),
 }
 
+impl From<ChildKey> for Target {
+    fn from(key: ChildKey) -> Self {
+        Target::Key(key)
+    }
+}
+
+impl From<ChildId> for Target {
+    fn from(id: ChildId) -> Self {
+        Target::Id(id)
+    }
+}
+
+impl<T: AsRef<str>> From<T> for Target {
+    fn from(id: T) -> Self {
+        Target::Id(id.into())
+    }
+}
+
 /// A request.
 #[derive(Debug, Clone)]
 pub enum Request<S> {
