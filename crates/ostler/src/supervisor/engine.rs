@@ -92,7 +92,7 @@ impl fmt::Debug for ChildInfo {
 ///
 /// Nothing here waits: each method does what can be done now, and the rest when the actor hands on what it gets: its
 /// [`EngineMessage`]s and *all* its supervision events. After each, the actor looks at [`ended`](Self::ended), and ends itself then.
-/// If the actor ends otherwise, ractor kills the children; starts under way are cancelled, and release gates still run, in tasks of their own.
+/// If the actor ends otherwise, the children are killed; starts under way are cancelled, and release gates still run, in tasks of their own.
 pub struct Engine {
     policy: Policy<Launch>,
     myself: ActorCell,
@@ -109,6 +109,16 @@ pub struct Engine {
     alarm: Alarm,
     ready: Option<oneshot::Sender<Result<(), End>>>,
     ended: Option<End>,
+}
+
+impl Drop for Engine {
+    /// None is left when the engine has ended by itself. Otherwise its actor was killed, or panicked: ractor kills the
+    /// children then, but not one that is in its `post_stop`, which would go on for as long as that takes.
+    fn drop(&mut self) {
+        for live in self.live.values() {
+            live.cell.kill();
+        }
+    }
 }
 
 /// A start under way.

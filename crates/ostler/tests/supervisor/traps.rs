@@ -371,3 +371,16 @@ async fn a_killed_supervisor_leaves_no_child() {
     bench.until_logged("gone b", 1).await;
     assert_eq!(bench.log.lines().len(), 4, "nothing was restarted");
 }
+
+/// Nor one that was in its `post_stop`, which ractor's kill of a supervisor passes over.
+#[tokio::test]
+async fn a_killed_supervisor_leaves_no_child_that_hangs_in_its_stop() {
+    let bench = Bench::new();
+    let hanging = bench.child_that("child", |_| OnStart::Up, OnStop::Hang).shutdown(Shutdown::Infinity);
+    let supervisor = bench.supervisor(Strategy::OneForOne, vec![hanging]).await;
+    supervisor.request_stop();
+    bench.until_logged("stop child", 1).await;
+    supervisor.cell().kill();
+    assert_eq!(within(supervisor.wait()).await, None);
+    bench.until_logged("gone child", 1).await;
+}
