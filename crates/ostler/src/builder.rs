@@ -147,7 +147,7 @@ impl OstlerBuilder {
     /// # Errors
     /// [`StartError`].
     pub async fn start(self) -> Result<Ostler, StartError> {
-        self.start_under(None).await
+        self.start_whole(None).await
     }
 
     /// The same, linked under a supervisor of your own: it is told of the instance's end as of any child's, and takes
@@ -156,7 +156,22 @@ impl OstlerBuilder {
     /// # Errors
     /// [`StartError`].
     pub async fn start_linked(self, supervisor: ActorCell) -> Result<Ostler, StartError> {
-        self.start_under(Some(supervisor)).await
+        self.start_whole(Some(supervisor)).await
+    }
+
+    /// Starts in a task of its own, whose result is an instance that ends when it is dropped: a start that its caller
+    /// gives up in the middle leaves nothing behind.
+    async fn start_whole(self, parent: Option<ActorCell>) -> Result<Ostler, StartError> {
+        match tokio::spawn(self.start_under(parent)).await {
+            Ok(started) => started,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime is shutting down.
+                Err(_) => Err(StartError::Root {
+                    source: SupervisorError::Stopped,
+                }),
+            },
+        }
     }
 
     async fn start_under(self, parent: Option<ActorCell>) -> Result<Ostler, StartError> {

@@ -1,6 +1,5 @@
 //! A running instance: its tree, its pools, its end.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,9 +25,8 @@ const QUIT_LIMIT: Duration = Duration::from_secs(5);
 pub(crate) struct Tree {
     services: Arc<Services>,
     root: Supervisor,
-    pools: Mutex<BTreeMap<String, Arc<PoolShared>>>,
-    /// The order in which the pools were started.
-    order: Mutex<Vec<String>>,
+    /// In the order of their starts; one that has stopped stays until the next of its name.
+    pools: Mutex<Vec<Arc<PoolShared>>>,
     report: watch::Sender<Option<StopReport>>,
 }
 
@@ -39,15 +37,30 @@ impl Tree {
             services,
             root,
             pools: Mutex::default(),
-            order: Mutex::default(),
             report,
         });
-        tokio::spawn(conclude(Arc::clone(&tree)));
+        // Made here and not in the task: a runtime can be shut down before it has polled that for the first time.
+        let runtime_guard = AbandonOnDrop(Arc::clone(&tree.services));
+        tokio::spawn(conclude(Arc::clone(&tree), runtime_guard));
         tree
     }
 
-    fn pools(&self) -> MutexGuard<'_, BTreeMap<String, Arc<PoolShared>>> {
+    fn pools(&self) -> MutexGuard<'_, Vec<Arc<PoolShared>>> {
         self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a new pool in, under a name that no other has now.
+    fn admit(&self, spec: PoolSpec) -> Result<Arc<PoolShared>, PoolError> {
+        let mut pools = self.pools();
+        if let Some(at) = pools.iter().position(|pool| pool.spec.name == spec.name) {
+            if !pools[at].is_stopped() {
+                return Err(PoolError::Exists { pool: spec.name });
+            }
+            pools.remove(at);
+        }
+        let shared = PoolShared::new(spec, Arc::clone(&self.services));
+        pools.push(Arc::clone(&shared));
+        Ok(shared)
     }
 
     async fn start_pool(self: &Arc<Self>, spec: PoolSpec) -> Result<Pool, PoolError> {
@@ -55,15 +68,7 @@ impl Tree {
         if self.services.is_stopping() {
             return Err(PoolError::Stopping);
         }
-        let shared = PoolShared::new(spec, Arc::clone(&self.services));
-        if self.pools().get(&name).is_some_and(|old| !old.is_stopped()) {
-            return Err(PoolError::Exists { pool: name });
-        }
-        self.pools().insert(name.clone(), Arc::clone(&shared));
-        self.order
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(name.clone());
+        let shared = self.admit(spec)?;
         match self.root.start_child(pool_child(&shared)).await {
             Ok(_) => {
                 tokio::spawn(end_when_over(Arc::clone(self), Arc::clone(&shared)));
@@ -87,19 +92,16 @@ impl Tree {
 
     /// Stops a pool in order; returns when all it held is released, or its release is overdue.
     pub(crate) async fn end_pool(&self, shared: &Arc<PoolShared>) {
-        let id = shared.child_id();
         // A root that has ended has taken its pools with it; the wait below sees to what they held.
-        drop(self.root.terminate_child(id.as_str()).await);
-        drop(self.root.delete_child(id.as_str()).await);
+        drop(self.root.terminate_child(shared.child_id.as_str()).await);
+        drop(self.root.delete_child(shared.child_id.as_str()).await);
         shared.settle().await;
         shared.stopped();
     }
 
     /// The pools in the order of their starts.
     fn pools_in_order(&self) -> Vec<Arc<PoolShared>> {
-        let order = self.order.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let pools = self.pools();
-        order.iter().filter_map(|name| pools.get(name).cloned()).collect()
+        self.pools().clone()
     }
 
     async fn stop(&self) -> StopReport {
@@ -135,21 +137,25 @@ async fn end_when_over(tree: Arc<Tree>, shared: Arc<PoolShared>) {
 }
 
 /// The end of the instance, however its root ended: everything that outlives actors is ended and released here.
-async fn conclude(tree: Arc<Tree>) {
-    let runtime_guard = AbandonOnDrop(Arc::clone(&tree.services));
+async fn conclude(tree: Arc<Tree>, runtime_guard: AbandonOnDrop) {
     let ended = tree.root.wait().await;
     let services = &tree.services;
-    services.raise_stop_level(StopLevel::Ordered);
+    // A root that was killed has nobody left who would give the workers their grace, and see to its end.
+    services.raise_stop_level(if ended.is_some() {
+        StopLevel::Ordered
+    } else {
+        StopLevel::Kill
+    });
     for pool in tree.pools_in_order() {
         pool.settle().await;
         pool.stopped();
     }
     let cleanup = cleaner::check_once(services).await;
-    if let Some(guardian) = services.link.close() {
-        if let Err(error) = guardian.quit(QUIT_LIMIT).await {
-            tracing::error!(target: "ostler", %error, "the guardian did not end as told");
-            guardian.abandon();
-        }
+    if let Some(guardian) = services.link.close()
+        && let Err(error) = guardian.quit(QUIT_LIMIT).await
+    {
+        tracing::error!(target: "ostler", %error, "the guardian did not end as told");
+        guardian.abandon();
     }
     let mut report = StopReport::of_pools(&tree.pools_in_order());
     report.root_gave_up = ended.and_then(why_gave_up);

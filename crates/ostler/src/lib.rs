@@ -70,3 +70,6 @@ pub use ostler_core::spec::{
 pub use ostler_os::limits;
 pub use ostler_registry::{DirEnv, Engine, app_dir};
 pub use ostler_telemetry::{Event, EventKind, Facts};
+
+#[cfg(test)]
+mod tests;

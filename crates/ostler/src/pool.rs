@@ -19,6 +19,8 @@ use crate::status::WorkerState;
 pub use shared::PoolPhase;
 pub(crate) use shared::PoolShared;
 pub(crate) use starter::pool_child;
+#[cfg(test)]
+pub(crate) use worker::WorkerMessage;
 
 /// Why a pool could not do what it was asked.
 #[derive(Debug, thiserror::Error)]

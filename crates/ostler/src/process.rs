@@ -167,6 +167,12 @@ impl Slot {
             .unwrap_or_else(|| self.services.stop_cause())
     }
 
+    /// Whether it has finished or given up: nothing is started in it any more.
+    pub(crate) fn is_over(&self) -> bool {
+        let memory = self.memory();
+        memory.state.finished || memory.state.gave_up
+    }
+
     pub(crate) fn note_finished(&self) {
         self.update_state(|state| state.finished = true);
     }

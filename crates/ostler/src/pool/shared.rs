@@ -43,6 +43,9 @@ pub(crate) struct PoolShared {
     pub(crate) services: Arc<Services>,
     pub(crate) slots: Vec<Arc<Slot>>,
     pub(crate) phase: watch::Sender<PoolPhase>,
+    /// Its id in the root supervisor. No other pool of the run has it, not even a later one of the same name: whoever
+    /// ends this pool late can't end that one.
+    pub(crate) child_id: String,
     watch: Mutex<PoolWatch>,
     starters: Mutex<HashMap<u32, Supervisor>>,
     supervisor: Mutex<Option<DynamicSupervisor>>,
@@ -60,6 +63,7 @@ impl PoolShared {
             services,
             slots,
             phase: watch::Sender::new(PoolPhase::Starting),
+            child_id: format!("pool {} ({})", spec.name, uuid::Uuid::new_v4().simple()),
             watch: Mutex::new(watch),
             starters: Mutex::default(),
             supervisor: Mutex::default(),
@@ -138,11 +142,6 @@ impl PoolShared {
             }
             news
         });
-    }
-
-    /// The pool's id in the root supervisor.
-    pub(crate) fn child_id(&self) -> String {
-        format!("pool {}", self.spec.name)
     }
 
     pub(crate) fn is_stopped(&self) -> bool {

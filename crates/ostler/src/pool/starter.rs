@@ -14,7 +14,7 @@ use super::worker::{Worker, WorkerArguments};
 use crate::hub::About;
 use crate::process::Slot;
 use crate::supervisor::{
-    AutoShutdown, ChildKind, ChildSpec, DynamicSupervisor, ExitReason, Report, Restart, Shutdown, StartContext,
+    AutoShutdown, ChildKind, ChildSpec, DynamicSupervisor, End, ExitReason, Report, Restart, Shutdown, StartContext,
     StartError, StartedChild, Supervisor, SupervisorError, SupervisorOptions,
 };
 
@@ -22,11 +22,11 @@ use crate::supervisor::{
 pub(super) const WORKER: &str = "worker";
 
 /// The pool's supervisor as a child of the root: dynamic, with a starter a slot. Killed, it comes back with all of
-/// them; the new incarnations wait for the release of the old ones, since slots outlive their actors.
+/// them that have neither finished nor given up; the new incarnations wait for the release of the old ones, since slots outlive their actors.
 pub(crate) fn pool_child(shared: &Arc<PoolShared>) -> ChildSpec {
     let (starting, stopping) = (Arc::clone(shared), Arc::clone(shared));
     let start = move |context| start_pool(Arc::clone(&starting), context);
-    ChildSpec::starting(shared.child_id(), start)
+    ChildSpec::starting(shared.child_id.as_str(), start)
         .kind(ChildKind::Supervisor)
         .restart(Restart::Transient)
         .stop_with(move |_| {
@@ -50,7 +50,7 @@ async fn start_pool(shared: Arc<PoolShared>, mut context: StartContext) -> Resul
         .await
         .map_err(start_error)?;
     shared.note_supervisor(supervisor.clone());
-    for slot in &shared.slots {
+    for slot in shared.slots.iter().filter(|slot| !slot.is_over()) {
         let starting = supervisor.start_child(starter_child(slot, &shared));
         let started = tokio::select! {
             biased;
@@ -106,7 +106,12 @@ async fn start_starter(
         .map_err(start_error)?;
     shared.note_starter(slot.worker.index, starter.clone());
     let waited = starter.clone();
-    let join = tokio::spawn(async move { drop(waited.wait().await) });
+    let join = tokio::spawn(async move {
+        // Its worker has ended for good, whatever of: the actor that was killed could not tell.
+        if waited.wait().await == Some(End::AutoShutdown) {
+            finished(&slot, &shared);
+        }
+    });
     Ok(StartedChild::new(starter.cell(), join))
 }
 
@@ -129,6 +134,15 @@ pub(super) fn worker_child(slot: &Arc<Slot>, shared: &Arc<PoolShared>) -> ChildS
         .significant(restart != Restart::Permanent)
         .shutdown(Shutdown::Infinity)
         .gate(move |_| settled(Arc::clone(&released)))
+}
+
+fn finished(slot: &Slot, shared: &PoolShared) {
+    slot.note_finished();
+    let about = About::worker(&slot.worker, None);
+    slot.services
+        .hub
+        .emit(EventKind::WorkerFinished, about, Facts::default());
+    shared.tell(PoolInput::Finished(slot.worker.index));
 }
 
 async fn settled(slot: Arc<Slot>) {

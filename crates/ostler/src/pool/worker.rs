@@ -9,12 +9,9 @@ use ostler_core::exit::{ExitReason, Failure as ExitFailure};
 use ostler_core::failure::Failure;
 use ostler_core::lifecycle::Outcome;
 use ostler_core::pool::PoolInput;
-use ostler_core::supervision::Restart;
-use ostler_telemetry::{EventKind, Facts};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::shared::PoolShared;
-use crate::hub::About;
 use crate::process::{Process, Slot, Told};
 use crate::supervisor::Exit;
 
@@ -30,7 +27,6 @@ pub(super) struct WorkerArguments {
 /// A worker while it lives.
 pub(super) struct WorkerActorState {
     slot: Arc<Slot>,
-    pool: Arc<PoolShared>,
     process: Process,
 }
 
@@ -45,10 +41,17 @@ impl Actor for Worker {
         arguments: WorkerArguments,
     ) -> Result<WorkerActorState, ActorProcessingErr> {
         let WorkerArguments { slot, pool } = arguments;
-        // A cast to an actor that has ended is lost, as it should be.
-        let told = move |told| drop(myself.cast(WorkerMessage(told)));
+        let index = slot.worker.index;
+        let told = move |told| match told {
+            // Not by way of the actor: one that was killed would leave its pool in the belief that it serves.
+            Told::Ready => pool.tell(PoolInput::Ready(index)),
+            Told::NotReady => pool.tell(PoolInput::NotReady(index)),
+            // A cast to an actor that has ended is lost, as it should be.
+            Told::Ended(outcome) => drop(myself.cast(WorkerMessage::Ended(outcome))),
+            Told::Overdue(failure) => drop(myself.cast(WorkerMessage::Overdue(failure))),
+        };
         let process = slot.start(Box::new(told));
-        Ok(WorkerActorState { slot, pool, process })
+        Ok(WorkerActorState { slot, process })
     }
 
     async fn handle(
@@ -57,14 +60,12 @@ impl Actor for Worker {
         message: WorkerMessage,
         state: &mut WorkerActorState,
     ) -> Result<(), ActorProcessingErr> {
-        let index = state.slot.worker.index;
-        match message.0 {
-            Told::Ready => state.pool.tell(PoolInput::Ready(index)),
-            Told::NotReady => state.pool.tell(PoolInput::NotReady(index)),
-            Told::Overdue(failure) => return Err(failed(failure).into()),
-            Told::Ended(outcome) => return state.ended(&myself, outcome),
+        match message {
+            WorkerMessage::Overdue(failure) => Err(failed(failure).into()),
+            WorkerMessage::Ended(outcome) => state.ended(&myself, outcome),
+            #[cfg(test)]
+            WorkerMessage::Panic => panic!("told to by a test"),
         }
-        Ok(())
     }
 
     /// An orderly stop: the process is asked to end, and waited for. Its own deadlines bound the wait.
@@ -81,33 +82,15 @@ impl Actor for Worker {
 
 impl WorkerActorState {
     fn ended(&self, myself: &ActorRef<WorkerMessage>, outcome: Outcome) -> Result<(), ActorProcessingErr> {
-        let temporary = self.slot.spec.restart == Restart::Temporary;
         match outcome {
+            // The instance is being stopped, and its killer was faster than the supervisors: they end this actor in its
+            // turn. Did it end by itself, it would be restarted, and counted, until then.
+            Outcome::Stopped { .. } if self.slot.services.is_stopping() => {}
             Outcome::Stopped { .. } => myself.stop(Some("shutdown".to_owned())),
-            Outcome::Finished { .. } => {
-                if self.slot.spec.restart != Restart::Permanent {
-                    self.finished();
-                }
-                myself.stop(None);
-            }
-            Outcome::Failed(failure) => {
-                if temporary {
-                    self.finished();
-                }
-                return Err(failed(failure).into());
-            }
+            Outcome::Finished { .. } => myself.stop(None),
+            Outcome::Failed(failure) => return Err(failed(failure).into()),
         }
         Ok(())
-    }
-
-    fn finished(&self) {
-        let worker = &self.slot.worker;
-        self.slot.note_finished();
-        self.pool
-            .services
-            .hub
-            .emit(EventKind::WorkerFinished, About::worker(worker, None), Facts::default());
-        self.pool.tell(PoolInput::Finished(worker.index));
     }
 }
 
@@ -120,9 +103,17 @@ fn failed(failure: Failure) -> Exit {
     }
 }
 
-/// What the process's driver tells.
+/// What the process's driver tells of its end.
 #[derive(Debug)]
-pub(super) struct WorkerMessage(Told);
+pub(crate) enum WorkerMessage {
+    /// All it held is released.
+    Ended(Outcome),
+    /// It has ended, and what it held was not released in time.
+    Overdue(Failure),
+    /// A bug in the actor, as a test has it.
+    #[cfg(test)]
+    Panic,
+}
 
 #[cfg(feature = "cluster")]
 impl ractor::Message for WorkerMessage {}

@@ -176,8 +176,10 @@ impl Driver {
                     }
                     Effect::Done(outcome) => return self.finish(outcome),
                     Effect::Announce { what, elapsed } => {
-                        self.tell_owner(&what, told);
+                        let news = for_owner(&what);
                         announce::announce(&mut self, what, elapsed);
+                        // Afterwards: what follows for the pool is an event that comes behind its cause.
+                        news.into_iter().for_each(told);
                     }
                     other => self.perform(other),
                 }
@@ -324,7 +326,7 @@ impl Driver {
                 let work = self.spawn();
                 self.pending.push(work);
             }
-            Effect::WatchReady => self.watching = Some(self.watch_ready()),
+            Effect::WatchReady => self.watch_ready(),
             Effect::WatchHealth => self.watching = self.watch_health(),
             Effect::End(stop) => self.end(stop),
             Effect::CheckPorts => self.pending.push(release::check_ports(self)),
@@ -365,14 +367,6 @@ impl Driver {
         }
     }
 
-    fn tell_owner(&self, what: &Transition, told: &(dyn Fn(Told) + Send + Sync)) {
-        match what {
-            Transition::Ready => told(Told::Ready),
-            Transition::Stopping { .. } | Transition::Exited(_) | Transition::Unhealthy(_) => told(Told::NotReady),
-            Transition::Reserved | Transition::Spawned | Transition::Failed(_) | Transition::Released => {}
-        }
-    }
-
     fn finish(self, outcome: Outcome) -> Outcome {
         let limit = matches!(&outcome, Outcome::Failed(failure) if failure.reason.is_machine_limit());
         let mut memory = self.slot.memory();
@@ -403,18 +397,20 @@ impl Driver {
         failure
     }
 
-    fn watch_ready(&self) -> Work {
-        let plan = self.ready_plan();
-        Box::pin(async move {
-            match plan {
-                Ok(None) => Done::Input(Input::Ready),
+    fn watch_ready(&mut self) {
+        // What is known already is told before anything else is heard: an exit right behind exec is the exit of a ready
+        // worker.
+        let plan = match self.ready_plan() {
+            Ok(Some(plan)) => plan,
+            Ok(None) => return self.backlog.push_back(Input::Ready),
+            Err(failure) => return self.backlog.push_back(Input::StartFailed(failure)),
+        };
+        self.watching = Some(Box::pin(async move {
+            match ready::wait_ready(plan).await {
+                Ok(info) => Done::Ready(info.ports),
                 Err(failure) => Done::Input(Input::StartFailed(failure)),
-                Ok(Some(plan)) => match ready::wait_ready(plan).await {
-                    Ok(info) => Done::Ready(info.ports),
-                    Err(failure) => Done::Input(Input::StartFailed(failure)),
-                },
             }
-        })
+        }));
     }
 
     fn watch_health(&self) -> Option<Work> {
@@ -422,6 +418,15 @@ impl Driver {
         Some(Box::pin(async move {
             Done::Input(Input::Unhealthy(ready::watch(plan).await))
         }))
+    }
+}
+
+/// What the owner of the process is told of a transition.
+fn for_owner(what: &Transition) -> Option<Told> {
+    match what {
+        Transition::Ready => Some(Told::Ready),
+        Transition::Stopping { .. } | Transition::Exited(_) | Transition::Unhealthy(_) => Some(Told::NotReady),
+        Transition::Reserved | Transition::Spawned | Transition::Failed(_) | Transition::Released => None,
     }
 }
 
