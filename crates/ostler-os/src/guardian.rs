@@ -38,7 +38,7 @@ use orders::Orders;
 #[derive(Debug, Clone)]
 pub struct GuardianOptions {
     /// A program to run in place of the built-in one. It wins over the environment variable `OSTLER_GUARDIAN`, which
-    /// does the same. Default: none.
+    /// does the same unless it is empty. Default: none.
     pub program: Option<PathBuf>,
     /// Whether to run the built-in program from a memory file, which leaves nothing on disk. When this is false, or the
     /// system forbids it, a file in a cache directory is used. Default: true.

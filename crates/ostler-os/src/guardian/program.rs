@@ -33,10 +33,11 @@ const BUSY_PAUSE: Duration = Duration::from_millis(10);
 /// Starts the program with `control` as its standard input.
 pub(super) async fn start(options: &GuardianOptions, control: &OwnedFd) -> Result<Child, LaunchError> {
     let mut tried = Vec::new();
-    let named = options
-        .program
-        .clone()
-        .or_else(|| env::var_os("OSTLER_GUARDIAN").map(PathBuf::from));
+    let named = options.program.clone().or_else(|| {
+        env::var_os("OSTLER_GUARDIAN")
+            .filter(|path| !path.is_empty())
+            .map(PathBuf::from)
+    });
     if let Some(path) = named {
         match run_retrying(&path, options, control).await {
             Ok(child) => return Ok(child),

@@ -134,6 +134,27 @@ async fn host_and_guardian_killed_at_once_leave_nothing() {
     }
 }
 
+/// Without a cgroup nothing holds the others of the tree then: they are the next start's business (ADR 0002).
+#[tokio::test]
+async fn host_guardian_and_sitters_killed_at_once_take_the_workers_with_them() {
+    let (mut host, all, ..) = host("waits").await;
+    let (guardian, slots) = all.split_first().expect("a guardian");
+    let sitters: Vec<i32> = slots.chunks(4).map(|slot| slot[0]).collect();
+    // Stopped first, so that none can do anything for another's death.
+    for pid in sitters.iter().chain([guardian]) {
+        send(*pid, Os::STOP);
+    }
+    sitters.iter().chain([guardian]).for_each(|pid| send(*pid, Os::KILL));
+    host.kill();
+    for slot in slots.chunks(4) {
+        assert_gone(slot[1]);
+        slot[2..]
+            .iter()
+            .filter(|pid| alive(**pid))
+            .for_each(|pid| send(*pid, Os::KILL));
+    }
+}
+
 #[tokio::test]
 async fn a_killed_guardian_is_told_and_its_sitters_end_their_trees() {
     let mut bench = Bench::launch().await;

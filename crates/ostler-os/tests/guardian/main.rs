@@ -6,8 +6,8 @@ mod end;
 mod faults;
 mod handshake;
 mod hygiene;
-mod life;
 mod load;
+mod pure;
 mod spawn;
 mod support;
 
