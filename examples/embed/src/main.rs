@@ -21,9 +21,16 @@ impl Actor for App {
         Ok(())
     }
 
-    async fn handle_supervisor_evt(&self, _: ActorRef<()>, event: SupervisionEvent, (): &mut ()) -> Result<(), ActorProcessingErr> {
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<()>,
+        event: SupervisionEvent,
+        (): &mut (),
+    ) -> Result<(), ActorProcessingErr> {
         match event {
-            SupervisionEvent::ActorTerminated(child, _, reason) => println!("the app: {} has ended ({reason:?})", child.get_id()),
+            SupervisionEvent::ActorTerminated(child, _, reason) => {
+                println!("the app: {} has ended ({reason:?})", child.get_id())
+            }
             SupervisionEvent::ActorFailed(child, error) => println!("the app: {} has failed: {error}", child.get_id()),
             _ => {}
         }
@@ -45,7 +52,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .cwd(Path::new(env!("CARGO_MANIFEST_DIR")).join("../web"))
         .workers(2)
         .port(Port::Any)
-        .ready(Ready::Probe(Probe { kind: ProbeKind::Http("/healthz".into()), port: None }))
+        .ready(Ready::Probe(Probe {
+            kind: ProbeKind::Http("/healthz".into()),
+            port: None,
+        }))
         .restart(Restart::Permanent)
         .intensity(3, Duration::from_secs(5))
         .start()
@@ -55,8 +65,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
         println!("web/{index} serves: pid {:?}, ports {:?}", worker.pid, worker.ports);
     }
 
+    // A restart of your own is an ordered stop, a confirmed release, and a start: it is over when its next process is ready.
+    let mut restart = ostler.subscribe();
     pool.restart_worker(0).await?;
-    pool.wait_ready().await;
+    while let Some(event) = restart.recv().await {
+        if event.kind == EventKind::WorkerReady {
+            break;
+        }
+    }
 
     let report = ostler.stop().await?;
     println!("stopped: {report}");
@@ -69,7 +85,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
 async fn print(mut events: EventStream) {
     while let Some(event) = events.recv().await {
         let worker = event.worker.as_ref().map(ToString::to_string).unwrap_or_default();
-        println!("{:>4} {:<18} {worker} {}", event.seq, event.kind.name(), event.facts.message.as_deref().unwrap_or_default());
+        println!(
+            "{:>4} {:<18} {worker} {}",
+            event.seq,
+            event.kind.name(),
+            event.facts.message.as_deref().unwrap_or_default()
+        );
         if event.kind == EventKind::RunStopped {
             break;
         }

@@ -1,7 +1,9 @@
 //! Events as people read them: a line each, and under a failure what the worker said and what to do.
 
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 
+use ostler_core::failure::Reason;
 use ostler_telemetry::{Event, EventKind, Facts};
 
 use super::board::ports;
@@ -15,17 +17,74 @@ pub(crate) enum Detail {
     Trouble,
 }
 
-/// The event as text of one or more lines; `None` when it is not worth a line.
-pub(crate) fn text(event: &Event, detail: Detail) -> Option<String> {
-    if detail == Detail::Trouble && !is_trouble(event) {
-        return None;
+/// Tells one event after another, and remembers what has been said.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    detail: Detail,
+    /// The last words of a worker that were shown for each pool: a thousand workers that die of one traceback show it once.
+    shown: HashMap<String, Vec<String>>,
+    /// The same of advice.
+    advised: HashSet<(String, Option<Reason>)>,
+}
+
+impl Lines {
+    /// Nothing has been said yet.
+    pub(crate) fn new(detail: Detail) -> Self {
+        Self {
+            detail,
+            shown: HashMap::new(),
+            advised: HashSet::new(),
+        }
     }
-    let told = sentence(event)?;
-    let mut text = format!("{} {} {told}", clock(event.time), who(event));
-    if is_trouble(event) {
-        text.push_str(&explanation(&event.facts));
+
+    /// The event as text of one or more lines; `None` when it is not worth a line.
+    pub(crate) fn text(&mut self, event: &Event) -> Option<String> {
+        if self.detail == Detail::Trouble && !is_trouble(event) {
+            return None;
+        }
+        let mut text = format!("{} {} {}", clock(event.time), who(event), sentence(event)?);
+        if is_trouble(event) {
+            for line in self.explanation(event) {
+                text.push_str("\n    ");
+                text.push_str(&line);
+            }
+        }
+        Some(text)
     }
-    Some(text)
+
+    /// What happened, what the worker said last, who is in the way, and what to do.
+    fn explanation(&mut self, event: &Event) -> Vec<String> {
+        let facts = &event.facts;
+        let mut lines: Vec<String> = facts.message.iter().cloned().collect();
+        if let Some(holder) = facts
+            .holder
+            .as_ref()
+            .filter(|holder| lines.iter().all(|line| !line.contains(*holder)))
+        {
+            lines.push(format!("held by {holder}"));
+        }
+        lines.extend(facts.orphans.iter().cloned());
+        // Whoever gave up has failed before, and it has been told of what.
+        if event.kind == EventKind::WorkerFailed {
+            let pool = event.worker.as_ref().map_or("", |worker| worker.pool.as_str());
+            lines.extend(self.last_words(pool, &facts.stderr_tail));
+            if self.advised.insert((pool.to_owned(), facts.reason)) {
+                lines.extend(facts.suggestion.iter().map(|suggestion| format!("→ {suggestion}")));
+            }
+        }
+        lines
+    }
+
+    fn last_words(&mut self, pool: &str, tail: &[String]) -> Vec<String> {
+        if tail.is_empty() {
+            return Vec::new();
+        }
+        if self.shown.get(pool).is_some_and(|shown| shown == tail) {
+            return vec!["│ (the same last lines on stderr as before)".to_owned()];
+        }
+        self.shown.insert(pool.to_owned(), tail.to_vec());
+        tail.iter().map(|line| format!("│ {line}")).collect()
+    }
 }
 
 fn is_trouble(event: &Event) -> bool {
@@ -38,7 +97,7 @@ fn is_trouble(event: &Event) -> bool {
         | EventKind::CleanupOrphansFound
         | EventKind::CleanupEmergencyKill
         | EventKind::EventsDropped => true,
-        EventKind::SweepDone => event.facts.count.is_some_and(|count| count > 0) || event.facts.message.is_some(),
+        EventKind::SweepDone => event.facts.count.is_some_and(|count| count > 0),
         EventKind::RunStarted
         | EventKind::RunStopped
         | EventKind::WorkerReserved
@@ -76,7 +135,6 @@ fn sentence(event: &Event) -> Option<String> {
         EventKind::PoolStopped => "is stopped".to_owned(),
         EventKind::GuardianLost => "the guardian is lost; another is started, and its workers with it".to_owned(),
         EventKind::SweepDone if count > 0 => format!("{count} processes of dead runs were ended"),
-        EventKind::SweepDone if facts.message.is_some() => "the sweep is done".to_owned(),
         EventKind::CleanupOrphansFound => {
             format!("{count} orphans were found: this should not happen, please report it")
         }
@@ -89,35 +147,6 @@ fn sentence(event: &Event) -> Option<String> {
         | EventKind::CleanupSuccess => return None,
     };
     Some(told)
-}
-
-/// What happened, what the worker said last, who is in the way, and what to do.
-fn explanation(facts: &Facts) -> String {
-    let mut text = String::new();
-    let mut add = |line: &str| {
-        text.push_str("\n    ");
-        text.push_str(line);
-    };
-    if let Some(message) = &facts.message {
-        add(message);
-    }
-    if let Some(holder) = facts
-        .holder
-        .as_ref()
-        .filter(|holder| !facts.message.as_ref().is_some_and(|m| m.contains(*holder)))
-    {
-        add(&format!("held by {holder}"));
-    }
-    for orphan in &facts.orphans {
-        add(orphan);
-    }
-    for line in &facts.stderr_tail {
-        add(&format!("│ {line}"));
-    }
-    if let Some(suggestion) = &facts.suggestion {
-        add(&format!("→ {suggestion}"));
-    }
-    text
 }
 
 fn who(event: &Event) -> String {
@@ -196,7 +225,7 @@ pub(crate) fn rounded(duration: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use ostler_core::failure::{ExitStatus, Failure, Reason};
+    use ostler_core::failure::{ExitStatus, Failure};
     use ostler_core::ids::{Incarnation, RunId, WorkerId};
     use ostler_core::signal::Signal;
 
@@ -216,18 +245,22 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_failure_says_what_happened_and_what_to_do() {
+    fn text(event: &Event, detail: Detail) -> Option<String> {
+        Lines::new(detail).text(event)
+    }
+
+    fn failure() -> Event {
         let mut failure = Failure::new(
             Reason::ExitedBeforeReady,
             "it ended with exit status 0 before it was ready",
         );
         failure.stderr_tail = vec!["Traceback:".into(), "ModuleNotFoundError: no module".into()];
-        let told = text(
-            &event(EventKind::WorkerFailed, Facts::of_failure(&failure)),
-            Detail::Trouble,
-        )
-        .unwrap();
+        event(EventKind::WorkerFailed, Facts::of_failure(&failure))
+    }
+
+    #[test]
+    fn a_failure_says_what_happened_and_what_to_do() {
+        let told = text(&failure(), Detail::Trouble).unwrap();
         let lines: Vec<&str> = told.lines().collect();
         assert_eq!(
             lines[..4],
@@ -239,6 +272,20 @@ mod tests {
             ]
         );
         assert!(lines[4].starts_with("    → read its last lines"), "{told}");
+    }
+
+    #[test]
+    fn the_same_last_words_are_shown_once() {
+        let mut lines = Lines::new(Detail::Trouble);
+        assert!(lines.text(&failure()).unwrap().contains("│ ModuleNotFoundError"));
+        let again = lines.text(&failure()).unwrap();
+        assert!(
+            !again.contains("ModuleNotFoundError") && again.contains("the same last lines"),
+            "{again}"
+        );
+        let mut other = failure();
+        other.facts.stderr_tail = vec!["something else".into()];
+        assert!(lines.text(&other).unwrap().contains("│ something else"));
     }
 
     #[test]

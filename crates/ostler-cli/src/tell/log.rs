@@ -17,16 +17,21 @@ pub(crate) fn start(level: &str, screen: Arc<Screen>) -> Result<(), String> {
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(Writer(screen))
         .with_ansi(false)
-        .with_filter(filter.and(filter_fn(is_no_event)));
+        .with_filter(filter.and(filter_fn(is_news)));
     tracing_subscriber::registry()
         .with(layer)
         .try_init()
         .map_err(|error| format!("the log can't be started: {error}"))
 }
 
-/// The events of the run are shown as lines or as the table already.
-fn is_no_event(metadata: &Metadata<'_>) -> bool {
-    metadata.target() != "ostler" || metadata.fields().field("event").is_none()
+/// The events of the run, and the supervisors' reports of the same things, are shown as lines or as the table already.
+fn is_news(metadata: &Metadata<'_>) -> bool {
+    let told = if metadata.target() == "ostler" {
+        "event"
+    } else {
+        "report"
+    };
+    !metadata.target().starts_with("ostler") || metadata.fields().field(told).is_none()
 }
 
 struct Writer(Arc<Screen>);

@@ -85,6 +85,10 @@ async fn drive(config: Config, time: Option<Duration>, teller: &mut Teller) -> R
     let run = builder.run_id();
     let mut events = builder.subscribe();
     let (ostler, stop_at_once) = start(builder, &mut signals).await?;
+    let swept = ostler.swept();
+    for remark in swept.survivors.iter().chain(&swept.remarks) {
+        teller.say(&format!("ostler: the sweep: {remark}"));
+    }
     let killer = ostler.killer();
     let keeper = Keeper::new(ostler, config.pools);
     if stop_at_once {

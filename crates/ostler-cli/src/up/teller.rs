@@ -9,7 +9,7 @@ use ostler_telemetry::Event;
 
 use crate::tell::board::Board;
 use crate::tell::journal::Journal;
-use crate::tell::lines::{self, Detail};
+use crate::tell::lines::{Detail, Lines};
 use crate::tell::screen::Screen;
 use crate::tell::{summary, table};
 
@@ -20,7 +20,7 @@ pub(super) struct Teller {
     journal: Option<Journal>,
     board: Board,
     last: Option<Arc<Event>>,
-    detail: Detail,
+    lines: Lines,
 }
 
 /// The events file, if one is wanted.
@@ -46,7 +46,7 @@ impl Teller {
             journal,
             board: Board::default(),
             last: None,
-            detail,
+            lines: Lines::new(detail),
         }
     }
 
@@ -56,7 +56,7 @@ impl Teller {
             self.say(&format!("ostler: {trouble}"));
         }
         self.board.apply(event);
-        if let Some(text) = lines::text(event, self.detail) {
+        if let Some(text) = self.lines.text(event) {
             self.say(&text);
         }
         self.last = Some(Arc::clone(event));
