@@ -1,5 +1,7 @@
 //! The guardian itself: passes orders on to sitters, makes and reaps them, and ends everything when the host is gone.
 
+mod census;
+
 use crate::children;
 use crate::fd;
 use crate::process::{self, DescriptorLimit};
@@ -20,8 +22,6 @@ const REAPS: u32 = 64;
 const ROOM: usize = 12;
 /// Children are reaped while at least this many can: each may be told of, and the last one's end brings the last word.
 const REAP_ROOM: usize = 4;
-/// Strays that a census names.
-const NAMED: i32 = 8;
 /// Between two looks for strays: from the first to the last, doubled each time.
 const FIRST_PAUSE: u64 = 2 * MILLISECOND;
 const LONGEST_PAUSE: u64 = 512 * MILLISECOND;
@@ -364,19 +364,24 @@ impl Server {
         self.sitters = self.sitters.saturating_sub(1);
         let bereft = self.course == Course::Bereft;
         let Some(slot) = self.slots.get(number) else { return };
-        let expected = status == 0 && (slot.state() == State::Closing || bereft);
         close_socket(&mut slot.socket);
         slot.status = status;
-        slot.set(if expected { State::Empty } else { State::Lost });
-        if expected {
-            self.say(EventKind::Closed, number, 0, 0, 0);
-        } else {
-            let killed = self.hunt.as_ref().map_or(0, |hunt| hunt.killed);
-            self.hunt = Some(Hunt {
-                next: now,
-                pause: FIRST_PAUSE,
-                killed,
-            });
+        match (status, slot.state()) {
+            // Nobody asked, and perhaps nobody reads: a thousand of these must not hold up the end.
+            (0, _) if bereft => slot.set(State::Empty),
+            (0, State::Closing) => {
+                slot.set(State::Empty);
+                self.say(EventKind::Closed, number, 0, 0, 0);
+            }
+            _ => {
+                slot.set(State::Lost);
+                let killed = self.hunt.as_ref().map_or(0, |hunt| hunt.killed);
+                self.hunt = Some(Hunt {
+                    next: now,
+                    pause: FIRST_PAUSE,
+                    killed,
+                });
+            }
         }
     }
 
@@ -448,47 +453,6 @@ impl Server {
             self.say(EventKind::Bye, 0, 0, 0, 0);
             self.course = Course::Leaving(now);
         }
-    }
-
-    // The census.
-
-    /// Goes on naming sitters as far as there is room; strays and the totals come last.
-    fn go_on_with_census(&mut self) {
-        let Some(mut next) = self.census else { return };
-        while self.outbox.room() >= ROOM {
-            let Some(slot) = self.slots.get(next) else {
-                self.census = None;
-                return self.end_census();
-            };
-            if slot.has_sitter() {
-                let pid = slot.sitter;
-                self.say(EventKind::CensusSitter, next, 0, pid, 0);
-            }
-            next += 1;
-        }
-        self.census = Some(next);
-    }
-
-    fn end_census(&mut self) {
-        let (slots, outbox) = (&mut self.slots, &mut self.outbox);
-        let mut strays = 0;
-        // What cannot be read is not named, and not counted.
-        let _ = children::each(|pid| {
-            if slots.of_sitter(pid).is_some() {
-                return;
-            }
-            strays += 1;
-            if strays <= NAMED {
-                let c = children::start_time(pid);
-                outbox.push(Event {
-                    a: pid,
-                    c,
-                    ..Event::new(EventKind::CensusStray, 0, 0)
-                });
-            }
-        });
-        let sitters = i32::try_from(self.sitters).unwrap_or(i32::MAX);
-        self.say(EventKind::Census, 0, 0, sitters, strays);
     }
 }
 

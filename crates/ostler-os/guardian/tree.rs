@@ -53,7 +53,8 @@ impl TreeKill {
     /// The cgroup waits for the second look, because its kill spends it (see [`Targets::cgroup`]) and is seldom needed.
     pub(crate) fn begin(targets: &Targets<'_>, told: bool, now: u64) -> Self {
         let mut kill = Self {
-            next_look: now + FIRST_LOOK,
+            // Without the worker there is nothing to kill at a stroke.
+            next_look: if targets.worker == 0 { now } else { now + FIRST_LOOK },
             pause: SHORTEST_PAUSE,
             held_at: Some(now + PATIENCE),
             looked: false,

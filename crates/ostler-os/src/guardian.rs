@@ -68,7 +68,8 @@ impl Default for GuardianOptions {
     }
 }
 
-/// Bytes of events that may wait for the reader in the socket: some 500 events. The kernel caps it at `net.core.wmem_max`.
+/// Bytes of events that may wait for the reader in the socket: up to some 1,300 messages, since the
+/// kernel doubles it. It is capped at `net.core.wmem_max`.
 const EVENTS_BUFFER: usize = 512 * 1024;
 
 /// How the guardian ended; `None` inside when something else in this process reaped it.

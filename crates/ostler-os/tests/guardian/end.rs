@@ -87,6 +87,35 @@ async fn others_of_the_group_have_the_rest_of_the_grace() {
 }
 
 #[tokio::test]
+async fn others_of_the_group_that_do_not_obey_are_killed_when_the_grace_is_over() {
+    let mut bench = Bench::launch().await;
+    let mut wanted = shell("(trap '' TERM; echo ready; while true; do sleep 1000; done) & wait");
+    let output = with_output(&mut wanted);
+    bench.start(0, 1, wanted).await;
+    let _output = line(output).await;
+    let begun = Instant::now();
+    bench.term(0, 1, SHORT);
+    let mut told = Vec::new();
+    loop {
+        match bench.next().await {
+            GuardianEvent::Signalled { signal, cause, .. } => told.push((signal, cause)),
+            GuardianEvent::Exited { status, .. } => assert_eq!(status.signal(), Some(15), "the leader obeyed"),
+            GuardianEvent::TreeGone { killed, .. } => break assert!(killed >= 1),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(begun.elapsed() >= SHORT, "they have the whole grace");
+    assert_eq!(
+        told,
+        [
+            (Signal::TERM, SignalCause::Stop),
+            (Signal::KILL, SignalCause::GraceOver)
+        ]
+    );
+    bench.quit().await;
+}
+
+#[tokio::test]
 async fn who_left_the_group_has_no_grace_once_the_group_is_gone() {
     let mut bench = Bench::launch().await;
     let mut wanted = shell("setsid sh -c 'echo $$; sleep 1000' & sleep 1000");

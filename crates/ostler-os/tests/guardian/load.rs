@@ -77,13 +77,14 @@ async fn a_thousand_slots_start_and_end() {
 
 #[tokio::test]
 async fn a_host_that_does_not_read_delays_no_kill_and_loses_no_event() {
-    const SLOTS: u32 = 600;
+    // Two messages each; the socket holds 1,366 at most (1 MiB by the guardian's own choice).
+    const SLOTS: u32 = 900;
     let mut bench = Bench::launch().await;
     let survivor = bench.start(SLOTS, 1, shell("sleep 1000")).await as i32;
     for slot in 0..SLOTS {
         bench.guardian.spawn(slot, 1, request("/bin/true", &[])).expect("taken");
     }
-    // Behind six hundred others, whose events fill the socket twice over.
+    // Behind all the others, whose events more than fill the socket.
     bench.kill(SLOTS, 1);
     // Orders wait in this process's memory while the socket is full, so the runtime must turn; events are not read.
     tokio::task::spawn_blocking(move || assert_gone(survivor))
@@ -106,4 +107,26 @@ async fn a_host_that_does_not_read_delays_no_kill_and_loses_no_event() {
         "{stories:?}"
     );
     bench.quit().await;
+}
+
+#[tokio::test]
+async fn letting_go_of_many_slots_ends_the_guardian_though_nobody_reads() {
+    const SLOTS: u32 = 200;
+    let mut bench = Bench::launch().await;
+    for slot in 0..SLOTS {
+        bench.start(slot, 1, request("/bin/sleep", &["1000"])).await;
+    }
+    bench.guardian.abandon();
+    assert_gone(bench.guardian.pid() as i32);
+    // Whoever reads later finds the whole story, and its end.
+    let mut gone = 0;
+    loop {
+        match bench.next().await {
+            GuardianEvent::TreeGone { .. } => gone += 1,
+            GuardianEvent::Ended => break,
+            GuardianEvent::Lost { .. } | GuardianEvent::SitterLost { .. } => panic!("nothing was lost"),
+            _ => {}
+        }
+    }
+    assert_eq!(gone, SLOTS);
 }
