@@ -20,6 +20,8 @@ mod significant;
 mod start;
 #[path = "supervisor/stop.rs"]
 mod stop;
+#[path = "supervisor/storm.rs"]
+mod storm;
 #[path = "supervisor/strategies.rs"]
 mod strategies;
 #[path = "supervisor/traps.rs"]

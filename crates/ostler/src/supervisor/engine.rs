@@ -35,8 +35,8 @@ enum Message {
         child: ChildRef,
         news: News,
     },
-    /// `Released`, once more: every supervision event that was sent before has been handled now.
-    ReleasedBefore(ChildRef),
+    /// [`News::Over`], once more: every supervision event that was sent before has been handled now.
+    OverBefore(ChildRef),
     Tick,
 }
 
@@ -135,9 +135,10 @@ struct Live {
     probe: Option<Arc<Probe>>,
     info: Option<Info>,
     stop: Option<StopFn>,
-    /// How it ended, once ractor has told. It counts as ended when it is released as well.
+    /// How it ended, once ractor has told.
     exit: Option<Exit>,
-    released: bool,
+    /// Lets the release gate be entered, when there is one. Dropped with the engine, which says the same.
+    enter_gate: Option<oneshot::Sender<()>>,
     asked: Asked,
 }
 
@@ -205,9 +206,13 @@ impl Engine {
             } => self.not_up(&child, error),
             Message::News {
                 child,
+                news: News::Over,
+            } => self.over(child, false),
+            Message::OverBefore(child) => self.over(child, true),
+            Message::News {
+                child,
                 news: News::Released,
-            } => self.released(child, false),
-            Message::ReleasedBefore(child) => self.released(child, true),
+            } => self.released(child.key),
         }
     }
 
@@ -224,7 +229,6 @@ impl Engine {
         };
         if let Some(live) = self.live.get_mut(&key) {
             live.exit = Some(ending.exit(live.probe.as_deref()));
-            self.finish_if_ended_and_released(key);
         }
     }
 
@@ -298,7 +302,12 @@ impl Engine {
             .map(|ending| ending.exit(up.probe.as_deref()));
         self.forget_strangers();
         self.actors.insert(up.cell.get_id(), child.key);
-        let Up { cell, probe, info } = up;
+        let Up {
+            cell,
+            probe,
+            info,
+            enter_gate,
+        } = up;
         let incarnation = child.incarnation;
         let live = Live {
             incarnation,
@@ -307,7 +316,7 @@ impl Engine {
             info,
             stop,
             exit,
-            released: false,
+            enter_gate,
             asked: Asked::Nothing,
         };
         self.live.insert(child.key, live);
@@ -336,36 +345,34 @@ impl Engine {
         }
     }
 
-    /// The actor is gone. ractor's event, sent before, can still be behind this message (they come by two queues): after one more
-    /// turn through the mailbox it is here, or will never be, because the actor was unlinked.
-    fn released(&mut self, child: ChildRef, events_are_through: bool) {
+    /// The actor's task is over. ractor's event, sent before, can still be behind this message (they come by two queues): after one
+    /// more turn through the mailbox it is here, or will never be, because the actor was unlinked. The event holds the actor's
+    /// state: only then is that dropped, and the gate can be entered.
+    fn over(&mut self, child: ChildRef, events_are_through: bool) {
         let Some(live) = self.live.get_mut(&child.key) else {
             return;
         };
         if live.exit.is_none() && !events_are_through {
-            return (self.post)(EngineMessage(Message::ReleasedBefore(child)));
+            return (self.post)(EngineMessage(Message::OverBefore(child)));
         }
-        live.released = true;
         if live.exit.is_none() {
             live.exit = Some(live.exit_unseen().into());
         }
-        self.finish_if_ended_and_released(child.key);
+        match live.enter_gate.take() {
+            // The task at the gate can't be gone: it says `Released` even if the gate panics.
+            Some(enter_gate) => drop(enter_gate.send(())),
+            None => self.released(child.key),
+        }
     }
 
-    fn finish_if_ended_and_released(&mut self, key: ChildKey) {
-        if !self
-            .live
-            .get(&key)
-            .is_some_and(|live| live.released && live.exit.is_some())
-        {
-            return;
-        }
+    fn released(&mut self, key: ChildKey) {
         let Some(live) = self.live.remove(&key) else { return };
         self.actors.remove(&live.cell.get_id());
         if let Some(Exit { reason, counted }) = live.exit {
+            let incarnation = live.incarnation;
             self.feed(Event::Ended {
                 key,
-                incarnation: live.incarnation,
+                incarnation,
                 reason,
                 counted,
             });

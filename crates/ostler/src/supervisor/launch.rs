@@ -20,7 +20,9 @@ pub(super) enum News {
     Up(Up),
     /// It is not, and has nothing any more.
     NotUp(StartError),
-    /// The actor has ended, its state is dropped and its gate is through.
+    /// The actor's task is over. Its state can still be inside the supervision event.
+    Over,
+    /// Its release gate is through; not said of a child without one.
     Released,
 }
 
@@ -30,6 +32,8 @@ pub(super) struct Up {
     pub(super) cell: ActorCell,
     pub(super) probe: Option<Arc<Probe>>,
     pub(super) info: Option<Info>,
+    /// For a child with a release gate: to be sent, or dropped, when its state is dropped.
+    pub(super) enter_gate: Option<oneshot::Sender<()>>,
 }
 
 /// Starts a child. It is the caller's to keep the sender: the start is cancelled when it is dropped, so also when the supervisor is.
@@ -59,13 +63,29 @@ async fn accompany(launch: Launch, context: StartContext, mut messenger: Messeng
             probe,
             info,
         }) => {
-            messenger.say(News::Up(Up { cell, probe, info }), Said::Up);
+            let (enter_gate, may_enter) = match gate {
+                Some(gate) => {
+                    let (enter, may_enter) = oneshot::channel();
+                    (Some(enter), Some((gate, may_enter)))
+                }
+                None => (None, None),
+            };
+            let up = Up {
+                cell,
+                probe,
+                info,
+                enter_gate,
+            };
+            messenger.say(News::Up(up), Said::Up);
             // An actor's task catches its panics: an error says that the runtime is shutting down, and the task is gone either way.
             let _ = join.await;
-            if let Some(gate) = gate {
+            messenger.say(News::Over, if may_enter.is_some() { Said::Over } else { Said::All });
+            if let Some((gate, may_enter)) = may_enter {
+                // An error says that the supervisor is gone, and the state with it.
+                let _ = may_enter.await;
                 gate(messenger.child.clone()).await;
+                messenger.say(News::Released, Said::All);
             }
-            messenger.say(News::Released, Said::All);
         }
         Err(error) => {
             if let Some(gate) = gate {
@@ -87,6 +107,7 @@ struct Messenger {
 enum Said {
     Nothing,
     Up,
+    Over,
     All,
 }
 
@@ -100,12 +121,13 @@ impl Messenger {
 impl Drop for Messenger {
     fn drop(&mut self) {
         match self.said {
-            Said::All => {}
+            // While the child is up only the end of the runtime drops this, and nobody listens.
+            Said::Up | Said::All => {}
             Said::Nothing => {
                 let panicked = ostler_core::exit::ExitReason::failed("the start function or the gate panicked");
                 self.say(News::NotUp(StartError::Failed(panicked.into())), Said::All);
             }
-            Said::Up => {
+            Said::Over => {
                 tracing::error!(child = %self.child, "the release gate panicked: taken as released");
                 self.say(News::Released, Said::All);
             }

@@ -376,7 +376,9 @@ async fn a_killed_supervisor_leaves_no_child() {
 #[tokio::test]
 async fn a_killed_supervisor_leaves_no_child_that_hangs_in_its_stop() {
     let bench = Bench::new();
-    let hanging = bench.child_that("child", |_| OnStart::Up, OnStop::Hang).shutdown(Shutdown::Infinity);
+    let hanging = bench
+        .child_that("child", |_| OnStart::Up, OnStop::Hang)
+        .shutdown(Shutdown::Infinity);
     let supervisor = bench.supervisor(Strategy::OneForOne, vec![hanging]).await;
     supervisor.request_stop();
     bench.until_logged("stop child", 1).await;
