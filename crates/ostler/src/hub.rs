@@ -52,7 +52,8 @@ pub(crate) struct Hub {
 #[derive(Debug)]
 struct Line {
     seq: u64,
-    sender: broadcast::Sender<Arc<Event>>,
+    /// Gone with `run.stopped`, the last event: a release that is still being tried has been told of in the report.
+    sender: Option<broadcast::Sender<Arc<Event>>>,
 }
 
 impl Hub {
@@ -61,7 +62,10 @@ impl Hub {
         Self {
             app,
             run,
-            line: Mutex::new(Line { seq: 0, sender }),
+            line: Mutex::new(Line {
+                seq: 0,
+                sender: Some(sender),
+            }),
         }
     }
 
@@ -69,6 +73,9 @@ impl Hub {
     /// events in the order of their numbers.
     pub(crate) fn emit(&self, kind: EventKind, about: About, facts: Facts) {
         let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(sender) = line.sender.clone() else {
+            return;
+        };
         line.seq += 1;
         let event = Arc::new(Event {
             seq: line.seq,
@@ -82,15 +89,23 @@ impl Hub {
             facts,
         });
         // No subscriber is no error.
-        let _ = line.sender.send(Arc::clone(&event));
+        let _ = sender.send(Arc::clone(&event));
+        if kind == EventKind::RunStopped {
+            line.sender = None;
+        }
         drop(line);
         trace(&event);
     }
 
     pub(crate) fn subscribe(&self) -> EventStream {
         let line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        let receiver = match &line.sender {
+            Some(sender) => sender.subscribe(),
+            // Of a sender that is dropped at once: the run is over.
+            None => broadcast::channel(1).1,
+        };
         EventStream {
-            receiver: line.sender.subscribe(),
+            receiver,
             last: None,
             waiting: None,
         }
@@ -216,6 +231,17 @@ mod tests {
         }
         drop(hub);
         assert!(stream.recv().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn nothing_comes_after_the_end_of_the_run() {
+        let hub = hub();
+        let mut stream = hub.subscribe();
+        hub.emit(EventKind::RunStopped, About::run(), Facts::default());
+        hub.emit(EventKind::WorkerFailed, About::run(), Facts::default());
+        assert_eq!(stream.recv().await.map(|event| event.kind), Some(EventKind::RunStopped));
+        assert!(stream.recv().await.is_none());
+        assert!(hub.subscribe().recv().await.is_none());
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use ostler_core::ids::Incarnation;
 use ostler_core::lifecycle::Input;
 use ostler_core::spec::Port;
+use ostler_os::cgroup::Group;
 use ostler_os::holders::describe_processes;
 use ostler_os::identity::{Attribution, ProcessIdentity};
 use ostler_os::ports::{self, PortState};
@@ -82,11 +83,10 @@ pub(crate) fn end_without_sitter(driver: &Driver) -> Work {
     let (identity, incarnation) = (driver.resources.identity, driver.incarnation);
     Box::pin(async move {
         let ended = tokio::task::spawn_blocking(move || kill_left(&slot, identity, incarnation)).await;
-        // Survivors are tried again when the lifecycle asks for it.
         if ended.unwrap_or(false) {
             Done::TreeEnded
         } else {
-            Done::Nothing
+            Done::TreeLeft
         }
     })
 }
@@ -95,10 +95,13 @@ pub(crate) fn end_without_sitter(driver: &Driver) -> Work {
 fn kill_left(slot: &Slot, identity: Option<ProcessIdentity>, incarnation: Incarnation) -> bool {
     let deadline = Instant::now() + KILL_LIMIT;
     let by = Attribution::new("ostler", format!("the sitter of {} is gone", slot.worker));
-    if let Some(run) = &slot.services.cgroup {
-        if let Err(error) = run.slot(&slot.worker).and_then(|group| group.kill()) {
-            tracing::warn!(target: "ostler", worker = %slot.worker, %error, "its cgroup can't be killed");
-        }
+    let group = slot
+        .services
+        .cgroup
+        .as_ref()
+        .and_then(|run| run.slot(&slot.worker).ok());
+    if let Some(Err(error)) = group.as_ref().map(Group::kill) {
+        tracing::warn!(target: "ostler", worker = %slot.worker, %error, "its cgroup can't be killed");
     }
     let value = slot.worker.marker_value(incarnation);
     let run = slot.services.run;
@@ -112,7 +115,9 @@ fn kill_left(slot: &Slot, identity: Option<ProcessIdentity>, incarnation: Incarn
     for survivor in &kills.survivors {
         tracing::warn!(target: "ostler", worker = %slot.worker, %survivor, "a process is left without a sitter");
     }
-    kills.is_clean()
+    // A cgroup whose kill was used kills whatever is started in it: the next incarnation needs another.
+    let removed = group.is_none_or(|group| group.remove_until(deadline).unwrap_or(false));
+    kills.is_clean() && removed
 }
 
 fn blocking(work: impl FnOnce() -> Input + Send + 'static) -> Work {

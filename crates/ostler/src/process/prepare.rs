@@ -10,11 +10,11 @@ use ostler_core::failure::{Failure, Reason};
 use ostler_core::lifecycle::Input;
 use ostler_core::spec::{Port, Ready, WorkerSpec};
 use ostler_os::cgroup::Group;
-use ostler_os::guardian::{EndPolicy, SpawnRequest, SpawnStep};
+use ostler_os::guardian::{EndPolicy, OrderError, SpawnRequest, SpawnStep};
 use ostler_os::holders::Holder;
 use ostler_os::identity::{ProcessIdentity, here};
 use ostler_os::notify::NotifySocket;
-use ostler_os::output::{self, Capture, CaptureOptions};
+use ostler_os::output::{self, Capture, CaptureOptions, OnLine};
 use ostler_os::port_choice::{self, PortChoice, PortReservation};
 use ostler_os::ports::{self, PortError};
 use ostler_os::{limits, program};
@@ -180,16 +180,13 @@ impl Driver {
                     link.bind(slot, generation, route);
                     guardian
                         .spawn(slot, incarnation.0, request)
-                        .map_err(|error| error.to_string())
+                        .map_err(|error| order_failure(&error))
                 }
-                Err(closed) => Err(closed.to_string()),
+                Err(closed) => Err(Failure::new(Reason::GuardianLost, closed.to_string())),
             };
             match spawned {
                 Ok(()) => Done::Nothing,
-                Err(error) => Done::Input(Input::SpawnFailed(Failure::new(
-                    Reason::GuardianLost,
-                    format!("the order to spawn did not reach the guardian: {error}"),
-                ))),
+                Err(failure) => Done::Input(Input::SpawnFailed(failure)),
             }
         })
     }
@@ -301,7 +298,7 @@ impl Driver {
     }
 
     /// Called for each line of the worker, in the reader's task: it never blocks.
-    fn on_line(&self, spec: &WorkerSpec, stream: &'static str) -> Option<Box<dyn FnMut(&str) + Send>> {
+    fn on_line(&self, spec: &WorkerSpec, stream: &'static str) -> Option<OnLine> {
         let (log, watch) = (spec.output.log, self.resources.lines.clone());
         if !log && watch.is_none() {
             return None;
@@ -422,6 +419,24 @@ impl Driver {
             ),
         };
         Failure::new(reason, message)
+    }
+}
+
+/// An order that could not be given. Only a guardian that is gone is nobody's fault: a request that can't be made is
+/// counted, or it would be made again and again.
+fn order_failure(error: &OrderError) -> Failure {
+    let message = format!("the order to spawn did not reach the guardian: {error}");
+    match error {
+        OrderError::Gone => Failure::new(Reason::GuardianLost, message),
+        OrderError::Io(source) => {
+            let limit = source.raw_os_error().and_then(limits::reason_of_errno);
+            Failure::new(limit.unwrap_or(Reason::GuardianLost), message)
+        }
+        OrderError::Nul { .. }
+        | OrderError::TooLarge { .. }
+        | OrderError::TooManyListeners { .. }
+        | OrderError::SlotRange { .. } => Failure::new(Reason::PermissionDenied, message)
+            .with_suggestion("shorten command and env, or run fewer workers and ports in one instance"),
     }
 }
 
