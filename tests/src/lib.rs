@@ -2,6 +2,8 @@
 //!
 //! Nothing here sleeps to synchronise: a test waits for an event, with a deadline.
 
+pub mod scene;
+
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};

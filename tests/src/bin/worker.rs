@@ -6,6 +6,8 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio, exit};
 use std::time::Duration;
@@ -38,6 +40,20 @@ fn run(mode: &str, port: u16, tag: &str) {
         "ignore-term" => block_polite_signals(),
         "flood" => flood(number),
         "http" => serve(&bind(port), number),
+        "http6" => serve(&bind_to("::1", port), number),
+        "refuse" => serve_status(&bind(port), "503 Service Unavailable"),
+        "metrics" => serve_metrics(),
+        "tcp" => accept(&bind(port)),
+        "say-out" => println!("ready to serve"),
+        "say-err" => eprintln!("ready to serve"),
+        "notify" => notify("READY=1"),
+        "notify-status" => notify("STATUS=warming up"),
+        "notify-child" => notify_by_child(tag),
+        "notify-port" => report_port(|port| notify(&format!("READY=1\nPORT={port}"))),
+        "beat" => beat(),
+        "file" => write_ready_file("ready"),
+        "file-empty" => write_ready_file(""),
+        "file-port" => report_port(|port| write_ready_file(&format!("{port}\n"))),
         "http-soon" => {
             std::thread::sleep(Duration::from_millis(200));
             serve(&bind(port), number);
@@ -84,7 +100,11 @@ fn flood(bytes: u64) {
 }
 
 fn bind(port: u16) -> TcpListener {
-    match TcpListener::bind(("127.0.0.1", port)) {
+    bind_to("127.0.0.1", port)
+}
+
+fn bind_to(address: &str, port: u16) -> TcpListener {
+    match TcpListener::bind((address, port)) {
         Ok(listener) => listener,
         Err(error) => {
             eprintln!("cannot listen on port {port}: {error}");
@@ -106,6 +126,76 @@ fn serve(listener: &TcpListener, lives: u64) -> ! {
         answer(stream, status);
     }
     exit(0)
+}
+
+/// Answers every request with this status.
+fn serve_status(listener: &TcpListener, status: &str) -> ! {
+    for stream in listener.incoming().flatten() {
+        answer(stream, status);
+    }
+    exit(0)
+}
+
+/// Serves the port named `metrics` beside whatever follows.
+fn serve_metrics() {
+    let port = variable("PORT_METRICS").parse().expect("a port");
+    let listener = bind(port);
+    std::thread::spawn(move || serve(&listener, 0));
+}
+
+/// Accepts every connection and says nothing.
+fn accept(listener: &TcpListener) -> ! {
+    for stream in listener.incoming() {
+        drop(stream);
+    }
+    exit(0)
+}
+
+/// Serves on a port of its own choice, after telling which.
+fn report_port(tell: impl FnOnce(u16)) -> ! {
+    let listener = bind(0);
+    tell(listener.local_addr().expect("its own address").port());
+    serve(&listener, 0)
+}
+
+/// Sends a message by the `sd_notify` protocol.
+fn notify(message: &str) {
+    let name = variable("NOTIFY_SOCKET");
+    let address = match name.strip_prefix('@') {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(&name),
+    };
+    let socket = UnixDatagram::unbound().expect("a socket");
+    socket
+        .send_to_addr(message.as_bytes(), &address.expect("an address"))
+        .expect("the message is sent");
+}
+
+/// A child tells that this worker is ready, and lives on.
+fn notify_by_child(tag: &str) {
+    let mut command = Command::new(own_path());
+    command.args(["notify+sleep", "0", tag]);
+    drop(command.spawn().expect("a child starts"));
+}
+
+/// A heartbeat twice as often as it is asked for, for ever.
+fn beat() -> ! {
+    let interval: u64 = variable("WATCHDOG_USEC").parse().expect("microseconds");
+    loop {
+        notify("WATCHDOG=1");
+        std::thread::sleep(Duration::from_micros(interval / 2));
+    }
+}
+
+fn write_ready_file(text: &str) {
+    std::fs::write(variable("OSTLER_READY_FILE"), text).expect("the ready file is written");
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| {
+        eprintln!("{name} is not set");
+        exit(2);
+    })
 }
 
 fn answer(mut stream: TcpStream, status: &str) {

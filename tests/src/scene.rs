@@ -1,0 +1,114 @@
+//! What a test sets up around a run: pools in TOML, programs in Python, ports, limits.
+
+use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use crate::worker;
+
+/// A pool `p` of the test worker in these modes, with these further keys.
+pub fn pool(modes: &str, tag: &str, keys: &str) -> String {
+    pool_of(&worker(modes, tag), keys)
+}
+
+/// A pool `p` of this command (a TOML array), with these further keys.
+pub fn pool_of(command: &str, keys: &str) -> String {
+    format!("[pool.p]\ncommand = {command}\n{keys}\n")
+}
+
+/// The command line of a Python program, as a TOML array; its arguments are the port and the tag.
+pub fn python(program: &str, tag: &str) -> String {
+    format!("[\"python3\", \"-c\", '''{program}''', \"{{port}}\", {tag:?}]")
+}
+
+/// A port that nobody has at the moment.
+///
+/// # Panics
+/// When there is none.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address").port()
+}
+
+/// The same command, run by this one: `wrapper... program arguments...`.
+pub fn wrapped(command: &mut Command, wrapper: &[&str]) {
+    let mut outer = Command::new(wrapper[0]);
+    outer
+        .args(&wrapper[1..])
+        .arg(command.get_program())
+        .args(command.get_args());
+    outer.env_remove("XDG_RUNTIME_DIR").env_remove("RUNTIME_DIRECTORY");
+    outer.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    *command = outer;
+}
+
+/// The parent of a process, by /proc.
+///
+/// # Panics
+/// When the process is gone.
+pub fn parent(pid: u32) -> u32 {
+    let pid = i32::try_from(pid).expect("a pid");
+    let stat = procfs::process::Process::new(pid).and_then(|process| process.stat());
+    u32::try_from(stat.expect("the process lives").ppid).expect("a pid")
+}
+
+/// Sets a soft limit of a running process, such as `--nofile=8:`, by prlimit(1). It is run as the process's own user:
+/// root alone may not do it everywhere.
+///
+/// # Panics
+/// When that fails.
+pub fn limit(pid: u32, option: &str) {
+    let owner = std::fs::metadata(format!("/proc/{pid}")).expect("the process lives");
+    let mut command = Command::new("prlimit");
+    command.args(["--pid", &pid.to_string(), option]);
+    if nix::unistd::geteuid().is_root() {
+        command.uid(owner.uid()).gid(owner.gid());
+    }
+    let status = command.status().expect("prlimit(1) runs");
+    assert!(status.success(), "prlimit {option} of {pid}");
+}
+
+/// A copy of a program of ours where every user can reach it.
+///
+/// # Panics
+/// When it can't be copied.
+pub fn reachable_copy(name: &str, directory: &std::path::Path) -> PathBuf {
+    let copy = directory.join(name);
+    std::fs::copy(crate::program(name), &copy).expect("the program is copied");
+    copy
+}
+
+/// Has the command run as this user, in a directory of its own: under the limits and permissions that bind people.
+/// Where the test isn't root already, nothing is changed.
+///
+/// # Panics
+/// When the directory can't be given to the user.
+pub fn unprivileged(command: &mut Command, user: u32) {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let file = PathBuf::from(command.get_args().nth(1).expect("the file of the run"));
+    let directory = file.parent().expect("its directory");
+    let owner = Some(nix::unistd::Uid::from_raw(user));
+    for path in [directory, &file] {
+        nix::unistd::chown(path, owner, None).expect("the user owns the run's directory");
+    }
+    let program = reachable_copy("ostler", directory);
+    let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+    let mut own = Command::new(program);
+    own.args(arguments).current_dir(directory);
+    *command = own;
+    let id = user.to_string();
+    wrapped(command, &["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"]);
+}
+
+/// When an event happened.
+///
+/// # Panics
+/// When the event doesn't say so.
+pub fn moment(event: &serde_json::Value) -> std::time::SystemTime {
+    let text = event["time"].as_str().expect("a time");
+    humantime::parse_rfc3339(text).expect("RFC 3339")
+}

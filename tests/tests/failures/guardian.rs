@@ -1,0 +1,71 @@
+//! The guardian's death is nobody's fault.
+
+use nix::sys::signal::Signal;
+use ostler_tests::scene::{parent, pool};
+use ostler_tests::{SOON, Up, pid_of, run_directories, send};
+use serde_json::Value;
+
+use crate::{assert_message, assert_told};
+
+/// The guardian by /proc: the parent of a worker's sitter.
+fn guardian_of(worker: &Value) -> u32 {
+    parent(parent(pid_of(worker)))
+}
+
+fn guardian_in_run_json(up: &Up) -> Value {
+    let lock = run_directories(&up.directory.path().join("state")).pop().unwrap();
+    let text = std::fs::read_to_string(lock.with_file_name("run.json")).unwrap();
+    serde_json::from_str::<Value>(&text).unwrap()["guardian"]["pid"].clone()
+}
+
+fn wait_for_ready(up: &mut Up, count: usize) -> Value {
+    let before = up.count("worker.ready");
+    while up.count("worker.ready") < before + count {
+        up.wait_for_event("worker.ready");
+    }
+    up.seen.last().unwrap().clone()
+}
+
+#[test]
+fn guardian_lost_restarts_the_workers_uncounted() {
+    let mut up = Up::start(|tag| pool("daemon+sleep", tag, "workers = 2\nintensity = 0"));
+    let ready = wait_for_ready(&mut up, 2);
+    let guardian = guardian_of(&ready);
+    assert_eq!(guardian_in_run_json(&up), guardian);
+    send(guardian, Signal::SIGKILL);
+    let lost = up.wait_for_event("guardian.lost");
+    assert_message(&lost, &["signal: 9"]);
+    let again = wait_for_ready(&mut up, 2);
+    assert_eq!(again["incarnation"], 2);
+    assert_ne!(guardian_of(&again), guardian);
+    assert_eq!(guardian_in_run_json(&up), guardian_of(&again));
+    let failures: Vec<Value> = up.named("worker.failed").cloned().collect();
+    assert_eq!(failures.len(), 2, "{}", up.story());
+    let stderr = up.stop_cleanly();
+    for failure in failures {
+        assert_eq!(failure["reason"], "guardian_lost", "{failure}");
+        assert_told(&failure, &stderr);
+    }
+    assert!(stderr.contains("the guardian is lost"), "{stderr}");
+    assert_eq!(up.count("worker.gave_up"), 0);
+}
+
+/// The guardian has an intensity of its own at the root: an instance that can't keep one gives up in order.
+#[test]
+fn a_guardian_that_keeps_dying_ends_the_run() {
+    let mut up = Up::start(|tag| pool("sleep", tag, "intensity = 0"));
+    loop {
+        let event = up.wait_for("news", SOON, |event| {
+            matches!(event["event"].as_str(), Some("worker.ready" | "run.stopped"))
+        });
+        if event["event"] == "run.stopped" {
+            break;
+        }
+        send(guardian_of(&event), Signal::SIGKILL);
+    }
+    let (status, stderr) = up.end(SOON);
+    assert_eq!(status.code(), Some(3), "{stderr}");
+    assert!(stderr.contains("the instance gave up"), "{stderr}");
+    assert!(up.count("guardian.lost") > 1, "{}", up.story());
+    up.assert_nothing_left();
+}

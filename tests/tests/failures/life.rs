@@ -1,0 +1,146 @@
+//! Why a process that was started failed.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use ostler_tests::scene::pool;
+use ostler_tests::{Up, pid_of, send};
+
+use crate::{assert_message, gives_up, text};
+
+#[test]
+fn exited_before_ready_tells_status_and_last_words() {
+    let keys = "intensity = 0\nready = { notify = true }";
+    let mut up = Up::start(|tag| pool("stderr+exit=3", tag, keys));
+    let (failure, stderr) = gives_up(&mut up, "exited_before_ready");
+    assert_eq!(failure["status"], 3);
+    let words = "ModuleNotFoundError: No module named 'nonesuch'";
+    assert_eq!(failure["stderr_tail"], serde_json::json!([words]));
+    assert_message(&failure, &["exit status 3", words]);
+    assert!(stderr.contains(&format!("│ {words}")), "{stderr}");
+}
+
+#[test]
+fn exited_before_ready_by_a_signal_names_it() {
+    let keys = "intensity = 0\nready = { notify = true }";
+    let mut up = Up::start(|tag| pool("abort", tag, keys));
+    let (failure, _) = gives_up(&mut up, "exited_before_ready");
+    assert_eq!(failure["signal"], "ABRT");
+    assert_message(&failure, &["ABRT"]);
+}
+
+#[test]
+fn exited_early_whatever_its_status() {
+    let mut up = Up::start(|tag| pool("exit=0", tag, "intensity = 0\nmin_uptime = \"1m\""));
+    let (failure, _) = gives_up(&mut up, "exited_early");
+    assert_eq!(failure["status"], 0);
+    assert_message(&failure, &["exit status 0", "min_uptime (60.000 s)"]);
+}
+
+#[test]
+fn exited_tells_its_status() {
+    let mut up = Up::start(|tag| pool("stderr+exit=7", tag, "intensity = 0"));
+    let (failure, _) = gives_up(&mut up, "exited");
+    assert_eq!(failure["status"], 7);
+    assert_message(&failure, &["exit status 7"]);
+    assert!(
+        failure["stderr_tail"][0]
+            .as_str()
+            .unwrap()
+            .contains("ModuleNotFoundError"),
+        "{failure}"
+    );
+}
+
+#[test]
+fn killed_names_the_signal_and_that_it_was_not_ours() {
+    let mut up = Up::start(|tag| pool("child+sleep", tag, "intensity = 0"));
+    let ready = up.wait_for_event("worker.ready");
+    send(pid_of(&ready), Signal::SIGKILL);
+    let (failure, _) = gives_up(&mut up, "killed");
+    assert_eq!(failure["signal"], "KILL");
+    assert_eq!(failure["pid"], ready["pid"]);
+    assert_message(&failure, &["KILL", "which Ostler did not send"]);
+}
+
+/// The last answer that the probe had stands in the message, for each kind of readiness.
+#[test]
+fn ready_timeout_tells_the_last_answer() {
+    let kinds = [
+        ("refuse", "port = \"any\"\nready = { http = \"/\" }", "503"),
+        (
+            "sleep",
+            "port = \"any\"\nready = { tcp = true }",
+            "nobody listens on 127.0.0.1:",
+        ),
+        ("sleep", "ready = { notify = true }", "no READY=1 came"),
+        ("notify-status+sleep", "ready = { notify = true }", "warming up"),
+        ("sleep", "ready = { line = \"^ready\" }", "no line matched"),
+        ("file-empty+sleep", "ready = { file = true }", "is not there or empty"),
+    ];
+    for (modes, keys, answer) in kinds {
+        let keys = format!("intensity = 0\nstart_timeout = \"700ms\"\n{keys}");
+        let mut up = Up::start(|tag| pool(modes, tag, &keys));
+        let (failure, _) = gives_up(&mut up, "ready_timeout");
+        assert_message(&failure, &["start_timeout (700ms)", answer]);
+        let stopping = up.named("worker.stopping").next().unwrap();
+        assert_eq!(
+            (text(stopping, "cause"), text(stopping, "signal")),
+            ("start_timeout", "TERM")
+        );
+    }
+}
+
+#[test]
+fn a_worker_that_was_not_ready_in_time_and_ignores_term_is_killed_with_its_tree() {
+    let keys = "intensity = 0\nstart_timeout = \"200ms\"\nready = { notify = true }\nstop = { signal = \"TERM\", grace = \"100ms\" }";
+    let mut up = Up::start(|tag| pool("daemon+ignore-term+sleep", tag, keys));
+    gives_up(&mut up, "ready_timeout");
+    assert_eq!(up.named("worker.exited").next().unwrap()["signal"], "KILL");
+}
+
+#[test]
+fn health_check_failed_tells_the_last_answer() {
+    let keys = "intensity = 0\nport = \"any\"\nready = { http = \"/\" }\n\
+        health = { http = \"/\", every = \"20ms\", timeout = \"1s\", misses = 3 }";
+    let mut up = Up::start(|tag| pool("http=2", tag, keys));
+    let (failure, _) = gives_up(&mut up, "health_check_failed");
+    assert_message(&failure, &["3 health probes in a row failed", "503"]);
+    let unhealthy = up.named("worker.unhealthy").next().unwrap();
+    assert_eq!(unhealthy["reason"], "health_check_failed");
+    assert_eq!(up.count("worker.ready"), 1);
+}
+
+#[test]
+fn heartbeat_lost_when_a_worker_falls_silent() {
+    let keys = "intensity = 0\nready = { notify = true }\nwatchdog = \"300ms\"";
+    let mut up = Up::start(|tag| pool("notify+sleep", tag, keys));
+    let (failure, _) = gives_up(&mut up, "heartbeat_lost");
+    assert_message(&failure, &["WATCHDOG=1", "300ms"]);
+    assert_eq!(up.named("worker.unhealthy").next().unwrap()["reason"], "heartbeat_lost");
+}
+
+#[test]
+fn a_worker_that_goes_on_beating_is_left_alone() {
+    let keys = "ready = { notify = true }\nwatchdog = \"600ms\"";
+    let mut up = Up::start(|tag| pool("notify+beat", tag, keys));
+    up.wait_for_event("worker.ready");
+    let trouble = up.poll(Duration::from_secs(2), |event| event["event"] != "pool.ready");
+    assert_eq!(trouble, None);
+    up.stop_cleanly();
+}
+
+/// An exit after a requested stop is a stop, whatever its status.
+#[test]
+fn a_stop_that_ends_by_signal_is_no_failure() {
+    let mut up = Up::start(|tag| pool("sleep", tag, "workers = 2"));
+    up.wait_for_event("pool.ready");
+    up.stop_cleanly();
+    assert_eq!(up.count("worker.failed"), 0);
+    assert!(
+        up.named("worker.exited").all(|event| event["signal"] == "TERM"),
+        "{}",
+        up.story()
+    );
+    assert_eq!(up.count("worker.exited"), 2);
+}

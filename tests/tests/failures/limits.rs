@@ -1,0 +1,102 @@
+//! Limits of the machine: no fault of the worker, waited out with pauses, never counted.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use ostler_tests::scene::{limit, moment, parent, pool, pool_of, unprivileged, wrapped};
+use ostler_tests::{SOON, Up, pid_of, send};
+use serde_json::Value;
+
+use crate::{assert_message, assert_told, resident};
+
+/// One restart is counted, the kill that begins the trouble: a second counted one would end the run.
+const ONE_RESTART: &str = "intensity = 1\nperiod = \"1h\"";
+
+fn is_failure(reason: &'static str) -> impl Fn(&Value) -> bool {
+    move |event| event["event"] == "worker.failed" && event["reason"] == reason
+}
+
+/// Three failures by a limit, with ever longer pauses between them; gives the first.
+fn three_failures(up: &mut Up, reason: &'static str) -> Value {
+    let failures: Vec<Value> = (0..3).map(|_| up.wait_for(reason, SOON, is_failure(reason))).collect();
+    let pause = |n: usize| moment(&failures[n + 1]).duration_since(moment(&failures[n])).unwrap();
+    assert!(pause(0) >= Duration::from_millis(100), "{:?}", pause(0));
+    assert!(pause(1) >= Duration::from_millis(200), "{:?}", pause(1));
+    failures[0].clone()
+}
+
+#[test]
+fn process_limit_is_waited_out() {
+    let mut up = Up::start_with(
+        |tag| pool_of(&resident(tag), ONE_RESTART),
+        |command| unprivileged(command, 64_101),
+    );
+    let ready = up.wait_for_event("worker.ready");
+    let sitter = parent(pid_of(&ready));
+    limit(sitter, "--nproc=1:");
+    send(pid_of(&ready), Signal::SIGKILL);
+    let failure = three_failures(&mut up, "process_limit");
+    assert_message(&failure, &["\"sh\"", "Resource temporarily unavailable"]);
+    limit(sitter, "--nproc=1000:");
+    up.wait_for_event("worker.ready");
+    let stderr = up.stop_cleanly();
+    assert_told(&failure, &stderr);
+    assert_eq!(up.count("worker.gave_up"), 0);
+}
+
+#[test]
+fn descriptor_limit_of_the_host_is_waited_out() {
+    let mut up = Up::start(|tag| pool("sleep", tag, ONE_RESTART));
+    let ready = up.wait_for_event("worker.ready");
+    // What is open stays open, and nothing more can be opened.
+    limit(up.pid(), "--nofile=3:");
+    send(pid_of(&ready), Signal::SIGKILL);
+    let failure = three_failures(&mut up, "descriptor_limit");
+    assert_message(&failure, &["Too many open files"]);
+    limit(up.pid(), "--nofile=1000:");
+    up.wait_for_event("worker.ready");
+    let stderr = up.stop_cleanly();
+    assert_told(&failure, &stderr);
+    assert_eq!(up.count("worker.gave_up"), 0);
+}
+
+/// Sixty workers want some two hundred descriptors.
+#[test]
+fn under_a_tiny_limit_those_that_fit_serve_and_nobody_gives_up() {
+    let tiny = ["sh", "-c", "ulimit -n 64; exec \"$0\" \"$@\""];
+    let keys = "workers = 60\nintensity = 0\nmax_starting = 60";
+    let mut up = Up::start_with(|tag| pool("sleep", tag, keys), |command| wrapped(command, &tiny));
+    for _ in 0..3 {
+        up.wait_for("a failure", SOON, is_failure("descriptor_limit"));
+    }
+    if up.alive_workers() == 0 {
+        up.wait_for_event("worker.ready");
+    }
+    let stderr = up.stop_cleanly();
+    assert_eq!(up.count("worker.gave_up"), 0, "{stderr}");
+    assert!(
+        up.named("worker.failed")
+            .all(|event| event["reason"] == "descriptor_limit"),
+        "{}",
+        up.story()
+    );
+}
+
+/// The host's directory for sockets and ready files is gone: a restart can't be made, and says why.
+#[test]
+fn store_failed_when_the_hosts_own_files_cannot_be_made() {
+    let mut up = Up::start(|tag| pool("notify+sleep", tag, "intensity = 1\nready = { notify = true }"));
+    let ready = up.wait_for_event("worker.ready");
+    let environment = procfs::process::Process::new(i32::try_from(pid_of(&ready)).unwrap())
+        .and_then(|process| process.environ())
+        .unwrap();
+    let socket = std::path::PathBuf::from(&environment[std::ffi::OsStr::new("NOTIFY_SOCKET")]);
+    std::fs::remove_dir_all(socket.parent().unwrap()).unwrap();
+    send(pid_of(&ready), Signal::SIGKILL);
+    let failure = up.wait_for("a failure", SOON, is_failure("store_failed"));
+    assert_message(&failure, &["notify socket", "No such file or directory"]);
+    let (status, stderr) = up.end(SOON);
+    assert_eq!(status.code(), Some(1), "{stderr}");
+    assert_told(&failure, &stderr);
+    up.assert_nothing_left();
+}
