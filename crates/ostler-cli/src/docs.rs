@@ -1,9 +1,11 @@
 //! The pages of `docs/` are compared with the code, so that neither drifts.
 
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
-use ostler_core::failure::Reason;
-use ostler_telemetry::EventKind;
+use ostler_core::failure::{ExitStatus, Reason};
+use ostler_core::ids::{Incarnation, RunId, WorkerId};
+use ostler_telemetry::{Event, EventKind, Facts};
 
 fn page(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(name);
@@ -37,6 +39,50 @@ fn every_event_has_its_row_and_no_row_is_made_up() {
         EventKind::ALL.len(),
         "a row that is no event, or one twice: {rows:?}"
     );
+}
+
+#[test]
+fn every_field_of_an_event_has_its_row() {
+    let one = |name: &str| Some(name.to_owned());
+    let event = |facts| Event {
+        seq: 1,
+        time: SystemTime::UNIX_EPOCH,
+        kind: EventKind::WorkerFailed,
+        app: "demo".into(),
+        run: RunId::from_u128(1),
+        pool: None,
+        worker: Some(WorkerId::new("web", 0)),
+        incarnation: Some(Incarnation::FIRST),
+        facts,
+    };
+    let facts = Facts {
+        pid: Some(1),
+        port: Some(1),
+        ports: [("http".to_owned(), 1)].into(),
+        containment: one("sitter"),
+        reason: Some(Reason::Killed),
+        message: one("x"),
+        suggestion: one("x"),
+        exit: Some(ExitStatus::Code(1)),
+        signal: one("TERM"),
+        cause: one("x"),
+        stderr_tail: vec!["x".into()],
+        holder: one("x"),
+        count: Some(1),
+        orphans: vec!["x".into()],
+        attempt: Some(1),
+        delay: Some(Duration::ZERO),
+        elapsed: Some(Duration::ZERO),
+    };
+    let page = page("events.md");
+    let rows = page.split("## The run").next().unwrap();
+    let fields = serde_json::to_value(event(facts)).unwrap();
+    for field in fields.as_object().unwrap().keys() {
+        assert!(
+            rows.contains(&format!("`{field}`")),
+            "docs/events.md says nothing of the field {field}"
+        );
+    }
 }
 
 #[test]
