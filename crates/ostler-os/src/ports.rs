@@ -81,8 +81,9 @@ pub enum PortError {
 
 /// Whether the next worker can bind and listen on `address`. A port of 0 is always free.
 ///
-/// Blocks for about 50 µs when it is free; when it is held, for as long as it takes to look through all descriptors of
-/// the machine for the holder. For the moment of the check the port is ours and listens.
+/// Blocks for microseconds when nothing uses the port, for about a millisecond when connections of its last owner
+/// linger; when it is held, for as long as it takes to look through all descriptors of the machine for the holder. For
+/// the moment of the check the port is ours and listens.
 ///
 /// A socket that is bound with SO_REUSEADDR and does not listen is seen from Linux 6.8 on; before, such a port counts
 /// as free, and the worker's own bind succeeds too.
@@ -115,6 +116,13 @@ pub(crate) fn probe(address: SocketAddr) -> Result<Probe, PortError> {
         return Ok(Probe::Free);
     }
     let failed = |source| PortError::Check { address, source };
+    // A bind that allows no reuse only succeeds when no socket of any kind is on the port: nothing is left to ask. The
+    // kernel's answer on bound sockets costs a walk through its whole table.
+    match bind_and_listen(address, Reuse::Nothing) {
+        Ok(_) => return Ok(Probe::Free),
+        Err(Errno::ADDRINUSE) => {}
+        Err(error) => return Err(bind_error(address, error)),
+    }
     for _ in 0..ATTEMPTS {
         let sockets = match bind_and_listen(address, Reuse::Address) {
             Ok(listener) => {

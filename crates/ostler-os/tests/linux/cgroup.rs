@@ -23,6 +23,30 @@ fn site() -> Option<Site> {
     }
 }
 
+/// A run whose group goes at the end of the test, however that ends.
+struct TestRun(RunGroup);
+
+impl TestRun {
+    fn new(site: &Site, run: RunId) -> Self {
+        Self(site.create_run(run).expect("made"))
+    }
+}
+
+impl std::ops::Deref for TestRun {
+    type Target = RunGroup;
+
+    fn deref(&self) -> &RunGroup {
+        &self.0
+    }
+}
+
+impl Drop for TestRun {
+    fn drop(&mut self) {
+        let _ = self.group().kill();
+        let _ = self.group().remove_until(soon());
+    }
+}
+
 /// A shell that enters the group by itself and only then starts the others: what the guardian does at clone.
 fn spawn_inside(troupe: &mut Troupe, group: &Path, script: &str) -> i32 {
     let script = format!("echo $$ > {}/cgroup.procs && {script}", group.display());
@@ -53,7 +77,7 @@ fn nobody_is_told_why_there_is_none() {
 fn a_group_kills_all_that_was_born_in_it_whatever_it_did() {
     let Some(site) = site() else { return };
     let mut troupe = Troupe::new();
-    let run = site.create_run(some_run()).expect("made");
+    let run = TestRun::new(&site, some_run());
     let slot = run.slot(&WorkerId::new("embed", 0)).expect("made");
     assert_eq!(slot.path().file_name().and_then(|name| name.to_str()), Some("embed-0"));
     assert!(!slot.is_populated().expect("read"));
@@ -84,7 +108,7 @@ fn a_group_kills_all_that_was_born_in_it_whatever_it_did() {
 #[test]
 fn the_next_incarnation_takes_the_slots_group_as_it_is() {
     let Some(site) = site() else { return };
-    let run = site.create_run(some_run()).expect("made");
+    let run = TestRun::new(&site, some_run());
     let first = run.slot(&WorkerId::new("embed", 7)).expect("made");
     let second = run.slot(&WorkerId::new("embed", 7)).expect("taken");
     assert_eq!(first.path(), second.path());
@@ -106,7 +130,7 @@ fn a_dead_runs_group_is_killed_and_removed_whole_and_no_other_is() {
         spawn_inside(&mut troupe, &nested, "echo up; sleep 600");
         run.group().path().to_owned()
     };
-    let live_run = site.create_run(live).expect("made");
+    let live_run = TestRun::new(&site, live);
 
     assert!(
         RunGroup::of_dead_run(live_run.group().path(), dead).is_err(),

@@ -1,6 +1,5 @@
 //! Killing what is not ours by birth: trees that do their worst, and survivors with a name.
 
-use std::io::Read;
 use std::time::{Duration, Instant};
 
 use ostler_core::signal::Signal;
@@ -112,17 +111,17 @@ fn we_are_spared_in_the_tree_of_another() {
     // A shell that runs the inner test as its child, not in its own place.
     let script = "sleep 600 & \"$0\" --exact kill::we_are_spared_in_the_tree_of_another --nocapture; exit";
     let mut command = troupe.command("sh", &["-c", script]);
-    command.arg(tests).env(INNER, "1").stdout(std::process::Stdio::piped());
-    let mut shell = command.spawn().expect("the shell starts");
-    let mut said = String::new();
-    shell
-        .stdout
-        .take()
-        .expect("piped")
-        .read_to_string(&mut said)
-        .expect("readable");
-    shell.wait().expect("reaped");
-    assert!(said.contains("killed 2") && said.contains("1 passed"), "{said}");
+    let said = tempfile::NamedTempFile::new().expect("a file");
+    command
+        .arg(tests)
+        .env(INNER, "1")
+        .stdout(said.reopen().expect("opened"));
+    troupe.spawn(command);
+    until("the inner test has said how it went", || {
+        let said = std::fs::read_to_string(said.path()).expect("readable");
+        assert!(!said.contains("1 failed"), "{said}");
+        said.contains("killed 2") && said.contains("1 passed")
+    });
     troupe.assert_none_left();
 }
 

@@ -360,7 +360,7 @@ fn a_protected_worker_is_unreadable_and_not_called_a_stranger() {
 }
 
 #[test]
-fn a_probe_of_readiness_is_cheap() {
+fn probes_of_readiness_and_of_release_are_cheap() {
     let mut troupe = Troupe::new();
     let (_, port) = troupe.python(LISTENER);
     let address = local(port.parse().expect("a port"));
@@ -374,6 +374,15 @@ fn a_probe_of_readiness_is_cheap() {
     }
     let each = start.elapsed() / 100;
     println!("listener_in_tree: {each:?}");
+    assert!(each.as_millis() < 50, "{each:?}");
+
+    let reservation = reserve(LOCAL, PortChoice::Any, None, "embed/0").expect("a port");
+    let start = Instant::now();
+    for _ in 0..100 {
+        assert_eq!(check(reservation.address()).expect("checked"), PortState::Free);
+    }
+    let each = start.elapsed() / 100;
+    println!("check of a free port: {each:?}");
     assert!(each.as_millis() < 50, "{each:?}");
 }
 
