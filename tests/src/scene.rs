@@ -1,6 +1,7 @@
 //! What a test sets up around a run: pools in TOML, programs in Python, ports, limits.
 
-use std::net::TcpListener;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream, ToSocketAddrs};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -111,4 +112,32 @@ pub fn unprivileged(command: &mut Command, user: u32) {
 pub fn moment(event: &serde_json::Value) -> std::time::SystemTime {
     let text = event["time"].as_str().expect("a time");
     humantime::parse_rfc3339(text).expect("RFC 3339")
+}
+
+/// A GET of `/`, and the body of the answer: a test worker's is its pid.
+///
+/// # Errors
+/// When nobody answers.
+pub fn get(address: impl ToSocketAddrs) -> io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    ask(&mut stream)?;
+    body(stream)
+}
+
+/// Sends a GET of `/`.
+///
+/// # Errors
+/// When the connection breaks.
+pub fn ask(stream: &mut TcpStream) -> io::Result<()> {
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+}
+
+/// Reads an answer to its end, and gives its body.
+///
+/// # Errors
+/// When the connection breaks.
+pub fn body(mut stream: TcpStream) -> io::Result<String> {
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text.rsplit("\r\n").next().unwrap_or_default().to_owned())
 }

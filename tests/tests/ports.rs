@@ -1,0 +1,245 @@
+//! Every way in which a worker comes by its ports, as its clients meet it: the port of the event answers, and it is the
+//! worker that answers.
+
+use std::io::ErrorKind;
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use ostler_tests::scene::{ask, body, free_port, get, pool, pool_of, python};
+use ostler_tests::{SOON, Up, pid_of, program, send};
+use serde_json::Value;
+
+const HTTP: &str = "ready = { http = \"/\" }";
+
+fn port_of(event: &Value) -> u16 {
+    event["port"]
+        .as_u64()
+        .and_then(|port| u16::try_from(port).ok())
+        .unwrap_or_else(|| panic!("no port in {event}"))
+}
+
+/// The worker of the event answers on the port of the event.
+fn assert_answers(ready: &Value) {
+    let answer = get(("127.0.0.1", port_of(ready))).unwrap();
+    assert_eq!(answer, pid_of(ready).to_string(), "{ready}");
+}
+
+/// Kills a worker, and gives its replacement when that is ready.
+fn replaced(up: &mut Up, ready: &Value) -> Value {
+    send(pid_of(ready), Signal::SIGKILL);
+    up.wait_for_event("worker.ready")
+}
+
+/// Its only worker is ready, answers, and its replacement has the same port.
+fn serves_and_keeps_its_port(modes: &str, keys: &str) -> u16 {
+    let mut up = Up::start(|tag| pool(modes, tag, keys));
+    let first = up.wait_for_event("worker.ready");
+    assert_answers(&first);
+    let second = replaced(&mut up, &first);
+    assert_answers(&second);
+    assert_eq!(second["port"], first["port"], "a restart gets the port it had");
+    up.stop_cleanly();
+    port_of(&first)
+}
+
+/// A row of ports that nobody has at the moment.
+fn free_row(length: u16) -> u16 {
+    for _ in 0..100 {
+        let first = free_port();
+        let Some(last) = first.checked_add(length - 1) else {
+            continue;
+        };
+        if (first..=last).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+            return first;
+        }
+    }
+    panic!("no row of {length} free ports");
+}
+
+#[test]
+fn none_is_no_port_in_event_command_or_environment() {
+    let script = "[ \"$0\" = '{port}' ] && [ -z \"$PORT\" ] && exec sleep 3600; exit 9";
+    let command = |tag: &str| format!("[\"sh\", \"-c\", {script:?}, \"{{port}}\", {tag:?}]");
+    let mut up = Up::start_with(
+        |tag| pool_of(&command(tag), "ready = { after = \"200ms\" }"),
+        |command| _ = command.env_remove("PORT"),
+    );
+    let ready = up.wait_for_event("worker.ready");
+    assert!(ready.get("port").is_none() && ready.get("ports").is_none(), "{ready}");
+    up.stop_cleanly();
+}
+
+#[test]
+fn any_is_picked_by_the_host_and_kept() {
+    serves_and_keeps_its_port("http", &format!("port = \"any\"\n{HTTP}"));
+}
+
+#[test]
+fn any_gives_each_worker_a_port_of_its_own() {
+    let mut up = Up::start(|tag| pool("http", tag, &format!("workers = 5\nport = \"any\"\n{HTTP}")));
+    up.wait_for_event("pool.ready");
+    let mut ports: Vec<u16> = up.named("worker.ready").map(port_of).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    assert_eq!(ports.len(), 5);
+    up.stop_cleanly();
+}
+
+#[test]
+fn fixed_is_that_port() {
+    let port = free_port();
+    let got = serves_and_keeps_its_port("http", &format!("port = {port}\n{HTTP}"));
+    assert_eq!(got, port);
+}
+
+#[test]
+fn a_range_moves_on_past_ports_that_are_taken() {
+    let first = free_row(4);
+    let _taken = [first, first + 2].map(|port| TcpListener::bind(("127.0.0.1", port)).unwrap());
+    let keys = format!("workers = 2\nport = \"{first}-{}\"\n{HTTP}", first + 3);
+    let mut up = Up::start(|tag| pool("http", tag, &keys));
+    up.wait_for_event("pool.ready");
+    let mut ports: Vec<u16> = up.named("worker.ready").map(port_of).collect();
+    ports.sort_unstable();
+    assert_eq!(ports, [first + 1, first + 3]);
+    let ready = up.named("worker.ready").next().unwrap().clone();
+    let second = replaced(&mut up, &ready);
+    assert_eq!(second["port"], ready["port"]);
+    up.stop_cleanly();
+}
+
+#[test]
+fn a_range_that_is_taken_names_its_holders() {
+    let first = free_row(2);
+    let _taken = [first, first + 1].map(|port| TcpListener::bind(("127.0.0.1", port)).unwrap());
+    let keys = format!("intensity = 0\nport = \"{first}-{}\"", first + 1);
+    let mut up = Up::start(|tag| pool("http", tag, &keys));
+    let (status, stderr) = up.end(SOON);
+    assert_eq!(status.code(), Some(1), "{stderr}");
+    let failure = up.named("worker.failed").next().unwrap();
+    assert_eq!(failure["reason"], "port_in_use");
+    let holder = failure["holder"].as_str().unwrap();
+    for named in [
+        std::process::id().to_string(),
+        first.to_string(),
+        (first + 1).to_string(),
+    ] {
+        assert!(holder.contains(&named), "{named} is missing in {holder}");
+    }
+    up.assert_nothing_left();
+}
+
+/// Two workers, one port in their range: the one that comes too late is told of the other.
+#[test]
+fn a_worker_that_has_the_port_is_named_to_the_other() {
+    let port = free_row(1);
+    let keys = format!("workers = 2\nintensity = 0\nport = \"{port}-{port}\"\n{HTTP}");
+    let mut up = Up::start(|tag| pool("http", tag, &keys));
+    let failure = up.wait_for_event("worker.failed");
+    assert_eq!(failure["reason"], "port_in_use");
+    let other = if failure["worker"] == "p/0" { "p/1" } else { "p/0" };
+    assert!(failure["holder"].as_str().unwrap().contains(other), "{failure}");
+    up.stop_cleanly();
+}
+
+#[test]
+fn reported_by_notify() {
+    let keys = "port = \"reported\"\nready = { notify = true }";
+    let mut up = Up::start(|tag| pool("notify-port", tag, keys));
+    let first = up.wait_for_event("worker.ready");
+    assert_answers(&first);
+    assert!(up.named("worker.spawned").next().unwrap().get("port").is_none());
+    let second = replaced(&mut up, &first);
+    assert_answers(&second);
+    up.stop_cleanly();
+}
+
+#[test]
+fn reported_by_the_ready_file() {
+    let keys = "port = \"reported\"\nready = { file = true }";
+    let mut up = Up::start(|tag| pool("file-port", tag, keys));
+    let ready = up.wait_for_event("worker.ready");
+    assert_answers(&ready);
+    up.stop_cleanly();
+}
+
+/// A program that takes the socket it is given, as systemd's socket activation has it, and answers with its pid.
+const ACTIVATED: &str = "
+import os, socket, sys
+assert os.environ[\"LISTEN_PID\"] == str(os.getpid())
+assert os.environ[\"LISTEN_FDS\"] == \"1\"
+server = socket.socket(fileno=3)
+assert server.getsockname()[1] == int(sys.argv[1]) == int(os.environ[\"PORT\"])
+while True:
+    connection, _ = server.accept()
+    connection.recv(1024)
+    body = str(os.getpid()).encode()
+    connection.sendall(b\"HTTP/1.1 200 OK\\r\\nConnection: close\\r\\n\\r\\n\" + body)
+    connection.close()
+";
+
+#[test]
+fn listen_stays_bound_between_incarnations_and_loses_no_connection() {
+    let keys = format!("port = \"listen\"\n{HTTP}\nbackoff = {{ first = \"700ms\", max = \"700ms\", jitter = 0.0 }}");
+    let mut up = Up::start(|tag| pool_of(&python(ACTIVATED, tag), &keys));
+    let first = up.wait_for_event("worker.ready");
+    assert_answers(&first);
+    let port = port_of(&first);
+    send(pid_of(&first), Signal::SIGKILL);
+    up.wait_for_event("worker.released");
+    let mut early = TcpStream::connect(("127.0.0.1", port)).expect("somebody listens while no worker lives");
+    ask(&mut early).unwrap();
+    assert_eq!(up.count("worker.reserved"), 1, "no worker yet: {}", up.story());
+    let second = up.wait_for_event("worker.ready");
+    assert_eq!(body(early).unwrap(), pid_of(&second).to_string());
+    assert_eq!(second["port"], first["port"]);
+    up.stop_cleanly();
+    let refused = TcpStream::connect(("127.0.0.1", port)).unwrap_err();
+    assert_eq!(
+        refused.kind(),
+        ErrorKind::ConnectionRefused,
+        "the socket goes with the run"
+    );
+}
+
+#[test]
+fn ports_with_names_reach_command_and_environment() {
+    let metrics = free_port();
+    let command = |tag: &str| {
+        let path = program("ostler-test-worker");
+        format!(
+            "[{:?}, \"metrics+http\", \"{{port.http}}\", {tag:?}]",
+            path.display().to_string()
+        )
+    };
+    let keys = format!(
+        "ports = {{ http = \"any\", metrics = {metrics} }}\nready = {{ http = \"/\", port = \"metrics\" }}\nhealth = {{ http = \"/\", every = \"50ms\", misses = 1 }}"
+    );
+    let mut up = Up::start(|tag| pool_of(&command(tag), &keys));
+    let ready = up.wait_for_event("worker.ready");
+    let ports = ready["ports"].as_object().unwrap();
+    assert!(ready.get("port").is_none(), "{ready}");
+    assert_eq!(ports.keys().collect::<Vec<_>>(), ["http", "metrics"]);
+    assert_eq!(ports["metrics"], metrics);
+    let unwell = up.poll(Duration::from_millis(500), |event| event["event"] == "worker.unhealthy");
+    assert_eq!(unwell, None, "its health is asked on the port named http");
+    for port in ports.values() {
+        let port = u16::try_from(port.as_u64().unwrap()).unwrap();
+        assert_eq!(get(("127.0.0.1", port)).unwrap(), pid_of(&ready).to_string());
+    }
+    let second = replaced(&mut up, &ready);
+    assert_eq!(second["ports"], ready["ports"]);
+    up.stop_cleanly();
+}
+
+#[test]
+fn an_ipv6_address_is_asked_on_ipv6() {
+    let keys = format!("address = \"::1\"\nport = \"any\"\n{HTTP}");
+    let mut up = Up::start(|tag| pool("http6", tag, &keys));
+    let ready = up.wait_for_event("worker.ready");
+    assert_eq!(get(("::1", port_of(&ready))).unwrap(), pid_of(&ready).to_string());
+    let second = replaced(&mut up, &ready);
+    assert_eq!(second["port"], ready["port"]);
+    up.stop_cleanly();
+}

@@ -1,0 +1,180 @@
+//! Every way in which a worker becomes ready, and a stop or a kill at each step of a start.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use ostler_tests::scene::{moment, pool};
+use ostler_tests::{SOON, Up, pid_of, send};
+use serde_json::Value;
+
+/// One worker becomes ready by this sign, is replaced when it is killed, and is ready by it again; gives the events.
+fn becomes_ready(modes: &str, keys: &str) -> Vec<Value> {
+    let mut up = Up::start(|tag| pool(modes, tag, keys));
+    let first = up.wait_for_event("worker.ready");
+    send(pid_of(&first), Signal::SIGKILL);
+    let second = up.wait_for_event("worker.ready");
+    assert_eq!(second["incarnation"], 2);
+    assert_ne!(second["pid"], first["pid"]);
+    up.stop_cleanly();
+    up.seen.clone()
+}
+
+/// How long the first worker took from its spawn to ready.
+fn start_time(events: &[Value]) -> Duration {
+    let first = |name: &str| moment(events.iter().find(|event| event["event"] == name).unwrap());
+    first("worker.ready").duration_since(first("worker.spawned")).unwrap()
+}
+
+#[test]
+fn http_waits_for_the_server() {
+    let events = becomes_ready("pause=300+http", "port = \"any\"\nready = { http = \"/\" }");
+    assert!(start_time(&events) >= Duration::from_millis(300));
+}
+
+#[test]
+fn tcp_waits_for_the_listener() {
+    let events = becomes_ready("pause=300+tcp", "port = \"any\"\nready = { tcp = true }");
+    assert!(start_time(&events) >= Duration::from_millis(300));
+}
+
+#[test]
+fn notify() {
+    let events = becomes_ready("pause=300+notify+sleep", "ready = { notify = true }");
+    assert!(start_time(&events) >= Duration::from_millis(300));
+}
+
+#[test]
+fn notify_from_a_child_of_the_worker() {
+    becomes_ready("notify-child+sleep", "ready = { notify = true }");
+}
+
+#[test]
+fn a_line_on_either_stream() {
+    for modes in ["say-out+sleep", "say-err+sleep"] {
+        becomes_ready(modes, "ready = { line = \"^ready to\" }");
+    }
+}
+
+#[test]
+fn a_line_that_does_not_match_is_not_waited_past() {
+    let keys = "ready = { line = \"^to serve\" }\nstart_timeout = \"500ms\"\nintensity = 0";
+    let mut up = Up::start(|tag| pool("say-out+sleep", tag, keys));
+    let (status, _) = up.end(SOON);
+    assert_eq!(status.code(), Some(1));
+    assert_eq!(up.named("worker.failed").next().unwrap()["reason"], "ready_timeout");
+    assert_eq!(up.count("worker.ready"), 0);
+    up.assert_nothing_left();
+}
+
+#[test]
+fn a_file_counts_when_it_holds_something() {
+    let events = becomes_ready("file-empty+pause=300+file+sleep", "ready = { file = true }");
+    assert!(
+        start_time(&events) >= Duration::from_millis(300),
+        "an empty one is not ready"
+    );
+}
+
+#[test]
+fn after_a_time() {
+    let events = becomes_ready("sleep", "ready = { after = \"300ms\" }");
+    assert!(start_time(&events) >= Duration::from_millis(300));
+}
+
+#[test]
+fn without_a_sign_exec_is_ready() {
+    becomes_ready("sleep", "");
+}
+
+/// For each sign that is waited for: the stop ends the start at once, as a stop and not as a failure.
+#[test]
+fn a_stop_while_ready_is_waited_for_ends_cleanly() {
+    let kinds = [
+        ("http", "port = \"any\"\nready = { http = \"/nonesuch\" }", "refuse"),
+        ("tcp", "port = \"any\"\nready = { tcp = true }", "sleep"),
+        ("notify", "ready = { notify = true }", "sleep"),
+        ("line", "ready = { line = \"^ready\" }", "sleep"),
+        ("file", "ready = { file = true }", "sleep"),
+        ("after", "ready = { after = \"1h\" }\nstart_timeout = \"0s\"", "sleep"),
+    ];
+    for (kind, keys, modes) in kinds {
+        let mut up = Up::start(|tag| pool(modes, tag, &format!("workers = 2\n{keys}")));
+        up.wait_for_event("worker.spawned");
+        up.stop_cleanly();
+        assert_eq!(up.count("worker.ready"), 0, "{kind}");
+        assert_eq!(up.count("worker.failed"), 0, "{kind}: {}", up.story());
+        assert_eq!(up.count("worker.reserved"), up.count("worker.released"), "{kind}");
+    }
+}
+
+/// A stop in the middle of everything: before the first event, between reservation and spawn, while others wait.
+#[test]
+fn a_stop_at_any_step_of_a_start_ends_cleanly() {
+    for step in ["run.started", "worker.reserved", "worker.spawned", "worker.ready"] {
+        let keys = "workers = 20\nmax_starting = 4\nready = { after = \"20ms\" }";
+        let mut up = Up::start(|tag| pool("sleep", tag, keys));
+        up.wait_for_event(step);
+        up.stop_cleanly();
+        assert_eq!(up.count("worker.failed"), 0, "{step}: {}", up.story());
+        assert_eq!(up.count("worker.reserved"), up.count("worker.released"), "{step}");
+        assert_eq!(up.count("worker.exited"), up.count("worker.spawned"), "{step}");
+    }
+}
+
+/// A stop between two incarnations, in the pause of a backoff.
+#[test]
+fn a_stop_in_a_pause_before_a_restart_ends_cleanly() {
+    let keys = "intensity = 5\nbackoff = { first = \"1h\", max = \"1h\" }";
+    let mut up = Up::start(|tag| pool("exit=1", tag, keys));
+    up.wait_for_event("worker.restarting");
+    up.stop_cleanly();
+    assert_eq!(up.count("worker.reserved"), 1);
+}
+
+/// A second signal kills what takes its time, also while it starts.
+#[test]
+fn a_second_signal_ends_a_start_that_ignores_the_first() {
+    let keys = "ready = { line = \"^ready$\" }\nstop = { signal = \"TERM\", grace = \"1h\" }";
+    let mut up = Up::start(|tag| pool("ignore-term+sleep", tag, keys));
+    up.wait_for_event("worker.spawned");
+    up.signal(Signal::SIGTERM);
+    up.wait_for_event("worker.stopping");
+    up.signal(Signal::SIGTERM);
+    let (status, stderr) = up.end(SOON);
+    assert_eq!(status.code(), Some(0), "{stderr}");
+    up.assert_nothing_left();
+}
+
+#[test]
+fn never_more_than_max_starting_are_in_flight() {
+    let keys = "workers = 12\nmax_starting = 3\nready = { after = \"50ms\" }\nintensity = 100";
+    let mut up = Up::start(|tag| pool("sleep", tag, keys));
+    up.wait_for_event("pool.ready");
+    assert_eq!(most_in_flight(&up.seen), 3, "{}", up.story());
+    // Restarts are starts too.
+    let victims: Vec<u32> = up.named("worker.ready").map(pid_of).collect();
+    victims.into_iter().for_each(|pid| send(pid, Signal::SIGKILL));
+    while up.count("worker.ready") < 24 {
+        up.wait_for_event("worker.ready");
+    }
+    assert_eq!(most_in_flight(&up.seen), 3, "{}", up.story());
+    up.stop_cleanly();
+}
+
+/// The most workers that were reserved or spawned and not yet ready, by the events.
+fn most_in_flight(events: &[Value]) -> usize {
+    let (mut starting, mut most) = (HashSet::new(), 0);
+    for event in events {
+        let Some(worker) = event["worker"].as_str() else {
+            continue;
+        };
+        match event["event"].as_str() {
+            Some("worker.reserved") => _ = starting.insert(worker),
+            Some("worker.ready" | "worker.failed" | "worker.stopping" | "worker.exited") => _ = starting.remove(worker),
+            _ => {}
+        }
+        most = most.max(starting.len());
+    }
+    most
+}
