@@ -66,6 +66,13 @@ fn held(address: SocketAddr) -> Vec<Holder> {
     }
 }
 
+/// A child that another test is just starting has our descriptors until its exec: hence states, and not first answers.
+fn until_free(address: SocketAddr) {
+    until("the port is free", || {
+        check(address).expect("checked") == PortState::Free
+    });
+}
+
 fn is_held_by_us(address: SocketAddr, state: &str) -> bool {
     let us = std::process::id() as i32;
     held(address).iter().any(|holder| {
@@ -97,7 +104,7 @@ fn leave_a_time_wait(options: &Options) -> SocketAddr {
 
 #[test]
 fn time_wait_of_a_listener_with_reuseaddr_is_free() {
-    assert_eq!(check(leave_a_time_wait(&REUSING)).expect("checked"), PortState::Free);
+    until_free(leave_a_time_wait(&REUSING));
 }
 
 #[test]
@@ -116,7 +123,7 @@ fn time_wait_of_a_listener_without_reuseaddr_is_held_by_the_kernel() {
 fn a_live_listener_is_held_by_its_process() {
     for options in [PLAIN, REUSING] {
         let (_listener, address) = bound(local(0), &options);
-        assert!(is_held_by_us(address, "listening"), "{:?}", held(address));
+        until("it is held by us", || is_held_by_us(address, "listening"));
     }
 }
 
@@ -130,7 +137,7 @@ fn a_live_listener_with_reuseport_is_held() {
             listens: true,
         },
     );
-    assert!(is_held_by_us(address, "listening"), "{:?}", held(address));
+    until("it is held by us", || is_held_by_us(address, "listening"));
 }
 
 /// Linux tells of such sockets from 6.8 on; before, they can't be seen and the worker's bind succeeds beside them.
@@ -148,7 +155,7 @@ fn a_port_that_is_bound_and_not_listening_is_held() {
         println!("skipped: this kernel does not tell of bound sockets");
         return;
     }
-    assert!(is_held_by_us(address, "bound"), "{:?}", held(address));
+    until("it is held by us", || is_held_by_us(address, "bound"));
     let (_plain, address) = bound(
         local(0),
         &Options {
@@ -157,7 +164,7 @@ fn a_port_that_is_bound_and_not_listening_is_held() {
             listens: false,
         },
     );
-    assert!(is_held_by_us(address, "bound"), "{:?}", held(address));
+    until("it is held by us", || is_held_by_us(address, "bound"));
 }
 
 #[test]
@@ -167,7 +174,7 @@ fn a_connection_without_its_listener_is_free() {
     let _client = TcpStream::connect(address).expect("connected");
     let (_server, _) = listener.accept().expect("accepted");
     drop(listener);
-    assert_eq!(check(address).expect("checked"), PortState::Free);
+    until_free(address);
 }
 
 #[test]
@@ -176,7 +183,9 @@ fn other_loopback_addresses_are_free_and_wildcards_are_not() {
     let port = address.port();
     let other = SocketAddr::from(([127, 0, 0, 2], port));
     assert_eq!(check(other).expect("checked"), PortState::Free);
-    assert!(is_held_by_us(SocketAddr::from(([0, 0, 0, 0], port)), "listening"));
+    until("it is held by us", || {
+        is_held_by_us(SocketAddr::from(([0, 0, 0, 0], port)), "listening")
+    });
 }
 
 #[test]
@@ -186,11 +195,13 @@ fn a_dual_stack_listener_holds_v4_too() {
         return;
     }
     let (_listener, address) = bound("[::]:0".parse().expect("an address"), &REUSING);
-    assert!(is_held_by_us(local(address.port()), "listening"));
-    assert!(is_held_by_us(
-        SocketAddr::new("::1".parse().expect("an address"), address.port()),
-        "listening"
-    ));
+    until("it is held by us", || is_held_by_us(local(address.port()), "listening"));
+    until("it is held by us", || {
+        is_held_by_us(
+            SocketAddr::new("::1".parse().expect("an address"), address.port()),
+            "listening",
+        )
+    });
 }
 
 #[test]
@@ -200,9 +211,9 @@ fn v6_addresses_are_checked_and_freed() {
         return;
     };
     let address = listener.local_addr().expect("named");
-    assert!(is_held_by_us(address, "listening"));
+    until("it is held by us", || is_held_by_us(address, "listening"));
     drop(listener);
-    assert_eq!(check(address).expect("checked"), PortState::Free);
+    until_free(address);
     let us = std::process::id() as i32;
     assert_eq!(listener_in_tree(address, us).expect("asked"), ListenerOwner::Nobody);
 }
@@ -407,7 +418,7 @@ fn two_workers_never_get_the_same_port_and_a_dropped_one_is_free_again() {
     drop(reservations);
     let mut again = reserve(LOCAL, PortChoice::Fixed(port), None, "embed/1").expect("it is free");
     again.settle();
-    assert!(again.renew());
+    until("the claim is taken again", || again.renew());
 }
 
 #[test]
@@ -415,9 +426,9 @@ fn a_restart_gets_the_port_it_had_unless_it_is_taken() {
     let first = reserve(LOCAL, PortChoice::Any, None, "embed/0").expect("a port");
     let port = first.address().port();
     drop(first);
-    let second = reserve(LOCAL, PortChoice::Any, Some(port), "embed/0").expect("a port");
-    assert_eq!(second.address().port(), port);
-    drop(second);
+    let again = || reserve(LOCAL, PortChoice::Any, Some(port), "embed/0").expect("a port");
+    until("it gets the same", || again().address().port() == port);
+    until_free(local(port));
     let _stranger = TcpListener::bind(local(port)).expect("bound");
     let third = reserve(LOCAL, PortChoice::Any, Some(port), "embed/0").expect("a port");
     assert_ne!(third.address().port(), port);
@@ -434,6 +445,7 @@ fn a_fixed_port_that_is_taken_names_its_holder() {
     );
     // The failed try has left no reservation behind.
     drop(_listener);
+    until_free(address);
     drop(reserve(LOCAL, PortChoice::Fixed(address.port()), None, "embed/0").expect("free now"));
 }
 
