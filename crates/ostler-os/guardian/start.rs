@@ -11,8 +11,6 @@ use crate::wire::{Fds, Outbox, Received, receive};
 
 /// The guardian from its first instruction on; its standard input is the control socket.
 pub(crate) fn run() -> ! {
-    let inherited = process::descriptor_limit().map_or(1024, |limit| limit.soft.min(65_536)) as i32;
-    sys::close_from(3, inherited);
     let hello = take_hello();
     let slots = set_up();
     let limit = match &slots {
@@ -65,7 +63,9 @@ fn take_hello() -> Hello {
     }
     // Their numbers may be places that have just been filled.
     let _ = (events.into_raw(), host.into_raw());
-    sys::close_from(fd::HOST + 1, fd::HOST + 16);
+    // The copies, and whatever a careless host has let us inherit.
+    let highest = process::descriptor_limit().map_or(1024, |limit| limit.soft.min(65_536));
+    sys::close_from(fd::HOST + 1, highest as i32);
     if sys::duplicate_to(1, 0, false).is_err() {
         process::exit(status::SETUP);
     }

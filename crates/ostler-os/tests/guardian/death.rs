@@ -112,6 +112,14 @@ async fn a_host_that_is_stopped_keeps_its_workers_until_it_is_killed() {
 }
 
 #[tokio::test]
+async fn a_stopped_sitter_does_not_keep_its_tree_alive() {
+    let (mut host, all, ..) = host("waits").await;
+    all[1..].chunks(4).for_each(|slot| send(slot[0], Os::STOP));
+    host.kill();
+    all.iter().for_each(|pid| assert_gone(*pid));
+}
+
+#[tokio::test]
 async fn a_forked_copy_of_the_host_does_not_hide_its_death() {
     let (mut host, all, copy, _output) = host("forks").await;
     assert!(alive(copy));
