@@ -78,13 +78,19 @@ pub(super) async fn drive(slot: Arc<Slot>, incarnation: Incarnation, mut line: L
         slot: Arc::clone(&slot),
         incarnation,
     };
-    let outcome = match turn::wait_turn(&slot, line.predecessor.take(), &mut line.inbox).await {
+    let predecessor = line.predecessor.take();
+    let outcome = match turn::wait_turn(&slot, predecessor.clone(), &mut line.inbox).await {
         Ok(permit) => {
             Driver::begin(slot, incarnation, line.inbox, line.sender, permit)
                 .run(&line.told, &line.progress)
                 .await
         }
-        Err(outcome) => outcome,
+        Err(outcome) => {
+            drop(released);
+            (line.told)(Told::Ended(outcome));
+            turn::stand_for(predecessor, &line.progress).await;
+            return;
+        }
     };
     drop(released);
     line.progress.send_replace(Progress::Released);

@@ -68,6 +68,22 @@ async fn await_predecessor(slot: &Slot, predecessor: Option<watch::Receiver<Prog
     }
 }
 
+/// Ends an incarnation that never had its turn. It holds nothing itself; what its predecessor holds is still in the way
+/// of whoever comes next, and has to be seen by a stop.
+pub(super) async fn stand_for(predecessor: Option<watch::Receiver<Progress>>, progress: &watch::Sender<Progress>) {
+    if let Some(mut predecessor) = predecessor {
+        loop {
+            let seen = *predecessor.borrow_and_update();
+            progress.send_replace(seen);
+            // An error means that its driver is gone with the runtime.
+            if seen == Progress::Released || predecessor.changed().await.is_err() {
+                break;
+            }
+        }
+    }
+    progress.send_replace(Progress::Released);
+}
+
 fn machine_pause(failures: u32) -> Duration {
     match failures.checked_sub(1) {
         None => Duration::ZERO,
@@ -80,6 +96,17 @@ fn machine_pause(failures: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn one_that_never_had_its_turn_is_released_when_its_predecessor_is() {
+        let (before, seen) = watch::channel(Progress::Overdue);
+        let (progress, mut shown) = watch::channel(Progress::Held);
+        let standing = tokio::spawn(async move { stand_for(Some(seen), &progress).await });
+        assert!(shown.wait_for(|shown| *shown == Progress::Overdue).await.is_ok());
+        before.send_replace(Progress::Released);
+        assert!(shown.wait_for(|shown| *shown == Progress::Released).await.is_ok());
+        standing.await.unwrap();
+    }
 
     #[test]
     fn the_machine_is_given_ever_more_time() {
