@@ -36,7 +36,7 @@ fn guardian_lost_restarts_the_workers_uncounted() {
     let lost = up.wait_for_event("guardian.lost");
     assert_message(&lost, &["signal: 9"]);
     let again = wait_for_ready(&mut up, 2);
-    assert_eq!(again["incarnation"], 2);
+    assert_eq!(again["incarnation"], 2, "{}", up.story());
     assert_ne!(guardian_of(&again), guardian);
     assert_eq!(guardian_in_run_json(&up), guardian_of(&again));
     let failures: Vec<Value> = up.named("worker.failed").cloned().collect();
