@@ -1,0 +1,31 @@
+//! What the figures depend on: the machine, and what else it does meanwhile.
+
+use std::fs;
+
+/// Prints the machine's facts.
+pub(crate) fn print_facts() {
+    let processors = std::thread::available_parallelism().map_or(0, usize::from);
+    println!(
+        "machine: {processors} processors ({}), {}, Linux {}",
+        line_of("/proc/cpuinfo", "model name").unwrap_or_else(|| "of an unknown model".to_owned()),
+        line_of("/proc/meminfo", "MemTotal").unwrap_or_default(),
+        read("/proc/sys/kernel/osrelease")
+    );
+    println!("store: {}", ostler::Engine::DEFAULT.name());
+}
+
+/// Prints how busy the machine is; figures of a busy machine are noisy.
+pub(crate) fn print_load(when: &str) {
+    println!("load {when}: {}", read("/proc/loadavg"));
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).map_or_else(|error| error.to_string(), |text| text.trim().to_owned())
+}
+
+/// The value of the first line `NAME : VALUE`.
+fn line_of(path: &str, name: &str) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    let line = text.lines().find(|line| line.starts_with(name))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}

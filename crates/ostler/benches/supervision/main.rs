@@ -1,0 +1,122 @@
+//! Ostler beside the floor, in one run: restart, start and stop of many workers, memory a worker.
+//!
+//! `cargo bench -p ostler --no-default-features --features redb [-- ROUNDS]` (`docs/benchmarks.md`). The floor is what
+//! the kernel takes for the same: `posix_spawn` and `waitpid` of the same program. Both take turns within a round;
+//! medians over the rounds are printed with their extremes, and whether the bounds are held.
+
+mod figures;
+mod floor;
+mod machine;
+mod memory;
+mod ours;
+mod worker;
+
+use figures::{Measure, median_ms, milliseconds, verdict};
+use ours::Ours;
+use worker::Worker;
+
+/// Rounds when the command line names no number.
+const ROUNDS: usize = 7;
+/// Restarts a round, of each kind.
+const RESTARTS: u32 = 50;
+/// How many workers are started and stopped at a time.
+const SIZES: [u32; 2] = [200, 1_000];
+/// Workers whose memory is counted.
+const MEMORY_WORKERS: u32 = 1_000;
+
+/// Bounds: times the floor; KiB a worker.
+const RESTART_BOUND: f64 = 2.5;
+const START_STOP_BOUND: f64 = 3.0;
+const MEMORY_BOUND: f64 = 40.0;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.split_first() {
+        Some((first, rest)) if first == floor::ARGUMENT => floor::run(rest),
+        // `cargo bench` itself passes `--bench`.
+        _ => compare(
+            arguments
+                .iter()
+                .find_map(|argument| argument.parse().ok())
+                .unwrap_or(ROUNDS),
+        ),
+    }
+}
+
+fn compare(rounds: usize) {
+    ostler::limits::raise_descriptors().expect("the soft limit on descriptors can be raised");
+    machine::print_facts();
+    machine::print_load("before");
+    let worker = Worker::build();
+    let ours = Ours::start(&worker);
+
+    // First of all, while the host is small.
+    let memory = ours.memory(MEMORY_WORKERS);
+
+    let mut restart = Measure::new("restart", Some(RESTART_BOUND));
+    let mut pools = SIZES.map(PoolMeasures::new);
+    for round in 0..rounds {
+        eprintln!("round {} of {rounds}", round + 1);
+        restart.add(
+            median_ms(&floor::restarts(&worker, RESTARTS)),
+            median_ms(&ours.restarts(RESTARTS)),
+        );
+        for pool in &mut pools {
+            pool.round(&worker, &ours);
+        }
+    }
+    ours.end();
+
+    println!("{rounds} rounds, {RESTARTS} restarts each; medians (lowest–highest)\n");
+    figures::print_head();
+    restart.print();
+    for pool in &pools {
+        pool.print();
+    }
+    let each = memory::kibibytes(memory.total()) / f64::from(MEMORY_WORKERS);
+    println!(
+        "\nmemory a worker, of {MEMORY_WORKERS}: {each:.1} KiB PSS; {}",
+        verdict(each, Some(MEMORY_BOUND))
+    );
+    println!("  {}", memory.describe(MEMORY_WORKERS));
+    machine::print_load("after");
+}
+
+/// Start and stop of a pool of one size.
+struct PoolMeasures {
+    workers: u32,
+    start: Measure,
+    stop: Measure,
+    both: Measure,
+    sitters_gone: Measure,
+}
+
+impl PoolMeasures {
+    fn new(workers: u32) -> Self {
+        let bound = (workers == 1_000).then_some(START_STOP_BOUND);
+        Self {
+            workers,
+            start: Measure::new(format!("start {workers}"), bound),
+            stop: Measure::new(format!("stop {workers}, release confirmed"), bound),
+            both: Measure::new(format!("start and stop {workers}"), bound),
+            sitters_gone: Measure::new(format!("stop {workers}, sitters gone too"), None),
+        }
+    }
+
+    fn round(&mut self, worker: &Worker, ours: &Ours<'_>) {
+        let (floor_start, floor_stop) = floor::start_and_stop(worker, self.workers);
+        let (floor_start, floor_stop) = (milliseconds(floor_start), milliseconds(floor_stop));
+        let times = ours.start_and_stop(self.workers);
+        let (start, stop) = (milliseconds(times.started), milliseconds(times.stopped));
+        self.start.add(floor_start, start);
+        self.stop.add(floor_stop, stop);
+        self.both.add(floor_start + floor_stop, start + stop);
+        self.sitters_gone.add(floor_stop, milliseconds(times.sitters_gone));
+    }
+
+    fn print(&self) {
+        for measure in [&self.start, &self.stop, &self.both, &self.sitters_gone] {
+            measure.print();
+        }
+    }
+}

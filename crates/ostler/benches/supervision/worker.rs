@@ -1,0 +1,92 @@
+//! The worker that is started, by Ostler and by the floor alike: a tiny static program, and the FIFO that it stamps.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::sys::stat::Mode;
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::{Pid, mkfifo};
+use tempfile::TempDir;
+
+/// A point in time on CLOCK_MONOTONIC, in nanoseconds: comparable between processes.
+pub(crate) type Nanos = u64;
+
+/// Now, as the worker's stamps have it.
+pub(crate) fn now() -> Nanos {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("CLOCK_MONOTONIC is always there");
+    u64::try_from(time.tv_sec()).unwrap() * 1_000_000_000 + u64::try_from(time.tv_nsec()).unwrap()
+}
+
+/// One start of the worker.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stamp {
+    pub(crate) pid: Pid,
+    /// When `main` was reached.
+    pub(crate) at: Nanos,
+}
+
+/// The program, and the reader's end of its stamps.
+pub(crate) struct Worker {
+    pub(crate) program: PathBuf,
+    pub(crate) fifo: PathBuf,
+    stamps: File,
+    /// Removed with its builder.
+    _directory: Option<TempDir>,
+}
+
+impl Worker {
+    /// Compiles the worker. `cc` is there wherever Rust links programs; `$CC` names another.
+    pub(crate) fn build() -> Self {
+        let directory = TempDir::new().expect("a temporary directory");
+        let (program, fifo) = (directory.path().join("worker"), directory.path().join("stamps"));
+        let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/supervision/worker.c");
+        let status = Command::new(&compiler)
+            .args(["-O2", "-static", "-o"])
+            .arg(&program)
+            .arg(&source)
+            .status()
+            .unwrap_or_else(|error| panic!("{compiler} can't be run: {error}; name a C compiler in CC"));
+        assert!(status.success(), "{compiler} did not compile {}", source.display());
+        mkfifo(&fifo, Mode::S_IRUSR | Mode::S_IWUSR).expect("a FIFO");
+        let _directory = Some(directory);
+        Self {
+            _directory,
+            ..Self::open(program, fifo)
+        }
+    }
+
+    /// A worker that another process has built.
+    pub(crate) fn open(program: PathBuf, fifo: PathBuf) -> Self {
+        // Open for both, so that it neither waits for a writer nor ends when there is none.
+        let stamps = File::options()
+            .read(true)
+            .write(true)
+            .open(&fifo)
+            .expect("the FIFO opens");
+        Self {
+            program,
+            fifo,
+            stamps,
+            _directory: None,
+        }
+    }
+
+    /// Waits for the next start.
+    pub(crate) fn next_stamp(&self) -> Stamp {
+        let mut bytes = [0; 16];
+        (&self.stamps).read_exact(&mut bytes).expect("a stamp");
+        let number = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
+        Stamp {
+            pid: Pid::from_raw(i32::try_from(number(0)).unwrap()),
+            at: number(8),
+        }
+    }
+
+    /// Waits for so many starts; when the last of them was.
+    pub(crate) fn last_of(&self, count: u32) -> Nanos {
+        (0..count).map(|_| self.next_stamp().at).max().unwrap_or_default()
+    }
+}
