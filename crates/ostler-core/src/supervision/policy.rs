@@ -125,8 +125,8 @@ pub struct Policy<S> {
     flags: SupervisorFlags,
     intensity: Intensity,
     fractions: Fractions,
-    /// In start order: keys only ever grow.
-    children: BTreeMap<ChildKey, Child<S>>,
+    /// In start order: keys only ever grow. Boxed, because a node has room for eleven, and a starter has one child.
+    children: BTreeMap<ChildKey, Box<Child<S>>>,
     /// Empty under simple_one_for_one.
     ids: HashMap<ChildId, ChildKey>,
     next_key: u64,
@@ -322,7 +322,7 @@ impl<S: Clone> Policy<S> {
         if self.flags.strategy != Strategy::SimpleOneForOne {
             self.ids.insert(spec.id.clone(), key);
         }
-        self.children.insert(key, Child::new(spec));
+        self.children.insert(key, Box::new(Child::new(spec)));
         key
     }
 

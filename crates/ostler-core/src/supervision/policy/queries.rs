@@ -7,16 +7,16 @@ use crate::supervision::{ChildCounts, ChildId, ChildInfo, ChildKey, ChildKind, C
 impl<S: Clone> Policy<S> {
     /// The children, in start order (OTP's order is the reverse).
     pub fn which_children(&self) -> Vec<ChildInfo> {
-        let info = |(key, child): (&ChildKey, &Child<S>)| ChildInfo {
-            child: child.reference(*key),
-            status: if self.awaits_its_group(*key, child) {
+        let info = |key: ChildKey, child: &Child<S>| ChildInfo {
+            child: child.reference(key),
+            status: if self.awaits_its_group(key, child) {
                 ChildStatus::Restarting
             } else {
                 child.status()
             },
             kind: child.kind,
         };
-        self.children.iter().map(info).collect()
+        self.children.iter().map(|(key, child)| info(*key, child)).collect()
     }
 
     /// Whether it is down and will be started by the restart that goes on.
