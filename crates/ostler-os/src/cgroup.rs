@@ -168,10 +168,20 @@ impl RunGroup {
     /// # Errors
     /// When it can't be made or opened.
     pub fn slot(&self, worker: &WorkerId) -> io::Result<Group> {
-        let path = self
-            .group
-            .path
-            .join(format!("{}-{}", plain(&worker.pool), worker.index));
+        self.slot_after(worker, 0)
+    }
+
+    /// The same, after so many groups of the slot were killed and could not be removed at once: the kernel calls a group
+    /// busy for a moment after its last process, and a group whose kill was used kills what is started in it.
+    ///
+    /// # Errors
+    /// When it can't be made or opened.
+    pub fn slot_after(&self, worker: &WorkerId, spent: u64) -> io::Result<Group> {
+        let mut name = format!("{}-{}", plain(&worker.pool), worker.index);
+        if spent > 0 {
+            name = format!("{name}-{spent}");
+        }
+        let path = self.group.path.join(name);
         match Group::create(path.clone()) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Group::open(path),
             result => result,

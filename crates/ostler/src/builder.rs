@@ -22,7 +22,7 @@ use crate::instance::{Ostler, Tree};
 use crate::link::Link;
 use crate::process_table::ProcessTable;
 use crate::services::{Parts, Services};
-use crate::supervisor::{ChildSpec, Restart, Shutdown, Supervisor, SupervisorError, SupervisorOptions};
+use crate::supervisor::{ChildSpec, Report, Restart, Shutdown, Supervisor, SupervisorError, SupervisorOptions};
 use crate::sweep::{self, SweepReport};
 
 /// How often a part of the root (the guardian, before all) may be lost within [`ROOT_PERIOD`]: 10 times.
@@ -331,7 +331,15 @@ fn swept_facts(report: &SweepReport) -> Facts {
 }
 
 async fn start_root(keeper: KeeperArguments, parent: Option<ActorCell>) -> Result<Supervisor, SupervisorError> {
-    let options = SupervisorOptions::new().intensity(ROOT_INTENSITY, ROOT_PERIOD);
+    let link = Arc::clone(&keeper.services.link);
+    let options = SupervisorOptions::new()
+        .intensity(ROOT_INTENSITY, ROOT_PERIOD)
+        .reporter(move |report| {
+            if let Report::ReachedMaxRestartIntensity { .. } = report {
+                // Workers that are about to be stopped may be waiting for the guardian that will not come.
+                link.expect_no_other();
+            }
+        });
     let (for_cleaner, for_table) = (Arc::clone(&keeper.services), Arc::clone(&keeper.services));
     // Started in this order, stopped in reverse: the cleaner is the last that there is.
     let children = vec![

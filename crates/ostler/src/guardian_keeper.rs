@@ -51,6 +51,12 @@ impl Actor for GuardianKeeper {
         arguments: KeeperArguments,
     ) -> Result<(), ActorProcessingErr> {
         let services = Arc::clone(&arguments.services);
+        // A guardian whose keeper was killed would be lost one day and nobody replace it: it goes now, and its workers
+        // are told why.
+        if let Some((unkept, generation)) = services.link.serving_now() {
+            lose(&services, generation, "its keeper ended, and it was ended too");
+            unkept.abandon();
+        }
         let (guardian, events) = Guardian::launch(options(&arguments)).await?;
         services.note_guardian(identity(&guardian).as_ref());
         let generation = services.link.serve(guardian);
@@ -84,6 +90,19 @@ fn identity(guardian: &Guardian) -> Option<ProcessIdentity> {
     ProcessIdentity::of(pid).ok().flatten()
 }
 
+/// Takes a guardian out of service, and says so; whether it was in service.
+fn lose(services: &Services, generation: u64, how: &str) -> bool {
+    let lost = services.link.lost(generation);
+    if lost {
+        let facts = Facts {
+            message: Some(how.to_owned()),
+            ..Facts::default()
+        };
+        services.hub.emit(EventKind::GuardianLost, About::run(), facts);
+    }
+    lost
+}
+
 /// Brings a guardian's news to where they belong, until it and all its sitters have ended. A task of its own: it goes
 /// on for a guardian that is lost.
 async fn pump(mut events: Events, services: Arc<Services>, generation: u64, keeper: ActorRef<KeeperMessage>) {
@@ -91,12 +110,7 @@ async fn pump(mut events: Events, services: Arc<Services>, generation: u64, keep
         match event {
             GuardianEvent::Lost { status } => {
                 let how = status.map_or_else(|| "status unknown".to_owned(), |status| status.to_string());
-                if services.link.lost(generation) {
-                    let facts = Facts {
-                        message: Some(format!("the guardian ended: {how}")),
-                        ..Facts::default()
-                    };
-                    services.hub.emit(EventKind::GuardianLost, About::run(), facts);
+                if lose(&services, generation, &format!("the guardian ended: {how}")) {
                     // A keeper that has ended needs no news.
                     drop(keeper.cast(KeeperMessage::Lost(how)));
                 }

@@ -140,6 +140,7 @@ async fn end_when_over(tree: Arc<Tree>, shared: Arc<PoolShared>) {
 async fn conclude(tree: Arc<Tree>, runtime_guard: AbandonOnDrop) {
     let ended = tree.root.wait().await;
     let services = &tree.services;
+    services.link.expect_no_other();
     // A root that was killed has nobody left who would give the workers their grace, and see to its end.
     services.raise_stop_level(if ended.is_some() {
         StopLevel::Ordered

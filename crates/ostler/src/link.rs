@@ -5,6 +5,7 @@
 //! until all its sitters have ended, while the next one serves already.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -45,11 +46,33 @@ struct Bound {
     generation: u64,
 }
 
+/// Whose news goes where, and which guardians have none any more: under one lock, so that no incarnation is bound to
+/// a guardian between its last news and the note of it.
+#[derive(Debug, Default)]
+struct Routes {
+    bound: HashMap<u32, Bound>,
+    /// Every guardian up to this one is lost.
+    lost: u64,
+    /// Those whose sitters have all ended, too.
+    ended: HashSet<u64>,
+}
+
+impl Routes {
+    fn tell_all(&self, generation: u64, message: impl Fn() -> Message) {
+        for bound in self.bound.values().filter(|bound| bound.generation == generation) {
+            // A driver that is gone needs no news.
+            let _ = bound.route.sender.send(message());
+        }
+    }
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Link {
     serving: watch::Sender<Serving>,
-    routes: Mutex<HashMap<u32, Bound>>,
+    /// No guardian will follow the present one.
+    last: AtomicBool,
+    routes: Mutex<Routes>,
     generations: Mutex<u64>,
     /// Slots that were closed, and whose sitters have not ended yet.
     closing: watch::Sender<HashSet<u32>>,
@@ -74,6 +97,7 @@ impl Link {
     pub(crate) fn new() -> Self {
         Self {
             serving: watch::Sender::new(Serving::Nobody),
+            last: AtomicBool::new(false),
             routes: Mutex::default(),
             generations: Mutex::default(),
             closing: watch::Sender::default(),
@@ -107,8 +131,13 @@ impl Link {
 
     /// The guardian that serves, if one does.
     pub(crate) fn current(&self) -> Option<Guardian> {
+        self.serving_now().map(|(guardian, _)| guardian)
+    }
+
+    /// The same, and which one it is.
+    pub(crate) fn serving_now(&self) -> Option<(Guardian, u64)> {
         match &*self.serving.borrow() {
-            Serving::This { guardian, .. } => Some(guardian.clone()),
+            Serving::This { guardian, generation } => Some((guardian.clone(), *generation)),
             Serving::Nobody | Serving::Closed => None,
         }
     }
@@ -121,6 +150,18 @@ impl Link {
         }
     }
 
+    /// No guardian will follow the present one, or the one that was lost: what waits for one is told so.
+    pub(crate) fn expect_no_other(&self) {
+        self.last.store(true, Ordering::SeqCst);
+        self.serving.send_if_modified(|serving| {
+            let nobody = matches!(serving, Serving::Nobody);
+            if nobody {
+                *serving = Serving::Closed;
+            }
+            nobody
+        });
+    }
+
     /// Closes the line to the guardian at once, without a runtime: the guardian ends all that it has.
     pub(crate) fn abandon(&self) {
         if let Some(guardian) = self.close() {
@@ -128,19 +169,29 @@ impl Link {
         }
     }
 
-    /// From now on the news of this slot's incarnation under this guardian goes there.
+    /// From now on the news of this slot's incarnation under this guardian goes there. A guardian can be lost between
+    /// the moment when it was asked for and this one: that is the first news then.
     pub(crate) fn bind(&self, slot: u32, generation: u64, route: Route) {
-        lock(&self.routes).insert(slot, Bound { route, generation });
+        let mut routes = lock(&self.routes);
+        // A driver that is gone needs no news.
+        if generation <= routes.lost {
+            let _ = route.sender.send(Message::GuardianLost);
+        }
+        if routes.ended.contains(&generation) {
+            let _ = route.sender.send(Message::SittersEnded);
+        }
+        routes.bound.insert(slot, Bound { route, generation });
     }
 
     /// The incarnation has ended: its news has nowhere to go.
     pub(crate) fn forget(&self, slot: u32, incarnation: Incarnation) {
         let mut routes = lock(&self.routes);
-        if routes
+        let bound = &mut routes.bound;
+        if bound
             .get(&slot)
             .is_some_and(|bound| bound.route.incarnation == incarnation)
         {
-            routes.remove(&slot);
+            bound.remove(&slot);
         }
     }
 
@@ -197,6 +248,7 @@ impl Link {
         };
         let routes = lock(&self.routes);
         if let Some(bound) = routes
+            .bound
             .get(&slot)
             .filter(|bound| bound.route.incarnation.0 == incarnation)
         {
@@ -211,28 +263,24 @@ impl Link {
         let lost = self.serving.send_if_modified(|serving| {
             let current = matches!(serving, Serving::This { generation: now, .. } if *now == generation);
             if current {
-                *serving = Serving::Nobody;
+                // Read under the lock of `serving`: `expect_no_other` sees to what was lost before.
+                let last = self.last.load(Ordering::SeqCst);
+                *serving = if last { Serving::Closed } else { Serving::Nobody };
             }
             current
         });
         self.closing.send_replace(HashSet::new());
-        self.tell_all(generation, || Message::GuardianLost);
+        let mut routes = lock(&self.routes);
+        routes.lost = routes.lost.max(generation);
+        routes.tell_all(generation, || Message::GuardianLost);
         lost
     }
 
     /// Tells every incarnation under this guardian that no more news will come.
     pub(crate) fn ended(&self, generation: u64) {
-        self.tell_all(generation, || Message::SittersEnded);
-    }
-
-    fn tell_all(&self, generation: u64, message: impl Fn() -> Message) {
-        for bound in lock(&self.routes)
-            .values()
-            .filter(|bound| bound.generation == generation)
-        {
-            // A driver that is gone needs no news.
-            let _ = bound.route.sender.send(message());
-        }
+        let mut routes = lock(&self.routes);
+        routes.ended.insert(generation);
+        routes.tell_all(generation, || Message::SittersEnded);
     }
 }
 
@@ -257,4 +305,29 @@ fn about(event: &GuardianEvent) -> Option<(u32, u64)> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_incarnation_bound_to_a_guardian_that_is_gone_hears_of_it() {
+        let link = Link::new();
+        link.lost(1);
+        link.ended(1);
+        link.lost(2);
+        let told = |generation| {
+            let (sender, mut told) = mpsc::unbounded_channel();
+            let incarnation = Incarnation(1);
+            link.bind(0, generation, Route { incarnation, sender });
+            link.forget(0, incarnation);
+            std::iter::from_fn(move || told.try_recv().ok())
+                .map(|message| format!("{message:?}"))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(told(1), ["GuardianLost", "SittersEnded"]);
+        assert_eq!(told(2), ["GuardianLost"], "its sitters have not ended yet");
+        assert_eq!(told(3), [""; 0]);
+    }
 }

@@ -66,6 +66,8 @@ struct Memory {
     machine_failures: u32,
     latest: Option<watch::Receiver<Progress>>,
     state: WorkerState,
+    /// Cgroups of the slot that were killed and could not be removed at once: they go with the run's.
+    spent_cgroups: u64,
     /// Why the worker is about to be stopped, when somebody said so.
     stop_cause: Option<Cause>,
 }
@@ -165,6 +167,14 @@ impl Slot {
             .stop_cause
             .take()
             .unwrap_or_else(|| self.services.stop_cause())
+    }
+
+    pub(crate) fn spent_cgroups(&self) -> u64 {
+        self.memory().spent_cgroups
+    }
+
+    fn note_spent_cgroup(&self) {
+        self.memory().spent_cgroups += 1;
     }
 
     /// Whether it has finished or given up: nothing is started in it any more.

@@ -99,7 +99,7 @@ fn kill_left(slot: &Slot, identity: Option<ProcessIdentity>, incarnation: Incarn
         .services
         .cgroup
         .as_ref()
-        .and_then(|run| run.slot(&slot.worker).ok());
+        .and_then(|run| run.slot_after(&slot.worker, slot.spent_cgroups()).ok());
     if let Some(Err(error)) = group.as_ref().map(Group::kill) {
         tracing::warn!(target: "ostler", worker = %slot.worker, %error, "its cgroup can't be killed");
     }
@@ -115,9 +115,7 @@ fn kill_left(slot: &Slot, identity: Option<ProcessIdentity>, incarnation: Incarn
     for survivor in &kills.survivors {
         tracing::warn!(target: "ostler", worker = %slot.worker, %survivor, "a process is left without a sitter");
     }
-    // A cgroup whose kill was used kills whatever is started in it: the next incarnation needs another.
-    let removed = group.is_none_or(|group| group.remove_until(deadline).unwrap_or(false));
-    kills.is_clean() && removed
+    kills.is_clean()
 }
 
 fn blocking(work: impl FnOnce() -> Input + Send + 'static) -> Work {

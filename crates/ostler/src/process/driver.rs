@@ -64,6 +64,8 @@ pub(crate) enum Done {
     Ready(crate::services::PortMap),
     /// The tree of a sitter that is gone was ended for it.
     TreeEnded,
+    /// It could not be ended: tried again when the lifecycle asks for it.
+    TreeLeft,
     /// Somebody said something.
     Message(Message),
     /// The whole instance is to be killed.
@@ -127,6 +129,8 @@ pub(crate) struct Driver {
     tree_gone: bool,
     /// Nobody is left who would end the tree for us.
     sitterless: bool,
+    /// We are ending it ourselves just now.
+    ending_tree: bool,
     /// What follows upon the input that was just given.
     backlog: VecDeque<Input>,
     /// The kill of the whole instance is told once; repeated, it would keep everything else from being heard.
@@ -166,6 +170,7 @@ impl Driver {
             sender,
             tree_gone: false,
             sitterless: false,
+            ending_tree: false,
             backlog: VecDeque::new(),
             kill_heard: false,
         }
@@ -227,7 +232,7 @@ impl Driver {
             Message::SittersEnded if self.tree_gone => None,
             Message::SittersEnded => {
                 self.sitterless = true;
-                self.pending.push(release::end_without_sitter(self));
+                self.end_without_sitter();
                 None
             }
             Message::Guardian(event) => self.heard_from_guardian(event),
@@ -262,7 +267,7 @@ impl Driver {
             GuardianEvent::TreeGone { how, .. } => {
                 self.tree_gone = true;
                 if how.cgroup {
-                    self.resources.drop_cgroup();
+                    self.drop_cgroup();
                 }
                 Some(Input::TreeGone)
             }
@@ -291,6 +296,8 @@ impl Driver {
     /// wait for an exit status.
     fn tree_ended_by_kill(&mut self) -> Input {
         self.tree_gone = true;
+        // Its kill was used, by the guardian or by us.
+        self.drop_cgroup();
         if self.lifecycle.state() == State::Reserved {
             return Input::SpawnFailed(Failure::new(
                 Reason::GuardianLost,
@@ -313,6 +320,10 @@ impl Driver {
             }
             Done::Input(input) => Some(input),
             Done::TreeEnded => Some(self.tree_ended_by_kill()),
+            Done::TreeLeft => {
+                self.ending_tree = false;
+                None
+            }
             Done::Nothing => None,
             Done::Reserved(prepared) => Some(self.reserved(prepared)),
             Done::Ready(reported) => {
@@ -344,10 +355,25 @@ impl Driver {
 
     fn end(&mut self, stop: StopSpec) {
         if self.sitterless {
-            self.pending.push(release::end_without_sitter(self));
+            self.end_without_sitter();
             return;
         }
         self.slot.services.link.end(self.slot.number, self.incarnation, stop);
+    }
+
+    /// Whatever were started in a cgroup that was killed would be killed at its birth: the next incarnation gets another.
+    fn drop_cgroup(&mut self) {
+        if !self.resources.drop_cgroup() {
+            self.slot.note_spent_cgroup();
+        }
+    }
+
+    /// One at a time: a second one would find the cgroup of the next incarnation.
+    fn end_without_sitter(&mut self) {
+        if !self.ending_tree {
+            self.ending_tree = true;
+            self.pending.push(release::end_without_sitter(self));
+        }
     }
 
     /// A watch ends with the state that it belongs to, and the start is no longer in flight.

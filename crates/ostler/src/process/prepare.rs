@@ -75,11 +75,11 @@ impl Resources {
         }
     }
 
-    /// A cgroup that was killed is not used again: the next incarnation is born into one of its own.
-    pub(super) fn drop_cgroup(&mut self) {
-        if let Some(Err(error)) = self.cgroup.take().map(|group| group.try_remove()) {
-            tracing::debug!(target: "ostler", %error, "a cgroup that was killed is not removed yet");
-        }
+    /// A cgroup that was killed is not used again. Whether it is gone: the kernel may call it busy for a moment more.
+    pub(super) fn drop_cgroup(&mut self) -> bool {
+        self.cgroup
+            .take()
+            .is_none_or(|group| group.try_remove().unwrap_or(false))
     }
 
     pub(super) fn stderr_tail(&self) -> Vec<String> {
@@ -317,7 +317,7 @@ impl Driver {
     fn cgroup(&mut self) -> Option<OwnedFd> {
         let group = self.slot.services.cgroup.as_ref()?;
         let made = group
-            .slot(&self.slot.worker)
+            .slot_after(&self.slot.worker, self.slot.spent_cgroups())
             .and_then(|made| made.directory().try_clone_to_owned().map(|fd| (made, fd)));
         match made {
             Ok((made, directory)) => {

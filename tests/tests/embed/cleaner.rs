@@ -1,0 +1,99 @@
+//! The emergency cleaner, provoked: a process that bears the run's marker and is in no tree.
+
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::Signal;
+use ostler::EventKind;
+use ostler_tests::{SOON, Up, pid_of, program, worker};
+
+use super::scene::{Place, in_time, start};
+
+/// A process of ours with the marker of that worker.
+fn stray(of: u32, tag: &str) -> Child {
+    let process = procfs::process::Process::new(i32::try_from(of).unwrap()).unwrap();
+    let environment = process.environ().unwrap();
+    let marker = environment
+        .into_iter()
+        .find(|(name, _)| name.to_string_lossy().starts_with("OSTLER_RUN_"));
+    let (name, value) = marker.expect("a worker bears its run's marker");
+    Command::new(program("ostler-test-worker"))
+        .args(["ignore-term+sleep", "0", tag])
+        .env(name, value)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orphan_is_found_named_and_killed() {
+    let place = Place::new();
+    let (ostler, mut seen) = start(&place).await;
+    let pool = ostler.pool_from(place.pool("p", "sleep")).start().await.unwrap();
+    in_time(pool.wait_ready()).await;
+    let mut strays = [0; 2].map(|_| stray(pool.workers()[0].pid.unwrap(), &place.tag));
+    // A restart is no business of the cleaner's: it touches nothing while the tree is up.
+    in_time(pool.restart_worker(0)).await.unwrap();
+    in_time(pool.wait_ready()).await;
+    assert!(strays.iter_mut().all(|stray| stray.try_wait().unwrap().is_none()));
+
+    let report = in_time(ostler.stop()).await.unwrap();
+    assert_eq!((report.orphans.len(), report.killed), (2, 2), "{report:?}");
+    for stray in &mut strays {
+        let pid = stray.id().to_string();
+        assert!(report.orphans.iter().any(|orphan| orphan.contains(&pid)), "{report:?}");
+        stray.wait().unwrap();
+    }
+    assert!(report.is_clean() && !report.is_success(), "{report}");
+    seen.to_the_end().await;
+    let found = seen
+        .events
+        .iter()
+        .find(|event| event.kind == EventKind::CleanupOrphansFound);
+    assert_eq!(found.unwrap().facts.count, Some(2));
+    assert_eq!(found.unwrap().facts.orphans, report.orphans);
+    let killed = seen
+        .events
+        .iter()
+        .find(|event| event.kind == EventKind::CleanupEmergencyKill);
+    assert_eq!(killed.unwrap().facts.count, Some(2));
+    assert_eq!(seen.count(EventKind::CleanupSuccess), 0);
+    place.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_health_it_says_so_and_no_more() {
+    let place = Place::new();
+    let (ostler, mut seen) = start(&place).await;
+    let pool = ostler
+        .pool_from(place.pool("p", super::scene::WORST))
+        .start()
+        .await
+        .unwrap();
+    in_time(pool.wait_ready()).await;
+    in_time(ostler.stop()).await.unwrap();
+    seen.to_the_end().await;
+    let success = seen.events.iter().find(|event| event.kind == EventKind::CleanupSuccess);
+    assert_eq!(success.unwrap().facts.count, Some(0));
+    assert_eq!(seen.count(EventKind::CleanupOrphansFound), 0);
+    assert_eq!(seen.count(EventKind::CleanupEmergencyKill), 0);
+}
+
+#[test]
+fn the_program_ends_with_status_1() {
+    let mut up = Up::start(|tag| format!("[pool.p]\ncommand = {}\n", worker("sleep", tag)));
+    let spawned = up.wait_for_event("worker.spawned");
+    let mut stray = stray(pid_of(&spawned), &up.tag);
+    up.signal(Signal::SIGTERM);
+    let (status, stderr) = up.end(SOON);
+    stray.wait().unwrap();
+    assert_eq!(status.code(), Some(1), "{stderr}");
+    let found = up.named("cleanup.orphans_found").next().expect("it was found");
+    assert_eq!(found["count"], 1);
+    assert!(
+        found["orphans"][0].as_str().unwrap().contains(&stray.id().to_string()),
+        "{found}"
+    );
+    assert_eq!(up.named("cleanup.emergency_kill").next().unwrap()["count"], 1);
+    assert!(stderr.contains("orphan"), "people are told: {stderr}");
+    up.assert_nothing_left();
+}

@@ -1,0 +1,213 @@
+//! The guardian, its sitters and the root's other parts die.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use ostler::{EventKind, Ostler, Pool, PoolPhase};
+use ostler_tests::{SOON, send, survivors};
+
+use super::scene::{Place, Seen, WORST, in_time, start, stop};
+
+async fn begun(place: &Place, workers: u32) -> (Ostler, Pool, Seen) {
+    let (ostler, mut seen) = start(place).await;
+    let mut spec = place.pool("p", WORST);
+    (spec.workers, spec.intensity, spec.max_starting) = (workers, 0, 32);
+    let pool = ostler.pool_from(spec).start().await.unwrap();
+    seen.kind(EventKind::PoolReady).await;
+    place.await_processes(workers as usize * 3);
+    (ostler, pool, seen)
+}
+
+fn guardian(ostler: &Ostler) -> u32 {
+    ostler.guardian_pid().expect("there is a guardian")
+}
+
+/// The sitters: the guardian's children.
+fn sitters(guardian: u32) -> Vec<u32> {
+    procfs::process::all_processes()
+        .unwrap()
+        .flatten()
+        .filter_map(|process| process.stat().ok())
+        .filter(|stat| u32::try_from(stat.ppid) == Ok(guardian) && stat.state != 'Z')
+        .map(|stat| u32::try_from(stat.pid).unwrap())
+        .collect()
+}
+
+fn alive(tag: &str) -> HashSet<i32> {
+    survivors(tag).into_iter().map(|(pid, _)| pid).collect()
+}
+
+/// Waits until all workers were replaced, and none of `old` is left.
+async fn all_back(place: &Place, pool: &Pool, seen: &mut Seen, old: &HashSet<i32>) {
+    seen.kind(EventKind::PoolReady).await;
+    assert_eq!(in_time(pool.wait_ready()).await, PoolPhase::Ready);
+    assert_eq!(seen.count(EventKind::WorkerGaveUp), 0, "{}", seen.story());
+    place.await_processes(pool.workers().len() * 3);
+    let left: Vec<_> = alive(&place.tag).intersection(old).copied().collect();
+    assert!(left.is_empty(), "of the old trees: {left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_guardian_is_killed_and_all_are_back_uncounted() {
+    let place = Place::new();
+    let (ostler, pool, mut seen) = begun(&place, 5).await;
+    for _ in 0..3 {
+        let (old, lost) = (alive(&place.tag), guardian(&ostler));
+        send(lost, Signal::SIGKILL);
+        seen.kind(EventKind::GuardianLost).await;
+        all_back(&place, &pool, &mut seen, &old).await;
+        assert_ne!(guardian(&ostler), lost);
+    }
+    assert_eq!(seen.count(EventKind::WorkerGaveUp), 0);
+    stop(&place, ostler, &mut seen).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guardian_that_is_lost_again_and_again_ends_the_instance() {
+    let place = Place::new();
+    let (ostler, _pool, mut seen) = begun(&place, 2).await;
+    let ending = ostler.ended();
+    tokio::pin!(ending);
+    let killing = async {
+        for _ in 0..20 {
+            send(guardian(&ostler), Signal::SIGKILL);
+            seen.kind(EventKind::GuardianLost).await;
+            while ostler.guardian_pid().is_none() {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    let report = tokio::select! {
+        report = &mut ending => report,
+        () = killing => panic!("it lives on"),
+        () = tokio::time::sleep(SOON) => panic!("it hangs"),
+    };
+    assert!(
+        report
+            .root_gave_up
+            .as_deref()
+            .is_some_and(|why| why.contains("guardian")),
+        "{report}"
+    );
+    seen.to_the_end().await;
+    assert!(report.is_clean() && !report.is_success(), "{report}; {}", seen.story());
+    seen.assert_balanced();
+    assert_eq!(
+        seen.count(EventKind::GuardianLost),
+        11,
+        "10 within a minute are allowed"
+    );
+    place.assert_nothing_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guardian_and_sitters_die_at_once() {
+    let place = Place::new();
+    let (ostler, pool, mut seen) = begun(&place, 3).await;
+    for how_many in [1, 3] {
+        let (old, lost) = (alive(&place.tag), guardian(&ostler));
+        let sitters = sitters(lost);
+        assert!(sitters.len() >= 3);
+        send(lost, Signal::SIGKILL);
+        for sitter in sitters.into_iter().take(how_many) {
+            send(sitter, Signal::SIGKILL);
+        }
+        seen.kind(EventKind::GuardianLost).await;
+        all_back(&place, &pool, &mut seen, &old).await;
+    }
+    stop(&place, ostler, &mut seen).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sitters_die_alone() {
+    let place = Place::new();
+    let (ostler, mut seen) = start(&place).await;
+    let mut spec = place.pool("p", WORST);
+    (spec.workers, spec.intensity) = (3, 100);
+    let pool = ostler.pool_from(spec).start().await.unwrap();
+    seen.kind(EventKind::PoolReady).await;
+    place.await_processes(9);
+    for how_many in [1, 3] {
+        let old = alive(&place.tag);
+        let keeper = guardian(&ostler);
+        let chosen: Vec<u32> = sitters(keeper).into_iter().take(how_many).collect();
+        let trees: HashSet<i32> = old
+            .iter()
+            .copied()
+            .filter(|pid| chosen.contains(&top(*pid, keeper)))
+            .collect();
+        assert_eq!(trees.len(), how_many * 3);
+        for sitter in &chosen {
+            send(*sitter, Signal::SIGKILL);
+        }
+        all_back(&place, &pool, &mut seen, &trees).await;
+        assert_eq!(guardian(&ostler), keeper);
+        assert_eq!(alive(&place.tag).intersection(&old).count(), 9 - how_many * 3);
+    }
+    assert_eq!(seen.count(EventKind::GuardianLost), 0);
+    stop(&place, ostler, &mut seen).await;
+}
+
+/// The ancestor of the process that is a child of the guardian.
+fn top(pid: i32, guardian: u32) -> u32 {
+    let mut pid = pid;
+    loop {
+        let parent = procfs::process::Process::new(pid).unwrap().stat().unwrap().ppid;
+        if u32::try_from(parent) == Ok(guardian) {
+            return u32::try_from(pid).unwrap();
+        }
+        assert!(parent > 1, "{pid} is not below the guardian");
+        pid = parent;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_guardian_is_killed_in_the_middle_of_twenty_starts() {
+    let mut random = fastrand::Rng::with_seed(20_261_121);
+    for _ in 0..5 {
+        let place = Place::new();
+        let (ostler, mut seen) = start(&place).await;
+        let mut spec = place.pool("p", WORST);
+        (spec.workers, spec.intensity, spec.max_starting) = (20, 0, 20);
+        let pool = ostler.pool_from(spec).start().await.unwrap();
+        for _ in 0..random.u32(1..20) {
+            seen.kind(EventKind::WorkerSpawned).await;
+        }
+        send(guardian(&ostler), Signal::SIGKILL);
+        seen.kind(EventKind::GuardianLost).await;
+        seen.kind(EventKind::PoolReady).await;
+        in_time(pool.wait_ready()).await;
+        assert_eq!(seen.count(EventKind::WorkerGaveUp), 0, "{}", seen.story());
+        place.await_processes(60);
+        stop(&place, ostler, &mut seen).await;
+    }
+}
+
+/// Cleaner, table and keeper are actors like others: killed, they come back, and the workers are all there in the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_roots_own_parts_are_killed() {
+    let place = Place::new();
+    let (ostler, pool, mut seen) = begun(&place, 2).await;
+    let before = guardian(&ostler);
+    let mut parts = ostler.cell().get_children();
+    parts.sort_by_key(|cell| cell.get_id().pid());
+    let [cleaner, table, keeper, _pool] = parts.as_slice() else {
+        panic!("{parts:?}");
+    };
+    cleaner.kill();
+    table.kill();
+    let old = alive(&place.tag);
+    in_time(pool.restart_worker(0)).await.unwrap();
+    in_time(pool.wait_ready()).await;
+    assert_eq!(alive(&place.tag).intersection(&old).count(), 3, "the other worker's");
+
+    let old = alive(&place.tag);
+    keeper.kill();
+    seen.kind(EventKind::GuardianLost).await;
+    all_back(&place, &pool, &mut seen, &old).await;
+    assert_ne!(guardian(&ostler), before);
+    let report = stop(&place, ostler, &mut seen).await;
+    assert!(report.is_success(), "{report}");
+    place.assert_gone(Duration::ZERO);
+}
