@@ -15,6 +15,10 @@ const BUFFER: usize = 4096;
 
 /// Calls `found` for each child, those that have ended and are not reaped included. A child that is born or inherited
 /// while the list is read may be missed: callers look again as long as wait says that there are children.
+///
+/// Never inlined: its buffer would lie in its caller's frame, in every sitter's loop, and everything that is called from
+/// there would touch a further page. A sitter's stack is most of what a sitter costs.
+#[inline(never)]
 pub(crate) fn each(mut found: impl FnMut(i32)) -> sys::Result<()> {
     let directory = sys::open(c"/proc")?;
     let mut buffer = [0; BUFFER];
