@@ -102,14 +102,14 @@ async fn a_worker_costs_the_host_no_descriptor_but_its_pipes() {
 
 #[tokio::test]
 async fn a_host_that_does_not_read_delays_no_kill_and_loses_no_event() {
-    // A message each at least; the socket holds 1,366 at most.
-    const SLOTS: u32 = 1_500;
+    // Two messages each, as they live a while; the socket holds 1,366 at most.
+    const SLOTS: u32 = 900;
     let mut bench = Bench::launch().await;
     let survivor = bench.start(SLOTS, 1, shell("sleep 1000")).await as i32;
     for wave in 0..SLOTS / 100 {
         let (mut ended, writer) = std::io::pipe().expect("a pipe");
         for slot in wave * 100..(wave + 1) * 100 {
-            let mut wanted = request("/bin/true", &[]);
+            let mut wanted = request("/bin/sleep", &["0.05"]);
             wanted.stdout = writer.try_clone().expect("a copy").into();
             bench.guardian.spawn(slot, 1, wanted).expect("taken");
         }
