@@ -44,7 +44,7 @@ async fn an_orphan_is_found_named_and_killed() {
         stray.wait().unwrap();
     }
     assert!(report.is_clean() && !report.is_success(), "{report}");
-    seen.to_the_end().await;
+    seen.until_run_stopped().await;
     let found = seen
         .events
         .iter()
@@ -71,7 +71,7 @@ async fn in_health_it_says_so_and_no_more() {
         .unwrap();
     in_time(pool.wait_ready()).await;
     in_time(ostler.stop()).await.unwrap();
-    seen.to_the_end().await;
+    seen.until_run_stopped().await;
     let success = seen.events.iter().find(|event| event.kind == EventKind::CleanupSuccess);
     assert_eq!(success.unwrap().facts.count, Some(0));
     assert_eq!(seen.count(EventKind::CleanupOrphansFound), 0);

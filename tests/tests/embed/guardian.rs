@@ -90,7 +90,7 @@ async fn a_guardian_that_is_lost_again_and_again_ends_the_instance() {
             .is_some_and(|why| why.contains("guardian")),
         "{report}"
     );
-    seen.to_the_end().await;
+    seen.until_run_stopped().await;
     assert!(report.is_clean() && !report.is_success(), "{report}; {}", seen.story());
     seen.assert_balanced();
     assert_eq!(

@@ -36,7 +36,7 @@ async fn dropped_without_a_stop_it_leaves_nothing_within_a_second() {
     let pool = ostler.pools().remove(0);
     drop(ostler);
     place.assert_gone(A_SECOND);
-    seen.to_the_end().await;
+    seen.until_run_stopped().await;
     seen.assert_balanced();
     assert_eq!(seen.count(EventKind::CleanupOrphansFound), 0);
     assert_no_runs(&place.state());
@@ -127,7 +127,7 @@ async fn a_stop_that_is_abandoned_kills() {
     let stopping = tokio::spawn(ostler.stop());
     seen.kind(EventKind::WorkerStopping).await;
     stopping.abort();
-    seen.to_the_end().await;
+    seen.until_run_stopped().await;
     seen.assert_balanced();
     place.assert_gone(A_SECOND);
     assert_no_runs(&place.state());

@@ -24,7 +24,7 @@ async fn five_instances_of_one_app_in_one_directory_leave_each_other_alone() {
         let (ostler, mut seen) = running.remove(0);
         let report = in_time(ostler.stop()).await.unwrap();
         assert!(report.is_success(), "{report}");
-        seen.to_the_end().await;
+        seen.until_run_stopped().await;
         seen.assert_balanced();
         place.await_processes(left * 4);
         for (other, _) in &running {
@@ -183,7 +183,7 @@ async fn the_killer_ends_a_stop_that_takes_too_long() {
     killer.kill();
     let report = in_time(stopping).await.unwrap().unwrap();
     assert!(report.is_success(), "{report}; {}", seen.story());
-    seen.to_the_end().await;
+    seen.until_run_stopped().await;
     seen.assert_balanced();
     assert_eq!(seen.count(EventKind::WorkerRestarting), 0, "{}", seen.story());
     place.assert_nothing_left();

@@ -65,7 +65,7 @@ async fn the_apps_end_ends_everything(end: impl FnOnce(&ActorRef<Order>)) {
     end(&app);
     let report = in_time(ostler.ended()).await;
     assert!(report.is_success(), "{report}");
-    seen.to_the_end().await;
+    seen.until_run_stopped().await;
     seen.assert_balanced();
     place.assert_nothing_left();
     let refused = in_time(ostler.pool_from(place.pool("late", "sleep")).start()).await;
@@ -117,7 +117,7 @@ async fn the_instances_end_is_told_to_the_supervisor() {
     let root = ostler.cell();
     drop(ostler);
     assert_eq!(in_time(told.recv()).await, Some(root.get_id()));
-    seen.to_the_end().await;
+    seen.until_run_stopped().await;
     place.assert_gone(Duration::from_secs(1));
     assert_no_runs(&place.state());
     app.stop(None);

@@ -120,7 +120,7 @@ impl Seen {
         self.wait_for(kind.name(), |event| event.kind == kind).await
     }
 
-    pub(crate) async fn to_the_end(&mut self) {
+    pub(crate) async fn until_run_stopped(&mut self) {
         self.kind(EventKind::RunStopped).await;
     }
 
@@ -170,7 +170,7 @@ pub(crate) async fn start(place: &Place) -> (Ostler, Seen) {
 /// The ordered end, and nothing left.
 pub(crate) async fn stop(place: &Place, ostler: Ostler, seen: &mut Seen) -> StopReport {
     let report = in_time(ostler.stop()).await.expect("nothing is left");
-    seen.to_the_end().await;
+    seen.until_run_stopped().await;
     seen.assert_balanced();
     assert_eq!(seen.count(EventKind::CleanupSuccess), 1, "{}", seen.story());
     place.assert_nothing_left();
