@@ -4,7 +4,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ostler_core::ids::RunId;
+use ostler_core::signal::Signal;
 use ostler_core::spec::PoolSpec;
+use ostler_os::identity::{Attribution, ProcessIdentity};
 use ostler_telemetry::{EventKind, Facts};
 use tokio::sync::watch;
 
@@ -155,8 +157,9 @@ async fn conclude(tree: Arc<Tree>, runtime_guard: AbandonOnDrop) {
     if let Some(guardian) = services.link.close()
         && let Err(error) = guardian.quit(QUIT_LIMIT).await
     {
-        tracing::error!(target: "ostler", %error, "the guardian did not end as told");
+        tracing::error!(target: "ostler", %error, "the guardian did not end as told, and is killed");
         guardian.abandon();
+        kill_guardian(guardian.pid());
     }
     let mut report = StopReport::of_pools(&tree.pools_in_order());
     report.root_gave_up = ended.and_then(why_gave_up);
@@ -178,6 +181,18 @@ struct AbandonOnDrop(Arc<Services>);
 impl Drop for AbandonOnDrop {
     fn drop(&mut self) {
         self.0.link.abandon();
+    }
+}
+
+/// A guardian that somebody has stopped can neither end nor see that its line is closed. Killed, it leaves what it has to
+/// its sitters, and each ends its tree.
+fn kill_guardian(pid: u32) {
+    let process = i32::try_from(pid)
+        .ok()
+        .and_then(|pid| ProcessIdentity::of(pid).ok().flatten());
+    let by = Attribution::new("ostler", "the guardian did not end as told");
+    if let Some(Err(error)) = process.map(|process| process.signal(Signal::KILL, &by)) {
+        tracing::error!(target: "ostler", %error, "the guardian can't be killed");
     }
 }
 
