@@ -253,7 +253,7 @@ impl Link {
             .filter(|bound| bound.route.incarnation.0 == incarnation)
         {
             // A driver that is gone needs no news.
-            let _ = bound.route.sender.send(Message::Guardian(event));
+            let _ = bound.route.sender.send(Message::Guardian(Box::new(event)));
         }
     }
 

@@ -36,7 +36,8 @@ pub(crate) enum Message {
         kill: bool,
     },
     /// News of this incarnation from its sitter or the guardian.
-    Guardian(GuardianEvent),
+    /// Boxed: the inbox keeps room for 32 messages, and most of them are rare.
+    Guardian(Box<GuardianEvent>),
     /// The guardian that it runs under is dead; its sitter ends it.
     GuardianLost,
     /// That guardian and all its sitters have ended: no further news will come.
@@ -235,7 +236,7 @@ impl Driver {
                 self.end_without_sitter();
                 None
             }
-            Message::Guardian(event) => self.heard_from_guardian(event),
+            Message::Guardian(event) => self.heard_from_guardian(*event),
         }
     }
 
