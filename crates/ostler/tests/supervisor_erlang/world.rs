@@ -122,8 +122,7 @@ async fn play(history: &History) -> Vec<String> {
         Err(SupervisorError::Child { child, .. }) => world.say(format!("init failed {}", child.id)),
         Err(error) => panic!("{error}"),
     }
-    let trace = std::mem::take(&mut world.0.lock().unwrap().trace);
-    trace
+    std::mem::take(&mut world.0.lock().unwrap().trace)
 }
 
 async fn run_steps(world: &World, history: &History, top: &Supervisor) {
