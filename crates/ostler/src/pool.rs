@@ -76,7 +76,7 @@ fn list(problems: &[SpecProblem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// Makes a pool; see [`PoolSpec`] and [`WorkerSpec`] for what each setting means and its default.
+/// Makes a pool; see [`PoolSpec`] and [`WorkerSpec`](ostler_core::spec::WorkerSpec) for what each setting means and its default.
 #[derive(Debug)]
 #[must_use = "a pool runs when it is started"]
 pub struct PoolBuilder<'a> {
@@ -98,7 +98,7 @@ impl<'a> PoolBuilder<'a> {
         Self { ostler, spec }
     }
 
-    /// The program and its arguments; see [`WorkerSpec::command`].
+    /// The program and its arguments; see [`WorkerSpec::command`](ostler_core::spec::WorkerSpec::command).
     pub fn command(mut self, command: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.spec.worker.command = command.into_iter().map(Into::into).collect();
         self
