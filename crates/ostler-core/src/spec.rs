@@ -317,24 +317,6 @@ impl PoolSpec {
                 format!("{} is not between 0 and 1", backoff.jitter)
             });
         }
-        for (name, port) in self.worker.ports.iter() {
-            let (key, room) = match port {
-                Port::Fixed(_) => ("port", 1),
-                Port::Range(first, last) if first <= last => ("port", u32::from(last - first) + 1),
-                Port::Range(..) | Port::Any | Port::Reported | Port::Listen => continue,
-            };
-            let which = if name.is_empty() {
-                String::new()
-            } else {
-                format!(" {name:?}")
-            };
-            found.require(self.workers <= room, key, || {
-                format!(
-                    "{} workers can't share the {room} that port{which} allows; a wider range or \"any\" is wanted",
-                    self.workers
-                )
-            });
-        }
         self.worker.problems_into(&mut found);
         found.0
     }
@@ -600,21 +582,6 @@ mod tests {
         assert_eq!(worker.probe_target(&probe(None)), Some("http"));
         assert_eq!(worker.probe_target(&probe(Some("metrics"))), Some("metrics"));
         assert_eq!(worker.probe_target(&probe(Some("nope"))), None);
-    }
-
-    #[test]
-    fn every_worker_needs_a_port_of_its_own() {
-        let mut pool = spec();
-        pool.workers = 3;
-        for (port, sound) in [
-            (Port::Fixed(80), false),
-            (Port::Range(80, 81), false),
-            (Port::Range(80, 82), true),
-            (Port::Any, true),
-        ] {
-            pool.worker.ports = Ports::One(port);
-            assert_eq!(pool.problems().is_empty(), sound, "{port:?}");
-        }
     }
 
     #[test]
