@@ -94,12 +94,13 @@ impl Up {
         let path = config(directory.path(), &pools(&tag));
         let mut command = Command::new(program("ostler"));
         command.arg("up").arg(path).args(["--events", "-"]);
+        command.env_remove("XDG_RUNTIME_DIR").env_remove("RUNTIME_DIRECTORY");
+        change(&mut command);
+        let mut command = with_default_signals(&command);
         command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .stdin(Stdio::null());
-        command.env_remove("XDG_RUNTIME_DIR").env_remove("RUNTIME_DIRECTORY");
-        change(&mut command);
         let mut child = command.spawn().expect("ostler starts");
         let stdout = BufReader::new(child.stdout.take().expect("its stdout"));
         let (sender, lines) = channel();
@@ -268,6 +269,22 @@ impl Drop for Up {
             drop(self.child.wait());
         }
     }
+}
+
+/// The same command with INT and HUP as a terminal has them: a shell's background job, as tests may be one, has INT ignored,
+/// which the program would inherit and respect.
+fn with_default_signals(command: &Command) -> Command {
+    let mut env = Command::new("env");
+    env.arg("--default-signal=INT,HUP")
+        .arg(command.get_program())
+        .args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => env.env(name, value),
+            None => env.env_remove(name),
+        };
+    }
+    env
 }
 
 fn read_all(mut stderr: ChildStderr) -> String {
