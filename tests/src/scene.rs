@@ -50,9 +50,13 @@ pub fn wrapped(command: &mut Command, wrapper: &[&str]) {
 /// # Panics
 /// When the process is gone.
 pub fn parent(pid: u32) -> u32 {
-    let pid = i32::try_from(pid).expect("a pid");
-    let stat = procfs::process::Process::new(pid).and_then(|process| process.stat());
-    u32::try_from(stat.expect("the process lives").ppid).expect("a pid")
+    living_parent(pid).expect("the process lives")
+}
+
+/// The parent of a process, by /proc; `None` when it is gone.
+pub fn living_parent(pid: u32) -> Option<u32> {
+    let process = procfs::process::Process::new(i32::try_from(pid).ok()?).ok()?;
+    u32::try_from(process.stat().ok()?.ppid).ok()
 }
 
 /// Sets a soft limit of a running process, such as `--nofile=8:`, by prlimit(1). It is run as the process's own user:

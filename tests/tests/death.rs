@@ -87,6 +87,8 @@ fn the_next_start_sweeps_what_the_dead_one_left() {
     let mut dead = Up::start(|tag| format!("[pool.p]\ncommand = {}\nworkers = 2\n", worker("daemon+sleep", tag)));
     dead.wait_for_event("pool.ready");
     dead.signal(Signal::SIGKILL);
+    // Its lock is free when it has ended, not when it was signalled.
+    dead.end(SOON);
     let state = dead.directory.path().join("state");
     let mut next = in_state_of(&state);
     let swept = next.wait_for_event("sweep.done");
