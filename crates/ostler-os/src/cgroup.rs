@@ -12,14 +12,14 @@
 mod locate;
 
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use ostler_core::ids::{RunId, WorkerId};
-use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat, fstatfs, open};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat, fstatfs, open, openat};
 use rustix::io::Errno;
 
 use crate::identity::wait_any;
@@ -244,12 +244,16 @@ impl Group {
         self.directory.as_fd()
     }
 
-    /// Sends SIGKILL to all processes in it and below, at once and safe against their forks. Does not wait.
+    /// Sends SIGKILL to all processes in it and below, at once and safe against their forks. Does not wait. It is this very
+    /// group that is killed, by its descriptor: never another that has got its path after it was removed.
     ///
     /// # Errors
     /// When the kernel refuses; a group that is gone is no error.
     pub fn kill(&self) -> io::Result<()> {
-        absent_is(fs::write(self.path.join("cgroup.kill"), "1"), ())
+        let written = self
+            .file("cgroup.kill", OFlags::WRONLY)
+            .and_then(|mut file| file.write_all(b"1"));
+        absent_is(written, ())
     }
 
     /// Whether it or a group below has a process. A zombie is none.
@@ -259,6 +263,21 @@ impl Group {
     pub fn is_populated(&self) -> io::Result<bool> {
         let text = absent_is(self.read("cgroup.events"), String::new())?;
         Ok(value_of(&text, "populated").is_some_and(|value| value != 0))
+    }
+
+    /// Waits until nobody is left in it and below; `false` when somebody is at the deadline. Blocks.
+    ///
+    /// # Errors
+    /// As [`Group::is_populated`].
+    pub fn is_empty_by(&self, deadline: Instant) -> io::Result<bool> {
+        while self.is_populated()? {
+            let now = Instant::now();
+            if now >= deadline {
+                return Ok(false);
+            }
+            wait_any(&[], deadline.min(now + TICK))?;
+        }
+        Ok(true)
     }
 
     /// The pids in it and below, zombies included.
@@ -325,8 +344,14 @@ impl Group {
 
     fn read(&self, file: &str) -> io::Result<String> {
         let mut text = String::new();
-        fs::File::open(self.path.join(file))?.read_to_string(&mut text)?;
+        self.file(file, OFlags::RDONLY)?.read_to_string(&mut text)?;
         Ok(text)
+    }
+
+    /// One of the kernel's files of this group, by its descriptor.
+    fn file(&self, name: &str, access: OFlags) -> io::Result<fs::File> {
+        let file = openat(&self.directory, name, access | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(file.into())
     }
 }
 

@@ -144,6 +144,56 @@ pub struct Facts {
     pub elapsed: Option<Duration>,
 }
 
+impl Event {
+    /// What stands where `count` events are missing before `next`, and why; it bears the number of the last one that is.
+    pub fn dropped_before(next: &Self, count: u64, why: &str) -> Self {
+        Self {
+            seq: next.seq.saturating_sub(1),
+            time: next.time,
+            kind: EventKind::EventsDropped,
+            app: next.app.clone(),
+            run: next.run,
+            pool: None,
+            worker: None,
+            incarnation: None,
+            facts: Facts {
+                count: Some(count),
+                message: Some(format!("{count} events are missing here: {why}")),
+                ..Facts::default()
+            },
+        }
+    }
+
+    /// Whether somebody should look into it: failures, what the cleaner found, and a sweep that had to kill.
+    pub fn is_trouble(&self) -> bool {
+        match self.kind {
+            EventKind::WorkerFailed
+            | EventKind::WorkerUnhealthy
+            | EventKind::WorkerGaveUp
+            | EventKind::PoolGaveUp
+            | EventKind::GuardianLost
+            | EventKind::CleanupOrphansFound
+            | EventKind::CleanupEmergencyKill
+            | EventKind::EventsDropped => true,
+            EventKind::SweepDone => self.facts.count.is_some_and(|count| count > 0),
+            EventKind::RunStarted
+            | EventKind::RunStopped
+            | EventKind::WorkerReserved
+            | EventKind::WorkerSpawned
+            | EventKind::WorkerReady
+            | EventKind::WorkerStopping
+            | EventKind::WorkerExited
+            | EventKind::WorkerReleased
+            | EventKind::WorkerRestarting
+            | EventKind::WorkerFinished
+            | EventKind::PoolReady
+            | EventKind::PoolFinished
+            | EventKind::PoolStopped
+            | EventKind::CleanupSuccess => false,
+        }
+    }
+}
+
 impl Facts {
     /// All that a failure tells.
     pub fn of_failure(failure: &Failure) -> Self {

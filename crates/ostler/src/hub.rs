@@ -106,49 +106,28 @@ impl Hub {
         };
         EventStream {
             receiver,
-            last: None,
             waiting: None,
         }
     }
 }
 
-/// Failures and what the cleaner found are warnings; the rest is information.
+/// Trouble is a warning; the rest is information.
 fn trace(event: &Event) {
     let worker = event.worker.as_ref().map(ToString::to_string);
     let who = worker.as_deref().or(event.pool.as_deref()).unwrap_or("run");
     let incarnation = event.incarnation.map(|i| i.0);
     let facts = &event.facts;
-    let reason = facts.reason.map(|r| r.name());
-    match event.kind {
-        EventKind::WorkerFailed
-        | EventKind::WorkerGaveUp
-        | EventKind::WorkerUnhealthy
-        | EventKind::PoolGaveUp
-        | EventKind::GuardianLost
-        | EventKind::CleanupOrphansFound
-        | EventKind::CleanupEmergencyKill
-        | EventKind::EventsDropped => tracing::warn!(
-            target: "ostler", event = event.kind.name(), who, incarnation, pid = facts.pid, reason,
-            message = facts.message.as_deref(), suggestion = facts.suggestion.as_deref(), count = facts.count
-        ),
-        EventKind::RunStarted
-        | EventKind::RunStopped
-        | EventKind::WorkerReserved
-        | EventKind::WorkerSpawned
-        | EventKind::WorkerReady
-        | EventKind::WorkerStopping
-        | EventKind::WorkerExited
-        | EventKind::WorkerReleased
-        | EventKind::WorkerRestarting
-        | EventKind::WorkerFinished
-        | EventKind::PoolReady
-        | EventKind::PoolFinished
-        | EventKind::PoolStopped
-        | EventKind::SweepDone
-        | EventKind::CleanupSuccess => tracing::info!(
+    if event.is_trouble() {
+        tracing::warn!(
+            target: "ostler", event = event.kind.name(), who, incarnation, pid = facts.pid,
+            reason = facts.reason.map(|reason| reason.name()), message = facts.message.as_deref(),
+            suggestion = facts.suggestion.as_deref(), count = facts.count
+        );
+    } else {
+        tracing::info!(
             target: "ostler", event = event.kind.name(), who, incarnation, pid = facts.pid,
             cause = facts.cause.as_deref(), count = facts.count
-        ),
+        );
     }
 }
 
@@ -156,7 +135,6 @@ fn trace(event: &Event) {
 #[derive(Debug)]
 pub struct EventStream {
     receiver: broadcast::Receiver<Arc<Event>>,
-    last: Option<Arc<Event>>,
     waiting: Option<Arc<Event>>,
 }
 
@@ -167,47 +145,18 @@ impl EventStream {
     /// they are missing. Cancel safe.
     pub async fn recv(&mut self) -> Option<Arc<Event>> {
         if let Some(event) = self.waiting.take() {
-            return Some(self.remember(event));
+            return Some(event);
         }
         match self.receiver.recv().await {
-            Ok(event) => Some(self.remember(event)),
+            Ok(event) => Some(event),
             Err(broadcast::error::RecvError::Closed) => None,
             Err(broadcast::error::RecvError::Lagged(count)) => {
                 let next = self.receiver.recv().await.ok()?;
-                let dropped = Arc::new(dropped_before(&next, count));
+                let dropped = Arc::new(Event::dropped_before(&next, count, "their reader was too slow"));
                 self.waiting = Some(next);
                 Some(dropped)
             }
         }
-    }
-
-    /// The number of the last event that was read; 0 before the first.
-    pub fn last_seq(&self) -> u64 {
-        self.last.as_ref().map_or(0, |event| event.seq)
-    }
-
-    fn remember(&mut self, event: Arc<Event>) -> Arc<Event> {
-        self.last = Some(Arc::clone(&event));
-        event
-    }
-}
-
-/// What stands where `count` events are missing; it bears the number of the last one that is.
-fn dropped_before(next: &Event, count: u64) -> Event {
-    Event {
-        seq: next.seq.saturating_sub(1),
-        time: next.time,
-        kind: EventKind::EventsDropped,
-        app: next.app.clone(),
-        run: next.run,
-        pool: None,
-        worker: None,
-        incarnation: None,
-        facts: Facts {
-            count: Some(count),
-            message: Some(format!("{count} events are missing here: their reader was too slow")),
-            ..Facts::default()
-        },
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ostler_core::ids::Incarnation;
+use ostler_core::ids::{Incarnation, RunId, WorkerId};
 use ostler_core::lifecycle::Input;
 use ostler_core::spec::Port;
 use ostler_os::cgroup::Group;
@@ -13,7 +13,7 @@ use ostler_os::identity::{Attribution, ProcessIdentity};
 use ostler_os::ports::{self, PortState};
 use ostler_os::{kill, marker, tree};
 
-use crate::process::{Done, Driver, Slot, Work};
+use crate::process::{Done, Driver, Work};
 
 /// How long the holders have to be named: 1 s.
 const NAMING_LIMIT: Duration = Duration::from_secs(1);
@@ -77,12 +77,17 @@ pub(crate) fn name_holders(driver: &Driver) -> Work {
 }
 
 /// Ends what an incarnation has left when neither its sitter nor the guardian lives to do it: by its identity and by
-/// its marker, and its cgroup where it had one.
+/// its marker, and the cgroup that it was born into.
 pub(crate) fn end_without_sitter(driver: &Driver) -> Work {
-    let slot = Arc::clone(&driver.slot);
-    let (identity, incarnation) = (driver.resources.identity, driver.incarnation);
+    let left = Left {
+        worker: driver.slot.worker.clone(),
+        incarnation: driver.incarnation,
+        run: driver.slot.services.run,
+        identity: driver.resources.identity,
+        cgroup: driver.resources.cgroup.clone(),
+    };
     Box::pin(async move {
-        let ended = tokio::task::spawn_blocking(move || kill_left(&slot, identity, incarnation)).await;
+        let ended = tokio::task::spawn_blocking(move || left.end()).await;
         if ended.unwrap_or(false) {
             Done::TreeEnded
         } else {
@@ -91,31 +96,42 @@ pub(crate) fn end_without_sitter(driver: &Driver) -> Work {
     })
 }
 
-/// Whether nothing is left.
-fn kill_left(slot: &Slot, identity: Option<ProcessIdentity>, incarnation: Incarnation) -> bool {
-    let deadline = Instant::now() + KILL_LIMIT;
-    let by = Attribution::new("ostler", format!("the sitter of {} is gone", slot.worker));
-    let group = slot
-        .services
-        .cgroup
-        .as_ref()
-        .and_then(|run| run.slot_after(&slot.worker, slot.spent_cgroups()).ok());
-    if let Some(Err(error)) = group.as_ref().map(Group::kill) {
-        tracing::warn!(target: "ostler", worker = %slot.worker, %error, "its cgroup can't be killed");
+/// By what the rest of an incarnation is found. All of it is the incarnation's own: this work may come late, when the
+/// worker's next incarnation runs already.
+struct Left {
+    worker: WorkerId,
+    incarnation: Incarnation,
+    run: RunId,
+    identity: Option<ProcessIdentity>,
+    cgroup: Option<Arc<Group>>,
+}
+
+impl Left {
+    /// Kills it. Whether nothing is left.
+    fn end(&self) -> bool {
+        let deadline = Instant::now() + KILL_LIMIT;
+        if let Some(Err(error)) = self.cgroup.as_deref().map(Group::kill) {
+            tracing::warn!(target: "ostler", worker = %self.worker, %error, "its cgroup can't be killed");
+        }
+        let by = Attribution::new("ostler", format!("the sitter of {} is gone", self.worker));
+        let kills = kill::kill_trees(&self.roots(deadline), &by, deadline);
+        for survivor in &kills.survivors {
+            tracing::warn!(target: "ostler", worker = %self.worker, %survivor, "a process is left without a sitter");
+        }
+        let emptied = |group: &Group| group.is_empty_by(deadline).unwrap_or(false);
+        kills.is_clean() && self.cgroup.as_deref().is_none_or(emptied)
     }
-    let value = slot.worker.marker_value(incarnation);
-    let run = slot.services.run;
-    let bears = |marked: &marker::Marked| marked.markers.iter().any(|(of, is)| *of == run && *is == value);
-    let marked = marker::scan(&[run], |_| false, deadline)
-        .map(|scan| scan.found)
-        .unwrap_or_default();
-    let mut roots: Vec<ProcessIdentity> = marked.into_iter().filter(bears).map(|found| found.identity).collect();
-    roots.extend(identity);
-    let kills = kill::kill_trees(&roots, &by, deadline);
-    for survivor in &kills.survivors {
-        tracing::warn!(target: "ostler", worker = %slot.worker, %survivor, "a process is left without a sitter");
+
+    /// The worker itself, and whoever bears the incarnation's marker.
+    fn roots(&self, deadline: Instant) -> Vec<ProcessIdentity> {
+        let value = self.worker.marker_value(self.incarnation);
+        let bears = |marked: &marker::Marked| marked.markers.iter().any(|(of, is)| *of == self.run && *is == value);
+        let marked = marker::scan(&[self.run], |_| false, deadline)
+            .map(|scan| scan.found)
+            .unwrap_or_default();
+        let marked = marked.into_iter().filter(bears).map(|found| found.identity);
+        marked.chain(self.identity).collect()
     }
-    kills.is_clean()
 }
 
 fn blocking(work: impl FnOnce() -> Input + Send + 'static) -> Work {

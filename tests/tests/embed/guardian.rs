@@ -119,6 +119,37 @@ async fn guardian_and_sitters_die_at_once() {
     stop(&place, ostler, &mut seen).await;
 }
 
+/// A late kill of what had no sitter any more struck whoever was born into its cgroup meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_born_into_the_cgroup_of_one_that_lost_its_sitter() {
+    let place = Place::new();
+    let (ostler, pool, mut seen) = begun(&place, 3).await;
+    let (old, lost) = (alive(&place.tag), guardian(&ostler));
+    let killed = cgroups(&old);
+    let sitters = sitters(lost);
+    // Stopped, none of them ends its tree itself before it is killed.
+    for sitter in &sitters {
+        send(*sitter, Signal::SIGSTOP);
+    }
+    send(lost, Signal::SIGKILL);
+    for sitter in sitters {
+        send(sitter, Signal::SIGKILL);
+    }
+    seen.kind(EventKind::GuardianLost).await;
+    all_back(&place, &pool, &mut seen, &old).await;
+    let reused: Vec<_> = cgroups(&alive(&place.tag)).intersection(&killed).cloned().collect();
+    assert!(reused.is_empty(), "{reused:?}");
+    stop(&place, ostler, &mut seen).await;
+}
+
+/// The cgroups of ours that these are in; none where there are no cgroups.
+fn cgroups(pids: &HashSet<i32>) -> HashSet<String> {
+    let of = |pid: &i32| procfs::process::Process::new(*pid).ok()?.cgroups().ok();
+    let groups = pids.iter().filter_map(of).flatten();
+    let paths = groups.map(|group| group.pathname).filter(|path| path.contains("/ostler-"));
+    paths.collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sitters_die_alone() {
     let place = Place::new();

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Instant;
 
-use ostler_telemetry::{Event, EventKind, Facts};
+use ostler_telemetry::Event;
 
 use super::outlet::{Ending, Outlet, QUEUE};
 
@@ -82,26 +82,10 @@ impl Journal {
         format!("{}: {error}; no more events are written to it", self.name)
     }
 
-    /// What stands where events are missing; it bears the number of the last one that is.
+    /// What stands where events are missing before this one.
     fn dropped_before(&self, next: &Event) -> Event {
-        Event {
-            seq: next.seq.saturating_sub(1),
-            time: next.time,
-            kind: EventKind::EventsDropped,
-            app: next.app.clone(),
-            run: next.run,
-            pool: None,
-            worker: None,
-            incarnation: None,
-            facts: Facts {
-                count: Some(self.missing),
-                message: Some(format!(
-                    "{} events are missing here: {} took them too slowly",
-                    self.missing, self.name
-                )),
-                ..Facts::default()
-            },
-        }
+        let why = format!("{} took them too slowly", self.name);
+        Event::dropped_before(next, self.missing, &why)
     }
 }
 
@@ -119,6 +103,7 @@ mod tests {
     use std::time::{Duration, SystemTime};
 
     use ostler_core::ids::RunId;
+    use ostler_telemetry::{EventKind, Facts};
 
     use super::*;
 

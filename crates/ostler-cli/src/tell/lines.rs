@@ -39,11 +39,11 @@ impl Lines {
 
     /// The event as text of one or more lines; `None` when it is not worth a line.
     pub(crate) fn text(&mut self, event: &Event) -> Option<String> {
-        if self.detail == Detail::Trouble && !is_trouble(event) {
+        if self.detail == Detail::Trouble && !event.is_trouble() {
             return None;
         }
         let mut text = format!("{} {} {}", clock(event.time), who(event), sentence(event)?);
-        if is_trouble(event) {
+        if event.is_trouble() {
             for line in self.explanation(event) {
                 text.push_str("\n    ");
                 text.push_str(&line);
@@ -84,34 +84,6 @@ impl Lines {
         }
         self.shown.insert(pool.to_owned(), tail.to_vec());
         tail.iter().map(|line| format!("│ {line}")).collect()
-    }
-}
-
-fn is_trouble(event: &Event) -> bool {
-    match event.kind {
-        EventKind::WorkerFailed
-        | EventKind::WorkerUnhealthy
-        | EventKind::WorkerGaveUp
-        | EventKind::PoolGaveUp
-        | EventKind::GuardianLost
-        | EventKind::CleanupOrphansFound
-        | EventKind::CleanupEmergencyKill
-        | EventKind::EventsDropped => true,
-        EventKind::SweepDone => event.facts.count.is_some_and(|count| count > 0),
-        EventKind::RunStarted
-        | EventKind::RunStopped
-        | EventKind::WorkerReserved
-        | EventKind::WorkerSpawned
-        | EventKind::WorkerReady
-        | EventKind::WorkerStopping
-        | EventKind::WorkerExited
-        | EventKind::WorkerReleased
-        | EventKind::WorkerRestarting
-        | EventKind::WorkerFinished
-        | EventKind::PoolReady
-        | EventKind::PoolFinished
-        | EventKind::PoolStopped
-        | EventKind::CleanupSuccess => false,
     }
 }
 

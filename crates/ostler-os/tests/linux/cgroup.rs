@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Instant;
 
 use ostler_core::ids::{RunId, WorkerId};
 use ostler_os::cgroup::{CgroupUse, RunGroup, Site, Unusable};
@@ -114,6 +115,35 @@ fn the_next_incarnation_takes_the_slots_group_as_it_is() {
     assert_eq!(first.path(), second.path());
     assert_ne!(run.slot(&WorkerId::new("embed", 8)).expect("made").path(), first.path());
     assert!(run.group().remove_until(soon()).expect("removed with its slots"));
+}
+
+/// A late kill for an incarnation whose group was removed meanwhile struck the next one, which had got its path.
+#[test]
+fn a_group_that_is_gone_kills_nobody_in_the_next_of_its_name() {
+    let Some(site) = site() else { return };
+    let mut troupe = Troupe::new();
+    let run = TestRun::new(&site, some_run());
+    let worker = WorkerId::new("embed", 0);
+    let gone = run.slot(&worker).expect("made");
+    assert!(gone.remove_until(soon()).expect("removed"));
+    let next = run.slot(&worker).expect("made again");
+    assert_eq!(gone.path(), next.path());
+    let innocent = spawn_inside(&mut troupe, next.path(), "echo up; sleep 600");
+    until("it is in the next one", || {
+        next.pids().expect("read").contains(&innocent)
+    });
+
+    gone.kill().expect("what is gone has nobody to kill");
+    assert!(!gone.is_populated().expect("what is gone has nobody"));
+    assert!(gone.is_empty_by(Instant::now()).expect("what is gone has nobody"));
+    assert!(!next.is_empty_by(Instant::now()).expect("read"));
+    // The kernel kills while the write is under way: who lives now was not struck.
+    let fate = fs::read_to_string(format!("/proc/{innocent}/stat")).expect("it lives");
+    assert!(!fate.contains(") Z "), "{fate}");
+
+    next.kill().expect("killed");
+    assert!(next.is_empty_by(soon()).expect("read"));
+    troupe.assert_none_left();
 }
 
 #[test]

@@ -319,7 +319,11 @@ impl Driver {
                     kill: true,
                 })
             }
-            Done::Input(input) => Some(input),
+            Done::Input(input) => {
+                // An order that did not reach the guardian: there is nothing to end when that guardian's sitters have.
+                self.tree_gone |= matches!(input, Input::SpawnFailed(_));
+                Some(input)
+            }
             Done::TreeEnded => Some(self.tree_ended_by_kill()),
             Done::TreeLeft => {
                 self.ending_tree = false;
@@ -369,10 +373,12 @@ impl Driver {
         }
     }
 
-    /// One at a time: a second one would find the cgroup of the next incarnation.
+    /// One at a time: a second one would only do the same. It kills the cgroup, perhaps later than all else: the next
+    /// incarnation must not be born into it.
     fn end_without_sitter(&mut self) {
         if !self.ending_tree {
             self.ending_tree = true;
+            self.slot.note_spent_cgroup();
             self.pending.push(release::end_without_sitter(self));
         }
     }

@@ -45,7 +45,8 @@ pub(crate) struct Resources {
     pub(crate) identity: Option<ProcessIdentity>,
     pub(crate) sitter: Option<u32>,
     pub(crate) containment: Option<&'static str>,
-    pub(crate) cgroup: Option<Group>,
+    /// Shared with the work that ends its rest when no sitter does.
+    pub(crate) cgroup: Option<Arc<Group>>,
     pub(crate) stdout: Option<Capture>,
     pub(crate) stderr: Option<Capture>,
     pub(crate) notify: Option<Arc<tokio::sync::Mutex<NotifySocket>>>,
@@ -321,7 +322,7 @@ impl Driver {
             .and_then(|made| made.directory().try_clone_to_owned().map(|fd| (made, fd)));
         match made {
             Ok((made, directory)) => {
-                self.resources.cgroup = Some(made);
+                self.resources.cgroup = Some(Arc::new(made));
                 Some(directory)
             }
             Err(error) => {
