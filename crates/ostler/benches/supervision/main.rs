@@ -86,6 +86,7 @@ fn compare(rounds: usize) {
 struct PoolMeasures {
     workers: u32,
     start: Measure,
+    gone: Measure,
     stop: Measure,
     both: Measure,
     sitters_gone: Measure,
@@ -97,7 +98,8 @@ impl PoolMeasures {
         Self {
             workers,
             start: Measure::new(format!("start {workers}"), bound),
-            stop: Measure::new(format!("stop {workers}, release confirmed"), bound),
+            gone: Measure::new(format!("stop {workers}, workers gone"), bound),
+            stop: Measure::new(format!("stop {workers}, release confirmed"), None),
             both: Measure::new(format!("start and stop {workers}"), bound),
             sitters_gone: Measure::new(format!("stop {workers}, sitters gone too"), None),
         }
@@ -107,15 +109,16 @@ impl PoolMeasures {
         let (floor_start, floor_stop) = floor::start_and_stop(worker, self.workers);
         let (floor_start, floor_stop) = (milliseconds(floor_start), milliseconds(floor_stop));
         let times = ours.start_and_stop(self.workers);
-        let (start, stop) = (milliseconds(times.started), milliseconds(times.stopped));
+        let (start, stop) = (milliseconds(times.started), milliseconds(times.stop.released));
         self.start.add(floor_start, start);
+        self.gone.add(floor_stop, milliseconds(times.stop.workers_gone));
         self.stop.add(floor_stop, stop);
         self.both.add(floor_start + floor_stop, start + stop);
-        self.sitters_gone.add(floor_stop, milliseconds(times.sitters_gone));
+        self.sitters_gone.add(floor_stop, milliseconds(times.stop.sitters_gone));
     }
 
     fn print(&self) {
-        for measure in [&self.start, &self.stop, &self.both, &self.sitters_gone] {
+        for measure in [&self.start, &self.gone, &self.stop, &self.both, &self.sitters_gone] {
             measure.print();
         }
     }

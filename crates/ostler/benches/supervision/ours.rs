@@ -1,6 +1,6 @@
 //! The same by Ostler, as its users call it: everything at its default, except where it says why.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::{Signal, kill};
 use ostler::{EventKind, EventStream, Ostler, Pool, Restart};
@@ -25,9 +25,16 @@ pub(crate) struct Ours<'a> {
 pub(crate) struct StartAndStop {
     /// From the call to the last worker's stamp.
     pub(crate) started: Nanos,
-    /// From the call to its return: every worker gone, and its release confirmed.
-    pub(crate) stopped: Nanos,
-    /// From the same call to the end of the last sitter.
+    pub(crate) stop: Stop,
+}
+
+/// How long the stop of a pool took, from the call on.
+pub(crate) struct Stop {
+    /// To the news that the last worker has ended and was reaped: what the floor measures.
+    pub(crate) workers_gone: Nanos,
+    /// To the call's return: every worker's tree is gone, its ports are free, its record is removed.
+    pub(crate) released: Nanos,
+    /// To the end of the last sitter.
     pub(crate) sitters_gone: Nanos,
 }
 
@@ -104,26 +111,30 @@ impl<'a> Ours<'a> {
         let pool = self.pool(workers);
         let started = self.worker.last_of(workers) - begun;
         self.runtime.block_on(pool.wait_ready());
-        let (stopped, sitters_gone) = self.stop(&pool);
         StartAndStop {
             started,
-            stopped,
-            sitters_gone,
+            stop: self.stop(&pool),
         }
     }
 
     /// Stops the pool, and waits until its sitters have ended too: they would disturb what is measured next.
-    fn stop(&self, pool: &Pool) -> (Nanos, Nanos) {
-        let begun = now();
+    fn stop(&self, pool: &Pool) -> Stop {
+        let mut events = self.ostler.subscribe();
+        let (begun, clock) = (now(), SystemTime::now());
         self.runtime.block_on(pool.stop());
-        let stopped = now() - begun;
+        let released = now() - begun;
+        let workers_gone = self.runtime.block_on(last_exit(&mut events)).duration_since(clock);
         assert_eq!(self.ostler.table_len(), 0, "every record is gone");
         let deadline = Instant::now() + LIMIT;
         while !memory::children(self.guardian()).is_empty() {
             assert!(Instant::now() < deadline, "the sitters end");
             std::thread::sleep(Duration::from_millis(1));
         }
-        (stopped, now() - begun)
+        Stop {
+            workers_gone: workers_gone.map_or(released, |time| u64::try_from(time.as_nanos()).expect("a short time")),
+            released,
+            sitters_gone: now() - begun,
+        }
     }
 
     /// Bytes that so many workers cost host, guardian and sitters. Only the first pool of a process tells: what it has
@@ -146,6 +157,21 @@ impl<'a> Ours<'a> {
     pub(crate) fn end(self) {
         let report = self.runtime.block_on(self.ostler.stop());
         report.expect("nothing is left, and nobody gave up");
+    }
+}
+
+/// When the last worker of a pool ended, by the events up to the pool's own end.
+async fn last_exit(events: &mut EventStream) -> SystemTime {
+    let mut last = SystemTime::UNIX_EPOCH;
+    loop {
+        let event = tokio::time::timeout(LIMIT, events.recv()).await.expect("an event in time");
+        let event = event.expect("the instance runs");
+        match event.kind {
+            EventKind::WorkerExited => last = last.max(event.time),
+            EventKind::PoolStopped => return last,
+            EventKind::EventsDropped => panic!("a subscriber that is not read meanwhile has room for all of them"),
+            _ => {}
+        }
     }
 }
 
