@@ -1,5 +1,6 @@
-//! The project's own commands, as plain Rust: `cargo xtask demo`, `cargo xtask test`, `cargo xtask ci`.
+//! The project's own commands, as plain Rust: `cargo xtask demo`, `test`, `chaos`, `ci`.
 
+mod chaos;
 mod ci;
 mod demo;
 mod native;
@@ -20,6 +21,10 @@ cargo xtask test [ARGUMENTS OF cargo test]
     Fetches what the build needs (libclang, from PyPI, into the cache folder) and runs every test. The first time it
     compiles RocksDB: about 18 minutes on two cores.
 
+cargo xtask chaos [--minutes N] [--seed S]
+    Random faults of all kinds against a running set of pools, under an observer from outside (docs/testing.md). Builds with
+    the light store. --help tells more.
+
 cargo xtask ci
     Formatting, clippy, documentation, licences and advisories.
 
@@ -32,6 +37,7 @@ fn main() -> ExitCode {
         ["demo"] | ["demo", "--store", "redb"] => demo::run(demo::Store::Redb),
         ["demo", "--store", "rocksdb"] => demo::run(demo::Store::RocksDb),
         ["test", rest @ ..] => test::run(rest),
+        ["chaos", rest @ ..] => chaos::run(rest),
         ["ci"] => ci::run(),
         ["help" | "--help" | "-h"] => {
             // Whoever reads only the first lines of it has read what was wanted.

@@ -1,0 +1,235 @@
+//! How hosts end, and what has to be true then.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use nix::sys::wait::WaitStatus;
+use serde_json::json;
+
+use crate::census::{Census, Id, describe};
+use crate::plan::{End, Who};
+use crate::records;
+use crate::remote::{ANSWER, Host};
+use crate::run::{AT_ONCE, Left, Run, Scene};
+
+/// After a host's death everything of it is gone in this time, on a machine under load. Promised is a second on an idle one.
+const GONE: Duration = Duration::from_secs(10);
+/// A host that was told to end, or was killed, has ended by then.
+const ENDED: Duration = Duration::from_secs(20);
+/// So often can a guardian be lost within a minute before the root gives up (`ostler::ROOT_INTENSITY`).
+const LOSSES: u32 = ostler::ROOT_INTENSITY;
+
+impl Run {
+    pub(crate) fn end(&mut self, scene: &mut Scene, end: End) -> Result<(), String> {
+        match end {
+            End::Stop => self.stop(scene),
+            End::StopInStart(ms) => {
+                begin_anew(scene)?;
+                std::thread::sleep(Duration::from_millis(ms));
+                self.stop(scene)
+            }
+            End::Return => {
+                scene.host.order(json!({ "do": "return" }));
+                self.await_end(&mut scene.host, ENDED)?;
+                self.nobody_is_left(scene)
+            }
+            End::Abort => {
+                scene.host.order(json!({ "do": "abort" }));
+                self.await_end(&mut scene.host, ENDED)?;
+                self.nobody_is_left(scene)
+            }
+            End::Kill(who) => {
+                self.kill(scene, who)?;
+                self.records_name_all(scene)
+            }
+            End::KillInStart(who, ms) => {
+                begin_anew(scene)?;
+                self.kill_after(scene, who, ms)
+            }
+            End::KillInStop(who, ms) => {
+                scene.host.order(json!({ "do": "stop" }));
+                self.kill_after(scene, who, ms)
+            }
+            End::KillWithGuardianHalted => {
+                scene.now.guardian.signal(Signal::SIGSTOP);
+                self.kill_for_the_sweep(scene)?;
+                self.records_name_all(scene)
+            }
+            End::KillWithSitterHalted(pick) => {
+                let sitters = &scene.now.sitters;
+                sitters[pick as usize % sitters.len()].signal(Signal::SIGSTOP);
+                self.kill_for_the_sweep(scene)?;
+                self.records_name_all(scene)
+            }
+            End::GuardianTooOften => self.lose_guardian_too_often(scene),
+        }
+    }
+
+    fn stop(&mut self, scene: &mut Scene) -> Result<(), String> {
+        let order = scene.host.order(json!({ "do": "stop" }));
+        let answer = scene.host.answer_whole(order)?;
+        self.tally.orders += 1;
+        if answer["success"] != true {
+            return Err(format!("the stop came to {answer}"));
+        }
+        self.clean_end(scene)
+    }
+
+    /// After an ordered end: exit status 0, no process, no directory, no cgroup.
+    fn clean_end(&mut self, scene: &mut Scene) -> Result<(), String> {
+        let status = self.await_end(&mut scene.host, ENDED)?;
+        if !matches!(status, WaitStatus::Exited(_, 0)) {
+            return Err(format!("the host ended with {status:?}"));
+        }
+        if let Some(wrong) = scene.host.wrong.take() {
+            return Err(wrong);
+        }
+        if let Err(left) = self.observer.await_nobody(None, AT_ONCE) {
+            return Err(format!("an ordered stop has left {}", names(&left)));
+        }
+        let directories = self.run_directories();
+        let cgroup = scene.cgroup.as_ref().filter(|cgroup| cgroup.exists());
+        if !directories.is_empty() || cgroup.is_some() {
+            return Err(format!("an ordered stop has left {directories:?} {cgroup:?}"));
+        }
+        Ok(())
+    }
+
+    /// After a death: no process, and a table for the next start.
+    fn nobody_is_left(&mut self, scene: &mut Scene) -> Result<(), String> {
+        match self.observer.await_nobody(None, GONE) {
+            Ok(time) => self.tally.gone.push(time),
+            Err(left) => return Err(format!("{GONE:?} after the host's death live {}", names(&left))),
+        }
+        self.leave(scene, Vec::new())
+    }
+
+    /// Notes what the next start has to sweep.
+    fn leave(&mut self, scene: &mut Scene, alive: Vec<Id>) -> Result<(), String> {
+        if let Some(wrong) = scene.host.wrong.take() {
+            return Err(wrong);
+        }
+        let run = self.run_directories().contains(&scene.run).then(|| scene.run.clone());
+        let cgroup = scene.cgroup.clone();
+        self.left = Left { run, cgroup, alive };
+        Ok(())
+    }
+
+    fn kill(&mut self, scene: &mut Scene, who: Who) -> Result<(), String> {
+        for id in doomed(&scene.host, who) {
+            id.signal(Signal::SIGKILL);
+        }
+        self.await_end(&mut scene.host, ENDED)?;
+        match who {
+            Who::Host | Who::HostAndGuardian => self.nobody_is_left(scene),
+            // Daemons live on, with a record, a marker or a cgroup that the next start finds them by.
+            Who::HostGuardianAndSitters => {
+                let alive = self.observer.survivors(None);
+                self.leave(scene, alive)
+            }
+        }
+    }
+
+    fn kill_for_the_sweep(&mut self, scene: &mut Scene) -> Result<(), String> {
+        scene.host.id.signal(Signal::SIGKILL);
+        self.await_end(&mut scene.host, ENDED)?;
+        let alive = self.observer.survivors(None);
+        self.leave(scene, alive)
+    }
+
+    /// A kill in the middle of something. Half of the hosts are stopped before, so that it can be seen who lives at the
+    /// moment of the death: each has its record.
+    fn kill_after(&mut self, scene: &mut Scene, who: Who, ms: u64) -> Result<(), String> {
+        std::thread::sleep(Duration::from_millis(ms));
+        let mut seen = Vec::new();
+        if ms.is_multiple_of(2) {
+            scene.host.id.signal(Signal::SIGSTOP);
+            seen = leaders(&scene.host);
+        }
+        self.kill(scene, who)?;
+        let Some(run) = self.left.run.clone() else {
+            return Ok(());
+        };
+        let records = records::of_dead_run(&self.app_dir(), &run)?;
+        records::none_twice(&records)?;
+        match seen.iter().find(|name| !records.contains_key(*name)) {
+            Some(name) => Err(format!(
+                "{name} lived and had no record; there are {:?}",
+                records.keys()
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn records_name_all(&mut self, scene: &Scene) -> Result<(), String> {
+        let records = records::of_dead_run(&self.app_dir(), &scene.run)?;
+        records::none_twice(&records)?;
+        records::name_all(&records, &scene.now.workers)
+    }
+
+    fn lose_guardian_too_often(&mut self, scene: &mut Scene) -> Result<(), String> {
+        let begun = Instant::now();
+        while scene.host.over.is_none() {
+            let before = scene.host.guardian_losses;
+            if begun.elapsed() > ANSWER || before > 3 * LOSSES {
+                return Err(format!(
+                    "the guardian was lost {before} times, and the root has not given up"
+                ));
+            }
+            let guardian = Census::take().children(scene.host.id.pid);
+            for id in guardian {
+                id.signal(Signal::SIGKILL);
+            }
+            let noticed = |host: &Host| host.guardian_losses > before || host.over.is_some();
+            scene.host.read_until(Duration::from_millis(300), noticed);
+        }
+        if scene.host.guardian_losses <= LOSSES {
+            return Err(format!("the root gave up after {} losses", scene.host.guardian_losses));
+        }
+        self.clean_end(scene)
+    }
+}
+
+/// All pools are stopped, and begun again: when this returns they are starting.
+fn begin_anew(scene: &mut Scene) -> Result<(), String> {
+    let naked = scene.parts.iter().any(|part| part.name == "naked");
+    let end = |name: &str| json!({ "do": "end", "pool": name });
+    let orders: Vec<u64> = scene
+        .parts
+        .iter()
+        .map(|part| scene.host.order(end(part.name)))
+        .collect();
+    for order in orders {
+        scene.host.answer(order)?;
+    }
+    scene.host.order(json!({ "do": "begin", "naked": naked }));
+    Ok(())
+}
+
+/// Who is killed. Looked at in one walk, signalled one right after the other.
+fn doomed(host: &Host, who: Who) -> Vec<Id> {
+    let census = Census::take();
+    let guardians = census.children(host.id.pid);
+    let mut doomed = vec![host.id];
+    if who != Who::Host {
+        doomed.extend(&guardians);
+    }
+    if who == Who::HostGuardianAndSitters {
+        doomed.extend(guardians.iter().flat_map(|guardian| census.children(guardian.pid)));
+    }
+    doomed
+}
+
+/// The markers of the workers that live now: those of the sitters' children.
+fn leaders(host: &Host) -> Vec<String> {
+    let census = Census::take();
+    let guardians = census.children(host.id.pid);
+    let sitters = guardians.iter().flat_map(|guardian| census.children(guardian.pid));
+    let workers = sitters.flat_map(|sitter| census.children(sitter.pid));
+    workers.filter_map(Id::marker).collect()
+}
+
+fn names(left: &[Id]) -> String {
+    let names: Vec<String> = left.iter().map(|id| describe(*id)).collect();
+    names.join("; ")
+}

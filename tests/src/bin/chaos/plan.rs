@@ -1,0 +1,362 @@
+//! What goes wrong, in which order: a seed gives it, and nothing else does. Pure.
+//!
+//! Whom a strike hits is a number here; the run takes it modulo those who are there.
+
+use fastrand::Rng;
+
+/// The life of one host, from its start to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Era {
+    /// Counted from 1.
+    pub(crate) number: u32,
+    /// Whether the host may use cgroups, where the machine has them.
+    pub(crate) cgroups: bool,
+    /// Whether sitters may die together with what is above them. Without a cgroup only records and markers can find what
+    /// is left then, so the workers leave nothing that has neither.
+    pub(crate) severed: bool,
+    /// What the host has to survive.
+    pub(crate) faults: Vec<Fault>,
+    /// What it does not.
+    pub(crate) end: End,
+}
+
+/// What happens to a running host's set of pools, after which it has to be back at full strength.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Signals out of the blue.
+    Strikes(Vec<Strike>),
+    /// Workers are restarted through the API at the same time, and struck meanwhile.
+    Restarts { workers: Vec<u32>, strike: Option<Strike> },
+    /// A pool is stopped through the API, begun again, stopped after so many milliseconds in the middle of its start, and
+    /// begun again.
+    Cycle { pool: u32, after_ms: u64 },
+    /// A pool of workers that exit before they are ready: it has to give up, and to hold nothing then.
+    Quitters,
+}
+
+/// A signal to somebody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Strike {
+    /// After the one before.
+    pub(crate) after_ms: u64,
+    pub(crate) at: Mark,
+    pub(crate) pick: u32,
+    pub(crate) how: How,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mark {
+    Worker,
+    /// Whatever a worker has started: children, daemons in sessions of their own.
+    Descendant,
+    Sitter,
+    Guardian,
+    Host,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum How {
+    Kill,
+    Term,
+    /// SIGSTOP, and SIGCONT after so many milliseconds.
+    Pause(u64),
+    /// SIGSTOP for good.
+    Halt,
+}
+
+/// How a host ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// `Ostler::stop`, in order.
+    Stop,
+    /// The same so many milliseconds after pools were begun anew.
+    StopInStart(u64),
+    /// The handle is dropped and `main` returns.
+    Return,
+    /// `std::process::abort`.
+    Abort,
+    /// SIGKILL, with everything settled.
+    Kill(Who),
+    /// SIGKILL so many milliseconds after pools were begun anew.
+    KillInStart(Who, u64),
+    /// SIGKILL so many milliseconds after a stop was begun.
+    KillInStop(Who, u64),
+    /// The guardian stands still for good, then the host is killed: only the next start's sweep can end what is left.
+    KillWithGuardianHalted,
+    /// The same with a sitter that stands still.
+    KillWithSitterHalted(u32),
+    /// The guardian is killed again and again: the root has to give up in order.
+    GuardianTooOften,
+}
+
+/// Who is killed, at the same instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Who {
+    Host,
+    HostAndGuardian,
+    HostGuardianAndSitters,
+}
+
+/// So often may a guardian die in one era: the root gives up at the eleventh in a minute.
+const GUARDIAN_DEATHS: u32 = 8;
+/// Each of so many eras is a long one, to see whether memory and descriptors stay flat.
+const LONG_ERA: u32 = 5;
+/// In each of so many the guardian is not killed, to see the same of it.
+const ONE_GUARDIAN: u32 = 10;
+/// Those ends that take 20 s come this seldom: in one era of so many.
+const SLOW_END: u32 = 40;
+
+/// All eras of a seed, without end.
+pub(crate) struct Plan {
+    random: Rng,
+    eras: u32,
+}
+
+impl Plan {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            random: Rng::with_seed(seed),
+            eras: 0,
+        }
+    }
+}
+
+impl Iterator for Plan {
+    type Item = Era;
+
+    fn next(&mut self) -> Option<Era> {
+        self.eras += 1;
+        // Each era has a generator of its own: what one draws moves no later one.
+        Some(Drawer::new(self.random.u64(..), self.eras).era())
+    }
+}
+
+struct Drawer {
+    random: Rng,
+    number: u32,
+    severed: bool,
+    /// Those that are behind us.
+    guardian_deaths: u32,
+}
+
+impl Drawer {
+    fn new(seed: u64, number: u32) -> Self {
+        let mut random = Rng::with_seed(seed);
+        let severed = random.u32(..3) == 0;
+        Self {
+            random,
+            number,
+            severed,
+            guardian_deaths: if number.is_multiple_of(ONE_GUARDIAN) {
+                GUARDIAN_DEATHS
+            } else {
+                0
+            },
+        }
+    }
+
+    fn era(mut self) -> Era {
+        let length = match self.number % LONG_ERA {
+            0 => self.random.u32(80..160),
+            _ => self.random.u32(1..10),
+        };
+        let faults = (0..length).map(|_| self.fault()).collect();
+        Era {
+            number: self.number,
+            cgroups: self.random.bool(),
+            severed: self.severed,
+            faults,
+            end: self.end(),
+        }
+    }
+
+    fn fault(&mut self) -> Fault {
+        match self.random.u32(..20) {
+            0..=9 => Fault::Strikes(self.strikes()),
+            10..=15 => {
+                let how_many = self.random.usize(1..5);
+                let workers = (0..how_many).map(|_| self.random.u32(..)).collect();
+                let struck = self.random.bool();
+                let strike = struck.then(|| self.strike(&mut Deaths::default()));
+                Fault::Restarts { workers, strike }
+            }
+            16..=18 => Fault::Cycle {
+                pool: self.random.u32(..),
+                after_ms: self.random.u64(..60),
+            },
+            _ => Fault::Quitters,
+        }
+    }
+
+    fn strikes(&mut self) -> Vec<Strike> {
+        let how_many = *self.random.choice(&[1, 1, 1, 2, 3, 6]).expect("the list is not empty");
+        let mut deaths = Deaths::default();
+        (0..how_many).map(|_| self.strike(&mut deaths)).collect()
+    }
+
+    fn strike(&mut self, deaths: &mut Deaths) -> Strike {
+        let at = match self.random.u32(..20) {
+            0..=8 => Mark::Worker,
+            9..=13 => Mark::Descendant,
+            14..=16 => Mark::Sitter,
+            17..=18 => Mark::Guardian,
+            _ => Mark::Host,
+        };
+        let how = self.how(at, deaths);
+        Strike {
+            after_ms: *self.random.choice(&[0, 0, 0, 1, 5, 30]).expect("not empty"),
+            at,
+            pick: self.random.u32(..),
+            how,
+        }
+    }
+
+    fn how(&mut self, at: Mark, deaths: &mut Deaths) -> How {
+        let pause = How::Pause(self.random.u64(1..400));
+        match at {
+            Mark::Worker | Mark::Descendant => *self
+                .random
+                .choice(&[How::Kill, How::Kill, How::Kill, How::Term, pause, How::Halt])
+                .expect("not empty"),
+            Mark::Sitter if self.random.u32(..3) > 0 && (self.severed || !deaths.guardian) => {
+                deaths.sitter = true;
+                How::Kill
+            }
+            Mark::Guardian
+                if self.random.bool() && self.guardian_deaths < GUARDIAN_DEATHS && (self.severed || !deaths.sitter) =>
+            {
+                deaths.guardian = true;
+                self.guardian_deaths += 1;
+                How::Kill
+            }
+            Mark::Sitter | Mark::Guardian => *self.random.choice(&[pause, How::Term]).expect("not empty"),
+            // Its death ends an era, and is not one of its faults.
+            Mark::Host => pause,
+        }
+    }
+
+    fn end(&mut self) -> End {
+        let ms = self.random.u64(..80);
+        let pick = self.random.u32(..);
+        if self.random.u32(..SLOW_END) == 0 {
+            return match self.random.bool() {
+                true => End::KillWithGuardianHalted,
+                false => End::KillWithSitterHalted(pick),
+            };
+        }
+        match self.random.u32(..20) {
+            0..=2 => End::Stop,
+            3..=4 => End::StopInStart(ms),
+            5 => End::Return,
+            6 => End::Abort,
+            7..=11 => End::Kill(self.who()),
+            12..=15 => End::KillInStart(self.who(), ms),
+            16..=18 => End::KillInStop(self.who(), ms),
+            _ => End::GuardianTooOften,
+        }
+    }
+
+    fn who(&mut self) -> Who {
+        let all = [Who::Host, Who::HostAndGuardian, Who::HostGuardianAndSitters];
+        let may = if self.severed { &all[..] } else { &all[..2] };
+        *self.random.choice(may).expect("not empty")
+    }
+}
+
+/// Who has died in the fault under way.
+#[derive(Default)]
+struct Deaths {
+    sitter: bool,
+    guardian: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn eras(seed: u64, how_many: usize) -> Vec<Era> {
+        Plan::new(seed).take(how_many).collect()
+    }
+
+    fn strikes(fault: &Fault) -> Vec<Strike> {
+        match fault {
+            Fault::Strikes(strikes) => strikes.clone(),
+            Fault::Restarts { strike, .. } => strike.iter().copied().collect(),
+            Fault::Cycle { .. } | Fault::Quitters => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_seed_gives_one_plan() {
+        assert_eq!(eras(7, 50), eras(7, 50));
+        assert_eq!(eras(7, 50)[..20], eras(7, 20));
+        assert_ne!(eras(7, 5), eras(8, 5));
+    }
+
+    #[test]
+    fn every_kind_comes() {
+        let all = eras(1, 400);
+        let marks_and_ways: HashSet<String> = all
+            .iter()
+            .flat_map(|era| &era.faults)
+            .flat_map(strikes)
+            .map(|strike| match strike.how {
+                How::Pause(_) => format!("{:?} Pause", strike.at),
+                how => format!("{:?} {how:?}", strike.at),
+            })
+            .collect();
+        // Four ways for workers and for what they start, three for sitters and guardian, one for the host.
+        assert_eq!(marks_and_ways.len(), 4 + 4 + 3 + 3 + 1, "{marks_and_ways:?}");
+        let word = |text: String| text.split([' ', '(', '{']).next().unwrap_or_default().to_owned();
+        let faults: HashSet<String> = all
+            .iter()
+            .flat_map(|era| &era.faults)
+            .map(|fault| word(format!("{fault:?}")))
+            .collect();
+        assert_eq!(faults.len(), 4, "{faults:?}");
+        let ends: HashSet<String> = all.iter().map(|era| word(format!("{:?}", era.end))).collect();
+        assert_eq!(ends.len(), 10, "{ends:?}");
+    }
+
+    #[test]
+    fn sitters_die_with_what_is_above_them_only_where_the_era_says_so() {
+        for era in (1..20).flat_map(|seed| eras(seed, 100)).filter(|era| !era.severed) {
+            for fault in &era.faults {
+                let killed: HashSet<&str> = strikes(fault)
+                    .iter()
+                    .filter(|strike| strike.how == How::Kill)
+                    .map(|strike| match strike.at {
+                        Mark::Sitter => "sitter",
+                        Mark::Guardian => "guardian",
+                        Mark::Worker | Mark::Descendant | Mark::Host => "other",
+                    })
+                    .collect();
+                assert!(!(killed.contains("sitter") && killed.contains("guardian")), "{fault:?}");
+            }
+            let who = match era.end {
+                End::Kill(who) | End::KillInStart(who, _) | End::KillInStop(who, _) => who,
+                _ => Who::Host,
+            };
+            assert_ne!(who, Who::HostGuardianAndSitters, "{:?}", era.end);
+        }
+    }
+
+    #[test]
+    fn the_guardian_never_dies_so_often_that_a_root_must_give_up() {
+        for era in (1..20).flat_map(|seed| eras(seed, 100)) {
+            let deaths = era.faults.iter().flat_map(strikes);
+            let deaths = deaths.filter(|strike| strike.at == Mark::Guardian && strike.how == How::Kill);
+            assert!(deaths.count() <= GUARDIAN_DEATHS as usize);
+        }
+    }
+
+    #[test]
+    fn only_workers_and_what_they_start_stand_still_for_good() {
+        for strike in eras(3, 300).iter().flat_map(|era| &era.faults).flat_map(strikes) {
+            assert!(strike.how != How::Halt || matches!(strike.at, Mark::Worker | Mark::Descendant));
+            assert!(strike.at != Mark::Host || matches!(strike.how, How::Pause(_)));
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! The table that a dead host has left, against what the observer saw of it alive.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use ostler::RunId;
+use ostler_core::ids::WorkerId;
+use ostler_registry::{FoundRun, Identity, Record, runs};
+
+use crate::census::Id;
+use crate::settle::Worker;
+
+/// The records of the dead run, by `pool/0#3`. Whoever looks holds the run's lock while it looks.
+pub(crate) fn of_dead_run(app_dir: &Path, run: &str) -> Result<HashMap<String, Record>, String> {
+    let run: RunId = run.parse().map_err(|_| format!("{run} is no run's id"))?;
+    for found in runs(app_dir).map_err(|error| error.to_string())? {
+        match found {
+            FoundRun::Dead(dead) if dead.run() == run => {
+                let store = dead.records().map_err(|error| format!("the dead table: {error}"))?;
+                if !store.unreadable.is_empty() {
+                    return Err(format!(
+                        "the dead table has rows that can't be read: {:?}",
+                        store.unreadable
+                    ));
+                }
+                let named = |record: Record| (record.worker.marker_value(record.incarnation), record);
+                return Ok(store.records.into_iter().map(named).collect());
+            }
+            FoundRun::Live(live) if live.run == run => {
+                return Err(format!("run {run} counts as live, its host is dead"));
+            }
+            _ => {}
+        }
+    }
+    Err(format!("the directory of run {run} is not there"))
+}
+
+/// One record a worker, never two.
+pub(crate) fn none_twice(records: &HashMap<String, Record>) -> Result<(), String> {
+    let mut workers: HashMap<&WorkerId, &String> = HashMap::new();
+    for (name, record) in records {
+        if let Some(other) = workers.insert(&record.worker, name) {
+            return Err(format!("the dead table has {name} and {other}"));
+        }
+    }
+    Ok(())
+}
+
+/// Every worker that was at full strength has its record, with its own identity.
+pub(crate) fn name_all(records: &HashMap<String, Record>, workers: &[Worker]) -> Result<(), String> {
+    for worker in workers {
+        let name = worker.name();
+        let record = records.get(&name).ok_or_else(|| format!("{name} has no record"))?;
+        let recorded = record.identity.as_ref().map(|Identity::LocalProcess(process)| Id {
+            pid: process.pid,
+            start: process.start_time,
+        });
+        if recorded != Some(worker.leader) {
+            return Err(format!("{name} is {:?}, its record says {recorded:?}", worker.leader));
+        }
+    }
+    Ok(())
+}
