@@ -57,6 +57,10 @@ pub(crate) struct Host {
 
 impl Host {
     /// Starts a host; [`Host::await_start`] waits for it.
+    #[expect(
+        clippy::zombie_processes,
+        reason = "the observer reaps whatever becomes its child, this one too"
+    )]
     pub(crate) fn launch(arguments: &HostArguments) -> Self {
         let own: PathBuf = std::env::current_exe().expect("the path of this program");
         let mut child = Command::new(own)

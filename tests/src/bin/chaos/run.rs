@@ -290,6 +290,10 @@ impl Run {
     }
 
     /// Processes that look like workers of ours to anybody who goes by names, and are nobody's business.
+    #[expect(
+        clippy::zombie_processes,
+        reason = "the observer reaps whatever becomes its child, these too"
+    )]
     fn begin_bystanders(&mut self) {
         for modes in ["sleep", "ignore-term+sleep"] {
             let mut command = std::process::Command::new(program("ostler-test-worker"));
