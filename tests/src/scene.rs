@@ -45,6 +45,18 @@ pub fn wrapped(command: &mut Command, wrapper: &[&str]) {
     *command = outer;
 }
 
+/// The beginning of a command line that runs the rest in namespaces of its own (unshare(1), with these options); `None`,
+/// and a word to whoever reads the tests' output, where this user may not have them.
+pub fn unshared(options: &[&str]) -> Option<Vec<String>> {
+    let wrapper: Vec<String> = ["unshare"].iter().chain(options).map(ToString::to_string).collect();
+    let tried = Command::new(&wrapper[0]).args(&wrapper[1..]).arg("true").output();
+    if tried.is_ok_and(|output| output.status.success()) {
+        return Some(wrapper);
+    }
+    eprintln!("skipped: unshare {options:?} is not allowed here");
+    None
+}
+
 /// The parent of a process, by /proc.
 ///
 /// # Panics

@@ -23,6 +23,13 @@ A file to begin with:
 
 `ostler check FILE` prints it with every default.";
 
+const DOCTOR_STATUSES: &str = "\
+Exit status:
+  0  every promise holds on this machine
+  1  a promise is weaker here, or can't be kept
+  2  the file or the command line is wrong
+  3  something could not be found out";
+
 /// Runs pools of processes from a TOML file: starts, watches, restarts and stops them, and leaves nothing behind.
 #[derive(Debug, Parser)]
 #[command(name = "ostler", version, after_help = STATUSES)]
@@ -42,6 +49,9 @@ pub(crate) enum Command {
     /// Ends what dead runs of an app have left, and removes their records; live runs are not touched
     #[command(after_help = STATUSES)]
     Sweep(SweepArgs),
+    /// Says what this machine allows, what that means for the promises, and what to do about it
+    #[command(after_help = DOCTOR_STATUSES)]
+    Doctor(DoctorArgs),
 }
 
 /// `ostler up`.
@@ -90,6 +100,21 @@ pub(crate) struct SweepArgs {
     pub(crate) state_dir: Option<PathBuf>,
 }
 
+/// `ostler doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Pools, in TOML: their state directory is tried, and whether their workers have room
+    pub(crate) file: Option<PathBuf>,
+
+    /// Try this state directory; default: the file's, else the runtime directory of the machine
+    #[arg(long, value_name = "DIR", conflicts_with = "file")]
+    pub(crate) state_dir: Option<PathBuf>,
+
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -104,7 +129,7 @@ mod tests {
     #[test]
     fn the_help_holds_what_one_needs_to_work_from_it_alone() {
         let help = Cli::command().render_long_help().to_string();
-        for word in ["up", "check", "sweep", "Exit status:", "[pool.web]"] {
+        for word in ["up", "check", "sweep", "doctor", "Exit status:", "[pool.web]"] {
             assert!(help.contains(word), "{word} is missing from:\n{help}");
         }
     }

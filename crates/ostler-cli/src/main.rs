@@ -5,6 +5,7 @@ mod cli;
 mod config;
 #[cfg(test)]
 mod docs;
+mod doctor;
 mod exit;
 mod sweep;
 mod tell;
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
         cli::Command::Up(args) => up::run(&args),
         cli::Command::Check(args) => check::run(&args),
         cli::Command::Sweep(args) => sweep::run(&args),
+        cli::Command::Doctor(args) => doctor::run(&args),
     };
     outcome.unwrap_or_else(exit::Failed::tell).into()
 }

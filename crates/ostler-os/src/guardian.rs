@@ -29,6 +29,7 @@ use tokio::sync::watch;
 pub use error::{Attempt, LaunchError, OrderError, QuitError};
 pub use event::{GuardianEvent, SignalCause, SpawnStep, TreeKill, TreeProcess};
 pub use events::Events;
+pub use program::ProgramFrom;
 pub use request::{EndPolicy, SpawnRequest};
 
 use crate::protocol::{Hello, MAX_SLOTS, Order, OrderKind, VERSION};
@@ -152,6 +153,14 @@ impl Guardian {
     /// The guardian's pid. It stays the guardian's until [`GuardianEvent::Lost`] or [`GuardianEvent::Ended`].
     pub fn pid(&self) -> u32 {
         self.link.pid
+    }
+
+    /// How its program got onto this machine (ADR 0003).
+    ///
+    /// # Errors
+    /// When `/proc` does not say what program it runs.
+    pub fn program(&self) -> io::Result<ProgramFrom> {
+        program::of(self.link.pid)
     }
 
     /// Starts an incarnation in its slot. Slots are dense indexes from 0; a slot that was never used, or was closed,

@@ -212,18 +212,7 @@ impl ProcessHandle {
     /// [`SignalError::NotPermitted`] for a process of another user.
     pub fn signal(&self, signal: Signal, attribution: &Attribution) -> Result<Delivery, SignalError> {
         let (pid, identity) = (self.identity.pid, self.identity);
-        // SAFETY: pidfd_send_signal(2) with a descriptor that we own, a null siginfo and no flags touches no memory of
-        // ours. rustix has it too, but for named signals only, and a spec may ask for a real-time one.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                self.pidfd.as_raw_fd(),
-                signal.number(),
-                std::ptr::null::<libc::siginfo_t>(),
-                0,
-            )
-        };
-        let error = (result < 0).then(io::Error::last_os_error);
+        let error = send_signal(self.pidfd.as_fd(), signal.number(), 0).err();
         let outcome = match error {
             None => Ok(Delivery::Sent),
             Some(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(Delivery::Gone),
@@ -345,6 +334,25 @@ fn open_pidfd(pid: i32) -> io::Result<Option<OwnedFd>> {
         Err(Errno::SRCH | Errno::NOENT | Errno::INVAL) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// pidfd_send_signal(2). rustix has it too, but for named signals only and without flags, and a spec may ask for a
+/// real-time signal.
+pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, signal: i32, flags: libc::c_uint) -> io::Result<()> {
+    // SAFETY: with a descriptor that is open, a null siginfo and flags it touches no memory of ours.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            flags,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Whether a pidfd says that its process has ended.

@@ -11,6 +11,7 @@ pub mod holders;
 pub mod identity;
 pub mod kill;
 pub mod limits;
+pub mod machine;
 pub mod marker;
 pub mod notify;
 pub mod output;

@@ -13,6 +13,12 @@ use procfs::process::{MountInfo, Process};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+/// Descriptors that the host needs for a worker: its two pipes, and a socket or a listener.
+pub const DESCRIPTORS_A_WORKER: u64 = 3;
+
+/// Processes that a worker is at least: itself and its sitter.
+pub const PROCESSES_A_WORKER: u64 = 2;
+
 /// The limits on descriptors as they were before we raised them.
 static ORIGINAL: Mutex<Option<(u64, u64)>> = Mutex::new(None);
 

@@ -121,6 +121,24 @@ impl RunDirError {
     }
 }
 
+/// Tries out whether runs could live in `dir`, and which directory that was tried in: `dir`, or the nearest directory above
+/// it that is there. What a run does first is done in it, in a directory of its own that is removed again: a lock is
+/// taken, and a second one has to be refused.
+///
+/// # Errors
+/// [`RunDirError::Io`] where nothing can be written; [`RunDirError::LocksDontWork`].
+pub fn try_out(dir: &Path) -> Result<PathBuf, RunDirError> {
+    let place = dir.ancestors().find(|path| path.is_dir()).unwrap_or(dir);
+    let trial = place.join(format!(".ostler-trial-{}", std::process::id()));
+    make_private(&trial, false)?;
+    let taken = RunLock::create(&trial);
+    let removed = fs::remove_dir_all(&trial).map_err(RunDirError::io("remove", &trial));
+    match taken? {
+        Taken::Ours(_) => removed.map(|()| place.to_owned()),
+        Taken::Held | Taken::Absent => Err(RunDirError::Vanishes { path: trial }),
+    }
+}
+
 /// The directory of a run of ours, locked for as long as this value lives.
 ///
 /// The lock belongs to the open file, not to the process: a copy of the host made by fork without exec keeps it, and

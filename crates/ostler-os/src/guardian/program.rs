@@ -25,10 +25,34 @@ const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/ostler-guardian
 /// content is compared in full before each use.
 const CONTENT: u64 = fnv1a(PROGRAM);
 
+/// What the memory file is called, for people.
+const MEMORY_NAME: &str = "ostler-guardian";
+
 /// A program file that was just written may be busy (ETXTBSY) for as long as a process forked meanwhile by another
 /// thread has not exec'd; then it is tried again, this often and this long after.
 const BUSY_TRIES: u32 = 50;
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
+
+/// How the guardian's program got onto this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProgramFrom {
+    /// From a memory file: nothing of it is on disk.
+    Memory,
+    /// From this file, in a cache directory or where the user has named one.
+    File(PathBuf),
+}
+
+/// What program a guardian runs.
+pub(super) fn of(pid: u32) -> io::Result<ProgramFrom> {
+    let path = fs::read_link(format!("/proc/{pid}/exe"))?;
+    // A memory file has no path: the kernel shows its name, and that nothing leads to it.
+    let memory = path.to_str() == Some(&format!("/memfd:{MEMORY_NAME} (deleted)"));
+    Ok(if memory {
+        ProgramFrom::Memory
+    } else {
+        ProgramFrom::File(path)
+    })
+}
 
 /// Starts the program with `control` as its standard input.
 pub(super) async fn start(options: &GuardianOptions, control: &OwnedFd) -> Result<Child, LaunchError> {
@@ -69,10 +93,9 @@ pub(super) async fn start(options: &GuardianOptions, control: &OwnedFd) -> Resul
 }
 
 fn from_memory(options: &GuardianOptions, control: &OwnedFd) -> io::Result<Child> {
-    let name = "ostler-guardian";
-    let memory = match rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::EXEC) {
+    let memory = match rustix::fs::memfd_create(MEMORY_NAME, MemfdFlags::CLOEXEC | MemfdFlags::EXEC) {
         // Kernels before 6.3 do not know the flag, and let every memory file be executed.
-        Err(Errno::INVAL) => rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?,
+        Err(Errno::INVAL) => rustix::fs::memfd_create(MEMORY_NAME, MemfdFlags::CLOEXEC)?,
         other => other?,
     };
     let mut file = File::from(memory);

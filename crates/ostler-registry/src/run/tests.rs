@@ -299,3 +299,13 @@ fn makers_and_sweepers_do_not_disturb_each_other() {
     assert_eq!(swept.load(Ordering::SeqCst), makers * rounds as usize / 2);
     assert_eq!(names(app_dir), BTreeSet::new());
 }
+
+#[test]
+fn a_place_is_tried_out_without_a_trace() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let place = try_out(&dir.path().join("not/there/yet")).expect("runs could live there");
+    assert_eq!(place, dir.path());
+    assert_eq!(names(dir.path()), BTreeSet::new());
+    let refused = try_out(Path::new("/proc/self"));
+    assert!(matches!(refused, Err(RunDirError::Io { .. })), "{refused:?}");
+}
