@@ -4,10 +4,10 @@
 
 pub mod scene;
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -48,6 +48,7 @@ pub fn worker(modes: &str, tag: &str) -> String {
 pub struct Up {
     child: Child,
     lines: Receiver<Value>,
+    log: Receiver<String>,
     stderr: Option<JoinHandle<String>>,
     /// Every event read so far.
     pub seen: Vec<Value>,
@@ -112,13 +113,15 @@ impl Up {
                 }
             }
         });
+        let (said, log) = channel();
         let stderr = child
             .stderr
             .take()
-            .map(|stderr| std::thread::spawn(move || read_all(stderr)));
+            .map(|stderr| std::thread::spawn(move || read_all(stderr, &said)));
         Self {
             child,
             lines,
+            log,
             stderr,
             seen: Vec::new(),
             directory,
@@ -155,6 +158,24 @@ impl Up {
     /// Reads on to the first event of this name.
     pub fn wait_for_event(&mut self, name: &str) -> Value {
         self.wait_for(name, SOON, |event| event["event"] == name)
+    }
+
+    /// Reads on, in what is written for people, to the first line that fits.
+    ///
+    /// # Panics
+    /// When none comes within the time.
+    pub fn wait_for_log(&self, what: &str, within: Duration, fits: impl Fn(&str) -> bool) -> String {
+        let deadline = Instant::now() + within;
+        let mut log = String::new();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = self.log.recv_timeout(left);
+            let line = line.unwrap_or_else(|error| panic!("no {what} ({error}) in:\n{log}"));
+            if fits(&line) {
+                return line;
+            }
+            log.push_str(&line);
+        }
     }
 
     /// Reads what comes within the time; gives the first event that fits.
@@ -287,9 +308,17 @@ fn with_default_signals(command: &Command) -> Command {
     env
 }
 
-fn read_all(mut stderr: ChildStderr) -> String {
+/// Reads to the end; each line is told as it comes, to whoever still listens.
+fn read_all(stderr: ChildStderr, said: &Sender<String>) -> String {
     let mut text = String::new();
-    drop(stderr.read_to_string(&mut text));
+    let mut lines = BufReader::new(stderr);
+    let mut bytes = Vec::new();
+    while lines.read_until(b'\n', &mut bytes).is_ok_and(|read| read > 0) {
+        let line = String::from_utf8_lossy(&bytes).into_owned();
+        text.push_str(&line);
+        drop(said.send(line));
+        bytes.clear();
+    }
     text
 }
 

@@ -67,6 +67,25 @@ pub fn is_descendant(pid: i32, ancestor: i32) -> io::Result<bool> {
     Ok(false)
 }
 
+/// Whoever lives below one of `roots`, and below which: the nearest. One pass over all processes, however many roots.
+///
+/// # Errors
+/// When `/proc` can't be read.
+pub fn owners(roots: &[i32]) -> io::Result<HashMap<i32, i32>> {
+    let roots: HashSet<i32> = roots.iter().copied().collect();
+    let mut parents = HashMap::new();
+    for pid in procfile::all_pids()? {
+        if let Some(stat) = procfile::stat(pid)?.filter(|stat| !stat.has_ended()) {
+            parents.insert(pid, stat.parent);
+        }
+    }
+    let owner = |pid: i32| {
+        let above = std::iter::successors(parents.get(&pid), |parent| parents.get(parent));
+        above.take(DEEPEST).find(|ancestor| roots.contains(ancestor)).copied()
+    };
+    Ok(parents.keys().filter_map(|pid| Some((*pid, owner(*pid)?))).collect())
+}
+
 /// What a tree uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TreeUsage {
@@ -145,6 +164,9 @@ mod tests {
         let scanned = children_by_parent().expect("readable");
         assert!(!kernel_lists_children() || listed.contains(&pid));
         assert!(scanned[&us].contains(&pid));
+        let owners = owners(&[us]).expect("readable");
+        assert_eq!(owners.get(&pid), Some(&us));
+        assert_eq!(owners.get(&us), None, "nobody is below itself");
         child.kill().expect("killed");
         child.wait().expect("reaped");
     }

@@ -47,6 +47,10 @@ impl Tree {
         tree
     }
 
+    pub(crate) fn services(&self) -> &Arc<Services> {
+        &self.services
+    }
+
     fn pools(&self) -> MutexGuard<'_, Vec<Arc<PoolShared>>> {
         self.pools.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -102,7 +106,7 @@ impl Tree {
     }
 
     /// The pools in the order of their starts.
-    fn pools_in_order(&self) -> Vec<Arc<PoolShared>> {
+    pub(crate) fn pools_in_order(&self) -> Vec<Arc<PoolShared>> {
         self.pools().clone()
     }
 

@@ -31,6 +31,7 @@
 //!
 //! Supervision of ordinary ractor actors, no process in sight, is in [`supervisor`].
 
+mod audit;
 mod builder;
 mod cleaner;
 mod guardian_keeper;
@@ -50,6 +51,7 @@ mod status;
 pub mod supervisor;
 pub mod sweep;
 
+pub use audit::AUDIT_INTERVAL;
 pub use builder::{OstlerBuilder, ROOT_INTENSITY, ROOT_PERIOD, StartError};
 pub use cleaner::CleanupReport;
 pub use hub::{EVENT_BUFFER, EventStream};

@@ -146,7 +146,9 @@ async fn nobody_is_born_into_the_cgroup_of_one_that_lost_its_sitter() {
 fn cgroups(pids: &HashSet<i32>) -> HashSet<String> {
     let of = |pid: &i32| procfs::process::Process::new(*pid).ok()?.cgroups().ok();
     let groups = pids.iter().filter_map(of).flatten();
-    let paths = groups.map(|group| group.pathname).filter(|path| path.contains("/ostler-"));
+    let paths = groups
+        .map(|group| group.pathname)
+        .filter(|path| path.contains("/ostler-"));
     paths.collect()
 }
 

@@ -5,7 +5,7 @@
 pub(super) type Keys = &'static [&'static str];
 
 pub(super) const ROOT: Keys = &["app", "pool", "telemetry"];
-pub(super) const APP: Keys = &["name", "state_dir", "store"];
+pub(super) const APP: Keys = &["name", "state_dir", "store", "audit"];
 pub(super) const POOL: Keys = &[
     "command",
     "cwd",

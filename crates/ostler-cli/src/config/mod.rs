@@ -17,8 +17,9 @@ mod tests;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use ostler::Engine;
+use ostler::{AUDIT_INTERVAL, Engine};
 use ostler_core::spec::PoolSpec;
 use toml::de::DeTable;
 
@@ -44,6 +45,8 @@ pub(crate) struct App {
     pub(crate) state_dir: Option<PathBuf>,
     /// The engine of the process table.
     pub(crate) store: Engine,
+    /// How often the instance is audited; zero: never.
+    pub(crate) audit: Duration,
 }
 
 /// A specification is a page or two: whoever hands us more meant another file (`/dev/zero`, a database).
@@ -105,6 +108,7 @@ fn read_root(walk: &mut Walk<'_>, table: &DeTable<'_>, base: &Path) -> Config {
                 name: String::new(),
                 state_dir: None,
                 store: Engine::DEFAULT,
+                audit: AUDIT_INTERVAL,
             }
         }
     };
@@ -129,6 +133,7 @@ fn read_app(walk: &mut Walk<'_>, section: &Section<'_>, base: &Path) -> App {
             .ok()
             .map(|dir| base.join(dir)),
         store: section.read(walk, "store", values::store).or(Engine::DEFAULT),
+        audit: section.read(walk, "audit", values::duration).or(AUDIT_INTERVAL),
     }
 }
 

@@ -22,6 +22,7 @@ pub(crate) fn show(config: &Config) -> String {
         ),
     }
     page.set("store", config.app.store.name());
+    page.set("audit", duration(config.app.audit));
     for pool in &config.pools {
         page.0.push('\n');
         page.header(&format!("pool.{}", key(&pool.name)));

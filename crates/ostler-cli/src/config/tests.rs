@@ -41,6 +41,7 @@ fn a_short_file_takes_every_default() {
     assert_eq!(config.app.name, "demo");
     assert_eq!(config.app.state_dir, None);
     assert_eq!(config.app.store, Engine::DEFAULT);
+    assert_eq!(config.app.audit, Duration::from_secs(60));
     assert_eq!(config.pools, [PoolSpec::new("web", ["x"])]);
 }
 
@@ -52,6 +53,7 @@ fn every_key_is_read() {
         name = "demo"
         state_dir = "state"
         store = "redb"
+        audit = "0s"
         [pool.embed]
         command = ["python3", "worker.py", "--port", "{port}"]
         cwd = "."
@@ -138,7 +140,8 @@ fn every_key_is_read() {
         App {
             name: "demo".into(),
             state_dir: Some("/srv/demo/state".into()),
-            store: Engine::Redb
+            store: Engine::Redb,
+            audit: Duration::ZERO,
         }
     );
 }

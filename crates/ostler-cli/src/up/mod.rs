@@ -36,9 +36,6 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// After the report every event has been told; a reader needs no longer than this to find them.
 const LAST_EVENTS: Duration = Duration::from_millis(500);
 
-/// Descriptors that the host needs for a worker: its two pipes, and a socket or a listener.
-const DESCRIPTORS_A_WORKER: u64 = 3;
-
 /// Runs the pools of the file until their end, a signal, or the end of `--for`.
 pub(crate) fn run(args: &UpArgs) -> Result<Exit, Failed> {
     let config = config::load(&args.file).map_err(Failed::wrong)?;
@@ -65,7 +62,7 @@ pub(crate) fn run(args: &UpArgs) -> Result<Exit, Failed> {
 
 fn raise_descriptor_limit(pools: &[PoolSpec]) {
     let workers: u64 = pools.iter().map(|pool| u64::from(pool.workers)).sum();
-    let needed = workers * DESCRIPTORS_A_WORKER;
+    let needed = workers * ostler::limits::DESCRIPTORS_A_WORKER;
     match ostler::limits::raise_descriptors() {
         Ok((limit, _)) if limit < needed => tracing::warn!(
             "{workers} workers need about {needed} descriptors, and the limit is {limit}: raise it (ulimit -Hn, LimitNOFILE)"
@@ -77,7 +74,9 @@ fn raise_descriptor_limit(pools: &[PoolSpec]) {
 
 async fn drive(config: Config, time: Option<Duration>, teller: &mut Teller) -> Result<Exit, Failed> {
     let mut signals = Signals::new().map_err(|error| Failed::machine(format!("signals can't be received: {error}")))?;
-    let mut builder = Ostler::builder(&config.app.name).store(config.app.store);
+    let mut builder = Ostler::builder(&config.app.name)
+        .store(config.app.store)
+        .audit(config.app.audit);
     if let Some(dir) = &config.app.state_dir {
         builder = builder.state_dir(dir);
     }

@@ -164,7 +164,9 @@ impl<'a> Ours<'a> {
 async fn last_exit(events: &mut EventStream) -> SystemTime {
     let mut last = SystemTime::UNIX_EPOCH;
     loop {
-        let event = tokio::time::timeout(LIMIT, events.recv()).await.expect("an event in time");
+        let event = tokio::time::timeout(LIMIT, events.recv())
+            .await
+            .expect("an event in time");
         let event = event.expect("the instance runs");
         match event.kind {
             EventKind::WorkerExited => last = last.max(event.time),

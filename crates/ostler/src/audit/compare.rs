@@ -1,0 +1,310 @@
+//! What is said of the same processes, compared. Pure.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
+
+/// What everybody says at one moment. A worker's incarnation goes by its marker's value, `embed/0#3`.
+#[derive(Debug, Default)]
+pub(super) struct View {
+    /// Supervision: these workers' processes live.
+    pub(super) up: Vec<Up>,
+    /// The process table.
+    pub(super) records: Vec<Recorded>,
+    pub(super) guardian: GuardianView,
+    /// `/proc`: who bears this run's marker.
+    pub(super) marked: Vec<Marked>,
+    /// `/proc`: whoever is below a sitter, and below which.
+    pub(super) owners: HashMap<i32, i32>,
+}
+
+/// A worker whose process lives.
+#[derive(Debug)]
+pub(super) struct Up {
+    pub(super) worker: String,
+    pub(super) pid: i32,
+}
+
+/// A record.
+#[derive(Debug)]
+pub(super) struct Recorded {
+    pub(super) worker: String,
+    /// Its process; `None` before the spawn was recorded.
+    pub(super) pid: Option<i32>,
+    /// Whether that process lives; `None` where that can't be told.
+    pub(super) lives: Option<bool>,
+    pub(super) sitter: Option<i32>,
+}
+
+/// A process with this run's marker.
+#[derive(Debug)]
+pub(super) struct Marked {
+    pub(super) pid: i32,
+    pub(super) worker: String,
+}
+
+/// What the guardian says.
+#[derive(Debug, Default)]
+pub(super) enum GuardianView {
+    /// There is none just now: the next one is being started.
+    #[default]
+    None,
+    /// It does not answer.
+    Silent,
+    /// It has these.
+    Has {
+        /// Slot and pid of each sitter.
+        sitters: Vec<(u32, u32)>,
+        /// Children of its own that are no sitters.
+        strays: Vec<u32>,
+    },
+}
+
+impl GuardianView {
+    pub(super) fn sitter_pids(&self) -> Vec<i32> {
+        match self {
+            Self::Has { sitters, .. } => sitters.iter().filter_map(|(_, pid)| i32::try_from(*pid).ok()).collect(),
+            Self::None | Self::Silent => Vec::new(),
+        }
+    }
+}
+
+/// Two that don't say the same.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Disagreement {
+    /// A worker that counts as running has no record.
+    NotRecorded { worker: String, pid: i32 },
+    /// A worker that counts as running has ended.
+    NotRunning { worker: String, pid: i32 },
+    /// A recorded process lives, and the guardian has no sitter above it.
+    NotHeld { worker: String, pid: i32 },
+    /// A sitter has a tree that belongs to no record.
+    TreeOfNobody { slot: u32, pid: i32 },
+    /// The guardian has a child that is no sitter.
+    Stray { pid: u32 },
+    /// A process bears the marker of an incarnation that has no record, or is below no sitter.
+    Marked { worker: String, pid: i32, recorded: bool },
+    /// The guardian does not answer.
+    GuardianSilent,
+}
+
+impl Disagreement {
+    /// Its name, for logs and metrics.
+    pub(super) const fn kind(&self) -> &'static str {
+        match self {
+            Self::NotRecorded { .. } => "not_recorded",
+            Self::NotRunning { .. } => "not_running",
+            Self::NotHeld { .. } => "not_held",
+            Self::TreeOfNobody { .. } => "tree_of_nobody",
+            Self::Stray { .. } => "stray",
+            Self::Marked { .. } => "marked",
+            Self::GuardianSilent => "guardian_silent",
+        }
+    }
+}
+
+impl fmt::Display for Disagreement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotRecorded { worker, pid } => write!(f, "{worker} (pid {pid}) runs and has no record"),
+            Self::NotRunning { worker, pid } => {
+                write!(f, "{worker} counts as running, and its process (pid {pid}) has ended")
+            }
+            Self::NotHeld { worker, pid } => {
+                write!(
+                    f,
+                    "{worker} (pid {pid}) is recorded and lives, and the guardian has no sitter above it"
+                )
+            }
+            Self::TreeOfNobody { slot, pid } => {
+                write!(
+                    f,
+                    "the sitter of slot {slot} has processes (such as pid {pid}), and no record is theirs"
+                )
+            }
+            Self::Stray { pid } => write!(f, "the guardian has a child (pid {pid}) that is no sitter"),
+            Self::Marked {
+                worker,
+                pid,
+                recorded: true,
+            } => write!(f, "pid {pid} bears the marker of {worker} and is below no sitter"),
+            Self::Marked {
+                worker,
+                pid,
+                recorded: false,
+            } => write!(f, "pid {pid} bears the marker of {worker}, which has no record"),
+            Self::GuardianSilent => f.write_str("the guardian does not answer"),
+        }
+    }
+}
+
+/// Everything that disagrees in a view. Without a guardian that answers, nothing is compared with it.
+pub(super) fn compare(view: &View) -> BTreeSet<Disagreement> {
+    let mut found = BTreeSet::new();
+    found.extend(view.up.iter().filter_map(|up| of_worker(up, view)));
+    found.extend(view.marked.iter().filter_map(|marked| of_marked(marked, view)));
+    match &view.guardian {
+        GuardianView::None => {}
+        GuardianView::Silent => _ = found.insert(Disagreement::GuardianSilent),
+        GuardianView::Has { sitters, strays } => {
+            found.extend(strays.iter().map(|pid| Disagreement::Stray { pid: *pid }));
+            found.extend(view.records.iter().filter_map(|record| not_held(record, view)));
+            found.extend(trees_of_nobody(sitters, view));
+        }
+    }
+    found
+}
+
+fn of_worker(up: &Up, view: &View) -> Option<Disagreement> {
+    let (worker, pid) = (up.worker.clone(), up.pid);
+    match view.records.iter().find(|record| record.worker == up.worker) {
+        None => Some(Disagreement::NotRecorded { worker, pid }),
+        Some(record) if record.lives == Some(false) => Some(Disagreement::NotRunning { worker, pid }),
+        Some(_) => None,
+    }
+}
+
+fn of_marked(marked: &Marked, view: &View) -> Option<Disagreement> {
+    let recorded = view.records.iter().any(|record| record.worker == marked.worker);
+    let answered = matches!(view.guardian, GuardianView::Has { .. });
+    let held = !answered || view.owners.contains_key(&marked.pid);
+    (!recorded || !held).then(|| Disagreement::Marked {
+        worker: marked.worker.clone(),
+        pid: marked.pid,
+        recorded,
+    })
+}
+
+fn not_held(record: &Recorded, view: &View) -> Option<Disagreement> {
+    let pid = record.pid.filter(|_| record.lives == Some(true))?;
+    (!view.owners.contains_key(&pid)).then(|| Disagreement::NotHeld {
+        worker: record.worker.clone(),
+        pid,
+    })
+}
+
+/// A record that has no sitter yet may be of any slot: its spawn is under way.
+fn trees_of_nobody(sitters: &[(u32, u32)], view: &View) -> Vec<Disagreement> {
+    if view.records.iter().any(|record| record.sitter.is_none()) {
+        return Vec::new();
+    }
+    let known: HashSet<i32> = view.records.iter().filter_map(|record| record.sitter).collect();
+    let tree_of = |(slot, sitter): &(u32, u32)| {
+        let sitter = i32::try_from(*sitter).ok().filter(|sitter| !known.contains(sitter))?;
+        let below = view.owners.iter().filter(|(_, owner)| **owner == sitter);
+        let pid = below.map(|(pid, _)| *pid).min()?;
+        Some(Disagreement::TreeOfNobody { slot: *slot, pid })
+    };
+    sitters.iter().filter_map(tree_of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Worker 10 and its child 11 below sitter 9, worker 20 below sitter 19.
+    fn healthy() -> View {
+        let recorded = |worker: &str, pid, sitter| Recorded {
+            worker: worker.into(),
+            pid: Some(pid),
+            lives: Some(true),
+            sitter: Some(sitter),
+        };
+        let up = |worker: &str, pid| Up {
+            worker: worker.into(),
+            pid,
+        };
+        let marked = |worker: &str, pid| Marked {
+            pid,
+            worker: worker.into(),
+        };
+        View {
+            up: vec![up("p/0#1", 10), up("p/1#4", 20)],
+            records: vec![recorded("p/0#1", 10, 9), recorded("p/1#4", 20, 19)],
+            guardian: GuardianView::Has {
+                sitters: vec![(0, 9), (1, 19)],
+                strays: vec![],
+            },
+            marked: vec![marked("p/0#1", 10), marked("p/0#1", 11), marked("p/1#4", 20)],
+            owners: HashMap::from([(10, 9), (11, 9), (20, 19)]),
+        }
+    }
+
+    fn kinds(change: impl FnOnce(&mut View)) -> Vec<&'static str> {
+        let mut view = healthy();
+        change(&mut view);
+        compare(&view).iter().map(Disagreement::kind).collect()
+    }
+
+    #[test]
+    fn in_health_there_is_nothing_to_say() {
+        assert_eq!(kinds(|_| {}), [""; 0]);
+    }
+
+    #[test]
+    fn each_disagreement_is_seen_and_no_other_with_it() {
+        assert_eq!(kinds(|view| view.records[0].lives = Some(false)), ["not_running"]);
+        assert_eq!(
+            kinds(|view| view.up.clear()),
+            [""; 0],
+            "what is being stopped may be in any state"
+        );
+        let lose_from_marker_and_tree = |view: &mut View| {
+            view.marked.retain(|marked| marked.pid != 20);
+            view.owners.remove(&20);
+        };
+        assert_eq!(kinds(lose_from_marker_and_tree), ["not_held"]);
+        assert_eq!(
+            kinds(|view| view.marked.push(Marked {
+                pid: 30,
+                worker: "p/0#1".into()
+            })),
+            ["marked"],
+            "below no sitter"
+        );
+        assert_eq!(
+            kinds(|view| view.marked[1].worker = "p/0#9".into()),
+            ["marked"],
+            "of an incarnation that has no record"
+        );
+        let stray = |view: &mut View| {
+            if let GuardianView::Has { strays, .. } = &mut view.guardian {
+                strays.push(40);
+            }
+        };
+        assert_eq!(kinds(stray), ["stray"]);
+    }
+
+    #[test]
+    fn a_record_that_is_missing_is_missed_by_all() {
+        let missing = |view: &mut View| drop(view.records.remove(1));
+        assert_eq!(kinds(missing), ["not_recorded", "tree_of_nobody", "marked"]);
+        let a_spawn_is_under_way = |view: &mut View| {
+            missing(view);
+            view.up.clear();
+            view.marked.clear();
+            view.records[0].sitter = None;
+        };
+        assert_eq!(
+            kinds(a_spawn_is_under_way),
+            [""; 0],
+            "whose the tree is, is not known yet"
+        );
+    }
+
+    #[test]
+    fn without_a_guardian_that_answers_nothing_is_compared_with_it() {
+        let alone = |guardian| {
+            move |view: &mut View| {
+                view.guardian = guardian;
+                view.owners.clear();
+            }
+        };
+        assert_eq!(kinds(alone(GuardianView::None)), [""; 0]);
+        assert_eq!(kinds(alone(GuardianView::Silent)), ["guardian_silent"]);
+    }
+
+    #[test]
+    fn what_cannot_be_verified_is_not_taken_for_gone() {
+        assert_eq!(kinds(|view| view.records[0].lives = None), [""; 0]);
+    }
+}
