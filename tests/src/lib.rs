@@ -3,6 +3,7 @@
 //! Nothing here sleeps to synchronise: a test waits for an event, with a deadline.
 
 pub mod scene;
+pub mod world;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -132,6 +133,11 @@ impl Up {
     /// The pid of the program.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Where its runs are recorded.
+    pub fn state(&self) -> PathBuf {
+        self.directory.path().join("state")
     }
 
     /// Reads on to the first event that fits.
@@ -276,8 +282,7 @@ impl Up {
     pub fn assert_nothing_left(&self) {
         let left = survivors(&self.tag);
         assert!(left.is_empty(), "processes are left: {left:?}");
-        let state = self.directory.path().join("state");
-        let runs: Vec<_> = run_directories(&state);
+        let runs: Vec<_> = run_directories(&self.state());
         assert!(runs.is_empty(), "run directories are left: {runs:?}");
     }
 }

@@ -97,7 +97,7 @@ pub fn reachable_copy(name: &str, directory: &std::path::Path) -> PathBuf {
     copy
 }
 
-/// Has the command run as this user, in a directory of its own: under the limits and permissions that bind people.
+/// Has the command run as this user, in a directory of its own, with copies of our programs that it can reach: under the limits and permissions that bind people.
 /// Where the test isn't root already, nothing is changed.
 ///
 /// # Panics
@@ -113,6 +113,13 @@ pub fn unprivileged(command: &mut Command, user: u32) {
         nix::unistd::chown(path, owner, None).expect("the user owns the run's directory");
     }
     let program = reachable_copy("ostler", directory);
+    let worker = reachable_copy("ostler-test-worker", directory);
+    let text = std::fs::read_to_string(&file).expect("the file is read");
+    let text = text.replace(
+        &*crate::program("ostler-test-worker").to_string_lossy(),
+        &worker.to_string_lossy(),
+    );
+    std::fs::write(&file, text).expect("the file is written");
     let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
     let mut own = Command::new(program);
     own.args(arguments).current_dir(directory);

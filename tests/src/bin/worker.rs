@@ -8,6 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio, exit};
 use std::time::Duration;
@@ -61,7 +62,13 @@ fn run(mode: &str, port: u16, tag: &str) {
         "daemon" => leave_daemon(tag, false, Stdio::null()),
         "daemon-naked" => leave_daemon(tag, true, Stdio::null()),
         "port-keeper" => keep_port_in_grandchild(port, tag),
-        "child" => start(tag),
+        "child" => start("sleep", tag),
+        "child-groups" => (0..2).for_each(|_| start_in_group("child+sleep", tag)),
+        "child-stopped" => start("stop-self+sleep", tag),
+        "child-forker" => start("ignore-term+fork-on", tag),
+        "relay" => relay(tag),
+        "fork-on" => fork_on(tag),
+        "stop-self" => drop(nix::sys::signal::raise(Signal::SIGSTOP)),
         "setsid" => drop(setsid()),
         "abort" => std::process::abort(),
         "kill-self" => drop(nix::sys::signal::kill(getpid(), Signal::SIGKILL)),
@@ -173,9 +180,7 @@ fn notify(message: &str) {
 
 /// A child tells that this worker is ready, and lives on.
 fn notify_by_child(tag: &str) {
-    let mut command = Command::new(own_path());
-    command.args(["notify+sleep", "0", tag]);
-    drop(command.spawn().expect("a child starts"));
+    start("notify+sleep", tag);
 }
 
 /// A heartbeat twice as often as it is asked for, for ever.
@@ -231,13 +236,42 @@ fn keep_port_in_grandchild(port: u16, tag: &str) {
     serve(&listener, 0);
 }
 
-fn start(tag: &str) {
-    drop(
-        Command::new(own_path())
-            .args(["sleep", "0", tag])
-            .spawn()
-            .expect("a child starts"),
-    );
+fn start(modes: &str, tag: &str) {
+    drop(itself(modes, tag).spawn().expect("a child starts"));
+}
+
+/// A child that leads a process group of its own.
+fn start_in_group(modes: &str, tag: &str) {
+    drop(itself(modes, tag).process_group(0).spawn().expect("a child starts"));
+}
+
+/// Starts children without end, each for a moment, four at a time: somebody is always being born.
+fn fork_on(tag: &str) -> ! {
+    let mut children = std::collections::VecDeque::new();
+    loop {
+        // Under a limit of the machine it goes on with those that it has.
+        children.extend(itself("pause=5", tag).spawn().ok());
+        if children.len() >= 4 {
+            drop(children.pop_front().map(|mut child| child.wait()));
+        }
+    }
+}
+
+/// Leaves a runner that hands on to the next one and ends, each in a session of its own: nobody stays to be killed.
+fn relay(tag: &str) {
+    if setsid().is_err() {
+        // The worker itself leads a session already: its first runner begins the race.
+        return start("relay", tag);
+    }
+    std::thread::sleep(Duration::from_millis(10));
+    start("relay", tag);
+    exit(0);
+}
+
+fn itself(modes: &str, tag: &str) -> Command {
+    let mut command = Command::new(own_path());
+    command.args([modes, "0", tag]);
+    command
 }
 
 fn own_path() -> PathBuf {

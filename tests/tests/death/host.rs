@@ -1,0 +1,238 @@
+//! The host dies, in every way.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use ostler_tests::scene::{pool_of, python};
+use ostler_tests::world::{Anatomy, Stranger, World, await_count, children, is_alive};
+use ostler_tests::{SOON, Up, program, run_directories, survivors, worker};
+
+use crate::{KINDS, RESTLESS, pools, processes, sweep};
+
+/// A child that is traced by its sibling, which asks to be told of its end (PTRACE_O_TRACEEXIT) and is stopped: a kill leaves
+/// the child between life and death until its tracer has died.
+const TRACED: &str = "import ctypes, os, signal, sys, time
+traced = os.fork()
+if traced == 0:
+    while True: time.sleep(1000)
+r, w = os.pipe()
+if os.fork() == 0:
+    os.setsid()
+    SEIZE, TRACEEXIT = 0x4206, 0x40
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+    if libc.ptrace(SEIZE, traced, None, TRACEEXIT) != 0: os._exit(1)
+    os.write(w, b'x')
+    os.kill(os.getpid(), signal.SIGSTOP)
+    while True: time.sleep(1000)
+os.read(r, 1)
+print('traced', flush=True)
+while True: time.sleep(1000)";
+
+fn every_kind(tag: &str) -> String {
+    let traced = pool_of(&python(TRACED, tag), "ready = { line = \"traced\" }").replace("[pool.p]", "[pool.traced]");
+    let restless = pools(&RESTLESS, 1, tag).replace("[pool.k", "[pool.r");
+    format!("{}{restless}{traced}", pools(&KINDS, 1, tag))
+}
+
+/// Starts a worker of every kind, and waits until all that they leave is there.
+fn every_kind_in(world: World) -> Up {
+    let mut up = Up::start_with(every_kind, |command| world.apply(command));
+    for _ in 0..=KINDS.len() + RESTLESS.len() {
+        up.wait_for_event("pool.ready");
+    }
+    let wanted = processes(&KINDS, 1) + processes(&RESTLESS, 1) + 3;
+    await_count(&up.tag, "all there", |count| count >= wanted);
+    up
+}
+
+#[test]
+fn killed_with_workers_of_every_kind_it_leaves_nothing_whatever_is_around_it() {
+    for world in World::all() {
+        let up = every_kind_in(world);
+        let mut stranger = Stranger::like_a_worker("sleep", &up.tag);
+        up.signal(Signal::SIGKILL);
+        await_count(&up.tag, "gone", |count| count == 0);
+        sweep(&up.state());
+        up.assert_nothing_left();
+        stranger.assert_untouched();
+    }
+}
+
+#[test]
+fn an_ordered_stop_ends_every_kind_too() {
+    for world in World::all() {
+        let mut up = every_kind_in(world);
+        up.stop_cleanly();
+    }
+}
+
+#[test]
+fn containment_is_what_the_surroundings_allow_and_the_events_name_it() {
+    for world in World::all() {
+        let mut up = Up::start_with(|tag| pools(&KINDS[..1], 1, tag), |command| world.apply(command));
+        let spawned = up.wait_for_event("worker.spawned");
+        up.wait_for_event("pool.ready");
+        let containment = spawned["containment"].as_str().unwrap();
+        assert!(
+            world == World::AsItIs || containment == "sitter",
+            "{world:?}: {spawned}"
+        );
+        up.stop_cleanly();
+    }
+}
+
+#[test]
+fn stopped_it_keeps_its_workers_and_killed_then_it_leaves_none() {
+    let up = every_kind_in(World::AsItIs);
+    let anatomy = Anatomy::of(up.pid());
+    up.signal(Signal::SIGSTOP);
+    // The guardian has had its turns: it answers to nobody, and it has ended nothing.
+    let steady = processes(&KINDS, 1);
+    await_count(&up.tag, "there", |count| count >= steady);
+    assert_eq!(children(anatomy.guardian).len(), anatomy.sitters.len());
+    up.signal(Signal::SIGKILL);
+    await_count(&up.tag, "gone", |count| count == 0);
+    sweep(&up.state());
+    up.assert_nothing_left();
+}
+
+/// systemd stops a unit by a TERM to all its processes at once: host, guardian, sitters and workers.
+#[test]
+fn a_term_to_all_of_its_processes_is_an_ordered_stop() {
+    let mut up = every_kind_in(World::AsItIs);
+    for pid in Anatomy::of(up.pid()).all() {
+        ostler_tests::send(pid, Signal::SIGTERM);
+    }
+    for (pid, _) in survivors(&up.tag) {
+        ostler_tests::send(u32::try_from(pid).unwrap(), Signal::SIGTERM);
+    }
+    let (status, stderr) = up.end(SOON);
+    assert_eq!(status.code(), Some(0), "{stderr}\n{}", up.story());
+    assert_eq!(up.count("cleanup.success"), 1, "{}", up.story());
+    assert_eq!(up.count("guardian.lost"), 0, "{}", up.story());
+    assert_eq!(up.count("worker.gave_up"), 0, "{}", up.story());
+    up.assert_nothing_left();
+}
+
+/// A program of a user that embeds Ostler.
+struct Host {
+    child: Child,
+    directory: tempfile::TempDir,
+    tag: String,
+}
+
+impl Host {
+    fn start(way: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let tag = directory.path().file_name().unwrap().to_str().unwrap().to_owned();
+        let mut command = Command::new(program("ostler-test-host"));
+        command
+            .arg(way)
+            .arg(directory.path().join("state"))
+            .arg(format!("{tag}."));
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        assert_eq!(line, "ready\n");
+        let tag = format!("{tag}.");
+        // The host itself bears the tag, too.
+        await_count(&tag, "all there", |count| count == 1 + 3 * 3);
+        Self { child, directory, tag }
+    }
+
+    fn go(&mut self) {
+        self.child.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+#[test]
+fn an_embedding_host_may_end_in_any_way() {
+    for way in ["abort", "panic", "exit-from-a-thread", "return", "exec", "wait"] {
+        let mut host = Host::start(way);
+        let anatomy = Anatomy::of(host.child.id());
+        host.go();
+        if way == "wait" {
+            host.child.kill().unwrap();
+        }
+        await_count(&host.tag, "gone", |count| count == 0);
+        let deadline = Instant::now() + SOON;
+        for pid in anatomy.sitters.iter().chain([&anatomy.guardian]) {
+            while is_alive(*pid) {
+                assert!(Instant::now() < deadline, "{way}: {pid} of {anatomy:?} lives on");
+                std::thread::yield_now();
+            }
+        }
+        let ended = host.child.try_wait().unwrap();
+        assert_eq!(ended.is_none(), way == "exec", "{way}: {ended:?}");
+        let state = host.directory.path().join("state");
+        sweep(&state);
+        assert_eq!(run_directories(&state), Vec::<PathBuf>::new(), "{way}");
+    }
+}
+
+/// `host_death` with TERM and a grace: what tidies up within it is let, what does not is killed after it; and a start that comes
+/// meanwhile waits for that.
+#[test]
+fn host_death_with_a_grace_is_honoured() {
+    const GRACE: Duration = Duration::from_secs(2);
+    const DATABASE: &str = "import os, signal, sys, time
+def leave(*_):
+    time.sleep(0.5)
+    open(os.environ['CHECKPOINT'], 'w').write('done')
+    os._exit(0)
+signal.signal(signal.SIGTERM, leave)
+print('up', flush=True)
+while True: time.sleep(1000)";
+    let directory = tempfile::tempdir().unwrap();
+    let checkpoint = directory.path().join("checkpoint");
+    let mut dead = Up::start(|tag| {
+        let database = pool_of(
+            &python(DATABASE, tag),
+            &format!(
+                "env = {{ CHECKPOINT = {:?} }}\nready = {{ line = \"up\" }}\nhost_death = {{ signal = \"TERM\", grace = \"1h\" }}",
+                checkpoint.display().to_string()
+            ),
+        );
+        let deaf = pool_of(
+            &worker("ignore-term+sleep", tag),
+            "host_death = { signal = \"TERM\", grace = \"2s\" }",
+        );
+        format!("{database}{}", deaf.replace("[pool.p]", "[pool.deaf]"))
+    });
+    for _ in 0..2 {
+        dead.wait_for_event("pool.ready");
+    }
+    let begun = Instant::now();
+    dead.signal(Signal::SIGKILL);
+    // Its lock is free when it has ended.
+    dead.end(SOON);
+    let swept = sweep(&dead.state());
+    let took = begun.elapsed();
+    assert_eq!(std::fs::read_to_string(&checkpoint).unwrap(), "done");
+    assert!(
+        took >= GRACE,
+        "the deaf one was to have {GRACE:?}, and the sweep was through after {took:?}"
+    );
+    assert!(
+        swept.contains("0 processes killed"),
+        "the guardian ended them, and not the sweep: {swept}"
+    );
+    dead.assert_nothing_left();
+}

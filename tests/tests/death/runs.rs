@@ -1,0 +1,90 @@
+//! Live runs, dead ones and their sweeps, in one state directory.
+
+use nix::sys::signal::Signal;
+use ostler_tests::world::{await_count, rounds};
+use ostler_tests::{SOON, Up, pid_of, run_directories, survivors, worker};
+
+use crate::sweep;
+
+#[test]
+fn the_next_start_sweeps_what_the_dead_one_left() {
+    let mut dead = Up::start(|tag| format!("[pool.p]\ncommand = {}\nworkers = 2\n", worker("daemon+sleep", tag)));
+    dead.wait_for_event("pool.ready");
+    dead.signal(Signal::SIGKILL);
+    // Its lock is free when it has ended, not when it was signalled.
+    dead.end(SOON);
+    let state = dead.state();
+    let mut next = in_state_of(&state);
+    let swept = next.wait_for_event("sweep.done");
+    assert!(
+        swept["message"].as_str().unwrap().starts_with("1 dead runs swept"),
+        "{swept}"
+    );
+    assert_eq!(survivors(&dead.tag), []);
+    next.wait_for_event("pool.ready");
+    next.stop_cleanly();
+    dead.assert_nothing_left();
+}
+
+/// A run of the same app in a state directory that another one has, too.
+fn in_state_of(state: &std::path::Path) -> Up {
+    let pools = |tag: &str| format!("[pool.p]\ncommand = {}\nworkers = 2\n", worker("daemon+sleep", tag));
+    Up::start_with(pools, |command| {
+        let file = command.get_args().nth(1).expect("its file").to_owned();
+        let text = std::fs::read_to_string(&file).unwrap();
+        let shared = format!("state_dir = {:?}", state.display().to_string());
+        std::fs::write(&file, text.replace("state_dir = \"state\"", &shared)).unwrap();
+    })
+}
+
+#[test]
+fn two_instances_with_one_state_directory_never_touch_each_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut random = fastrand::Rng::with_seed(20_261_121);
+    let begin = || {
+        let mut up = in_state_of(directory.path());
+        up.wait_for_event("pool.ready");
+        await_count(&up.tag, "all there", |count| count == 4);
+        up
+    };
+    let mut both = [begin(), begin()];
+    for _ in 0..rounds(6, 50) {
+        let chosen = random.usize(0..2);
+        let other = survivors(&both[1 - chosen].tag);
+        if random.bool() {
+            both[chosen].signal(Signal::SIGKILL);
+        } else {
+            both[chosen].stop_cleanly();
+        }
+        let ended = std::mem::replace(&mut both[chosen], begin());
+        await_count(&ended.tag, "gone", |count| count == 0);
+        assert_eq!(
+            survivors(&both[1 - chosen].tag),
+            other,
+            "the other's processes are untouched"
+        );
+    }
+    for up in &mut both {
+        up.stop_cleanly();
+        assert_eq!(up.count("worker.failed"), 0, "{}", up.story());
+        assert_eq!(up.count("guardian.lost"), 0);
+    }
+    assert_eq!(run_directories(directory.path()), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn a_sweep_leaves_live_runs_alone() {
+    let mut up = Up::start(|tag| format!("[pool.p]\nworkers = 2\ncommand = {}\n", worker("sleep", tag)));
+    let spawned = up.wait_for_event("worker.spawned");
+    up.wait_for_event("pool.ready");
+    await_count(&up.tag, "all there", |count| count == 2);
+    let before = survivors(&up.tag);
+    sweep(&up.state());
+    assert_eq!(survivors(&up.tag), before);
+    assert!(
+        before
+            .iter()
+            .any(|(pid, _)| u32::try_from(*pid) == Ok(pid_of(&spawned)))
+    );
+    up.stop_cleanly();
+}
