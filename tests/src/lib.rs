@@ -2,6 +2,7 @@
 //!
 //! Nothing here sleeps to synchronise: a test waits for an event, with a deadline.
 
+pub mod receiver;
 pub mod scene;
 pub mod world;
 

@@ -16,7 +16,7 @@ const LAYERS: [&str; 6] = [
 ];
 
 /// What these layers must not depend on, for the design's reasons.
-const STRANGERS: [(&str, &[&str]); 3] = [
+const STRANGERS: [(&str, &[&str]); 4] = [
     // No clock, no runtime, no operating system.
     (
         "ostler-core",
@@ -25,6 +25,16 @@ const STRANGERS: [(&str, &[&str]); 3] = [
     // Linux, without a thought of actors.
     ("ostler-os", &["ractor", "rocksdb", "redb"]),
     ("ostler-registry", &["ractor"]),
+    // Telemetry is told by a trait: who wants none compiles none.
+    (
+        "ostler",
+        &[
+            "opentelemetry",
+            "opentelemetry_sdk",
+            "opentelemetry-otlp",
+            "tracing-opentelemetry",
+        ],
+    ),
 ];
 
 /// Of each crate of the workspace, what it depends on outside its tests.

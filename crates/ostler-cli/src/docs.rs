@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use ostler_core::failure::{ExitStatus, Reason};
 use ostler_core::ids::{Incarnation, RunId, WorkerId};
+use ostler_telemetry::names::{Name, attribute, metric, resource, span};
 use ostler_telemetry::{Event, EventKind, Facts};
 
 fn page(name: &str) -> String {
@@ -83,6 +84,65 @@ fn every_field_of_an_event_has_its_row() {
             "docs/events.md says nothing of the field {field}"
         );
     }
+}
+
+#[test]
+fn telemetry_is_listed_with_unit_and_meaning_and_no_row_is_made_up() {
+    let page = page("telemetry.md");
+    let section = |title: &str| {
+        let from = page
+            .split(&format!("## {title}\n"))
+            .nth(1)
+            .unwrap_or_else(|| panic!("no section {title}"));
+        from.split("\n## ").next().unwrap().to_owned()
+    };
+    let lists = [
+        ("Spans", span::ALL, false),
+        ("Metrics", metric::ALL, true),
+        ("Attributes", attribute::ALL, true),
+        ("The resource", resource::ALL, false),
+    ];
+    for (title, names, with_unit) in lists {
+        let row = |name: &Name| match (with_unit, name.unit) {
+            (false, _) => format!("| `{}` | {} |", name.name, name.meaning),
+            (true, "") => format!("| `{}` |  | {} |", name.name, name.meaning),
+            (true, unit) => format!("| `{}` | `{unit}` | {} |", name.name, name.meaning),
+        };
+        let wanted: Vec<String> = names.iter().map(row).collect();
+        let section = section(title);
+        let rows: Vec<&str> = section.lines().filter(|line| line.starts_with("| `")).collect();
+        assert_eq!(rows, wanted, "docs/telemetry.md, {title}");
+    }
+}
+
+/// What Prometheus calls a metric: dots are underscores, the unit and the kind are endings.
+fn prometheus_names(metric: &Name) -> [String; 2] {
+    let name = metric.name.replace('.', "_");
+    let unit = match metric.unit {
+        "s" => "_seconds",
+        "By" => "_bytes",
+        "1" => "_ratio",
+        _ => "",
+    };
+    [format!("{name}{unit}"), format!("{name}{unit}_total")]
+}
+
+#[test]
+fn dashboard_and_alerts_know_no_metric_that_is_not_there() {
+    let known: Vec<String> = metric::ALL.iter().flat_map(prometheus_names).collect();
+    let labels: Vec<String> = attribute::ALL.iter().map(|name| name.name.replace('.', "_")).collect();
+    for file in ["telemetry/dashboard.json", "telemetry/alerts.yaml"] {
+        let text = page(file);
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        for word in words.filter(|word| word.starts_with("ostler_")) {
+            let word = word.trim_end_matches("_bucket").to_owned();
+            assert!(
+                known.contains(&word) || labels.contains(&word),
+                "{file} asks for {word}"
+            );
+        }
+    }
+    serde_json::from_str::<serde_json::Value>(&page("telemetry/dashboard.json")).unwrap();
 }
 
 #[test]

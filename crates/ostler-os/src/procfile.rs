@@ -31,6 +31,8 @@ pub struct Stat {
     pub user_ticks: u64,
     /// Kernel mode CPU time, in clock ticks.
     pub system_ticks: u64,
+    /// CPU time of children that ended and were waited for, and of theirs, in clock ticks.
+    pub waited_ticks: u64,
     /// Number of threads, the leader included.
     pub threads: u64,
     /// When it started, in clock ticks since boot: with the pid, its identity.
@@ -63,6 +65,7 @@ impl Stat {
             parent: fields.get(1)?.parse().ok()?,
             user_ticks: number(14)?,
             system_ticks: number(15)?,
+            waited_ticks: number(16)? + number(17)?,
             threads: number(20)?,
             start_time: number(22)?,
             resident_pages: number(24)?,

@@ -93,7 +93,8 @@ pub struct TreeUsage {
     pub processes: u64,
     /// Resident memory in bytes, pages that processes share counted for each.
     pub resident_bytes: u64,
-    /// CPU time in clock ticks, user and kernel, of the processes that live now.
+    /// CPU time in clock ticks, user and kernel, of the processes that live now and of those that ended and were waited
+    /// for. A sitter waits for all that its descendants leave, so below it the sum does not fall.
     pub cpu_ticks: u64,
 }
 
@@ -103,15 +104,23 @@ pub struct TreeUsage {
 /// When `/proc` can't be read.
 pub fn usage(root: i32) -> io::Result<TreeUsage> {
     let page = rustix::param::page_size() as u64;
-    let mut usage = TreeUsage::default();
+    let mut usage = TreeUsage {
+        cpu_ticks: procfile::stat(root)?.map_or(0, |stat| stat.waited_ticks),
+        ..TreeUsage::default()
+    };
     for pid in descendants(root)? {
         if let Some(stat) = procfile::stat(pid)? {
             usage.processes += 1;
             usage.resident_bytes += stat.resident_pages * page;
-            usage.cpu_ticks += stat.user_ticks + stat.system_ticks;
+            usage.cpu_ticks += stat.user_ticks + stat.system_ticks + stat.waited_ticks;
         }
     }
     Ok(usage)
+}
+
+/// How many clock ticks the kernel counts a second; at least 1.
+pub fn ticks_a_second() -> u64 {
+    rustix::param::clock_ticks_per_second().max(1)
 }
 
 /// Whether this kernel has `/proc/PID/task/TID/children` (CONFIG_PROC_CHILDREN).

@@ -12,11 +12,11 @@ use serde::ser::{SerializeMap, Serializer};
 pub const SCHEMA: u32 = 1;
 
 macro_rules! event_kinds {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)*) => {
         /// What happened.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum EventKind {
-            $($(#[$doc])* $variant,)*
+            $($(#[doc = $doc])+ $variant,)*
         }
 
         impl EventKind {
@@ -27,6 +27,20 @@ macro_rules! event_kinds {
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => $name,)*
+                }
+            }
+
+            /// The same among the names of other systems, such as `ostler.worker.ready`.
+            pub const fn full_name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => concat!("ostler.", $name),)*
+                }
+            }
+
+            /// What it means, in a sentence.
+            pub fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$variant => concat!($($doc),+).trim(),)*
                 }
             }
         }
@@ -192,6 +206,13 @@ impl Event {
             | EventKind::CleanupSuccess => false,
         }
     }
+
+    /// The pool that it is about: its own, or its worker's.
+    pub fn pool_name(&self) -> Option<&str> {
+        self.pool
+            .as_deref()
+            .or(self.worker.as_ref().map(|worker| worker.pool.as_str()))
+    }
 }
 
 impl Facts {
@@ -234,10 +255,7 @@ impl Serialize for Event {
         out.always("event", self.kind.name())?;
         out.always("app", &self.app)?;
         out.always("run", &self.run.to_string())?;
-        out.some(
-            "pool",
-            self.pool.as_ref().or(self.worker.as_ref().map(|worker| &worker.pool)),
-        )?;
+        out.some("pool", self.pool_name())?;
         out.some("worker", self.worker.as_ref().map(ToString::to_string))?;
         out.some("incarnation", self.incarnation)?;
         self.facts.serialize_into(&mut out)?;

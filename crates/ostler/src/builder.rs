@@ -11,7 +11,7 @@ use ostler_registry::{
     AppDirError, DirEnv, Engine, Owner, RunDir, RunDirError, RunInfo, Table, TableError, TableEvent, TableOptions,
     UnixNanos, app_dir,
 };
-use ostler_telemetry::{EventKind, Facts};
+use ostler_telemetry::{EventKind, Facts, Observer};
 use ractor::ActorCell;
 
 use crate::audit::{self, AUDIT_INTERVAL};
@@ -140,6 +140,13 @@ impl OstlerBuilder {
     /// A guardian program to use instead of the built-in one; the variable `OSTLER_GUARDIAN` does the same.
     pub fn guardian_program(mut self, program: impl Into<PathBuf>) -> Self {
         self.guardian_program = Some(program.into());
+        self
+    }
+
+    /// Has everything told to this observer, as `Telemetry` is one (feature `otlp`): metrics and log records. Spans go
+    /// through `tracing`. The first one stays. Default: none.
+    pub fn observer(self, observer: impl Observer + 'static) -> Self {
+        self.hub.set_observer(Arc::new(observer));
         self
     }
 

@@ -2,12 +2,13 @@
 //!
 //! Nothing here can block: a subscriber that does not keep up loses the oldest events, and is told how many.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use ostler_core::ids::{Incarnation, RunId, WorkerId};
-use ostler_telemetry::{Event, EventKind, Facts};
+use ostler_telemetry::{Event, EventKind, Facts, Observer, SpanLink, context};
 use tokio::sync::broadcast;
+use tracing::Span;
 
 /// How many events a subscriber may be behind before it loses the oldest: 16,384.
 pub const EVENT_BUFFER: usize = 16_384;
@@ -47,6 +48,7 @@ pub(crate) struct Hub {
     app: String,
     run: RunId,
     line: Mutex<Line>,
+    observer: OnceLock<Arc<dyn Observer>>,
 }
 
 #[derive(Debug)]
@@ -66,16 +68,59 @@ impl Hub {
                 seq: 0,
                 sender: Some(sender),
             }),
+            observer: OnceLock::new(),
+        }
+    }
+
+    /// The app's name.
+    pub(crate) fn app(&self) -> &str {
+        &self.app
+    }
+
+    /// Everything is told to this observer, too; the first one stays.
+    pub(crate) fn set_observer(&self, observer: Arc<dyn Observer>) {
+        // The builder sets it, before anything is told.
+        let _ = self.observer.set(observer);
+    }
+
+    pub(crate) fn observer(&self) -> Option<&Arc<dyn Observer>> {
+        self.observer.get()
+    }
+
+    /// Tells an event that is no part of an incarnation's start or stop: it has a span of its own.
+    pub(crate) fn emit(&self, kind: EventKind, about: About, facts: Facts) {
+        self.emit_below(&SpanLink::default(), kind, about, facts);
+    }
+
+    /// The same, with its span below one that may have ended: what the event follows from.
+    pub(crate) fn emit_below(&self, parent: &SpanLink, kind: EventKind, about: About, facts: Facts) {
+        let span = tracing::info_span!(target: "ostler", parent: None, "ostler.event", otel.name = kind.full_name());
+        context::place_below(&span, parent);
+        if let Some(event) = self.publish(kind, about, facts) {
+            context::describe(&span, &event);
+            self.observe(&event, &span);
+        }
+    }
+
+    /// Tells an event that is a part of the work of this span.
+    pub(crate) fn emit_in(&self, span: &Span, kind: EventKind, about: About, facts: Facts) {
+        if let Some(event) = self.publish(kind, about, facts) {
+            context::note(span, &event);
+            self.observe(&event, span);
+        }
+    }
+
+    fn observe(&self, event: &Event, span: &Span) {
+        if let Some(observer) = self.observer() {
+            observer.event(event, &context::link_of(span));
         }
     }
 
     /// Numbers the event, and tells it to all. Numbering and sending are one step, so that every subscriber sees the
-    /// events in the order of their numbers.
-    pub(crate) fn emit(&self, kind: EventKind, about: About, facts: Facts) {
+    /// events in the order of their numbers. `None`: the run is over.
+    fn publish(&self, kind: EventKind, about: About, facts: Facts) -> Option<Arc<Event>> {
         let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(sender) = line.sender.clone() else {
-            return;
-        };
+        let sender = line.sender.clone()?;
         line.seq += 1;
         let event = Arc::new(Event {
             seq: line.seq,
@@ -95,6 +140,7 @@ impl Hub {
         }
         drop(line);
         trace(&event);
+        Some(event)
     }
 
     pub(crate) fn subscribe(&self) -> EventStream {
@@ -107,11 +153,12 @@ impl Hub {
         EventStream {
             receiver,
             waiting: None,
+            observer: self.observer().cloned(),
         }
     }
 }
 
-/// Trouble is a warning; the rest is information.
+/// To whoever keeps a log.
 fn trace(event: &Event) {
     let worker = event.worker.as_ref().map(ToString::to_string);
     let who = worker.as_deref().or(event.pool.as_deref()).unwrap_or("run");
@@ -136,6 +183,7 @@ fn trace(event: &Event) {
 pub struct EventStream {
     receiver: broadcast::Receiver<Arc<Event>>,
     waiting: Option<Arc<Event>>,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 impl EventStream {
@@ -153,6 +201,9 @@ impl EventStream {
             Err(broadcast::error::RecvError::Lagged(count)) => {
                 let next = self.receiver.recv().await.ok()?;
                 let dropped = Arc::new(Event::dropped_before(&next, count, "their reader was too slow"));
+                if let Some(observer) = &self.observer {
+                    observer.event(&dropped, &SpanLink::default());
+                }
                 self.waiting = Some(next);
                 Some(dropped)
             }

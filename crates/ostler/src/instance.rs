@@ -7,7 +7,7 @@ use ostler_core::ids::RunId;
 use ostler_core::signal::Signal;
 use ostler_core::spec::PoolSpec;
 use ostler_os::identity::{Attribution, ProcessIdentity};
-use ostler_telemetry::{EventKind, Facts};
+use ostler_telemetry::{EventKind, Facts, Instance};
 use tokio::sync::watch;
 
 use crate::builder::OstlerBuilder;
@@ -41,6 +41,11 @@ impl Tree {
             pools: Mutex::default(),
             report,
         });
+        if let Some(observer) = tree.services.hub.observer() {
+            // As a type first, or the pointer would have no place for the trait's methods.
+            let instance: Arc<dyn Instance> = Arc::<Self>::clone(&tree);
+            observer.watch(Arc::downgrade(&instance));
+        }
         // Made here and not in the task: a runtime can be shut down before it has polled that for the first time.
         let runtime_guard = AbandonOnDrop(Arc::clone(&tree.services));
         tokio::spawn(conclude(Arc::clone(&tree), runtime_guard));

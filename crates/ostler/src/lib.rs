@@ -40,6 +40,7 @@ mod identity;
 mod instance;
 mod lines;
 mod link;
+mod paragraph;
 mod pool;
 mod process;
 mod process_table;
@@ -47,6 +48,7 @@ mod ready;
 mod release;
 mod report;
 mod services;
+mod snapshot;
 mod status;
 pub mod supervisor;
 pub mod sweep;
@@ -57,6 +59,7 @@ pub use cleaner::CleanupReport;
 pub use hub::{EVENT_BUFFER, EventStream};
 pub use instance::{Killer, Ostler};
 pub use pool::{Pool, PoolBuilder, PoolError, PoolPhase};
+pub use process::{RECORDS_A_SECOND, RECORDS_AT_ONCE};
 pub use report::{StopError, StopReport};
 pub use status::WorkerState;
 pub use supervisor::{Backoff, Restart};
@@ -71,7 +74,9 @@ pub use ostler_core::spec::{
 };
 pub use ostler_os::limits;
 pub use ostler_registry::{DirEnv, Engine, app_dir};
-pub use ostler_telemetry::{Event, EventKind, Facts};
+#[cfg(feature = "otlp")]
+pub use ostler_telemetry::otlp;
+pub use ostler_telemetry::{Event, EventKind, Facts, Observer};
 
 #[cfg(test)]
 mod tests;

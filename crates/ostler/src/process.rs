@@ -8,24 +8,30 @@
 mod announce;
 mod driver;
 mod environment;
+mod output;
 mod prepare;
+mod spans;
 mod turn;
 mod watching;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use ostler_core::failure::Failure;
 use ostler_core::ids::{Incarnation, WorkerId};
 use ostler_core::lifecycle::{Cause, Outcome};
 use ostler_core::spec::PoolSpec;
+use ostler_os::identity::ProcessIdentity;
+use ostler_telemetry::SpanLink;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::services::{PortMap, Services};
 use crate::status::WorkerState;
 
 pub(crate) use driver::{Done, Driver, Message, Work};
+pub use output::{RECORDS_A_SECOND, RECORDS_AT_ONCE};
 
 /// What the owner of a process is told of it.
 #[derive(Debug, Clone)]
@@ -70,6 +76,12 @@ struct Memory {
     spent_cgroups: u64,
     /// Why the worker is about to be stopped, when somebody said so.
     stop_cause: Option<Cause>,
+    /// Where the trace of its last incarnation's end is: what follows is linked to it.
+    last_stop: SpanLink,
+    /// The root of its tree: it stays from one incarnation to the next.
+    sitter: Option<ProcessIdentity>,
+    /// When it was restarted within the period of its intensity.
+    restarts: VecDeque<Instant>,
 }
 
 /// A worker's place in its pool.
@@ -167,6 +179,53 @@ impl Slot {
             .stop_cause
             .take()
             .unwrap_or_else(|| self.services.stop_cause())
+    }
+
+    /// The trace of the last incarnation's end.
+    pub(crate) fn last_stop(&self) -> SpanLink {
+        self.memory().last_stop.clone()
+    }
+
+    fn remember_stop(&self, stop: SpanLink) {
+        self.memory().last_stop = stop;
+    }
+
+    fn note_sitter(&self, sitter: Option<ProcessIdentity>) {
+        self.memory().sitter = sitter;
+    }
+
+    /// The root of its tree, while it has had one.
+    pub(crate) fn sitter(&self) -> Option<ProcessIdentity> {
+        self.memory().sitter
+    }
+
+    /// It is being restarted, and that is counted.
+    pub(crate) fn note_restart(&self, now: Instant) {
+        let mut memory = self.memory();
+        memory.restarts.push_back(now);
+        let period = self.spec.period;
+        memory
+            .restarts
+            .retain(|at| now.saturating_duration_since(*at) <= period);
+    }
+
+    /// Which part of its intensity is used; 1 when the next restart is one too many.
+    pub(crate) fn intensity_used(&self, now: Instant) -> f64 {
+        let within = |at: &&Instant| now.saturating_duration_since(**at) <= self.spec.period;
+        let used = self.memory().restarts.iter().filter(within).count();
+        match self.spec.intensity {
+            0 => 1.0,
+            // Both are small.
+            intensity => used as f64 / f64::from(intensity),
+        }
+    }
+
+    /// Whether an incarnation waits for its turn.
+    pub(crate) fn is_waiting(&self) -> bool {
+        let memory = self.memory();
+        let reserved = memory.state.incarnation.map_or(0, |incarnation| incarnation.0);
+        let held = |latest: &watch::Receiver<Progress>| *latest.borrow() != Progress::Released;
+        memory.incarnations > reserved && memory.latest.as_ref().is_some_and(held)
     }
 
     pub(crate) fn spent_cgroups(&self) -> u64 {

@@ -38,6 +38,7 @@ fn run(mode: &str, port: u16, tag: &str) {
         "exit" => exit(i32::try_from(number).unwrap_or(1)),
         "stderr" => eprintln!("ModuleNotFoundError: No module named 'nonesuch'"),
         "pause" => std::thread::sleep(Duration::from_millis(number)),
+        "burn" => burn(Duration::from_millis(number)),
         "ignore-term" => block_polite_signals(),
         "flood" => flood(number),
         "http" => serve(&bind(port), number),
@@ -47,6 +48,8 @@ fn run(mode: &str, port: u16, tag: &str) {
         "tcp" => accept(&bind(port)),
         "say-out" => println!("ready to serve"),
         "say-err" => eprintln!("ready to serve"),
+        "trace-parent" => println!("{} {}", set("TRACEPARENT"), set("TRACESTATE")),
+        "traceback" => eprintln!("before\n{TRACEBACK}\nafter"),
         "notify" => notify("READY=1"),
         "notify-status" => notify("STATUS=warming up"),
         "notify-child" => notify_by_child(tag),
@@ -79,9 +82,39 @@ fn run(mode: &str, port: u16, tag: &str) {
     }
 }
 
+/// As CPython prints it.
+const TRACEBACK: &str = "Traceback (most recent call last):
+  File \"worker.py\", line 1, in <module>
+    1 / 0
+    ~~^~~
+ZeroDivisionError: division by zero
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File \"worker.py\", line 3, in <module>
+    raise ValueError(1)
+ValueError: 1";
+
+/// A variable, empty where it is not set.
+fn set(name: &str) -> String {
+    std::env::var(name).unwrap_or_default()
+}
+
 fn park() -> ! {
     loop {
         std::thread::park();
+    }
+}
+
+/// Uses so much CPU time, however busy the machine is.
+fn burn(time: Duration) {
+    let used = || {
+        let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID).expect("a clock");
+        Duration::from(time)
+    };
+    while used() < time {
+        std::hint::spin_loop();
     }
 }
 

@@ -6,6 +6,7 @@ pub(super) type Keys = &'static [&'static str];
 
 pub(super) const ROOT: Keys = &["app", "pool", "telemetry"];
 pub(super) const APP: Keys = &["name", "state_dir", "store", "audit"];
+pub(super) const TELEMETRY: Keys = &["otlp", "protocol", "headers", "sampling", "service_name"];
 pub(super) const POOL: Keys = &[
     "command",
     "cwd",
@@ -38,7 +39,3 @@ pub(super) const READY: Keys = &["notify", "http", "grpc", "tcp", "line", "file"
 pub(super) const HEALTH: Keys = &["http", "grpc", "tcp", "port", "every", "timeout", "misses"];
 pub(super) const STOP: Keys = &["signal", "grace"];
 pub(super) const OUTPUT: Keys = &["ring", "log"];
-
-/// Tables of later work: known by name, and refused by name. What is not built within a pool is refused by the
-/// rules of its specification.
-pub(super) const NOT_BUILT: Keys = &["telemetry"];

@@ -9,6 +9,7 @@ mod pool;
 mod probe;
 mod section;
 mod show;
+mod telemetry;
 mod values;
 
 #[cfg(test)]
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ostler::{AUDIT_INTERVAL, Engine};
+use ostler::otlp::Settings;
 use ostler_core::spec::PoolSpec;
 use toml::de::DeTable;
 
@@ -32,6 +34,8 @@ pub(crate) use show::show;
 pub(crate) struct Config {
     /// `[app]`.
     pub(crate) app: App,
+    /// `[telemetry]`; `None`: it is not there.
+    pub(crate) telemetry: Option<Settings>,
     /// `[pool.NAME]`, in the order of their names.
     pub(crate) pools: Vec<PoolSpec>,
 }
@@ -114,6 +118,7 @@ fn read_root(walk: &mut Walk<'_>, table: &DeTable<'_>, base: &Path) -> Config {
     };
     Config {
         app,
+        telemetry: telemetry::read(walk, &root),
         pools: read_pools(walk, &root, base),
     }
 }

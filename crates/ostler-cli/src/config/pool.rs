@@ -74,7 +74,7 @@ fn read_process(walk: &mut Walk<'_>, section: &Section<'_>, spec: &mut PoolSpec,
         .read(walk, "cwd", values::path)
         .ok()
         .map(|cwd| clean_join(base, &cwd));
-    worker.env = read_env(walk, section);
+    worker.env = read_strings(walk, section, "env");
     worker.inherit_env = section
         .read(walk, "inherit_env", values::boolean)
         .or(worker.inherit_env);
@@ -89,8 +89,9 @@ fn clean_join(base: &Path, cwd: &Path) -> std::path::PathBuf {
     base.join(cwd).components().collect()
 }
 
-fn read_env(walk: &mut Walk<'_>, pool: &Section<'_>) -> BTreeMap<String, String> {
-    let Some(section) = pool.any_table(walk, "env").ok() else {
+/// A table of strings under names that people choose.
+pub(super) fn read_strings(walk: &mut Walk<'_>, within: &Section<'_>, key: &str) -> BTreeMap<String, String> {
+    let Some(section) = within.any_table(walk, key).ok() else {
         return BTreeMap::new();
     };
     section

@@ -3,7 +3,7 @@
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::keys::{Keys, NOT_BUILT};
+use super::keys::Keys;
 use super::mistake::{Mistakes, nearest, place_of};
 
 /// One reading of a file: its text, and the mistakes found so far.
@@ -227,8 +227,6 @@ impl<'t> Section<'t> {
             let path = self.path_of(name);
             if !known.contains(&name) {
                 walk.wrong(at, &path, unknown_key(name, known));
-            } else if NOT_BUILT.contains(&name) {
-                walk.wrong(at, &path, "it is not built yet; leave it out");
             }
         }
     }

@@ -1,8 +1,10 @@
 //! The resolved specification as TOML, with every default written out. What it prints reads back as the same.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use ostler::otlp::Settings;
 use ostler_core::spec::{Health, Mode, OnGiveUp, PoolSpec, Port, Ports, Probe, ProbeKind, Ready, StopSpec, WorkerSpec};
 use ostler_core::supervision::Backoff;
 use toml::{Table, Value};
@@ -23,6 +25,11 @@ pub(crate) fn show(config: &Config) -> String {
     }
     page.set("store", config.app.store.name());
     page.set("audit", duration(config.app.audit));
+    if let Some(telemetry) = &config.telemetry {
+        page.0.push('\n');
+        page.header("telemetry");
+        show_telemetry(&mut page, telemetry);
+    }
     for pool in &config.pools {
         page.0.push('\n');
         page.header(&format!("pool.{}", key(&pool.name)));
@@ -31,6 +38,23 @@ pub(crate) fn show(config: &Config) -> String {
         show_life(&mut page, &pool.worker);
     }
     page.0
+}
+
+fn show_telemetry(page: &mut Page, settings: &Settings) {
+    match &settings.endpoint {
+        Some(endpoint) => page.set("otlp", endpoint.as_str()),
+        None => page.remark("otlp", "$OTEL_EXPORTER_OTLP_ENDPOINT, else this machine"),
+    }
+    page.set("protocol", settings.protocol.name());
+    page.set("headers", strings(&settings.headers));
+    match settings.sampling {
+        Some(part) => page.set("sampling", part),
+        None => page.remark("sampling", "$OTEL_TRACES_SAMPLER, else all"),
+    }
+    match &settings.service_name {
+        Some(name) => page.set("service_name", name.as_str()),
+        None => page.remark("service_name", "$OTEL_SERVICE_NAME, else the app's name"),
+    }
 }
 
 struct Page(String);
@@ -71,6 +95,11 @@ fn table<const N: usize>(entries: [(&str, Value); N]) -> Value {
             .map(|(name, value)| (name.to_owned(), value))
             .collect(),
     )
+}
+
+fn strings(strings: &BTreeMap<String, String>) -> Table {
+    let entry = |(name, value): (&String, &String)| (name.clone(), value.as_str().into());
+    strings.iter().map(entry).collect()
 }
 
 fn duration(duration: Duration) -> Value {
@@ -120,12 +149,7 @@ fn show_process(page: &mut Page, worker: &WorkerSpec) {
         Some(cwd) => page.set("cwd", cwd.to_string_lossy().as_ref()),
         None => page.remark("cwd", "the directory that ostler is started in"),
     }
-    let env: Table = worker
-        .env
-        .iter()
-        .map(|(name, value)| (name.clone(), value.as_str().into()))
-        .collect();
-    page.set("env", env);
+    page.set("env", strings(&worker.env));
     page.set("inherit_env", worker.inherit_env);
     match &worker.ports {
         Ports::None => page.set("port", "none"),

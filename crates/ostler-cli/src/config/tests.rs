@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ostler::Engine;
+use ostler::otlp::{Protocol, Settings};
 use ostler_core::signal::Signal;
 use ostler_core::spec::{Health, OnGiveUp, OutputSpec, PoolSpec, Port, Ports, Probe, ProbeKind, Ready, StopSpec};
 use ostler_core::supervision::{Backoff, Restart};
@@ -229,15 +230,47 @@ fn one_mistake_is_told_once() {
 #[test]
 fn what_is_not_built_is_refused_by_name() {
     let told = mistakes(&format!(
-        "{APP}[telemetry]\notlp = \"http://127.0.0.1:4317\"\n[pool.a]\ncommand = [\"x\"]\nport = \"any\"\nmode = \"independent\"\nready = {{ grpc = true }}\nhealth = {{ grpc = true }}\n"
+        "{APP}[pool.a]\ncommand = [\"x\"]\nport = \"any\"\nmode = \"independent\"\nready = {{ grpc = true }}\nhealth = {{ grpc = true }}\n"
     ));
     assert_eq!(
         told,
         [
-            "ostler.toml:3:2: telemetry: it is not built yet; leave it out",
-            "ostler.toml:8:8: pool.a.mode: mode \"independent\" is not built yet; only \"coupled\" is",
-            "ostler.toml:9:9: pool.a.ready: grpc is not built yet; http, tcp, notify, line, file and after are",
-            "ostler.toml:10:10: pool.a.health: grpc is not built yet; http, tcp, notify, line, file and after are",
+            "ostler.toml:6:8: pool.a.mode: mode \"independent\" is not built yet; only \"coupled\" is",
+            "ostler.toml:7:9: pool.a.ready: grpc is not built yet; http, tcp, notify, line, file and after are",
+            "ostler.toml:8:10: pool.a.health: grpc is not built yet; http, tcp, notify, line, file and after are",
+        ]
+    );
+}
+
+#[test]
+fn telemetry_is_read_and_its_mistakes_have_their_places() {
+    let with = |lines: &str| format!("{APP}[telemetry]\n{lines}\n[pool.a]\ncommand = [\"x\"]\n");
+    let config = read(&with(
+        "otlp = \"http://127.0.0.1:4318\"\nprotocol = \"http/protobuf\"\nheaders = { a = \"b\" }\nsampling = 0.5\nservice_name = \"s\"",
+    ))
+    .unwrap();
+    assert_eq!(
+        config.telemetry,
+        Some(Settings {
+            endpoint: Some("http://127.0.0.1:4318".into()),
+            protocol: Protocol::Http,
+            headers: [("a".to_owned(), "b".to_owned())].into(),
+            sampling: Some(0.5),
+            service_name: Some("s".into()),
+            ..Settings::default()
+        })
+    );
+    assert_eq!(read(&show(&config)), Ok(config));
+    assert_eq!(read(&with("")).unwrap().telemetry, Some(Settings::default()));
+    assert_eq!(
+        mistakes(&with(
+            "otlp = \"https://x\"\nprotocol = \"http\"\nsampling = 2\nservice = \"s\""
+        )),
+        [
+            "ostler.toml:4:8: telemetry.otlp: https://x: TLS is not built in; send to a collector on this machine by http://, and have it send on",
+            "ostler.toml:5:12: telemetry.protocol: \"http\" was found; \"grpc\" | \"http/protobuf\" is allowed",
+            "ostler.toml:6:12: telemetry.sampling: 2 is no part; a number between 0 and 1 is wanted",
+            "ostler.toml:7:1: telemetry.service: there is no such key; known here are otlp, protocol, headers, sampling, service_name",
         ]
     );
 }
@@ -382,6 +415,7 @@ fn reference() -> String {
 fn the_reference_names_every_key() {
     let sections = [
         keys::APP,
+        keys::TELEMETRY,
         keys::POOL,
         keys::BACKOFF,
         keys::READY,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use ostler::Engine;
+use ostler::otlp::{self, Protocol};
 use ostler_core::signal::Signal;
 use ostler_core::spec::{Mode, OnGiveUp, Port};
 use ostler_core::supervision::Restart;
@@ -216,6 +217,18 @@ fn word<T: Copy>(value: &DeValue<'_>, words: &[(&'static str, T)]) -> Read<T> {
         shortened(text),
         allowed()
     ))
+}
+
+/// The address of an OTLP receiver.
+pub(super) fn receiver(value: &DeValue<'_>) -> Read<String> {
+    let address = string(value)?;
+    otlp::check_endpoint(&address)?;
+    Ok(address)
+}
+
+/// How OTLP is spoken.
+pub(super) fn protocol(value: &DeValue<'_>) -> Read<Protocol> {
+    word(value, &Protocol::ALL.map(|protocol| (protocol.name(), protocol)))
 }
 
 /// The words for restart types.

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use ostler::otlp::Telemetry;
 use tracing::Metadata;
 use tracing_subscriber::filter::{EnvFilter, FilterExt as _, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
@@ -11,8 +12,8 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::screen::Screen;
 
-/// Sends the log to the screen. `level` is a level or a filter.
-pub(crate) fn start(level: &str, screen: Arc<Screen>) -> Result<(), String> {
+/// Sends the log to the screen, and spans to telemetry where it is on. `level` is a level or a filter.
+pub(crate) fn start(level: &str, screen: Arc<Screen>, telemetry: Option<&Telemetry>) -> Result<(), String> {
     let filter = EnvFilter::try_new(level).map_err(|error| format!("--log {level}: {error}"))?;
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(Writer(screen))
@@ -20,6 +21,7 @@ pub(crate) fn start(level: &str, screen: Arc<Screen>) -> Result<(), String> {
         .with_filter(filter.and(filter_fn(is_news)));
     tracing_subscriber::registry()
         .with(layer)
+        .with(telemetry.map(Telemetry::layer))
         .try_init()
         .map_err(|error| format!("the log can't be started: {error}"))
 }

@@ -10,6 +10,7 @@ mod teller;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ostler::otlp::{FLUSH_LIMIT, Settings, SettingsError, Telemetry};
 use ostler::{EventStream, Killer, Ostler, OstlerBuilder, StopReport};
 use ostler_core::spec::PoolSpec;
 use ostler_telemetry::EventKind;
@@ -43,14 +44,20 @@ pub(crate) fn run(args: &UpArgs) -> Result<Exit, Failed> {
     let screen = Screen::new(!args.no_table && !teller::events_on_terminal(args.events.as_deref()))
         .map(Arc::new)
         .map_err(|error| Failed::machine(format!("no thread can be started: {error}")))?;
-    log::start(&args.log, Arc::clone(&screen)).map_err(Failed::wrong)?;
+    let telemetry = start_telemetry(&config).map_err(Failed::wrong)?;
+    log::start(&args.log, Arc::clone(&screen), telemetry.as_ref()).map_err(Failed::wrong)?;
     raise_descriptor_limit(&config.pools);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| Failed::machine(format!("the runtime can't be started: {error}")))?;
     let mut teller = Teller::new(Arc::clone(&screen), journal);
-    let outcome = runtime.block_on(drive(config, args.time, &mut teller));
+    let outcome = runtime.block_on(drive(config, args.time, telemetry.clone(), &mut teller));
+    if let Some(undelivered) = telemetry.map(|telemetry| telemetry.shutdown(FLUSH_LIMIT))
+        && !undelivered.is_empty()
+    {
+        screen.say(&format!("ostler: telemetry that was not delivered: {undelivered}"));
+    }
     teller.finish(Instant::now() + LAST_LINES);
     if let Err(failed) = &outcome {
         screen.say(failed.message());
@@ -58,6 +65,17 @@ pub(crate) fn run(args: &UpArgs) -> Result<Exit, Failed> {
     screen.finish(Instant::now() + LAST_WORDS);
     runtime.shutdown_background();
     Ok(outcome.unwrap_or_else(|failed| failed.exit()))
+}
+
+/// On when the file has the section, or a variable names a receiver.
+fn start_telemetry(config: &Config) -> Result<Option<Telemetry>, SettingsError> {
+    let mut settings = match &config.telemetry {
+        Some(settings) => settings.clone(),
+        None if Settings::receiver_in_environment() => Settings::default(),
+        None => return Ok(None),
+    };
+    settings.service_name.get_or_insert_with(|| config.app.name.clone());
+    Telemetry::start(&settings)
 }
 
 fn raise_descriptor_limit(pools: &[PoolSpec]) {
@@ -72,13 +90,21 @@ fn raise_descriptor_limit(pools: &[PoolSpec]) {
     }
 }
 
-async fn drive(config: Config, time: Option<Duration>, teller: &mut Teller) -> Result<Exit, Failed> {
+async fn drive(
+    config: Config,
+    time: Option<Duration>,
+    telemetry: Option<Telemetry>,
+    teller: &mut Teller,
+) -> Result<Exit, Failed> {
     let mut signals = Signals::new().map_err(|error| Failed::machine(format!("signals can't be received: {error}")))?;
     let mut builder = Ostler::builder(&config.app.name)
         .store(config.app.store)
         .audit(config.app.audit);
     if let Some(dir) = &config.app.state_dir {
         builder = builder.state_dir(dir);
+    }
+    if let Some(telemetry) = telemetry {
+        builder = builder.observer(telemetry);
     }
     let begun = Instant::now();
     let run = builder.run_id();

@@ -4,6 +4,7 @@
 //! worker and the resources that belong to it end as one (ADR 0001, `ADR/0001-a-starter-between-pool-and-worker.md`).
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use ostler_core::failure::Failure;
 use ostler_core::pool::PoolInput;
@@ -141,7 +142,7 @@ fn finished(slot: &Slot, shared: &PoolShared) {
     let about = About::worker(&slot.worker, None);
     slot.services
         .hub
-        .emit(EventKind::WorkerFinished, about, Facts::default());
+        .emit_below(&slot.last_stop(), EventKind::WorkerFinished, about, Facts::default());
     shared.tell(PoolInput::Finished(slot.worker.index));
 }
 
@@ -156,19 +157,25 @@ fn tell(slot: &Slot, shared: &PoolShared, report: Report) {
         Report::RestartScheduled {
             attempt, delay, reason, ..
         } => {
+            slot.note_restart(Instant::now());
             let facts = Facts {
                 attempt: Some(attempt),
                 delay: Some(delay),
                 reason: failure(&reason).map(|f| f.reason),
                 ..Facts::default()
             };
-            slot.services.hub.emit(EventKind::WorkerRestarting, about(), facts);
+            slot.services
+                .hub
+                .emit_below(&slot.last_stop(), EventKind::WorkerRestarting, about(), facts);
         }
         Report::ReachedMaxRestartIntensity { reason, restarts, .. } => {
             slot.note_gave_up();
-            slot.services
-                .hub
-                .emit(EventKind::WorkerGaveUp, about(), why(slot, restarts, &reason));
+            slot.services.hub.emit_below(
+                &slot.last_stop(),
+                EventKind::WorkerGaveUp,
+                about(),
+                why(slot, restarts, &reason),
+            );
             shared.tell(PoolInput::GaveUp(slot.worker.index, failure(&reason).cloned()));
         }
         Report::Progress { .. }

@@ -23,22 +23,29 @@ pub(super) fn announce(driver: &mut Driver, what: Transition, elapsed: Duration)
         ..driver.resources.complete(facts)
     };
     let about = About::worker(&driver.slot.worker, Some(driver.incarnation));
-    driver.slot.services.hub.emit(kind, about, facts);
+    let pid = driver.resources.pid;
+    let span = driver.spans.enter(&driver.slot, driver.incarnation, pid, &what);
+    driver.slot.services.hub.emit_in(&span, kind, about, facts);
+    drop(span);
+    driver.spans.leave(&driver.slot, &what);
 }
 
 /// Tells the world that the grace of a stop is over, and that the sitter has killed what was left.
-pub(super) fn grace_over(driver: &Driver, signal: Signal) {
+pub(super) fn grace_over(driver: &mut Driver, signal: Signal) {
     let facts = Facts {
         signal: Some(signal.name()),
         cause: Some("grace_over".to_owned()),
         ..Facts::default()
     };
     let about = About::worker(&driver.slot.worker, Some(driver.incarnation));
+    let stopping = EventKind::WorkerStopping;
+    let facts = driver.resources.complete(facts);
     driver
         .slot
         .services
         .hub
-        .emit(EventKind::WorkerStopping, about, driver.resources.complete(facts));
+        .emit_in(driver.spans.stop(), stopping, about, facts);
+    driver.spans.killed();
 }
 
 fn event(what: &Transition) -> (EventKind, Facts) {

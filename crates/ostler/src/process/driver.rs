@@ -20,6 +20,7 @@ use ostler_os::guardian::{GuardianEvent, SignalCause};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use super::prepare::{Prepared, Resources};
+use super::spans::Spans;
 use super::{Progress, Slot, Told, announce, turn};
 use crate::link::Route;
 use crate::services::StopLevel;
@@ -118,6 +119,7 @@ pub(crate) struct Driver {
     pub(crate) slot: Arc<Slot>,
     pub(crate) incarnation: Incarnation,
     pub(crate) resources: Resources,
+    pub(super) spans: Spans,
     lifecycle: Lifecycle,
     first: Vec<Effect>,
     inbox: mpsc::UnboundedReceiver<Message>,
@@ -158,6 +160,7 @@ impl Driver {
         let (lifecycle, first) = Lifecycle::new(rules, slot.services.now());
         let stop_level = slot.services.stop_level.subscribe();
         Self {
+            spans: Spans::begin(&slot, incarnation),
             slot,
             incarnation,
             resources: Resources::default(),
@@ -286,6 +289,10 @@ impl Driver {
                 announce::grace_over(self, signal);
                 None
             }
+            GuardianEvent::Signalled { .. } => {
+                self.spans.signalled();
+                None
+            }
             other => {
                 tracing::debug!(target: "ostler", worker = %self.slot.worker, incarnation = self.incarnation.0, ?other);
                 None
@@ -342,6 +349,7 @@ impl Driver {
     }
 
     fn perform(&mut self, effect: Effect) {
+        self.spans.perform(&effect);
         match effect {
             Effect::Record => self.pending.push(self.reserve()),
             Effect::Spawn => {
@@ -407,6 +415,7 @@ impl Driver {
     }
 
     fn finish(self, outcome: Outcome) -> Outcome {
+        self.count_dropped_lines();
         let limit = matches!(&outcome, Outcome::Failed(failure) if failure.reason.is_machine_limit());
         let mut memory = self.slot.memory();
         memory.machine_failures = if limit { memory.machine_failures + 1 } else { 0 };
@@ -414,6 +423,13 @@ impl Driver {
         match outcome {
             Outcome::Failed(failure) => Outcome::Failed(self.with_stderr(failure)),
             other => other,
+        }
+    }
+
+    fn count_dropped_lines(&self) {
+        let (hub, lines) = (&self.slot.services.hub, self.resources.dropped_lines());
+        if let Some(observer) = hub.observer().filter(|_| lines > 0) {
+            observer.output_dropped(hub.app(), &self.slot.worker.pool, lines);
         }
     }
 

@@ -19,6 +19,8 @@ pub(super) struct Offers<'a> {
     pub(super) notify_socket: Option<OsString>,
     pub(super) ready_file: Option<&'a Path>,
     pub(super) watchdog: Option<Duration>,
+    /// W3C `traceparent` and `tracestate` of the trace that starts it.
+    pub(super) trace: Option<(String, Option<String>)>,
 }
 
 /// What the child overwrites with its own pid, which nobody knows before the fork.
@@ -32,7 +34,14 @@ pub(super) fn is_for_the_host_alone(name: &OsStr) -> bool {
         || name == b"JOURNAL_STREAM"
         || name.starts_with(b"LISTEN_")
         || name.starts_with(b"WATCHDOG_")
+        // The trace that the host was started in is not the one that starts the worker.
+        || name == TRACE_PARENT.as_bytes()
+        || name == TRACE_STATE.as_bytes()
 }
+
+/// The place in a trace, as OpenTelemetry passes it by the environment.
+const TRACE_PARENT: &str = "TRACEPARENT";
+const TRACE_STATE: &str = "TRACESTATE";
 
 /// The environment of one incarnation, sorted by name. Later layers win: inherited, the specification's, Ostler's own.
 pub(super) fn environment(
@@ -46,6 +55,11 @@ pub(super) fn environment(
     let mut env: BTreeMap<OsString, OsString> = BTreeMap::new();
     if spec.inherit_env {
         env.extend(inherited.filter(|(name, _)| !is_for_the_host_alone(name)));
+    }
+    // Before the specification's: whoever sets one means another trace.
+    if let Some((parent, state)) = &offers.trace {
+        env.insert(TRACE_PARENT.into(), parent.into());
+        env.extend(state.iter().map(|state| (TRACE_STATE.into(), state.into())));
     }
     env.extend(spec.env.iter().map(|(name, value)| (name.into(), value.into())));
     env.insert(run.marker_name().into(), worker.marker_value(incarnation).into());
@@ -120,6 +134,22 @@ mod tests {
     }
 
     #[test]
+    fn the_trace_is_that_of_the_start_unless_the_specification_names_another() {
+        let host = [("TRACEPARENT", "00-host"), ("TRACESTATE", "host=1")];
+        let mut spec = WorkerSpec::new(["x"]);
+        let none = build(&spec, &host, &Offers::default());
+        assert!(!none.contains_key("TRACEPARENT") && !none.contains_key("TRACESTATE"));
+        let offers = Offers {
+            trace: Some(("00-start".into(), Some("start=1".into()))),
+            ..Offers::default()
+        };
+        let env = build(&spec, &host, &offers);
+        assert_eq!((&*env["TRACEPARENT"], &*env["TRACESTATE"]), ("00-start", "start=1"));
+        spec.env.insert("TRACEPARENT".into(), "00-user".into());
+        assert_eq!(build(&spec, &host, &offers)["TRACEPARENT"], "00-user");
+    }
+
+    #[test]
     fn an_outer_run_keeps_its_marker() {
         let outer = RunId::from_u128(1).marker_name();
         let env = build(&WorkerSpec::new(["x"]), &[(&outer, "q/0#1")], &Offers::default());
@@ -134,6 +164,7 @@ mod tests {
             notify_socket: Some("/n".into()),
             ready_file: Some(Path::new("/r")),
             watchdog: Some(Duration::from_secs(2)),
+            trace: None,
         };
         let env = build(&WorkerSpec::new(["x"]), &[], &offers);
         let got = |name: &str| env[name].as_str();

@@ -14,7 +14,7 @@ use ostler_os::guardian::{EndPolicy, OrderError, SpawnRequest, SpawnStep};
 use ostler_os::holders::Holder;
 use ostler_os::identity::{ProcessIdentity, here};
 use ostler_os::notify::NotifySocket;
-use ostler_os::output::{self, Capture, CaptureOptions, OnLine};
+use ostler_os::output::{self, Capture, CaptureOptions};
 use ostler_os::port_choice::{self, PortChoice, PortReservation};
 use ostler_os::ports::{self, PortError};
 use ostler_os::{limits, program};
@@ -81,6 +81,12 @@ impl Resources {
         self.cgroup
             .take()
             .is_none_or(|group| group.try_remove().unwrap_or(false))
+    }
+
+    /// How many lines went from what is kept.
+    pub(super) fn dropped_lines(&self) -> u64 {
+        let captures = [&self.stdout, &self.stderr].into_iter().flatten();
+        captures.map(Capture::dropped).sum()
     }
 
     pub(super) fn stderr_tail(&self) -> Vec<String> {
@@ -206,6 +212,7 @@ impl Driver {
             notify_socket: self.notify_value(),
             ready_file: self.resources.ready_file.as_deref(),
             watchdog: spec.watchdog,
+            trace: self.spans.start().headers(),
         };
         let services = &slot.services;
         let env = environment::environment(
@@ -298,23 +305,6 @@ impl Driver {
         Ok((out_write, err_write))
     }
 
-    /// Called for each line of the worker, in the reader's task: it never blocks.
-    fn on_line(&self, spec: &WorkerSpec, stream: &'static str) -> Option<OnLine> {
-        let (log, watch) = (spec.output.log, self.resources.lines.clone());
-        if !log && watch.is_none() {
-            return None;
-        }
-        let (worker, incarnation) = (self.slot.worker.to_string(), self.incarnation.0);
-        Some(Box::new(move |line| {
-            if let Some(watch) = &watch {
-                watch.see(line);
-            }
-            if log {
-                tracing::info!(target: "ostler::output", worker, incarnation, stream, "{line}");
-            }
-        }))
-    }
-
     fn cgroup(&mut self) -> Option<OwnedFd> {
         let group = self.slot.services.cgroup.as_ref()?;
         let made = group
@@ -353,6 +343,7 @@ impl Driver {
         let sitter = i32::try_from(sitter)
             .ok()
             .and_then(|pid| ProcessIdentity::of(pid).ok().flatten());
+        self.slot.note_sitter(sitter);
         let group = self.resources.cgroup.as_ref().filter(|_| in_cgroup);
         let containment = group.map_or(Containment::Sitter, |group| {
             Containment::Cgroup(group.path().display().to_string())
@@ -365,7 +356,9 @@ impl Driver {
             at: UnixNanos::now(),
         };
         let (table, key) = (self.slot.services.table.clone(), self.key());
+        let span = self.spans.activating(pid);
         Box::pin(async move {
+            let _open = span;
             // An incarnation that is ending already is not made active any more; its record is there all the same.
             if let Err(error) = table.activate(key, activation).await {
                 tracing::debug!(target: "ostler", %error, "a record was not made active");

@@ -67,7 +67,7 @@ prop_compose! {
 proptest! {
     #[test]
     fn what_is_shown_reads_back_as_the_same(pool in any_pool(), store in any_engine()) {
-        let config = Config { app: App { name: "demo".into(), state_dir: Some("/x".into()), store, audit: Duration::from_millis(1500) }, pools: vec![pool] };
+        let config = Config { app: App { name: "demo".into(), state_dir: Some("/x".into()), store, audit: Duration::from_millis(1500) }, telemetry: None, pools: vec![pool] };
         let text = show(&config);
         prop_assert_eq!(read(&text), Ok(config), "{}", text);
     }

@@ -1,0 +1,28 @@
+//! `[telemetry]`: where traces, metrics and log records go.
+
+use ostler::otlp::{Protocol, Settings};
+
+use super::section::{Section, Walk};
+use super::{keys, pool, values};
+
+/// Reads the section; `None`: it is not there.
+pub(super) fn read(walk: &mut Walk<'_>, root: &Section<'_>) -> Option<Settings> {
+    let section = root.table(walk, "telemetry", keys::TELEMETRY).ok()?;
+    let settings = Settings {
+        endpoint: section.read(walk, "otlp", values::receiver).ok(),
+        protocol: section.read(walk, "protocol", values::protocol).or(Protocol::default()),
+        headers: pool::read_strings(walk, &section, "headers"),
+        sampling: section.read(walk, "sampling", values::fraction).ok(),
+        metric_interval: None,
+        service_name: section.read(walk, "service_name", values::string).ok(),
+    };
+    if let Some(part) = settings.sampling.filter(|part| !(0.0..=1.0).contains(part)) {
+        let at = section.locate("sampling");
+        walk.wrong(
+            at,
+            &section.path_of("sampling"),
+            format!("{part} is no part; a number between 0 and 1 is wanted"),
+        );
+    }
+    Some(settings)
+}

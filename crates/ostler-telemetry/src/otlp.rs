@@ -1,0 +1,125 @@
+//! Spans, metrics and log records to an OTLP receiver, by gRPC or HTTP (ADR 0013).
+//!
+//! Nothing global is installed: the host adds [`Telemetry::layer`] to its own `tracing` subscriber and hands a clone of
+//! the [`Telemetry`] to the builder of its instance. Nothing here slows the host: what is sent goes through bounded
+//! queues to threads of its own; what does not fit, or can't be delivered, is dropped and counted.
+
+pub(crate) mod attributes;
+mod delivery;
+mod http;
+mod instruments;
+mod pipeline;
+mod records;
+mod settings;
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use opentelemetry::trace::TracerProvider as _;
+use tracing::Subscriber;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::context::SpanLink;
+use crate::event::Event;
+use crate::observe::{Instance, Observer, Output, Part};
+use instruments::Instruments;
+use pipeline::Pipeline;
+use records::Records;
+
+pub use delivery::Undelivered;
+pub use settings::{Protocol, Settings, SettingsError, check_endpoint};
+
+/// How long the flush at the end may take when nobody says otherwise: 3 s.
+pub const FLUSH_LIMIT: Duration = Duration::from_secs(3);
+
+/// The target of Ostler's spans.
+const TARGET: &str = "ostler";
+
+/// Telemetry under way. Clones are handles of the same. When the last is dropped without [`Telemetry::shutdown`], what
+/// is still queued is lost.
+#[derive(Debug, Clone)]
+pub struct Telemetry {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    instruments: Instruments,
+    records: Records,
+    pipeline: Pipeline,
+}
+
+impl Telemetry {
+    /// Starts the threads that send. `None`: telemetry is switched off by `OTEL_SDK_DISABLED`. Whether the receiver is
+    /// there is not looked at: it may come later.
+    ///
+    /// # Errors
+    /// [`SettingsError`] when a setting or an `OTEL_*` variable can't be meant.
+    pub fn start(settings: &Settings) -> Result<Option<Self>, SettingsError> {
+        if settings::is_disabled() {
+            return Ok(None);
+        }
+        let pipeline = Pipeline::start(settings)?;
+        let inner = Inner {
+            instruments: Instruments::new(&pipeline.meter(), pipeline.tallies()),
+            records: Records::new(pipeline.logger()),
+            pipeline,
+        };
+        Ok(Some(Self { inner: Arc::new(inner) }))
+    }
+
+    /// The layer that takes Ostler's spans, and nobody else's, from the host's `tracing` subscriber.
+    pub fn layer<S>(&self) -> impl Layer<S> + Send + Sync + use<S>
+    where
+        S: Subscriber + for<'span> LookupSpan<'span> + Send + Sync,
+    {
+        tracing_opentelemetry::layer()
+            .with_tracer(self.inner.pipeline.tracers().tracer(TARGET))
+            .with_location(false)
+            .with_threads(false)
+            .with_level(false)
+            .with_target(false)
+            .with_tracked_inactivity(false)
+            .with_filter(filter_fn(|metadata| metadata.is_span() && metadata.target() == TARGET))
+    }
+
+    /// What could not be delivered so far.
+    pub fn undelivered(&self) -> Undelivered {
+        self.inner.pipeline.tallies().lost()
+    }
+
+    /// Sends what is queued, for at most this time, and ends. Returns what was not delivered in all. Blocks: from a task
+    /// call it in `spawn_blocking`. Later spans, metrics and records go nowhere.
+    pub fn shutdown(&self, limit: Duration) -> Undelivered {
+        self.inner.pipeline.shutdown(limit)
+    }
+}
+
+impl Observer for Telemetry {
+    fn event(&self, event: &Event, span: &SpanLink) {
+        self.inner.instruments.event(event);
+        self.inner.records.event(event, span);
+    }
+
+    fn duration(&self, part: Part, app: &str, pool: &str, took: Duration) {
+        self.inner.instruments.duration(part, app, pool, took);
+    }
+
+    fn output(&self, output: &Output<'_>) {
+        self.inner.records.output(output);
+    }
+
+    fn output_dropped(&self, app: &str, pool: &str, lines: u64) {
+        self.inner.instruments.output_dropped(app, pool, lines);
+    }
+
+    fn output_limited(&self, app: &str, pool: &str, records: u64) {
+        self.inner.instruments.output_limited(app, pool, records);
+    }
+
+    fn watch(&self, instance: Weak<dyn Instance>) {
+        self.inner.instruments.watch(instance);
+    }
+}

@@ -1,0 +1,90 @@
+//! An event's fields as attributes, by the one list of names.
+
+use opentelemetry::{Array, KeyValue, StringValue, Value};
+use ostler_core::failure::ExitStatus;
+
+use crate::event::{Event, Facts};
+use crate::names::attribute;
+
+/// All that an event tells, whom it is about included.
+pub(crate) fn of_event(event: &Event) -> Vec<KeyValue> {
+    let mut list = vec![
+        KeyValue::new(attribute::APP, event.app.clone()),
+        KeyValue::new(attribute::RUN, event.run.to_string()),
+    ];
+    if let Some(pool) = event.pool_name() {
+        list.push(KeyValue::new(attribute::POOL, pool.to_owned()));
+    }
+    if let Some(worker) = &event.worker {
+        list.push(KeyValue::new(attribute::WORKER, worker.to_string()));
+    }
+    if let Some(incarnation) = event.incarnation {
+        list.push(KeyValue::new(attribute::INCARNATION, integer(incarnation.0)));
+    }
+    list.extend(of_incident(event));
+    list
+}
+
+/// What an event tells beside whom it is about: for the span of that worker, which says so itself.
+pub(crate) fn of_incident(event: &Event) -> Vec<KeyValue> {
+    let mut list = vec![KeyValue::new(attribute::SEQ, integer(event.seq))];
+    let Facts {
+        pid,
+        port,
+        ports,
+        containment,
+        reason,
+        message,
+        suggestion,
+        exit,
+        signal,
+        cause,
+        stderr_tail,
+        holder,
+        count,
+        orphans,
+        attempt,
+        delay,
+        elapsed,
+    } = &event.facts;
+    let (code, ended_by) = match exit {
+        Some(ExitStatus::Code(code)) => (Some(i64::from(*code)), None),
+        Some(ExitStatus::Signal(signal)) => (None, Some(signal.name())),
+        None => (None, None),
+    };
+    let ports: Vec<String> = ports.iter().map(|(name, port)| format!("{name}={port}")).collect();
+    let mut add = |key: &'static str, value: Option<Value>| {
+        list.extend(value.map(|value| KeyValue::new(key, value)));
+    };
+    add(attribute::PID, pid.map(|pid| i64::from(pid).into()));
+    add(attribute::PORT, port.map(|port| i64::from(port).into()));
+    add(attribute::PORTS, texts(&ports));
+    add(attribute::CONTAINMENT, text(containment.as_ref()));
+    add(attribute::REASON, reason.map(|reason| reason.name().into()));
+    add(attribute::MESSAGE, text(message.as_ref()));
+    add(attribute::SUGGESTION, text(suggestion.as_ref()));
+    add(attribute::EXIT_CODE, code.map(Value::from));
+    add(attribute::SIGNAL, text(ended_by.as_ref().or(signal.as_ref())));
+    add(attribute::CAUSE, text(cause.as_ref()));
+    add(attribute::STDERR_TAIL, texts(stderr_tail));
+    add(attribute::HOLDER, text(holder.as_ref()));
+    add(attribute::COUNT, count.map(|count| integer(count).into()));
+    add(attribute::ORPHANS, texts(orphans));
+    add(attribute::ATTEMPT, attempt.map(|attempt| i64::from(attempt).into()));
+    add(attribute::DELAY, delay.map(|delay| delay.as_secs_f64().into()));
+    add(attribute::ELAPSED, elapsed.map(|elapsed| elapsed.as_secs_f64().into()));
+    list
+}
+
+/// OTLP's integers are signed.
+pub(super) fn integer(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn text(value: Option<&String>) -> Option<Value> {
+    value.map(|value| value.clone().into())
+}
+
+fn texts(values: &[String]) -> Option<Value> {
+    (!values.is_empty()).then(|| Value::Array(Array::String(values.iter().cloned().map(StringValue::from).collect())))
+}

@@ -1,0 +1,201 @@
+//! What becomes of a worker's lines beside being kept: readiness, the log, records for telemetry.
+//!
+//! The hook runs in the task that drains the stream, so nothing in it waits.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant, SystemTime};
+
+use ostler_core::ids::{Incarnation, WorkerId};
+use ostler_core::spec::WorkerSpec;
+use ostler_os::output::OnLine;
+use ostler_telemetry::{Observer, Output};
+
+use super::driver::Driver;
+use crate::hub::Hub;
+use crate::paragraph::Paragraph;
+
+/// Log records of one stream a second, in the long run; what is above is counted and kept back.
+pub const RECORDS_A_SECOND: u32 = 100;
+/// How many records a stream that was silent may give at once.
+pub const RECORDS_AT_ONCE: u32 = 200;
+
+/// How long a line waits for those that may belong to it: 100 ms.
+const HOLD: Duration = Duration::from_millis(100);
+
+impl Driver {
+    /// Called for each line of the worker.
+    pub(super) fn on_line(&self, spec: &WorkerSpec, stream: &'static str) -> Option<OnLine> {
+        let (log, watch) = (spec.output.log, self.resources.lines.clone());
+        if !log && watch.is_none() {
+            return None;
+        }
+        let (worker, incarnation) = (self.slot.worker.to_string(), self.incarnation.0);
+        let mut recorder = log.then(|| Recorder::new(self, stream)).flatten();
+        Some(Box::new(move |line| {
+            if let Some(watch) = &watch {
+                watch.see(line);
+            }
+            if log {
+                tracing::info!(target: "ostler::output", worker, incarnation, stream, "{line}");
+            }
+            if let Some(recorder) = &mut recorder {
+                recorder.line(line);
+            }
+        }))
+    }
+}
+
+/// Makes records of one stream's lines. Dropped with the hook, it gives what it still holds.
+struct Recorder(Arc<Stream>);
+
+struct Stream {
+    observer: Arc<dyn Observer>,
+    hub: Arc<Hub>,
+    worker: WorkerId,
+    incarnation: Incarnation,
+    stream: &'static str,
+    gathered: Mutex<Gathered>,
+}
+
+struct Gathered {
+    paragraph: Paragraph,
+    since: SystemTime,
+    last_line: Instant,
+    allowance: Allowance,
+    /// Kept back since the last record that was given.
+    limited: u64,
+    timer: bool,
+}
+
+impl Recorder {
+    /// `None`: nobody wants records.
+    fn new(driver: &Driver, stream: &'static str) -> Option<Self> {
+        let hub = &driver.slot.services.hub;
+        let now = Instant::now();
+        Some(Self(Arc::new(Stream {
+            observer: Arc::clone(hub.observer()?),
+            hub: Arc::clone(hub),
+            worker: driver.slot.worker.clone(),
+            incarnation: driver.incarnation,
+            stream,
+            gathered: Mutex::new(Gathered {
+                paragraph: Paragraph::default(),
+                since: SystemTime::now(),
+                last_line: now,
+                allowance: Allowance::new(now),
+                limited: 0,
+                timer: false,
+            }),
+        })))
+    }
+
+    fn line(&mut self, line: &str) {
+        let Self(stream) = self;
+        let mut gathered = stream.gathered();
+        if let Some(text) = gathered.paragraph.push(line) {
+            stream.give(&mut gathered, &text);
+            gathered.since = SystemTime::now();
+        }
+        gathered.last_line = Instant::now();
+        // Without a runtime, at the very end, the drop of this gives the rest.
+        if !gathered.timer
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            gathered.timer = true;
+            gathered.since = SystemTime::now();
+            runtime.spawn(give_when_silent(Arc::downgrade(stream)));
+        }
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.0.give_rest(&mut self.0.gathered());
+    }
+}
+
+impl Stream {
+    fn gathered(&self) -> MutexGuard<'_, Gathered> {
+        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn give_rest(&self, gathered: &mut Gathered) {
+        if let Some(text) = gathered.paragraph.take() {
+            self.give(gathered, &text);
+        }
+    }
+
+    fn give(&self, gathered: &mut Gathered, text: &str) {
+        let app = self.hub.app();
+        if !gathered.allowance.take(Instant::now()) {
+            gathered.limited += 1;
+            self.observer.output_limited(app, &self.worker.pool, 1);
+            return;
+        }
+        self.observer.output(&Output {
+            app,
+            worker: &self.worker,
+            incarnation: self.incarnation,
+            stream: self.stream,
+            time: gathered.since,
+            text,
+            limited: std::mem::take(&mut gathered.limited),
+        });
+    }
+}
+
+/// Gives what is held when no line has come for a while; ends then, or with its stream.
+async fn give_when_silent(stream: Weak<Stream>) {
+    loop {
+        tokio::time::sleep(HOLD).await;
+        let Some(stream) = stream.upgrade() else { return };
+        let mut gathered = stream.gathered();
+        if gathered.last_line.elapsed() >= HOLD {
+            stream.give_rest(&mut gathered);
+            gathered.timer = false;
+            return;
+        }
+    }
+}
+
+/// How many records a stream may give now: so many at once, refilled at so many a second.
+#[derive(Debug)]
+struct Allowance {
+    left: f64,
+    at: Instant,
+}
+
+impl Allowance {
+    fn new(now: Instant) -> Self {
+        Self {
+            left: f64::from(RECORDS_AT_ONCE),
+            at: now,
+        }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        let refill = now.saturating_duration_since(self.at).as_secs_f64() * f64::from(RECORDS_A_SECOND);
+        self.left = (self.left + refill).min(f64::from(RECORDS_AT_ONCE));
+        self.at = now;
+        let some = self.left >= 1.0;
+        if some {
+            self.left -= 1.0;
+        }
+        some
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_gives_so_many_at_once_and_so_many_a_second() {
+        let begun = Instant::now();
+        let mut allowance = Allowance::new(begun);
+        let mut given = |after| (0..1_000).filter(|_| allowance.take(begun + after)).count();
+        assert_eq!(given(Duration::ZERO), RECORDS_AT_ONCE as usize);
+        assert_eq!(given(Duration::from_millis(500)), RECORDS_A_SECOND as usize / 2);
+        assert_eq!(given(Duration::from_secs(60)), RECORDS_AT_ONCE as usize);
+    }
+}

@@ -1,0 +1,191 @@
+//! The spans of an incarnation: its start is one trace, its stop another, and nothing is open between the two.
+//!
+//! ```text
+//! ostler.worker.start   reserve → spawn → await_ready, activate
+//! ostler.worker.stop    term → wait → kill → tree_gone → port → record
+//! ```
+//! The next start is linked to the stop that it follows. Without a listener none of this costs more than a look.
+
+use std::time::Instant;
+
+use ostler_core::ids::Incarnation;
+use ostler_core::lifecycle::{Effect, Transition};
+use ostler_core::signal::Signal;
+use ostler_telemetry::names::span;
+use ostler_telemetry::{Part, SpanLink, context};
+use tracing::Span;
+
+use super::Slot;
+
+/// What an incarnation is doing, as its spans and its measured times have it.
+#[derive(Debug)]
+pub(crate) struct Spans {
+    start: Span,
+    stop: Span,
+    /// The part of the one that is open.
+    step: Span,
+    step_name: &'static str,
+    part: Option<(Part, Instant)>,
+}
+
+/// A part of the trace of `parent`; none where there is no trace.
+macro_rules! step {
+    ($parent:expr, $name:expr) => {
+        match $parent.id() {
+            Some(parent) => tracing::info_span!(target: "ostler", parent: parent, $name),
+            None => Span::none(),
+        }
+    };
+}
+
+/// A trace of its own about an incarnation.
+macro_rules! trace {
+    ($name:expr, $slot:expr, $incarnation:expr) => {
+        tracing::info_span!(
+            target: "ostler", parent: None, $name,
+            ostler.app = $slot.services.hub.app(), ostler.run = %$slot.services.run,
+            ostler.pool = $slot.worker.pool, ostler.worker = %$slot.worker, ostler.incarnation = $incarnation.0,
+            process.command = $slot.spec.worker.command.first(), process.pid = tracing::field::Empty,
+        )
+    };
+}
+
+impl Spans {
+    /// Its turn has come.
+    pub(super) fn begin(slot: &Slot, incarnation: Incarnation) -> Self {
+        let start = trace!(span::WORKER_START, slot, incarnation);
+        context::follow(&start, &slot.last_stop());
+        Self {
+            step: step!(start, span::RESERVE),
+            step_name: span::RESERVE,
+            stop: Span::none(),
+            start,
+            part: Some((Part::Start, Instant::now())),
+        }
+    }
+
+    /// The start's place in its trace: for the environment of the process.
+    pub(super) fn start(&self) -> SpanLink {
+        context::link_of(&self.start)
+    }
+
+    /// The trace of its end, once that has begun.
+    pub(super) fn stop(&self) -> &Span {
+        &self.stop
+    }
+
+    /// The record learns its process: beside the steps.
+    pub(super) fn activating(&self, pid: u32) -> Span {
+        self.start.record("process.pid", pid);
+        step!(self.start, span::ACTIVATE)
+    }
+
+    /// The span that a transition belongs to; the first of an end begins the trace of the stop.
+    pub(super) fn enter(&mut self, slot: &Slot, incarnation: Incarnation, pid: Option<u32>, what: &Transition) -> Span {
+        match what {
+            Transition::Reserved | Transition::Spawned | Transition::Ready => self.start.clone(),
+            Transition::Unhealthy(_)
+            | Transition::Stopping { .. }
+            | Transition::Exited(_)
+            | Transition::Failed(_)
+            | Transition::Released => {
+                if self.stop.is_none() {
+                    self.stop = trace!(span::WORKER_STOP, slot, incarnation);
+                    self.stop.record("process.pid", pid);
+                }
+                self.stop.clone()
+            }
+        }
+    }
+
+    /// The transition has been told: what it ended is closed, what it begins is opened.
+    pub(super) fn leave(&mut self, slot: &Slot, what: &Transition) {
+        match what {
+            Transition::Reserved => self.close_step(),
+            Transition::Spawned => self.step(step!(self.start, span::READY), span::READY),
+            Transition::Ready => {
+                self.close_step();
+                self.start = Span::none();
+                self.measure(slot, Part::Start, None);
+            }
+            Transition::Unhealthy(failure) => context::fail(&self.stop, failure),
+            Transition::Stopping { stop, .. } => {
+                self.signal(stop.signal);
+                if !matches!(self.part, Some((Part::Stop, _))) {
+                    self.part = Some((Part::Stop, Instant::now()));
+                }
+            }
+            Transition::Exited(_) => {
+                self.step(step!(self.stop, span::TREE_GONE), span::TREE_GONE);
+                self.measure(slot, Part::Stop, Some(Part::Release));
+            }
+            Transition::Failed(failure) => {
+                context::fail(&self.stop, failure);
+                context::fail(&self.start, failure);
+                if [span::RESERVE, span::SPAWN, span::READY].contains(&self.step_name) {
+                    self.close_step();
+                }
+                self.start = Span::none();
+            }
+            Transition::Released => {
+                slot.remember_stop(context::link_of(&self.stop));
+                self.close_step();
+                self.start = Span::none();
+                self.stop = Span::none();
+                self.measure(slot, Part::Release, None);
+            }
+        }
+    }
+
+    /// The signal is sent, and its process has its grace.
+    pub(super) fn signalled(&mut self) {
+        if self.step_name == span::TERM {
+            self.step(step!(self.stop, span::WAIT), span::WAIT);
+        }
+    }
+
+    /// What is left of the tree is being killed.
+    pub(super) fn killed(&mut self) {
+        self.step(step!(self.stop, span::KILL), span::KILL);
+    }
+
+    /// What is done without a transition of its own. Done again, it is the same step.
+    pub(super) fn perform(&mut self, effect: &Effect) {
+        match effect {
+            Effect::Spawn => self.step(step!(self.start, span::SPAWN), span::SPAWN),
+            Effect::CheckPorts if self.step_name != span::PORT => self.step(step!(self.stop, span::PORT), span::PORT),
+            Effect::Unrecord if self.step_name != span::RECORD => {
+                self.step(step!(self.stop, span::RECORD), span::RECORD);
+            }
+            _ => {}
+        }
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        if signal == Signal::KILL {
+            self.killed();
+        } else {
+            self.step(step!(self.stop, span::TERM), span::TERM);
+        }
+    }
+
+    fn step(&mut self, span: Span, name: &'static str) {
+        self.step = span;
+        self.step_name = name;
+    }
+
+    fn close_step(&mut self) {
+        self.step(Span::none(), "");
+    }
+
+    /// A part of its life is over, if it was this one.
+    fn measure(&mut self, slot: &Slot, part: Part, next: Option<Part>) {
+        if let Some((now, since)) = self.part.take()
+            && now == part
+            && let Some(observer) = slot.services.hub.observer()
+        {
+            observer.duration(part, slot.services.hub.app(), &slot.worker.pool, since.elapsed());
+        }
+        self.part = next.map(|next| (next, Instant::now()));
+    }
+}

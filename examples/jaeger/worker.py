@@ -1,0 +1,51 @@
+"""A worker whose own spans join the trace that started it: TRACEPARENT is all it needs."""
+
+import argparse
+import os
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+ENDPOINT = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317")
+
+
+class Health(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"well\n")
+
+    def log_message(self, *_):
+        """Probes are no news."""
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    port = parser.parse_args().port
+
+    # The service's name is that of OTEL_SERVICE_NAME, which the pool's env sets.
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=ENDPOINT, insecure=True)))
+    trace.set_tracer_provider(provider)
+    tracer = trace.get_tracer("worker")
+
+    # Ostler passes the place in its trace by the environment, as W3C's headers in capitals.
+    headers = {name: os.environ[name.upper()] for name in ("traceparent", "tracestate") if name.upper() in os.environ}
+    started_by = TraceContextTextMapPropagator().extract(headers)
+
+    with tracer.start_as_current_span("worker.load", context=started_by):
+        with tracer.start_as_current_span("load the model"):
+            time.sleep(0.05)
+        server = HTTPServer(("127.0.0.1", port), Health)
+    provider.force_flush(2000)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

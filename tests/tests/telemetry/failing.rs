@@ -1,0 +1,97 @@
+//! A receiver that hangs, and one that is not there: the run goes on as if there were none, and what is lost is told.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use ostler_tests::receiver::Receiver;
+use ostler_tests::scene::free_port;
+use ostler_tests::{SOON, Up, pid_of, send};
+
+use crate::{pool, to};
+
+/// The flush at the end may take so long (`FLUSH_LIMIT`), and nothing else waits for the receiver.
+const FLUSH: Duration = Duration::from_secs(3);
+
+/// A run with a kill; gives what was written for people, and how long the end took.
+fn run(change: impl FnOnce(&mut std::process::Command)) -> (String, Duration) {
+    let mut up = Up::start_with(|tag| pool("sleep", tag, "workers = 3"), change);
+    up.wait_for_event("pool.ready");
+    let victim = up.named("worker.ready").next().unwrap().clone();
+    send(pid_of(&victim), Signal::SIGKILL);
+    up.wait_for("the replacement", SOON, |event| {
+        event["event"] == "worker.ready" && event["incarnation"] == 2
+    });
+    let asked = Instant::now();
+    let stderr = up.stop_cleanly();
+    (stderr, asked.elapsed())
+}
+
+#[test]
+fn a_receiver_that_hangs_holds_up_nothing_and_the_end_is_bounded() {
+    let receiver = Receiver::hanging();
+    let (stderr, took) = run(to(&receiver));
+    assert!(stderr.contains("telemetry that was not delivered"), "{stderr}");
+    assert!(took >= FLUSH, "it is given its time: {took:?}");
+    assert!(took < FLUSH + Duration::from_secs(10), "{took:?}");
+}
+
+#[test]
+fn a_receiver_that_is_not_there_holds_up_nothing() {
+    let endpoint = format!("http://127.0.0.1:{}", free_port());
+    let (stderr, took) = run(|command| {
+        command.env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint);
+    });
+    assert!(stderr.contains("telemetry that was not delivered"), "{stderr}");
+    assert!(took < FLUSH + Duration::from_secs(10), "{took:?}");
+}
+
+#[test]
+fn a_second_signal_ends_it_in_time_though_the_receiver_hangs() {
+    let receiver = Receiver::hanging();
+    let keys = "stop = { grace = \"1h\" }\nready = { line = \"ready\" }";
+    let mut up = Up::start_with(|tag| pool("ignore-term+say-out+sleep", tag, keys), to(&receiver));
+    up.wait_for_event("pool.ready");
+    up.signal(Signal::SIGINT);
+    up.wait_for_event("worker.stopping");
+    let asked = Instant::now();
+    up.signal(Signal::SIGINT);
+    let (status, stderr) = up.end(SOON);
+    assert_eq!(status.code(), Some(0), "{stderr}");
+    assert!(
+        asked.elapsed() < FLUSH + Duration::from_secs(10),
+        "{:?}",
+        asked.elapsed()
+    );
+    up.assert_nothing_left();
+}
+
+#[test]
+fn what_a_queue_can_not_take_is_counted() {
+    let receiver = Receiver::hanging();
+    let (stderr, _) = run(|command| {
+        to(&receiver)(command);
+        command.env("OTEL_BSP_MAX_QUEUE_SIZE", "4");
+        command.env("OTEL_BSP_SCHEDULE_DELAY", "3600000");
+    });
+    let spans = stderr
+        .split("not delivered: ")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next())
+        .and_then(|number| number.parse::<u32>().ok());
+    // Four lives of at least eight spans each.
+    assert!(spans >= Some(32), "{spans:?} {stderr}");
+}
+
+#[test]
+fn a_wrong_variable_is_told_before_anything_runs() {
+    let mut up = Up::start_with(
+        |tag| pool("sleep", tag, ""),
+        |command| {
+            command.env("OTEL_EXPORTER_OTLP_ENDPOINT", "https://example.invalid:4317");
+        },
+    );
+    let (status, stderr) = up.end(SOON);
+    assert_eq!(status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("TLS is not built in"), "{stderr}");
+    assert!(up.seen.is_empty());
+}

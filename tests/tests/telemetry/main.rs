@@ -1,0 +1,34 @@
+//! Telemetry as a receiver sees it, over gRPC and HTTP: traces, metrics, log records, and what happens when it fails.
+
+mod failing;
+mod jaeger;
+mod metrics;
+mod output;
+mod story;
+mod traces;
+
+use std::process::Command;
+
+use ostler_tests::receiver::Receiver;
+use ostler_tests::{Up, worker};
+
+/// A pool `p` of the test worker in these modes, with these further keys.
+fn pool(modes: &str, tag: &str, keys: &str) -> String {
+    format!("[pool.p]\ncommand = {}\n{keys}\n", worker(modes, tag))
+}
+
+/// Sends what it has to this receiver, at once.
+fn to(receiver: &Receiver) -> impl FnOnce(&mut Command) {
+    let endpoint = receiver.endpoint();
+    move |command| {
+        command.env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint);
+        command.env("OTEL_BSP_SCHEDULE_DELAY", "100");
+        command.env("OTEL_BLRP_SCHEDULE_DELAY", "100");
+        command.env("OTEL_METRIC_EXPORT_INTERVAL", "300");
+    }
+}
+
+/// A run of these pools that sends all to this receiver.
+fn up(receiver: &Receiver, pools: impl FnOnce(&str) -> String) -> Up {
+    Up::start_with(pools, to(receiver))
+}

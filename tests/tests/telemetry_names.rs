@@ -1,0 +1,256 @@
+//! The one list of names, compared with what a full run sends: nothing missing, nothing unlisted. It is also the way of
+//! an app with a `tracing` subscriber of its own, to which it adds the layer.
+
+use std::collections::BTreeSet;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+use nix::sys::signal::Signal;
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+use ostler::otlp::{Protocol, Settings, Telemetry};
+use ostler::{
+    Event, EventKind, EventStream, Facts, Observer, Ostler, PoolSpec, Port, Ports, Probe, ProbeKind, Ready, Restart,
+};
+use ostler_telemetry::SpanLink;
+use ostler_telemetry::names::{Name, attribute, metric, resource, span};
+use ostler_tests::receiver::{Received, Receiver, metric::Data};
+use ostler_tests::{SOON, program, run_directories, send, survivors};
+use tempfile::TempDir;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// Where the instance lives, and what its processes are known by.
+struct Place {
+    directory: TempDir,
+    tag: String,
+}
+
+impl Place {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let tag = directory.path().file_name().unwrap().to_str().unwrap().to_owned();
+        Self { directory, tag }
+    }
+
+    fn pool(&self, name: &str, modes: &str) -> PoolSpec {
+        let worker = program("ostler-test-worker").display().to_string();
+        let mut spec = PoolSpec::new(name, [worker.as_str(), modes, "{port}", &self.tag]);
+        spec.worker.stop.grace = Duration::from_millis(50);
+        spec
+    }
+
+    /// Everything that a worker's life may hold.
+    fn pools(&self) -> Vec<PoolSpec> {
+        let mut served = self.pool("served", "http=3");
+        served.worker.ports = Ports::One(Port::Any);
+        served.worker.ready = Some(Ready::Probe(http()));
+        let mut health = ostler::Health::new(http());
+        (health.every, health.misses) = (Duration::from_millis(20), 1);
+        served.worker.health = Some(health);
+        (served.intensity, served.backoff) = (1_000, Some(ostler::Backoff::new(Duration::ZERO, Duration::ZERO)));
+        let mut named = self.pool("named", "metrics+sleep");
+        named.worker.ports = Ports::Named([("metrics".to_owned(), Port::Any)].into());
+        let mut stubborn = self.pool("stubborn", "ignore-term+flood=30000000+sleep");
+        stubborn.restart = Restart::Permanent;
+        let mut done = self.pool("done", "pause=50+exit=0");
+        done.restart = Restart::Transient;
+        let mut failing = self.pool("failing", "stderr+exit=3");
+        failing.intensity = 0;
+        vec![served, named, stubborn, done, failing]
+    }
+
+    /// A process with the run's marker that is in no tree.
+    fn stray(&self, of: u32) -> Child {
+        let process = procfs::process::Process::new(i32::try_from(of).unwrap()).unwrap();
+        let environment = process.environ().unwrap();
+        let marker = environment
+            .into_iter()
+            .find(|(name, _)| name.to_string_lossy().starts_with("OSTLER_RUN_"));
+        let (name, value) = marker.expect("a worker bears its run's marker");
+        Command::new(program("ostler-test-worker"))
+            .args(["sleep", "0", &self.tag])
+            .env(name, value)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+}
+
+fn http() -> Probe {
+    Probe {
+        kind: ProbeKind::Http("/".into()),
+        port: None,
+    }
+}
+
+async fn until(events: &mut EventStream, what: &str, mut fits: impl FnMut(&Event) -> bool) {
+    let deadline = tokio::time::Instant::now() + SOON;
+    loop {
+        let event = tokio::time::timeout_at(deadline, events.recv()).await;
+        let event = event
+            .unwrap_or_else(|_| panic!("no {what} in time"))
+            .expect("the run goes on");
+        if fits(&event) {
+            return;
+        }
+    }
+}
+
+/// One run in which everything happens, but for what `provoke` adds.
+async fn full_run(place: &Place, telemetry: &Telemetry, receiver: &Receiver) {
+    let builder = Ostler::builder("names")
+        .state_dir(place.directory.path().join("state"))
+        .observer(telemetry.clone());
+    let mut events = builder.subscribe();
+    let run = builder.run_id();
+    let ostler = builder.start().await.unwrap();
+    let mut pools = Vec::new();
+    for spec in place.pools() {
+        pools.push(ostler.pool_from(spec).start().await.unwrap());
+    }
+    let mut wanted = BTreeSet::from(
+        [
+            EventKind::WorkerUnhealthy,
+            EventKind::WorkerRestarting,
+            EventKind::WorkerFinished,
+            EventKind::WorkerGaveUp,
+            EventKind::PoolFinished,
+            EventKind::PoolGaveUp,
+        ]
+        .map(EventKind::name),
+    );
+    until(&mut events, "every turn of a life", |event| {
+        wanted.remove(event.kind.name());
+        wanted.is_empty()
+    })
+    .await;
+    let guardian = ostler.guardian_pid().unwrap();
+    send(guardian, Signal::SIGKILL);
+    until(&mut events, "the guardian's loss", |event| {
+        event.kind == EventKind::GuardianLost
+    })
+    .await;
+    until(&mut events, "a worker under the next one", |event| {
+        event.kind == EventKind::WorkerReady && event.pool_name() == Some("named")
+    })
+    .await;
+    // One look of the reader at the run, all of it.
+    let looked = receiver.received().metrics.len();
+    receiver.wait_for("a look at a worker", SOON, |received| {
+        received.metrics[looked..]
+            .iter()
+            .any(|metric| metric.name == metric::CPU_TIME)
+    });
+    let mut stray = place.stray(pools[1].workers()[0].pid.unwrap());
+    ostler.stop().await.expect("nothing is left");
+    stray.wait().unwrap();
+    provoke(telemetry, run);
+}
+
+/// What can't be had in a test without a flood of events, or without a bug: told to the same observer by hand.
+fn provoke(telemetry: &Telemetry, run: ostler::RunId) {
+    for kind in [EventKind::EventsDropped, EventKind::CleanupSuccess] {
+        let event = Event {
+            seq: 1,
+            time: SystemTime::now(),
+            kind,
+            app: "names".into(),
+            run,
+            pool: None,
+            worker: None,
+            incarnation: None,
+            facts: Facts {
+                count: Some(1),
+                holder: Some("pid 1 (init)".into()),
+                ..Facts::default()
+            },
+        };
+        telemetry.event(&event, &SpanLink::default());
+    }
+}
+
+#[test]
+fn what_a_full_run_sends_is_what_the_list_has() {
+    let receiver = Receiver::http();
+    let settings = Settings {
+        endpoint: Some(receiver.endpoint()),
+        protocol: Protocol::Http,
+        metric_interval: Some(Duration::from_millis(200)),
+        service_name: Some("names".into()),
+        ..Settings::default()
+    };
+    let telemetry = Telemetry::start(&settings).unwrap().expect("it is not switched off");
+    tracing_subscriber::registry().with(telemetry.layer()).init();
+    // Somebody else's spans are nobody's business here.
+    drop(tracing::info_span!("the app's own"));
+    let place = Place::new();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(full_run(&place, &telemetry, &receiver));
+    let undelivered = telemetry.shutdown(SOON);
+    assert!(undelivered.is_empty(), "{undelivered}");
+    assert_eq!(survivors(&place.tag), []);
+    assert!(run_directories(&place.directory.path().join("state")).is_empty());
+
+    let received = receiver.received();
+    let kinds = EventKind::ALL.iter().map(|kind| kind.full_name());
+    // Those that have no span of their own are in the traces of starts and stops.
+    let events: BTreeSet<&str> = kinds.collect();
+    compare("events", &events, &event_names(&received));
+    let spans: BTreeSet<&str> = listed(span::ALL);
+    let sent: BTreeSet<&str> = received.spans.iter().map(|span| span.name.as_str()).collect();
+    let unlisted: Vec<_> = sent.difference(&spans).filter(|name| !events.contains(*name)).collect();
+    assert!(unlisted.is_empty(), "spans that are on no list: {unlisted:?}");
+    let missing: Vec<_> = spans.difference(&sent).collect();
+    assert!(missing.is_empty(), "spans that a full run does not make: {missing:?}");
+    let metrics = received.metrics.iter().map(|metric| metric.name.as_str()).collect();
+    compare("metrics", &listed(metric::ALL), &metrics);
+    for sent in &received.metrics {
+        let listed = metric::ALL.iter().find(|listed| listed.name == sent.name).unwrap();
+        assert_eq!(
+            (sent.unit.as_str(), sent.description.as_str()),
+            (listed.unit, listed.meaning)
+        );
+    }
+    compare("attributes", &listed(attribute::ALL), &attributes(&received));
+    let of_resources = received.resources.iter().flat_map(|from| &from.attributes);
+    let ours = |name: &&str| !name.starts_with("telemetry.");
+    let of_resources = of_resources.map(|pair| pair.key.as_str()).filter(ours).collect();
+    compare("attributes of the resource", &listed(resource::ALL), &of_resources);
+}
+
+fn listed(names: &[Name]) -> BTreeSet<&'static str> {
+    names.iter().map(|name| name.name).collect()
+}
+
+fn compare(what: &str, listed: &BTreeSet<&str>, sent: &BTreeSet<&str>) {
+    let missing: Vec<_> = listed.difference(sent).collect();
+    let unlisted: Vec<_> = sent.difference(listed).collect();
+    assert!(missing.is_empty(), "{what} that are listed and not sent: {missing:?}");
+    assert!(unlisted.is_empty(), "{what} that are sent and not listed: {unlisted:?}");
+}
+
+fn event_names(received: &Received) -> BTreeSet<&str> {
+    let names = received.records.iter().map(|record| record.event_name.as_str());
+    names.filter(|name| !name.is_empty()).collect()
+}
+
+/// Of everything that has some.
+fn attributes(received: &Received) -> BTreeSet<&str> {
+    let mut all: Vec<&[KeyValue]> = Vec::new();
+    for span in &received.spans {
+        all.push(&span.attributes);
+        all.extend(span.events.iter().map(|event| event.attributes.as_slice()));
+    }
+    all.extend(received.records.iter().map(|record| record.attributes.as_slice()));
+    for metric in &received.metrics {
+        match metric.data.as_ref() {
+            Some(Data::Gauge(gauge)) => all.extend(gauge.data_points.iter().map(|point| point.attributes.as_slice())),
+            Some(Data::Sum(sum)) => all.extend(sum.data_points.iter().map(|point| point.attributes.as_slice())),
+            Some(Data::Histogram(histogram)) => {
+                all.extend(histogram.data_points.iter().map(|point| point.attributes.as_slice()));
+            }
+            other => panic!("{} is {other:?}", metric.name),
+        }
+    }
+    all.into_iter().flatten().map(|pair| pair.key.as_str()).collect()
+}
