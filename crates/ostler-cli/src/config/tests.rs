@@ -270,7 +270,7 @@ fn telemetry_is_read_and_its_mistakes_have_their_places() {
             "ostler.toml:4:8: telemetry.otlp: https://x: TLS is not built in; send to a collector on this machine by http://, and have it send on",
             "ostler.toml:5:12: telemetry.protocol: \"http\" was found; \"grpc\" | \"http/protobuf\" is allowed",
             "ostler.toml:6:12: telemetry.sampling: 2 is no part; a number between 0 and 1 is wanted",
-            "ostler.toml:7:1: telemetry.service: there is no such key; known here are otlp, protocol, headers, sampling, service_name",
+            "ostler.toml:7:1: telemetry.service: there is no such key; did you mean \"service_name\"?",
         ]
     );
 }
