@@ -20,8 +20,8 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ostler::{AUDIT_INTERVAL, Engine};
 use ostler::otlp::Settings;
+use ostler::{AUDIT_INTERVAL, Engine};
 use ostler_core::spec::PoolSpec;
 use toml::de::DeTable;
 
