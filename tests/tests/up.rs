@@ -328,9 +328,9 @@ fn limit(pid: u32) -> (u64, u64) {
 fn a_second_interrupt_kills_what_ignores_the_first() {
     let mut up = Up::start(|tag| {
         pool(
-            "ignore-term+sleep",
+            "ignore-term+say-out+sleep",
             tag,
-            "workers = 2\nstop = { signal = \"TERM\", grace = \"1h\" }",
+            "workers = 2\nready = { line = \"^ready\" }\nstop = { signal = \"TERM\", grace = \"1h\" }",
         )
     });
     up.wait_for_event("pool.ready");

@@ -1,7 +1,5 @@
 //! When a pool is ready, has finished, or gives up: what is said of pools beyond OTP (ADR 0001), as a pure value.
 
-use std::collections::BTreeMap;
-
 use crate::failure::Failure;
 use crate::spec::OnGiveUp;
 
@@ -54,7 +52,9 @@ pub enum PoolEffect {
 /// or gave up without taking the pool with it. Both happen once, and nothing follows them.
 #[derive(Debug, Clone)]
 pub struct PoolWatch {
-    slots: BTreeMap<u32, Slot>,
+    slots: Vec<Slot>,
+    /// How many slots are in each state: what is asked at each step of a thousand workers is not counted anew.
+    tally: [usize; 4],
     min_workers: u32,
     on_give_up: OnGiveUp,
     announced_ready: bool,
@@ -64,9 +64,12 @@ pub struct PoolWatch {
 impl PoolWatch {
     /// A pool of `workers` slots, all busy. An empty pool has finished at once: the effect says so.
     pub fn new(workers: u32, min_workers: u32, on_give_up: OnGiveUp) -> (Self, Option<PoolEffect>) {
-        let slots = (0..workers).map(|index| (index, Slot::Busy)).collect();
+        let slots = vec![Slot::Busy; workers as usize];
+        let mut tally = [0; 4];
+        tally[Slot::Busy as usize] = slots.len();
         let mut watch = Self {
             slots,
+            tally,
             min_workers,
             on_give_up,
             announced_ready: false,
@@ -101,11 +104,13 @@ impl PoolWatch {
     }
 
     fn count(&self, state: Slot) -> usize {
-        self.slots.values().filter(|slot| **slot == state).count()
+        self.tally[state as usize]
     }
 
     fn set(&mut self, index: u32, state: Slot) {
-        if let Some(slot) = self.slots.get_mut(&index) {
+        if let Some(slot) = self.slots.get_mut(index as usize) {
+            self.tally[*slot as usize] -= 1;
+            self.tally[state as usize] += 1;
             *slot = state;
         }
         if state != Slot::Ready {
@@ -132,16 +137,15 @@ impl PoolWatch {
     }
 
     fn finished(&mut self) -> Option<PoolEffect> {
-        let ended = |slot: &Slot| matches!(slot, Slot::Finished | Slot::GaveUp);
-        self.slots.values().all(ended).then(|| {
+        let ended = self.count(Slot::Finished) + self.count(Slot::GaveUp);
+        (ended == self.slots.len()).then(|| {
             self.over = true;
             PoolEffect::Finished
         })
     }
 
     fn ready(&mut self) -> Option<PoolEffect> {
-        let all = self.slots.values().all(|slot| *slot != Slot::Busy);
-        let news = all && !self.announced_ready && self.count(Slot::Ready) > 0;
+        let news = self.count(Slot::Busy) == 0 && !self.announced_ready && self.count(Slot::Ready) > 0;
         self.announced_ready |= news;
         news.then_some(PoolEffect::Ready)
     }

@@ -6,6 +6,6 @@ mod aarch64;
 mod x86_64;
 
 #[cfg(target_arch = "aarch64")]
-pub(crate) use aarch64::{number, syscall};
+pub(crate) use aarch64::{clone_onto, number, syscall};
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86_64::{number, syscall};
+pub(crate) use x86_64::{clone_onto, number, syscall};

@@ -2,8 +2,8 @@
 
 use core::ffi::CStr;
 
-use crate::arch::number;
-use crate::sys::{Errno, Fd, O_CLOEXEC, O_NONBLOCK, Result, call, read};
+use crate::arch::{self, number};
+use crate::sys::{self, Errno, Fd, O_CLOEXEC, O_NONBLOCK, Result, call, read};
 
 pub(crate) fn exit(status: i32) -> ! {
     loop {
@@ -56,6 +56,35 @@ pub(crate) fn fork() -> Result<i32> {
     const SIGCHLD: usize = 17;
     // SAFETY: without CLONE_VM the child has memory of its own, so both go on here as if alone.
     unsafe { call(number::CLONE, [SIGCHLD, 0, 0, 0, 0, 0]) }.map(|pid| pid as i32)
+}
+
+const PAGE: usize = 4096;
+
+/// fork(2) of a child that goes on in `entry`, on a page of the stack that begins with it: it makes copies of no page but
+/// those that its own calls fill.
+pub(crate) fn fork_to(entry: extern "C" fn(usize) -> !, argument: usize) -> Result<i32> {
+    const SIGCHLD: usize = 17;
+    /// What a leaf function may have below its stack pointer.
+    const RED_ZONE: usize = 128;
+    let here = 0_u8;
+    let stack = (&raw const here as usize - RED_ZONE) & !(PAGE - 1);
+    // SAFETY: without CLONE_VM the child has memory of its own: below our frames, the rest of the stack.
+    sys::outcome(unsafe { arch::clone_onto(SIGCHLD, stack, entry, argument) }).map(|pid| pid as i32)
+}
+
+/// In the first frame of a child of [`fork_to`]: gives back its parent's frames. The parent writes to them before it forks
+/// the next child, so that each child would have a copy of its own.
+///
+/// # Safety
+/// Nothing refers to those frames any more.
+pub(crate) unsafe fn forget_parents_frames() {
+    const MADV_DONTNEED: usize = 4;
+    /// More than the guardian's own frames ever fill; what lies above them is nobody's copy.
+    const FRAMES: usize = 4 * PAGE;
+    let here = 0_u8;
+    let border = (&raw const here as usize | (PAGE - 1)) + 1;
+    // SAFETY: the caller's promise. Where it is refused, the copies stay.
+    let _ = unsafe { call(number::MADVISE, [border, FRAMES, MADV_DONTNEED, 0, 0, 0]) };
 }
 
 /// fork(2) into a cgroup: 0 in the child, which is a member from its first moment (clone(2), CLONE_INTO_CGROUP, 5.7).

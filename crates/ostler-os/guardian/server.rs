@@ -12,7 +12,7 @@ use crate::status;
 use crate::sys::{self, Errno, Fd, PollFd};
 use crate::tree;
 use crate::wait;
-use crate::wire::{Fds, Outbox, Received, receive, send};
+use crate::wire::{Fds, Outbox, Received, receive, send, send_with};
 
 const MILLISECOND: u64 = 1_000_000;
 
@@ -227,7 +227,7 @@ impl Server {
         let Some(slot) = self.slots.get(order.slot).filter(|slot| slot.has_sitter()) else {
             return Err(Errno::ENOENT);
         };
-        let outcome = send(slot.socket, &order.encode(), None);
+        let outcome = send(slot.socket, &order.encode());
         if let Err(errno) = outcome {
             self.say(
                 EventKind::OrderFailed,
@@ -259,7 +259,7 @@ impl Server {
             State::Closing | State::Lost => return Err((Step::Slot, Errno::EBUSY)),
         }
         let slot = self.slots.at(order.slot).map_err(|errno| (Step::Slot, errno))?;
-        send(slot.socket, &order.encode(), Some(fds)).map_err(|errno| (Step::Forward, errno))?;
+        send_with(slot.socket, &order.encode(), fds).map_err(|errno| (Step::Forward, errno))?;
         slot.incarnation = order.incarnation;
         Ok(())
     }
@@ -267,15 +267,14 @@ impl Server {
     fn make_sitter(&mut self, slot: u32) -> Result<(), (Step, Errno)> {
         let (ours, theirs) = sys::socket_pair().map_err(|errno| (Step::SitterSocket, errno))?;
         self.highest = self.highest.max(ours.raw()).max(theirs.raw());
-        let pid = process::fork().map_err(|errno| (Step::SitterFork, errno))?;
-        if pid == 0 {
-            if sys::duplicate_to(theirs.raw(), fd::CONTROL, true).is_err() {
-                process::exit(status::SETUP);
-            }
-            // The host's pidfd and the other sitters' sockets: nobody but the guardian may keep those open.
-            sys::close_from(fd::HOST, self.highest);
-            sitter::run(slot, self.limit);
-        }
+        let birth = Birth {
+            slot,
+            control: theirs.raw(),
+            highest: self.highest,
+            limit: self.limit,
+        };
+        let pid = process::fork_to(become_sitter, &raw const birth as usize);
+        let pid = pid.map_err(|errno| (Step::SitterFork, errno))?;
         self.sitters += 1;
         let place = self.slots.at(slot).map_err(|errno| (Step::Slot, errno))?;
         place.sitter = pid;
@@ -301,7 +300,7 @@ impl Server {
         };
         for slot in self.slots.all().iter_mut().filter(|slot| slot.has_sitter()) {
             // Where this does not go through, the closed socket says the same.
-            let _ = send(slot.socket, &order.encode(), None);
+            let _ = send(slot.socket, &order.encode());
             close_socket(&mut slot.socket);
             // Somebody may have stopped it; it is our child and not reaped, so this can hit nobody else.
             let _ = process::signal(slot.sitter, SIGCONT);
@@ -324,7 +323,7 @@ impl Server {
             .filter(|(_, slot)| slot.state() == State::Serving)
         {
             let order = Order::new(OrderKind::Close, u32::try_from(number).unwrap_or(u32::MAX), 0);
-            if send(slot.socket, &order.encode(), None).is_ok() {
+            if send(slot.socket, &order.encode()).is_ok() {
                 slot.set(State::Closing);
             }
         }
@@ -454,6 +453,30 @@ impl Server {
             self.course = Course::Leaving(now);
         }
     }
+}
+
+/// What a sitter is born with.
+struct Birth {
+    slot: u32,
+    /// Its end of the socket to the guardian.
+    control: i32,
+    /// The highest descriptor that it may have inherited.
+    highest: i32,
+    limit: DescriptorLimit,
+}
+
+/// The child's first steps on its way to be a sitter; `birth` is the address of a [`Birth`].
+extern "C" fn become_sitter(birth: usize) -> ! {
+    // SAFETY: a copy of the guardian's memory as it was at the fork, with that frame in it.
+    let birth = unsafe { (birth as *const Birth).read() };
+    // SAFETY: it was read out.
+    unsafe { process::forget_parents_frames() };
+    if sys::duplicate_to(birth.control, fd::CONTROL, true).is_err() {
+        process::exit(status::SETUP);
+    }
+    // The host's pidfd and the other sitters' sockets: nobody but the guardian may keep those open.
+    sys::close_from(fd::HOST, birth.highest);
+    sitter::run(birth.slot, birth.limit);
 }
 
 fn close_socket(socket: &mut i32) {

@@ -189,20 +189,21 @@ impl Sitter {
     // Orders.
 
     fn order(&mut self, now: u64) {
-        let (mut bytes, mut fds) = ([0; Order::SIZE], Fds::none());
+        let mut bytes = [0; Order::SIZE];
+        let mut fds = Fds::none();
         match receive(fd::CONTROL, &mut bytes, &mut fds) {
             Received::Nothing => {}
             Received::End => self.bereaved(Cause::GuardianDeath, now),
             Received::Message { length, truncated } => {
                 // The guardian passes on what it has decoded itself; anything else is dropped with its descriptors.
                 if let Some(order) = Order::decode(&bytes[..length]) {
-                    self.obey(&order, fds, truncated, now);
+                    self.obey(&order, &mut fds, truncated, now);
                 }
             }
         }
     }
 
-    fn obey(&mut self, order: &Order, fds: Fds, truncated: bool, now: u64) {
+    fn obey(&mut self, order: &Order, fds: &mut Fds, truncated: bool, now: u64) {
         match order.kind {
             OrderKind::Spawn => self.spawn(order, fds, truncated),
             OrderKind::End => {
@@ -253,7 +254,7 @@ impl Sitter {
 
     // From the order to exec.
 
-    fn spawn(&mut self, order: &Order, mut fds: Fds, truncated: bool) {
+    fn spawn(&mut self, order: &Order, fds: &mut Fds, truncated: bool) {
         let wanted = 3 + usize::from(order.cgroup) + usize::from(order.listen);
         let (spec, stdout, stderr) = (fds.take(0), fds.take(1), fds.take(2));
         let cgroup = if order.cgroup { fds.take(3) } else { None };
@@ -464,7 +465,15 @@ impl Sitter {
                 };
                 // A refusal (EPERM) shows in what the kill at the end of the grace reports.
                 if sent.is_ok() {
-                    self.say(EventKind::Signalled, signal, cause as i32);
+                    let event = Event {
+                        a: signal,
+                        b: cause as i32,
+                        ..Event::new(EventKind::Signalled, self.slot, self.life.incarnation())
+                    };
+                    match cause {
+                        Cause::Stop => self.outbox.push_unhurried(event),
+                        _ => self.outbox.push(event),
+                    }
                 }
             }
             Do::Kill(cause) => {

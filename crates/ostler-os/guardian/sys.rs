@@ -33,8 +33,12 @@ pub(crate) type Result<T> = core::result::Result<T, Errno>;
 /// As the call itself: pointers among the arguments must be valid for what the kernel reads and writes.
 pub(crate) unsafe fn call(number: usize, args: [usize; 6]) -> Result<usize> {
     // SAFETY: the caller's promise.
-    match unsafe { syscall(number, args) } {
-        // The kernel's errors are -4095 to -1 (syscall(2)).
+    outcome(unsafe { syscall(number, args) })
+}
+
+/// What the kernel has answered: its errors are -4095 to -1 (syscall(2)).
+pub(crate) fn outcome(answer: isize) -> Result<usize> {
+    match answer {
         error @ -4095..=-1 => Err(Errno(-error as i32)),
         value => Ok(value as usize),
     }

@@ -69,6 +69,14 @@ impl Fds {
         }
     }
 
+    /// Closes all. In place: the frames of those who receive are what a sitter's memory is.
+    fn clear(&mut self) {
+        self.count = 0;
+        for place in &mut self.list {
+            *place = None;
+        }
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.count
     }
@@ -137,7 +145,7 @@ pub(crate) fn receive(socket: i32, buffer: &mut [u8], fds: &mut Fds) -> Received
         Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOMEM | Errno::ENOBUFS) => return Received::Nothing,
         Err(_) => return Received::End,
     };
-    *fds = Fds::none();
+    fds.clear();
     if header.control_length >= RIGHTS_HEAD && rights.level == SOL_SOCKET && rights.kind == SCM_RIGHTS {
         let bytes = rights.length.saturating_sub(RIGHTS_HEAD);
         fds.count = (bytes / size_of::<i32>()).min(MAX_SPAWN_FDS);
@@ -151,15 +159,24 @@ pub(crate) fn receive(socket: i32, buffer: &mut [u8], fds: &mut Fds) -> Received
     }
 }
 
-/// Sends one message with all of `fds`, which stay the caller's. Never waits, never raises SIGPIPE.
-pub(crate) fn send(socket: i32, bytes: &[u8], fds: Option<&Fds>) -> Result<()> {
+/// Sends one message. Never waits, never raises SIGPIPE.
+pub(crate) fn send(socket: i32, bytes: &[u8]) -> Result<()> {
+    let flags = MSG_DONTWAIT | MSG_NOSIGNAL;
+    // SAFETY: the kernel reads the bytes for their whole length; there is no address.
+    unsafe {
+        call(
+            number::SENDTO,
+            [socket as usize, bytes.as_ptr() as usize, bytes.len(), flags, 0, 0],
+        )
+    }
+    .map(drop)
+}
+
+/// The same with all of `fds`, which stay the caller's.
+pub(crate) fn send_with(socket: i32, bytes: &[u8], fds: &Fds) -> Result<()> {
     let mut rights = Rights::empty();
     let mut count = 0;
-    for (place, fd) in rights
-        .fds
-        .iter_mut()
-        .zip(fds.into_iter().flat_map(|fds| fds.rest(0)).flatten())
-    {
+    for (place, fd) in rights.fds.iter_mut().zip(fds.rest(0).iter().flatten()) {
         *place = fd.raw();
         count += 1;
     }
@@ -220,6 +237,8 @@ pub(crate) struct Outbox {
     stalled: Stalled,
     /// Nobody will ever read an event: the host is gone.
     unheard: bool,
+    /// Something waits that the host does not know of itself.
+    pressing: bool,
 }
 
 impl Outbox {
@@ -233,6 +252,7 @@ impl Outbox {
             count: 0,
             stalled: Stalled::No,
             unheard: false,
+            pressing: false,
         }
     }
 
@@ -248,6 +268,13 @@ impl Outbox {
     /// Adds an event. Without room it is dropped: only answers and signals that are said often can meet that, because
     /// no order is taken while the room is low.
     pub(crate) fn push(&mut self, event: Event) {
+        self.pressing = true;
+        self.push_unhurried(event);
+    }
+
+    /// Adds what only confirms an order of the host's: it goes with the next event. When a pool is stopped, that is one
+    /// message a worker, and one wake-up of the host, in place of two.
+    pub(crate) fn push_unhurried(&mut self, event: Event) {
         if self.unheard || self.room() == 0 {
             return;
         }
@@ -268,13 +295,16 @@ impl Outbox {
             return;
         }
         self.stalled = Stalled::No;
+        if !self.pressing {
+            return;
+        }
         while self.count > 0 {
             let batch = self.count.min(Event::BATCH);
             let mut bytes = [0; Event::SIZE * Event::BATCH];
             for (index, place) in bytes.chunks_exact_mut(Event::SIZE).take(batch).enumerate() {
                 place.copy_from_slice(&self.events[(self.first + index) % Self::CAPACITY].encode());
             }
-            match send(fd::EVENTS, &bytes[..batch * Event::SIZE], None) {
+            match send(fd::EVENTS, &bytes[..batch * Event::SIZE]) {
                 Ok(()) => {
                     self.first = (self.first + batch) % Self::CAPACITY;
                     self.count -= batch;
@@ -291,6 +321,7 @@ impl Outbox {
                 Err(_) => self.give_up(),
             }
         }
+        self.pressing = false;
     }
 
     /// Whether to wait for room in the socket.

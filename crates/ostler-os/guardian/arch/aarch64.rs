@@ -35,6 +35,43 @@ pub(crate) unsafe fn syscall(number: usize, args: [usize; 6]) -> isize {
     result
 }
 
+/// clone(2) with a stack of its own for the child, which calls `entry` with `argument` there. Nothing of the caller's stack
+/// is written by the child.
+///
+/// # Safety
+/// Without CLONE_VM among the flags the child has memory of its own; `stack` is a page's border with room for its calls
+/// below, and `entry` never returns.
+pub(crate) unsafe fn clone_onto(
+    flags: usize,
+    stack: usize,
+    entry: extern "C" fn(usize) -> !,
+    argument: usize,
+) -> isize {
+    let result: isize;
+    // SAFETY: the kernel changes x0 only; the child never comes out of this block.
+    unsafe {
+        asm!(
+            "svc 0",
+            "cbnz x0, 2f",
+            "mov x29, xzr",
+            "mov x30, xzr",
+            "mov x0, x21",
+            "blr x20",
+            "brk #1",
+            "2:",
+            in("x8") number::CLONE,
+            inlateout("x0") flags as isize => result,
+            in("x1") stack,
+            in("x2") 0,
+            in("x3") 0,
+            in("x4") 0,
+            in("x20") entry,
+            in("x21") argument,
+        );
+    }
+    result
+}
+
 pub(crate) mod number {
     pub(crate) const DUP3: usize = 24;
     pub(crate) const FCNTL: usize = 25;
@@ -60,6 +97,7 @@ pub(crate) mod number {
     pub(crate) const GETPID: usize = 172;
     pub(crate) const GETPPID: usize = 173;
     pub(crate) const SOCKETPAIR: usize = 199;
+    pub(crate) const SENDTO: usize = 206;
     pub(crate) const SENDMSG: usize = 211;
     pub(crate) const RECVMSG: usize = 212;
     pub(crate) const MREMAP: usize = 216;

@@ -37,6 +37,45 @@ pub(crate) unsafe fn syscall(number: usize, args: [usize; 6]) -> isize {
     result
 }
 
+/// clone(2) with a stack of its own for the child, which calls `entry` with `argument` there. Nothing of the caller's stack
+/// is written by the child.
+///
+/// # Safety
+/// Without CLONE_VM among the flags the child has memory of its own; `stack` is a page's border with room for its calls
+/// below, and `entry` never returns.
+pub(crate) unsafe fn clone_onto(
+    flags: usize,
+    stack: usize,
+    entry: extern "C" fn(usize) -> !,
+    argument: usize,
+) -> isize {
+    let result: isize;
+    // SAFETY: the kernel changes rax, rcx and r11 only; the child never comes out of this block.
+    unsafe {
+        asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r13",
+            "call r12",
+            "ud2",
+            "2:",
+            inlateout("rax") number::CLONE as isize => result,
+            in("rdi") flags,
+            in("rsi") stack,
+            in("rdx") 0,
+            in("r10") 0,
+            in("r8") 0,
+            in("r12") entry,
+            in("r13") argument,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    result
+}
+
 pub(crate) mod number {
     pub(crate) const READ: usize = 0;
     pub(crate) const WRITE: usize = 1;
@@ -48,6 +87,7 @@ pub(crate) mod number {
     pub(crate) const MREMAP: usize = 25;
     pub(crate) const MADVISE: usize = 28;
     pub(crate) const GETPID: usize = 39;
+    pub(crate) const SENDTO: usize = 44;
     pub(crate) const SENDMSG: usize = 46;
     pub(crate) const RECVMSG: usize = 47;
     pub(crate) const SOCKETPAIR: usize = 53;

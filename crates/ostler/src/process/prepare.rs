@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ostler_core::failure::{Failure, Reason};
 use ostler_core::lifecycle::Input;
-use ostler_core::spec::{Port, Ready, WorkerSpec};
+use ostler_core::spec::{Port, Ports, Ready, WorkerSpec};
 use ostler_os::cgroup::Group;
 use ostler_os::guardian::{EndPolicy, OrderError, SpawnRequest, SpawnStep};
 use ostler_os::holders::Holder;
@@ -131,16 +131,7 @@ impl Driver {
         let slot = Arc::clone(&self.slot);
         let key = self.key();
         Box::pin(async move {
-            let choosing = Arc::clone(&slot);
-            let lost = |_| {
-                Err(Failure::new(
-                    Reason::PortInUse,
-                    "the choice of a port was lost in a panic",
-                ))
-            };
-            let ports = tokio::task::spawn_blocking(move || choose_ports(&choosing))
-                .await
-                .unwrap_or_else(lost);
+            let ports = chosen_ports(&slot).await;
             let mut record = Record::reservation(&slot.services.owner, key, 0, UnixNanos::now());
             if let Ok((ports, ..)) = &ports {
                 record.ports = recorded_ports(&slot.spec.worker, ports);
@@ -450,6 +441,22 @@ fn recorded_ports(spec: &WorkerSpec, ports: &PortMap) -> Vec<RecordedPort> {
         port: *port,
     };
     ports.iter().map(row).collect()
+}
+
+/// The same on a thread that may block, when there is anything to choose.
+async fn chosen_ports(slot: &Arc<Slot>) -> Result<(PortMap, Vec<PortReservation>, Listeners), Failure> {
+    if slot.spec.worker.ports == Ports::None {
+        return Ok(Default::default());
+    }
+    let choosing = Arc::clone(slot);
+    let lost = |_| {
+        Err(Failure::new(
+            Reason::PortInUse,
+            "the choice of a port was lost in a panic",
+        ))
+    };
+    let chosen = tokio::task::spawn_blocking(move || choose_ports(&choosing));
+    chosen.await.unwrap_or_else(lost)
 }
 
 /// The ports of the next incarnation; those that the worker reports come later. Blocks for as long as it takes to name
