@@ -6,6 +6,7 @@ pub mod receiver;
 pub mod scene;
 pub mod world;
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
@@ -358,6 +359,11 @@ pub fn pid_of(event: &Value) -> u32 {
         .as_u64()
         .and_then(|pid| u32::try_from(pid).ok())
         .unwrap_or_else(|| panic!("no pid in {event}"))
+}
+
+/// The pids of the survivors: a process in the middle of an exec has its old command line, and its pid.
+pub fn pids(tag: &str) -> BTreeSet<i32> {
+    survivors(tag).into_iter().map(|(pid, _)| pid).collect()
 }
 
 /// Processes, zombies not counted, whose command line holds the tag as an argument of its own.

@@ -201,3 +201,33 @@ impl Drop for Stranger {
         drop(self.0.wait());
     }
 }
+
+/// What is set for a test that runs itself again in namespaces of its own.
+const INSIDE: &str = "OSTLER_TEST_INSIDE";
+
+/// Whether the body of a test is to be run here, in a PID namespace of its own: the test calls this first, and is run again
+/// inside, where this is true; outside it fails as the inner one does. Pid 1 there is a shell, which reaps what is left to it.
+///
+/// # Panics
+/// When the test fails inside.
+pub fn inside_a_pid_namespace(test: &str) -> bool {
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let Some(wrapper) = unshared(&["--pid", "--fork", "--mount-proc"]) else {
+        return false;
+    };
+    let output = Command::new(&wrapper[0])
+        .args(&wrapper[1..])
+        .args(["sh", "-c", "\"$0\" \"$@\"; exit $?"])
+        .arg(std::env::current_exe().expect("a test has a program"))
+        .args(["--exact", test, "--nocapture"])
+        .env(INSIDE, "1")
+        .output()
+        .expect("it is run again");
+    let text = [output.stdout, output.stderr]
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .concat();
+    assert!(output.status.success() && text.contains("1 passed"), "inside: {text}");
+    false
+}

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
 use ostler_tests::scene::{parent, pool};
-use ostler_tests::{SOON, Up, pid_of, program, send, survivors};
+use ostler_tests::{SOON, Up, pid_of, pids, program, send};
 
 /// A run that is audited without a pause, with these pools.
 fn audited(pools: impl FnOnce(&str) -> String) -> Up {
@@ -59,7 +59,7 @@ fn a_process_with_the_marker_that_nobody_holds_is_told_of_and_left_alone() {
     ] {
         let stray = Stray::start(worker, &up.tag, |own| value.unwrap_or(own));
         let pid = format!("pid {} ", stray.0.id());
-        let before = survivors(&up.tag);
+        let before = pids(&up.tag);
         let warning = up.wait_for_log("a warning of the audit", SOON, |line| {
             line.contains(&pid) && line.contains(said)
         });
@@ -67,7 +67,7 @@ fn a_process_with_the_marker_that_nobody_holds_is_told_of_and_left_alone() {
             warning.contains("WARN") && warning.contains("nothing was touched"),
             "{warning}"
         );
-        assert_eq!(survivors(&up.tag), before, "nothing was touched");
+        assert_eq!(pids(&up.tag), before, "nothing was touched");
     }
     assert_eq!(up.count("worker.failed"), 0, "{}", up.story());
     up.stop_cleanly();

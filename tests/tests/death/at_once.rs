@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 use ostler_tests::world::{Anatomy, Stranger, World, await_count, kill_at_once, rounds};
-use ostler_tests::{Up, send, survivors};
+use ostler_tests::{Up, pids, send};
 
 use crate::{sweep, told_when_all_are_there};
 
@@ -36,16 +36,13 @@ fn in_turn(long: u32) -> impl Iterator<Item = World> {
 fn the_guardian_is_killed_and_the_workers_are_replaced() {
     for world in in_turn(100) {
         let (mut up, anatomy, mut stranger) = begun(world);
-        let before = survivors(&up.tag);
+        let before = pids(&up.tag);
         send(anatomy.guardian, Signal::SIGKILL);
         up.wait_for_event("guardian.lost");
         up.wait_for_event("pool.ready");
         await_count(&up.tag, "all back", |count| count == PROCESSES);
-        let after = survivors(&up.tag);
-        assert!(
-            before.iter().all(|old| !after.contains(old)),
-            "{world:?}: {before:?} {after:?}"
-        );
+        let after = pids(&up.tag);
+        assert!(before.is_disjoint(&after), "{world:?}: {before:?} {after:?}");
         assert_eq!(up.count("worker.gave_up"), 0, "{}", up.story());
         up.stop_cleanly();
         stranger.assert_untouched();
@@ -70,16 +67,16 @@ fn host_and_guardian_are_killed_at_once_and_the_sitters_end_their_trees() {
 fn host_guardian_and_sitters_are_killed_at_once_and_the_next_start_ends_what_can_be_known() {
     for world in in_turn(100) {
         let (mut up, anatomy, mut stranger) = begun(world);
-        let all = survivors(&up.tag);
+        let all = pids(&up.tag);
         let spawned = up.named("worker.spawned").next().unwrap().clone();
-        let naked: Vec<i32> = all.iter().map(|(pid, _)| *pid).filter(|pid| is_naked(*pid)).collect();
+        let naked: Vec<i32> = all.iter().copied().filter(|pid| is_naked(*pid)).collect();
         assert_eq!(naked.len(), NAKED);
         kill_at_once(&anatomy.all());
         // The lock is free when the host has ended.
         up.end(ostler_tests::SOON);
         sweep(&up.state());
         stranger.assert_untouched();
-        let left: Vec<i32> = survivors(&up.tag).into_iter().map(|(pid, _)| pid).collect();
+        let left = pids(&up.tag);
         if spawned["containment"] == "cgroup" {
             assert!(left.is_empty(), "{world:?}: {left:?}");
         } else {

@@ -2,9 +2,9 @@
 
 use nix::sys::signal::Signal;
 use ostler_tests::world::{await_count, rounds};
-use ostler_tests::{SOON, Up, pid_of, run_directories, survivors, worker};
+use ostler_tests::{SOON, Up, pid_of, pids, run_directories, survivors, worker};
 
-use crate::sweep;
+use crate::{sweep, told_when_all_are_there};
 
 #[test]
 fn the_next_start_sweeps_what_the_dead_one_left() {
@@ -28,7 +28,7 @@ fn the_next_start_sweeps_what_the_dead_one_left() {
 
 /// A run of the same app in a state directory that another one has, too.
 fn in_state_of(state: &std::path::Path) -> Up {
-    let pools = |tag: &str| format!("[pool.p]\ncommand = {}\nworkers = 2\n", worker("daemon+sleep", tag));
+    let pools = |tag: &str| told_when_all_are_there("daemon+sleep", tag, "workers = 2");
     Up::start_with(pools, |command| {
         let file = command.get_args().nth(1).expect("its file").to_owned();
         let text = std::fs::read_to_string(&file).unwrap();
@@ -50,7 +50,7 @@ fn two_instances_with_one_state_directory_never_touch_each_other() {
     let mut both = [begin(), begin()];
     for _ in 0..rounds(6, 50) {
         let chosen = random.usize(0..2);
-        let other = survivors(&both[1 - chosen].tag);
+        let other = pids(&both[1 - chosen].tag);
         if random.bool() {
             both[chosen].signal(Signal::SIGKILL);
         } else {
@@ -59,7 +59,7 @@ fn two_instances_with_one_state_directory_never_touch_each_other() {
         let ended = std::mem::replace(&mut both[chosen], begin());
         await_count(&ended.tag, "gone", |count| count == 0);
         assert_eq!(
-            survivors(&both[1 - chosen].tag),
+            pids(&both[1 - chosen].tag),
             other,
             "the other's processes are untouched"
         );
