@@ -7,7 +7,7 @@ use std::env;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
-const SOURCES: [&str; 2] = ["guardian", "src/protocol.rs"];
+const SOURCES: [&str; 3] = ["guardian", "src/protocol.rs", "src/points.rs"];
 
 fn main() -> ExitCode {
     for source in SOURCES {
@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         .args(["--target", &required("TARGET")])
         .arg("-o")
         .arg(&program)
+        .args(["--check-cfg", "cfg(failpoints)"])
         // Host and guardian each use one half of the shared protocol file.
         .args(["-D", "warnings", "-A", "dead_code"])
         .args([
@@ -61,6 +62,9 @@ fn main() -> ExitCode {
             "link-arg=-static",
         ])
         .args(["-C", "link-arg=-Wl,--build-id=none,--gc-sections,-z,noexecstack"]);
+    if env::var_os("CARGO_FEATURE_FAILPOINTS").is_some() {
+        rustc.args(["--cfg", "failpoints"]);
+    }
     if let Ok(linker) = env::var("RUSTC_LINKER") {
         rustc.arg("-C").arg(format!("linker={linker}"));
     }

@@ -132,6 +132,22 @@ impl Up {
         }
     }
 
+    /// A run of the same app in a state directory that other runs have, too.
+    pub fn start_in(state: &Path, pools: impl FnOnce(&str) -> String, change: impl FnOnce(&mut Command)) -> Self {
+        Self::start_with(pools, |command| {
+            let file = command.get_args().nth(1).expect("its file").to_owned();
+            let text = std::fs::read_to_string(&file).expect("the file was written");
+            let shared = format!("state_dir = {:?}", state.display().to_string());
+            std::fs::write(&file, text.replace("state_dir = \"state\"", &shared)).expect("it is written again");
+            change(command);
+        })
+    }
+
+    /// Whether the program has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_some())
+    }
+
     /// The pid of the program.
     pub fn pid(&self) -> u32 {
         self.child.id()

@@ -3,6 +3,9 @@
 use crate::steps::{Outcome, cargo, exists, step};
 use crate::{native, steps};
 
+/// What makes host, guardian and sitters kill themselves on demand: for tests, and for no release (ADR 0014).
+const FAILPOINTS: &str = "ostler-tests/failpoints";
+
 /// Runs `cargo test --workspace` with these further arguments.
 pub(crate) fn run(arguments: &[&str]) -> Outcome {
     if !exists("python3") {
@@ -18,11 +21,12 @@ pub(crate) fn run(arguments: &[&str]) -> Outcome {
     let started = std::time::Instant::now();
     let mut build = cargo();
     build
-        .args(["test", "--workspace", "--no-run"])
+        .args(["test", "--workspace", "--no-run", "--features", FAILPOINTS])
         .args(before_dashes(arguments));
     step("building every test", build.envs(environment.clone()))?;
     let mut test = cargo();
-    test.args(["test", "--workspace"]).args(arguments);
+    test.args(["test", "--workspace", "--features", FAILPOINTS])
+        .args(arguments);
     step("running every test", test.envs(environment))?;
     println!("All of it took {}.", steps::seconds(started.elapsed()));
     Ok(())

@@ -1,7 +1,7 @@
 //! The guardian and its sitters: one tiny program that starts Ostler's workers and ends their trees (ADR 0002).
 //!
 //! Reading order: `life` (when a tree is ended, pure), `sitter` (one slot), `worker` (fork to exec), `tree` (killing),
-//! `start` and `server` (the guardian itself); below them `wire`, `children`, `wait`, `process`, `sys` and `arch`. The
+//! `start` and `server` (the guardian itself); below them `wire`, `children`, `wait`, `process`, `sys` and `arch`; `failpoint` is for tests. The
 //! messages are in the library's `src/protocol.rs`, which is compiled into both.
 //!
 //! It uses `core` and raw system calls only: no allocator, no libc, no thread. Every wait is one `ppoll`, with a
@@ -13,6 +13,7 @@
 
 mod arch;
 mod children;
+mod failpoint;
 mod life;
 mod mem;
 mod process;

@@ -3,6 +3,7 @@
 mod census;
 
 use crate::children;
+use crate::failpoint::{self, Point};
 use crate::fd;
 use crate::process::{self, DescriptorLimit};
 use crate::protocol::{Event, EventKind, Order, OrderKind, Step};
@@ -190,6 +191,7 @@ impl Server {
             OrderKind::End => {
                 // Without a sitter nothing of the incarnation is left: it has ended.
                 let _ = self.pass_on_or_tell(order);
+                failpoint::reach(Point::GuardianEnded);
             }
             OrderKind::Query => {
                 if self.pass_on_or_tell(order) == Err(Errno::ENOENT) {
@@ -214,6 +216,7 @@ impl Server {
             },
             OrderKind::Census => self.census = self.census.or(Some(0)),
             OrderKind::Quit => {
+                failpoint::reach(Point::GuardianQuitting);
                 self.course = Course::Quitting(now);
                 self.reap_again = true;
             }
@@ -259,7 +262,9 @@ impl Server {
             State::Closing | State::Lost => return Err((Step::Slot, Errno::EBUSY)),
         }
         let slot = self.slots.at(order.slot).map_err(|errno| (Step::Slot, errno))?;
+        failpoint::reach(Point::GuardianSpawning);
         send_with(slot.socket, &order.encode(), fds).map_err(|errno| (Step::Forward, errno))?;
+        failpoint::reach(Point::GuardianSpawned);
         slot.incarnation = order.incarnation;
         Ok(())
     }
@@ -275,6 +280,7 @@ impl Server {
         };
         let pid = process::fork_to(become_sitter, &raw const birth as usize);
         let pid = pid.map_err(|errno| (Step::SitterFork, errno))?;
+        failpoint::reach(Point::GuardianForked);
         self.sitters += 1;
         let place = self.slots.at(slot).map_err(|errno| (Step::Slot, errno))?;
         place.sitter = pid;
@@ -289,6 +295,7 @@ impl Server {
     /// The host is dead, or it has let go. Every sitter is told, and then loses its socket.
     fn host_gone(&mut self, dead: bool, now: u64) {
         const SIGCONT: i32 = 18;
+        failpoint::reach(Point::GuardianBereft);
         self.course = Course::Bereft;
         self.census = None;
         if dead {
@@ -304,6 +311,7 @@ impl Server {
             close_socket(&mut slot.socket);
             // Somebody may have stopped it; it is our child and not reaped, so this can hit nobody else.
             let _ = process::signal(slot.sitter, SIGCONT);
+            failpoint::reach(Point::GuardianToldOne);
         }
         self.reap(now);
     }
@@ -360,6 +368,7 @@ impl Server {
 
     /// A sitter that ends by itself has no child left. One that is killed leaves its tree to us.
     fn sitter_ended(&mut self, number: u32, status: i32, now: u64) {
+        failpoint::reach(Point::GuardianReaped);
         self.sitters = self.sitters.saturating_sub(1);
         let bereft = self.course == Course::Bereft;
         let Some(slot) = self.slots.get(number) else { return };
@@ -449,6 +458,7 @@ impl Server {
     fn leave_if_told(&mut self, now: u64) {
         let done = matches!(self.course, Course::Quitting(_) | Course::Bereft);
         if done && self.sitters == 0 && self.hunt.is_none() {
+            failpoint::reach(Point::GuardianLeaving);
             self.say(EventKind::Bye, 0, 0, 0, 0);
             self.course = Course::Leaving(now);
         }

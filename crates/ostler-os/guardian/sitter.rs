@@ -4,6 +4,7 @@
 //! is gone, but never before its tree.
 
 use crate::children;
+use crate::failpoint::{self, Point};
 use crate::fd;
 use crate::life::{Do, Life, Phase, Policy, SIGKILL};
 use crate::process::{self, DescriptorLimit};
@@ -69,6 +70,7 @@ pub(crate) fn run(slot: u32, limit: DescriptorLimit) -> ! {
         // It cannot fail (prctl(2)); if it does, there is no promise to keep here.
         process::exit(status::SETUP);
     }
+    failpoint::reach(Point::SitterBegun);
     let mut sitter = Sitter {
         slot,
         limit,
@@ -159,7 +161,10 @@ impl Sitter {
         }
         match self.master {
             Master::Serving => {}
-            Master::Leaving if self.outbox.is_empty() => process::exit(status::DONE),
+            Master::Leaving if self.outbox.is_empty() => {
+                failpoint::reach(Point::SitterLeaving);
+                process::exit(status::DONE)
+            }
             Master::Leaving => {}
             Master::Gone(since) => {
                 if self.outbox.is_empty() || now >= since + LAST_WORDS {
@@ -205,8 +210,12 @@ impl Sitter {
 
     fn obey(&mut self, order: &Order, fds: &mut Fds, truncated: bool, now: u64) {
         match order.kind {
-            OrderKind::Spawn => self.spawn(order, fds, truncated),
+            OrderKind::Spawn => {
+                failpoint::reach(Point::SitterSpawning);
+                self.spawn(order, fds, truncated);
+            }
             OrderKind::End => {
+                failpoint::reach(Point::SitterEnding);
                 if order.incarnation == self.life.incarnation() {
                     let todo = self.life.end(order.signal, order.grace_ms, Cause::Stop, now);
                     self.act(todo, now);
@@ -227,6 +236,7 @@ impl Sitter {
 
     fn bereaved(&mut self, cause: Cause, now: u64) {
         if !matches!(self.master, Master::Gone(_)) {
+            failpoint::reach(Point::SitterBereft);
             self.master = Master::Gone(now);
             let todo = self.life.bereaved(cause, now);
             self.act(todo, now);
@@ -289,6 +299,7 @@ impl Sitter {
         match worker::start(&launch) {
             Err(failure) => self.refuse(order.incarnation, failure),
             Ok(born) => {
+                failpoint::reach(Point::SitterForked);
                 self.life.begin(
                     order.incarnation,
                     Policy {
@@ -321,6 +332,7 @@ impl Sitter {
         match worker::outcome(exec) {
             Outcome::Undecided => return,
             Outcome::Executed => {
+                failpoint::reach(Point::SitterExecuted);
                 self.life.executed();
                 let flags = if self.in_cgroup { flag::IN_CGROUP } else { 0 };
                 self.say_with(
@@ -356,6 +368,7 @@ impl Sitter {
     /// The worker has ended. It is reaped last: as long as it is not, its group's number is its own, and whatever is left
     /// in the group can be killed at a stroke.
     fn worker_ended(&mut self, ended: wait::Ended, now: u64) {
+        failpoint::reach(Point::SitterWorkerEnded);
         if self.exec.is_some() {
             // The child was the pipe's only writer, so it tells now.
             self.exec_told();
@@ -370,6 +383,7 @@ impl Sitter {
         // It has ended and is ours, so this succeeds at once.
         let _ = wait::reap(ended.pid);
         self.worker = 0;
+        failpoint::reach(Point::SitterWorkerReaped);
         if self.failure.is_none() {
             self.say(EventKind::Exited, ended.status, ended.pid);
         }
@@ -397,6 +411,7 @@ impl Sitter {
             }
             if !self.cgroup.as_ref().is_some_and(tree::is_populated) {
                 let (killed, flags) = self.kill.as_ref().map_or((0, 0), |kill| (kill.killed, kill.flags));
+                failpoint::reach(Point::SitterTreeGone);
                 self.say_with(EventKind::TreeGone, killed, 0, 0, flags);
                 return self.free_slot(now);
             }
@@ -477,6 +492,7 @@ impl Sitter {
                 }
             }
             Do::Kill(cause) => {
+                failpoint::reach(Point::SitterKilling);
                 let targets = Targets {
                     worker: self.worker,
                     cgroup: self.cgroup.as_ref(),

@@ -1,5 +1,6 @@
 //! From the guardian's first instruction to its first answer.
 
+use crate::failpoint::{self, Point};
 use crate::fd;
 use crate::process::{self, DescriptorLimit};
 use crate::protocol::{Event, EventKind, Hello, MAGIC, VERSION};
@@ -11,12 +12,15 @@ use crate::wire::{Fds, Outbox, Received, receive};
 
 /// The guardian from its first instruction on; its standard input is the control socket.
 pub(crate) fn run() -> ! {
+    failpoint::arm();
     let hello = take_hello();
+    failpoint::reach(Point::GuardianGreeted);
     let slots = set_up();
     let limit = match &slots {
         Ok(_) => raise_limit(&hello),
         Err(errno) => Err(*errno),
     };
+    failpoint::reach(Point::GuardianSetUp);
     let errno = limit.as_ref().map_or_else(|errno| errno.0, |_| 0);
     let mut outbox = Outbox::new();
     let ready = Event {

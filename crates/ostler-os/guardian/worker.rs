@@ -2,6 +2,7 @@
 
 use core::ffi::CStr;
 
+use crate::failpoint::{self, Point};
 use crate::life::SIGKILL;
 use crate::process::{self, DescriptorLimit};
 use crate::protocol::{MAX_LISTEN, MAX_SPEC, SpecHead, Step};
@@ -107,6 +108,7 @@ fn become_worker(launch: &Launch<'_>, sitter: i32, report: i32) -> (Failure, i32
 }
 
 fn prepare(launch: &Launch<'_>, sitter: i32, report: i32) -> Result<(i32, Ready), Failure> {
+    failpoint::reach(Point::WorkerBorn);
     process::die_with_parent(SIGKILL).map_err(at(Step::Parent))?;
     if process::parent_pid() != sitter {
         // It died before it could be a parent to die with.
@@ -121,6 +123,7 @@ fn prepare(launch: &Launch<'_>, sitter: i32, report: i32) -> Result<(i32, Ready)
     if let Some(directory) = ready.directory() {
         sys::change_directory(directory).map_err(at(Step::Directory))?;
     }
+    failpoint::reach(Point::WorkerPlaced);
     Ok((report, ready))
 }
 

@@ -23,6 +23,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use ostler_os::failpoint::{self, Point};
+
 use crate::record::LocalProcess;
 use lock::{RunLock, Taken};
 
@@ -186,11 +188,15 @@ impl RunDir {
         let unfinished = app_dir.join(format!("{NEW_PREFIX}{}", info.run));
         let finished = app_dir.join(info.run.to_string());
         make_private(&unfinished, false)?;
+        failpoint::reach(Point::RunMade);
         let Taken::Ours(lock) = RunLock::create(&unfinished)? else {
             return Ok(None);
         };
+        failpoint::reach(Point::RunLocked);
         info::write(&unfinished, info)?;
+        failpoint::reach(Point::RunDescribed);
         fs::rename(&unfinished, &finished).map_err(RunDirError::io("rename to", &finished))?;
+        failpoint::reach(Point::RunNamed);
         Ok(Some(lock))
     }
 
@@ -259,6 +265,7 @@ fn remove_locked(path: &Path) -> Result<(), RunDirError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let gone = path.with_file_name(format!("{GONE_PREFIX}{}", name.trim_start_matches(NEW_PREFIX)));
     fs::rename(path, &gone).map_err(RunDirError::io("rename", path))?;
+    failpoint::reach(Point::RunHidden);
     remove_gone(&gone)
 }
 

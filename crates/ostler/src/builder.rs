@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use ostler_core::ids::RunId;
 use ostler_os::cgroup::{CgroupUse, RunGroup, Site};
+use ostler_os::failpoint::{self, Point};
 use ostler_os::identity::ProcessIdentity;
 use ostler_registry::{
     AppDirError, DirEnv, Engine, Owner, RunDir, RunDirError, RunInfo, Table, TableError, TableEvent, TableOptions,
@@ -253,6 +254,7 @@ impl OstlerBuilder {
                 return Err(StartError::Table { source });
             }
         };
+        failpoint::reach(Point::TableOpened);
         let cgroup = if self.cgroups {
             run_cgroup(&run_dir, self.run)
         } else {
@@ -303,6 +305,7 @@ fn run_cgroup(run_dir: &RunDir, run: RunId) -> Option<RunGroup> {
     };
     match made {
         Ok(group) => {
+            failpoint::reach(Point::CgroupMade);
             let path = group.group().path().display().to_string();
             if let Err(error) = run_dir.set_cgroup(Some(path)) {
                 tracing::warn!(target: "ostler", %error, "run.json does not name the run's cgroup");

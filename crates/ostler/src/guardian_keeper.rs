@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ostler_core::exit::ExitReason;
+use ostler_os::failpoint::{self, Point};
 use ostler_os::guardian::{Events, Guardian, GuardianEvent, GuardianOptions};
 use ostler_os::identity::ProcessIdentity;
 use ostler_os::limits;
@@ -58,7 +59,9 @@ impl Actor for GuardianKeeper {
             unkept.abandon();
         }
         let (guardian, events) = Guardian::launch(options(&arguments)).await?;
+        failpoint::reach(Point::GuardianLaunched);
         services.note_guardian(identity(&guardian).as_ref());
+        failpoint::reach(Point::GuardianNoted);
         let generation = services.link.serve(guardian);
         tokio::spawn(pump(events, services, generation, myself));
         Ok(())

@@ -6,6 +6,7 @@ use std::time::Duration;
 use ostler_core::ids::RunId;
 use ostler_core::signal::Signal;
 use ostler_core::spec::PoolSpec;
+use ostler_os::failpoint::{self, Point};
 use ostler_os::identity::{Attribution, ProcessIdentity};
 use ostler_telemetry::{EventKind, Facts, Instance};
 use tokio::sync::watch;
@@ -117,9 +118,11 @@ impl Tree {
 
     async fn stop(&self) -> StopReport {
         self.services.raise_stop_level(StopLevel::Ordered);
+        failpoint::reach(Point::StopBegun);
         for pool in self.pools_in_order().iter().rev() {
             self.end_pool(pool).await;
         }
+        failpoint::reach(Point::StopPoolsDown);
         self.root.request_stop();
         self.stopped().await
     }
@@ -163,6 +166,7 @@ async fn conclude(tree: Arc<Tree>, runtime_guard: AbandonOnDrop) {
         pool.stopped();
     }
     let cleanup = cleaner::check_once(services).await;
+    failpoint::reach(Point::StopChecked);
     if let Some(guardian) = services.link.close()
         && let Err(error) = guardian.quit(QUIT_LIMIT).await
     {
@@ -170,6 +174,7 @@ async fn conclude(tree: Arc<Tree>, runtime_guard: AbandonOnDrop) {
         guardian.abandon();
         kill_guardian(guardian.pid());
     }
+    failpoint::reach(Point::StopGuardianQuit);
     let mut report = StopReport::of_pools(&tree.pools_in_order());
     report.root_gave_up = ended.and_then(why_gave_up);
     report.orphans = cleanup.orphans;

@@ -68,8 +68,9 @@ struct Memory {
     /// The ports it had: a restart tries them first.
     ports: PortMap,
     listeners: Listeners,
-    /// Failures of the machine in a row; each lengthens the pause before the next start.
-    machine_failures: u32,
+    /// Starts in a row that failed by nobody's fault (the machine's limits, a guardian or sitter that was lost); each
+    /// lengthens the pause before the next one.
+    uncounted_failures: u32,
     latest: Option<watch::Receiver<Progress>>,
     state: WorkerState,
     /// Cgroups of the slot that were killed and could not be removed at once: they go with the run's.

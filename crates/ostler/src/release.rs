@@ -8,6 +8,7 @@ use ostler_core::ids::{Incarnation, RunId, WorkerId};
 use ostler_core::lifecycle::Input;
 use ostler_core::spec::Port;
 use ostler_os::cgroup::Group;
+use ostler_os::failpoint::{self, Point};
 use ostler_os::holders::describe_processes;
 use ostler_os::identity::{Attribution, ProcessIdentity};
 use ostler_os::ports::{self, PortState};
@@ -26,9 +27,10 @@ pub(crate) fn check_ports(driver: &Driver) -> Work {
     let exempt = |name: &str| spec.ports.iter().any(|(of, port)| of == name && port == Port::Listen);
     let taken = driver.resources.ports.iter().filter(|(name, _)| !exempt(name));
     let addresses: Vec<SocketAddr> = taken.map(|(_, port)| SocketAddr::new(spec.address, *port)).collect();
-    blocking(move || match addresses.into_iter().find_map(held) {
-        None => Input::PortsFree,
-        Some(holder) => Input::PortsHeld(holder),
+    blocking(move || {
+        let held = addresses.into_iter().find_map(held);
+        failpoint::reach(Point::PortsChecked);
+        held.map_or(Input::PortsFree, Input::PortsHeld)
     })
 }
 
@@ -47,7 +49,9 @@ fn held(address: SocketAddr) -> Option<String> {
 pub(crate) fn unrecord(driver: &Driver) -> Work {
     let (table, key) = (driver.slot.services.table.clone(), driver.key());
     Box::pin(async move {
-        Done::Input(match table.remove(key).await {
+        let removed = table.remove(key).await;
+        failpoint::reach(Point::Unrecorded);
+        Done::Input(match removed {
             Ok(_) => Input::Unrecorded,
             Err(error) => Input::UnrecordFailed(error.to_string()),
         })

@@ -13,6 +13,7 @@ use ostler_core::ids::RunId;
 use ostler_core::lifecycle::Cause;
 use ostler_core::moment::Moment;
 use ostler_os::cgroup::RunGroup;
+use ostler_os::failpoint::{self, Point};
 use ostler_os::identity::ProcessIdentity;
 use ostler_registry::{Owner, RunDir, Table};
 use tokio::sync::{OnceCell, watch};
@@ -134,6 +135,7 @@ impl Services {
         if let Err(error) = self.table.close().await {
             tracing::warn!(target: "ostler", %error, "the process table was not closed in order");
         }
+        failpoint::reach(Point::TableClosed);
         if let Some(cgroup) = &self.cgroup {
             let removed = cgroup.group().remove_until(Instant::now() + CGROUP_LIMIT);
             if !matches!(removed, Ok(true)) {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use ostler_core::ids::RunId;
 use ostler_os::cgroup::RunGroup;
+use ostler_os::failpoint::{self, Point};
 use ostler_os::identity::{Attribution, ProcessIdentity, Verified};
 use ostler_os::kill::{self, KillReport};
 use ostler_os::marker;
@@ -15,9 +16,12 @@ use ostler_registry::{DeadRun, FoundRun, Identity, RunDirError, remove_leftovers
 
 use crate::identity::{local, os_identity};
 
-/// How long the sweep of one dead run may take: 20 s. Most of it is for a guardian that is still giving databases their
-/// grace.
-pub const SWEEP_LIMIT: Duration = Duration::from_secs(20);
+/// How long the sweep of one dead run may take: 30 s.
+pub const SWEEP_LIMIT: Duration = Duration::from_secs(30);
+
+/// How much of that is for a guardian that is still giving databases their grace: 20 s. Then it is killed, and there has
+/// to be time for what it leaves.
+const GUARDIAN_LIMIT: Duration = Duration::from_secs(20);
 
 /// How long what was killed has to end: 5 s.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
@@ -53,6 +57,7 @@ pub fn sweep(app_dir: &Path) -> Result<SweepReport, RunDirError> {
             FoundRun::Unreadable { path, reason } => report.remarks.push(format!("{}: {reason}", path.display())),
         }
     }
+    failpoint::reach(Point::SweepDone);
     Ok(report)
 }
 
@@ -60,13 +65,19 @@ fn sweep_run(dead: DeadRun, report: &mut SweepReport) {
     let deadline = Instant::now() + SWEEP_LIMIT;
     let by = Attribution::new("ostler sweep", format!("run {} is dead", dead.run()));
     let before = report.survivors.len();
-    await_guardian(&dead, &by, deadline, report);
+    failpoint::reach(Point::SweepBegun);
+    await_guardian(&dead, &by, Instant::now() + GUARDIAN_LIMIT, report);
+    failpoint::reach(Point::SweepGuardianAwaited);
     kill_cgroup(&dead, report);
+    failpoint::reach(Point::SweepCgroupKilled);
     let recorded = recorded(&dead, report);
     note(kill::kill_trees(&recorded, &by, Instant::now() + KILL_LIMIT), report);
+    failpoint::reach(Point::SweepRecordedKilled);
     let marked = marked(dead.run(), deadline, report);
     note(kill::kill_trees(&marked, &by, Instant::now() + KILL_LIMIT), report);
+    failpoint::reach(Point::SweepMarkedKilled);
     remove_cgroup(&dead, deadline, report);
+    failpoint::reach(Point::SweepCgroupRemoved);
     if report.survivors.len() > before {
         report.remarks.push(format!(
             "{} is kept: processes of its run are alive",

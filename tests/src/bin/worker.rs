@@ -73,6 +73,7 @@ fn run(mode: &str, port: u16, tag: &str) {
         "fork-on" => fork_on(tag),
         "stop-self" => drop(nix::sys::signal::raise(Signal::SIGSTOP)),
         "setsid" => drop(setsid()),
+        "sign" => sign(),
         "abort" => std::process::abort(),
         "kill-self" => drop(nix::sys::signal::kill(getpid(), Signal::SIGKILL)),
         other => {
@@ -267,6 +268,17 @@ fn keep_port_in_grandchild(port: u16, tag: &str) {
     let copy: OwnedFd = listener.try_clone().expect("a copy of the socket").into();
     leave_daemon(tag, false, Stdio::from(copy));
     serve(&listener, 0);
+}
+
+/// Writes who this is into a file that all workers share: one line, whole.
+fn sign() {
+    let who = std::env::vars().find(|(name, _)| name.starts_with("OSTLER_RUN_"));
+    let (run, worker) = who.expect("the marker");
+    let file = std::fs::OpenOptions::new().append(true).open(variable("SIGNATURES"));
+    let line = format!("{run} {worker}\n");
+    file.expect("the file is there")
+        .write_all(line.as_bytes())
+        .expect("it is signed");
 }
 
 fn start(modes: &str, tag: &str) {

@@ -1,8 +1,8 @@
 //! Live runs, dead ones and their sweeps, in one state directory.
 
 use nix::sys::signal::Signal;
-use ostler_tests::world::{await_count, rounds};
-use ostler_tests::{SOON, Up, pid_of, pids, run_directories, survivors, worker};
+use ostler_tests::world::{Anatomy, await_count, rounds};
+use ostler_tests::{SOON, Up, pid_of, pids, run_directories, send, survivors, worker};
 
 use crate::{sweep, told_when_all_are_there};
 
@@ -29,12 +29,24 @@ fn the_next_start_sweeps_what_the_dead_one_left() {
 /// A run of the same app in a state directory that another one has, too.
 fn in_state_of(state: &std::path::Path) -> Up {
     let pools = |tag: &str| told_when_all_are_there("daemon+sleep", tag, "workers = 2");
-    Up::start_with(pools, |command| {
-        let file = command.get_args().nth(1).expect("its file").to_owned();
-        let text = std::fs::read_to_string(&file).unwrap();
-        let shared = format!("state_dir = {:?}", state.display().to_string());
-        std::fs::write(&file, text.replace("state_dir = \"state\"", &shared)).unwrap();
-    })
+    Up::start_in(state, pools, |_| {})
+}
+
+/// Found by chaos: the sweep waited for the guardian until its own time was over.
+#[test]
+fn a_guardian_that_stands_still_leaves_time_for_the_rest_of_the_sweep() {
+    let naked = |tag: &str| worker("daemon-naked+daemon-naked+daemon-naked+sleep", tag);
+    let mut dead = Up::start(|tag| format!("[pool.p]\ncommand = {}\nworkers = 8\n", naked(tag)));
+    dead.wait_for_event("pool.ready");
+    await_count(&dead.tag, "all there", |count| count == 32);
+    send(Anatomy::of(dead.pid()).guardian, Signal::SIGSTOP);
+    dead.signal(Signal::SIGKILL);
+    dead.end(SOON);
+    assert_eq!(survivors(&dead.tag).len(), 32, "nobody has ended them");
+    sweep(&dead.state());
+    // Without cgroups it is the sitters who end the naked ones, now that their guardian is killed.
+    await_count(&dead.tag, "gone", |count| count == 0);
+    dead.assert_nothing_left();
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use ostler_core::ids::RunId;
+use ostler_os::failpoint::{self, Point};
 use serde::{Deserialize, Serialize};
 
 use super::RunDirError;
@@ -111,5 +112,6 @@ pub(super) fn write(dir: &Path, info: &RunInfo) -> Result<(), RunDirError> {
         .map_err(io::Error::other)
         .map_err(RunDirError::io("write", &path))?;
     fs::write(&unfinished, text).map_err(RunDirError::io("write", &unfinished))?;
+    failpoint::reach(Point::RunInfoWritten);
     fs::rename(&unfinished, &path).map_err(RunDirError::io("write", &path))
 }

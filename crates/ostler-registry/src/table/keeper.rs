@@ -4,6 +4,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use ostler_os::failpoint::{self, Point};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{OnTableEvent, Shared, TableEvent, TableOptions, TableStatus};
@@ -152,6 +153,7 @@ impl Keeper {
             batch.into_iter().partition(|call| matches!(call.ask, Ask::Request(_)));
         let mut changes = Vec::with_capacity(requests.len());
         let mut answers = Vec::with_capacity(requests.len());
+        let mut written = Vec::with_capacity(requests.len());
         {
             let mut ledger = self.shared.ledger.write().unwrap_or_else(PoisonError::into_inner);
             for Call {
@@ -161,6 +163,7 @@ impl Keeper {
             } in requests
             {
                 let Ask::Request(request) = ask else { continue };
+                written.push(points(&request));
                 let taken = ledger.take(*request);
                 answers.push((
                     reply,
@@ -173,7 +176,15 @@ impl Keeper {
         if changes.iter().all(|change| matches!(change, Change::Remove { .. })) {
             self.linger(changes);
         } else {
+            written
+                .iter()
+                .flatten()
+                .for_each(|(writing, _)| failpoint::reach(*writing));
             self.write(changes);
+            written
+                .iter()
+                .flatten()
+                .for_each(|(_, written)| failpoint::reach(*written));
         }
         for (reply, answer, _place) in answers {
             reply.send(answer);
@@ -204,17 +215,21 @@ impl Keeper {
 
     /// Writes what lingers, and then these changes, as one. A store that failed gets them all when it is opened anew.
     fn write(&mut self, changes: Vec<Change>) {
-        let mut all = self
-            .lingering
-            .take()
-            .map(|lingering| lingering.changes)
-            .unwrap_or_default();
+        let lingering = self.lingering.take().map(|lingering| lingering.changes);
+        let removes = lingering.is_some();
+        if removes {
+            failpoint::reach(Point::RemoveWriting);
+        }
+        let mut all = lingering.unwrap_or_default();
         all.extend(changes);
         if let Condition::Healthy(store) = &mut self.condition
             && !all.is_empty()
             && let Err(error) = store.apply(&all)
         {
             self.degrade(error);
+        }
+        if removes {
+            failpoint::reach(Point::RemoveWritten);
         }
     }
 
@@ -289,5 +304,15 @@ impl Keeper {
 
     fn set_status(&self, status: TableStatus) {
         *self.shared.status.write().unwrap_or_else(PoisonError::into_inner) = status;
+    }
+}
+
+/// Where a process can be made to end at the write of this request: before and after. Removals are written later.
+fn points(request: &Request) -> Option<(Point, Point)> {
+    match request {
+        Request::Reserve(_) => Some((Point::ReserveWriting, Point::ReserveWritten)),
+        Request::Activate(..) => Some((Point::ActivateWriting, Point::ActivateWritten)),
+        Request::SetState(..) | Request::Update(_) => Some((Point::UpdateWriting, Point::UpdateWritten)),
+        Request::Remove(_) => None,
     }
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use ostler_core::lifecycle::{State, Transition};
 use ostler_core::signal::Signal;
+use ostler_os::failpoint::{self, Point};
 use ostler_telemetry::{EventKind, Facts};
 
 use super::driver::Driver;
@@ -18,6 +19,11 @@ pub(super) fn announce(driver: &mut Driver, what: Transition, elapsed: Duration)
     };
     driver.slot.update_state(|state| show(driver, state, &what));
     let (kind, facts) = event(&what);
+    match what {
+        Transition::Ready => failpoint::reach(Point::Ready),
+        Transition::Exited(_) => failpoint::reach(Point::ExitTold),
+        _ => {}
+    }
     let facts = Facts {
         elapsed: Some(elapsed),
         ..driver.resources.complete(facts)

@@ -16,6 +16,7 @@ use ostler_core::ids::Incarnation;
 use ostler_core::lifecycle::{Cause, Effect, Input, Lifecycle, Outcome, Rules, State, Transition};
 use ostler_core::signal::Signal;
 use ostler_core::spec::{Ports, StopSpec};
+use ostler_os::failpoint::{self, Point};
 use ostler_os::guardian::{GuardianEvent, SignalCause};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
@@ -269,6 +270,7 @@ impl Driver {
                 None
             }
             GuardianEvent::TreeGone { how, .. } => {
+                failpoint::reach(Point::TreeGoneTold);
                 self.tree_gone = true;
                 if how.cgroup {
                     self.drop_cgroup();
@@ -372,6 +374,7 @@ impl Driver {
             return;
         }
         self.slot.services.link.end(self.slot.number, self.incarnation, stop);
+        failpoint::reach(Point::EndOrdered);
     }
 
     /// Whatever were started in a cgroup that was killed would be killed at its birth: the next incarnation gets another.
@@ -416,9 +419,13 @@ impl Driver {
 
     fn finish(self, outcome: Outcome) -> Outcome {
         self.count_dropped_lines();
-        let limit = matches!(&outcome, Outcome::Failed(failure) if failure.reason.is_machine_limit());
+        // What is not counted would be tried again without end and without pause. A worker that ran and lost its guardian
+        // comes back at once; a start that came to nothing takes its time.
+        let ran = self.resources.pid.is_some();
+        let wants_pause = |failure: &Failure| failure.reason.is_machine_limit() || !failure.reason.is_counted() && !ran;
+        let pauses = matches!(&outcome, Outcome::Failed(failure) if wants_pause(failure));
         let mut memory = self.slot.memory();
-        memory.machine_failures = if limit { memory.machine_failures + 1 } else { 0 };
+        memory.uncounted_failures = if pauses { memory.uncounted_failures + 1 } else { 0 };
         drop(memory);
         match outcome {
             Outcome::Failed(failure) => Outcome::Failed(self.with_stderr(failure)),

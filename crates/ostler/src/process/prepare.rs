@@ -10,6 +10,7 @@ use ostler_core::failure::{Failure, Reason};
 use ostler_core::lifecycle::Input;
 use ostler_core::spec::{Port, Ports, Ready, WorkerSpec};
 use ostler_os::cgroup::Group;
+use ostler_os::failpoint::{self, Point};
 use ostler_os::guardian::{EndPolicy, OrderError, SpawnRequest, SpawnStep};
 use ostler_os::holders::Holder;
 use ostler_os::identity::{ProcessIdentity, here};
@@ -173,6 +174,7 @@ impl Driver {
         let link = Arc::clone(&self.slot.services.link);
         let (slot, incarnation, route) = (self.slot.number, self.incarnation, self.route());
         Box::pin(async move {
+            failpoint::reach(Point::SpawnPrepared);
             let spawned = match link.guardian().await {
                 Ok((guardian, generation)) => {
                     link.bind(slot, generation, route);
@@ -182,6 +184,7 @@ impl Driver {
                 }
                 Err(closed) => Err(Failure::new(Reason::GuardianLost, closed.to_string())),
             };
+            failpoint::reach(Point::SpawnOrdered);
             match spawned {
                 Ok(()) => Done::Nothing,
                 Err(failure) => Done::Input(Input::SpawnFailed(failure)),
@@ -315,6 +318,7 @@ impl Driver {
 
     /// The process is there: what it is goes into the record.
     pub(super) fn spawned(&mut self, pid: u32, sitter: u32, start_time: u64, in_cgroup: bool) -> Work {
+        failpoint::reach(Point::SpawnTold);
         let identity = here().ok().and_then(|here| {
             let pid = i32::try_from(pid).ok()?;
             Some(ProcessIdentity {
@@ -354,6 +358,7 @@ impl Driver {
             if let Err(error) = table.activate(key, activation).await {
                 tracing::debug!(target: "ostler", %error, "a record was not made active");
             }
+            failpoint::reach(Point::Active);
             Done::Nothing
         })
     }
@@ -386,6 +391,15 @@ impl Driver {
             .map_or_else(|| ".".into(), |path| path.display().to_string());
         let (reason, message) = match (step, limits::reason_of_errno(errno)) {
             (_, Some(limit)) => (limit, format!("no process for {program:?}: {error}")),
+            // The sitter was killed before it had its order or its child, or what it left is being killed still.
+            (SpawnStep::Forward | SpawnStep::Parent | SpawnStep::Slot, None)
+                if error.kind() != std::io::ErrorKind::InvalidInput =>
+            {
+                (
+                    Reason::GuardianLost,
+                    format!("its sitter was lost before it started {program:?}: {error} (at the step {step:?})"),
+                )
+            }
             (SpawnStep::Directory, None) if error.kind() == std::io::ErrorKind::PermissionDenied => (
                 Reason::PermissionDenied,
                 format!("the working directory {directory} can't be entered: {error}"),

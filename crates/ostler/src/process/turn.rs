@@ -9,10 +9,10 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use super::{Message, Progress, Slot};
 
-/// The pause after the first failure of the machine; doubled after each that follows, up to [`MACHINE_PAUSE_MAX`].
-const MACHINE_PAUSE_FIRST: Duration = Duration::from_millis(100);
-/// The longest pause after failures of the machine.
-const MACHINE_PAUSE_MAX: Duration = Duration::from_secs(10);
+/// The pause after the first start that failed uncounted; doubled after each that follows, up to [`PAUSE_MAX`].
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+/// The longest such pause.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// Waits until the incarnation may be reserved. An error is how it ended without having been reserved.
 pub(super) async fn wait_turn(
@@ -22,7 +22,7 @@ pub(super) async fn wait_turn(
 ) -> Result<OwnedSemaphorePermit, Outcome> {
     let turn = async {
         await_predecessor(slot, predecessor).await?;
-        let pause = machine_pause(slot.memory().machine_failures);
+        let pause = pause_after(slot.memory().uncounted_failures);
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
         }
@@ -84,12 +84,10 @@ pub(super) async fn stand_for(predecessor: Option<watch::Receiver<Progress>>, pr
     progress.send_replace(Progress::Released);
 }
 
-fn machine_pause(failures: u32) -> Duration {
+fn pause_after(failures: u32) -> Duration {
     match failures.checked_sub(1) {
         None => Duration::ZERO,
-        Some(doublings) => MACHINE_PAUSE_FIRST
-            .saturating_mul(1 << doublings.min(16))
-            .min(MACHINE_PAUSE_MAX),
+        Some(doublings) => PAUSE_FIRST.saturating_mul(1 << doublings.min(16)).min(PAUSE_MAX),
     }
 }
 
@@ -109,9 +107,9 @@ mod tests {
     }
 
     #[test]
-    fn the_machine_is_given_ever_more_time() {
+    fn starts_that_came_to_nothing_wait_ever_longer() {
         let pauses: Vec<_> = [0, 1, 2, 3, 30]
-            .map(machine_pause)
+            .map(pause_after)
             .into_iter()
             .map(|p| p.as_millis())
             .collect();
