@@ -46,6 +46,29 @@ pub fn worker(modes: &str, tag: &str) -> String {
     format!("[{:?}, {modes:?}, \"{{port}}\", {tag:?}]", path.display().to_string())
 }
 
+/// A process of the caller's with the marker of that worker, in no tree of its run; deaf to polite signals.
+///
+/// # Panics
+/// When the worker does not live.
+pub fn stray(of: u32, tag: &str) -> Child {
+    let worker = i32::try_from(of)
+        .ok()
+        .and_then(|pid| procfs::process::Process::new(pid).ok());
+    let environment = worker
+        .and_then(|worker| worker.environ().ok())
+        .expect("the worker lives");
+    let marker = environment
+        .into_iter()
+        .find(|(name, _)| name.to_string_lossy().starts_with("OSTLER_RUN_"));
+    let (name, value) = marker.expect("a worker bears its run's marker");
+    Command::new(program("ostler-test-worker"))
+        .args(["ignore-term+sleep", "0", tag])
+        .env(name, value)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("it starts")
+}
+
 /// A run of `ostler up`.
 #[derive(Debug)]
 pub struct Up {

@@ -15,11 +15,7 @@ pub(crate) fn run(args: &SweepArgs) -> Result<Exit, Failed> {
     let report = sweep::sweep(&app_dir).map_err(Failed::machine)?;
     // A stdout that nobody reads is no failure of the sweep.
     drop(writeln!(io::stdout(), "{}", text(&args.app, &report)));
-    Ok(if report.survivors.is_empty() {
-        Exit::Clean
-    } else {
-        Exit::Machine
-    })
+    Ok(if report.kept == 0 { Exit::Clean } else { Exit::Machine })
 }
 
 fn text(app: &str, report: &SweepReport) -> String {

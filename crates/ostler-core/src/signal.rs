@@ -26,6 +26,8 @@ impl Signal {
     pub const KILL: Self = Self(9);
     /// SIGTERM.
     pub const TERM: Self = Self(15);
+    /// SIGCONT.
+    pub const CONT: Self = Self(18);
 
     /// The signal of this number; `None` outside 1 to 64.
     pub fn from_number(number: i32) -> Option<Self> {

@@ -1,12 +1,13 @@
 //! Finding this process's children.
 //!
 //! Every pid that /proc lists is put to waitid(2), which knows a child of ours from any other process. So a pid that is
-//! told here is a child, and stays its pid until we reap it: nothing can be confused with it. /proc/PID/task/TID/children
-//! would list children at once, but not every kernel has it, and proc(5) calls it unreliable while they run.
+//! told here is a child, and stays its pid until we reap it: nothing can be confused with it. /proc/thread-self/children
+//! would list children at once, but not every kernel has it, and proc(5) calls it unreliable while they run. It serves
+//! for those that /proc hides: hidepid=2 does that to whoever is not dumpable, our own children included.
 
 use core::ffi::CStr;
 
-use crate::sys;
+use crate::sys::{self, Errno, Fd};
 use crate::text;
 use crate::wait;
 
@@ -25,7 +26,7 @@ pub(crate) fn each(mut found: impl FnMut(i32)) -> sys::Result<()> {
     loop {
         let length = sys::read_directory(&directory, &mut buffer)?;
         if length == 0 {
-            return Ok(());
+            return each_hidden(&mut buffer, &mut found);
         }
         let mut entries = &buffer[..length];
         while let Some((name, rest)) = next_entry(entries) {
@@ -33,6 +34,32 @@ pub(crate) fn each(mut found: impl FnMut(i32)) -> sys::Result<()> {
             if let Some(pid) = text::pid_of(name).filter(|pid| wait::is_child(*pid)) {
                 found(pid);
             }
+        }
+    }
+}
+
+/// Calls `found` for each child that /proc hides, as far as the kernel tells.
+fn each_hidden(buffer: &mut [u8], found: &mut impl FnMut(i32)) -> sys::Result<()> {
+    let list = match sys::open(c"/proc/thread-self/children") {
+        Err(Errno::ENOENT) => return Ok(()),
+        other => other?,
+    };
+    let mut pid = 0;
+    loop {
+        let length = sys::read(list.raw(), buffer)?;
+        if length == 0 {
+            return Ok(());
+        }
+        // Each number is followed by a space.
+        for byte in &buffer[..length] {
+            if byte.is_ascii_digit() {
+                pid = pid * 10 + i32::from(byte - b'0');
+                continue;
+            }
+            if open_stat(pid).err() == Some(Errno::ENOENT) && wait::is_child(pid) {
+                found(pid);
+            }
+            pid = 0;
         }
     }
 }
@@ -46,19 +73,22 @@ fn next_entry(entries: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// Field 22 of /proc/PID/stat; 0 when it cannot be read. Exact only for a process that cannot be reaped meanwhile.
 pub(crate) fn start_time(pid: i32) -> u64 {
+    let mut stat = [0; 512];
+    open_stat(pid)
+        .and_then(|file| sys::read(file.raw(), &mut stat))
+        .ok()
+        .and_then(|length| text::start_time(&stat[..length]))
+        .unwrap_or(0)
+}
+
+fn open_stat(pid: i32) -> sys::Result<Fd> {
     let mut path = *b"/proc/0000000000/stat\0";
     let digits = text::write_decimal(pid.unsigned_abs(), &mut path[6..16]);
     path[6 + digits..]
         .iter_mut()
         .zip(b"/stat\0")
         .for_each(|(to, from)| *to = *from);
-    let Ok(path) = CStr::from_bytes_until_nul(&path) else {
-        return 0;
-    };
-    let mut stat = [0; 512];
-    sys::open(path)
-        .and_then(|file| sys::read(file.raw(), &mut stat))
-        .ok()
-        .and_then(|length| text::start_time(&stat[..length]))
-        .unwrap_or(0)
+    CStr::from_bytes_until_nul(&path)
+        .map_err(|_| Errno::EINVAL)
+        .and_then(sys::open)
 }

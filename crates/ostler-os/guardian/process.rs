@@ -98,14 +98,24 @@ pub(crate) fn fork_into(cgroup: &Fd) -> Result<i32> {
     unsafe { call(number::CLONE3, [args.as_ptr() as usize, size_of_val(&args), 0, 0, 0, 0]) }.map(|pid| pid as i32)
 }
 
+/// Signal numbers are the same on both architectures.
+pub(crate) const SIGCONT: i32 = 18;
+
 const PR_SET_PDEATHSIG: usize = 1;
 const PR_SET_NAME: usize = 15;
 const PR_SET_CHILD_SUBREAPER: usize = 36;
 
-/// This process dies by `signal` when the one that forked it does.
-pub(crate) fn die_with_parent(signal: i32) -> Result<()> {
+/// The kernel sends this process `signal` when the one that forked it ends (more exactly: when that one's thread does).
+pub(crate) fn signal_at_parents_end(signal: i32) -> Result<()> {
     // SAFETY: no pointers.
     unsafe { call(number::PRCTL, [PR_SET_PDEATHSIG, signal as usize, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// Whoever is stopped when its parent ends could not see that the line to it is closed: the kernel wakes it, also where
+/// SIGCONT is blocked (signal(7)).
+pub(crate) fn wake_at_parents_end() {
+    // It cannot fail for a signal's number (prctl(2)).
+    let _ = signal_at_parents_end(SIGCONT);
 }
 
 /// Orphans among this process's descendants become its children.

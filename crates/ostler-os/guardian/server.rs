@@ -8,7 +8,7 @@ use crate::fd;
 use crate::process::{self, DescriptorLimit};
 use crate::protocol::{Event, EventKind, Order, OrderKind, Step};
 use crate::sitter;
-use crate::slots::{Slots, State};
+use crate::slots::{Slot, Slots, State};
 use crate::status;
 use crate::sys::{self, Errno, Fd, PollFd};
 use crate::tree;
@@ -123,13 +123,15 @@ impl Server {
         }
         if host.woke() {
             self.host_gone(true, now);
-        } else if control.woke() {
-            self.order(now);
         }
+        // Orders come last: a slot whose sitter has died can be used again as soon as nothing is left of it.
         if self.reap_again {
             self.reap(now);
         }
         self.hunt(now);
+        if control.woke() && !host.woke() {
+            self.order(now);
+        }
         self.close_again(now);
     }
 
@@ -230,7 +232,7 @@ impl Server {
         let Some(slot) = self.slots.get(order.slot).filter(|slot| slot.has_sitter()) else {
             return Err(Errno::ENOENT);
         };
-        let outcome = send(slot.socket, &order.encode());
+        let outcome = tell(slot, order);
         if let Err(errno) = outcome {
             self.say(
                 EventKind::OrderFailed,
@@ -294,7 +296,6 @@ impl Server {
 
     /// The host is dead, or it has let go. Every sitter is told, and then loses its socket.
     fn host_gone(&mut self, dead: bool, now: u64) {
-        const SIGCONT: i32 = 18;
         failpoint::reach(Point::GuardianBereft);
         self.course = Course::Bereft;
         self.census = None;
@@ -307,10 +308,8 @@ impl Server {
         };
         for slot in self.slots.all().iter_mut().filter(|slot| slot.has_sitter()) {
             // Where this does not go through, the closed socket says the same.
-            let _ = send(slot.socket, &order.encode());
+            let _ = tell(slot, &order);
             close_socket(&mut slot.socket);
-            // Somebody may have stopped it; it is our child and not reaped, so this can hit nobody else.
-            let _ = process::signal(slot.sitter, SIGCONT);
             failpoint::reach(Point::GuardianToldOne);
         }
         self.reap(now);
@@ -331,7 +330,7 @@ impl Server {
             .filter(|(_, slot)| slot.state() == State::Serving)
         {
             let order = Order::new(OrderKind::Close, u32::try_from(number).unwrap_or(u32::MAX), 0);
-            if send(slot.socket, &order.encode()).is_ok() {
+            if tell(slot, &order).is_ok() {
                 slot.set(State::Closing);
             }
         }
@@ -487,6 +486,14 @@ extern "C" fn become_sitter(birth: usize) -> ! {
     // The host's pidfd and the other sitters' sockets: nobody but the guardian may keep those open.
     sys::close_from(fd::HOST, birth.highest);
     sitter::run(birth.slot, birth.limit);
+}
+
+/// Gives a sitter an order, and wakes it: somebody may have stopped it. It is our child and not reaped, so the signal can
+/// hit nobody else.
+fn tell(slot: &Slot, order: &Order) -> sys::Result<()> {
+    let outcome = send(slot.socket, &order.encode());
+    let _ = process::signal(slot.sitter, process::SIGCONT);
+    outcome
 }
 
 fn close_socket(socket: &mut i32) {

@@ -7,7 +7,7 @@ use crate::children;
 use crate::failpoint::{self, Point};
 use crate::fd;
 use crate::life::{Do, Life, Phase, Policy, SIGKILL};
-use crate::process::{self, DescriptorLimit};
+use crate::process::{self, DescriptorLimit, wake_at_parents_end};
 use crate::protocol::{Cause, Event, EventKind, Order, OrderKind, Step, flag};
 use crate::status;
 use crate::sys::{self, Errno, Fd, PollFd};
@@ -70,6 +70,7 @@ pub(crate) fn run(slot: u32, limit: DescriptorLimit) -> ! {
         // It cannot fail (prctl(2)); if it does, there is no promise to keep here.
         process::exit(status::SETUP);
     }
+    wake_at_parents_end();
     failpoint::reach(Point::SitterBegun);
     let mut sitter = Sitter {
         slot,
@@ -334,6 +335,10 @@ impl Sitter {
             Outcome::Executed => {
                 failpoint::reach(Point::SitterExecuted);
                 self.life.executed();
+                if self.start_time == 0 {
+                    // It could not be read at the birth, for want of a descriptor or memory.
+                    self.start_time = children::start_time(self.worker);
+                }
                 let flags = if self.in_cgroup { flag::IN_CGROUP } else { 0 };
                 self.say_with(
                     EventKind::Spawned,

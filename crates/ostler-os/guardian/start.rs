@@ -94,6 +94,7 @@ fn set_up() -> sys::Result<Slots> {
         }
     }
     process::become_subreaper()?;
+    process::wake_at_parents_end();
     Slots::new()
 }
 

@@ -109,7 +109,7 @@ fn become_worker(launch: &Launch<'_>, sitter: i32, report: i32) -> (Failure, i32
 
 fn prepare(launch: &Launch<'_>, sitter: i32, report: i32) -> Result<(i32, Ready), Failure> {
     failpoint::reach(Point::WorkerBorn);
-    process::die_with_parent(SIGKILL).map_err(at(Step::Parent))?;
+    process::signal_at_parents_end(SIGKILL).map_err(at(Step::Parent))?;
     if process::parent_pid() != sitter {
         // It died before it could be a parent to die with.
         return Err(at(Step::Parent)(Errno::ESRCH));

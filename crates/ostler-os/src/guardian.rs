@@ -17,7 +17,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -32,6 +32,7 @@ pub use events::Events;
 pub use program::ProgramFrom;
 pub use request::{EndPolicy, SpawnRequest};
 
+use crate::identity::{Attribution, ProcessHandle, ProcessIdentity};
 use crate::protocol::{Hello, MAX_SLOTS, Order, OrderKind, VERSION};
 use orders::Orders;
 
@@ -87,14 +88,40 @@ pub struct Guardian {
 
 #[derive(Debug)]
 struct Link {
-    pid: u32,
+    process: ProcessHandle,
     orders: Arc<Orders>,
     exit: watch::Receiver<Option<Exit>>,
 }
 
+impl Link {
+    /// Closes the line, and wakes a guardian that somebody has stopped: else it would not see that.
+    fn let_go(&self) {
+        self.orders.close();
+        self.signal(Signal::CONT, "it is let go");
+    }
+
+    /// A guardian that has ended needs no signal.
+    fn signal(&self, signal: Signal, cause: &'static str) {
+        if let Err(error) = self.process.signal(signal, &Attribution::new("ostler", cause)) {
+            tracing::error!(target: "ostler", %error, "the guardian can't be signalled");
+        }
+    }
+}
+
 impl Drop for Link {
     fn drop(&mut self) {
-        self.orders.close();
+        self.let_go();
+    }
+}
+
+/// A program that was started, and has not shown yet that it is a guardian: dropped, it is killed.
+struct Unproven(Option<Link>);
+
+impl Drop for Unproven {
+    fn drop(&mut self) {
+        if let Some(link) = &self.0 {
+            link.signal(Signal::KILL, "it is no guardian of ours");
+        }
     }
 }
 
@@ -125,19 +152,19 @@ impl Guardian {
         };
         orders::send(control.as_fd(), &hello.encode(), &[guardian_events, host])
             .map_err(|e| setup("first message")(e.into()))?;
-        let child = program::start(&options, &guardian_control).await?;
-        drop(guardian_control);
-        let pid = child.id();
-        let exit = reap(child).map_err(setup("thread that waits for the guardian"))?;
-
+        // Everything that may fail for want of something comes before there is a process.
+        let (reaper, exit) = Reaper::start().map_err(setup("thread that waits for the guardian"))?;
         let mut events = Events::new(events, exit.clone()).map_err(setup("events socket"))?;
         let orders = Arc::new(Orders::new(control));
-        // From here on, leaving early drops the link, and the guardian ends.
-        let link = Link {
-            pid,
-            orders: Arc::clone(&orders),
-            exit,
+        let sending = Arc::clone(&orders).sending().map_err(setup("control socket"))?;
+
+        let child = program::start(&options, &guardian_control).await?;
+        drop(guardian_control);
+        let process = reaper.take(child).map_err(setup("identity of the guardian"))?;
+        let Some(process) = process else {
+            return Err(events.died().await);
         };
+        let mut launched = Unproven(Some(Link { process, orders, exit }));
         match tokio::time::timeout(options.handshake_timeout, events.ready()).await {
             Ok(answer) => answer?,
             Err(_) => {
@@ -146,13 +173,19 @@ impl Guardian {
                 });
             }
         }
-        tokio::spawn(orders.run());
+        let link = launched.0.take().expect("it is taken once");
+        tokio::spawn(sending);
         Ok((Self { link: Arc::new(link) }, events))
     }
 
     /// The guardian's pid. It stays the guardian's until [`GuardianEvent::Lost`] or [`GuardianEvent::Ended`].
     pub fn pid(&self) -> u32 {
-        self.link.pid
+        self.identity().pid.unsigned_abs()
+    }
+
+    /// Who the guardian is, for whoever looks for it after this process's end.
+    pub fn identity(&self) -> ProcessIdentity {
+        self.link.process.identity()
     }
 
     /// How its program got onto this machine (ADR 0003).
@@ -160,7 +193,7 @@ impl Guardian {
     /// # Errors
     /// When `/proc` does not say what program it runs.
     pub fn program(&self) -> io::Result<ProgramFrom> {
-        program::of(self.link.pid)
+        program::of(self.pid())
     }
 
     /// Starts an incarnation in its slot. Slots are dense indexes from 0; a slot that was never used, or was closed,
@@ -246,23 +279,47 @@ impl Guardian {
     /// Lets go of the guardian at once: it ends every tree by its `host_death` policy, and then itself. Needs no runtime
     /// and does not wait. Events still come; orders fail with [`OrderError::Gone`].
     pub fn abandon(&self) {
-        self.link.orders.close();
+        self.link.let_go();
+    }
+
+    /// Kills the guardian, where it does not end as told: each of its sitters then ends its tree, and itself. Does not wait.
+    pub fn kill(&self) {
+        self.link.signal(Signal::KILL, "it did not end as told");
     }
 }
 
-/// Waits for the guardian on a thread of its own: with or without a runtime, it never stays behind as a zombie.
-fn reap(child: Child) -> io::Result<watch::Receiver<Option<Exit>>> {
-    let (tell, told) = watch::channel(None);
-    thread::Builder::new()
-        .name("ostler-reaper".to_owned())
-        .stack_size(64 * 1024)
-        .spawn(move || {
-            let mut child = child;
-            // ECHILD, when SIGCHLD is ignored or the host waits for every child itself: it is gone all the same.
-            let status = child.wait().ok();
-            tell.send_replace(Some(Exit(status)));
-        })?;
-    Ok(told)
+/// Waits for the guardian on a thread of its own: with or without a runtime, it never stays behind as a zombie. The thread
+/// is there before its child is, so that no child is left without one.
+struct Reaper(mpsc::Sender<Child>);
+
+impl Reaper {
+    fn start() -> io::Result<(Self, watch::Receiver<Option<Exit>>)> {
+        let (tell, told) = watch::channel(None);
+        let (give, given) = mpsc::channel::<Child>();
+        thread::Builder::new()
+            .name("ostler-reaper".to_owned())
+            .stack_size(64 * 1024)
+            .spawn(move || {
+                let Ok(mut child) = given.recv() else { return };
+                // ECHILD, when SIGCHLD is ignored or the host waits for every child itself: it is gone all the same.
+                let status = child.wait().ok();
+                tell.send_replace(Some(Exit(status)));
+            })?;
+        Ok((Self(give), told))
+    }
+
+    /// Takes a child over, and says who it is; `None` when it has ended. One that cannot be known is killed.
+    fn take(self, mut child: Child) -> io::Result<Option<ProcessHandle>> {
+        // Nobody has waited for it yet, so the pid is its own.
+        let process = ProcessHandle::open(child.id() as i32);
+        if process.is_err() {
+            // It cannot fail for a child that is not reaped.
+            let _ = child.kill();
+        }
+        // The thread waits for just this.
+        let _ = self.0.send(child);
+        process
+    }
 }
 
 fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {

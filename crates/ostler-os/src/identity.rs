@@ -65,6 +65,8 @@ pub enum Unverifiable {
     ForeignNamespace,
     /// It lives, but `/proc` hides it from us (`hidepid`).
     Hidden,
+    /// When it started was not known to whoever recorded it (0): a process of that pid lives, and may be another.
+    NoStartTime,
 }
 
 impl fmt::Display for Unverifiable {
@@ -72,6 +74,7 @@ impl fmt::Display for Unverifiable {
         f.write_str(match self {
             Self::ForeignNamespace => "it was recorded in another PID namespace",
             Self::Hidden => "/proc hides it from us (hidepid)",
+            Self::NoStartTime => "it was recorded without its start time",
         })
     }
 }
@@ -100,7 +103,7 @@ impl ProcessIdentity {
         let Some(pidfd) = open_pidfd(self.pid)? else {
             return Ok(Verified::Gone);
         };
-        let Some(stat) = procfile::stat(self.pid)? else {
+        let Some(stat) = procfile::shown(procfile::stat(self.pid))?.flatten() else {
             // The pidfd says that somebody lives whom /proc does not show, or it ended this very moment.
             let ended = is_ready(pidfd.as_fd())?;
             return Ok(if ended {
@@ -109,6 +112,9 @@ impl ProcessIdentity {
                 Verified::Unknown(Unverifiable::Hidden)
             });
         };
+        if self.start_time == 0 {
+            return Ok(Verified::Unknown(Unverifiable::NoStartTime));
+        }
         if stat.start_time != self.start_time {
             return Ok(Verified::Stranger);
         }

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -44,14 +45,25 @@ pub struct KillReport {
     pub already_gone: Vec<ProcessIdentity>,
     /// Those that live on, each with what keeps it.
     pub survivors: Vec<Survivor>,
+    /// Why the trees could not be walked, where that failed: what is under the roots may live on.
+    pub unwalked: Option<String>,
     /// How long it all took.
     pub elapsed: Duration,
 }
 
 impl KillReport {
-    /// Whether nobody is left.
+    /// Whether nobody is left, as far as everybody was found.
     pub fn is_clean(&self) -> bool {
-        self.survivors.is_empty()
+        self.survivors.is_empty() && self.unwalked.is_none()
+    }
+
+    /// What is left, or may be, each as text.
+    pub fn left(&self) -> impl Iterator<Item = String> + '_ {
+        let unwalked = |error| format!("whoever is under them: the tree can't be walked: {error}");
+        self.survivors
+            .iter()
+            .map(ToString::to_string)
+            .chain(self.unwalked.iter().map(unwalked))
     }
 }
 
@@ -119,8 +131,9 @@ pub fn kill_all(identities: &[ProcessIdentity], attribution: &Attribution, deadl
 /// what a root holds only through it, is never touched. Blocks as [`kill_all`] does.
 pub fn kill_trees(roots: &[ProcessIdentity], attribution: &Attribution, deadline: Instant) -> KillReport {
     let start = Instant::now();
-    let mut halted = halt(roots, attribution, deadline.min(start + HALT_TIME));
+    let (mut halted, unwalked) = halt(roots, attribution, deadline.min(start + HALT_TIME));
     let mut round = Round::default();
+    round.report.unwalked = unwalked.map(|error| error.to_string());
     for identity in roots.iter().filter(|root| !is_us(root)) {
         halted.remove(&identity.pid);
         round.kill(*identity, attribution);
@@ -153,8 +166,13 @@ impl Member {
     }
 }
 
-/// Stops the trees under `roots` until nobody new is found and nobody runs, or `until`. Gives everyone found by pid.
-fn halt(roots: &[ProcessIdentity], attribution: &Attribution, until: Instant) -> BTreeMap<i32, ProcessIdentity> {
+/// Stops the trees under `roots` until nobody new is found and nobody runs, or `until`. Gives everyone found by pid, and
+/// why the last look failed, if it did.
+fn halt(
+    roots: &[ProcessIdentity],
+    attribution: &Attribution,
+    until: Instant,
+) -> (BTreeMap<i32, ProcessIdentity>, Option<io::Error>) {
     let us = rustix::process::getpid().as_raw_nonzero().get();
     let mut members: BTreeMap<i32, Member> = BTreeMap::new();
     for root in roots.iter().filter(|root| !is_us(root)) {
@@ -164,8 +182,12 @@ fn halt(roots: &[ProcessIdentity], attribution: &Attribution, until: Instant) ->
     }
     loop {
         let known: Vec<i32> = members.keys().copied().collect();
-        let mut quiet = true;
-        for pid in tree::descendants_except(&known, Some(us)).unwrap_or_default() {
+        let (below, unwalked) = match tree::descendants_except(&known, Some(us)) {
+            Ok(below) => (below, None),
+            Err(error) => (Vec::new(), Some(error)),
+        };
+        let mut quiet = unwalked.is_none();
+        for pid in below {
             if let Ok(Some(handle)) = ProcessHandle::open(pid) {
                 if is_child_of_one(&members, pid) {
                     members.insert(pid, Member::stop(&handle, attribution));
@@ -176,10 +198,8 @@ fn halt(roots: &[ProcessIdentity], attribution: &Attribution, until: Instant) ->
         quiet &= !members.values().any(Member::still_moves);
         let now = Instant::now();
         if quiet || now >= until {
-            return members
-                .into_iter()
-                .map(|(pid, member)| (pid, member.identity))
-                .collect();
+            let found = members.into_iter().map(|(pid, member)| (pid, member.identity));
+            return (found.collect(), unwalked);
         }
         // A timer, not a synchronisation: nothing announces that a process has stopped to those who are not its parent.
         let _ = wait_any(&[], now + HALT_TICK);
@@ -257,9 +277,12 @@ impl Round {
                 .filter_map(|(_, handle)| handle.as_ref())
                 .map(AsFd::as_fd)
                 .collect();
-            // The tick also finds the zombie whose pidfd stays silent, and what has no pidfd. A failing poll is no
-            // reason to give up: it only makes the next look come at once, and the deadline still ends it.
-            let _ = wait_any(&held, deadline.min(now + TICK));
+            // The tick also finds the zombie whose pidfd stays silent, and what has no pidfd. A poll that fails, as with
+            // more pidfds than a lowered limit allows, is no reason to give up.
+            let tick = deadline.min(now + TICK);
+            if wait_any(&held, tick).is_err() {
+                let _ = wait_any(&[], tick);
+            }
         }
     }
 

@@ -56,13 +56,14 @@ fn pair(limit: Rlimit) -> (u64, u64) {
     (limit.current.unwrap_or(u64::MAX), limit.maximum.unwrap_or(u64::MAX))
 }
 
-/// The failure that this errno of a fork, a clone or of opening a descriptor stands for (fork(2), clone(2), open(2));
+/// The failure that this errno of a fork, a clone, of opening or passing a descriptor stands for (fork(2), clone(2), open(2),
+/// unix(7));
 /// `None` for any other errno.
 pub fn reason_of_errno(errno: i32) -> Option<Reason> {
     match Errno::from_raw_os_error(errno) {
         Errno::AGAIN => Some(Reason::ProcessLimit),
         Errno::NOMEM => Some(Reason::OutOfMemory),
-        Errno::MFILE | Errno::NFILE => Some(Reason::DescriptorLimit),
+        Errno::MFILE | Errno::NFILE | Errno::TOOMANYREFS => Some(Reason::DescriptorLimit),
         _ => None,
     }
 }

@@ -10,9 +10,10 @@ use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
 use memchr::memmem;
+use nix::libc;
 use ostler_core::ids::{MARKER_PREFIX, RunId};
 
-use crate::identity::ProcessIdentity;
+use crate::identity::{ProcessIdentity, here};
 use crate::procfile;
 use crate::slow_read;
 
@@ -42,9 +43,11 @@ pub struct Scan {
     pub found: Vec<Marked>,
     /// How many environments were read.
     pub read: usize,
-    /// How many processes we may not read (another user's, or protected from it). What they bear is not known.
+    /// How many processes we may not read (another user's, or protected from it), or that have taken the memory of their
+    /// environment away. What they bear is not known.
     pub unreadable: usize,
-    /// Processes whose read hung, or that the deadline kept from being read. What they bear is not known.
+    /// Processes whose read hung or failed for want of something (descriptors, memory), or that the deadline kept from
+    /// being read. What they bear is not known: see [`Scan::missed`].
     pub unread: Vec<i32>,
     /// How long it took.
     pub elapsed: Duration,
@@ -80,6 +83,7 @@ impl Scan {
         for (pid, look) in round.values {
             match look {
                 Look::Empty => empty.push(pid),
+                Look::Failed => self.unread.push(pid),
                 Look::Unreadable => self.unreadable += 1,
                 Look::Unmarked => self.read += 1,
                 Look::Marked(marked) => {
@@ -90,25 +94,61 @@ impl Scan {
         }
         empty
     }
+
+    /// Which processes may bear a marker that was asked for and were not read, in words; `None` when all were that there
+    /// are. Processes older than the run's host, where that is known, can't be of the run.
+    pub fn missed(&self, host: Option<&ProcessIdentity>) -> Option<String> {
+        let since = host
+            .filter(|host| here().is_ok_and(|here| here.boot_id == host.boot_id))
+            .map_or(0, |host| host.start_time);
+        let may_be_of_it = |pid: &&i32| match procfile::stat(**pid) {
+            Ok(stat) => stat.is_some_and(|stat| !stat.has_ended() && stat.start_time >= since),
+            Err(_) => true,
+        };
+        let missed: Vec<String> = self.unread.iter().filter(may_be_of_it).map(i32::to_string).collect();
+        let pids = missed
+            .get(..NAMED)
+            .map_or_else(|| missed.join(", "), |some| format!("{}, …", some.join(", ")));
+        (!missed.is_empty()).then(|| {
+            format!(
+                "{} processes could not be asked for their marker: pid {pids}",
+                missed.len()
+            )
+        })
+    }
 }
+
+/// So many of the processes that were not read are named.
+const NAMED: usize = 8;
 
 /// What one process shows.
 enum Look {
     Empty,
+    Failed,
     Unreadable,
     Unmarked,
     Marked(Marked),
 }
 
+impl Look {
+    /// That we may not read it says nothing new at the next try; neither does EIO, which tells that the memory is gone.
+    fn failed(error: &io::Error) -> Self {
+        let never = error.kind() == io::ErrorKind::PermissionDenied || error.raw_os_error() == Some(libc::EIO);
+        if never { Self::Unreadable } else { Self::Failed }
+    }
+}
+
 fn look_at(pid: i32, runs: &[RunId], is_ours: IsOurs) -> Look {
     // The identity comes first: what is read after it, while it still holds, belongs to it.
-    let Ok(Some(identity)) = ProcessIdentity::of(pid) else {
-        return Look::Unmarked;
+    let identity = match ProcessIdentity::of(pid) {
+        Ok(Some(identity)) => identity,
+        Ok(None) => return Look::Unmarked,
+        Err(error) => return Look::failed(&error),
     };
-    let environment = match read_some(&format!("/proc/{pid}/environ")) {
-        Ok(environment) => environment,
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Look::Unreadable,
-        Err(_) => return Look::Unmarked,
+    let environment = match procfile::present(read_some(&format!("/proc/{pid}/environ"))) {
+        Ok(Some(environment)) => environment,
+        Ok(None) => return Look::Unmarked,
+        Err(error) => return Look::failed(&error),
     };
     if environment.is_empty() {
         return Look::Empty;
@@ -122,8 +162,10 @@ fn look_at(pid: i32, runs: &[RunId], is_ours: IsOurs) -> Look {
         .split(|&byte| byte == 0)
         .filter(|word| !word.is_empty())
         .collect();
-    if is_ours(&words) || ProcessIdentity::of(pid).ok().flatten() != Some(identity) {
-        return Look::Unmarked;
+    match ProcessIdentity::of(pid) {
+        Ok(now) if is_ours(&words) || now != Some(identity) => return Look::Unmarked,
+        Ok(_) => {}
+        Err(error) => return Look::failed(&error),
     }
     Look::Marked(Marked {
         identity,

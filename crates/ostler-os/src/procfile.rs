@@ -130,11 +130,9 @@ pub fn wait_channel(pid: i32) -> Option<String> {
 /// # Errors
 /// When `/proc` can't be read.
 pub fn all_pids() -> io::Result<Vec<i32>> {
-    let entries = fs::read_dir("/proc")?;
-    Ok(entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .collect())
+    let entries: Vec<fs::DirEntry> = fs::read_dir("/proc")?.collect::<io::Result<_>>()?;
+    let pid = |entry: &fs::DirEntry| entry.file_name().to_str()?.parse().ok();
+    Ok(entries.iter().filter_map(pid).collect())
 }
 
 /// The command lines of some processes, arguments joined by spaces, cut at 4 KiB; a process without one (a zombie, a
@@ -178,6 +176,15 @@ pub(crate) fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// As [`present`], and a process that `/proc` lists and keeps from us (`hidepid=1`) is none either: for a walk through
+/// many, of which others must not be lost for one.
+pub(crate) fn shown<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match present(result) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+        other => other,
     }
 }
 

@@ -8,7 +8,8 @@ use std::fs;
 use std::io;
 use std::sync::OnceLock;
 
-use crate::procfile::{self, Stat, present};
+use crate::identity::{ProcessIdentity, Verified};
+use crate::procfile::{self, Stat, shown};
 
 /// How long a chain of parents may be before it is taken for a loop (pids are used again while it is walked).
 const DEEPEST: usize = 4096;
@@ -44,6 +45,25 @@ pub(crate) fn descendants_except(roots: &[i32], spared: Option<i32>) -> io::Resu
     }
     found.drain(..roots.len());
     Ok(found)
+}
+
+/// Who lives under `root`, each verified to be under it after it was identified; nobody when `root` itself has ended.
+///
+/// # Errors
+/// When `/proc` can't be read, or no descriptor is left.
+pub fn living_descendants(root: &ProcessIdentity) -> io::Result<Vec<ProcessIdentity>> {
+    let mut found = Vec::new();
+    for pid in descendants(root.pid)? {
+        if let Some(identity) = shown(ProcessIdentity::of(pid))?.flatten()
+            && is_descendant(pid, root.pid)?
+        {
+            found.push(identity);
+        }
+    }
+    match root.verify()? {
+        Verified::Same(_) => Ok(found),
+        Verified::Gone | Verified::Stranger | Verified::Unknown(_) => Ok(Vec::new()),
+    }
 }
 
 /// Whether `ancestor` is found on the way up from `pid`. A process is no descendant of itself.
@@ -109,7 +129,7 @@ pub fn usage(root: i32) -> io::Result<TreeUsage> {
         ..TreeUsage::default()
     };
     for pid in descendants(root)? {
-        if let Some(stat) = procfile::stat(pid)? {
+        if let Some(stat) = shown(procfile::stat(pid))?.flatten() {
             usage.processes += 1;
             usage.resident_bytes += stat.resident_pages * page;
             usage.cpu_ticks += stat.user_ticks + stat.system_ticks + stat.waited_ticks;
@@ -132,12 +152,12 @@ fn kernel_lists_children() -> bool {
 /// The children of all threads of a process, as the kernel lists them.
 fn listed_children(pid: i32) -> io::Result<Vec<i32>> {
     let mut children = Vec::new();
-    let Some(tasks) = present(fs::read_dir(format!("/proc/{pid}/task")))? else {
+    let Some(tasks) = shown(fs::read_dir(format!("/proc/{pid}/task")))? else {
         return Ok(children);
     };
     for task in tasks {
-        let Some(task) = present(task)? else { break };
-        if let Some(text) = present(fs::read_to_string(task.path().join("children")))? {
+        let Some(task) = shown(task)? else { break };
+        if let Some(text) = shown(fs::read_to_string(task.path().join("children")))? {
             children.extend(
                 text.split_ascii_whitespace()
                     .filter_map(|child| child.parse::<i32>().ok()),
@@ -151,7 +171,7 @@ fn listed_children(pid: i32) -> io::Result<Vec<i32>> {
 fn children_by_parent() -> io::Result<HashMap<i32, Vec<i32>>> {
     let mut map: HashMap<i32, Vec<i32>> = HashMap::new();
     for pid in procfile::all_pids()? {
-        if let Some(stat) = procfile::stat(pid)? {
+        if let Some(stat) = shown(procfile::stat(pid))?.flatten() {
             map.entry(stat.parent).or_default().push(pid);
         }
     }

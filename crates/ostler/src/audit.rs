@@ -18,6 +18,7 @@ use ostler_registry::Record;
 
 use crate::identity::{local, os_identity};
 use crate::instance::Tree;
+use crate::link::NoCensus;
 use crate::services::{Services, StopLevel};
 use compare::{Disagreement, GuardianView, Marked, Recorded, Up, View};
 
@@ -116,17 +117,13 @@ fn workers_up(tree: &Tree) -> Vec<Up> {
 }
 
 async fn ask_guardian(services: &Services) -> GuardianView {
-    let Some((_, generation)) = services.link.serving_now() else {
-        return GuardianView::None;
-    };
     match services.link.census(CENSUS_LIMIT).await {
-        Some(census) => GuardianView::Has {
+        Ok(census) => GuardianView::Has {
             sitters: census.sitters,
             strays: census.strays.into_iter().map(|stray| stray.pid).collect(),
         },
-        // One that was lost meanwhile had no time to answer.
-        None if services.link.serving_now().is_none_or(|(_, now)| now != generation) => GuardianView::None,
-        None => GuardianView::Silent,
+        Err(NoCensus::Lost) => GuardianView::None,
+        Err(NoCensus::Unanswered) => GuardianView::Silent,
     }
 }
 

@@ -1,21 +1,26 @@
 //! The emergency cleaner: starts first, stops last, and is silent in health.
 //!
 //! When the tree is down it looks for what should not be there: a process that a sitter or the guardian still has, or
-//! that bears this run's marker. Anything at all is a bug, and it says so before it kills.
+//! that bears this run's marker. Anything at all is a bug, and it says so before it kills. What it could not look at it
+//! never takes for empty.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ostler_os::identity::{Attribution, ProcessIdentity};
+use ostler_core::ids::RunId;
+use ostler_os::guardian::TreeProcess;
+use ostler_os::identity::{Attribution, ProcessIdentity, here};
 use ostler_os::{kill, marker, tree};
 use ostler_telemetry::{EventKind, Facts};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::hub::About;
+use crate::link::{Census, NoCensus};
 use crate::services::Services;
 
-/// How long the guardian has to say what it still has: 2 s.
-const CENSUS_LIMIT: Duration = Duration::from_secs(2);
+/// How long the guardian has to say what it still has: 5 s.
+const CENSUS_LIMIT: Duration = Duration::from_secs(5);
 /// How long the look through all processes may take: 5 s.
 const SCAN_LIMIT: Duration = Duration::from_secs(5);
 /// How long what was killed has to end, all together: 5 s.
@@ -30,6 +35,8 @@ pub struct CleanupReport {
     pub killed: u64,
     /// Those that live on, each with the reason.
     pub survivors: Vec<String>,
+    /// What could not be looked at: nothing can be said of it. Empty in health.
+    pub unseen: Vec<String>,
 }
 
 /// The actor: its ordered end is the check.
@@ -71,20 +78,17 @@ pub(crate) async fn check_once(services: &Services) -> CleanupReport {
 }
 
 async fn check(services: &Services) -> CleanupReport {
-    let at_guardian = left_at_guardian(services).await;
+    let mut look = Look::default();
+    look.below_guardian(services).await;
     let run = services.run;
-    let work = move || {
-        let mut orphans = at_guardian;
-        match marker::scan(&[run], |_| false, Instant::now() + SCAN_LIMIT) {
-            Ok(scan) => orphans.extend(scan.found.into_iter().map(|found| found.identity)),
-            Err(error) => tracing::error!(target: "ostler", %error, "the cleaner can't look through the processes"),
-        }
-        orphans.sort_unstable_by_key(|orphan| orphan.pid);
-        orphans.dedup();
-        orphans
-    };
-    let orphans = tokio::task::spawn_blocking(work).await.unwrap_or_default();
-    if orphans.is_empty() {
+    look.add("for processes by their marker", move || Look::marked(run))
+        .await;
+    look.orphans.sort_unstable_by_key(|orphan| orphan.pid);
+    look.orphans.dedup();
+    for what in &look.unseen {
+        tracing::error!(target: "ostler", what, "the cleaner can't say that nothing is left");
+    }
+    if look.orphans.is_empty() && look.unseen.is_empty() {
         services.hub.emit(
             EventKind::CleanupSuccess,
             About::run(),
@@ -93,9 +97,82 @@ async fn check(services: &Services) -> CleanupReport {
                 ..Facts::default()
             },
         );
-        return CleanupReport::default();
     }
-    kill_orphans(services, orphans).await
+    let killed = match look.orphans.is_empty() {
+        true => CleanupReport::default(),
+        false => kill_orphans(services, look.orphans).await,
+    };
+    CleanupReport {
+        unseen: look.unseen,
+        ..killed
+    }
+}
+
+/// What was found, and what could not be seen.
+#[derive(Default)]
+struct Look {
+    orphans: Vec<ProcessIdentity>,
+    unseen: Vec<String>,
+}
+
+impl Look {
+    /// What the sitters and the guardian itself still have as children. Sitters without a child are no orphans.
+    async fn below_guardian(&mut self, services: &Services) {
+        let Some(guardian) = services.link.current() else {
+            return;
+        };
+        match services.link.census(CENSUS_LIMIT).await {
+            Ok(census) => {
+                self.add("for processes below the guardian", move || {
+                    Self::below(&guardian.identity(), &census)
+                })
+                .await;
+            }
+            // Its sitters end what they have, and the conclusion waits for them.
+            Err(NoCensus::Lost) => {}
+            Err(unanswered @ NoCensus::Unanswered) => self.unseen.push(unanswered.to_string()),
+        }
+    }
+
+    /// Adds what some work finds that reads much.
+    async fn add(&mut self, what: &str, work: impl FnOnce() -> io::Result<Self> + Send + 'static) {
+        let found = tokio::task::spawn_blocking(work).await;
+        match found.map_err(io::Error::other).flatten() {
+            Ok(found) => {
+                self.orphans.extend(found.orphans);
+                self.unseen.extend(found.unseen);
+            }
+            Err(error) => self.unseen.push(format!("the look {what} failed: {error}")),
+        }
+    }
+
+    fn below(guardian: &ProcessIdentity, census: &Census) -> io::Result<Self> {
+        let here = here()?;
+        // The guardian sees those too that /proc hides from us.
+        let stray = |stray: &TreeProcess| ProcessIdentity {
+            boot_id: here.boot_id,
+            pid_namespace: here.pid_namespace,
+            pid: stray.pid.cast_signed(),
+            start_time: stray.start_time,
+        };
+        let mut orphans: Vec<ProcessIdentity> = census.strays.iter().map(stray).collect();
+        let is_sitter = |pid: i32| census.sitters.iter().any(|(_, sitter)| sitter.cast_signed() == pid);
+        let below = tree::living_descendants(guardian)?;
+        orphans.extend(below.into_iter().filter(|process| !is_sitter(process.pid)));
+        Ok(Self {
+            orphans,
+            unseen: Vec::new(),
+        })
+    }
+
+    fn marked(run: RunId) -> io::Result<Self> {
+        let us = ProcessIdentity::of(std::process::id().cast_signed())?;
+        let scan = marker::scan(&[run], |_| false, Instant::now() + SCAN_LIMIT)?;
+        Ok(Self {
+            unseen: scan.missed(us.as_ref()).into_iter().collect(),
+            orphans: scan.found.into_iter().map(|found| found.identity).collect(),
+        })
+    }
 }
 
 async fn kill_orphans(services: &Services, orphans: Vec<ProcessIdentity>) -> CleanupReport {
@@ -125,28 +202,10 @@ async fn kill_orphans(services: &Services, orphans: Vec<ProcessIdentity>) -> Cle
         About::run(),
         facts("they were killed", killed, killed_names),
     );
-    let survivors = kills.survivors.iter().map(ToString::to_string).collect();
     CleanupReport {
         orphans: names,
         killed,
-        survivors,
+        survivors: kills.left().collect(),
+        unseen: Vec::new(),
     }
-}
-
-/// What the sitters and the guardian itself still have as children. Sitters without a child are no orphans.
-async fn left_at_guardian(services: &Services) -> Vec<ProcessIdentity> {
-    let Some(census) = services.link.census(CENSUS_LIMIT).await else {
-        return Vec::new();
-    };
-    let sitters: Vec<i32> = census
-        .sitters
-        .iter()
-        .filter_map(|(_, pid)| i32::try_from(*pid).ok())
-        .collect();
-    let below = sitters
-        .iter()
-        .flat_map(|sitter| tree::descendants(*sitter).unwrap_or_default());
-    let strays = census.strays.iter().filter_map(|stray| i32::try_from(stray.pid).ok());
-    let of = |pid| ProcessIdentity::of(pid).ok().flatten();
-    below.chain(strays).filter_map(of).collect()
 }

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use ostler_core::exit::ExitReason;
 use ostler_os::failpoint::{self, Point};
 use ostler_os::guardian::{Events, Guardian, GuardianEvent, GuardianOptions};
-use ostler_os::identity::ProcessIdentity;
 use ostler_os::limits;
 use ostler_telemetry::{EventKind, Facts};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -60,7 +59,7 @@ impl Actor for GuardianKeeper {
         }
         let (guardian, events) = Guardian::launch(options(&arguments)).await?;
         failpoint::reach(Point::GuardianLaunched);
-        services.note_guardian(identity(&guardian).as_ref());
+        services.note_guardian(&guardian.identity());
         failpoint::reach(Point::GuardianNoted);
         let generation = services.link.serve(guardian);
         tokio::spawn(pump(events, services, generation, myself));
@@ -86,11 +85,6 @@ fn options(arguments: &KeeperArguments) -> GuardianOptions {
         label: arguments.services.owner.app.clone().into(),
         ..GuardianOptions::default()
     }
-}
-
-fn identity(guardian: &Guardian) -> Option<ProcessIdentity> {
-    let pid = i32::try_from(guardian.pid()).ok()?;
-    ProcessIdentity::of(pid).ok().flatten()
 }
 
 /// Takes a guardian out of service, and says so; whether it was in service.
@@ -119,7 +113,7 @@ async fn pump(mut events: Events, services: Arc<Services>, generation: u64, keep
                 }
             }
             GuardianEvent::Ended => break,
-            other => services.link.deliver(other),
+            other => services.link.deliver(generation, other),
         }
     }
     services.link.ended(generation);

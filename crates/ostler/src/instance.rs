@@ -4,23 +4,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ostler_core::ids::RunId;
-use ostler_core::signal::Signal;
 use ostler_core::spec::PoolSpec;
 use ostler_os::failpoint::{self, Point};
-use ostler_os::identity::{Attribution, ProcessIdentity};
 use ostler_telemetry::{EventKind, Facts, Instance};
 use tokio::sync::watch;
 
 use crate::builder::OstlerBuilder;
 use crate::cleaner;
 use crate::hub::{About, EventStream};
+use crate::link::Link;
 use crate::pool::{Pool, PoolBuilder, PoolError, PoolShared, pool_child};
 use crate::report::{StopError, StopReport};
 use crate::services::{Services, StopLevel};
 use crate::supervisor::{End, StartChildError, Supervisor};
 use crate::sweep::SweepReport;
 
-/// How long the guardian has to end, once everything is down: 5 s. Its own end takes a millisecond.
+/// How long the guardian has to end, once everything is down, and then again its sitters: 5 s. Their own ends take a
+/// millisecond.
 const QUIT_LIMIT: Duration = Duration::from_secs(5);
 
 /// The tree of one instance, as all its handles see it.
@@ -167,19 +167,15 @@ async fn conclude(tree: Arc<Tree>, runtime_guard: AbandonOnDrop) {
     }
     let cleanup = cleaner::check_once(services).await;
     failpoint::reach(Point::StopChecked);
-    if let Some(guardian) = services.link.close()
-        && let Err(error) = guardian.quit(QUIT_LIMIT).await
-    {
-        tracing::error!(target: "ostler", %error, "the guardian did not end as told, and is killed");
-        guardian.abandon();
-        kill_guardian(guardian.pid());
-    }
+    let unended = end_guardian(&services.link).await;
     failpoint::reach(Point::StopGuardianQuit);
     let mut report = StopReport::of_pools(&tree.pools_in_order());
     report.root_gave_up = ended.and_then(why_gave_up);
     report.orphans = cleanup.orphans;
     report.killed = cleanup.killed;
+    report.unseen = cleanup.unseen;
     report.survivors = cleanup.survivors;
+    report.survivors.extend(unended);
     services.remove_run(report.is_clean()).await;
     services
         .hub
@@ -198,16 +194,18 @@ impl Drop for AbandonOnDrop {
     }
 }
 
-/// A guardian that somebody has stopped can neither end nor see that its line is closed. Killed, it leaves what it has to
-/// its sitters, and each ends its tree.
-fn kill_guardian(pid: u32) {
-    let process = i32::try_from(pid)
-        .ok()
-        .and_then(|pid| ProcessIdentity::of(pid).ok().flatten());
-    let by = Attribution::new("ostler", "the guardian did not end as told");
-    if let Some(Err(error)) = process.map(|process| process.signal(Signal::KILL, &by)) {
-        tracing::error!(target: "ostler", %error, "the guardian can't be killed");
+/// The end of the guardian, and of every sitter of it and of those before it; what does not end is named. Killed, a
+/// guardian leaves what it has to its sitters, and each ends its tree.
+async fn end_guardian(link: &Link) -> Option<String> {
+    if let Some(guardian) = link.close()
+        && let Err(error) = guardian.quit(QUIT_LIMIT).await
+    {
+        tracing::error!(target: "ostler", %error, "the guardian did not end as told, and is killed");
+        guardian.abandon();
+        guardian.kill();
     }
+    let ended = link.all_ended(QUIT_LIMIT).await;
+    (!ended).then(|| "sitters of this run: each ends with what its tree holds".to_owned())
 }
 
 fn why_gave_up(end: End) -> Option<String> {

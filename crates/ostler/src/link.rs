@@ -66,6 +66,44 @@ impl Routes {
     }
 }
 
+/// The numbers of slots at the guardian. They are used again: its table is as long as the highest that was ever used.
+#[derive(Debug, Default)]
+struct SlotNumbers {
+    /// The lowest that was never used.
+    unused: u32,
+    /// Those that were given back.
+    free: Vec<u32>,
+    /// Slots that were closed, whose sitters have not ended yet, and the guardian that was told.
+    closing: HashMap<u32, u64>,
+}
+
+impl SlotNumbers {
+    fn take(&mut self) -> u32 {
+        self.free.pop().unwrap_or_else(|| {
+            self.unused += 1;
+            self.unused - 1
+        })
+    }
+
+    /// Whether it was being closed, under this guardian.
+    fn closed(&mut self, slot: u32, generation: u64) -> bool {
+        let closed = self.closing.get(&slot) == Some(&generation);
+        if closed {
+            self.closing.remove(&slot);
+            self.free.push(slot);
+        }
+        closed
+    }
+
+    /// With a guardian its sitters go, and the next one knows nothing of its slots.
+    fn guardian_lost(&mut self, generation: u64) -> bool {
+        let before = self.closing.len();
+        let freed = self.closing.extract_if(|_, told| *told <= generation);
+        self.free.extend(freed.map(|(slot, _)| slot));
+        self.closing.len() < before
+    }
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -74,8 +112,9 @@ pub(crate) struct Link {
     last: AtomicBool,
     routes: Mutex<Routes>,
     generations: Mutex<u64>,
-    /// Slots that were closed, and whose sitters have not ended yet.
-    closing: watch::Sender<HashSet<u32>>,
+    /// How many guardians have ended with all their sitters.
+    endings: watch::Sender<u64>,
+    slots: watch::Sender<SlotNumbers>,
     census: watch::Sender<Option<Census>>,
 }
 
@@ -86,6 +125,17 @@ pub(crate) struct Census {
     pub(crate) sitters: Vec<(u32, u32)>,
     /// Children of the guardian that are no sitters.
     pub(crate) strays: Vec<TreeProcess>,
+}
+
+/// Why it is not known what the guardian still has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NoCensus {
+    /// There is no guardian any more.
+    #[error("no guardian serves")]
+    Lost,
+    /// There is one, and it does not answer.
+    #[error("the guardian did not say in time what it still has")]
+    Unanswered,
 }
 
 /// No guardian serves, and none will.
@@ -100,7 +150,8 @@ impl Link {
             last: AtomicBool::new(false),
             routes: Mutex::default(),
             generations: Mutex::default(),
-            closing: watch::Sender::default(),
+            endings: watch::Sender::default(),
+            slots: watch::Sender::default(),
             census: watch::Sender::default(),
         }
     }
@@ -203,44 +254,73 @@ impl Link {
         }
     }
 
-    /// The slot is not used any more: its sitter may end.
+    /// A number for a slot, which no other has now.
+    pub(crate) fn new_slot(&self) -> u32 {
+        let mut number = 0;
+        self.slots.send_if_modified(|slots| {
+            number = slots.take();
+            false
+        });
+        number
+    }
+
+    /// The slot is not used any more: its sitter may end, and its number be used again then.
     pub(crate) fn close_slot(&self, slot: u32) {
-        let Some(guardian) = self.current() else { return };
-        self.closing.send_modify(|closing| _ = closing.insert(slot));
-        if guardian.close(slot).is_err() {
+        let serving = self.serving_now();
+        let generation = serving.as_ref().map_or(0, |(_, generation)| *generation);
+        self.slots
+            .send_modify(|slots| _ = slots.closing.insert(slot, generation));
+        if serving.is_none_or(|(guardian, _)| guardian.close(slot).is_err()) {
             // A guardian that is gone has no sitters to keep.
-            self.slot_closed(slot);
+            self.slot_closed(slot, generation);
         }
     }
 
-    fn slot_closed(&self, slot: u32) {
-        self.closing.send_if_modified(|closing| closing.remove(&slot));
+    fn slot_closed(&self, slot: u32, generation: u64) {
+        self.slots.send_if_modified(|slots| slots.closed(slot, generation));
     }
 
-    /// What the guardian still has, once the slots that were closed are through. `None` when there is no guardian, or
-    /// it does not answer in time.
-    pub(crate) async fn census(&self, within: Duration) -> Option<Census> {
-        let guardian = self.current()?;
+    /// What the guardian still has, once the slots that were closed are through.
+    pub(crate) async fn census(&self, within: Duration) -> Result<Census, NoCensus> {
+        let guardian = self.current().ok_or(NoCensus::Lost)?;
         let answer = async {
-            let mut closing = self.closing.subscribe();
-            closing.wait_for(HashSet::is_empty).await.ok()?;
+            let mut slots = self.slots.subscribe();
+            slots.wait_for(|slots| slots.closing.is_empty()).await.ok()?;
             let mut census = self.census.subscribe();
             census.mark_unchanged();
             guardian.census().ok()?;
             census.changed().await.ok()?;
             census.borrow().clone()
         };
-        tokio::time::timeout(within, answer).await.ok().flatten()
+        let lost = async {
+            let mut serving = self.serving.subscribe();
+            // The sender lives in `self`.
+            let _ = serving
+                .wait_for(|serving| !matches!(serving, Serving::This { .. }))
+                .await;
+        };
+        tokio::select! {
+            biased;
+            answer = answer => answer.ok_or(NoCensus::Lost),
+            () = lost => Err(NoCensus::Lost),
+            () = tokio::time::sleep(within) => Err(NoCensus::Unanswered),
+        }
     }
 
-    /// Brings news to where they belong; those of an old incarnation have nowhere to go.
-    pub(crate) fn deliver(&self, event: GuardianEvent) {
+    /// Brings a guardian's news to where they belong; those of an old incarnation have nowhere to go.
+    pub(crate) fn deliver(&self, generation: u64, event: GuardianEvent) {
         match event {
-            GuardianEvent::Closed { slot } => return self.slot_closed(slot),
+            GuardianEvent::Closed { slot } => return self.slot_closed(slot, generation),
             GuardianEvent::Census { sitters, strays, .. } => {
                 self.census.send_replace(Some(Census { sitters, strays }));
                 return;
             }
+            // No sitter is left to be closed.
+            GuardianEvent::SitterLost { slot, .. } => self.slot_closed(slot, generation),
+            // The sitter did not hear that it is closed: it serves whoever has the slot next, or ends with the guardian.
+            GuardianEvent::OrderFailed {
+                slot, incarnation: 0, ..
+            } => self.slot_closed(slot, generation),
             _ => {}
         }
         let Some((slot, incarnation)) = about(&event) else {
@@ -250,7 +330,7 @@ impl Link {
         if let Some(bound) = routes
             .bound
             .get(&slot)
-            .filter(|bound| bound.route.incarnation.0 == incarnation)
+            .filter(|bound| bound.generation == generation && bound.route.incarnation.0 == incarnation)
         {
             // A driver that is gone needs no news.
             let _ = bound.route.sender.send(Message::Guardian(Box::new(event)));
@@ -269,7 +349,7 @@ impl Link {
             }
             current
         });
-        self.closing.send_replace(HashSet::new());
+        self.slots.send_if_modified(|slots| slots.guardian_lost(generation));
         let mut routes = lock(&self.routes);
         routes.lost = routes.lost.max(generation);
         routes.tell_all(generation, || Message::GuardianLost);
@@ -281,6 +361,15 @@ impl Link {
         let mut routes = lock(&self.routes);
         routes.ended.insert(generation);
         routes.tell_all(generation, || Message::SittersEnded);
+        self.endings.send_replace(routes.ended.len() as u64);
+    }
+
+    /// Whether every guardian that has served ends in that time, and all their sitters do.
+    pub(crate) async fn all_ended(&self, within: Duration) -> bool {
+        let served = *lock(&self.generations);
+        let mut endings = self.endings.subscribe();
+        let all = endings.wait_for(|ended| *ended == served);
+        tokio::time::timeout(within, all).await.is_ok()
     }
 }
 
@@ -329,5 +418,70 @@ mod tests {
         assert_eq!(told(1), ["GuardianLost", "SittersEnded"]);
         assert_eq!(told(2), ["GuardianLost"], "its sitters have not ended yet");
         assert_eq!(told(3), [""; 0]);
+    }
+
+    #[test]
+    fn the_number_of_a_slot_is_used_again_when_its_sitter_is_gone() {
+        let mut slots = SlotNumbers::default();
+        let taken: Vec<u32> = (0..4).map(|_| slots.take()).collect();
+        assert_eq!(taken, [0, 1, 2, 3]);
+        slots.closing.extend([(1, 7), (2, 8)]);
+        assert_eq!(slots.take(), 4, "their sitters have not ended");
+        assert!(!slots.closed(1, 8), "another guardian's slot of that number");
+        assert!(slots.closed(1, 7));
+        assert!(!slots.closed(1, 7), "told twice, it is free once");
+        assert_eq!((slots.take(), slots.take()), (1, 5));
+        assert!(!slots.guardian_lost(7));
+        assert!(slots.guardian_lost(8));
+        assert_eq!((slots.take(), slots.closing.len()), (2, 0));
+    }
+
+    #[test]
+    fn a_slot_is_closed_however_its_sitter_ends() {
+        use std::os::unix::process::ExitStatusExt;
+        let ends = [
+            GuardianEvent::Closed { slot: 0 },
+            GuardianEvent::SitterLost {
+                slot: 0,
+                incarnation: 9,
+                killed: 0,
+                status: std::process::ExitStatus::from_raw(9),
+            },
+            GuardianEvent::OrderFailed {
+                slot: 0,
+                incarnation: 0,
+                errno: 11,
+            },
+        ];
+        for end in ends {
+            let link = Link::new();
+            assert_eq!(link.new_slot(), 0);
+            link.slots.send_modify(|slots| _ = slots.closing.insert(0, 1));
+            link.deliver(1, end.clone());
+            assert!(link.slots.borrow().closing.is_empty(), "{end:?}");
+            assert_eq!(link.new_slot(), 0);
+        }
+    }
+
+    #[test]
+    fn news_of_a_lost_guardian_are_not_those_of_the_slots_next_owner() {
+        let link = Link::new();
+        let (sender, mut told) = mpsc::unbounded_channel();
+        let incarnation = Incarnation(1);
+        link.bind(0, 2, Route { incarnation, sender });
+        let end = |generation| {
+            let how = ostler_os::guardian::TreeKill::default();
+            let event = GuardianEvent::TreeGone {
+                slot: 0,
+                incarnation: 1,
+                killed: 0,
+                how,
+            };
+            link.deliver(generation, event);
+        };
+        end(1);
+        assert!(told.try_recv().is_err());
+        end(2);
+        assert!(told.try_recv().is_ok());
     }
 }

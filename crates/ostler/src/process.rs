@@ -10,6 +10,7 @@ mod driver;
 mod environment;
 mod output;
 mod prepare;
+mod refusal;
 mod spans;
 mod turn;
 mod watching;
@@ -75,6 +76,8 @@ struct Memory {
     state: WorkerState,
     /// Cgroups of the slot that were killed and could not be removed at once: they go with the run's.
     spent_cgroups: u64,
+    /// Nothing starts here any more, and its number may be another slot's by now.
+    closed: bool,
     /// Why the worker is about to be stopped, when somebody said so.
     stop_cause: Option<Cause>,
     /// Where the trace of its last incarnation's end is: what follows is linked to it.
@@ -100,7 +103,7 @@ pub(crate) struct Slot {
 
 impl Slot {
     pub(crate) fn new(index: u32, spec: Arc<PoolSpec>, services: Arc<Services>, starting: Arc<Semaphore>) -> Arc<Self> {
-        let number = services.new_slot();
+        let number = services.link.new_slot();
         let worker = WorkerId::new(spec.name.clone(), index);
         // A pool of the same name may have been stopped in this run: its numbers are used up.
         let next = services.table.next_incarnation(&worker);
@@ -158,7 +161,7 @@ impl Slot {
 
     /// The slot is not used any more: its sitter, its cgroup and its listeners may go.
     pub(crate) fn close(&self) {
-        if self.is_released() {
+        if self.is_released() && !std::mem::replace(&mut self.memory().closed, true) {
             self.services.link.close_slot(self.number);
             self.memory().listeners.clear();
         }

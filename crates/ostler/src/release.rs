@@ -1,5 +1,6 @@
 //! Release, as the driver carries it out: the tree, the ports, the record. Who holds what is still held is named.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +19,8 @@ use crate::process::{Done, Driver, Work};
 
 /// How long the holders have to be named: 1 s.
 const NAMING_LIMIT: Duration = Duration::from_secs(1);
+/// How long the look through all processes may take: 5 s.
+const SCAN_LIMIT: Duration = Duration::from_secs(5);
 /// How long a tree whose sitter was killed has to end: 5 s.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
@@ -113,28 +116,36 @@ struct Left {
 impl Left {
     /// Kills it. Whether nothing is left.
     fn end(&self) -> bool {
-        let deadline = Instant::now() + KILL_LIMIT;
         if let Some(Err(error)) = self.cgroup.as_deref().map(Group::kill) {
             tracing::warn!(target: "ostler", worker = %self.worker, %error, "its cgroup can't be killed");
         }
         let by = Attribution::new("ostler", format!("the sitter of {} is gone", self.worker));
-        let kills = kill::kill_trees(&self.roots(deadline), &by, deadline);
-        for survivor in &kills.survivors {
-            tracing::warn!(target: "ostler", worker = %self.worker, %survivor, "a process is left without a sitter");
+        let (marked, missed) = match self.marked() {
+            Ok(look) => look,
+            Err(error) => (
+                Vec::new(),
+                Some(format!("no process could be asked for its marker: {error}")),
+            ),
+        };
+        let roots: Vec<ProcessIdentity> = marked.into_iter().chain(self.identity).collect();
+        let deadline = Instant::now() + KILL_LIMIT;
+        let kills = kill::kill_trees(&roots, &by, deadline);
+        for left in kills.left().chain(missed.clone()) {
+            tracing::warn!(target: "ostler", worker = %self.worker, left, "its sitter is gone, and something is left");
         }
         let emptied = |group: &Group| group.is_empty_by(deadline).unwrap_or(false);
-        kills.is_clean() && self.cgroup.as_deref().is_none_or(emptied)
+        kills.is_clean() && missed.is_none() && self.cgroup.as_deref().is_none_or(emptied)
     }
 
-    /// The worker itself, and whoever bears the incarnation's marker.
-    fn roots(&self, deadline: Instant) -> Vec<ProcessIdentity> {
+    /// Whoever bears the incarnation's marker, and who could not be asked, in words.
+    fn marked(&self) -> io::Result<(Vec<ProcessIdentity>, Option<String>)> {
         let value = self.worker.marker_value(self.incarnation);
         let bears = |marked: &marker::Marked| marked.markers.iter().any(|(of, is)| *of == self.run && *is == value);
-        let marked = marker::scan(&[self.run], |_| false, deadline)
-            .map(|scan| scan.found)
-            .unwrap_or_default();
-        let marked = marked.into_iter().filter(bears).map(|found| found.identity);
-        marked.chain(self.identity).collect()
+        let us = ProcessIdentity::of(std::process::id().cast_signed())?;
+        let scan = marker::scan(&[self.run], |_| false, Instant::now() + SCAN_LIMIT)?;
+        let missed = scan.missed(us.as_ref());
+        let marked = scan.found.into_iter().filter(bears).map(|found| found.identity);
+        Ok((marked.collect(), missed))
     }
 }
 

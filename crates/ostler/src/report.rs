@@ -29,6 +29,8 @@ pub struct StopReport {
     pub killed: u64,
     /// Those that it could not kill, with the reason.
     pub survivors: Vec<String>,
+    /// What could not be looked at, so that it can't be said that nothing is left there. Empty in health.
+    pub unseen: Vec<String>,
     /// Why the root supervisor gave up, if it did.
     pub root_gave_up: Option<String>,
 }
@@ -68,9 +70,9 @@ impl StopReport {
         }
     }
 
-    /// Nothing is left: every worker is released, and no orphan lives.
+    /// Nothing is left: every worker is released, no orphan lives, and all could be looked at.
     pub fn is_clean(&self) -> bool {
-        self.unreleased.is_empty() && self.survivors.is_empty()
+        self.unreleased.is_empty() && self.survivors.is_empty() && self.unseen.is_empty()
     }
 
     /// Nothing is left, nothing had to be cleaned up, and nothing gave up.
@@ -87,6 +89,8 @@ impl fmt::Display for StopReport {
             ("finished", &self.finished),
             ("not released", &self.unreleased),
             ("orphans", &self.orphans),
+            ("left alive", &self.survivors),
+            ("not looked at", &self.unseen),
         ] {
             if !names.is_empty() {
                 write!(f, "; {what}: {}", names.join(", "))?;

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -57,7 +56,6 @@ pub(crate) struct Services {
     /// How many incarnations are not yet released.
     pub(crate) unreleased: watch::Sender<usize>,
     origin: Instant,
-    next_slot: AtomicU32,
 }
 
 /// What [`Services::new`] is made of.
@@ -86,7 +84,6 @@ impl Services {
             stop_level: watch::Sender::new(StopLevel::None),
             unreleased: watch::Sender::new(0),
             origin: Instant::now(),
-            next_slot: AtomicU32::new(0),
         }
     }
 
@@ -98,11 +95,6 @@ impl Services {
     /// The instant at which this moment is.
     pub(crate) fn instant(&self, moment: Moment) -> tokio::time::Instant {
         tokio::time::Instant::from_std(self.origin + moment.since(Moment::default()))
-    }
-
-    /// A number for a slot, never used before in this run.
-    pub(crate) fn new_slot(&self) -> u32 {
-        self.next_slot.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Raises the stop level; it never falls.
@@ -120,11 +112,11 @@ impl Services {
     }
 
     /// `run.json` names this guardian from now on, so that the sweep after a dead host can wait for it.
-    pub(crate) fn note_guardian(&self, guardian: Option<&ProcessIdentity>) {
+    pub(crate) fn note_guardian(&self, guardian: &ProcessIdentity) {
         let run_dir = self.run_dir();
         let noted = run_dir
             .as_ref()
-            .map(|run_dir| run_dir.set_guardian(guardian.map(record_of)));
+            .map(|run_dir| run_dir.set_guardian(Some(record_of(guardian))));
         if let Some(Err(error)) = noted {
             tracing::warn!(target: "ostler", %error, "run.json does not name the guardian");
         }

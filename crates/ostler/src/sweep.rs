@@ -6,7 +6,6 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ostler_core::ids::RunId;
 use ostler_os::cgroup::RunGroup;
 use ostler_os::failpoint::{self, Point};
 use ostler_os::identity::{Attribution, ProcessIdentity, Verified};
@@ -16,13 +15,12 @@ use ostler_registry::{DeadRun, FoundRun, Identity, RunDirError, remove_leftovers
 
 use crate::identity::{local, os_identity};
 
-/// How long the sweep of one dead run may take: 30 s.
-pub const SWEEP_LIMIT: Duration = Duration::from_secs(30);
+/// How long the sweep of a dead run waits for its guardian, which may still be giving databases their grace: 20 s. What
+/// follows takes milliseconds in health; when nothing can be read and nothing dies, half a minute more.
+pub const SWEEP_LIMIT: Duration = Duration::from_secs(20);
 
-/// How much of that is for a guardian that is still giving databases their grace: 20 s. Then it is killed, and there has
-/// to be time for what it leaves.
-const GUARDIAN_LIMIT: Duration = Duration::from_secs(20);
-
+/// How long the look through all processes may take: 5 s.
+const SCAN_LIMIT: Duration = Duration::from_secs(5);
 /// How long what was killed has to end: 5 s.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
@@ -31,17 +29,19 @@ const KILL_LIMIT: Duration = Duration::from_secs(5);
 pub struct SweepReport {
     /// Dead runs whose table was removed.
     pub runs: u64,
+    /// Dead runs whose table was kept for the next sweep: something of them lives, may live, or the table can't be removed.
+    pub kept: u64,
     /// Live runs, which were left alone.
     pub live: u64,
     /// The processes that were killed.
     pub killed: Vec<String>,
-    /// The processes that could not be killed, each with the reason. Their runs' tables are kept for the next sweep.
+    /// The processes that could not be killed, each with the reason.
     pub survivors: Vec<String>,
     /// What could not be read, and other things that people should know.
     pub remarks: Vec<String>,
 }
 
-/// Sweeps every dead run in the directory of an app. Blocks, at most [`SWEEP_LIMIT`] for each of them.
+/// Sweeps every dead run in the directory of an app. Blocks: see [`SWEEP_LIMIT`], for each of them.
 ///
 /// # Errors
 /// [`RunDirError`] when the directory can't be listed. What is wrong with a single run is a remark in the report.
@@ -62,38 +62,42 @@ pub fn sweep(app_dir: &Path) -> Result<SweepReport, RunDirError> {
 }
 
 fn sweep_run(dead: DeadRun, report: &mut SweepReport) {
-    let deadline = Instant::now() + SWEEP_LIMIT;
     let by = Attribution::new("ostler sweep", format!("run {} is dead", dead.run()));
     let before = report.survivors.len();
     failpoint::reach(Point::SweepBegun);
-    await_guardian(&dead, &by, Instant::now() + GUARDIAN_LIMIT, report);
+    await_guardian(&dead, &by, report);
     failpoint::reach(Point::SweepGuardianAwaited);
     kill_cgroup(&dead, report);
     failpoint::reach(Point::SweepCgroupKilled);
     let recorded = recorded(&dead, report);
     note(kill::kill_trees(&recorded, &by, Instant::now() + KILL_LIMIT), report);
     failpoint::reach(Point::SweepRecordedKilled);
-    let marked = marked(dead.run(), deadline, report);
-    note(kill::kill_trees(&marked, &by, Instant::now() + KILL_LIMIT), report);
+    let seen_all = kill_marked(&dead, &by, report);
     failpoint::reach(Point::SweepMarkedKilled);
-    remove_cgroup(&dead, deadline, report);
+    remove_cgroup(&dead, report);
     failpoint::reach(Point::SweepCgroupRemoved);
-    if report.survivors.len() > before {
-        report.remarks.push(format!(
-            "{} is kept: processes of its run are alive",
-            dead.path().display()
-        ));
-        return;
+    let why = match report.survivors.len() > before {
+        true => Some("processes of its run are alive"),
+        false => (!seen_all).then_some("processes of its run may be alive"),
+    };
+    if let Some(why) = why {
+        report.kept += 1;
+        let remark = format!("{} is kept for the next sweep: {why}", dead.path().display());
+        return report.remarks.push(remark);
     }
     match dead.remove() {
         Ok(()) => report.runs += 1,
-        Err(error) => report.remarks.push(error.to_string()),
+        Err(error) => {
+            report.kept += 1;
+            report.remarks.push(error.to_string());
+        }
     }
 }
 
 /// The guardian of a dead host ends its workers as their specifications say. It is waited for; past the deadline it
 /// is killed, and its sitters end what is left.
-fn await_guardian(dead: &DeadRun, by: &Attribution, deadline: Instant, report: &mut SweepReport) {
+fn await_guardian(dead: &DeadRun, by: &Attribution, report: &mut SweepReport) {
+    let deadline = Instant::now() + SWEEP_LIMIT;
     let Ok(info) = dead.info() else { return };
     let Some(guardian) = info.guardian.as_ref().map(os_identity) else {
         return;
@@ -147,17 +151,25 @@ fn recorded(dead: &DeadRun, report: &mut SweepReport) -> Vec<ProcessIdentity> {
     }
 }
 
-/// Whoever bears the dead run's marker.
-fn marked(run: RunId, deadline: Instant, report: &mut SweepReport) -> Vec<ProcessIdentity> {
-    match marker::scan(&[run], |_| false, deadline) {
-        Ok(scan) => scan.found.into_iter().map(|found| found.identity).collect(),
-        Err(error) => {
-            report.remarks.push(format!(
-                "the processes of run {run} can't be looked for by their marker: {error}"
-            ));
-            Vec::new()
+/// Kills whoever bears the dead run's marker. Whether every process could be looked at.
+fn kill_marked(dead: &DeadRun, by: &Attribution, report: &mut SweepReport) -> bool {
+    let run = dead.run();
+    let host = dead.info().ok().map(|info| os_identity(&info.host));
+    let (found, missed) = match marker::scan(&[run], |_| false, Instant::now() + SCAN_LIMIT) {
+        Ok(scan) => {
+            let missed = scan.missed(host.as_ref());
+            (scan.found, missed.map(|missed| format!("run {run}: {missed}")))
         }
-    }
+        Err(error) => {
+            let missed = format!("the processes of run {run} can't be looked for by their marker: {error}");
+            (Vec::new(), Some(missed))
+        }
+    };
+    let marked: Vec<ProcessIdentity> = found.into_iter().map(|found| found.identity).collect();
+    note(kill::kill_trees(&marked, by, Instant::now() + KILL_LIMIT), report);
+    let seen_all = missed.is_none();
+    report.remarks.extend(missed);
+    seen_all
 }
 
 /// Everything in the dead run's cgroup, at once; also what has neither a record nor a marker.
@@ -184,13 +196,13 @@ fn kill_cgroup(dead: &DeadRun, report: &mut SweepReport) {
     }
 }
 
-fn remove_cgroup(dead: &DeadRun, deadline: Instant, report: &mut SweepReport) {
+fn remove_cgroup(dead: &DeadRun, report: &mut SweepReport) {
     let Ok(Some(path)) = dead.info().map(|info| info.cgroup.clone()) else {
         return;
     };
     let removed = match RunGroup::of_dead_run(Path::new(&path), dead.run()) {
         Ok(None) => Ok(true),
-        Ok(Some(group)) => group.group().remove_until(deadline),
+        Ok(Some(group)) => group.group().remove_until(Instant::now() + KILL_LIMIT),
         Err(error) => Err(error),
     };
     match removed {
@@ -206,5 +218,5 @@ fn remove_cgroup(dead: &DeadRun, deadline: Instant, report: &mut SweepReport) {
 
 fn note(kills: KillReport, report: &mut SweepReport) {
     report.killed.extend(kills.killed.iter().map(ToString::to_string));
-    report.survivors.extend(kills.survivors.iter().map(ToString::to_string));
+    report.survivors.extend(kills.left());
 }

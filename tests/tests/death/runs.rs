@@ -1,8 +1,10 @@
 //! Live runs, dead ones and their sweeps, in one state directory.
 
+use std::process::Command;
+
 use nix::sys::signal::Signal;
 use ostler_tests::world::{Anatomy, await_count, rounds};
-use ostler_tests::{SOON, Up, pid_of, pids, run_directories, send, survivors, worker};
+use ostler_tests::{SOON, Up, pid_of, pids, program, run_directories, send, stray, survivors, worker};
 
 use crate::{sweep, told_when_all_are_there};
 
@@ -23,6 +25,63 @@ fn the_next_start_sweeps_what_the_dead_one_left() {
     assert_eq!(survivors(&dead.tag), []);
     next.wait_for_event("pool.ready");
     next.stop_cleanly();
+    dead.assert_nothing_left();
+}
+
+/// A guardian that gives its workers more time than a sweep has for it: it is killed, its sitters end what is left, and who is
+/// in no tree of the run is found by the marker all the same.
+#[test]
+fn a_sweep_that_has_waited_for_the_guardian_looks_for_markers_all_the_same() {
+    let deaf = |tag: &str| {
+        let worker = worker("ignore-term+daemon+sleep", tag);
+        format!("[pool.p]\ncommand = {worker}\nhost_death = {{ signal = \"TERM\", grace = \"1h\" }}\n")
+    };
+    let mut dead = Up::start(deaf);
+    let spawned = dead.wait_for_event("worker.spawned");
+    let mut stray = stray(pid_of(&spawned), &dead.tag);
+    dead.signal(Signal::SIGKILL);
+    dead.end(SOON);
+    let told = sweep(&dead.state());
+    stray.wait().unwrap();
+    await_count(&dead.tag, "all are gone", |count| count == 0);
+    dead.assert_nothing_left();
+    assert!(told.contains(&stray.id().to_string()), "{told}");
+}
+
+/// With however few descriptors a sweep has to do: as long as anybody of a dead run lives, its directory is there for the next
+/// sweep.
+#[test]
+fn a_sweep_that_can_not_look_forgets_nobody() {
+    let mut dead = Up::start(|tag| format!("[pool.p]\ncommand = {}\n", worker("sleep", tag)));
+    let spawned = dead.wait_for_event("worker.spawned");
+    let mut stray = stray(pid_of(&spawned), &dead.tag);
+    dead.signal(Signal::SIGKILL);
+    dead.end(SOON);
+    let mut failed = 0;
+    for descriptors in 3..64 {
+        let mut sweep = Command::new("prlimit");
+        sweep
+            .arg(format!("--nofile={descriptors}"))
+            .arg(program("ostler"))
+            .args(["sweep", "--app", "test", "--state-dir"])
+            .arg(dead.state())
+            .env_remove("XDG_RUNTIME_DIR")
+            .env_remove("RUNTIME_DIRECTORY");
+        let told = sweep.output().unwrap();
+        if run_directories(&dead.state()).is_empty() {
+            break;
+        }
+        assert!(
+            !told.status.success() || stray.try_wait().unwrap().is_some(),
+            "{told:?}"
+        );
+        failed += 1;
+    }
+    assert!(failed > 0, "the first one had descriptors enough");
+    let ended = stray.try_wait().unwrap();
+    drop(stray.kill());
+    stray.wait().unwrap();
+    assert!(ended.is_some(), "it lives, and no sweep knows of it any more");
     dead.assert_nothing_left();
 }
 

@@ -1,28 +1,10 @@
 //! The emergency cleaner, provoked: a process that bears the run's marker and is in no tree.
 
-use std::process::{Child, Command, Stdio};
-
 use nix::sys::signal::Signal;
 use ostler::EventKind;
-use ostler_tests::{SOON, Up, pid_of, program, worker};
+use ostler_tests::{SOON, Up, pid_of, stray, worker};
 
 use super::scene::{Place, in_time, start};
-
-/// A process of ours with the marker of that worker.
-fn stray(of: u32, tag: &str) -> Child {
-    let process = procfs::process::Process::new(i32::try_from(of).unwrap()).unwrap();
-    let environment = process.environ().unwrap();
-    let marker = environment
-        .into_iter()
-        .find(|(name, _)| name.to_string_lossy().starts_with("OSTLER_RUN_"));
-    let (name, value) = marker.expect("a worker bears its run's marker");
-    Command::new(program("ostler-test-worker"))
-        .args(["ignore-term+sleep", "0", tag])
-        .env(name, value)
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_orphan_is_found_named_and_killed() {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use ostler::{EventKind, Ostler, Pool, PoolPhase};
+use ostler::{Backoff, EventKind, Ostler, Pool, PoolPhase};
 use ostler_tests::{SOON, send, survivors};
 
 use super::scene::{Place, Seen, WORST, in_time, start, stop};
@@ -285,4 +285,66 @@ async fn a_sitter_that_dies_before_its_order_comes_is_not_counted() {
         assert_eq!(seen.count(EventKind::WorkerGaveUp), 0, "{}", seen.story());
         stop(&place, ostler, &mut seen).await;
     }
+}
+
+/// Nobody but the kernel is left who would wake them.
+#[tokio::test(flavor = "multi_thread")]
+async fn sitters_are_stopped_and_the_guardian_is_killed() {
+    let place = Place::new();
+    let (ostler, pool, mut seen) = begun(&place, 3).await;
+    let (old, lost) = (alive(&place.tag), guardian(&ostler));
+    for sitter in sitters(lost) {
+        send(sitter, Signal::SIGSTOP);
+    }
+    send(lost, Signal::SIGKILL);
+    seen.kind(EventKind::GuardianLost).await;
+    all_back(&place, &pool, &mut seen, &old).await;
+    stop(&place, ostler, &mut seen).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guardian_and_sitters_are_stopped_and_the_instance_is_dropped() {
+    let place = Place::new();
+    let (ostler, pool, _seen) = begun(&place, 3).await;
+    let guardian = guardian(&ostler);
+    for process in sitters(guardian).into_iter().chain([guardian]) {
+        send(process, Signal::SIGSTOP);
+    }
+    drop((ostler, pool));
+    place.assert_gone(SOON);
+}
+
+/// It can't say that it has nothing, so nobody says so for it; its end is forced, and its sitters' is waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guardian_that_does_not_answer_is_not_taken_for_empty() {
+    let place = Place::new();
+    let (ostler, mut seen) = start(&place).await;
+    let mut spec = place.pool("p", "sleep");
+    spec.backoff = Some(Backoff::new(SOON * 100, SOON * 100));
+    let pool = ostler.pool_from(spec).start().await.unwrap();
+    in_time(pool.wait_ready()).await;
+    send(pool.workers()[0].pid.unwrap(), Signal::SIGKILL);
+    seen.kind(EventKind::WorkerReleased).await;
+    let guardian = guardian(&ostler);
+    let idle = sitters(guardian);
+    assert_eq!(idle.len(), 1);
+    for process in [idle[0], guardian] {
+        send(process, Signal::SIGSTOP);
+    }
+    let error = in_time(ostler.stop()).await.expect_err("it can't be said to be clean");
+    assert!(error.report.unseen[0].contains("guardian"), "{error}");
+    seen.until_run_stopped().await;
+    assert_eq!(seen.count(EventKind::CleanupSuccess), 0, "{}", seen.story());
+    place.assert_gone(Duration::ZERO);
+    // The run is kept for whoever can look.
+    let (next, mut seen) = start(&place).await;
+    assert_eq!(
+        (next.swept().runs, next.swept().killed.len()),
+        (1, 0),
+        "{:?}",
+        next.swept()
+    );
+    let pool = next.pool_from(place.pool("p", "sleep")).start().await.unwrap();
+    in_time(pool.wait_ready()).await;
+    stop(&place, next, &mut seen).await;
 }

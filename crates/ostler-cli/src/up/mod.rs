@@ -206,6 +206,9 @@ fn status_of(report: &StopReport, say: impl Fn(&str)) -> Exit {
     for what in &report.survivors {
         say(&format!("ostler: it could not be killed: {what}"));
     }
+    for what in &report.unseen {
+        say(&format!("ostler: whether anything is left can't be said: {what}"));
+    }
     if let Some(why) = &report.root_gave_up {
         say(&format!("ostler: the instance gave up: {why}"));
     }
@@ -253,6 +256,13 @@ mod tests {
         assert_eq!(
             status(StopReport {
                 survivors: some(),
+                ..clean()
+            }),
+            Exit::Machine
+        );
+        assert_eq!(
+            status(StopReport {
+                unseen: some(),
                 ..clean()
             }),
             Exit::Machine

@@ -69,10 +69,15 @@ impl Events {
                 return check(answer);
             }
             if self.farewell != Farewell::None {
-                let Exit(status) = self.wait_exit().await;
-                return Err(LaunchError::Died { status });
+                return Err(self.died().await);
             }
         }
+    }
+
+    /// The guardian has ended instead of answering.
+    pub(super) async fn died(&mut self) -> LaunchError {
+        let Exit(status) = self.wait_exit().await;
+        LaunchError::Died { status }
     }
 
     /// The next event; `None` once [`GuardianEvent::Ended`] was told. Cancel safe.

@@ -1,7 +1,7 @@
 //! The host's end of the control socket: orders go out at once where there is room, else from a queue, in order.
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,9 +16,9 @@ use tokio::sync::Notify;
 use super::error::OrderError;
 use crate::protocol::{MAX_SPAWN_FDS, Order};
 
-/// How soon a send is tried again that the kernel refused because this user has too many descriptors in flight: no
-/// socket tells when there are fewer.
-const IN_FLIGHT_RETRY: Duration = Duration::from_millis(2);
+/// How soon a send is tried again that the kernel refused for want of memory, or because this user has too many
+/// descriptors in flight: no socket tells when there is more.
+const REFUSED_RETRY: Duration = Duration::from_millis(2);
 
 /// An order that waits for room in the socket, with the descriptors that go with it.
 #[derive(Debug)]
@@ -46,7 +46,8 @@ enum Blocked {
     Empty,
     Closed,
     Full,
-    TooManyInFlight,
+    /// By the kernel, although there may be room in the socket.
+    Refused,
 }
 
 impl Orders {
@@ -72,7 +73,7 @@ impl Orders {
             match send(self.socket.as_fd(), &outgoing.bytes, &outgoing.fds) {
                 Ok(()) => return Ok(()),
                 Err(error) if is_gone(error) => return Err(OrderError::Gone),
-                Err(error) if !is_full(error) => return Err(OrderError::Io(error.into())),
+                Err(error) if error != Errno::AGAIN && !is_refused(error) => return Err(OrderError::Io(error.into())),
                 Err(_) => self.wake.notify_one(),
             }
         }
@@ -91,19 +92,25 @@ impl Orders {
         self.wake.notify_one();
     }
 
-    /// Writes the queue out whenever there is room, until the orders are closed. Runs as a task.
-    pub(super) async fn run(self: Arc<Self>) -> std::io::Result<()> {
+    /// What writes the queue out whenever there is room, until the orders are closed: to be run as a task. What may fail
+    /// has been done when it is given.
+    pub(super) fn sending(self: Arc<Self>) -> io::Result<impl Future<Output = ()>> {
         let socket = self.socket.try_clone()?;
         // SAFETY: an OwnedFd stays open, and keeps its number, for as long as it exists.
         let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::WRITABLE) }?;
+        Ok(self.send_from_queue(socket))
+    }
+
+    async fn send_from_queue(self: Arc<Self>, socket: AsyncFd<OwnedFd>) {
         loop {
             match self.flush() {
-                Blocked::Closed => return Ok(()),
+                Blocked::Closed => return,
                 Blocked::Empty => self.wake.notified().await,
-                Blocked::TooManyInFlight => tokio::time::sleep(IN_FLIGHT_RETRY).await,
+                Blocked::Refused => tokio::time::sleep(REFUSED_RETRY).await,
                 Blocked::Full => {
+                    // It fails only when the runtime ends, and this task with it.
+                    let Ok(mut ready) = socket.writable().await else { return };
                     // The readiness may be an old one: only a send that would block clears it.
-                    let mut ready = socket.writable().await?;
                     if matches!(self.flush(), Blocked::Full) {
                         ready.clear_ready();
                     }
@@ -125,8 +132,8 @@ impl Orders {
                 Ok(()) => {
                     queue.waiting.pop_front();
                 }
-                Err(Errno::TOOMANYREFS) => return Blocked::TooManyInFlight,
-                Err(error) if is_full(error) => return Blocked::Full,
+                Err(Errno::AGAIN) => return Blocked::Full,
+                Err(error) if is_refused(error) => return Blocked::Refused,
                 // Whatever else it is, no order will ever go through: the events socket says what became of the guardian.
                 Err(_) => {
                     queue.closed = true;
@@ -142,8 +149,8 @@ impl Orders {
     }
 }
 
-fn is_full(error: Errno) -> bool {
-    matches!(error, Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM | Errno::TOOMANYREFS)
+fn is_refused(error: Errno) -> bool {
+    matches!(error, Errno::NOBUFS | Errno::NOMEM | Errno::TOOMANYREFS)
 }
 
 fn is_gone(error: Errno) -> bool {

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
+use uuid::Uuid;
 
 use super::GuardianOptions;
 use super::error::{Attempt, LaunchError};
@@ -166,10 +167,11 @@ fn cached(directory: &Path, path: &Path) -> io::Result<()> {
     if holds_program(path, me)? {
         return Ok(());
     }
-    let temporary = directory.join(format!("guardian-{CONTENT:016x}.{}", std::process::id()));
+    // A name that nobody else writes to at the same time: in this process, or in another PID namespace with our pid.
+    let temporary = directory.join(format!("guardian-{CONTENT:016x}.{}", Uuid::now_v7().simple()));
     let written = write_program(&temporary).and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
-        // The first error is the one to tell; a leftover is overwritten by the next try.
+        // The first error is the one to tell.
         let _ = fs::remove_file(&temporary);
     }
     written?;
@@ -202,7 +204,6 @@ fn holds_program(path: &Path, me: u32) -> io::Result<bool> {
 }
 
 fn write_program(path: &Path) -> io::Result<()> {
-    let _ = fs::remove_file(path);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o700).open(path)?;
     // The umask may have taken bits away.
     file.set_permissions(PermissionsExt::from_mode(0o700))?;
@@ -243,6 +244,31 @@ mod tests {
         fs::write(&path, forged).expect("forged");
         cached(&directory, &path).expect("replaced");
         assert_eq!(fs::read(&path).expect("there"), PROGRAM);
+    }
+
+    #[test]
+    fn many_that_write_the_cache_file_at_once_all_find_it_whole() {
+        let home = tempfile::tempdir().expect("a directory");
+        let path = home.path().join("guardian");
+        let (directory, path) = (home.path(), &path);
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).expect("closed");
+        let start = std::sync::Barrier::new(8);
+        std::thread::scope(|scope| {
+            let one = || {
+                start.wait();
+                cached(directory, path)
+            };
+            let all: Vec<_> = (0..8).map(|_| scope.spawn(one)).collect();
+            for one in all {
+                one.join().expect("no panic").expect("written");
+            }
+        });
+        assert_eq!(fs::read(path).expect("there"), PROGRAM);
+        assert_eq!(
+            fs::read_dir(directory).expect("there").count(),
+            1,
+            "a half-written file is left"
+        );
     }
 
     #[test]

@@ -2,16 +2,15 @@
 
 use std::fs::File;
 use std::io::BufReader;
-use std::process::Command;
 use std::time::Duration;
 
 use ostler_core::signal::Signal;
 use ostler_os::guardian::{EndPolicy, Guardian, GuardianEvent, GuardianOptions, SignalCause};
-use rustix::process::Signal as Os;
+use rustix::process::{Pid, Signal as Os};
 
 use crate::support::{
-    Bench, DEADLINE, Role, alive, assert_gone, line, parent, pids, python, role, role_process, send, shell, told,
-    with_output,
+    Bench, DEADLINE, Role, alive, assert_gone, children, line, parent, pids, python, role, role_process, send, shell,
+    stat, told, unprivileged, with_output,
 };
 
 /// A worker that tells three pids: its own, a child's in its group, a daemon's that cut every tie.
@@ -119,6 +118,33 @@ async fn a_stopped_sitter_does_not_keep_its_tree_alive() {
     all.iter().for_each(|pid| assert_gone(*pid));
 }
 
+/// Stopped, it sees neither the host's death nor anything else: the kernel wakes it. Its sitters are in its group.
+#[tokio::test]
+async fn a_stopped_guardian_ends_everything_when_its_host_is_killed() {
+    for whole_group in [false, true] {
+        let (mut host, all, ..) = host("waits").await;
+        let guardian = Pid::from_raw(all[0]).expect("a pid");
+        let stopped = match whole_group {
+            true => rustix::process::kill_process_group(guardian, Os::STOP),
+            false => rustix::process::kill_process(guardian, Os::STOP),
+        };
+        stopped.expect("the signal is sent");
+        host.kill();
+        all.iter().for_each(|pid| assert_gone(*pid));
+    }
+}
+
+#[tokio::test]
+async fn a_stopped_guardian_that_is_let_go_ends_everything() {
+    let mut bench = Bench::launch().await;
+    let family = family(&mut bench, 0).await;
+    send(parent(family[0]), Os::STOP);
+    send(bench.guardian.pid() as i32, Os::STOP);
+    bench.guardian.abandon();
+    while bench.next().await != GuardianEvent::Ended {}
+    family.iter().for_each(|pid| assert_gone(*pid));
+}
+
 #[tokio::test]
 async fn a_forked_copy_of_the_host_does_not_hide_its_death() {
     let (mut host, all, copy, _output) = host("forks").await;
@@ -198,6 +224,35 @@ async fn a_killed_guardian_is_told_and_its_sitters_end_their_trees() {
     assert!(bench.guardian.close(0).is_err(), "there is nobody to give orders to");
 }
 
+/// Nobody is left then who would wake them but the kernel. The second slot's sitter has no worker just then.
+#[tokio::test]
+async fn stopped_sitters_end_when_the_guardian_is_killed() {
+    let mut bench = Bench::launch().await;
+    let family = family(&mut bench, 0).await;
+    bench.start(1, 1, shell("exit 0")).await;
+    bench.gone(1, 1).await;
+    let guardian = bench.guardian.pid() as i32;
+    let sitters = children(guardian);
+    assert_eq!(sitters.len(), 2);
+    sitters.iter().for_each(|sitter| send(*sitter, Os::STOP));
+    send(guardian, Os::KILL);
+    while bench.next().await != GuardianEvent::Ended {}
+    sitters.iter().chain(&family).for_each(|pid| assert_gone(*pid));
+}
+
+#[tokio::test]
+async fn a_stopped_sitter_obeys() {
+    let mut bench = Bench::launch().await;
+    let family = family(&mut bench, 0).await;
+    let sitter = parent(family[0]);
+    send(sitter, Os::STOP);
+    bench.kill(0, 1);
+    bench.gone(0, 1).await;
+    family.iter().for_each(|pid| assert_gone(*pid));
+    send(sitter, Os::STOP);
+    bench.quit().await;
+}
+
 #[tokio::test]
 async fn a_killed_sitter_is_told_when_all_that_it_left_is_killed() {
     let mut bench = Bench::launch().await;
@@ -223,6 +278,33 @@ async fn a_killed_sitter_is_told_when_all_that_it_left_is_killed() {
     assert_eq!(bench.gone(0, 2).await.0.code(), Some(4), "the slot has a new sitter");
     bench.kill(1, 1);
     bench.gone(1, 1).await;
+    bench.quit().await;
+}
+
+/// The guardian hears of both in one turn.
+#[tokio::test]
+async fn an_order_right_behind_the_death_of_its_sitter_gets_a_new_one() {
+    let mut bench = Bench::launch().await;
+    bench.start(0, 1, shell("exit 0")).await;
+    bench.gone(0, 1).await;
+    let guardian = bench.guardian.pid() as i32;
+    let sitter = children(guardian)[0];
+    send(guardian, Os::STOP);
+    while stat(guardian)[0] != "T" {
+        tokio::task::yield_now().await;
+    }
+    send(sitter, Os::KILL);
+    assert_gone(sitter);
+    bench.guardian.spawn(0, 2, shell("exit 4")).expect("taken");
+    send(guardian, Os::CONT);
+    let status = bench
+        .until(|event| match event {
+            GuardianEvent::SpawnFailed { step, errno, .. } => panic!("not started: {step:?}, errno {errno}"),
+            GuardianEvent::Exited { status, .. } => Some(*status),
+            _ => None,
+        })
+        .await;
+    assert_eq!(status.code(), Some(4));
     bench.quit().await;
 }
 
@@ -321,23 +403,8 @@ async fn an_unprivileged_host_that_is_killed_leaves_nothing() {
     if !rustix::process::geteuid().is_root() {
         return eprintln!("skipped: the other tests have just run as this user");
     }
-    let own = role_process(HOST, "waits");
     let directory = tempfile::tempdir().expect("a directory");
-    let copy = directory.path().join("test");
-    std::fs::copy(own.get_program(), &copy).expect("copied");
-    for path in [directory.path(), &copy] {
-        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
-    }
-    let mut command = Command::new("setpriv");
-    command
-        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"])
-        .arg(&copy)
-        .args(own.get_args());
-    command
-        .env("OSTLER_TEST_ROLE", "waits")
-        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-        .current_dir("/");
-    let (mut process, output) = Role::start(command);
+    let (mut process, output) = Role::start(unprivileged(&[], &role_process(HOST, "waits"), directory.path()));
     let (all, _output) = told(output, "pids=").await;
     let all = pids(&all);
     assert_eq!(all.len(), 13);

@@ -1,13 +1,15 @@
 //! Limits of the machine: each is a failed start with its step and error, and nothing is lost by it.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use ostler_os::guardian::{GuardianEvent, GuardianOptions, SpawnStep};
+use ostler_os::guardian::{Guardian, GuardianEvent, GuardianOptions, LaunchError, SpawnStep};
 use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, Signal};
 
-use crate::support::{Bench, null, shell};
+use crate::support::{Bench, Role, null, role, role_process, send, shell, told};
 
 /// A guardian that is started by a line of shell, with `$0` for its program.
 async fn launched_by(directory: &Path, line: &str) -> Bench {
@@ -104,6 +106,67 @@ async fn a_child_without_descriptors_fails_its_start_and_nothing_else() {
     );
     works(&mut bench, 0, 2).await;
     bench.quit().await;
+}
+
+/// More orders than the socket takes in.
+const MANY: usize = 2_000;
+
+/// Launches with as few descriptors as will do: either the launch says what it lacks, or all orders go through, also
+/// those that had to wait.
+#[tokio::test]
+async fn role_few_descriptors() {
+    if role().as_deref() != Some("few descriptors") {
+        return;
+    }
+    let hard = rustix::process::getrlimit(Resource::Nofile).maximum;
+    let first_free = rustix::io::dup(std::io::stdin()).expect("one more").as_raw_fd() as u64;
+    let limit = |soft| {
+        rustix::process::setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: soft,
+                maximum: hard,
+            },
+        )
+    };
+    let mut refused = 0;
+    let (guardian, events) = loop {
+        limit(Some(first_free + refused)).expect("set");
+        match Guardian::launch(GuardianOptions::default()).await {
+            Ok(launched) => break launched,
+            Err(error) => assert!(
+                matches!(error, LaunchError::Setup { .. } | LaunchError::NoProgram { .. }),
+                "{error}"
+            ),
+        }
+        refused += 1;
+    };
+    assert!(refused > 3, "it cannot have done with {refused} descriptors");
+    // Not one is left when the launch's own tasks run for the first time.
+    limit(Some(first_free)).expect("set");
+    tokio::task::yield_now().await;
+    limit(hard).expect("set");
+    let mut bench = Bench { guardian, events };
+    let pid = bench.guardian.pid() as i32;
+    send(pid, Signal::STOP);
+    for _ in 0..MANY {
+        bench.guardian.query(0).expect("taken");
+    }
+    send(pid, Signal::CONT);
+    for _ in 0..MANY {
+        match bench.next().await {
+            GuardianEvent::OrderFailed { slot: 0, .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    bench.quit().await;
+    println!("\nserved={refused}");
+}
+
+#[tokio::test]
+async fn a_host_without_descriptors_fails_a_launch_and_never_an_order() {
+    let (_role, output) = Role::start(role_process("faults::role_few_descriptors", "few descriptors"));
+    told(output, "served=").await;
 }
 
 #[tokio::test]

@@ -106,6 +106,32 @@ async fn a_program_that_does_not_answer_is_given_up() {
     assert!(matches!(error, LaunchError::Timeout { .. }), "{error}");
 }
 
+/// It does not look at its standard input, so that being let go means nothing to it.
+#[tokio::test]
+async fn a_program_that_is_no_guardian_does_not_live_on() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (path, told) = (directory.path().join("sleeper"), directory.path().join("pid"));
+    let script = format!("#!/bin/sh\necho $$ > {}\nexec sleep 5151\n", told.display());
+    fs::write(&path, script).expect("written");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("set");
+    let mut time = Duration::from_millis(100);
+    // On a busy machine the script may not have come to its first line in so short a time.
+    let pid = loop {
+        let options = GuardianOptions {
+            program: Some(path.clone()),
+            handshake_timeout: time,
+            ..GuardianOptions::default()
+        };
+        let error = Guardian::launch(options).await.expect_err("refused");
+        assert!(matches!(error, LaunchError::Timeout { .. }), "{error}");
+        match fs::read_to_string(&told).ok().and_then(|text| text.trim().parse().ok()) {
+            Some(pid) => break pid,
+            None => time *= 2,
+        }
+    };
+    crate::support::assert_gone(pid);
+}
+
 #[tokio::test]
 async fn a_program_that_is_not_there_is_named() {
     let options = GuardianOptions {

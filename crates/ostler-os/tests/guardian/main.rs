@@ -5,6 +5,7 @@ mod death;
 mod end;
 mod faults;
 mod handshake;
+mod hidden;
 mod hygiene;
 mod load;
 mod pure;

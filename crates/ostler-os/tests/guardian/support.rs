@@ -269,12 +269,51 @@ pub(crate) fn parent(pid: i32) -> i32 {
     stat(pid)[1].parse().expect("a pid")
 }
 
+/// Whoever has this parent now.
+pub(crate) fn children(of: i32) -> Vec<i32> {
+    fs::read_dir("/proc")
+        .expect("/proc can be listed")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| parent_if_any(*pid) == Some(of))
+        .collect()
+}
+
+fn parent_if_any(pid: i32) -> Option<i32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    text.rsplit_once(") ")?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
 /// Runs one test of this file as another process: it finds `name` in `OSTLER_TEST_ROLE`, and does its part.
 pub(crate) fn role_process(test: &str, role: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this test's file"));
     command
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env("OSTLER_TEST_ROLE", role);
+    command
+}
+
+/// The same role as a user without any capability, from a copy of this test's file in `directory`, started by `by` (such
+/// as unshare(1)). Needs root.
+pub(crate) fn unprivileged(by: &[&str], role: &Command, directory: &Path) -> Command {
+    let copy = directory.join("test");
+    fs::copy(role.get_program(), &copy).expect("copied");
+    for path in [directory, &copy] {
+        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
+    }
+    let setpriv = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        "--no-new-privs",
+    ];
+    let mut words = by.iter().chain(&setpriv);
+    let mut command = Command::new(words.next().expect("a program"));
+    command.args(words).arg(&copy).args(role.get_args());
+    for (name, value) in role.get_envs() {
+        command.env(name, value.expect("a role only adds"));
+    }
+    command.env("PATH", "/usr/local/bin:/usr/bin:/bin").current_dir("/");
     command
 }
 

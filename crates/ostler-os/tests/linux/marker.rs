@@ -1,10 +1,15 @@
 //! Finding processes by the marker of their run.
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ostler_core::ids::{Incarnation, RunId, WorkerId};
+use ostler_os::identity::ProcessIdentity;
 use ostler_os::marker::scan;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::common::{NOBODY, Troupe, is_root, run_as_nobody, soon};
 
@@ -75,6 +80,48 @@ fn a_scan_is_bounded_and_its_cost_is_known() {
     assert!(scan.read > 0 && scan.unread.is_empty());
     println!("{} processes read in {:?}", scan.read, scan.elapsed);
     assert!(scan.elapsed < Duration::from_secs(5), "{:?}", scan.elapsed);
+}
+
+/// One descriptor is enough to list /proc, and too few to look at anybody. Run alone: the limit is the process's.
+#[test]
+fn role_without_descriptors() {
+    if std::env::var_os("OSTLER_TEST_ROLE").is_none() {
+        return;
+    }
+    // What identities need is read once, and kept.
+    let us = ProcessIdentity::of(std::process::id() as i32)
+        .expect("readable")
+        .expect("alive");
+    let one = File::open("/dev/null").expect("one more").as_raw_fd() as u64;
+    let all = getrlimit(Resource::Nofile);
+    let few = Rlimit {
+        current: Some(one + 1),
+        ..all
+    };
+    setrlimit(Resource::Nofile, few).expect("set");
+    let few = scan(&[some_run()], nobody_is_ours, soon()).expect("/proc is listed");
+    setrlimit(Resource::Nofile, all).expect("set");
+    assert!(
+        few.unread.contains(&1),
+        "init was not looked at, and is not named: {few:?}"
+    );
+    assert!(few.missed(None).is_some_and(|words| words.contains("pid 1")));
+    let mut later = us;
+    later.start_time += 100_000_000;
+    assert_eq!(few.missed(Some(&later)), None, "nobody is so young");
+    later.boot_id = uuid::Uuid::nil();
+    assert!(few.missed(Some(&later)).is_some(), "ticks of another boot say nothing");
+}
+
+#[test]
+fn who_could_not_be_looked_at_is_not_taken_for_unmarked() {
+    let output = Command::new(std::env::current_exe().expect("we have a program"))
+        .args(["--exact", "marker::role_without_descriptors", "--test-threads=1"])
+        .env("OSTLER_TEST_ROLE", "1")
+        .output()
+        .expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
 
 #[test]

@@ -39,6 +39,7 @@ fn errnos_at_a_spawn_have_reasons() {
     assert_eq!(of(Errno::NOMEM), Some(Reason::OutOfMemory));
     assert_eq!(of(Errno::MFILE), Some(Reason::DescriptorLimit));
     assert_eq!(of(Errno::NFILE), Some(Reason::DescriptorLimit));
+    assert_eq!(of(Errno::TOOMANYREFS), Some(Reason::DescriptorLimit));
     assert_eq!(of(Errno::NOENT), None);
 }
 

@@ -22,7 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use super::prepare::{Prepared, Resources};
 use super::spans::Spans;
-use super::{Progress, Slot, Told, announce, turn};
+use super::{Progress, Slot, Told, announce, refusal, turn};
 use crate::link::Route;
 use crate::services::StopLevel;
 use crate::{ready, release};
@@ -259,7 +259,8 @@ impl Driver {
             }
             GuardianEvent::SpawnFailed { step, errno, .. } => {
                 self.tree_gone = true;
-                Some(Input::SpawnFailed(self.spawn_failure(step, errno)))
+                let failure = refusal::of_spawn(&self.slot.spec.worker, step, errno);
+                Some(Input::SpawnFailed(failure))
             }
             GuardianEvent::Exited { status, .. } => {
                 let drained = self.resources.drain_output();

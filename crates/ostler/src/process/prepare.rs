@@ -11,20 +11,18 @@ use ostler_core::lifecycle::Input;
 use ostler_core::spec::{Port, Ports, Ready, WorkerSpec};
 use ostler_os::cgroup::Group;
 use ostler_os::failpoint::{self, Point};
-use ostler_os::guardian::{EndPolicy, OrderError, SpawnRequest, SpawnStep};
-use ostler_os::holders::Holder;
+use ostler_os::guardian::{EndPolicy, SpawnRequest};
 use ostler_os::identity::{ProcessIdentity, here};
 use ostler_os::notify::NotifySocket;
 use ostler_os::output::{self, Capture, CaptureOptions};
 use ostler_os::port_choice::{self, PortChoice, PortReservation};
-use ostler_os::ports::{self, PortError};
-use ostler_os::{limits, program};
+use ostler_os::{ports, program};
 use ostler_registry::{Activation, Containment, Identity, Key, Record, RecordedPort, UnixNanos};
 use ostler_telemetry::Facts;
 
 use super::driver::{Done, Driver, Work};
 use super::environment::{self, Offers};
-use super::{Listeners, Slot};
+use super::{Listeners, Slot, refusal};
 use crate::identity::record_of;
 use crate::lines::LineWatch;
 use crate::ready::LastAnswer;
@@ -180,7 +178,7 @@ impl Driver {
                     link.bind(slot, generation, route);
                     guardian
                         .spawn(slot, incarnation.0, request)
-                        .map_err(|error| order_failure(&error))
+                        .map_err(|error| refusal::of_order(&error))
                 }
                 Err(closed) => Err(Failure::new(Reason::GuardianLost, closed.to_string())),
             };
@@ -244,7 +242,7 @@ impl Driver {
         let scratch = &self.slot.services.scratch;
         if spec.watchdog.is_some() || spec.ready == Some(Ready::Notify) {
             let socket = NotifySocket::bind(scratch, &format!("{name}.notify"))
-                .map_err(|error| io_failure("its notify socket", &error))?;
+                .map_err(|error| refusal::of_io("its notify socket", &error))?;
             self.resources.notify = Some(Arc::new(tokio::sync::Mutex::new(socket)));
         }
         if spec.ready == Some(Ready::File) {
@@ -271,7 +269,7 @@ impl Driver {
         let copy = |(name, listener): (&String, &Arc<TcpListener>)| {
             let copy = listener
                 .try_clone()
-                .map_err(|error| io_failure("a copy of its listening socket", &error))?;
+                .map_err(|error| refusal::of_io("a copy of its listening socket", &error))?;
             Ok((name.clone(), OwnedFd::from(copy)))
         };
         Ok(self
@@ -285,7 +283,7 @@ impl Driver {
     }
 
     fn capture_output(&mut self, spec: &WorkerSpec) -> Result<(OwnedFd, OwnedFd), Failure> {
-        let pipe = || output::pipe().map_err(|error| io_failure("a pipe for its output", &error));
+        let pipe = || output::pipe().map_err(|error| refusal::of_io("a pipe for its output", &error));
         let ((out_read, out_write), (err_read, err_write)) = (pipe()?, pipe()?);
         let options = |stream| CaptureOptions {
             ring: spec.output.ring,
@@ -293,9 +291,9 @@ impl Driver {
         };
         let (stdout, stderr) = (options("stdout"), options("stderr"));
         self.resources.stdout =
-            Some(Capture::start(out_read, stdout).map_err(|error| io_failure("the reader of its stdout", &error))?);
+            Some(Capture::start(out_read, stdout).map_err(|error| refusal::of_io("the reader of its stdout", &error))?);
         self.resources.stderr =
-            Some(Capture::start(err_read, stderr).map_err(|error| io_failure("the reader of its stderr", &error))?);
+            Some(Capture::start(err_read, stderr).map_err(|error| refusal::of_io("the reader of its stderr", &error))?);
         Ok((out_write, err_write))
     }
 
@@ -377,75 +375,6 @@ impl Driver {
             Done::Nothing
         })
     }
-
-    /// A spawn that failed, in words.
-    pub(super) fn spawn_failure(&self, step: SpawnStep, errno: i32) -> Failure {
-        let error = std::io::Error::from_raw_os_error(errno);
-        let program = self.slot.spec.worker.command.first().map_or("", String::as_str);
-        let directory = self
-            .slot
-            .spec
-            .worker
-            .cwd
-            .as_ref()
-            .map_or_else(|| ".".into(), |path| path.display().to_string());
-        let (reason, message) = match (step, limits::reason_of_errno(errno)) {
-            (_, Some(limit)) => (limit, format!("no process for {program:?}: {error}")),
-            // The sitter was killed before it had its order or its child, or what it left is being killed still.
-            (SpawnStep::Forward | SpawnStep::Parent | SpawnStep::Slot, None)
-                if error.kind() != std::io::ErrorKind::InvalidInput =>
-            {
-                (
-                    Reason::GuardianLost,
-                    format!("its sitter was lost before it started {program:?}: {error} (at the step {step:?})"),
-                )
-            }
-            (SpawnStep::Directory, None) if error.kind() == std::io::ErrorKind::PermissionDenied => (
-                Reason::PermissionDenied,
-                format!("the working directory {directory} can't be entered: {error}"),
-            ),
-            (SpawnStep::Directory, None) => (
-                Reason::DirectoryMissing,
-                format!("the working directory {directory} can't be entered: {error}"),
-            ),
-            (_, None) if error.kind() == std::io::ErrorKind::NotFound => (
-                Reason::CommandNotFound,
-                format!("{program:?} can't be run: {error} (for a script: its interpreter)"),
-            ),
-            (_, None) => (
-                Reason::PermissionDenied,
-                format!("{program:?} can't be run: {error} (at the step {step:?})"),
-            ),
-        };
-        Failure::new(reason, message)
-    }
-}
-
-/// An order that could not be given. Only a guardian that is gone is nobody's fault: a request that can't be made is
-/// counted, or it would be made again and again.
-fn order_failure(error: &OrderError) -> Failure {
-    let message = format!("the order to spawn did not reach the guardian: {error}");
-    match error {
-        OrderError::Gone => Failure::new(Reason::GuardianLost, message),
-        OrderError::Io(source) => {
-            let limit = source.raw_os_error().and_then(limits::reason_of_errno);
-            Failure::new(limit.unwrap_or(Reason::GuardianLost), message)
-        }
-        OrderError::Nul { .. }
-        | OrderError::TooLarge { .. }
-        | OrderError::TooManyListeners { .. }
-        | OrderError::SlotRange { .. } => Failure::new(Reason::PermissionDenied, message)
-            .with_suggestion("shorten command and env, or run fewer workers and ports in one instance"),
-    }
-}
-
-/// A failure of the host's own resources.
-fn io_failure(what: &str, error: &std::io::Error) -> Failure {
-    let reason = error
-        .raw_os_error()
-        .and_then(limits::reason_of_errno)
-        .unwrap_or(Reason::StoreFailed);
-    Failure::new(reason, format!("{what} can't be made: {error}"))
 }
 
 fn recorded_ports(spec: &WorkerSpec, ports: &PortMap) -> Vec<RecordedPort> {
@@ -489,12 +418,13 @@ fn choose_ports(slot: &Slot) -> Result<(PortMap, Vec<PortReservation>, Listeners
                 let listener = match bound.remove(name) {
                     Some(listener) => listener,
                     None => Arc::new(
-                        ports::bind_listener(SocketAddr::new(spec.address, 0)).map_err(|error| port_failure(&error))?,
+                        ports::bind_listener(SocketAddr::new(spec.address, 0))
+                            .map_err(|error| refusal::of_port(&error))?,
                     ),
                 };
                 let number = listener
                     .local_addr()
-                    .map_err(|error| io_failure("its listening socket", &error))?
+                    .map_err(|error| refusal::of_io("its listening socket", &error))?
                     .port();
                 ports.insert(name.to_owned(), number);
                 listeners.insert(name.to_owned(), listener);
@@ -503,21 +433,9 @@ fn choose_ports(slot: &Slot) -> Result<(PortMap, Vec<PortReservation>, Listeners
         };
         let owner = slot.worker.to_string();
         let chosen = port_choice::reserve(spec.address, wanted, previous.get(name).copied(), &owner)
-            .map_err(|error| port_failure(&error))?;
+            .map_err(|error| refusal::of_port(&error))?;
         ports.insert(name.to_owned(), chosen.address().port());
         reservations.push(chosen);
     }
     Ok((ports, reservations, listeners))
-}
-
-fn port_failure(error: &PortError) -> Failure {
-    let names = |holders: &[Holder]| holders.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    match error {
-        PortError::InUse { holders, .. } | PortError::RangeTaken { holders, .. } => {
-            Failure::new(Reason::PortInUse, error.to_string()).with_holder(names(holders))
-        }
-        PortError::Exhausted { .. } | PortError::NotOurs { .. } => Failure::new(Reason::PortInUse, error.to_string()),
-        PortError::NotPermitted { .. } => Failure::new(Reason::PermissionDenied, error.to_string()),
-        PortError::Check { source, .. } => io_failure("a check of its port", source),
-    }
 }
