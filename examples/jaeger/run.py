@@ -84,13 +84,16 @@ def kill_now_and_then(run, seconds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--for", dest="seconds", type=float, default=20)
-    seconds = parser.parse_args().seconds
-    reach_receiver()
+    parser.add_argument("--prepare", action="store_true", help="only make the virtual environment")
+    arguments = parser.parse_args()
     path = f"{python_with_opentelemetry()}{os.pathsep}{os.environ['PATH']}"
+    if arguments.prepare:
+        return
+    reach_receiver()
     command = [program(), "up", HERE / "ostler.toml", "--events", "-", "--no-table"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PATH": path}) as run:
         try:
-            kill_now_and_then(run, seconds)
+            kill_now_and_then(run, arguments.seconds)
         except KeyboardInterrupt:
             # The terminal has told ostler, too.
             run.wait()

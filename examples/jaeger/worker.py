@@ -27,6 +27,7 @@ class Health(BaseHTTPRequestHandler):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--tag", help="nothing to the worker; by it a test finds its processes")
     port = parser.parse_args().port
 
     # The service's name is that of OTEL_SERVICE_NAME, which the pool's env sets.

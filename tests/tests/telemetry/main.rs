@@ -4,6 +4,7 @@ mod failing;
 mod jaeger;
 mod metrics;
 mod output;
+mod python;
 mod story;
 mod traces;
 

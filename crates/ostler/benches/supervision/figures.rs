@@ -88,10 +88,11 @@ impl Measure {
 }
 
 pub(crate) fn print_head() {
-    println!(
-        "{:<34} {:>24} {:>24} {:>20}  bound",
-        "", "floor, ms", "ostler, ms", "times the floor"
-    );
+    print_head_of("floor, ms", "ostler, ms", "times the floor");
+}
+
+pub(crate) fn print_head_of(floor: &str, ours: &str, ratio: &str) {
+    println!("{:<34} {floor:>24} {ours:>24} {ratio:>20}  bound", "");
 }
 
 /// Whether a value is within its bound.

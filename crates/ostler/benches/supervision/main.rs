@@ -9,6 +9,8 @@ mod floor;
 mod machine;
 mod memory;
 mod ours;
+#[cfg(feature = "otlp")]
+mod telemetry;
 mod worker;
 
 use figures::{Measure, median_ms, milliseconds, verdict};
@@ -33,14 +35,22 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.split_first() {
         Some((first, rest)) if first == floor::ARGUMENT => floor::run(rest),
-        // `cargo bench` itself passes `--bench`.
-        _ => compare(
-            arguments
-                .iter()
-                .find_map(|argument| argument.parse().ok())
-                .unwrap_or(ROUNDS),
-        ),
+        #[cfg(feature = "otlp")]
+        Some((first, rest)) if first == telemetry::MEASURE => telemetry::measure(rest),
+        #[cfg(feature = "otlp")]
+        Some((first, rest)) if first == telemetry::RECEIVE => telemetry::receive(rest),
+        #[cfg(feature = "otlp")]
+        Some(_) if arguments.iter().any(|argument| argument == telemetry::ARGUMENT) => {
+            telemetry::compare(rounds(&arguments))
+        }
+        _ => compare(rounds(&arguments)),
     }
+}
+
+/// The number on the command line. `cargo bench` itself passes `--bench`.
+fn rounds(arguments: &[String]) -> usize {
+    let number = arguments.iter().find_map(|argument| argument.parse().ok());
+    number.unwrap_or(ROUNDS)
 }
 
 fn compare(rounds: usize) {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::sys::signal::{Signal, kill};
-use ostler::{EventKind, EventStream, Ostler, Pool, Restart};
+use ostler::{EventKind, EventStream, Ostler, OstlerBuilder, Pool, Restart};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -40,9 +40,14 @@ pub(crate) struct Stop {
 
 impl<'a> Ours<'a> {
     pub(crate) fn start(worker: &'a Worker) -> Self {
+        Self::start_with(worker, |builder| builder)
+    }
+
+    /// The same, with a last word on the builder.
+    pub(crate) fn start_with(worker: &'a Worker, change: impl FnOnce(OstlerBuilder) -> OstlerBuilder) -> Self {
         let runtime = Runtime::new().expect("a runtime");
         let state = TempDir::new().expect("a state directory");
-        let starting = Ostler::builder("bench").state_dir(state.path()).start();
+        let starting = change(Ostler::builder("bench").state_dir(state.path())).start();
         let ostler = runtime.block_on(starting).expect("an instance");
         Self {
             worker,
