@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
@@ -165,7 +166,7 @@ fn provoke(telemetry: &Telemetry, run: ostler::RunId) {
                 ..Facts::default()
             },
         };
-        telemetry.event(&event, &SpanLink::default());
+        telemetry.event(&Arc::new(event), &SpanLink::default());
     }
 }
 

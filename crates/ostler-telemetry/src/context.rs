@@ -121,7 +121,7 @@ mod imp {
     pub(super) fn note(span: &Span, event: &Event) {
         if !span.is_disabled() {
             let name = event.kind.full_name();
-            span.add_event_with_timestamp(name, event.time, attributes::of_incident(event));
+            span.add_event_with_timestamp(name, event.time, attributes::of_note(event));
         }
     }
 

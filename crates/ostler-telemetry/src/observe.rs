@@ -2,7 +2,7 @@
 //! app without one pays for none.
 
 use std::fmt::Debug;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use ostler_core::ids::{Incarnation, WorkerId};
@@ -13,7 +13,7 @@ use crate::event::Event;
 /// Hears of everything. It is called in place, by whoever did what it hears of: it must neither block nor panic.
 pub trait Observer: Debug + Send + Sync {
     /// An event, and the span that it belongs to.
-    fn event(&self, event: &Event, span: &SpanLink);
+    fn event(&self, event: &Arc<Event>, span: &SpanLink);
 
     /// How long one incarnation took for a part of its life.
     fn duration(&self, part: Part, app: &str, pool: &str, took: Duration);

@@ -5,6 +5,7 @@
 //! queues to threads of its own; what does not fit, or can't be delivered, is dropped and counted.
 
 pub(crate) mod attributes;
+mod backlog;
 mod delivery;
 mod http;
 mod instruments;
@@ -13,7 +14,7 @@ mod records;
 mod settings;
 
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use opentelemetry::trace::TracerProvider as _;
 use tracing::Subscriber;
@@ -24,6 +25,7 @@ use tracing_subscriber::registry::LookupSpan;
 use crate::context::SpanLink;
 use crate::event::Event;
 use crate::observe::{Instance, Observer, Output, Part};
+use backlog::Backlog;
 use instruments::Instruments;
 use pipeline::Pipeline;
 use records::Records;
@@ -47,7 +49,8 @@ pub struct Telemetry {
 #[derive(Debug)]
 struct Inner {
     instruments: Instruments,
-    records: Records,
+    records: Arc<Records>,
+    backlog: Backlog,
     pipeline: Pipeline,
 }
 
@@ -62,9 +65,14 @@ impl Telemetry {
             return Ok(None);
         }
         let pipeline = Pipeline::start(settings)?;
+        let records = Arc::new(Records::new(pipeline.logger()));
+        let tally = Arc::clone(&pipeline.tallies().records);
+        let backlog =
+            Backlog::start(Arc::clone(&records), tally).map_err(|error| SettingsError::new("telemetry", error))?;
         let inner = Inner {
             instruments: Instruments::new(&pipeline.meter(), pipeline.tallies()),
-            records: Records::new(pipeline.logger()),
+            records,
+            backlog,
             pipeline,
         };
         Ok(Some(Self { inner: Arc::new(inner) }))
@@ -93,14 +101,18 @@ impl Telemetry {
     /// Sends what is queued, for at most this time, and ends. Returns what was not delivered in all. Blocks: from a task
     /// call it in `spawn_blocking`. Later spans, metrics and records go nowhere.
     pub fn shutdown(&self, limit: Duration) -> Undelivered {
-        self.inner.pipeline.shutdown(limit)
+        let deadline = Instant::now() + limit;
+        self.inner.backlog.finish(deadline);
+        self.inner
+            .pipeline
+            .shutdown(deadline.saturating_duration_since(Instant::now()))
     }
 }
 
 impl Observer for Telemetry {
-    fn event(&self, event: &Event, span: &SpanLink) {
+    fn event(&self, event: &Arc<Event>, span: &SpanLink) {
         self.inner.instruments.event(event);
-        self.inner.records.event(event, span);
+        self.inner.backlog.push(event, span);
     }
 
     fn duration(&self, part: Part, app: &str, pool: &str, took: Duration) {

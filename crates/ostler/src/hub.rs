@@ -110,7 +110,7 @@ impl Hub {
         }
     }
 
-    fn observe(&self, event: &Event, span: &Span) {
+    fn observe(&self, event: &Arc<Event>, span: &Span) {
         if let Some(observer) = self.observer() {
             observer.event(event, &context::link_of(span));
         }

@@ -21,13 +21,32 @@ pub(crate) fn of_event(event: &Event) -> Vec<KeyValue> {
     if let Some(incarnation) = event.incarnation {
         list.push(KeyValue::new(attribute::INCARNATION, integer(incarnation.0)));
     }
-    list.extend(of_incident(event));
+    list.push(KeyValue::new(attribute::SEQ, integer(event.seq)));
+    add_facts(&mut list, &event.facts);
     list
 }
 
-/// What an event tells beside whom it is about: for the span of that worker, which says so itself.
-pub(crate) fn of_incident(event: &Event) -> Vec<KeyValue> {
-    let mut list = vec![KeyValue::new(attribute::SEQ, integer(event.seq))];
+/// What an event is told by in the span that it belongs to: its number, and what is not on the span itself.
+pub(crate) fn of_note(event: &Event) -> Vec<KeyValue> {
+    let mut list = Vec::with_capacity(3);
+    list.push(KeyValue::new(attribute::SEQ, integer(event.seq)));
+    let Facts {
+        exit, signal, cause, ..
+    } = &event.facts;
+    add_exit(&mut list, exit.as_ref(), signal.as_ref());
+    list.extend(text(cause.as_ref()).map(|cause| KeyValue::new(attribute::CAUSE, cause)));
+    list
+}
+
+fn add_exit(list: &mut Vec<KeyValue>, exit: Option<&ExitStatus>, signal: Option<&String>) {
+    match exit {
+        Some(ExitStatus::Code(code)) => list.push(KeyValue::new(attribute::EXIT_CODE, i64::from(*code))),
+        Some(ExitStatus::Signal(signal)) => list.push(KeyValue::new(attribute::SIGNAL, signal.name())),
+        None => list.extend(text(signal).map(|signal| KeyValue::new(attribute::SIGNAL, signal))),
+    }
+}
+
+fn add_facts(list: &mut Vec<KeyValue>, facts: &Facts) {
     let Facts {
         pid,
         port,
@@ -46,12 +65,8 @@ pub(crate) fn of_incident(event: &Event) -> Vec<KeyValue> {
         attempt,
         delay,
         elapsed,
-    } = &event.facts;
-    let (code, ended_by) = match exit {
-        Some(ExitStatus::Code(code)) => (Some(i64::from(*code)), None),
-        Some(ExitStatus::Signal(signal)) => (None, Some(signal.name())),
-        None => (None, None),
-    };
+    } = facts;
+    add_exit(list, exit.as_ref(), signal.as_ref());
     let ports: Vec<String> = ports.iter().map(|(name, port)| format!("{name}={port}")).collect();
     let mut add = |key: &'static str, value: Option<Value>| {
         list.extend(value.map(|value| KeyValue::new(key, value)));
@@ -63,8 +78,6 @@ pub(crate) fn of_incident(event: &Event) -> Vec<KeyValue> {
     add(attribute::REASON, reason.map(|reason| reason.name().into()));
     add(attribute::MESSAGE, text(message.as_ref()));
     add(attribute::SUGGESTION, text(suggestion.as_ref()));
-    add(attribute::EXIT_CODE, code.map(Value::from));
-    add(attribute::SIGNAL, text(ended_by.as_ref().or(signal.as_ref())));
     add(attribute::CAUSE, text(cause.as_ref()));
     add(attribute::STDERR_TAIL, texts(stderr_tail));
     add(attribute::HOLDER, text(holder.as_ref()));
@@ -73,7 +86,6 @@ pub(crate) fn of_incident(event: &Event) -> Vec<KeyValue> {
     add(attribute::ATTEMPT, attempt.map(|attempt| i64::from(attempt).into()));
     add(attribute::DELAY, delay.map(|delay| delay.as_secs_f64().into()));
     add(attribute::ELAPSED, elapsed.map(|elapsed| elapsed.as_secs_f64().into()));
-    list
 }
 
 /// OTLP's integers are signed.

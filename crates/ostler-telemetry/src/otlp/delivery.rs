@@ -96,6 +96,11 @@ impl Tally {
         self.under_way.fetch_sub(count, Ordering::Relaxed);
     }
 
+    /// So many were lost before they came to the queue.
+    pub(super) fn lose(&self, count: u64) {
+        self.lost.fetch_add(count, Ordering::Relaxed);
+    }
+
     pub(super) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
