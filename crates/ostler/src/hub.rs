@@ -98,21 +98,21 @@ impl Hub {
         context::place_below(&span, parent);
         if let Some(event) = self.publish(kind, about, facts) {
             context::describe(&span, &event);
-            self.observe(&event, &span);
+            self.observe(&event, || context::link_of(&span));
         }
     }
 
-    /// Tells an event that is a part of the work of this span.
-    pub(crate) fn emit_in(&self, span: &Span, kind: EventKind, about: About, facts: Facts) {
+    /// Tells an event that is a part of the work of this span, whose place in its trace is `link`.
+    pub(crate) fn emit_in(&self, span: &Span, link: &SpanLink, kind: EventKind, about: About, facts: Facts) {
         if let Some(event) = self.publish(kind, about, facts) {
             context::note(span, &event);
-            self.observe(&event, span);
+            self.observe(&event, || link.clone());
         }
     }
 
-    fn observe(&self, event: &Arc<Event>, span: &Span) {
+    fn observe(&self, event: &Arc<Event>, link: impl FnOnce() -> SpanLink) {
         if let Some(observer) = self.observer() {
-            observer.event(event, &context::link_of(span));
+            observer.event(event, &link());
         }
     }
 

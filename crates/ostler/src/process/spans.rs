@@ -22,6 +22,8 @@ use super::Slot;
 pub(crate) struct Spans {
     start: Span,
     stop: Span,
+    /// Where the one of them that began last is in its trace.
+    link: SpanLink,
     /// The part of the one that is open.
     step: Span,
     step_name: &'static str,
@@ -59,19 +61,20 @@ impl Spans {
             step: step!(start, span::RESERVE),
             step_name: span::RESERVE,
             stop: Span::none(),
+            link: context::link_of(&start),
             start,
             part: Some((Part::Start, Instant::now())),
         }
     }
 
-    /// The start's place in its trace: for the environment of the process.
-    pub(super) fn start(&self) -> SpanLink {
-        context::link_of(&self.start)
+    /// The start's place in its trace, until its end begins: for the environment of the process.
+    pub(super) fn start(&self) -> &SpanLink {
+        &self.link
     }
 
     /// The trace of its end, once that has begun.
-    pub(super) fn stop(&self) -> &Span {
-        &self.stop
+    pub(super) fn stop(&self) -> (&Span, &SpanLink) {
+        (&self.stop, &self.link)
     }
 
     /// The record learns its process: beside the steps.
@@ -80,7 +83,8 @@ impl Spans {
         step!(self.start, span::ACTIVATE)
     }
 
-    /// The span that a transition belongs to; the first of an end begins the trace of the stop.
+    /// The span that a transition belongs to, and its place; the first of an end begins the trace of the stop. Of
+    /// a start that goes on beside its end nothing is told any more.
     pub(super) fn enter(&mut self, slot: &Slot, incarnation: Incarnation, pid: Option<u32>, what: &Transition) -> Span {
         match what {
             Transition::Reserved | Transition::Spawned | Transition::Ready => self.start.clone(),
