@@ -30,9 +30,8 @@ pub(super) fn announce(driver: &mut Driver, what: Transition, elapsed: Duration)
     };
     let about = About::worker(&driver.slot.worker, Some(driver.incarnation));
     let pid = driver.resources.pid;
-    let span = driver.spans.enter(&driver.slot, driver.incarnation, pid, &what);
-    driver.slot.services.hub.emit_in(&span, kind, about, facts);
-    drop(span);
+    let (span, link) = driver.spans.enter(&driver.slot, driver.incarnation, pid, &what);
+    driver.slot.services.hub.emit_in(span, link, kind, about, facts);
     driver.spans.leave(&driver.slot, &what);
 }
 
@@ -46,11 +45,9 @@ pub(super) fn grace_over(driver: &mut Driver, signal: Signal) {
     let about = About::worker(&driver.slot.worker, Some(driver.incarnation));
     let stopping = EventKind::WorkerStopping;
     let facts = driver.resources.complete(facts);
-    driver
-        .slot
-        .services
-        .hub
-        .emit_in(driver.spans.stop(), stopping, about, facts);
+    let (span, link) = driver.spans.stop();
+    let hub = &driver.slot.services.hub;
+    hub.emit_in(span, link, stopping, about, facts);
     driver.spans.killed();
 }
 

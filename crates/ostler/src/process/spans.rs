@@ -83,23 +83,23 @@ impl Spans {
         step!(self.start, span::ACTIVATE)
     }
 
-    /// The span that a transition belongs to, and its place; the first of an end begins the trace of the stop. Of
-    /// a start that goes on beside its end nothing is told any more.
-    pub(super) fn enter(&mut self, slot: &Slot, incarnation: Incarnation, pid: Option<u32>, what: &Transition) -> Span {
-        match what {
-            Transition::Reserved | Transition::Spawned | Transition::Ready => self.start.clone(),
-            Transition::Unhealthy(_)
-            | Transition::Stopping { .. }
-            | Transition::Exited(_)
-            | Transition::Failed(_)
-            | Transition::Released => {
-                if self.stop.is_none() {
-                    self.stop = trace!(span::WORKER_STOP, slot, incarnation);
-                    self.stop.record("process.pid", pid);
-                }
-                self.stop.clone()
-            }
+    /// The span that a transition belongs to, and its place. The first of an end begins the trace of the stop; what
+    /// comes later belongs to that.
+    pub(super) fn enter(
+        &mut self,
+        slot: &Slot,
+        incarnation: Incarnation,
+        pid: Option<u32>,
+        what: &Transition,
+    ) -> (&Span, &SpanLink) {
+        let of_start = matches!(what, Transition::Reserved | Transition::Spawned | Transition::Ready);
+        if !of_start && self.stop.is_none() {
+            self.stop = trace!(span::WORKER_STOP, slot, incarnation);
+            self.stop.record("process.pid", pid);
+            self.link = context::link_of(&self.stop);
         }
+        let span = if self.stop.is_none() { &self.start } else { &self.stop };
+        (span, &self.link)
     }
 
     /// The transition has been told: what it ended is closed, what it begins is opened.
@@ -132,7 +132,7 @@ impl Spans {
                 self.start = Span::none();
             }
             Transition::Released => {
-                slot.remember_stop(context::link_of(&self.stop));
+                slot.remember_stop(self.link.clone());
                 self.close_step();
                 self.start = Span::none();
                 self.stop = Span::none();
