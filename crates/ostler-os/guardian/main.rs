@@ -53,6 +53,8 @@ mod status {
     pub(crate) const VERSION: i32 = 4;
     /// The set-up failed; the host was told the errno.
     pub(crate) const SETUP: i32 = 5;
+    /// Somebody has set our hard limit on descriptors so low that we can't wait for anything.
+    pub(crate) const DEAF: i32 = 6;
     /// A bug.
     pub(crate) const PANIC: i32 = 101;
     /// In a worker-to-be: exec or a step before it failed, as the pipe has told.

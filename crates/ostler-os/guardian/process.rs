@@ -3,7 +3,8 @@
 use core::ffi::CStr;
 
 use crate::arch::{self, number};
-use crate::sys::{self, Errno, Fd, O_CLOEXEC, O_NONBLOCK, Result, call, read};
+use crate::status;
+use crate::sys::{self, Errno, Fd, O_CLOEXEC, O_NONBLOCK, PollFd, Result, call, read};
 
 pub(crate) fn exit(status: i32) -> ! {
     loop {
@@ -156,6 +157,24 @@ pub(crate) fn set_descriptor_limit(limit: DescriptorLimit) -> Result<()> {
         )
     }
     .map(drop)
+}
+
+/// [`sys::poll`] under any limit on descriptors. Whoever may signal us may set our limits, too, and below the number of entries
+/// no wait is possible: we would not hear of anybody's death. The soft limit is ours to raise again. Where that is no
+/// help we end: whoever is above or below us then ends what we had.
+pub(crate) fn wait(entries: &mut [PollFd], until: Option<u64>) {
+    if sys::poll(entries, until).is_ok() {
+        return;
+    }
+    let raised = descriptor_limit().and_then(|limit| {
+        set_descriptor_limit(DescriptorLimit {
+            soft: limit.hard,
+            hard: limit.hard,
+        })
+    });
+    if raised.is_err() || sys::poll(entries, until).is_err() {
+        exit(status::DEAF);
+    }
 }
 
 /// Gives every signal its default action back. KILL and STOP cannot be set, which is no error here.

@@ -113,7 +113,7 @@ impl Server {
             PollFd::NONE
         };
         let mut polled = [PollFd::readable(fd::SIGNALS), control, host, room];
-        sys::poll(&mut polled, self.next_time(now));
+        process::wait(&mut polled, self.next_time(now));
         now = sys::now();
 
         let [signals, control, host, _] = polled;

@@ -117,7 +117,7 @@ impl Sitter {
             .as_ref()
             .map_or(PollFd::NONE, |exec| PollFd::readable(exec.raw()));
         let mut polled = [PollFd::readable(fd::SIGNALS), control, exec, room];
-        sys::poll(&mut polled, self.next_time(now));
+        process::wait(&mut polled, self.next_time(now));
         now = sys::now();
 
         let [signals, control, exec, _] = polled;

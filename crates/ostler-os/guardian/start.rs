@@ -44,7 +44,7 @@ pub(crate) fn run() -> ! {
 fn take_hello() -> Hello {
     let (mut bytes, mut fds) = ([0; Hello::SIZE], Fds::none());
     let length = loop {
-        sys::poll(&mut [PollFd::readable(0)], None);
+        process::wait(&mut [PollFd::readable(0)], None);
         match receive(0, &mut bytes, &mut fds) {
             Received::Message { length, .. } => break length,
             Received::Nothing => {}

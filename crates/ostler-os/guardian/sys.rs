@@ -271,9 +271,9 @@ struct Timespec {
     nanoseconds: i64,
 }
 
-/// Waits until an entry wakes, or `until` on the clock of [`now`]; `None` waits for ever. An interrupted or refused wait
-/// ends early with nothing awake, which callers see as one more turn.
-pub(crate) fn poll(entries: &mut [PollFd], until: Option<u64>) {
+/// Waits until an entry wakes, or `until` on the clock of [`now`]; `None` waits for ever. An interrupted wait ends early with
+/// nothing awake, which callers see as one more turn. EINVAL: the limit on descriptors is less than the entries (ppoll(2)).
+pub(crate) fn poll(entries: &mut [PollFd], until: Option<u64>) -> Result<()> {
     let left = until.map(|until| until.saturating_sub(now()));
     let time = left.map(|left| Timespec {
         seconds: (left / 1_000_000_000) as i64,
@@ -281,15 +281,18 @@ pub(crate) fn poll(entries: &mut [PollFd], until: Option<u64>) {
     });
     let time = time.as_ref().map_or(null(), |time| time as *const Timespec);
     // SAFETY: entries and time are valid for the call; there is no signal mask.
-    if unsafe {
+    let waited = unsafe {
         call(
             number::PPOLL,
             [entries.as_mut_ptr() as usize, entries.len(), time as usize, 0, 0, 0],
         )
-    }
-    .is_err()
-    {
+    };
+    if waited.is_err() {
         entries.iter_mut().for_each(|entry| entry.revents = 0);
+    }
+    match waited {
+        Err(Errno::EINVAL) => Err(Errno::EINVAL),
+        _ => Ok(()),
     }
 }
 

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use ostler_tests::scene::{pool_of, python};
+use ostler_tests::scene::{limit, pool_of, python};
 use ostler_tests::world::{Anatomy, Stranger, World, await_count, children, is_alive};
 use ostler_tests::{SOON, Up, program, run_directories, survivors, worker};
 
@@ -98,6 +98,37 @@ fn stopped_it_keeps_its_workers_and_killed_then_it_leaves_none() {
     await_count(&up.tag, "gone", |count| count == 0);
     sweep(&up.state());
     up.assert_nothing_left();
+}
+
+/// Whoever may signal guardian and sitters may take their descriptors away, too: ppoll(2) refuses more entries than the limit on
+/// descriptors allows, and who doesn't hear anything any more doesn't hear of the host's death.
+#[test]
+fn limits_that_others_set_do_not_make_it_deaf() {
+    let mut up = every_kind_in(World::AsItIs);
+    for pid in &Anatomy::of(up.pid()).all()[1..] {
+        limit(*pid, "--nofile=0:");
+    }
+    up.signal(Signal::SIGKILL);
+    await_count(&up.tag, "gone", |count| count == 0);
+    up.end(SOON);
+    sweep(&up.state());
+    up.assert_nothing_left();
+
+    // With a hard limit it can't hear again: it ends, and is replaced.
+    let mut up = Up::start(|tag| pools(&KINDS, 1, tag).replace("workers = 1", "workers = 1\nintensity = 0"));
+    for _ in KINDS {
+        up.wait_for_event("pool.ready");
+    }
+    let guardian = Anatomy::of(up.pid()).guardian;
+    limit(guardian, "--nofile=0:0");
+    // It learns of that at its next turn.
+    ostler_tests::send(guardian, Signal::SIGSTOP);
+    ostler_tests::send(guardian, Signal::SIGCONT);
+    up.wait_for_event("guardian.lost");
+    for _ in KINDS {
+        up.wait_for_event("pool.ready");
+    }
+    up.stop_cleanly();
 }
 
 /// systemd stops a unit by a TERM to all its processes at once: host, guardian, sitters and workers.

@@ -10,14 +10,14 @@ use serde_json::Value;
 use crate::{assert_message, assert_told, resident};
 
 /// One restart is counted, the kill that begins the trouble: a second counted one would end the run.
-const ONE_RESTART: &str = "intensity = 1\nperiod = \"1h\"";
+pub(crate) const ONE_RESTART: &str = "intensity = 1\nperiod = \"1h\"";
 
 fn is_failure(reason: &'static str) -> impl Fn(&Value) -> bool {
     move |event| event["event"] == "worker.failed" && event["reason"] == reason
 }
 
 /// Three failures by a limit, with ever longer pauses between them; gives the first.
-fn three_failures(up: &mut Up, reason: &'static str) -> Value {
+pub(crate) fn three_failures(up: &mut Up, reason: &'static str) -> Value {
     let failures: Vec<Value> = (0..3).map(|_| up.wait_for(reason, SOON, is_failure(reason))).collect();
     let pause = |n: usize| moment(&failures[n + 1]).duration_since(moment(&failures[n])).unwrap();
     assert!(pause(0) >= Duration::from_millis(100), "{:?}", pause(0));

@@ -1,8 +1,6 @@
 //! Each failure reason as a user meets it: reached by a real run, told by its event and on stderr, with the exit status.
 //!
 //! Not reached here, and why:
-//! - `out_of_memory` (ENOMEM from fork): a kernel that overcommits gives it only when the whole machine is out of
-//!   memory, which would end other tests first. The errno's way to the reason is tested in `ostler-os`.
 //! - `oom_killed`: wants the `memory.events` of a cgroup with the memory controller delegated; containment as it is
 //!   built needs no controllers. Such a worker is told as `killed`, and the suggestion names the kernel's log.
 //! - `store_failed` at a reservation: a full disk does not stop a restart, by design (`tests/store.rs` fills one). What
@@ -12,6 +10,7 @@ mod giving_up;
 mod guardian;
 mod life;
 mod limits;
+mod machine;
 mod release;
 mod restart_types;
 mod start;
