@@ -62,7 +62,7 @@ struct Floor<'a> {
     worker: &'a Worker,
     actions: PosixSpawnFileActions,
     attributes: PosixSpawnAttr,
-    argv: [CString; 2],
+    argv: [CString; 3],
     environment: Vec<CString>,
 }
 
@@ -74,7 +74,7 @@ impl<'a> Floor<'a> {
             worker,
             actions: PosixSpawnFileActions::init().expect("file actions"),
             attributes: PosixSpawnAttr::init().expect("attributes"),
-            argv: [&worker.program, &worker.fifo].map(|path| text(path.as_os_str().as_bytes())),
+            argv: [&worker.program, &worker.fifo, &worker.alive].map(|path| text(path.as_os_str().as_bytes())),
             environment: std::env::vars_os().map(variable).collect(),
         }
     }

@@ -1,6 +1,6 @@
 //! The same by Ostler, as its users call it: everything at its default, except where it says why.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use ostler::{EventKind, EventStream, Ostler, OstlerBuilder, Pool, Restart};
@@ -30,7 +30,7 @@ pub(crate) struct StartAndStop {
 
 /// How long the stop of a pool took, from the call on.
 pub(crate) struct Stop {
-    /// To the news that the last worker has ended and was reaped: what the floor measures.
+    /// To the end of the last worker, as a bystander sees it: what the floor measures.
     pub(crate) workers_gone: Nanos,
     /// To the call's return: every worker's tree is gone, its ports are free, its record is removed.
     pub(crate) released: Nanos,
@@ -58,7 +58,7 @@ impl<'a> Ours<'a> {
     }
 
     fn pool(&self, workers: u32) -> Pool {
-        let paths = [&self.worker.program, &self.worker.fifo];
+        let paths = [&self.worker.program, &self.worker.fifo, &self.worker.alive];
         let command = paths.map(|path| path.to_str().expect("a path in UTF-8").to_owned());
         let starting = self
             .ostler
@@ -124,11 +124,13 @@ impl<'a> Ours<'a> {
 
     /// Stops the pool, and waits until its sitters have ended too: they would disturb what is measured next.
     fn stop(&self, pool: &Pool) -> Stop {
-        let mut events = self.ostler.subscribe();
-        let (begun, clock) = (now(), SystemTime::now());
-        self.runtime.block_on(pool.stop());
-        let released = now() - begun;
-        let workers_gone = self.runtime.block_on(last_exit(&mut events)).duration_since(clock);
+        let begun = now();
+        let (workers_gone, released) = std::thread::scope(|scope| {
+            let last_end = scope.spawn(|| self.worker.last_end());
+            self.runtime.block_on(pool.stop());
+            let released = now() - begun;
+            (last_end.join().expect("the last worker ends") - begun, released)
+        });
         assert_eq!(self.ostler.table_len(), 0, "every record is gone");
         let deadline = Instant::now() + LIMIT;
         while !memory::children(self.guardian()).is_empty() {
@@ -136,7 +138,7 @@ impl<'a> Ours<'a> {
             std::thread::sleep(Duration::from_millis(1));
         }
         Stop {
-            workers_gone: workers_gone.map_or(released, |time| u64::try_from(time.as_nanos()).expect("a short time")),
+            workers_gone,
             released,
             sitters_gone: now() - begun,
         }
@@ -162,23 +164,6 @@ impl<'a> Ours<'a> {
     pub(crate) fn end(self) {
         let report = self.runtime.block_on(self.ostler.stop());
         report.expect("nothing is left, and nobody gave up");
-    }
-}
-
-/// When the last worker of a pool ended, by the events up to the pool's own end.
-async fn last_exit(events: &mut EventStream) -> SystemTime {
-    let mut last = SystemTime::UNIX_EPOCH;
-    loop {
-        let event = tokio::time::timeout(LIMIT, events.recv())
-            .await
-            .expect("an event in time");
-        let event = event.expect("the instance runs");
-        match event.kind {
-            EventKind::WorkerExited => last = last.max(event.time),
-            EventKind::PoolStopped => return last,
-            EventKind::EventsDropped => panic!("a subscriber that is not read meanwhile has room for all of them"),
-            _ => {}
-        }
     }
 }
 

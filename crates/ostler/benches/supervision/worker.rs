@@ -2,9 +2,13 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, mkfifo};
@@ -31,7 +35,11 @@ pub(crate) struct Stamp {
 pub(crate) struct Worker {
     pub(crate) program: PathBuf,
     pub(crate) fifo: PathBuf,
+    /// Open in every worker that lives.
+    pub(crate) alive: PathBuf,
     stamps: File,
+    /// Its end is the end of the last worker.
+    lives: File,
     /// Removed with its builder.
     _directory: Option<TempDir>,
 }
@@ -50,7 +58,9 @@ impl Worker {
             .status()
             .unwrap_or_else(|error| panic!("{compiler} can't be run: {error}; name a C compiler in CC"));
         assert!(status.success(), "{compiler} did not compile {}", source.display());
-        mkfifo(&fifo, Mode::S_IRUSR | Mode::S_IWUSR).expect("a FIFO");
+        for path in [&fifo, &alive_beside(&fifo)] {
+            mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR).expect("a FIFO");
+        }
         let _directory = Some(directory);
         Self {
             _directory,
@@ -66,10 +76,19 @@ impl Worker {
             .write(true)
             .open(&fifo)
             .expect("the FIFO opens");
+        let alive = alive_beside(&fifo);
+        // For reading only: it has an end when the last writer is gone.
+        let lives = File::options()
+            .read(true)
+            .custom_flags(OFlag::O_NONBLOCK.bits())
+            .open(&alive)
+            .expect("the FIFO opens");
         Self {
             program,
             fifo,
+            alive,
             stamps,
+            lives,
             _directory: None,
         }
     }
@@ -85,8 +104,19 @@ impl Worker {
         }
     }
 
+    /// Waits for the end of the last worker; when that was.
+    pub(crate) fn last_end(&self) -> Nanos {
+        let mut entry = [PollFd::new(self.lives.as_fd(), PollFlags::empty())];
+        while poll(&mut entry, PollTimeout::NONE) != Ok(1) {}
+        now()
+    }
+
     /// Waits for so many starts; when the last of them was.
     pub(crate) fn last_of(&self, count: u32) -> Nanos {
         (0..count).map(|_| self.next_stamp().at).max().unwrap_or_default()
     }
+}
+
+fn alive_beside(fifo: &Path) -> PathBuf {
+    fifo.with_extension("alive")
 }
