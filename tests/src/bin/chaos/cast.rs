@@ -49,7 +49,7 @@ const fn part(name: &'static str, modes: &'static str, processes: usize, traits:
 }
 
 /// Every pool.
-const PARTS: [Part; 9] = [
+const PARTS: [Part; 11] = [
     part("plain", "sleep", 1, Traits::Common),
     part("web", "http", 1, Traits::Serves),
     part("deaf", "ignore-term+child+sleep", 2, Traits::Common),
@@ -57,6 +57,8 @@ const PARTS: [Part; 9] = [
     part("flood", "flood=2000000+sleep", 1, Traits::Common),
     part("keeper", "port-keeper", 2, Traits::Serves),
     part("loner", "setsid+ignore-term+child+daemon+sleep", 3, Traits::Graced),
+    part("groups", "setsid+ignore-term+child-groups+sleep", 5, Traits::Common),
+    part("stopped", "child-stopped+daemon+sleep", 3, Traits::Graced),
     part("mortal", "daemon+pause=300+exit=3", 2, Traits::Mortal),
     part("naked", "ignore-term+daemon-naked+daemon+child+sleep", 4, Traits::Naked),
 ];

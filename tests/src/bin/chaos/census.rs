@@ -176,8 +176,7 @@ impl Observer {
         self.reap();
         let census = Census::take();
         let mut left: HashSet<Id> = census.below(getpid().as_raw()).into_iter().collect();
-        // They may be ours or not; who asks until nobody is left asks again.
-        left.extend(census.adrift.iter().copied());
+        left.extend(census.adrift.iter().filter(|id| may_be_ours(id.pid)));
         if let Some(except) = except {
             left.remove(&Id::of(except).unwrap_or(Id { pid: except, start: 0 }));
             for id in census.below(except) {
@@ -214,6 +213,22 @@ impl Observer {
             for id in left {
                 id.signal(Signal::SIGKILL);
             }
+        }
+    }
+}
+
+/// Looks again, from child to parent: whether it comes to us, or can't be told because somebody on the way has just gone.
+/// Others of this machine start and lose processes too.
+fn may_be_ours(pid: i32) -> bool {
+    let us = getpid().as_raw();
+    let mut next = pid;
+    loop {
+        match stat(next) {
+            _ if next == us => return true,
+            Some(stat) if stat.ppid <= 1 => return false,
+            Some(stat) => next = stat.ppid,
+            // It has ended itself, or its parent has: then it has another by now.
+            None => return next != pid && stat(pid).is_some(),
         }
     }
 }

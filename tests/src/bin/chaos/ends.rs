@@ -165,7 +165,12 @@ impl Run {
     fn records_name_all(&mut self, scene: &Scene) -> Result<(), String> {
         let records = records::of_dead_run(&self.app_dir(), &scene.run)?;
         records::none_twice(&records)?;
-        records::name_all(&records, &scene.now.workers)
+        let unnamed = records::name_all(&records, &scene.now.workers)?;
+        for _ in 0..unnamed {
+            self.tally
+                .remark("a worker had just been spawned when its host died: its record did not name its process yet");
+        }
+        Ok(())
     }
 
     fn lose_guardian_too_often(&mut self, scene: &mut Scene) -> Result<(), String> {

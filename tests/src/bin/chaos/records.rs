@@ -5,7 +5,7 @@ use std::path::Path;
 
 use ostler::RunId;
 use ostler_core::ids::WorkerId;
-use ostler_registry::{FoundRun, Identity, Record, runs};
+use ostler_registry::{FoundRun, Identity, Record, RecordState, runs};
 
 use crate::census::Id;
 use crate::settle::Worker;
@@ -46,8 +46,10 @@ pub(crate) fn none_twice(records: &HashMap<String, Record>) -> Result<(), String
     Ok(())
 }
 
-/// Every worker that was at full strength has its record, with its own identity.
-pub(crate) fn name_all(records: &HashMap<String, Record>, workers: &[Worker]) -> Result<(), String> {
+/// Every worker that was at full strength has its record, with its own identity. How many of them are recorded as
+/// reserved only: the identity is written when the process runs already, and until then the marker finds it.
+pub(crate) fn name_all(records: &HashMap<String, Record>, workers: &[Worker]) -> Result<u64, String> {
+    let mut reserved = 0;
     for worker in workers {
         let name = worker.name();
         let record = records.get(&name).ok_or_else(|| format!("{name} has no record"))?;
@@ -55,9 +57,11 @@ pub(crate) fn name_all(records: &HashMap<String, Record>, workers: &[Worker]) ->
             pid: process.pid,
             start: process.start_time,
         });
-        if recorded != Some(worker.leader) {
+        if recorded.is_none() && record.state == RecordState::Reserved {
+            reserved += 1;
+        } else if recorded != Some(worker.leader) {
             return Err(format!("{name} is {:?}, its record says {recorded:?}", worker.leader));
         }
     }
-    Ok(())
+    Ok(reserved)
 }

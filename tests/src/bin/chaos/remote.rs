@@ -51,6 +51,9 @@ pub(crate) struct Host {
     pub(crate) last: VecDeque<String>,
     /// Of each worker the incarnation that was reserved last, and whether it was released.
     turns: HashMap<String, (u64, bool)>,
+    /// How often a port was held by somebody who is none of ours.
+    pub(crate) strangers: u64,
+    tag: String,
     /// What an event said that must not be.
     pub(crate) wrong: Option<String>,
 }
@@ -99,6 +102,8 @@ impl Host {
             events: 0,
             last: VecDeque::new(),
             turns: HashMap::new(),
+            strangers: 0,
+            tag: arguments.tag.clone(),
             wrong: None,
         }
     }
@@ -209,6 +214,10 @@ impl Host {
                 false
             }
             "worker.gave_up" | "pool.gave_up" => !of_quitters,
+            "worker.failed" if self.is_held_by_a_stranger(event) => {
+                self.strangers += 1;
+                false
+            }
             "worker.failed" => UNEXPLAINED.iter().any(|reason| event["reason"] == *reason),
             "cleanup.orphans_found" | "cleanup.emergency_kill" => true,
             _ => false,
@@ -216,6 +225,16 @@ impl Host {
         if wrong {
             self.wrong.get_or_insert_with(|| format!("this must not be: {event}"));
         }
+    }
+
+    /// A worker's port was taken by somebody else of this machine before the worker was replaced: that is what
+    /// `release_timeout` is for.
+    fn is_held_by_a_stranger(&self, event: &Value) -> bool {
+        let holder = event["holder"].as_str().unwrap_or_default();
+        let pid = holder.strip_prefix("pid ").and_then(|rest| rest.split(' ').next());
+        let held_on_a_port = event["reason"] == "release_timeout" && holder.contains(" on ");
+        let command = pid.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).ok());
+        held_on_a_port && command.is_none_or(|command| !command.split('\0').any(|word| word == self.tag))
     }
 
     /// A reservation comes after the release of everything before it.

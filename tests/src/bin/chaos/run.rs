@@ -21,8 +21,8 @@ use crate::tally::Tally;
 const STRENGTH: Duration = Duration::from_secs(40);
 /// A start may have to sweep what only a sweep can end: it waits 20 s for a guardian that stands still.
 const START: Duration = Duration::from_secs(60);
-/// What a sweep or an ordered stop has ended is gone by then; only its reaping is left.
-pub(crate) const AT_ONCE: Duration = Duration::from_secs(2);
+/// What a sweep or an ordered stop has ended is gone by then; only its reaping is left, on a machine under load.
+pub(crate) const AT_ONCE: Duration = Duration::from_secs(10);
 /// So often people are told how far it is.
 const PROGRESS: Duration = Duration::from_secs(10);
 /// So many steps are told of a failure.
@@ -151,6 +151,10 @@ impl Run {
         outcome.map_err(|what| self.with_events(&scene.host, &what))?;
         self.tally.eras += 1;
         self.tally.events += scene.host.events;
+        if scene.host.strangers > 0 {
+            self.tally
+                .remark("a host was told of a stranger on a port of its workers");
+        }
         let lost = self.observer.lost_bystanders();
         if !lost.is_empty() {
             return Err(format!("bystanders were killed: {lost:?}"));
