@@ -45,7 +45,7 @@ pub struct KillReport {
     pub already_gone: Vec<ProcessIdentity>,
     /// Those that live on, each with what keeps it.
     pub survivors: Vec<Survivor>,
-    /// Why the trees could not be walked, where that failed: what is under the roots may live on.
+    /// Why the trees could not be walked, or who of them could not be identified: he, and what is under him, may live on.
     pub unwalked: Option<String>,
     /// How long it all took.
     pub elapsed: Duration,
@@ -59,7 +59,7 @@ impl KillReport {
 
     /// What is left, or may be, each as text.
     pub fn left(&self) -> impl Iterator<Item = String> + '_ {
-        let unwalked = |error| format!("whoever is under them: the tree can't be walked: {error}");
+        let unwalked = |error| format!("somebody under them can't be looked at: {error}");
         self.survivors
             .iter()
             .map(ToString::to_string)
@@ -167,7 +167,7 @@ impl Member {
 }
 
 /// Stops the trees under `roots` until nobody new is found and nobody runs, or `until`. Gives everyone found by pid, and
-/// why the last look failed, if it did.
+/// what the last look could not see, if anything.
 fn halt(
     roots: &[ProcessIdentity],
     attribution: &Attribution,
@@ -182,17 +182,21 @@ fn halt(
     }
     loop {
         let known: Vec<i32> = members.keys().copied().collect();
-        let (below, unwalked) = match tree::descendants_except(&known, Some(us)) {
+        let (below, mut unwalked) = match tree::descendants_except(&known, Some(us)) {
             Ok(below) => (below, None),
             Err(error) => (Vec::new(), Some(error)),
         };
         let mut quiet = unwalked.is_none();
         for pid in below {
-            if let Ok(Some(handle)) = ProcessHandle::open(pid) {
-                if is_child_of_one(&members, pid) {
-                    members.insert(pid, Member::stop(&handle, attribution));
+            match ProcessHandle::open(pid) {
+                Ok(Some(handle)) => {
+                    if is_child_of_one(&members, pid) {
+                        members.insert(pid, Member::stop(&handle, attribution));
+                    }
+                    quiet = false;
                 }
-                quiet = false;
+                Ok(None) => {}
+                Err(error) => unwalked = Some(io::Error::new(error.kind(), format!("pid {pid}: {error}"))),
             }
         }
         quiet &= !members.values().any(Member::still_moves);

@@ -3,8 +3,8 @@
 use std::process::Command;
 
 use nix::sys::signal::Signal;
-use ostler_tests::world::{Anatomy, await_count, rounds};
-use ostler_tests::{SOON, Up, pid_of, pids, program, run_directories, send, stray, survivors, worker};
+use ostler_tests::world::{await_count, rounds};
+use ostler_tests::{SOON, Up, pid_of, pids, program, run_directories, stray, survivors, worker};
 
 use crate::{sweep, told_when_all_are_there};
 
@@ -28,12 +28,12 @@ fn the_next_start_sweeps_what_the_dead_one_left() {
     dead.assert_nothing_left();
 }
 
-/// A guardian that gives its workers more time than a sweep has for it: it is killed, its sitters end what is left, and who is
-/// in no tree of the run is found by the marker all the same.
+/// A guardian that gives its workers more time than a sweep has for it: it is killed, its sitters end what is left, the naked
+/// ones too, and who is in no tree of the run is found by the marker all the same.
 #[test]
 fn a_sweep_that_has_waited_for_the_guardian_looks_for_markers_all_the_same() {
     let deaf = |tag: &str| {
-        let worker = worker("ignore-term+daemon+sleep", tag);
+        let worker = worker("ignore-term+daemon+daemon-naked+sleep", tag);
         format!("[pool.p]\ncommand = {worker}\nhost_death = {{ signal = \"TERM\", grace = \"1h\" }}\n")
     };
     let mut dead = Up::start(deaf);
@@ -89,23 +89,6 @@ fn a_sweep_that_can_not_look_forgets_nobody() {
 fn in_state_of(state: &std::path::Path) -> Up {
     let pools = |tag: &str| told_when_all_are_there("daemon+sleep", tag, "workers = 2");
     Up::start_in(state, pools, |_| {})
-}
-
-/// Found by chaos: the sweep waited for the guardian until its own time was over.
-#[test]
-fn a_guardian_that_stands_still_leaves_time_for_the_rest_of_the_sweep() {
-    let naked = |tag: &str| worker("daemon-naked+daemon-naked+daemon-naked+sleep", tag);
-    let mut dead = Up::start(|tag| format!("[pool.p]\ncommand = {}\nworkers = 8\n", naked(tag)));
-    dead.wait_for_event("pool.ready");
-    await_count(&dead.tag, "all there", |count| count == 32);
-    send(Anatomy::of(dead.pid()).guardian, Signal::SIGSTOP);
-    dead.signal(Signal::SIGKILL);
-    dead.end(SOON);
-    assert_eq!(survivors(&dead.tag).len(), 32, "nobody has ended them");
-    sweep(&dead.state());
-    // Without cgroups it is the sitters who end the naked ones, now that their guardian is killed.
-    await_count(&dead.tag, "gone", |count| count == 0);
-    dead.assert_nothing_left();
 }
 
 #[test]

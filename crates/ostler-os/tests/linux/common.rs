@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -137,6 +136,15 @@ pub(crate) fn is_root() -> bool {
 
 /// Runs one test of this binary again, as `nobody`, and fails when it fails. Needs root.
 pub(crate) fn run_as_nobody(test: &str) {
+    run_as_nobody_by(&["sh", "-c"], "true", test);
+}
+
+/// The same, with a line of shell before it that root runs in a mount namespace of its own.
+pub(crate) fn run_as_nobody_after(line: &str, test: &str) {
+    run_as_nobody_by(&["unshare", "--mount", "sh", "-c"], line, test);
+}
+
+fn run_as_nobody_by(shell: &[&str], line: &str, test: &str) {
     let dir = tempfile::Builder::new()
         .permissions(world_readable())
         .tempdir()
@@ -144,11 +152,13 @@ pub(crate) fn run_as_nobody(test: &str) {
     let copy = dir.path().join("tests");
     fs::copy(std::env::current_exe().expect("we have a program"), &copy).expect("copied");
     fs::set_permissions(&copy, world_readable()).expect("permitted");
-    let output = Command::new(&copy)
+    let user = format!("setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups");
+    let output = Command::new(shell[0])
+        .args(&shell[1..])
+        .arg(format!("{line} && exec {user} \"$0\" \"$@\""))
+        .arg(&copy)
         .args(["--exact", test, "--nocapture"])
         .current_dir("/")
-        .uid(NOBODY)
-        .gid(NOBODY)
         .output()
         .expect("the tests run as nobody");
     let text = format!(

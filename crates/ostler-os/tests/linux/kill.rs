@@ -7,7 +7,7 @@ use ostler_os::identity::ProcessIdentity;
 use ostler_os::kill::{Why, kill_all, kill_trees};
 use ostler_os::procfile;
 
-use crate::common::{Troupe, handle_of, is_root, run_as_nobody, soon, test_attribution, until};
+use crate::common::{Troupe, handle_of, is_root, run_as_nobody, run_as_nobody_after, soon, test_attribution, until};
 
 fn identity(pid: i32) -> ProcessIdentity {
     handle_of(pid).identity()
@@ -180,6 +180,46 @@ fn a_process_of_another_user_survives_by_name() {
         start.elapsed() < Duration::from_secs(10),
         "nobody waits for whom it may not kill"
     );
+}
+
+/// With `hidepid=1`: one descendant that /proc keeps from us hides none of the others, and is told of.
+#[test]
+fn who_is_kept_from_us_hides_nobody_else() {
+    if is_root() {
+        let mount = "mount -t proc -o hidepid=1 proc /proc";
+        return run_as_nobody_after(mount, "kill::who_is_kept_from_us_hides_nobody_else");
+    }
+    if procfile::stat(1).is_ok() {
+        return println!("skipped: a /proc of its own takes root");
+    }
+    let mut troupe = Troupe::new();
+    let script = "import ctypes, os, signal
+def below(change):
+    r, w = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        change()
+        os.write(w, b'x')
+        while True: signal.pause()
+    os.read(r, 1)
+    return pid
+kept = below(lambda: ctypes.CDLL(None).prctl(4, 0, 0, 0, 0))
+print(kept, below(os.setsid))
+while True: signal.pause()";
+    let (root, told) = troupe.python(script);
+    let pids: Vec<i32> = told.split(' ').map(|pid| pid.parse().expect("a pid")).collect();
+    let (kept, shown) = (pids[0], identity(pids[1]));
+    let report = kill_trees(&[identity(root)], &test_attribution(), soon());
+    let kept_pid = rustix::process::Pid::from_raw(kept).expect("a pid");
+    // Ours by birth, and not reaped by anybody whom we know: it is there to be killed as long as it is not.
+    rustix::process::kill_process(kept_pid, rustix::process::Signal::KILL).expect("it was left");
+    assert!(report.killed.contains(&shown), "{report:?}");
+    let left: Vec<String> = report.left().collect();
+    assert!(
+        !report.is_clean() && left[0].contains(&format!("pid {kept}")),
+        "{left:?}"
+    );
+    troupe.assert_none_left();
 }
 
 #[test]
