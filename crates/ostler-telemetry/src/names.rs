@@ -43,9 +43,9 @@ pub mod span {
         ACTIVATE = "ostler.worker.activate";
         /// The end of one incarnation, from the order to stop, or its exit or failure, until all is released: a trace of its own.
         WORKER_STOP = "ostler.worker.stop";
-        /// From the order to end until its signal is sent.
+        /// The order to end it, with its signal, is given: no length.
         TERM = "ostler.worker.term";
-        /// From the signal until its process has ended.
+        /// From the order until its process has ended.
         WAIT = "ostler.worker.wait";
         /// From the kill of its whole tree until its process has ended.
         KILL = "ostler.worker.kill";

@@ -292,10 +292,6 @@ impl Driver {
                 announce::grace_over(self, signal);
                 None
             }
-            GuardianEvent::Signalled { .. } => {
-                self.spans.signalled();
-                None
-            }
             other => {
                 tracing::debug!(target: "ostler", worker = %self.slot.worker, incarnation = self.incarnation.0, ?other);
                 None

@@ -141,13 +141,6 @@ impl Spans {
         }
     }
 
-    /// The signal is sent, and its process has its grace.
-    pub(super) fn signalled(&mut self) {
-        if self.step_name == span::TERM {
-            self.step(step!(self.stop, span::WAIT), span::WAIT);
-        }
-    }
-
     /// What is left of the tree is being killed.
     pub(super) fn killed(&mut self) {
         self.step(step!(self.stop, span::KILL), span::KILL);
@@ -169,7 +162,9 @@ impl Spans {
         if signal == Signal::KILL {
             self.killed();
         } else {
-            self.step(step!(self.stop, span::TERM), span::TERM);
+            // The order is given in the same breath; that it was carried out is told with the end only.
+            drop(step!(self.stop, span::TERM));
+            self.step(step!(self.stop, span::WAIT), span::WAIT);
         }
     }
 
