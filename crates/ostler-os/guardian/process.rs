@@ -159,6 +159,12 @@ pub(crate) fn set_descriptor_limit(limit: DescriptorLimit) -> Result<()> {
     .map(drop)
 }
 
+/// Sets our own soft limit to the hard one; workers are given what the host had.
+pub(crate) fn raise_descriptor_limit() -> Result<()> {
+    let hard = descriptor_limit()?.hard;
+    set_descriptor_limit(DescriptorLimit { soft: hard, hard })
+}
+
 /// [`sys::poll`] under any limit on descriptors. Whoever may signal us may set our limits, too, and below the number of entries
 /// no wait is possible: we would not hear of anybody's death. The soft limit is ours to raise again. Where that is no
 /// help we end: whoever is above or below us then ends what we had.
@@ -166,13 +172,7 @@ pub(crate) fn wait(entries: &mut [PollFd], until: Option<u64>) {
     if sys::poll(entries, until).is_ok() {
         return;
     }
-    let raised = descriptor_limit().and_then(|limit| {
-        set_descriptor_limit(DescriptorLimit {
-            soft: limit.hard,
-            hard: limit.hard,
-        })
-    });
-    if raised.is_err() || sys::poll(entries, until).is_err() {
+    if raise_descriptor_limit().is_err() || sys::poll(entries, until).is_err() {
         exit(status::DEAF);
     }
 }

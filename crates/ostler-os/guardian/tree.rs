@@ -121,14 +121,15 @@ impl TreeKill {
     fn children(&mut self, worker: i32) -> i32 {
         let own_group = process::group_of(0).unwrap_or(0);
         let mut count = 0;
-        // When /proc cannot be read (EMFILE, ENOMEM, not mounted), the next look tries again.
-        let _ = children::each(|child| {
+        let looked = children::each(|child| {
             count += 1;
             if child != worker {
                 self.flags |= flag::KILLED_STRAYS;
                 self.note(kill_with_group(child, own_group));
             }
         });
+        // When /proc cannot be read (EMFILE, ENOMEM, not mounted), the next look tries again.
+        make_room(looked.err());
         count
     }
 
@@ -165,6 +166,17 @@ pub(crate) fn is_populated(cgroup: &Fd) -> bool {
     let mut events = [0; 256];
     match sys::open_in(cgroup, c"cgroup.events").and_then(|file| sys::read(file.raw(), &mut events)) {
         Ok(length) => text::populated(&events[..length]).unwrap_or(false),
-        Err(errno) => !matches!(errno, Errno::ENOENT | Errno::ENODEV),
+        Err(errno) => {
+            make_room(Some(errno));
+            !matches!(errno, Errno::ENOENT | Errno::ENODEV)
+        }
+    }
+}
+
+/// After a look for which no descriptor was left: somebody has lowered our limit, and the soft one is ours to raise. Where
+/// that is refused, the next look fails as this one did.
+fn make_room(error: Option<Errno>) {
+    if error == Some(Errno::EMFILE) {
+        let _ = process::raise_descriptor_limit();
     }
 }

@@ -82,6 +82,16 @@ fn descriptor_limit_of_the_guardian_is_waited_out() {
     );
 }
 
+/// The limit is below what it has open already: it can look at nothing before it has raised it again.
+#[test]
+fn a_sitter_without_a_descriptor_left_ends_its_tree_all_the_same() {
+    let keys = "ready = { line = \"^ready\" }";
+    let mut up = Up::start(|tag| pool("daemon-naked+child+say-out+sleep", tag, keys));
+    let ready = up.wait_for_event("worker.ready");
+    limit(parent(pid_of(&ready)), "--nofile=6:");
+    up.stop_cleanly();
+}
+
 /// A run on a disk of its own of four megabytes, which is made by a mount that nobody else sees.
 fn on_small_disk(command: &mut Command) {
     let file = command.get_args().nth(1).expect("its file").to_owned();
