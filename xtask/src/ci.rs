@@ -1,11 +1,11 @@
-//! `cargo xtask ci`: what has to hold of the code beside its tests.
+//! `cargo xtask ci`: what has to hold of the code beside `cargo xtask test`.
 
 use std::process::Command;
 
 use crate::native;
 use crate::steps::{Outcome, cargo, exists, output, step};
 
-/// Formatting, clippy, documentation, licences and advisories.
+/// Formatting, clippy, supervision with another ractor, documentation, licences and advisories.
 pub(crate) fn run() -> Outcome {
     let environment = native::environment()?;
     step("formatting", cargo().args(["fmt", "--all", "--check"]))?;
@@ -20,6 +20,11 @@ pub(crate) fn run() -> Outcome {
     let mut clippy = cargo();
     clippy.args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
     step("clippy", clippy.envs(environment.clone()))?;
+    // Features of ractor are the whole build's: with this one its messages want more, and its actors behave as before.
+    let mut cluster = cargo();
+    cluster.args(["test", "--package", "ostler", "--test", "supervisor"]);
+    cluster.args(["--no-default-features", "--features", "redb,cluster"]);
+    step("supervision with ractor's cluster feature", &mut cluster)?;
     let mut doc = cargo();
     doc.args(["doc", "--workspace", "--no-deps"])
         .env("RUSTDOCFLAGS", "-D warnings");
