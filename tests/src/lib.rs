@@ -50,7 +50,7 @@ pub fn worker(modes: &str, tag: &str) -> String {
 ///
 /// # Panics
 /// When the worker does not live.
-pub fn stray(of: u32, tag: &str) -> Child {
+pub fn stray(of: u32, tag: &str) -> Stray {
     let worker = i32::try_from(of)
         .ok()
         .and_then(|pid| procfs::process::Process::new(pid).ok());
@@ -61,12 +61,50 @@ pub fn stray(of: u32, tag: &str) -> Child {
         .into_iter()
         .find(|(name, _)| name.to_string_lossy().starts_with("OSTLER_RUN_"));
     let (name, value) = marker.expect("a worker bears its run's marker");
-    Command::new(program("ostler-test-worker"))
+    let child = Command::new(program("ostler-test-worker"))
         .args(["ignore-term+sleep", "0", tag])
         .env(name, value)
         .stdout(Stdio::null())
-        .spawn()
-        .expect("it starts")
+        .spawn();
+    Stray(child.expect("it starts"))
+}
+
+/// What [`stray`] has started. It is killed at the end, however the test ends.
+#[derive(Debug)]
+pub struct Stray(Child);
+
+impl Stray {
+    /// Its pid.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Whether it lives.
+    ///
+    /// # Panics
+    /// When it can't be asked.
+    pub fn lives(&mut self) -> bool {
+        self.0.try_wait().expect("it is our child").is_none()
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// When it does not end soon.
+    pub fn ended(&mut self) {
+        let deadline = Instant::now() + SOON;
+        while self.lives() {
+            assert!(Instant::now() < deadline, "the stray lives on");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Drop for Stray {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
 }
 
 /// A run of `ostler up`.

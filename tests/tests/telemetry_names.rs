@@ -2,7 +2,6 @@
 //! an app with a `tracing` subscriber of its own, to which it adds the layer.
 
 use std::collections::BTreeSet;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +14,7 @@ use ostler::{
 use ostler_telemetry::SpanLink;
 use ostler_telemetry::names::{Name, attribute, metric, resource, span};
 use ostler_tests::receiver::{Received, Receiver, metric::Data};
-use ostler_tests::{SOON, program, run_directories, send, survivors};
+use ostler_tests::{SOON, program, run_directories, send, stray, survivors};
 use tempfile::TempDir;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -58,22 +57,6 @@ impl Place {
         let mut failing = self.pool("failing", "stderr+exit=3");
         failing.intensity = 0;
         vec![served, named, stubborn, done, failing]
-    }
-
-    /// A process with the run's marker that is in no tree.
-    fn stray(&self, of: u32) -> Child {
-        let process = procfs::process::Process::new(i32::try_from(of).unwrap()).unwrap();
-        let environment = process.environ().unwrap();
-        let marker = environment
-            .into_iter()
-            .find(|(name, _)| name.to_string_lossy().starts_with("OSTLER_RUN_"));
-        let (name, value) = marker.expect("a worker bears its run's marker");
-        Command::new(program("ostler-test-worker"))
-            .args(["sleep", "0", &self.tag])
-            .env(name, value)
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap()
     }
 }
 
@@ -142,9 +125,9 @@ async fn full_run(place: &Place, telemetry: &Telemetry, receiver: &Receiver) {
             .iter()
             .any(|metric| metric.name == metric::CPU_TIME)
     });
-    let mut stray = place.stray(pools[1].workers()[0].pid.unwrap());
+    let mut stray = stray(pools[1].workers()[0].pid.unwrap(), &place.tag);
     ostler.stop().await.expect("nothing is left");
-    stray.wait().unwrap();
+    stray.ended();
     provoke(telemetry, run);
 }
 

@@ -185,7 +185,8 @@ mod tests {
         machine.pidfd.expect("these tests need pidfds");
         machine.pidfd_group.expect("it is there or not");
         assert!(machine.user_processes >= 2, "this test has two threads at least");
-        assert!(machine.system_processes >= Some(machine.user_processes));
+        // Not compared with each other: they are read one after the other, while others come and go.
+        assert!(machine.system_processes >= Some(2));
         assert!(machine.descriptors.0 <= machine.descriptors.1);
     }
 }

@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 use ostler::EventKind;
-use ostler_tests::{SOON, Up, pid_of, stray, worker};
+use ostler_tests::{SOON, Stray, Up, pid_of, stray, worker};
 
 use super::scene::{Place, in_time, start};
 
@@ -16,14 +16,14 @@ async fn an_orphan_is_found_named_and_killed() {
     // A restart is no business of the cleaner's: it touches nothing while the tree is up.
     in_time(pool.restart_worker(0)).await.unwrap();
     in_time(pool.wait_ready()).await;
-    assert!(strays.iter_mut().all(|stray| stray.try_wait().unwrap().is_none()));
+    assert!(strays.iter_mut().all(Stray::lives));
 
     let report = in_time(ostler.stop()).await.unwrap();
     assert_eq!((report.orphans.len(), report.killed), (2, 2), "{report:?}");
     for stray in &mut strays {
         let pid = stray.id().to_string();
         assert!(report.orphans.iter().any(|orphan| orphan.contains(&pid)), "{report:?}");
-        stray.wait().unwrap();
+        stray.ended();
     }
     assert!(report.is_clean() && !report.is_success(), "{report}");
     seen.until_run_stopped().await;
@@ -67,7 +67,7 @@ fn the_program_ends_with_status_1() {
     let mut stray = stray(pid_of(&spawned), &up.tag);
     up.signal(Signal::SIGTERM);
     let (status, stderr) = up.end(SOON);
-    stray.wait().unwrap();
+    stray.ended();
     assert_eq!(status.code(), Some(1), "{stderr}");
     let found = up.named("cleanup.orphans_found").next().expect("it was found");
     assert_eq!(found["count"], 1);
