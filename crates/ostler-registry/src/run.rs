@@ -10,7 +10,7 @@
 //! ```
 //! **A lock that is free means a dead host**, with no pid involved. Whoever finds one free takes it before looking
 //! further, so that two sweepers never share a run; a directory whose lock is held is not touched. Its removal begins
-//! with a rename to `.gone-<run id>`, so a run's directory is never seen half there.
+//! with a rename to `.gone-<run id>.<pid>.<number>`, so a run's directory is never seen half there.
 
 mod app_dir;
 mod dead;
@@ -21,7 +21,9 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use ostler_os::failpoint::{self, Point};
 
@@ -36,9 +38,11 @@ const NEW_PREFIX: &str = ".new-";
 const GONE_PREFIX: &str = ".gone-";
 const SET_ASIDE: &str = "set-aside";
 
-/// How often a directory that vanishes while it is made is made again. A sweeper of half-made directories may take one
-/// whose lock is not held yet; that it does so twice in a row means something else is deleting.
-const ATTEMPTS: usize = 5;
+/// How long a directory that a sweeper takes for a dead maker's is made anew: 2 s. A sweeper looks once, but it may be held up
+/// between its look and its removal.
+const MAKE_LIMIT: Duration = Duration::from_secs(2);
+/// Between two tries: 1 ms.
+const MAKE_PAUSE: Duration = Duration::from_millis(1);
 
 /// Why a run's directory can't be made, locked, listed or removed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -161,7 +165,8 @@ impl RunDir {
     /// [`RunDirError::Io`] on a disk that is full or can't be written; [`RunDirError::LocksDontWork`].
     pub fn create(app_dir: &Path, info: RunInfo) -> Result<Self, RunDirError> {
         make_private(app_dir, true)?;
-        for _ in 0..ATTEMPTS {
+        let deadline = Instant::now() + MAKE_LIMIT;
+        while Instant::now() < deadline {
             match Self::create_once(app_dir, &info) {
                 Ok(Some(lock)) => {
                     return Ok(Self {
@@ -177,6 +182,7 @@ impl RunDir {
                     return Err(error);
                 }
             }
+            std::thread::sleep(MAKE_PAUSE);
         }
         Err(RunDirError::Vanishes {
             path: app_dir.join(info.run.to_string()),
@@ -263,7 +269,11 @@ fn make_private(path: &Path, with_parents: bool) -> Result<(), RunDirError> {
 /// Removes a run's directory whose lock we hold: out of sight first, then in pieces.
 fn remove_locked(path: &Path) -> Result<(), RunDirError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let gone = path.with_file_name(format!("{GONE_PREFIX}{}", name.trim_start_matches(NEW_PREFIX)));
+    let name = name.trim_start_matches(NEW_PREFIX);
+    // A name that nobody else empties just now: an earlier attempt of the same run may be on its way out, too.
+    static REMOVALS: AtomicU64 = AtomicU64::new(0);
+    let number = REMOVALS.fetch_add(1, Ordering::Relaxed);
+    let gone = path.with_file_name(format!("{GONE_PREFIX}{name}.{}.{number}", std::process::id()));
     fs::rename(path, &gone).map_err(RunDirError::io("rename", path))?;
     failpoint::reach(Point::RunHidden);
     remove_gone(&gone)
