@@ -4,6 +4,7 @@
 
 pub mod receiver;
 pub mod scene;
+pub mod sweep;
 pub mod world;
 
 use std::collections::BTreeSet;
@@ -122,6 +123,21 @@ pub struct Up {
     pub tag: String,
 }
 
+/// A directory of this run's own, removed at the end, and its name: a tag that no other run has.
+///
+/// # Panics
+/// When it can't be made.
+pub fn tagged_directory() -> (tempfile::TempDir, String) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let tag = directory
+        .path()
+        .file_name()
+        .expect("a name")
+        .to_string_lossy()
+        .into_owned();
+    (directory, tag)
+}
+
 /// A file of one app with its state in `directory`, and the given pools.
 pub fn config(directory: &Path, pools: &str) -> PathBuf {
     let path = directory.join("ostler.toml");
@@ -149,13 +165,7 @@ impl Up {
 
     /// The same, with a last word on the command.
     pub fn start_with(pools: impl FnOnce(&str) -> String, change: impl FnOnce(&mut Command)) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let tag = directory
-            .path()
-            .file_name()
-            .expect("a name")
-            .to_string_lossy()
-            .into_owned();
+        let (directory, tag) = tagged_directory();
         let path = config(directory.path(), &pools(&tag));
         let mut command = Command::new(program("ostler"));
         command.arg("up").arg(path).args(["--events", "-"]);

@@ -1,34 +1,12 @@
 //! Nothing innocent is hurt: whoever only looks like one of a run's processes is not touched.
 
-use std::path::Path;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
-use ostler_tests::scene::{pool, pool_of};
+use ostler_tests::scene::{pool, pool_of, wrapped};
+use ostler_tests::sweep::{sweep, sweep_by, swept};
 use ostler_tests::world::{Anatomy, Stranger, World, await_count, inside_a_pid_namespace, is_alive, kill_at_once};
 use ostler_tests::{SOON, Up, config, pid_of, pids, program, run_directories, send};
-
-/// `ostler sweep` over this state directory, by this command line before it.
-fn sweep_by(before: &[&str], ostler: &Path, state: &Path) -> (Option<i32>, String) {
-    let mut line: Vec<&str> = before.to_vec();
-    line.push(ostler.to_str().unwrap());
-    let output = Command::new(line[0])
-        .args(&line[1..])
-        .args(["sweep", "--app", "test", "--state-dir"])
-        .arg(state)
-        .env_remove("XDG_RUNTIME_DIR")
-        .env_remove("RUNTIME_DIRECTORY")
-        .output()
-        .unwrap();
-    let text = [output.stdout, output.stderr]
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        .concat();
-    (output.status.code(), text)
-}
-
-fn sweep(state: &Path) -> (Option<i32>, String) {
-    sweep_by(&[], &program("ostler"), state)
-}
 
 /// A run of one worker whose host, guardian and sitter were killed at one moment: all that its table names is dead.
 fn dead_run(change: impl FnOnce(&mut Command)) -> (Up, Anatomy, u32) {
@@ -61,8 +39,7 @@ fn pids_on_record_that_went_to_strangers_are_not_touched() {
     let (up, anatomy, worker) = dead_run(|_| {});
     let recorded = [worker, anatomy.guardian, anatomy.host, anatomy.sitters[0]];
     let mut strangers = recorded.map(with_pid);
-    let (status, text) = sweep(&up.state());
-    assert_eq!(status, Some(0), "{text}");
+    let text = sweep(&up.state());
     assert!(
         text.starts_with("test: 1 dead runs removed, 0 processes killed"),
         "{text}"
@@ -98,11 +75,13 @@ fn another_users_process_that_looks_like_a_worker_is_no_concern_of_a_sweep() {
         "--clear-groups",
         "--",
     ];
-    let (status, text) = sweep_by(&user, &up.directory.path().join("ostler"), &up.state());
-    assert_eq!(status, Some(0), "{text}");
+    let mut command = sweep_by(&up.directory.path().join("ostler"), &up.state());
+    wrapped(&mut command, &user);
+    let swept = swept(&mut command);
+    assert!(swept.success, "{swept:?}");
     assert!(
-        text.starts_with("test: 1 dead runs removed, 0 processes killed"),
-        "{text}"
+        swept.said.starts_with("test: 1 dead runs removed, 0 processes killed"),
+        "{swept:?}"
     );
     strangers.iter_mut().for_each(Stranger::assert_untouched);
 }
@@ -139,8 +118,7 @@ fn the_marker_of_a_live_run_condemns_nobody_in_another_runs_sweep() {
     let mut of_live = bearing(&[&live_name]);
     let of_both = bearing(&[&live_name, &dead_name]);
     let before = pids(&live.tag);
-    let (status, text) = sweep(&dead.state());
-    assert_eq!(status, Some(0), "{text}");
+    let text = sweep(&dead.state());
     of_live.assert_untouched();
     assert!(!is_alive(of_both.pid()), "it is the dead run's as well: {text}");
     assert!(text.contains(&format!("killed pid {} ", of_both.pid())), "{text}");
@@ -205,9 +183,9 @@ fn an_ostler_inside_an_ostlers_worker() {
     await_count(&inner_tag, "gone", |count| count == 0);
     await_count(&outer.tag, "gone", |count| count == 0);
     outer.end(SOON);
-    assert_eq!(sweep(&outer.state()).0, Some(0));
+    sweep(&outer.state());
     outer.assert_nothing_left();
-    assert_eq!(sweep(&inner.path().join("state")).0, Some(0));
+    sweep(&inner.path().join("state"));
     assert_eq!(run_directories(&inner.path().join("state")).len(), 0);
 }
 
@@ -236,7 +214,7 @@ fn a_state_directory_that_two_pid_namespaces_share() {
             "-c",
             "\"$0\" \"$@\"; exit $?",
         ];
-        ostler_tests::scene::wrapped(command, &line);
+        wrapped(command, &line);
     };
     let mut there = Up::start_with(
         |tag| pool("daemon+say-out+sleep", tag, "ready = { line = \"ready\" }"),
@@ -248,10 +226,10 @@ fn a_state_directory_that_two_pid_namespaces_share() {
     let before = pids(&there.tag);
     // A run here, and a sweep here, see a live one.
     let mut here = Up::start_with(|tag| pool("sleep", tag, ""), shared);
-    let swept = here.wait_for_event("sweep.done");
+    let at_start = here.wait_for_event("sweep.done");
     assert!(
-        swept["message"].as_str().unwrap().contains("1 live ones left alone"),
-        "{swept}"
+        at_start["message"].as_str().unwrap().contains("1 live ones left alone"),
+        "{at_start}"
     );
     here.wait_for_event("pool.ready");
     assert_eq!(pids(&there.tag), before);
@@ -266,12 +244,15 @@ fn a_state_directory_that_two_pid_namespaces_share() {
     send(first, Signal::SIGKILL);
     there.end(SOON);
     await_count(&there.tag, "gone", |count| count == 0);
-    let (status, text) = sweep(state.path());
+    let swept = swept(&mut sweep_by(&program("ostler"), state.path()));
     assert!(
-        text.contains("it was recorded in another PID namespace"),
-        "{status:?} {text}"
+        swept.said.contains("it was recorded in another PID namespace"),
+        "{swept:?}"
     );
-    assert!(text.contains("0 processes killed, 1 live runs left alone"), "{text}");
+    assert!(
+        swept.said.contains("0 processes killed, 1 live runs left alone"),
+        "{swept:?}"
+    );
     assert_eq!(
         here.poll(std::time::Duration::ZERO, |event| event["event"] == "worker.exited"),
         None

@@ -371,13 +371,6 @@ fn the_host_killed_leaves_nothing_and_the_next_start_sweeps_its_record() {
         1,
         "the dead run's table is still there"
     );
-    let swept = std::process::Command::new(ostler_tests::program("ostler"))
-        .args(["sweep", "--app", "test", "--state-dir"])
-        .arg(&state)
-        .env_remove("XDG_RUNTIME_DIR")
-        .env_remove("RUNTIME_DIRECTORY")
-        .output()
-        .unwrap();
-    assert!(swept.status.success(), "{swept:?}");
+    ostler_tests::sweep::sweep(&state);
     assert_eq!(ostler_tests::run_directories(&state).len(), 0);
 }

@@ -1,10 +1,11 @@
 //! The guardian dies; host and guardian die at once; host, guardian and sitters die at once.
 
 use nix::sys::signal::Signal;
+use ostler_tests::sweep::sweep;
 use ostler_tests::world::{Anatomy, Stranger, World, await_count, kill_at_once, rounds};
 use ostler_tests::{Up, pids, send};
 
-use crate::{sweep, told_when_all_are_there};
+use crate::told_when_all_are_there;
 
 /// Two workers of five processes that ignore TERM: the worker, a child, a daemon with the marker, two without.
 const MODES: &str = "ignore-term+daemon-naked+daemon-naked+daemon+child+sleep";

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use ostler_tests::Up;
+use ostler_tests::sweep::sweep;
 use ostler_tests::world::{await_count, long_form, rounds};
 
-use crate::{KINDS, pools, processes, sweep};
+use crate::{KINDS, pools, processes};
 
 /// From the kill of the host to the last process gone, and nothing left.
 fn one_death(kinds: &[(&str, usize)], workers: usize) -> Duration {

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use ostler_tests::scene::{limit, pool_of, python};
+use ostler_tests::sweep::sweep;
 use ostler_tests::world::{Anatomy, Stranger, World, await_count, children, is_alive};
 use ostler_tests::{SOON, Up, program, run_directories, survivors, worker};
 
-use crate::{KINDS, RESTLESS, pools, processes, sweep};
+use crate::{KINDS, RESTLESS, pools, processes};
 
 /// A child that is traced by its sibling, which asks to be told of its end (PTRACE_O_TRACEEXIT) and is stopped: a kill leaves
 /// the child between life and death until its tracer has died.

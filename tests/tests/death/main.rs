@@ -5,10 +5,6 @@ mod figures;
 mod host;
 mod runs;
 
-use std::path::Path;
-use std::process::Command;
-
-use ostler_tests::program;
 use ostler_tests::scene::pool;
 
 /// The kinds of workers, and how many processes each is at least: plain, deaf to polite signals, with daemons in sessions of
@@ -51,21 +47,4 @@ fn told_when_all_are_there(modes: &str, tag: &str, keys: &str) -> String {
 /// How many processes they are at least.
 fn processes(kinds: &[(&str, usize)], workers: usize) -> usize {
     kinds.iter().map(|(_, count)| count * workers).sum()
-}
-
-/// `ostler sweep` over what a dead run of the app `test` has left in this state directory.
-fn sweep(state: &Path) -> String {
-    let swept = Command::new(program("ostler"))
-        .args(["sweep", "--app", "test", "--state-dir"])
-        .arg(state)
-        .env_remove("XDG_RUNTIME_DIR")
-        .env_remove("RUNTIME_DIRECTORY")
-        .output()
-        .unwrap();
-    assert!(swept.status.success(), "{swept:?}");
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&swept.stdout),
-        String::from_utf8_lossy(&swept.stderr)
-    )
 }

@@ -1,12 +1,12 @@
 //! Live runs, dead ones and their sweeps, in one state directory.
 
-use std::process::Command;
-
 use nix::sys::signal::Signal;
+use ostler_tests::scene::wrapped;
+use ostler_tests::sweep::{sweep, sweep_by, swept};
 use ostler_tests::world::{await_count, rounds};
 use ostler_tests::{SOON, Up, pid_of, pids, program, run_directories, stray, survivors, worker};
 
-use crate::{sweep, told_when_all_are_there};
+use crate::told_when_all_are_there;
 
 #[test]
 fn the_next_start_sweeps_what_the_dead_one_left() {
@@ -59,19 +59,13 @@ fn a_sweep_that_can_not_look_forgets_nobody() {
     dead.end(SOON);
     let mut failed = 0;
     for descriptors in 3..64 {
-        let mut sweep = Command::new("prlimit");
-        sweep
-            .arg(format!("--nofile={descriptors}"))
-            .arg(program("ostler"))
-            .args(["sweep", "--app", "test", "--state-dir"])
-            .arg(dead.state())
-            .env_remove("XDG_RUNTIME_DIR")
-            .env_remove("RUNTIME_DIRECTORY");
-        let told = sweep.output().unwrap();
+        let mut command = sweep_by(&program("ostler"), &dead.state());
+        wrapped(&mut command, &["prlimit", &format!("--nofile={descriptors}")]);
+        let told = swept(&mut command);
         if run_directories(&dead.state()).is_empty() {
             break;
         }
-        assert!(!told.status.success() || !stray.lives(), "{told:?}");
+        assert!(!told.success || !stray.lives(), "{told:?}");
         failed += 1;
     }
     assert!(failed > 0, "the first one had descriptors enough");

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use ostler_tests::scene::{limit, moment, parent, pool, pool_of, unshared, wrapped};
+use ostler_tests::sweep::{sweep_by, swept};
 use ostler_tests::world::{Anatomy, Stranger, await_count, kill_at_once};
 use ostler_tests::{SOON, Up, pid_of, program, run_directories, send};
 
@@ -232,18 +233,14 @@ fn a_host_that_dies_on_a_full_disk_is_swept_by_marker() {
     kill_at_once(&anatomy.all());
     up.end(SOON);
     std::fs::remove_file(state.join("ballast")).unwrap();
-    let swept = Command::new("nsenter")
-        .args(["--mount", "--target", &keeper.pid().to_string()])
-        .arg(program("ostler"))
-        .args(["sweep", "--app", "test", "--state-dir"])
-        .arg(up.state())
-        .output()
-        .unwrap();
-    assert!(swept.status.success(), "{swept:?}");
-    assert!(
-        String::from_utf8_lossy(&swept.stdout).starts_with("test: 1 dead runs removed"),
-        "{swept:?}"
+    let mut command = sweep_by(&program("ostler"), &up.state());
+    wrapped(
+        &mut command,
+        &["nsenter", "--mount", "--target", &keeper.pid().to_string()],
     );
+    let swept = swept(&mut command);
+    assert!(swept.success, "{swept:?}");
+    assert!(swept.said.starts_with("test: 1 dead runs removed"), "{swept:?}");
     await_count(&up.tag, "gone", |count| count == 0);
     assert_eq!(run_directories(&state).len(), 0);
 }

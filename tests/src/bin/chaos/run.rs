@@ -73,13 +73,7 @@ pub(crate) struct Scene {
 
 impl Run {
     pub(crate) fn new() -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let tag = directory
-            .path()
-            .file_name()
-            .expect("a name")
-            .to_string_lossy()
-            .into_owned();
+        let (directory, tag) = ostler_tests::tagged_directory();
         Self {
             observer: Observer::new(),
             tally: Tally::default(),
