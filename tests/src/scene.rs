@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::worker;
@@ -91,13 +91,13 @@ pub fn limit(pid: u32, option: &str) {
 ///
 /// # Panics
 /// When it can't be copied.
-pub fn reachable_copy(name: &str, directory: &std::path::Path) -> PathBuf {
+pub fn reachable_copy(name: &str, directory: &Path) -> PathBuf {
     let copy = directory.join(name);
     std::fs::copy(crate::program(name), &copy).expect("the program is copied");
     copy
 }
 
-/// Has the command run as this user, in a directory of its own, with copies of our programs that it can reach: under the limits and permissions that bind people.
+/// Has the command, whose second argument is a file of the run, run as this user, in that file's directory, with copies of our programs that it can reach: under the limits and permissions that bind people.
 /// Where the test isn't root already, nothing is changed.
 ///
 /// # Panics
@@ -112,7 +112,8 @@ pub fn unprivileged(command: &mut Command, user: u32) {
     for path in [directory, &file] {
         nix::unistd::chown(path, owner, None).expect("the user owns the run's directory");
     }
-    let program = reachable_copy("ostler", directory);
+    let name = Path::new(command.get_program()).file_name().expect("a program");
+    let program = reachable_copy(&name.to_string_lossy(), directory);
     let worker = reachable_copy("ostler-test-worker", directory);
     let text = std::fs::read_to_string(&file).expect("the file is read");
     let text = text.replace(

@@ -13,8 +13,9 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio, exit};
 use std::time::Duration;
 
+use nix::sys::ptrace;
 use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::{getpid, setsid};
+use nix::unistd::{Pid, getpid, setsid};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -68,6 +69,8 @@ fn run(mode: &str, port: u16, tag: &str) {
         "child" => start("sleep", tag),
         "child-groups" => (0..2).for_each(|_| start_in_group("child+sleep", tag)),
         "child-stopped" => start("stop-self+sleep", tag),
+        "child-traced" => start_traced(tag),
+        "trace" => trace(number),
         "child-forker" => start("ignore-term+fork-on", tag),
         "relay" => relay(tag),
         "fork-on" => fork_on(tag),
@@ -288,6 +291,29 @@ fn start(modes: &str, tag: &str) {
 /// A child that leads a process group of its own.
 fn start_in_group(modes: &str, tag: &str) {
     drop(itself(modes, tag).process_group(0).spawn().expect("a child starts"));
+}
+
+/// A child that is traced by its sibling, which is in a session of its own, and stopped: a kill leaves the child between life
+/// and death until its tracer has died.
+fn start_traced(tag: &str) {
+    let child = itself("sleep", tag).spawn().map(|child| child.id());
+    let tracer = format!(
+        "setsid+trace={}+say-out+stop-self+sleep",
+        child.expect("a child starts")
+    );
+    let tracer = itself(&tracer, tag).stdout(Stdio::piped()).spawn();
+    let mut output = tracer
+        .map(|tracer| tracer.stdout)
+        .expect("its tracer starts")
+        .expect("a pipe");
+    let mut told = [0];
+    output.read_exact(&mut told).expect("the child is traced");
+}
+
+/// Has this process told of another's end before it is one (PTRACE_O_TRACEEXIT).
+fn trace(pid: u64) {
+    let pid = Pid::from_raw(i32::try_from(pid).expect("a pid"));
+    ptrace::seize(pid, ptrace::Options::PTRACE_O_TRACEEXIT).expect("it may be traced");
 }
 
 /// Starts children without end, each for a moment, four at a time: somebody is always being born.

@@ -8,45 +8,28 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use ostler_tests::scene::{limit, pool_of, python};
 use ostler_tests::sweep::sweep;
-use ostler_tests::world::{Anatomy, Stranger, World, await_count, children, is_alive};
-use ostler_tests::{SOON, Up, program, run_directories, survivors, worker};
+use ostler_tests::world::{Anatomy, Stranger, World, await_count, children, is_alive, rounds};
+use ostler_tests::{SOON, Up, pids, program, run_directories, survivors, worker};
 
-use crate::{KINDS, RESTLESS, pools, processes};
-
-/// A child that is traced by its sibling, which asks to be told of its end (PTRACE_O_TRACEEXIT) and is stopped: a kill leaves
-/// the child between life and death until its tracer has died.
-const TRACED: &str = "import ctypes, os, signal, sys, time
-traced = os.fork()
-if traced == 0:
-    while True: time.sleep(1000)
-r, w = os.pipe()
-if os.fork() == 0:
-    os.setsid()
-    SEIZE, TRACEEXIT = 0x4206, 0x40
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
-    if libc.ptrace(SEIZE, traced, None, TRACEEXIT) != 0: os._exit(1)
-    os.write(w, b'x')
-    os.kill(os.getpid(), signal.SIGSTOP)
-    while True: time.sleep(1000)
-os.read(r, 1)
-print('traced', flush=True)
-while True: time.sleep(1000)";
+use crate::{KINDS, RESTLESS, pools, processes, telling};
 
 fn every_kind(tag: &str) -> String {
-    let traced = pool_of(&python(TRACED, tag), "ready = { line = \"traced\" }").replace("[pool.p]", "[pool.traced]");
     let restless = pools(&RESTLESS, 1, tag).replace("[pool.k", "[pool.r");
-    format!("{}{restless}{traced}", pools(&KINDS, 1, tag))
+    format!("{}{restless}", pools(&KINDS, 1, tag))
+}
+
+/// How many processes every kind is at least.
+fn all_kinds() -> usize {
+    processes(&KINDS, 1) + processes(&RESTLESS, 1)
 }
 
 /// Starts a worker of every kind, and waits until all that they leave is there.
 fn every_kind_in(world: World) -> Up {
     let mut up = Up::start_with(every_kind, |command| world.apply(command));
-    for _ in 0..=KINDS.len() + RESTLESS.len() {
+    for _ in KINDS.iter().chain(&RESTLESS) {
         up.wait_for_event("pool.ready");
     }
-    let wanted = processes(&KINDS, 1) + processes(&RESTLESS, 1) + 3;
-    await_count(&up.tag, "all there", |count| count >= wanted);
+    await_count(&up.tag, "all there", |count| count >= all_kinds());
     up
 }
 
@@ -88,17 +71,18 @@ fn containment_is_what_the_surroundings_allow_and_the_events_name_it() {
 
 #[test]
 fn stopped_it_keeps_its_workers_and_killed_then_it_leaves_none() {
-    let up = every_kind_in(World::AsItIs);
-    let anatomy = Anatomy::of(up.pid());
-    up.signal(Signal::SIGSTOP);
-    // The guardian has had its turns: it answers to nobody, and it has ended nothing.
-    let steady = processes(&KINDS, 1);
-    await_count(&up.tag, "there", |count| count >= steady);
-    assert_eq!(children(anatomy.guardian).len(), anatomy.sitters.len());
-    up.signal(Signal::SIGKILL);
-    await_count(&up.tag, "gone", |count| count == 0);
-    sweep(&up.state());
-    up.assert_nothing_left();
+    for world in World::all() {
+        let up = every_kind_in(world);
+        let anatomy = Anatomy::of(up.pid());
+        up.signal(Signal::SIGSTOP);
+        // The guardian has had its turns: it answers to nobody, and it has ended nothing.
+        await_count(&up.tag, "there", |count| count >= all_kinds());
+        assert_eq!(children(anatomy.guardian).len(), anatomy.sitters.len());
+        up.signal(Signal::SIGKILL);
+        await_count(&up.tag, "gone", |count| count == 0);
+        sweep(&up.state());
+        up.assert_nothing_left();
+    }
 }
 
 /// Whoever may signal guardian and sitters may take their descriptors away, too: ppoll(2) refuses more entries than the limit on
@@ -135,22 +119,35 @@ fn limits_that_others_set_do_not_make_it_deaf() {
 /// systemd stops a unit by a TERM to all its processes at once: host, guardian, sitters and workers.
 #[test]
 fn a_term_to_all_of_its_processes_is_an_ordered_stop() {
-    let mut up = every_kind_in(World::AsItIs);
-    for pid in Anatomy::of(up.pid()).all() {
-        ostler_tests::send(pid, Signal::SIGTERM);
+    for world in World::all() {
+        let mut up = every_kind_in(world);
+        for pid in Anatomy::of(up.pid()).all() {
+            ostler_tests::send(pid, Signal::SIGTERM);
+        }
+        for (pid, _) in survivors(&up.tag) {
+            ostler_tests::send(u32::try_from(pid).unwrap(), Signal::SIGTERM);
+        }
+        let (status, stderr) = up.end(SOON);
+        assert_eq!(status.code(), Some(0), "{stderr}\n{}", up.story());
+        assert_eq!(up.count("cleanup.success"), 1, "{}", up.story());
+        assert_eq!(up.count("guardian.lost"), 0, "{}", up.story());
+        assert_eq!(up.count("worker.gave_up"), 0, "{}", up.story());
+        up.assert_nothing_left();
     }
-    for (pid, _) in survivors(&up.tag) {
-        ostler_tests::send(u32::try_from(pid).unwrap(), Signal::SIGTERM);
-    }
-    let (status, stderr) = up.end(SOON);
-    assert_eq!(status.code(), Some(0), "{stderr}\n{}", up.story());
-    assert_eq!(up.count("cleanup.success"), 1, "{}", up.story());
-    assert_eq!(up.count("guardian.lost"), 0, "{}", up.story());
-    assert_eq!(up.count("worker.gave_up"), 0, "{}", up.story());
-    up.assert_nothing_left();
 }
 
-/// A program of a user that embeds Ostler.
+/// The ways in which a program that embeds Ostler ends by itself.
+const WAYS: [&str; 7] = [
+    "abort",
+    "panic",
+    "panic-aborts",
+    "exit-from-a-thread",
+    "return",
+    "exec",
+    "fork",
+];
+
+/// A program of a user that embeds Ostler, with a worker of every kind.
 struct Host {
     child: Child,
     directory: tempfile::TempDir,
@@ -158,28 +155,30 @@ struct Host {
 }
 
 impl Host {
-    fn start(way: &str) -> Self {
+    fn start(way: &str, world: World) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let tag = directory.path().file_name().unwrap().to_str().unwrap().to_owned();
+        let kinds: Vec<String> = KINDS.iter().chain(&RESTLESS).map(|(modes, _)| telling(modes)).collect();
+        let file = directory.path().join("kinds");
+        std::fs::write(&file, kinds.join("\n")).unwrap();
         let mut command = Command::new(program("ostler-test-host"));
+        command.arg(way).arg(file).arg(&tag);
+        world.apply(&mut command);
         command
-            .arg(way)
-            .arg(directory.path().join("state"))
-            .arg(format!("{tag}."));
-        command
+            .env_remove("XDG_RUNTIME_DIR")
+            .env_remove("RUNTIME_DIRECTORY")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
-        let mut child = command.spawn().unwrap();
+        let child = command.spawn().unwrap();
+        let mut host = Self { child, directory, tag };
         let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        assert_eq!(line, "ready\n");
-        let tag = format!("{tag}.");
+        let stdout = host.child.stdout.as_mut().unwrap();
+        BufReader::new(stdout).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n", "{way} in {world:?}");
         // The host itself bears the tag, too.
-        await_count(&tag, "all there", |count| count == 1 + 3 * 3);
-        Self { child, directory, tag }
+        await_count(&host.tag, "all there", |count| count > all_kinds());
+        host
     }
 
     fn go(&mut self) {
@@ -191,34 +190,54 @@ impl Drop for Host {
     fn drop(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
+        // A test that failed leaves nothing behind either.
+        for pid in pids(&self.tag) {
+            ostler_tests::send(u32::try_from(pid).unwrap(), Signal::SIGKILL);
+        }
     }
 }
 
 #[test]
 fn an_embedding_host_may_end_in_any_way() {
-    for way in ["abort", "panic", "exit-from-a-thread", "return", "exec", "wait"] {
-        let mut host = Host::start(way);
-        let anatomy = Anatomy::of(host.child.id());
-        host.go();
-        if way == "wait" {
-            host.child.kill().unwrap();
+    let worlds = World::all();
+    // Each way in one of the surroundings, and in the long form each in each.
+    let each = rounds(1, u32::try_from(worlds.len()).unwrap()) as usize;
+    for (number, way) in WAYS.into_iter().enumerate() {
+        for world in worlds.iter().cycle().skip(number).take(each) {
+            end_of_a_host(way, *world);
         }
-        await_count(&host.tag, "gone", |count| count == 0);
-        let deadline = Instant::now() + SOON;
-        for pid in anatomy.sitters.iter().chain([&anatomy.guardian]) {
-            while is_alive(*pid) {
-                assert!(Instant::now() < deadline, "{way}: {pid} of {anatomy:?} lives on");
-                std::thread::yield_now();
-            }
-        }
-        match way {
-            "exec" => assert!(is_alive(anatomy.host), "it is another program, and none of ours"),
-            _ => drop(host.child.wait().unwrap()),
-        }
-        let state = host.directory.path().join("state");
-        sweep(&state);
-        assert_eq!(run_directories(&state), Vec::<PathBuf>::new(), "{way}");
     }
+}
+
+fn end_of_a_host(way: &str, world: World) {
+    let mut host = Host::start(way, world);
+    let anatomy = Anatomy::of(host.child.id());
+    host.go();
+    let copies = usize::from(way == "fork");
+    await_count(&host.tag, "gone", |count| count == copies);
+    let deadline = Instant::now() + SOON;
+    for pid in anatomy.sitters.iter().chain([&anatomy.guardian]) {
+        while is_alive(*pid) {
+            assert!(
+                Instant::now() < deadline,
+                "{way} in {world:?}: {pid} of {anatomy:?} lives on"
+            );
+            std::thread::yield_now();
+        }
+    }
+    match way {
+        "exec" => assert!(is_alive(anatomy.host), "it is another program, and none of ours"),
+        _ => drop(host.child.wait().unwrap()),
+    }
+    let state = host.directory.path().join("state");
+    for copy in pids(&host.tag) {
+        // It has the lock, and there is nobody left of the run to be hurt by that.
+        assert!(sweep(&state).contains("1 live runs left alone"), "{way} in {world:?}");
+        ostler_tests::send(u32::try_from(copy).unwrap(), Signal::SIGKILL);
+    }
+    await_count(&host.tag, "gone", |count| count == 0);
+    sweep(&state);
+    assert_eq!(run_directories(&state), Vec::<PathBuf>::new(), "{way} in {world:?}");
 }
 
 /// `host_death` with TERM and a grace: what tidies up within it is let, what does not is killed after it; and a start that comes

@@ -18,12 +18,13 @@ const KINDS: [(&str, usize); 5] = [
 ];
 
 /// Further kinds, that resist the look of whoever comes to kill them: trees in process groups of their own, children that are
-/// born all the time, a runner that hands on to the next and ends, a child that is stopped.
-const RESTLESS: [(&str, usize); 4] = [
+/// born all the time, a runner that hands on to the next and ends, a child that is stopped, one that its sibling traces.
+const RESTLESS: [(&str, usize); 5] = [
     ("setsid+ignore-term+child-groups+sleep", 5),
     ("child-forker+sleep", 3),
     ("relay+sleep", 2),
     ("child-stopped+daemon+sleep", 3),
+    ("child-traced+sleep", 3),
 ];
 
 /// A pool of so many workers of each kind; it is ready when all that they leave is there.
@@ -38,10 +39,15 @@ fn pools(kinds: &[(&str, usize)], workers: usize, tag: &str) -> String {
 
 /// A pool `p` of workers that say so when they have started all that they leave.
 fn told_when_all_are_there(modes: &str, tag: &str, keys: &str) -> String {
-    let modes = format!("{}say-out+sleep", modes.trim_end_matches("sleep"));
+    let modes = telling(modes);
     let keys =
         format!("{keys}\nready = {{ line = \"ready to serve\" }}\nstop = {{ signal = \"TERM\", grace = \"100ms\" }}");
     pool(&modes, tag, &keys)
+}
+
+/// These modes, and a word on stdout when all that they leave is there.
+fn telling(modes: &str) -> String {
+    format!("{}say-out+sleep", modes.trim_end_matches("sleep"))
 }
 
 /// How many processes they are at least.
