@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use ostler_tests::scene::{limit, pool_of, python};
 use ostler_tests::sweep::sweep;
 use ostler_tests::world::{Anatomy, Stranger, World, await_count, children, is_alive, rounds};
-use ostler_tests::{SOON, Up, pids, program, run_directories, survivors, worker};
+use ostler_tests::{SOON, Up, pids, program, run_directories, survivors, tagged_directory, worker};
 
 use crate::{KINDS, RESTLESS, pools, processes, telling};
 
@@ -156,8 +156,7 @@ struct Host {
 
 impl Host {
     fn start(way: &str, world: World) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let tag = directory.path().file_name().unwrap().to_str().unwrap().to_owned();
+        let (directory, tag) = tagged_directory();
         let kinds: Vec<String> = KINDS.iter().chain(&RESTLESS).map(|(modes, _)| telling(modes)).collect();
         let file = directory.path().join("kinds");
         std::fs::write(&file, kinds.join("\n")).unwrap();
