@@ -88,7 +88,7 @@ async fn host(workers: u32, kind: &str) {
             host_death: EndPolicy::default(),
         };
         guardian.spawn(slot, 1, request).expect("the order is taken");
-        while !matches!(events.recv().await, Some(GuardianEvent::Spawned { pid, .. }) if print(pid)) {}
+        while !matches!(events.recv().await, Some(GuardianEvent::Spawned { worker, .. }) if print(worker.pid)) {}
         let mut told = 0;
         let mut lines = BufReader::new(reader).lines().map_while(Result::ok);
         while told < words {

@@ -7,6 +7,7 @@
 
 use core::ffi::CStr;
 
+use crate::process;
 use crate::sys::{self, Errno, Fd};
 use crate::text;
 use crate::wait;
@@ -79,6 +80,12 @@ pub(crate) fn start_time(pid: i32) -> u64 {
         .ok()
         .and_then(|length| text::start_time(&stat[..length]))
         .unwrap_or(0)
+}
+
+/// The inode number of a child's pidfd; 0 when it cannot be had. Whether it means anything is the host's to say: before
+/// Linux 6.9 it is the same for all. Exact only for a process that cannot be reaped meanwhile.
+pub(crate) fn pidfd_inode(pid: i32) -> u64 {
+    process::open(pid).and_then(|pidfd| sys::inode(&pidfd)).unwrap_or(0)
 }
 
 fn open_stat(pid: i32) -> sys::Result<Fd> {

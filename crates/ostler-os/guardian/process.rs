@@ -102,6 +102,12 @@ pub(crate) fn fork_into(cgroup: &Fd) -> Result<i32> {
 /// Signal numbers are the same on both architectures.
 pub(crate) const SIGCONT: i32 = 18;
 
+/// A pidfd of the process that now has this pid.
+pub(crate) fn open(pid: i32) -> Result<Fd> {
+    // SAFETY: no pointers.
+    unsafe { call(number::PIDFD_OPEN, [pid as usize, 0, 0, 0, 0, 0]) }.map(|raw| Fd::own(raw as i32))
+}
+
 const PR_SET_PDEATHSIG: usize = 1;
 const PR_SET_NAME: usize = 15;
 const PR_SET_CHILD_SUBREAPER: usize = 36;

@@ -19,7 +19,7 @@ use crate::worker::{self, Failure, Launch, Outcome};
 /// At most this many children are reaped before orders and time are looked at again.
 const REAPS: u32 = 64;
 /// Orders are taken while at least this many events can wait: more than one order and its whole life can bring.
-const ROOM: usize = 16;
+const ROOM: usize = 17;
 /// Children that an answer to a query names.
 const NAMED: i32 = 8;
 /// How long last words wait for a host that does not read, once guardian and tree are gone.
@@ -48,6 +48,8 @@ struct Sitter {
     /// The worker's pid, also after it was reaped: the number of its process group.
     group: i32,
     start_time: u64,
+    /// The inode number of the worker's pidfd; 0 when it can't be had.
+    pidfd_inode: u64,
     in_cgroup: bool,
     cgroup: Option<Fd>,
     /// The inode of the cgroup that was last killed, which is spent; 0 for none.
@@ -81,6 +83,7 @@ pub(crate) fn run(slot: u32, limit: DescriptorLimit) -> ! {
         worker: 0,
         group: 0,
         start_time: 0,
+        pidfd_inode: 0,
         in_cgroup: false,
         cgroup: None,
         spent: 0,
@@ -313,6 +316,7 @@ impl Sitter {
                 self.in_cgroup = born.in_cgroup;
                 self.cgroup = cgroup.filter(|_| born.in_cgroup);
                 self.start_time = children::start_time(born.pid);
+                self.pidfd_inode = children::pidfd_inode(born.pid);
             }
         }
     }
@@ -338,6 +342,9 @@ impl Sitter {
                 if self.start_time == 0 {
                     // It could not be read at the birth, for want of a descriptor or memory.
                     self.start_time = children::start_time(self.worker);
+                }
+                if self.pidfd_inode != 0 {
+                    self.say_with(EventKind::Pidfd, self.worker, 0, self.pidfd_inode, 0);
                 }
                 let flags = if self.in_cgroup { flag::IN_CGROUP } else { 0 };
                 self.say_with(

@@ -1,6 +1,7 @@
 //! Who a process is, and signals that reach nobody else.
 //!
-//! A pid is a number that is used again. A process is identified by (boot, PID namespace, pid, start time). To touch
+//! A pid is a number that is used again. A process is identified by (boot, PID namespace, pid, start time) and, since
+//! Linux 6.9, by its pidfd's inode number, which no other process of the boot ever has. To touch
 //! one, a pidfd is opened *first* and the identity is compared *then*: what the pidfd holds can't change afterwards, so
 //! a signal through it reaches the process that was verified, or nobody (pidfd_open(2), pidfd_send_signal(2)).
 
@@ -16,8 +17,9 @@ use std::time::Instant;
 use nix::libc;
 use ostler_core::signal::Signal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{fstat, fstatfs};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -25,8 +27,8 @@ use crate::procfile;
 
 /// Who a process is: no other process has the same, ever.
 ///
-/// The start time counts clock ticks (10 ms): two processes could share it only if the whole range of pids were used
-/// within one tick.
+/// The start time counts clock ticks (10 ms): two processes share it when a pid is given out again within one tick, as
+/// a small `pid_max` or a write to `ns_last_pid` allows. The pidfd's inode number tells those two apart as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ProcessIdentity {
     /// The boot of the machine (`/proc/sys/kernel/random/boot_id`).
@@ -37,6 +39,10 @@ pub struct ProcessIdentity {
     pub pid: i32,
     /// When it started, in clock ticks since boot (field 22 of `/proc/PID/stat`).
     pub start_time: u64,
+    /// Inode number of its pidfds, unique in this boot (Linux 6.9, 64 bits); 0 where the kernel has none, or it is not
+    /// known.
+    #[serde(default)]
+    pub pidfd_inode: u64,
 }
 
 impl fmt::Display for ProcessIdentity {
@@ -112,16 +118,31 @@ impl ProcessIdentity {
                 Verified::Unknown(Unverifiable::Hidden)
             });
         };
-        if self.start_time == 0 {
+        let inode = pidfd_inode(pidfd.as_fd());
+        if self.start_time == 0 && (self.pidfd_inode == 0 || inode == 0) {
             return Ok(Verified::Unknown(Unverifiable::NoStartTime));
         }
-        if stat.start_time != self.start_time {
+        let now = Self {
+            start_time: stat.start_time,
+            pidfd_inode: inode,
+            ..*self
+        };
+        if !self.is_same_as(&now) {
             return Ok(Verified::Stranger);
         }
         if stat.has_ended() || is_ready(pidfd.as_fd())? {
             return Ok(Verified::Gone);
         }
         Ok(Verified::Same(ProcessHandle { identity: *self, pidfd }))
+    }
+
+    /// Whether both name one process: what both know must agree. A start time or an inode number that one of them lacks
+    /// (0) says nothing.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        let agree = |ours: u64, theirs: u64| ours == 0 || theirs == 0 || ours == theirs;
+        (self.boot_id, self.pid_namespace, self.pid) == (other.boot_id, other.pid_namespace, other.pid)
+            && agree(self.start_time, other.start_time)
+            && agree(self.pidfd_inode, other.pidfd_inode)
     }
 
     /// Signals the process, if it is still the same one.
@@ -183,6 +204,7 @@ impl ProcessHandle {
             pid_namespace: here.pid_namespace,
             pid,
             start_time: stat.start_time,
+            pidfd_inode: pidfd_inode(pidfd.as_fd()),
         };
         Ok(Some(Self { identity, pidfd }))
     }
@@ -327,6 +349,30 @@ pub fn here() -> io::Result<Here> {
     let boot_id = Uuid::try_parse(text.trim()).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     let pid_namespace = fs::metadata("/proc/self/ns/pid")?.ino();
     Ok(*HERE.get_or_init(|| Here { boot_id, pid_namespace }))
+}
+
+/// The inode number of a pidfd; 0 where the kernel gives pidfds none of their own (before 6.9, or on 32 bits).
+fn pidfd_inode(pidfd: BorrowedFd<'_>) -> u64 {
+    if !has_pidfs() {
+        return 0;
+    }
+    fstat(pidfd).map_or(0, |stat| stat.st_ino)
+}
+
+/// Whether pidfds lie in a file system of their own, where each process has an inode; asked once.
+pub(crate) fn has_pidfs() -> bool {
+    /// PID_FS_MAGIC of linux/magic.h.
+    const PIDFS: i128 = 0x5049_4446;
+    static HAS: OnceLock<bool> = OnceLock::new();
+    let of_ours = || {
+        let pidfd = pidfd_open(getpid(), PidfdFlags::empty()).ok()?;
+        // The type of `f_type` differs among architectures.
+        fstatfs(&pidfd).ok().map(|system| i128::from(system.f_type) == PIDFS)
+    };
+    // A refusal, such as of a descriptor too many, is no answer: it is asked again.
+    HAS.get()
+        .copied()
+        .unwrap_or_else(|| of_ours().is_some_and(|has| *HAS.get_or_init(|| has && cfg!(target_pointer_width = "64"))))
 }
 
 /// `None` when no process has this pid as its own; the id of a mere thread counts as none.

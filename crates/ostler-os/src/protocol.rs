@@ -12,7 +12,7 @@
 //! the [`EventKind::Ready`] event keep their meaning in every version: they carry the version itself.
 
 /// Version of this protocol. Host and guardian must have the same one.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// First word of [`Hello`] and of a spec: tells a peer of ours from anything else (`OSTL`).
 pub const MAGIC: u32 = 0x4F53_544C;
@@ -205,6 +205,8 @@ pub enum EventKind {
     Census = 15,
     /// The guardian ends, and has no child left.
     Bye = 16,
+    /// Before `Spawned`: `c` inode number of the worker's pidfd, `a` its pid. Left out where it can't be had.
+    Pidfd = 17,
 }
 
 impl EventKind {
@@ -226,6 +228,7 @@ impl EventKind {
             14 => Self::CensusStray,
             15 => Self::Census,
             16 => Self::Bye,
+            17 => Self::Pidfd,
             _ => return None,
         })
     }

@@ -13,11 +13,12 @@
 //! makes a new version beside the old one.
 
 mod v1;
+mod v2;
 
 use crate::record::{Key, Record};
 
 /// The version that this build writes, and the newest that it reads.
-pub const RECORD_VERSION: u16 = 1;
+pub const RECORD_VERSION: u16 = 2;
 
 /// The greatest size of an encoded record, in bytes. A record has a few hundred; what claims more is refused before
 /// memory is set aside for it.
@@ -64,7 +65,7 @@ fn wire_config() -> impl bincode::config::Config {
 /// [`RecordTooLarge`] above [`MAX_RECORD_BYTES`].
 pub fn encode_record(record: &Record) -> Result<Vec<u8>, RecordTooLarge> {
     let payload =
-        bincode::encode_to_vec(v1::RecordV1::from(record), wire_config()).map_err(|_| RecordTooLarge { bytes: 0 })?;
+        bincode::encode_to_vec(v2::RecordV2::from(record), wire_config()).map_err(|_| RecordTooLarge { bytes: 0 })?;
     if HEADER_BYTES + payload.len() > MAX_RECORD_BYTES {
         return Err(RecordTooLarge {
             bytes: HEADER_BYTES + payload.len(),
@@ -106,6 +107,7 @@ pub fn decode_record(bytes: &[u8]) -> Result<Record, DecodeError> {
     }
     match version {
         1 => decode_exactly::<v1::RecordV1>(payload)?.into_model(),
+        2 => decode_exactly::<v2::RecordV2>(payload)?.into_model(),
         other => Err(corrupt(format!("there never was a version {other}"))),
     }
 }

@@ -67,6 +67,9 @@ pub struct LocalProcess {
     pub pid: i32,
     /// Ticks between the boot and the start of the process: field 22 of `/proc/PID/stat`.
     pub start_time: u64,
+    /// Inode number of its pidfds, which no other process of the boot has (Linux 6.9); 0: not known.
+    #[serde(default)]
+    pub pidfd_inode: u64,
 }
 
 /// What a record's process is, whatever driver started it. Drivers to come (a systemd unit, a pod) add a variant here

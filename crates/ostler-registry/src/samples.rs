@@ -36,6 +36,7 @@ pub(crate) fn process(pid: i32) -> LocalProcess {
         pid_namespace: 4_026_531_836,
         pid,
         start_time: 123_456,
+        pidfd_inode: 2_025_430,
     }
 }
 

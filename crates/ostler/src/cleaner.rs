@@ -4,12 +4,12 @@
 //! that bears this run's marker. Anything at all is a bug, and it says so before it kills. What it could not look at it
 //! never takes for empty.
 
+use std::cmp::Reverse;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ostler_core::ids::RunId;
-use ostler_os::guardian::TreeProcess;
 use ostler_os::identity::{Attribution, ProcessIdentity, here};
 use ostler_os::{kill, marker, tree};
 use ostler_telemetry::{EventKind, Facts};
@@ -83,8 +83,10 @@ async fn check(services: &Services) -> CleanupReport {
     let run = services.run;
     look.add("for processes by their marker", move || Look::marked(run))
         .await;
-    look.orphans.sort_unstable_by_key(|orphan| orphan.pid);
-    look.orphans.dedup();
+    // Of two names of one process, the one that says more.
+    let more_first = |orphan: &ProcessIdentity| (orphan.pid, Reverse(orphan.pidfd_inode));
+    look.orphans.sort_unstable_by_key(more_first);
+    look.orphans.dedup_by(|later, kept| later.is_same_as(kept));
     for what in &look.unseen {
         tracing::error!(target: "ostler", what, "the cleaner can't say that nothing is left");
     }
@@ -149,13 +151,7 @@ impl Look {
     fn below(guardian: &ProcessIdentity, census: &Census) -> io::Result<Self> {
         let here = here()?;
         // The guardian sees those too that /proc hides from us.
-        let stray = |stray: &TreeProcess| ProcessIdentity {
-            boot_id: here.boot_id,
-            pid_namespace: here.pid_namespace,
-            pid: stray.pid.cast_signed(),
-            start_time: stray.start_time,
-        };
-        let mut orphans: Vec<ProcessIdentity> = census.strays.iter().map(stray).collect();
+        let mut orphans: Vec<ProcessIdentity> = census.strays.iter().map(|stray| stray.identity(here)).collect();
         let is_sitter = |pid: i32| census.sitters.iter().any(|(_, sitter)| sitter.cast_signed() == pid);
         let below = tree::living_descendants(guardian)?;
         orphans.extend(below.into_iter().filter(|process| !is_sitter(process.pid)));

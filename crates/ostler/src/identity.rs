@@ -10,6 +10,7 @@ pub(crate) fn record_of(identity: &ProcessIdentity) -> LocalProcess {
         pid_namespace: identity.pid_namespace,
         pid: identity.pid,
         start_time: identity.start_time,
+        pidfd_inode: identity.pidfd_inode,
     }
 }
 
@@ -20,6 +21,7 @@ pub(crate) fn os_identity(process: &LocalProcess) -> ProcessIdentity {
         pid_namespace: process.pid_namespace,
         pid: process.pid,
         start_time: process.start_time,
+        pidfd_inode: process.pidfd_inode,
     }
 }
 

@@ -107,6 +107,7 @@ pub(crate) mod number {
     pub(crate) const MADVISE: usize = 233;
     pub(crate) const PRLIMIT64: usize = 261;
     pub(crate) const STATX: usize = 291;
+    pub(crate) const PIDFD_OPEN: usize = 434;
     pub(crate) const CLONE3: usize = 435;
     pub(crate) const CLOSE_RANGE: usize = 436;
 }

@@ -10,6 +10,7 @@ use std::process::ExitStatus;
 
 use ostler_core::signal::Signal;
 
+use crate::identity::{Here, ProcessIdentity, has_pidfs};
 pub use crate::protocol::{Cause as SignalCause, Step as SpawnStep};
 use crate::protocol::{Event, EventKind, flag};
 
@@ -22,13 +23,11 @@ pub enum GuardianEvent {
         slot: u32,
         /// Its incarnation.
         incarnation: u64,
-        /// Its pid, which is also its process group's and its session's.
-        pid: u32,
+        /// Its own process; its pid is also its process group's and its session's. Start time and inode number were
+        /// read while the pid could not be reused.
+        worker: TreeProcess,
         /// The pid of its sitter: every process of its tree is below it.
         sitter: u32,
-        /// Field 22 of /proc/PID/stat, in clock ticks since boot, read while the pid could not be reused. 0: unknown,
-        /// because /proc is not mounted.
-        start_time: u64,
         /// Whether it was born inside the cgroup of its request.
         in_cgroup: bool,
     },
@@ -147,8 +146,23 @@ pub enum GuardianEvent {
 pub struct TreeProcess {
     /// Its pid.
     pub pid: u32,
-    /// Field 22 of /proc/PID/stat, in clock ticks since boot; 0 when unknown.
+    /// Field 22 of /proc/PID/stat, in clock ticks since boot; 0 when unknown, as where /proc is not mounted.
     pub start_time: u64,
+    /// The inode number of its pidfd; 0 when unknown, as it is of everybody but a worker.
+    pub pidfd_inode: u64,
+}
+
+impl TreeProcess {
+    /// Who it is, told by a guardian that is here.
+    pub fn identity(&self, here: Here) -> ProcessIdentity {
+        ProcessIdentity {
+            boot_id: here.boot_id,
+            pid_namespace: here.pid_namespace,
+            pid: self.pid.cast_signed(),
+            start_time: self.start_time,
+            pidfd_inode: if has_pidfs() { self.pidfd_inode } else { 0 },
+        }
+    }
 }
 
 /// How a tree was killed.
@@ -181,6 +195,8 @@ pub(super) struct Assembler {
     children: Vec<(u32, TreeProcess)>,
     sitters: Vec<(u32, u32)>,
     strays: Vec<TreeProcess>,
+    /// Slot, pid and the inode number of its pidfd, of workers of which `Spawned` comes next.
+    pidfds: Vec<(u32, i32, u64)>,
 }
 
 impl Assembler {
@@ -189,12 +205,18 @@ impl Assembler {
         let Event { slot, incarnation, .. } = event;
         Some(match event.kind {
             EventKind::Ready | EventKind::Bye => return None,
+            EventKind::Pidfd => {
+                self.pidfds.push((slot, event.a, event.c));
+                return None;
+            }
             EventKind::Spawned => GuardianEvent::Spawned {
                 slot,
                 incarnation,
-                pid: event.a.unsigned_abs(),
+                worker: TreeProcess {
+                    pidfd_inode: self.pidfd_inode(slot, event.a),
+                    ..process(event)
+                },
                 sitter: event.b.unsigned_abs(),
-                start_time: event.c,
                 in_cgroup: event.flags & flag::IN_CGROUP != 0,
             },
             EventKind::SpawnFailed => GuardianEvent::SpawnFailed {
@@ -268,11 +290,21 @@ impl Assembler {
             },
         })
     }
+
+    /// What came before `Spawned` for this worker, if anything. What came for another of the slot's is of no use any more.
+    fn pidfd_inode(&mut self, slot: u32, pid: i32) -> u64 {
+        let of_slot = self.pidfds.extract_if(.., |(of, ..)| *of == slot);
+        of_slot
+            .filter(|(_, of, _)| *of == pid)
+            .last()
+            .map_or(0, |(.., inode)| inode)
+    }
 }
 
 fn process(event: Event) -> TreeProcess {
     TreeProcess {
         pid: event.a.unsigned_abs(),
         start_time: event.c,
+        pidfd_inode: 0,
     }
 }

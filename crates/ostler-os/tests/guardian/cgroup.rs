@@ -48,7 +48,7 @@ async fn start_in(bench: &mut Bench, cgroup: &Cgroup, incarnation: u64, mut want
     let output = with_output(&mut wanted);
     bench.guardian.spawn(0, incarnation, wanted).expect("taken");
     let (inside, worker) = match bench.next().await {
-        GuardianEvent::Spawned { in_cgroup, pid, .. } => (in_cgroup, pid),
+        GuardianEvent::Spawned { in_cgroup, worker, .. } => (in_cgroup, worker.pid),
         other => panic!("{other:?}"),
     };
     let (text, _output) = line(output).await;

@@ -77,7 +77,7 @@ async fn another_version_is_refused_by_name() {
     })
     .await
     .expect_err("refused");
-    assert!(matches!(error, LaunchError::Version { ours: 1, theirs: 99 }), "{error}");
+    assert!(matches!(error, LaunchError::Version { ours: 2, theirs: 99 }), "{error}");
 }
 
 #[tokio::test]

@@ -31,7 +31,7 @@ async fn a_thousand_slots_start_and_end() {
         }
         for _ in 0..100 {
             match bench.next().await {
-                GuardianEvent::Spawned { pid, .. } => workers.push(pid as i32),
+                GuardianEvent::Spawned { worker, .. } => workers.push(worker.pid as i32),
                 other => panic!("{other:?}"),
             }
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ostler_core::signal::Signal;
 use ostler_os::guardian::{GuardianEvent, OrderError, SpawnStep};
+use ostler_os::identity::{ProcessIdentity, here};
 use rustix::io::Errno;
 
 use crate::support::{Bench, line, parent, request, rest, send, shell, stat, with_output};
@@ -32,18 +33,24 @@ async fn an_exit_status_comes_through() {
 async fn a_worker_is_known_by_pid_and_start_time() {
     let mut bench = Bench::launch().await;
     bench.guardian.spawn(3, 9, shell("sleep 1000")).expect("taken");
-    let (pid, told, start) = match bench.next().await {
+    let (worker, told) = match bench.next().await {
         GuardianEvent::Spawned {
             slot: 3,
             incarnation: 9,
-            pid,
+            worker,
             sitter,
-            start_time,
             in_cgroup: false,
-        } => (pid as i32, sitter as i32, start_time),
+        } => (worker, sitter as i32),
         other => panic!("{other:?}"),
     };
+    let (pid, start) = (worker.pid as i32, worker.start_time);
     assert_eq!(stat(pid)[19], start.to_string());
+    let seen = ProcessIdentity::of(pid).expect("readable").expect("alive");
+    assert_eq!(
+        worker.identity(here().expect("readable")),
+        seen,
+        "inode number included"
+    );
     let sitter = parent(pid);
     assert_eq!(told, sitter);
     assert_eq!(

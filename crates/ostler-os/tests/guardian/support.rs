@@ -59,9 +59,9 @@ impl Bench {
             GuardianEvent::Spawned {
                 slot: s,
                 incarnation: i,
-                pid,
+                worker,
                 ..
-            } if (*s, *i) == (slot, incarnation) => Some(*pid),
+            } if (*s, *i) == (slot, incarnation) => Some(worker.pid),
             GuardianEvent::SpawnFailed { step, errno, .. } => panic!("not started: {step:?}, errno {errno}"),
             _ => None,
         })

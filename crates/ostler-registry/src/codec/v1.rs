@@ -175,6 +175,8 @@ fn process_to_model(process: LocalProcessV1) -> LocalProcess {
         pid_namespace: process.pid_namespace,
         pid: process.pid,
         start_time: process.start_time,
+        // Version 2 says it.
+        pidfd_inode: 0,
     }
 }
 

@@ -105,6 +105,7 @@ pub(crate) fn process(pid: i32) -> LocalProcess {
         pid_namespace: 4_026_531_836,
         pid,
         start_time: 99,
+        pidfd_inode: 2_025_430,
     }
 }
 

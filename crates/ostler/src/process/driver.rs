@@ -247,13 +247,12 @@ impl Driver {
     fn heard_from_guardian(&mut self, event: GuardianEvent) -> Option<Input> {
         match event {
             GuardianEvent::Spawned {
-                pid,
+                worker,
                 sitter,
-                start_time,
                 in_cgroup,
                 ..
             } => {
-                let activate = self.spawned(pid, sitter, start_time, in_cgroup);
+                let activate = self.spawned(&worker, sitter, in_cgroup);
                 self.pending.push(activate);
                 Some(Input::Spawned)
             }

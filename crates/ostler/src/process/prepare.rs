@@ -11,7 +11,7 @@ use ostler_core::lifecycle::Input;
 use ostler_core::spec::{Port, Ports, Ready, WorkerSpec};
 use ostler_os::cgroup::Group;
 use ostler_os::failpoint::{self, Point};
-use ostler_os::guardian::{EndPolicy, SpawnRequest};
+use ostler_os::guardian::{EndPolicy, SpawnRequest, TreeProcess};
 use ostler_os::identity::{ProcessIdentity, here};
 use ostler_os::notify::NotifySocket;
 use ostler_os::output::{self, Capture, CaptureOptions};
@@ -315,18 +315,10 @@ impl Driver {
     }
 
     /// The process is there: what it is goes into the record.
-    pub(super) fn spawned(&mut self, pid: u32, sitter: u32, start_time: u64, in_cgroup: bool) -> Work {
+    pub(super) fn spawned(&mut self, worker: &TreeProcess, sitter: u32, in_cgroup: bool) -> Work {
         failpoint::reach(Point::SpawnTold);
-        let identity = here().ok().and_then(|here| {
-            let pid = i32::try_from(pid).ok()?;
-            Some(ProcessIdentity {
-                boot_id: here.boot_id,
-                pid_namespace: here.pid_namespace,
-                pid,
-                start_time,
-            })
-        });
-        self.resources.pid = Some(pid);
+        let identity = here().ok().map(|here| worker.identity(here));
+        self.resources.pid = Some(worker.pid);
         self.resources.identity = identity;
         self.resources.sitter = Some(sitter);
         self.resources.containment = Some(if in_cgroup { "cgroup" } else { "sitter" });
@@ -349,7 +341,7 @@ impl Driver {
             at: UnixNanos::now(),
         };
         let (table, key) = (self.slot.services.table.clone(), self.key());
-        let span = self.spans.activating(pid);
+        let span = self.spans.activating(worker.pid);
         Box::pin(async move {
             let _open = span;
             // An incarnation that is ending already is not made active any more; its record is there all the same.

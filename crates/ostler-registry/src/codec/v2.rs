@@ -1,0 +1,43 @@
+//! Version 2 of the record's format: version 1, and after it the inode numbers of the pidfds. Frozen, as version 1 is.
+
+use bincode::{Decode, Encode};
+
+use super::DecodeError;
+use super::v1::RecordV1;
+use crate::record::{Identity, LocalProcess, Record};
+
+#[derive(Encode, Decode)]
+pub(super) struct RecordV2 {
+    first: RecordV1,
+    /// Of the identity; 0 when there is none, or it is not known.
+    identity_pidfd: u64,
+    /// Of the sitter; the same.
+    sitter_pidfd: u64,
+}
+
+impl From<&Record> for RecordV2 {
+    fn from(record: &Record) -> Self {
+        Self {
+            first: RecordV1::from(record),
+            identity_pidfd: match &record.identity {
+                Some(Identity::LocalProcess(process)) => process.pidfd_inode,
+                None => 0,
+            },
+            sitter_pidfd: record.sitter.as_ref().map_or(0, |sitter| sitter.pidfd_inode),
+        }
+    }
+}
+
+impl RecordV2 {
+    pub(super) fn into_model(self) -> Result<Record, DecodeError> {
+        let mut record = self.first.into_model()?;
+        if let Some(Identity::LocalProcess(process)) = &mut record.identity {
+            process.pidfd_inode = self.identity_pidfd;
+        }
+        record.sitter = record.sitter.map(|sitter| LocalProcess {
+            pidfd_inode: self.sitter_pidfd,
+            ..sitter
+        });
+        Ok(record)
+    }
+}
