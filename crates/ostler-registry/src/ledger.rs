@@ -82,6 +82,8 @@ pub enum Refusal {
 pub(crate) struct Ledger {
     records: BTreeMap<WorkerId, Record>,
     last_reserved: HashMap<WorkerId, Incarnation>,
+    /// Removals that were answered and that the store has still to follow, oldest first.
+    removals: Vec<Change>,
 }
 
 impl Ledger {
@@ -171,6 +173,25 @@ impl Ledger {
             });
         }
         self.put(record)
+    }
+
+    /// Removes a record; the store is to follow with what it does next, or when the removals have waited for long enough.
+    /// `None` without such a record: its reservation may be on its way still. True if no other removal waits.
+    pub(crate) fn remove_now(&mut self, key: &Key) -> Option<bool> {
+        let removal = self.remove(key)?;
+        self.removals.push(removal);
+        Some(self.removals.len() == 1)
+    }
+
+    /// Has the store follow these removals later, too. Whether any wait.
+    pub(crate) fn defer(&mut self, removals: Vec<Change>) -> bool {
+        self.removals.extend(removals);
+        !self.removals.is_empty()
+    }
+
+    /// What the store has to do before anything that is taken from now on.
+    pub(crate) fn take_removals(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.removals)
     }
 
     fn remove(&mut self, key: &Key) -> Option<Change> {

@@ -5,8 +5,9 @@
 //!                                            └──▶ store  (follows the ledger)
 //! ```
 //! A call is answered when the store has done it, so what was answered survives a SIGKILL of this process. Calls that
-//! wait together are written together. A removal alone is answered before: it is written with the next change, at the
-//! latest after 2 ms, and a record that comes back by a death in between names a process that is gone.
+//! wait together are written together. A removal alone is done in the ledger at once, by its caller: it is written with
+//! the next change, at the latest after 2 ms, and a record that comes back by a death in between names a process that is
+//! gone.
 //!
 //! **A full disk does not stop a restart.** When the store fails, the keeper says so once, closes it, and answers from
 //! the ledger; it opens the store anew with backoff and, when that succeeds, writes the ledger out. Nothing is lost
@@ -14,6 +15,7 @@
 
 mod keeper;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -137,6 +139,8 @@ impl TableError {
 struct Shared {
     ledger: RwLock<Ledger>,
     status: RwLock<TableStatus>,
+    /// No removal is taken any more; set before the last one is written.
+    closed: AtomicBool,
 }
 
 /// The process table of one run. Clones are handles of the same table.
@@ -188,6 +192,7 @@ impl Table {
         let shared = Arc::new(Shared {
             ledger: RwLock::default(),
             status: RwLock::new(TableStatus::Healthy),
+            closed: AtomicBool::new(false),
         });
         let (calls, queue) = mpsc::channel();
         let call_timeout = options.call_timeout;
@@ -262,12 +267,15 @@ impl Table {
     }
 
     /// Removes a record, the last step of a release. False if there is none of this key, as after an earlier removal.
-    /// No reservation is written before it.
+    /// No reservation is written before it. Waits for nothing if the record is there: the store follows later.
     ///
     /// # Errors
-    /// [`TableError::Slow`]; [`TableError::Closed`].
+    /// [`TableError::Slow`], while a reservation that was given up may still be carried out; [`TableError::Closed`].
     pub async fn remove(&self, key: Key) -> Result<bool, TableError> {
-        self.handle.call(Ask::change(Request::Remove(key))).await
+        match self.handle.remove_now(&key)? {
+            true => Ok(true),
+            false => self.handle.call(Ask::change(Request::Remove(key))).await,
+        }
     }
 
     /// Closes the store after all calls that were made before. Calls made later answer [`TableError::Closed`].
@@ -276,32 +284,6 @@ impl Table {
     /// [`TableError::Closed`] if it was closed before; [`TableError::Slow`].
     pub async fn close(&self) -> Result<(), TableError> {
         self.handle.call(Ask::Close).await.map(drop)
-    }
-
-    /// [`Table::set_state`] for threads without a runtime.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn set_state_blocking(&self, key: Key, state: RecordState, at: UnixNanos) -> Result<(), TableError> {
-        self.handle
-            .call_blocking_in_time(Ask::change(Request::SetState(key, state, at)))
-            .map(drop)
-    }
-
-    /// [`Table::remove`] for threads without a runtime.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn remove_blocking(&self, key: Key) -> Result<bool, TableError> {
-        self.handle.call_blocking_in_time(Ask::change(Request::Remove(key)))
-    }
-
-    /// [`Table::close`] for threads without a runtime.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn close_blocking(&self) -> Result<(), TableError> {
-        self.handle.call_blocking_in_time(Ask::Close).map(drop)
     }
 
     /// All records, in the order of their workers. Never waits for the store.
@@ -362,6 +344,24 @@ impl Table {
 }
 
 impl Handle {
+    /// Removes the record if it is there. The keeper is told of the first removal that waits, and finds the others with it.
+    fn remove_now(&self, key: &Key) -> Result<bool, TableError> {
+        let mut ledger = self.shared.ledger.write().unwrap_or_else(PoisonError::into_inner);
+        if self.shared.closed.load(Ordering::SeqCst) {
+            return Err(TableError::Closed);
+        }
+        let removed = ledger.remove_now(key);
+        drop(ledger);
+        if removed == Some(true) {
+            self.send(Call {
+                ask: Ask::Removal,
+                reply: Reply::Nobody,
+                _place: None,
+            })?;
+        }
+        Ok(removed.is_some())
+    }
+
     async fn call(&self, ask: Ask) -> Result<bool, TableError> {
         let answered = async {
             let place = self
@@ -399,15 +399,9 @@ impl Handle {
         })?;
         match answer.recv_timeout(limit) {
             Ok(result) => result.map_err(TableError::Refused),
-            Err(RecvTimeoutError::Timeout) => Err(TableError::Slow {
-                waited: self.call_timeout,
-            }),
+            Err(RecvTimeoutError::Timeout) => Err(TableError::Slow { waited: limit }),
             Err(RecvTimeoutError::Disconnected) => Err(TableError::Closed),
         }
-    }
-
-    fn call_blocking_in_time(&self, ask: Ask) -> Result<bool, TableError> {
-        self.call_blocking(ask, self.call_timeout)
     }
 
     fn send(&self, call: Call) -> Result<(), TableError> {

@@ -1,9 +1,9 @@
 //! redb, for builds without C++.
 //!
 //! redb has two durabilities: `None` is lost with the process, `Immediate` flushes the disk at each commit. What the
-//! table needs lies between: each commit written to the kernel, in order, and never flushed. A storage backend over a
-//! plain file whose sync does nothing gives exactly that: redb writes its pages before its header, the page cache keeps
-//! that order for every later reader, and a process killed in between leaves the old header.
+//! table needs lies between: each commit written to the kernel and never flushed. A storage backend over a plain file
+//! whose sync does nothing gives exactly that: redb overwrites no page of the commit before, the page cache has every
+//! write for every later reader, and of a commit that was cut short the checksums tell, so that the one before is used.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use redb::backends::InMemoryBackend;
-use redb::{Builder, Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
+use redb::{Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 
 use super::{Change, Row, Store, StoreError};
 
@@ -54,6 +54,10 @@ impl StorageBackend for UnsyncedFile {
 pub(super) struct RedbStore {
     /// There until the drop.
     database: Option<Database>,
+    /// Reads what the last commit but one left, so that the pages which a commit frees are still in use when it ends. Else
+    /// redb frees them at once, in a further pass through its books that is a quarter of a commit's time. The next
+    /// commit frees them in passing.
+    reader: Option<ReadTransaction>,
     path: PathBuf,
 }
 
@@ -61,8 +65,9 @@ impl Drop for RedbStore {
     /// redb writes its allocator's state as it closes, and on a damaged file panics there, too. Nothing is lost by that:
     /// a store that was not closed is repaired when it is opened.
     fn drop(&mut self) {
-        let database = self.database.take();
+        let (reader, database) = (self.reader.take(), self.database.take());
         let closed = without_panic(&self.path, || {
+            drop(reader);
             drop(database);
             Ok(())
         });
@@ -116,6 +121,7 @@ impl RedbStore {
         })?;
         Ok(Self {
             database: Some(database),
+            reader: None,
             path: path.to_owned(),
         })
     }
@@ -157,6 +163,7 @@ impl RedbStore {
 
 impl Store for RedbStore {
     fn apply(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        self.reader = Some(self.with(|database| Ok(database.begin_read()?))?);
         self.with(|database| Self::commit(database, changes))
     }
 

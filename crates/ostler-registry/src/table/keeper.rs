@@ -1,5 +1,6 @@
 //! The thread that owns the store.
 
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,6 +29,8 @@ pub(super) type Opener = Box<dyn FnMut() -> Result<Opened, StoreError> + Send>;
 #[derive(Debug)]
 pub(super) enum Ask {
     Request(Box<Request>),
+    /// A removal waits to be written.
+    Removal,
     Close,
 }
 
@@ -42,6 +45,7 @@ impl Ask {
 pub(super) enum Reply {
     Task(oneshot::Sender<Answer>),
     Thread(mpsc::SyncSender<Answer>),
+    Nobody,
 }
 
 impl Reply {
@@ -49,6 +53,7 @@ impl Reply {
         match self {
             Self::Task(reply) => _ = reply.send(answer),
             Self::Thread(reply) => _ = reply.send(answer),
+            Self::Nobody => {}
         }
     }
 }
@@ -68,12 +73,6 @@ struct Failed {
     retry_at: Instant,
 }
 
-/// Removals that were answered and are not written yet.
-struct Lingering {
-    changes: Vec<Change>,
-    write_by: Instant,
-}
-
 enum Condition {
     Healthy(Box<dyn Store>),
     Failed(Failed),
@@ -84,7 +83,8 @@ pub(super) struct Keeper {
     shared: Arc<Shared>,
     on_event: OnTableEvent,
     condition: Condition,
-    lingering: Option<Lingering>,
+    /// When the ledger's removals are written though nothing else is.
+    removals_due: Option<Instant>,
     retry_first: Duration,
     retry_max: Duration,
 }
@@ -108,7 +108,7 @@ impl Keeper {
             shared,
             on_event,
             condition,
-            lingering: None,
+            removals_due: None,
             retry_first,
             retry_max,
         })
@@ -119,7 +119,7 @@ impl Keeper {
         while let Some(batch) = self.next_batch(calls) {
             let closers = self.serve(batch);
             let now = Instant::now();
-            self.write_lingering_if_due(now);
+            self.write_removals_if_due(now);
             self.reopen_if_due(now);
             if !closers.is_empty() {
                 return self.close(closers);
@@ -143,48 +143,43 @@ impl Keeper {
     fn next_due(&self) -> Option<Instant> {
         match &self.condition {
             Condition::Failed(failed) => Some(failed.retry_at),
-            Condition::Healthy(_) => self.lingering.as_ref().map(|lingering| lingering.write_by),
+            Condition::Healthy(_) => self.removals_due,
         }
     }
 
     /// Carries out a batch and answers it; returns those who asked to close.
     fn serve(&mut self, batch: Vec<Call>) -> Vec<Call> {
-        let (requests, closers): (Vec<_>, Vec<_>) =
-            batch.into_iter().partition(|call| matches!(call.ask, Ask::Request(_)));
-        let mut changes = Vec::with_capacity(requests.len());
-        let mut answers = Vec::with_capacity(requests.len());
-        let mut written = Vec::with_capacity(requests.len());
+        let (mut closers, mut answers, mut written) = (Vec::new(), Vec::new(), Vec::new());
+        let mut changes = Vec::with_capacity(batch.len());
+        let mut removals = Vec::new();
         {
             let mut ledger = self.shared.ledger.write().unwrap_or_else(PoisonError::into_inner);
-            for Call {
-                ask,
-                reply,
-                _place: place,
-            } in requests
-            {
-                let Ask::Request(request) = ask else { continue };
-                written.push(points(&request));
+            for call in batch {
+                let request = match call.ask {
+                    Ask::Request(request) => request,
+                    Ask::Removal => continue,
+                    Ask::Close => {
+                        closers.push(call);
+                        continue;
+                    }
+                };
+                written.extend(points(&request));
                 let taken = ledger.take(*request);
-                answers.push((
-                    reply,
-                    taken.as_ref().map(Option::is_some).map_err(Refusal::clone),
-                    place,
-                ));
+                let answer = taken.as_ref().map(Option::is_some).map_err(Refusal::clone);
+                answers.push((call.reply, answer, call._place));
                 changes.extend(taken.ok().flatten());
             }
+            if changes.iter().all(|change| matches!(change, Change::Remove { .. })) {
+                let wait = ledger.defer(std::mem::take(&mut changes));
+                self.removals_due = wait.then(|| self.removals_due.unwrap_or_else(|| Instant::now() + LINGER));
+            } else {
+                removals = ledger.take_removals();
+            }
         }
-        if changes.iter().all(|change| matches!(change, Change::Remove { .. })) {
-            self.linger(changes);
-        } else {
-            written
-                .iter()
-                .flatten()
-                .for_each(|(writing, _)| failpoint::reach(*writing));
-            self.write(changes);
-            written
-                .iter()
-                .flatten()
-                .for_each(|(_, written)| failpoint::reach(*written));
+        if !changes.is_empty() {
+            written.iter().for_each(|(writing, _)| failpoint::reach(*writing));
+            self.write(removals, changes);
+            written.iter().for_each(|(_, written)| failpoint::reach(*written));
         }
         for (reply, answer, _place) in answers {
             reply.send(answer);
@@ -192,35 +187,28 @@ impl Keeper {
         closers
     }
 
-    fn linger(&mut self, removals: Vec<Change>) {
-        if removals.is_empty() {
-            return;
-        }
-        let fresh = || Lingering {
-            changes: Vec::new(),
-            write_by: Instant::now() + LINGER,
-        };
-        self.lingering.get_or_insert_with(fresh).changes.extend(removals);
-    }
-
-    fn write_lingering_if_due(&mut self, now: Instant) {
-        if self
-            .lingering
-            .as_ref()
-            .is_some_and(|lingering| lingering.write_by <= now)
-        {
-            self.write(Vec::new());
+    fn write_removals_if_due(&mut self, now: Instant) {
+        if self.removals_due.is_some_and(|due| due <= now) {
+            self.write_removals();
         }
     }
 
-    /// Writes what lingers, and then these changes, as one. A store that failed gets them all when it is opened anew.
-    fn write(&mut self, changes: Vec<Change>) {
-        let lingering = self.lingering.take().map(|lingering| lingering.changes);
-        let removes = lingering.is_some();
+    fn write_removals(&mut self) {
+        let mut ledger = self.shared.ledger.write().unwrap_or_else(PoisonError::into_inner);
+        let removals = ledger.take_removals();
+        drop(ledger);
+        self.write(removals, Vec::new());
+    }
+
+    /// Writes the removals that have waited, and then these changes, as one. A store that failed gets them all when it is
+    /// opened anew.
+    fn write(&mut self, removals: Vec<Change>, changes: Vec<Change>) {
+        self.removals_due = None;
+        let removes = !removals.is_empty();
         if removes {
             failpoint::reach(Point::RemoveWriting);
         }
-        let mut all = lingering.unwrap_or_default();
+        let mut all = removals;
         all.extend(changes);
         if let Condition::Healthy(store) = &mut self.condition
             && !all.is_empty()
@@ -284,14 +272,18 @@ impl Keeper {
             (self.on_event)(TableEvent::SetAside(set_aside));
         }
         let stored: Vec<Vec<u8>> = opened.rows.into_iter().map(|(key, _)| key).collect();
-        let ledger = self.shared.ledger.read().unwrap_or_else(PoisonError::into_inner);
-        opened.store.apply(&ledger.rewrite(&stored))?;
-        Ok((opened.store, ledger.len()))
+        let (changes, records) = {
+            let ledger = self.shared.ledger.read().unwrap_or_else(PoisonError::into_inner);
+            (ledger.rewrite(&stored), ledger.len())
+        };
+        opened.store.apply(&changes)?;
+        Ok((opened.store, records))
     }
 
     /// A last attempt to have the records in the store if it failed; then the store is closed before anybody is told.
     fn close(mut self, closers: Vec<Call>) {
-        self.write(Vec::new());
+        self.shared.closed.store(true, Ordering::SeqCst);
+        self.write_removals();
         if let Condition::Failed(failed) = &self.condition {
             let due = failed.retry_at;
             self.reopen_if_due(due);

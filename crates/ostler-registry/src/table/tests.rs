@@ -10,7 +10,6 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::*;
 use crate::codec::decode_record;
-use crate::record::Times;
 use crate::samples::{activation, active, key, owner, process, reserved};
 use crate::store::{Change, Opened, Row, Store};
 
@@ -285,55 +284,37 @@ async fn a_disk_that_hangs_ends_calls_not_tasks() {
     let hung = disk.hung.lock().await;
     let slow = table.reserve(reserved("embed", 0, 1)).await;
     assert!(matches!(slow, Err(TableError::Slow { .. })), "{slow:?}");
-    let slow = std::thread::spawn({
-        let table = table.clone();
-        move || table.remove_blocking(key("embed", 0, 1))
-    })
-    .join()
-    .expect("ran");
+    // That one is in the ledger; this one waits in the queue, and its removal behind it.
+    let slow = table.reserve(reserved("embed", 1, 1)).await;
     assert!(matches!(slow, Err(TableError::Slow { .. })), "{slow:?}");
+    let slow = table.remove(key("embed", 1, 1)).await;
+    assert!(matches!(slow, Err(TableError::Slow { .. })), "{slow:?}");
+    assert!(table.remove(key("embed", 0, 1)).await.expect("removed at once"));
     drop(hung);
-    // Both were carried out, in their order.
-    while !table.is_empty() || table.handle.shared.ledger.read().unwrap().len() != 0 {
+    // All were carried out, in their order.
+    while !disk.records().is_empty() || table.next_incarnation(&key("embed", 1, 1).worker) == Incarnation::FIRST {
         tokio::task::yield_now().await;
     }
-    table.reserve(reserved("embed", 0, 2)).await.expect("reserved");
+    assert!(table.is_empty());
+    table.reserve(reserved("embed", 1, 2)).await.expect("reserved");
+    assert_eq!(disk.records(), vec![reserved("embed", 1, 2)]);
 }
 
 #[tokio::test]
 async fn calls_after_the_close_are_refused() {
     let disk = FakeDisk::default();
     let (table, _) = over(&disk, quick()).await;
+    table.reserve(reserved("embed", 0, 1)).await.expect("reserved");
     table.clone().close().await.expect("closed");
     assert!(matches!(
-        table.reserve(reserved("embed", 0, 1)).await,
+        table.remove(key("embed", 0, 1)).await,
+        Err(TableError::Closed)
+    ));
+    assert!(matches!(
+        table.reserve(reserved("embed", 0, 2)).await,
         Err(TableError::Closed)
     ));
     assert!(matches!(table.close().await, Err(TableError::Closed)));
-    let blocking = tokio::task::spawn_blocking(move || table.close_blocking())
-        .await
-        .expect("ran");
-    assert!(matches!(blocking, Err(TableError::Closed)));
-}
-
-/// Blocking calls must work on a thread of a runtime too: a handle is dropped anywhere.
-#[tokio::test]
-async fn blocking_calls_work_everywhere() {
-    let disk = FakeDisk::default();
-    let (table, _) = over(&disk, quick()).await;
-    table.reserve(reserved("embed", 0, 1)).await.expect("reserved");
-    table
-        .set_state_blocking(key("embed", 0, 1), RecordState::Ending, UnixNanos(3))
-        .expect("ending");
-    let times = Times {
-        reserved: reserved("embed", 0, 1).times.reserved,
-        active: None,
-        ending: Some(UnixNanos(3)),
-        releasing: None,
-    };
-    assert_eq!(table.record(&key("embed", 0, 1)).expect("there").times, times);
-    assert!(table.remove_blocking(key("embed", 0, 1)).expect("removed"));
-    table.close_blocking().expect("closed");
 }
 
 #[tokio::test]
