@@ -92,12 +92,17 @@ pub(crate) struct CheckArgs {
 #[derive(Debug, Args)]
 pub(crate) struct SweepArgs {
     /// The app, as [app] name has it
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = app_name)]
     pub(crate) app: String,
 
     /// Where its process table is kept, as [app] state_dir has it; default: the runtime directory of the machine
     #[arg(long, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
+}
+
+fn app_name(name: &str) -> Result<String, ostler_registry::AppDirError> {
+    ostler::check_app_name(name)?;
+    Ok(name.to_owned())
 }
 
 /// `ostler doctor`.

@@ -96,6 +96,29 @@ fn a_sweep_of_nothing_finds_nothing() {
     );
 }
 
+#[test]
+fn a_sweep_of_no_apps_name_is_a_wrong_command_line() {
+    let (status, _, said) = run(&["sweep", "--app", "a/b"]);
+    assert_eq!(status, Some(2), "{said}");
+    assert!(said.contains("--app") && said.contains("a/b"), "{said}");
+}
+
+#[test]
+fn what_is_hardly_meant_is_said_and_not_refused() {
+    let (_folder, file) = folder("[pool.p]\ncommand = [\"true\", \"{port.htp}\"]\nworkers = 2\nport = 7001\n");
+    let (status, shown, said) = run(&["check", utf8(&file)]);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(shown.contains("port = 7001"), "{shown}");
+    assert!(said.contains("pool.p.workers: 2 workers want a port each"), "{said}");
+    assert!(said.contains("pool.p.command: {port.htp} is no port"), "{said}");
+    let (status, _, said) = run(&["up", utf8(&file), "--for", "0s"]);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(
+        said.contains("WARN") && said.contains("{port.htp} is no port"),
+        "{said}"
+    );
+}
+
 /// The lines of a stream, as they come.
 fn lines(stream: impl std::io::Read + Send + 'static) -> Receiver<String> {
     let (sender, receiver) = channel();

@@ -27,7 +27,7 @@ pub use record::{
 };
 pub use run::{
     AppDirError, DeadRun, DirEnv, FoundRun, LiveRun, RUN_FORMAT, RunDir, RunDirError, RunInfo, RunInfoError, app_dir,
-    remove_leftovers, runs, try_out,
+    check_app_name, remove_leftovers, runs, try_out,
 };
 pub use store::{DeadStore, Engine, SetAside, StoreError, read_dead_store};
 pub use table::{OnTableEvent, Table, TableError, TableEvent, TableOptions, TableStatus};

@@ -30,7 +30,7 @@ use ostler_os::failpoint::{self, Point};
 use crate::record::LocalProcess;
 use lock::{RunLock, Taken};
 
-pub use app_dir::{AppDirError, DirEnv, app_dir};
+pub use app_dir::{AppDirError, DirEnv, app_dir, check_app_name};
 pub use dead::{DeadRun, FoundRun, LiveRun, remove_leftovers, runs};
 pub use info::{RUN_FORMAT, RunInfo, RunInfoError};
 

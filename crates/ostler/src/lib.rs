@@ -73,7 +73,7 @@ pub use ostler_core::spec::{
     WorkerSpec,
 };
 pub use ostler_os::limits;
-pub use ostler_registry::{DirEnv, Engine, app_dir};
+pub use ostler_registry::{DirEnv, Engine, app_dir, check_app_name};
 #[cfg(feature = "otlp")]
 pub use ostler_telemetry::otlp;
 pub use ostler_telemetry::{Event, EventKind, Facts, Observer};

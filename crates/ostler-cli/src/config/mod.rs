@@ -40,6 +40,19 @@ pub(crate) struct Config {
     pub(crate) pools: Vec<PoolSpec>,
 }
 
+impl Config {
+    /// What its pools can mean, but hardly do.
+    pub(crate) fn doubts(&self) -> impl Iterator<Item = String> {
+        let of_pool = |pool: &PoolSpec| {
+            let name = pool.name.clone();
+            pool.doubts()
+                .into_iter()
+                .map(move |doubt| format!("pool.{name}.{doubt}"))
+        };
+        self.pools.iter().flat_map(of_pool)
+    }
+}
+
 /// Who runs the pools, and where that is kept.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct App {
@@ -161,11 +174,13 @@ fn read_pools(walk: &mut Walk<'_>, root: &Section<'_>, base: &Path) -> Vec<PoolS
         );
     }
     let names: Vec<String> = pools.names().map(str::to_owned).collect();
-    names
-        .iter()
-        .filter_map(|name| {
-            let section = pools.table(walk, name, keys::POOL).ok()?;
-            Some(pool::read(walk, &section, name, base))
-        })
-        .collect()
+    let mut specs = Vec::new();
+    for name in &names {
+        if let Some(section) = pools.table(walk, name, keys::POOL).ok() {
+            let spec = pool::read(walk, &section, name, base);
+            pool::report_shared_port(walk, &section, &spec, &specs);
+            specs.push(spec);
+        }
+    }
+    specs
 }

@@ -170,6 +170,25 @@ fn read_stop(walk: &mut Walk<'_>, pool: &Section<'_>, key: &str, defaults: StopS
     }
 }
 
+/// A fixed port that a pool before this one has.
+pub(super) fn report_shared_port(walk: &mut Walk<'_>, section: &Section<'_>, spec: &PoolSpec, before: &[PoolSpec]) {
+    let shared = |other: &PoolSpec| Some((other.name.clone(), other.shared_port(spec)?));
+    if let Some((other, port)) = before.iter().find_map(shared) {
+        let key = ports_key(section);
+        let message = format!("{port} is a port of pool {other:?}, too; another port or \"any\" is wanted");
+        walk.wrong(section.locate(key), &section.path_of(key), message);
+    }
+}
+
+/// Named ports are checked by the rules of the one port.
+fn ports_key(section: &Section<'_>) -> &'static str {
+    if section.get("ports").is_some() {
+        "ports"
+    } else {
+        "port"
+    }
+}
+
 /// The specification's own rules. A key that has been spoken of is not spoken of again.
 fn report_problems(walk: &mut Walk<'_>, section: &Section<'_>, spec: &PoolSpec) {
     if walk.is_partial() {
@@ -178,8 +197,7 @@ fn report_problems(walk: &mut Walk<'_>, section: &Section<'_>, spec: &PoolSpec) 
     let mut problems: Vec<(&str, String, String)> = Vec::new();
     for problem in spec.problems() {
         let key = match problem.key {
-            // Named ports are checked by the rules of the one port.
-            "port" if section.get("ports").is_some() => "ports",
+            "port" => ports_key(section),
             key => key,
         };
         let path = if key == "name" {

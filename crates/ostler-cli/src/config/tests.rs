@@ -292,7 +292,7 @@ fn the_rules_of_the_specification_have_their_places() {
             "{APP}[pool.\"a b\"]\ncommand = []\nports = {{ \"x-y\" = 0 }}\nport = \"none\""
         )),
         [
-            "ostler.toml:3:7: pool.a b: \"a b\" is not a pool's name: letters, digits, '-', '_' and '.' are allowed",
+            "ostler.toml:3:7: pool.a b: \"a b\" is not a pool's name: letters, digits, '-', '_' and '.' are allowed, at most 64 of them",
             "ostler.toml:4:11: pool.a b.command: it is empty; the program to run is wanted",
             "ostler.toml:5:1: pool.a b.ports: port and ports were found; one of them is wanted",
         ]
@@ -464,5 +464,24 @@ fn the_reference_has_the_defaults_of_the_code() {
     ] {
         assert!(shown.contains(nested), "{nested} is no default: {shown}");
         assert!(reference.contains(nested), "docs/configuration.md lacks {nested}");
+    }
+}
+
+#[test]
+fn ports_that_two_would_have_are_refused() {
+    let pools = "[pool.a]\ncommand = [\"x\"]\nport = 7001\n[pool.b]\ncommand = [\"x\"]\nports = { m = 7001 }\n";
+    assert_eq!(
+        mistakes(&format!("{APP}{pools}")),
+        ["ostler.toml:8:9: pool.b.ports: 7001 is a port of pool \"a\", too; another port or \"any\" is wanted"]
+    );
+    let elsewhere = pools.replace("ports =", "address = \"127.0.0.2\"\nports =");
+    assert!(read(&format!("{APP}{elsewhere}")).is_ok());
+}
+
+#[test]
+fn an_apps_name_is_one_that_a_run_accepts() {
+    for name in ["a/b", ".", ".hidden", "", &"x".repeat(65)] {
+        let told = mistakes(&format!("[app]\nname = {name:?}\n[pool.web]\ncommand = [\"x\"]"));
+        assert!(told.len() == 1 && told[0].contains("app.name"), "{name}: {told:?}");
     }
 }

@@ -50,15 +50,10 @@ pub(super) fn string(value: &DeValue<'_>) -> Read<String> {
     }
 }
 
-/// The name of an app: the same letters as a pool's.
+/// The name of an app.
 pub(super) fn name(value: &DeValue<'_>) -> Read<String> {
     let name = string(value)?;
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if name.is_empty() || !name.chars().all(allowed) || name.chars().all(|c| c == '.') {
-        return Err(format!(
-            "{name:?} is not an app's name: letters, digits, '-', '_' and '.' are allowed"
-        ));
-    }
+    ostler::check_app_name(&name).map_err(|error| error.to_string())?;
     Ok(name)
 }
 

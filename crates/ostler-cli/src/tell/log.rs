@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ostler::otlp::Telemetry;
 use tracing::Metadata;
-use tracing_subscriber::filter::{EnvFilter, FilterExt as _, filter_fn};
+use tracing_subscriber::filter::{EnvFilter, FilterExt as _, LevelFilter, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -14,7 +14,7 @@ use super::screen::Screen;
 
 /// Sends the log to the screen, and spans to telemetry where it is on. `level` is a level or a filter.
 pub(crate) fn start(level: &str, screen: Arc<Screen>, telemetry: Option<&Telemetry>) -> Result<(), String> {
-    let filter = EnvFilter::try_new(level).map_err(|error| format!("--log {level}: {error}"))?;
+    let filter = filter(level).map_err(|error| format!("--log {level}: {error}"))?;
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(Writer(screen))
         .with_ansi(false)
@@ -24,6 +24,17 @@ pub(crate) fn start(level: &str, screen: Arc<Screen>, telemetry: Option<&Telemet
         .with(telemetry.map(Telemetry::layer))
         .try_init()
         .map_err(|error| format!("the log can't be started: {error}"))
+}
+
+/// A level or a filter. A lone word that is no level would be a target, of which there is nothing to be seen.
+fn filter(level: &str) -> Result<EnvFilter, String> {
+    let is_word = level.chars().all(|c| c.is_ascii_alphanumeric());
+    if is_word && level.parse::<LevelFilter>().is_err() {
+        return Err(
+            "a level is wanted (error, warn, info, debug, trace, off), or a filter such as warn,ostler_os=debug".into(),
+        );
+    }
+    EnvFilter::try_new(level).map_err(|error| error.to_string())
 }
 
 /// The events of the run, and the supervisors' reports of the same things, are shown as lines or as the table already.
@@ -70,6 +81,21 @@ impl Drop for Line<'_> {
     fn drop(&mut self) {
         if !self.text.is_empty() {
             self.screen.say(&String::from_utf8_lossy(&self.text));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::filter;
+
+    #[test]
+    fn a_word_that_is_no_level_is_refused() {
+        for right in ["info", "WARN", "off", "warn,ostler_os=debug", "ostler=trace"] {
+            assert!(filter(right).is_ok(), "{right}");
+        }
+        for wrong in ["verbose", "inof", "warn=what="] {
+            assert!(filter(wrong).is_err(), "{wrong}");
         }
     }
 }

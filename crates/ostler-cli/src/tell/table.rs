@@ -10,30 +10,64 @@ use super::board::{Board, Row};
 /// Lines of the frame that are no workers: the header, the summary line, and one for the cursor.
 const FURNITURE: usize = 3;
 
+const COLUMNS: [&str; 7] = ["worker", "state", "pid", "port", "restarts", "age", "last failure"];
+
+/// Where there is not room for all columns, those go first that stand last here.
+const BY_WEIGHT: [usize; COLUMNS.len()] = [0, 1, 6, 4, 2, 3, 5];
+
+/// A blank on each side of a cell.
+const PADDING: usize = 2;
+
 /// The table as lines, none longer than `width` and not more than `height` of them.
 pub(crate) fn render(board: &Board, now: SystemTime, width: u16, height: u16) -> Vec<String> {
     let room = usize::from(height).saturating_sub(FURNITURE).max(1);
     let shown = chosen(board, room);
+    let texts: Vec<_> = shown.iter().map(|(worker, row)| cells(worker, row, now)).collect();
+    let columns = columns(&texts, width);
+    let pick = |texts: &[String; COLUMNS.len()]| one_line(columns.iter().map(|&at| cell(at, &texts[at])));
     let mut table = Table::new();
     table
         .load_style(comfy_table::presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_width(width.max(20));
-    table.set_header(one_line(
-        ["worker", "state", "pid", "port", "restarts", "age", "last failure"].map(Cell::new),
-    ));
-    for (worker, row) in &shown {
-        table.add_row(one_line(cells(worker, row, now)));
+    table.set_header(one_line(columns.iter().map(|&at| Cell::new(COLUMNS[at]))));
+    for texts in &texts {
+        table.add_row(pick(texts));
     }
     let mut lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
     lines.push(cut(&footer(board, shown.len()), width));
     lines
 }
 
-fn one_line(cells: [Cell; 7]) -> Line {
+fn one_line(cells: impl IntoIterator<Item = Cell>) -> Line {
     let mut line = Line::from(cells);
     line.max_height(1);
     line
+}
+
+fn cell(column: usize, text: &str) -> Cell {
+    let alignment = match COLUMNS[column] {
+        "pid" | "port" | "restarts" | "age" => CellAlignment::Right,
+        _ => CellAlignment::Left,
+    };
+    Cell::new(text).set_alignment(alignment)
+}
+
+/// The columns that there is room for, from left to right: whole ones, but for the first two, which are always there.
+fn columns(rows: &[[String; COLUMNS.len()]], width: u16) -> Vec<usize> {
+    let mut left = usize::from(width);
+    let mut columns = Vec::new();
+    for at in BY_WEIGHT {
+        let texts = rows.iter().map(|row| row[at].chars().count());
+        let wanted = texts.max().unwrap_or(0).max(COLUMNS[at].len()) + PADDING;
+        if wanted > left && columns.len() >= 2 {
+            break;
+        }
+        left = left.saturating_sub(wanted);
+        columns.push(at);
+    }
+    columns.sort_unstable();
+    columns
 }
 
 /// As many workers as there is room for: those that somebody should look at first, each group in its order.
@@ -46,16 +80,15 @@ fn chosen(board: &Board, room: usize) -> Vec<(&WorkerId, &Row)> {
     rows
 }
 
-fn cells(worker: &WorkerId, row: &Row, now: SystemTime) -> [Cell; 7] {
-    let number = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
+fn cells(worker: &WorkerId, row: &Row, now: SystemTime) -> [String; COLUMNS.len()] {
     [
-        Cell::new(worker),
-        Cell::new(row.state),
-        number(row.pid.map_or_else(String::new, |pid| pid.to_string())),
-        number(row.ports.clone()),
-        number(row.restarts.to_string()),
-        number(row.since.map_or_else(String::new, |since| age(since, now))),
-        Cell::new(row.last_failure.map_or("", |reason| reason.name())),
+        worker.to_string(),
+        row.state.to_string(),
+        row.pid.map_or_else(String::new, |pid| pid.to_string()),
+        row.ports.clone(),
+        row.restarts.to_string(),
+        row.since.map_or_else(String::new, |since| age(since, now)),
+        row.last_failure.map_or("", |reason| reason.name()).to_owned(),
     ]
 }
 
@@ -165,6 +198,13 @@ mod tests {
                 "{lines:#?}"
             );
         }
+        let narrow = render(&board, at(100), 20, 13);
+        assert_eq!(
+            narrow[0].trim(),
+            "worker  state",
+            "whole columns, rather than a bit of each: {narrow:#?}"
+        );
+        assert!(narrow[1].contains("web/49  failed"), "{narrow:#?}");
         let lines = render(&board, at(100), 80, 13);
         assert!(lines[1].contains("web/49"), "who has failed is shown first: {lines:#?}");
         assert!(lines.last().unwrap().contains("40 not shown"), "{lines:#?}");

@@ -60,7 +60,7 @@ const MAX_APP_NAME: usize = 64;
 /// [`AppDirError::BadAppName`] for a name that is empty, longer than 64 bytes, begins with a dot, or has anything but
 /// ASCII letters, digits, `.`, `_` and `-`; [`AppDirError::NoDirectory`].
 pub fn app_dir(env: &DirEnv, app: &str, state_dir: Option<&Path>) -> Result<PathBuf, AppDirError> {
-    check_name(app)?;
+    check_app_name(app)?;
     let base = state_dir
         .map(Path::to_owned)
         .or_else(|| from_env(env))
@@ -84,7 +84,11 @@ fn absolute(value: Option<&OsString>) -> Option<PathBuf> {
     value.map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
-fn check_name(app: &str) -> Result<(), AppDirError> {
+/// Whether an app may have this name: it is a directory's, too.
+///
+/// # Errors
+/// [`AppDirError::BadAppName`], as [`app_dir`] has it.
+pub fn check_app_name(app: &str) -> Result<(), AppDirError> {
     let wrong = if app.is_empty() {
         "is empty"
     } else if app.len() > MAX_APP_NAME {

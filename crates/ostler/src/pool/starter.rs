@@ -188,11 +188,13 @@ fn tell(slot: &Slot, shared: &PoolShared, report: Report) {
 fn why(slot: &Slot, restarts: usize, reason: &ExitReason) -> Facts {
     let spec = &slot.spec;
     let last = failure(reason);
+    let end = match last {
+        Some(failure) => format!("the last failure: {}", failure.message),
+        None => format!("its last end was {reason}"),
+    };
     let message = format!(
-        "{restarts} restarts within {:?}, and intensity allows {}; the last failure: {}",
-        spec.period,
-        spec.intensity,
-        last.map_or_else(|| reason.to_string(), |failure| failure.message.clone())
+        "this would be restart {restarts} within {:?}, and intensity allows {}; {end}",
+        spec.period, spec.intensity
     );
     let facts = last.map(Facts::of_failure).unwrap_or_default();
     Facts {

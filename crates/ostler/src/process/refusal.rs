@@ -3,6 +3,7 @@
 
 use std::io;
 
+use nix::libc::{E2BIG, ENOEXEC};
 use ostler_core::failure::{Failure, Reason};
 use ostler_core::spec::WorkerSpec;
 use ostler_os::guardian::{OrderError, SpawnStep};
@@ -47,7 +48,14 @@ pub(super) fn of_spawn(spec: &WorkerSpec, step: SpawnStep, errno: i32) -> Failur
             format!("{program:?} can't be run: {error} (at the step {step:?})"),
         ),
     };
-    Failure::new(reason, message)
+    let failure = Failure::new(reason, message);
+    match errno {
+        ENOEXEC => failure.with_suggestion(
+            "build it for this machine; a script has to begin with the line of its interpreter, such as #!/bin/sh",
+        ),
+        E2BIG => failure.with_suggestion("shorten command and env: together they are too long for the kernel"),
+        _ => failure,
+    }
 }
 
 /// An order that could not be given. Only a guardian that is gone is nobody's fault: a request that can't be made is
@@ -83,7 +91,9 @@ pub(super) fn of_port(error: &PortError) -> Failure {
         PortError::InUse { holders, .. } | PortError::RangeTaken { holders, .. } => {
             Failure::new(Reason::PortInUse, error.to_string()).with_holder(names(holders))
         }
-        PortError::Exhausted { .. } | PortError::NotOurs { .. } => Failure::new(Reason::PortInUse, error.to_string()),
+        PortError::Exhausted { .. } => Failure::new(Reason::PortInUse, error.to_string()),
+        PortError::NotOurs { .. } => Failure::new(Reason::PortInUse, error.to_string())
+            .with_suggestion("give the pool an address of this machine, such as 127.0.0.1 or 0.0.0.0"),
         PortError::NotPermitted { .. } => Failure::new(Reason::PermissionDenied, error.to_string()),
         PortError::Check { source, .. } => of_io("a check of its port", source),
     }
@@ -117,5 +127,20 @@ mod tests {
             let failure = of_spawn(&spec, step, errno);
             assert_eq!(failure.reason, reason, "{step:?} {errno}: {failure}");
         }
+    }
+
+    #[test]
+    fn what_is_no_matter_of_permission_has_a_suggestion_of_its_own() {
+        let spec = ostler_core::spec::PoolSpec::new("p", ["sh"]).worker;
+        let suggestion = |errno| of_spawn(&spec, SpawnStep::Exec, errno).suggestion;
+        assert!(suggestion(ENOEXEC).contains("#!/bin/sh"));
+        assert!(suggestion(E2BIG).contains("shorten command and env"));
+        assert_eq!(suggestion(EACCES), Reason::PermissionDenied.suggestion());
+        let address = "192.0.2.1:80".parse().unwrap();
+        assert!(
+            of_port(&PortError::NotOurs { address })
+                .suggestion
+                .contains("address of this machine")
+        );
     }
 }

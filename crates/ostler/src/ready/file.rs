@@ -93,7 +93,10 @@ fn ports(text: &str, reported: &[String]) -> Result<PortMap, String> {
         let number = told.and_then(|(_, number)| port_number(number));
         number
             .map(|number| (name.clone(), number))
-            .ok_or_else(|| format!("does not tell {key}=n"))
+            .ok_or_else(|| match reported {
+                [_] => format!("tells no port: a number from 1 to 65535 is wanted, or {key}=n"),
+                _ => format!("tells no port by {key}=n, with a number from 1 to 65535"),
+            })
     };
     reported.iter().map(line).collect()
 }
