@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use nix::sys::signal::Signal;
-use ostler_tests::scene::{pool, pool_of, wrapped};
+use ostler_tests::scene::{pool, pool_of, unshared, wrapped};
 use ostler_tests::sweep::{sweep, sweep_by, swept};
 use ostler_tests::world::{Anatomy, Stranger, World, await_count, inside_a_pid_namespace, is_alive, kill_at_once};
 use ostler_tests::{SOON, Up, config, pid_of, pids, program, run_directories, send};
@@ -190,10 +190,11 @@ fn an_ostler_inside_an_ostlers_worker() {
 }
 
 /// Two PID namespaces share a state directory: pids of the one mean other processes in the other. Live runs are known by their
-/// locks; of a dead run of another namespace nobody is touched, and it is kept and told of.
+/// locks; of a dead run of another namespace nobody is touched, and it is kept and told of, until somebody who knows more says
+/// that the namespace is gone.
 #[test]
 fn a_state_directory_that_two_pid_namespaces_share() {
-    if ostler_tests::scene::unshared(&["--pid", "--fork", "--mount-proc"]).is_none() {
+    if unshared(&["--pid", "--fork", "--mount-proc"]).is_none() {
         return;
     }
     let state = tempfile::tempdir().unwrap();
@@ -244,18 +245,58 @@ fn a_state_directory_that_two_pid_namespaces_share() {
     send(first, Signal::SIGKILL);
     there.end(SOON);
     await_count(&there.tag, "gone", |count| count == 0);
-    let swept = swept(&mut sweep_by(&program("ostler"), state.path()));
+    let kept = swept(&mut sweep_by(&program("ostler"), state.path()));
     assert!(
-        swept.said.contains("it was recorded in another PID namespace"),
-        "{swept:?}"
+        kept.said.contains("it was recorded in another PID namespace"),
+        "{kept:?}"
     );
     assert!(
-        swept.said.contains("0 processes killed, 1 live runs left alone"),
-        "{swept:?}"
+        kept.said.contains("0 processes killed, 1 live runs left alone"),
+        "{kept:?}"
+    );
+    // What it says is to be done is done.
+    assert!(
+        kept.said.contains("`ostler sweep --app test --forget-elsewhere`"),
+        "{kept:?}"
+    );
+    let forgotten = swept(sweep_by(&program("ostler"), state.path()).arg("--forget-elsewhere"));
+    assert!(
+        forgotten
+            .said
+            .starts_with("test: 1 dead runs removed, 0 processes killed, 1 live runs left alone"),
+        "{forgotten:?}"
     );
     assert_eq!(
         here.poll(std::time::Duration::ZERO, |event| event["event"] == "worker.exited"),
         None
     );
     here.stop_cleanly();
+}
+
+/// A container whose first process is the host, and which is started again beside the state that it left: with the host all of
+/// it has ended, so its run can be swept from anywhere.
+#[test]
+fn a_run_whose_host_was_pid_1_of_another_namespace_ended_with_it() {
+    let container = ["unshare", "--pid", "--fork", "--mount-proc"];
+    if unshared(&container[1..]).is_none() {
+        return;
+    }
+    let pools = |tag: &str| {
+        let ready = "ready = { line = \"ready to serve\" }";
+        pool("daemon+daemon-naked+say-out+sleep", tag, ready)
+    };
+    let mut dead = Up::start_with(pools, |command| wrapped(command, &container));
+    dead.wait_for_event("pool.ready");
+    await_count(&dead.tag, "all there", |count| count == 3);
+    let [host] = ostler_tests::world::children(dead.pid())[..] else {
+        panic!("no pid 1")
+    };
+    send(host, Signal::SIGKILL);
+    dead.end(SOON);
+    let text = sweep(&dead.state());
+    assert!(
+        text.starts_with("test: 1 dead runs removed, 0 processes killed"),
+        "{text}"
+    );
+    dead.assert_nothing_left();
 }

@@ -98,6 +98,11 @@ pub(crate) struct SweepArgs {
     /// Where its process table is kept, as [app] state_dir has it; default: the runtime directory of the machine
     #[arg(long, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
+
+    /// Remove dead runs of other PID namespaces, too: of containers that are gone. What has escaped its guardian in one that is
+    /// not is found by no sweep then
+    #[arg(long)]
+    pub(crate) forget_elsewhere: bool,
 }
 
 fn app_name(name: &str) -> Result<String, ostler_registry::AppDirError> {

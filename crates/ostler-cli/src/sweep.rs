@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 
 use ostler::DirEnv;
-use ostler::sweep::{self, SweepReport};
+use ostler::sweep::{self, Elsewhere, SweepReport};
 
 use crate::cli::SweepArgs;
 use crate::exit::{Exit, Failed};
@@ -12,7 +12,11 @@ use crate::exit::{Exit, Failed};
 pub(crate) fn run(args: &SweepArgs) -> Result<Exit, Failed> {
     let app_dir =
         ostler::app_dir(&DirEnv::from_process(), &args.app, args.state_dir.as_deref()).map_err(Failed::machine)?;
-    let report = sweep::sweep(&app_dir).map_err(Failed::machine)?;
+    let elsewhere = match args.forget_elsewhere {
+        true => Elsewhere::Forget,
+        false => Elsewhere::Keep,
+    };
+    let report = sweep::sweep(&app_dir, elsewhere).map_err(Failed::machine)?;
     // A stdout that nobody reads is no failure of the sweep.
     drop(writeln!(io::stdout(), "{}", text(&args.app, &report)));
     Ok(if report.kept == 0 { Exit::Clean } else { Exit::Machine })

@@ -39,8 +39,10 @@ mod fd {
     pub(crate) const EVENTS: i32 = 4;
     /// A signalfd for SIGCHLD, the only signal that is listened to.
     pub(crate) const SIGNALS: i32 = 5;
+    /// Kept, and nothing is done with it: by its lock the host's successors know that guardian or sitter lives.
+    pub(crate) const LOCK: i32 = 6;
     /// A pidfd of the host, in the guardian only. Everything from here on is closed in a sitter.
-    pub(crate) const HOST: i32 = 6;
+    pub(crate) const HOST: i32 = 7;
 }
 
 /// Exit statuses that mean something to whoever looks at the guardian's end.

@@ -53,10 +53,17 @@ fn take_hello() -> Hello {
         }
     };
     let (hello, events, host) = (Hello::decode(&bytes[..length]), fds.take(0), fds.take(1));
+    // Without one its place is filled all the same: nothing else may come to lie there, where sitters inherit it.
+    let lock = fds.take(2).map_or(1, Fd::into_raw);
     let (Some(hello), Some(events), Some(host)) = (hello, events, host) else {
         process::exit(status::NO_HELLO)
     };
-    let placed = [(0, fd::CONTROL), (events.raw(), fd::EVENTS), (host.raw(), fd::HOST)];
+    let placed = [
+        (0, fd::CONTROL),
+        (events.raw(), fd::EVENTS),
+        (lock, fd::LOCK),
+        (host.raw(), fd::HOST),
+    ];
     // First everything out of the way, then each to its place; 1 is /dev/null.
     let aside = placed.map(|(raw, place)| sys::duplicate_above(raw, fd::HOST + 1).map(|raw| (raw, place)));
     for copy in aside {
@@ -65,7 +72,7 @@ fn take_hello() -> Hello {
             process::exit(status::SETUP);
         }
     }
-    // Their numbers may be places that have just been filled.
+    // Their numbers may be places that have just been filled, or the signalfd's, which is filled next.
     let _ = (events.into_raw(), host.into_raw());
     // The copies, and whatever a careless host has let us inherit.
     let highest = process::descriptor_limit().map_or(1024, |limit| limit.soft.min(65_536));

@@ -53,6 +53,9 @@ pub struct GuardianOptions {
     /// Soft and hard `RLIMIT_NOFILE` that workers start with. `None`: this process's at the time of the launch, which is
     /// wrong when it has raised its own soft limit by then. Default: `None`.
     pub worker_nofile: Option<(u64, u64)>,
+    /// A descriptor that guardian and sitters keep open for as long as they live, and no worker gets: who can take a lock on
+    /// that open file knows that all of them have ended. Default: none.
+    pub lock: Option<Arc<OwnedFd>>,
     /// Shown as the argument of guardian and sitters in process listings, such as a run's short id. Default: empty.
     pub label: OsString,
 }
@@ -65,6 +68,7 @@ impl Default for GuardianOptions {
             state_dir: None,
             handshake_timeout: Duration::from_secs(5),
             worker_nofile: None,
+            lock: None,
             label: OsString::new(),
         }
     }
@@ -150,8 +154,12 @@ impl Guardian {
             nofile_soft,
             nofile_hard,
         };
-        orders::send(control.as_fd(), &hello.encode(), &[guardian_events, host])
-            .map_err(|e| setup("first message")(e.into()))?;
+        let mut given = vec![guardian_events, host];
+        if let Some(lock) = &options.lock {
+            given.push(lock.try_clone().map_err(setup("copy of the lock"))?);
+        }
+        orders::send(control.as_fd(), &hello.encode(), &given).map_err(|e| setup("first message")(e.into()))?;
+        drop(given);
         // Everything that may fail for want of something comes before there is a process.
         let (reaper, exit) = Reaper::start().map_err(setup("thread that waits for the guardian"))?;
         let mut events = Events::new(events, exit.clone()).map_err(setup("events socket"))?;

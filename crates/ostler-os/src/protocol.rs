@@ -29,7 +29,8 @@ pub const MAX_SPAWN_FDS: usize = 4 + MAX_LISTEN;
 /// Largest spec that a sitter's child maps, in bytes; far above what execve(2) takes (a quarter of the stack limit).
 pub const MAX_SPEC: usize = 64 << 20;
 
-/// The host's first message. With it come two descriptors: the writing end of the events socket, a pidfd of the host.
+/// The host's first message. With it come two descriptors or three: the writing end of the events socket, a pidfd of the
+/// host, and one that guardian and sitters keep as long as they live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hello {
     /// The sender's [`VERSION`].

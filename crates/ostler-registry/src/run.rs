@@ -4,12 +4,13 @@
 //! <app directory>/
 //!   <run id>/            made as `.new-<run id>`, locked, described, then renamed
 //!     run.lock           held by the host for as long as it lives
+//!     guardian.lock      held as long as a guardian or a sitter of the run lives, and by the host
 //!     run.json           who the host and the guardian are, and which engine keeps the table
 //!     table.redb         or table.rocksdb/
 //!   set-aside/           stores that could not be read, kept for people
 //! ```
-//! **A lock that is free means a dead host**, with no pid involved. Whoever finds one free takes it before looking
-//! further, so that two sweepers never share a run; a directory whose lock is held is not touched. Its removal begins
+//! **A lock that is free means a dead host**, with no pid involved; the guardian's lock says the same of guardians and sitters.
+//! Whoever finds the host's free takes it before looking further, so that two sweepers never share a run; a directory whose lock is held is not touched. Its removal begins
 //! with a rename to `.gone-<run id>.<pid>.<number>`, so a run's directory is never seen half there.
 
 mod app_dir;
@@ -19,6 +20,7 @@ mod lock;
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,7 +30,7 @@ use std::time::{Duration, Instant};
 use ostler_os::failpoint::{self, Point};
 
 use crate::record::LocalProcess;
-use lock::{RunLock, Taken};
+use lock::{GUARDIAN_LOCK, HOST_LOCK, RunLock, Taken};
 
 pub use app_dir::{AppDirError, DirEnv, app_dir, check_app_name};
 pub use dead::{DeadRun, FoundRun, LiveRun, remove_leftovers, runs};
@@ -71,11 +73,13 @@ pub enum RunDirError {
         /// The directory.
         path: PathBuf,
     },
-    /// A directory that looks like a run's has no lock: nothing can be said of its host.
-    #[error("{} has no run.lock, so whether its host lives is unknown", path.display())]
+    /// A directory that looks like a run's lacks a lock: nothing can be said of those who should hold it.
+    #[error("{} has no {lock}, so whether anybody of its run lives is unknown", path.display())]
     NoLock {
         /// The directory.
         path: PathBuf,
+        /// Which lock.
+        lock: &'static str,
     },
 }
 
@@ -120,7 +124,7 @@ impl RunDirError {
                     path.display()
                 )
             }
-            Self::NoLock { path } => {
+            Self::NoLock { path, .. } => {
                 format!("make sure that no Ostler uses {}, then remove it", path.display())
             }
         }
@@ -137,7 +141,7 @@ pub fn try_out(dir: &Path) -> Result<PathBuf, RunDirError> {
     let place = dir.ancestors().find(|path| path.is_dir()).unwrap_or(dir);
     let trial = place.join(format!(".ostler-trial-{}", std::process::id()));
     make_private(&trial, false)?;
-    let taken = RunLock::create(&trial);
+    let taken = RunLock::create(&trial, HOST_LOCK);
     let removed = fs::remove_dir_all(&trial).map_err(RunDirError::io("remove", &trial));
     match taken? {
         Taken::Ours(_) => removed.map(|()| place.to_owned()),
@@ -154,6 +158,7 @@ pub fn try_out(dir: &Path) -> Result<PathBuf, RunDirError> {
 pub struct RunDir {
     path: PathBuf,
     info: Mutex<RunInfo>,
+    guardian_lock: Arc<OwnedFd>,
     _lock: RunLock,
 }
 
@@ -168,10 +173,11 @@ impl RunDir {
         let deadline = Instant::now() + MAKE_LIMIT;
         while Instant::now() < deadline {
             match Self::create_once(app_dir, &info) {
-                Ok(Some(lock)) => {
+                Ok(Some((lock, guardian_lock))) => {
                     return Ok(Self {
                         path: app_dir.join(info.run.to_string()),
                         info: Mutex::new(info),
+                        guardian_lock: Arc::new(guardian_lock.descriptor()),
                         _lock: lock,
                     });
                 }
@@ -190,20 +196,23 @@ impl RunDir {
     }
 
     /// One attempt. `None`, or an error that something is not there, when a sweeper took it for a dead maker's.
-    fn create_once(app_dir: &Path, info: &RunInfo) -> Result<Option<RunLock>, RunDirError> {
+    fn create_once(app_dir: &Path, info: &RunInfo) -> Result<Option<(RunLock, RunLock)>, RunDirError> {
         let unfinished = app_dir.join(format!("{NEW_PREFIX}{}", info.run));
         let finished = app_dir.join(info.run.to_string());
         make_private(&unfinished, false)?;
         failpoint::reach(Point::RunMade);
-        let Taken::Ours(lock) = RunLock::create(&unfinished)? else {
+        let Taken::Ours(lock) = RunLock::create(&unfinished, HOST_LOCK)? else {
             return Ok(None);
         };
         failpoint::reach(Point::RunLocked);
+        let Taken::Ours(guardian_lock) = RunLock::create(&unfinished, GUARDIAN_LOCK)? else {
+            return Ok(None);
+        };
         info::write(&unfinished, info)?;
         failpoint::reach(Point::RunDescribed);
         fs::rename(&unfinished, &finished).map_err(RunDirError::io("rename to", &finished))?;
         failpoint::reach(Point::RunNamed);
-        Ok(Some(lock))
+        Ok(Some((lock, guardian_lock)))
     }
 
     /// The directory.
@@ -214,6 +223,12 @@ impl RunDir {
     /// What its `run.json` says.
     pub fn info(&self) -> RunInfo {
         self.info.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The lock of the run's guardians and sitters: each of them is to hold a copy of this for as long as it lives, and nobody
+    /// else. See [`DeadRun::await_guardians`].
+    pub fn guardian_lock(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.guardian_lock)
     }
 
     /// Where stores go that can't be read: beside the runs' directories, to outlive them.

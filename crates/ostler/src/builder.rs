@@ -25,7 +25,7 @@ use crate::link::Link;
 use crate::process_table::ProcessTable;
 use crate::services::{Parts, Services};
 use crate::supervisor::{ChildSpec, Report, Restart, Shutdown, Supervisor, SupervisorError, SupervisorOptions};
-use crate::sweep::{self, SweepReport};
+use crate::sweep::{self, Elsewhere, SweepReport};
 
 /// How often a part of the root (the guardian, before all) may be lost within [`ROOT_PERIOD`]: 10 times.
 pub const ROOT_INTENSITY: u32 = 10;
@@ -292,7 +292,7 @@ fn own_identity() -> Result<ProcessIdentity, StartError> {
 async fn sweep_dead_runs(app_dir: &Path) -> Result<SweepReport, RunDirError> {
     let directory = app_dir.to_owned();
     // The task panics only if the sweep does: then nothing was swept, and the next start sweeps.
-    tokio::task::spawn_blocking(move || sweep::sweep(&directory))
+    tokio::task::spawn_blocking(move || sweep::sweep(&directory, Elsewhere::Keep))
         .await
         .unwrap_or_else(|_| Ok(SweepReport::default()))
 }

@@ -82,6 +82,7 @@ fn options(arguments: &KeeperArguments) -> GuardianOptions {
         program: arguments.program.clone(),
         state_dir: Some(arguments.state_dir.clone()),
         worker_nofile: limits::original_descriptors(),
+        lock: arguments.services.guardian_lock(),
         label: arguments.services.owner.app.clone().into(),
         ..GuardianOptions::default()
     }

@@ -4,6 +4,7 @@
 //! ended and released.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -109,6 +110,11 @@ impl Services {
     /// Whether the instance has been told to stop.
     pub(crate) fn is_stopping(&self) -> bool {
         *self.stop_level.borrow() != StopLevel::None
+    }
+
+    /// What every guardian and its sitters are to hold; `None` when the run has been removed.
+    pub(crate) fn guardian_lock(&self) -> Option<Arc<OwnedFd>> {
+        self.run_dir().as_ref().map(RunDir::guardian_lock)
     }
 
     /// `run.json` names this guardian from now on, so that the sweep after a dead host can wait for it.

@@ -1,22 +1,23 @@
 //! The sweep: what dead runs of an app have left is ended, and their tables are removed.
 //!
-//! Only runs whose lock is free are touched: their host is dead, with no pid involved. What a dead run left is known
-//! by its records (each verified before it is signalled) and by its marker. Live runs are never touched.
+//! Only runs whose lock is free are touched: their host is dead, with no pid involved. Guardians and sitters are waited for
+//! by their lock. What a dead run left is known by its records (each verified before it is signalled) and by its marker.
+//! Live runs are never touched. Of a run of another PID namespace: ADR 0018.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ostler_os::cgroup::RunGroup;
 use ostler_os::failpoint::{self, Point};
-use ostler_os::identity::{Attribution, ProcessIdentity, Verified};
+use ostler_os::identity::{Attribution, ProcessIdentity, here};
 use ostler_os::kill::{self, KillReport};
 use ostler_os::marker;
 use ostler_registry::{DeadRun, FoundRun, Identity, RunDirError, remove_leftovers, runs};
 
 use crate::identity::{local, os_identity};
 
-/// How long the sweep of a dead run waits for its guardian, which may still be giving databases their grace: 20 s. What
-/// follows takes milliseconds in health; when nothing can be read and nothing dies, half a minute more.
+/// How long the sweep of a dead run waits for its guardians and sitters, which may still be giving databases their grace:
+/// 20 s. What follows takes milliseconds in health; when nothing can be read and nothing dies, half a minute more.
 pub const SWEEP_LIMIT: Duration = Duration::from_secs(20);
 
 /// How long the look through all processes may take: 5 s.
@@ -41,11 +42,21 @@ pub struct SweepReport {
     pub remarks: Vec<String>,
 }
 
+/// What becomes of a dead run that was recorded in another PID namespace, of which nothing can be proven from here: no guardian
+/// and no sitter of it lives, and nobody in sight bears its marker, but a process that escaped them may live there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// It is kept: a sweep in that namespace finds what its records name.
+    Keep,
+    /// It is removed: whoever asks for this knows that the namespace (a container, say) is gone.
+    Forget,
+}
+
 /// Sweeps every dead run in the directory of an app. Blocks: see [`SWEEP_LIMIT`], for each of them.
 ///
 /// # Errors
 /// [`RunDirError`] when the directory can't be listed. What is wrong with a single run is a remark in the report.
-pub fn sweep(app_dir: &Path) -> Result<SweepReport, RunDirError> {
+pub fn sweep(app_dir: &Path, elsewhere: Elsewhere) -> Result<SweepReport, RunDirError> {
     let mut report = SweepReport::default();
     if let Err(error) = remove_leftovers(app_dir) {
         report.remarks.push(error.to_string());
@@ -53,7 +64,7 @@ pub fn sweep(app_dir: &Path) -> Result<SweepReport, RunDirError> {
     for found in runs(app_dir)? {
         match found {
             FoundRun::Live(_) => report.live += 1,
-            FoundRun::Dead(dead) => sweep_run(dead, &mut report),
+            FoundRun::Dead(dead) => sweep_run(dead, elsewhere, &mut report),
             FoundRun::Unreadable { path, reason } => report.remarks.push(format!("{}: {reason}", path.display())),
         }
     }
@@ -61,24 +72,31 @@ pub fn sweep(app_dir: &Path) -> Result<SweepReport, RunDirError> {
     Ok(report)
 }
 
-fn sweep_run(dead: DeadRun, report: &mut SweepReport) {
+fn sweep_run(dead: DeadRun, elsewhere: Elsewhere, report: &mut SweepReport) {
     let by = Attribution::new("ostler sweep", format!("run {} is dead", dead.run()));
     let before = report.survivors.len();
     failpoint::reach(Point::SweepBegun);
-    await_guardian(&dead, &by, report);
+    let waited = await_guardians(&dead, &by, report);
     failpoint::reach(Point::SweepGuardianAwaited);
     kill_cgroup(&dead, report);
     failpoint::reach(Point::SweepCgroupKilled);
-    let recorded = recorded(&dead, report);
-    note(kill::kill_trees(&recorded, &by, Instant::now() + KILL_LIMIT), report);
+    let place = Place::of(&dead);
+    if place == Place::Here {
+        let recorded = recorded(&dead, report);
+        note(kill::kill_trees(&recorded, &by, Instant::now() + KILL_LIMIT), report);
+    }
     failpoint::reach(Point::SweepRecordedKilled);
     let seen_all = kill_marked(&dead, &by, report);
     failpoint::reach(Point::SweepMarkedKilled);
+    let unguarded = waited || have_ended(&dead, Instant::now() + KILL_LIMIT, report);
     remove_cgroup(&dead, report);
     failpoint::reach(Point::SweepCgroupRemoved);
-    let why = match report.survivors.len() > before {
-        true => Some("processes of its run are alive"),
-        false => (!seen_all).then_some("processes of its run may be alive"),
+    let why = if report.survivors.len() > before {
+        Some("processes of its run are alive".to_owned())
+    } else if !seen_all || !unguarded {
+        Some("processes of its run may be alive".to_owned())
+    } else {
+        (place == Place::Elsewhere && elsewhere == Elsewhere::Keep).then(|| of_elsewhere(&dead))
     };
     if let Some(why) = why {
         report.kept += 1;
@@ -94,32 +112,65 @@ fn sweep_run(dead: DeadRun, report: &mut SweepReport) {
     }
 }
 
-/// The guardian of a dead host ends its workers as their specifications say. It is waited for; past the deadline it
-/// is killed, and its sitters end what is left.
-fn await_guardian(dead: &DeadRun, by: &Attribution, report: &mut SweepReport) {
-    let deadline = Instant::now() + SWEEP_LIMIT;
-    let Ok(info) = dead.info() else { return };
-    let Some(guardian) = info.guardian.as_ref().map(os_identity) else {
-        return;
-    };
-    let ended = match guardian.verify() {
-        Ok(Verified::Same(handle)) => handle.wait_until(deadline),
-        Ok(Verified::Gone | Verified::Stranger) => Ok(true),
-        Ok(Verified::Unknown(why)) => {
-            report
-                .remarks
-                .push(format!("the guardian of run {}: {why}", dead.run()));
-            return;
+/// Where a dead run's pids mean something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// In our PID namespace, or in an earlier boot: each can be verified. Or nowhere that is known.
+    Here,
+    /// In another one, which ended with this host: it was its pid 1, and the kernel kills all others then (pid_namespaces(7)).
+    Ended,
+    /// In another one, which may live.
+    Elsewhere,
+}
+
+impl Place {
+    fn of(dead: &DeadRun) -> Self {
+        let (Ok(info), Ok(here)) = (dead.info(), here()) else {
+            return Self::Here;
+        };
+        let host = &info.host;
+        match host.boot_id != here.boot_id || host.pid_namespace == here.pid_namespace {
+            true => Self::Here,
+            false if host.pid == 1 => Self::Ended,
+            false => Self::Elsewhere,
         }
-        Err(error) => Err(error),
-    };
-    match ended {
-        Ok(true) => {}
-        Ok(false) => note(kill::kill_all(&[guardian], by, Instant::now() + KILL_LIMIT), report),
-        Err(error) => report
-            .remarks
-            .push(format!("the guardian of run {}: {error}", dead.run())),
     }
+}
+
+/// Why a run of another PID namespace is kept, and what to do about it.
+fn of_elsewhere(dead: &DeadRun) -> String {
+    let app = dead.info().map_or("NAME", |info| &info.app);
+    format!(
+        "it was recorded in another PID namespace, where processes of it may be alive; a sweep there ends them, and when that \
+         namespace is gone, `ostler sweep --app {app} --forget-elsewhere` removes it"
+    )
+}
+
+/// Guardians and sitters of a dead host end their workers as the specifications say. They are waited for; past the deadline
+/// the guardian is killed, and what its sitters still give a grace is to be killed. Whether all of them have ended.
+fn await_guardians(dead: &DeadRun, by: &Attribution, report: &mut SweepReport) -> bool {
+    match dead.await_guardians(Instant::now() + SWEEP_LIMIT) {
+        Ok(true) => return true,
+        Ok(false) => {}
+        // It is asked again, and said then.
+        Err(_) => return false,
+    }
+    let guardian = dead.info().ok().and_then(|info| info.guardian.as_ref());
+    let guardian: Vec<ProcessIdentity> = guardian.map(os_identity).into_iter().collect();
+    note(kill::kill_all(&guardian, by, Instant::now() + KILL_LIMIT), report);
+    false
+}
+
+/// Whether guardians and sitters end by the deadline, now that their trees are killed.
+fn have_ended(dead: &DeadRun, deadline: Instant, report: &mut SweepReport) -> bool {
+    let why = match dead.await_guardians(deadline) {
+        Ok(true) => return true,
+        Ok(false) => "they live on".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let remark = format!("guardians and sitters of run {}: {why}", dead.run());
+    report.remarks.push(remark);
+    false
 }
 
 /// What the dead run's table names. A table that can't be read is set aside for people; the marker serves then.

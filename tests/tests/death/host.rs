@@ -1,14 +1,14 @@
 //! The host dies, in every way.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use ostler_tests::scene::{limit, pool_of, python};
 use ostler_tests::sweep::sweep;
-use ostler_tests::world::{Anatomy, Stranger, World, await_count, children, is_alive, rounds};
+use ostler_tests::world::{Anatomy, Stranger, World, await_count, children, is_alive, kill_at_once, rounds};
 use ostler_tests::{SOON, Up, pids, program, run_directories, survivors, tagged_directory, worker};
 
 use crate::{KINDS, RESTLESS, pools, processes, telling};
@@ -239,12 +239,8 @@ fn end_of_a_host(way: &str, world: World) {
     assert_eq!(run_directories(&state), Vec::<PathBuf>::new(), "{way} in {world:?}");
 }
 
-/// `host_death` with TERM and a grace: what tidies up within it is let, what does not is killed after it; and a start that comes
-/// meanwhile waits for that.
-#[test]
-fn host_death_with_a_grace_is_honoured() {
-    const GRACE: Duration = Duration::from_secs(2);
-    const DATABASE: &str = "import os, signal, sys, time
+/// On TERM it takes its time, and tells in a file when it is done.
+const DATABASE: &str = "import os, signal, sys, time
 def leave(*_):
     time.sleep(0.5)
     open(os.environ['CHECKPOINT'], 'w').write('done')
@@ -252,21 +248,33 @@ def leave(*_):
 signal.signal(signal.SIGTERM, leave)
 print('up', flush=True)
 while True: time.sleep(1000)";
+
+/// A pool `p` of one such, that has an hour for it when its host has died.
+fn database(tag: &str, checkpoint: &Path) -> String {
+    let keys = format!(
+        "env = {{ CHECKPOINT = {:?} }}\nready = {{ line = \"up\" }}\nhost_death = {{ signal = \"TERM\", grace = \"1h\" }}",
+        checkpoint.display().to_string()
+    );
+    pool_of(&python(DATABASE, tag), &keys)
+}
+
+/// `host_death` with TERM and a grace: what tidies up within it is let, what does not is killed after it; and a start that comes
+/// meanwhile waits for that.
+#[test]
+fn host_death_with_a_grace_is_honoured() {
+    const GRACE: Duration = Duration::from_secs(2);
     let directory = tempfile::tempdir().unwrap();
     let checkpoint = directory.path().join("checkpoint");
     let mut dead = Up::start(|tag| {
-        let database = pool_of(
-            &python(DATABASE, tag),
-            &format!(
-                "env = {{ CHECKPOINT = {:?} }}\nready = {{ line = \"up\" }}\nhost_death = {{ signal = \"TERM\", grace = \"1h\" }}",
-                checkpoint.display().to_string()
-            ),
-        );
         let deaf = pool_of(
             &worker("ignore-term+sleep", tag),
             "host_death = { signal = \"TERM\", grace = \"2s\" }",
         );
-        format!("{database}{}", deaf.replace("[pool.p]", "[pool.deaf]"))
+        format!(
+            "{}{}",
+            database(tag, &checkpoint),
+            deaf.replace("[pool.p]", "[pool.deaf]")
+        )
     });
     for _ in 0..2 {
         dead.wait_for_event("pool.ready");
@@ -287,4 +295,30 @@ while True: time.sleep(1000)";
         "the guardian ended them, and not the sweep: {swept}"
     );
     dead.assert_nothing_left();
+}
+
+/// The same when the guardian is killed with the host, or before it and replaced: the sitters give the grace, and a sweep waits
+/// for them, though no guardian on record is theirs.
+#[test]
+fn a_sweep_waits_for_sitters_that_have_no_guardian() {
+    for replaced in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let checkpoint = directory.path().join("checkpoint");
+        let mut dead = Up::start(|tag| database(tag, &checkpoint));
+        dead.wait_for_event("pool.ready");
+        let anatomy = Anatomy::of(dead.pid());
+        if replaced {
+            ostler_tests::send(anatomy.guardian, Signal::SIGKILL);
+            dead.wait_for_event("guardian.lost");
+            dead.signal(Signal::SIGKILL);
+        } else {
+            kill_at_once(&[anatomy.guardian, anatomy.host]);
+        }
+        dead.end(SOON);
+        let swept = sweep(&dead.state());
+        let told = std::fs::read_to_string(&checkpoint);
+        assert_eq!(told.ok().as_deref(), Some("done"), "{replaced} {swept}");
+        assert!(swept.contains("0 processes killed"), "the sitters ended them: {swept}");
+        dead.assert_nothing_left();
+    }
 }

@@ -428,3 +428,44 @@ async fn a_second_guardian_serves_beside_the_first() {
     first.quit().await;
     tokio::time::timeout(DEADLINE, second.quit()).await.expect("in time");
 }
+
+/// Held by the guardian and by each sitter, and by no worker: free when all of them have ended.
+#[tokio::test]
+async fn guardian_and_sitters_hold_the_lock_that_they_are_given() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let held = |path: &std::path::Path| {
+        let other = File::options().write(true).open(path).expect("opened");
+        other.try_lock().is_err()
+    };
+    let lock = file.reopen().expect("opened");
+    lock.lock().expect("locked");
+    let mut bench = Bench::launch_with(GuardianOptions {
+        lock: Some(std::sync::Arc::new(lock.into())),
+        ..GuardianOptions::default()
+    })
+    .await;
+    // Deaf to what the sitter sends it first.
+    let mut deaf = python(
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(1000)",
+    );
+    deaf.host_death = EndPolicy {
+        signal: Signal::TERM,
+        grace: Duration::from_secs(3600),
+    };
+    let output = with_output(&mut deaf);
+    let worker = bench.start(0, 1, deaf).await as i32;
+    let (_, _output) = told(output, "deaf").await;
+    let (sitter, guardian) = (parent(worker), bench.guardian.pid() as i32);
+    assert!(held(file.path()), "by the guardian");
+    send(guardian, Os::KILL);
+    assert_gone(guardian);
+    assert!(alive(sitter) && held(file.path()), "by the sitter");
+    send(sitter, Os::KILL);
+    assert_gone(sitter);
+    let deadline = std::time::Instant::now() + DEADLINE;
+    while held(file.path()) {
+        assert!(std::time::Instant::now() < deadline, "by somebody else");
+        std::thread::yield_now();
+    }
+    assert_gone(worker);
+}

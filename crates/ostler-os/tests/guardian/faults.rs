@@ -90,7 +90,7 @@ async fn a_guardian_without_descriptors_fails_a_start_and_nothing_else() {
 #[tokio::test]
 async fn a_child_without_descriptors_fails_its_start_and_nothing_else() {
     let directory = tempfile::tempdir().expect("a directory");
-    let mut bench = launched_by(directory.path(), "ulimit -n 12; exec $1").await;
+    let mut bench = launched_by(directory.path(), "ulimit -n 13; exec $1").await;
     works(&mut bench, 0, 1).await;
     let mut wanted = shell("true");
     wanted.listen = vec![null()];
@@ -176,7 +176,10 @@ async fn descriptors_that_a_careless_host_leaks_end_at_the_guardian() {
     let open = fs::read_dir(format!("/proc/{}/fd", bench.guardian.pid()))
         .expect("there")
         .count();
-    assert_eq!(open, 7, "three of /dev/null, orders, events, signals, the host");
+    assert_eq!(
+        open, 8,
+        "four of /dev/null (one for want of a lock), orders, events, signals, the host"
+    );
     works(&mut bench, 0, 1).await;
     bench.quit().await;
 }

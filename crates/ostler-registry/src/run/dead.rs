@@ -3,14 +3,18 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use ostler_core::ids::RunId;
 
-use super::lock::{RunLock, Taken};
+use super::lock::{GUARDIAN_LOCK, HOST_LOCK, RunLock, Taken};
 use super::{
     GONE_PREFIX, NEW_PREFIX, RunDirError, RunInfo, RunInfoError, info, remove_gone, remove_locked, set_aside_dir,
 };
 use crate::store::{DeadStore, Engine, Place, SetAside, StoreError, WhyAside, read_dead_store};
+
+/// Between two looks at a lock that is waited for: 5 ms.
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// A run's directory, and what its lock says of its host.
 #[derive(Debug)]
@@ -65,6 +69,30 @@ impl DeadRun {
     /// Why its `run.json` says nothing.
     pub fn info(&self) -> Result<&RunInfo, &RunInfoError> {
         self.info.as_ref()
+    }
+
+    /// Waits until every guardian of the run and every sitter has ended, at most until the deadline; whether they have. No pid
+    /// is involved: in whichever PID namespace they live, they hold the lock. Blocks.
+    ///
+    /// A sitter ends when its tree has ended, unless it is killed; so what lives of the run after this had its sitter killed.
+    ///
+    /// # Errors
+    /// When that can't be known: [`RunDirError::NoLock`], [`RunDirError::Io`].
+    pub fn await_guardians(&self, deadline: Instant) -> Result<bool, RunDirError> {
+        loop {
+            match RunLock::try_take(&self.path, GUARDIAN_LOCK)? {
+                Taken::Ours(_) => return Ok(true),
+                Taken::Absent => {
+                    return Err(RunDirError::NoLock {
+                        path: self.path.clone(),
+                        lock: GUARDIAN_LOCK,
+                    });
+                }
+                Taken::Held if Instant::now() >= deadline => return Ok(false),
+                // A timer, not a synchronisation: a lock that is let go is announced to nobody who could do with a deadline.
+                Taken::Held => std::thread::sleep(LOCK_PAUSE),
+            }
+        }
     }
 
     /// Its records, read without changing anything. Blocks on the disk.
@@ -134,7 +162,7 @@ pub fn runs(app_dir: &Path) -> Result<Vec<FoundRun>, RunDirError> {
 
 /// One run; `None` if it went away meanwhile.
 fn find(path: PathBuf, run: RunId) -> Option<FoundRun> {
-    match RunLock::try_take(&path) {
+    match RunLock::try_take(&path, HOST_LOCK) {
         Ok(Taken::Ours(lock)) => Some(FoundRun::Dead(DeadRun {
             info: info::read(&path),
             path,
@@ -147,7 +175,10 @@ fn find(path: PathBuf, run: RunId) -> Option<FoundRun> {
             run,
         })),
         Ok(Taken::Absent) if path.exists() => Some(FoundRun::Unreadable {
-            reason: RunDirError::NoLock { path: path.clone() },
+            reason: RunDirError::NoLock {
+                path: path.clone(),
+                lock: HOST_LOCK,
+            },
             path,
         }),
         Ok(Taken::Absent) => None,
@@ -182,7 +213,7 @@ pub fn remove_leftovers(app_dir: &Path) -> Result<usize, RunDirError> {
 /// Removes a half-made directory if its maker is dead. A maker that has not taken its lock yet may lose its directory
 /// here, notices, and makes another.
 fn remove_half_made(path: &Path) -> Result<bool, RunDirError> {
-    match RunLock::try_take(path)? {
+    match RunLock::try_take(path, HOST_LOCK)? {
         Taken::Held => Ok(false),
         Taken::Ours(_lock) => remove_locked(path).map(|()| true),
         // Only an empty one goes: a maker that makes its lock just now is not disturbed.

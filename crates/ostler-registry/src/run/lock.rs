@@ -1,11 +1,12 @@
-//! The lock that says that a host lives.
+//! The locks that say that a host lives, and that guardians and sitters do.
 //!
-//! An open-file-description lock (`F_OFD_SETLK`, fcntl(2)): the kernel drops it with the last copy of the descriptor,
+//! Each is an open-file-description lock (`F_OFD_SETLK`, fcntl(2)): the kernel drops it with the last copy of the descriptor,
 //! however the process ends; a second one in the same process conflicts, unlike a classic `fcntl` lock, and closing
 //! another descriptor of the file does not drop it. The descriptor is close-on-exec, so no worker keeps it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -15,12 +16,15 @@ use nix::libc;
 
 use super::RunDirError;
 
-const LOCK_FILE: &str = "run.lock";
+/// Held by the host.
+pub(super) const HOST_LOCK: &str = "run.lock";
+/// Held by the host, its guardians, and their sitters, all by one description of the open file.
+pub(super) const GUARDIAN_LOCK: &str = "guardian.lock";
 
 /// A lock held until this is dropped.
 #[derive(Debug)]
 pub(super) struct RunLock {
-    _file: File,
+    file: File,
 }
 
 /// What became of an attempt to take a lock.
@@ -36,8 +40,8 @@ pub(super) enum Taken {
 impl RunLock {
     /// Makes the lock's file in a new directory, takes the lock, and makes sure that it keeps others out. `Held` if a
     /// sweeper of half-made directories was faster.
-    pub(super) fn create(dir: &Path) -> Result<Taken, RunDirError> {
-        let path = dir.join(LOCK_FILE);
+    pub(super) fn create(dir: &Path, name: &str) -> Result<Taken, RunDirError> {
+        let path = dir.join(name);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = options.open(&path).map_err(RunDirError::io("make", &path))?;
@@ -49,19 +53,24 @@ impl RunLock {
     }
 
     /// Takes the lock of a directory that is there already, if it is free.
-    pub(super) fn try_take(dir: &Path) -> Result<Taken, RunDirError> {
-        let path = dir.join(LOCK_FILE);
+    pub(super) fn try_take(dir: &Path, name: &str) -> Result<Taken, RunDirError> {
+        let path = dir.join(name);
         match OpenOptions::new().read(true).write(true).open(&path) {
             Ok(file) => take(file, &path),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Taken::Absent),
             Err(error) => Err(RunDirError::io("open", &path)(error)),
         }
     }
+
+    /// What the lock is held by: whoever has a copy of it holds the lock, too.
+    pub(super) fn descriptor(self) -> OwnedFd {
+        self.file.into()
+    }
 }
 
 fn take(file: File, path: &Path) -> Result<Taken, RunDirError> {
     match set_lock(&file) {
-        Ok(()) if is_still_at(&file, path)? => Ok(Taken::Ours(RunLock { _file: file })),
+        Ok(()) if is_still_at(&file, path)? => Ok(Taken::Ours(RunLock { file })),
         Ok(()) => Ok(Taken::Absent),
         Err(Errno::EAGAIN | Errno::EACCES) => Ok(Taken::Held),
         Err(errno) => Err(dont_work(path, format!("the system says {}", errno.desc()))),
@@ -118,14 +127,14 @@ mod tests {
     #[test]
     fn a_lock_on_a_file_that_was_removed_meanwhile_is_none() {
         let dir = tempfile::tempdir().expect("temporary directory");
-        let path = dir.path().join(LOCK_FILE);
+        let path = dir.path().join(HOST_LOCK);
         let opened_before = File::create_new(&path).expect("made");
         fs::remove_file(&path).expect("removed");
         assert!(matches!(
             take(opened_before.try_clone().expect("cloned"), &path),
             Ok(Taken::Absent)
         ));
-        let Ok(Taken::Ours(_another)) = RunLock::create(dir.path()) else {
+        let Ok(Taken::Ours(_another)) = RunLock::create(dir.path(), HOST_LOCK) else {
             panic!("another is made")
         };
         assert!(matches!(take(opened_before, &path), Ok(Taken::Absent)));

@@ -48,7 +48,7 @@ fn a_run_is_made_described_and_removed() {
     assert_eq!(names(&app_dir), BTreeSet::from([info(1).run.to_string()]));
     assert_eq!(
         names(run.path()),
-        BTreeSet::from(["run.json".to_owned(), "run.lock".to_owned()])
+        BTreeSet::from(["guardian.lock".to_owned(), "run.json".to_owned(), "run.lock".to_owned()])
     );
     assert_eq!(info::read(run.path()), Ok(info(1)));
 
@@ -130,7 +130,7 @@ fn what_died_half_made_or_half_removed_is_cleared_away() {
     fs::create_dir_all(path(".gone-half/table.rocksdb")).expect("made");
     fs::create_dir_all(path(".new-being-locked-now/run.lock.almost")).expect("made");
     fs::create_dir(path(".new-alive")).expect("made");
-    let Taken::Ours(_maker) = RunLock::create(&path(".new-alive")).expect("locked") else {
+    let Taken::Ours(_maker) = RunLock::create(&path(".new-alive"), HOST_LOCK).expect("locked") else {
         panic!("ours")
     };
     fs::create_dir(path("set-aside")).expect("made");
@@ -298,6 +298,26 @@ fn makers_and_sweepers_do_not_disturb_each_other() {
     });
     assert_eq!(swept.load(Ordering::SeqCst), makers * rounds as usize / 2);
     assert_eq!(names(app_dir), BTreeSet::new());
+}
+
+#[test]
+fn guardians_are_waited_for_as_long_as_anybody_has_their_lock() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let run = RunDir::create(dir.path(), info(1)).expect("made");
+    // A sitter's copy, that outlives the host.
+    let copy = run.guardian_lock().try_clone().expect("copied");
+    drop(run);
+    let found = runs(dir.path()).expect("listed");
+    let [FoundRun::Dead(dead)] = &found[..] else {
+        panic!("{found:?}")
+    };
+    let soon = || Instant::now() + Duration::from_millis(20);
+    assert!(!dead.await_guardians(soon()).expect("known"), "a sitter lives");
+    drop(copy);
+    assert!(dead.await_guardians(soon()).expect("known"));
+    fs::remove_file(dead.path().join("guardian.lock")).expect("removed");
+    let unknown = dead.await_guardians(soon());
+    assert!(matches!(unknown, Err(RunDirError::NoLock { .. })), "{unknown:?}");
 }
 
 #[test]
