@@ -45,7 +45,7 @@ mod imp {
 
     /// Where a span is in its trace: nowhere, without the feature `otlp`.
     #[derive(Debug, Clone, Default, PartialEq, Eq)]
-    pub struct SpanLink;
+    pub struct SpanLink(());
 
     impl SpanLink {
         /// The W3C headers `traceparent` and, if there is one, `tracestate`.
@@ -55,7 +55,7 @@ mod imp {
     }
 
     pub(super) fn link_of(_: &Span) -> SpanLink {
-        SpanLink
+        SpanLink(())
     }
     pub(super) fn follow(_: &Span, _: &SpanLink) {}
     pub(super) fn place_below(_: &Span, _: &SpanLink) {}

@@ -145,6 +145,28 @@ impl Tallies {
     }
 }
 
+/// What the SDK's traits have in common, and nothing is counted in: passed on to this field.
+macro_rules! passed_on {
+    ($to:ident: $($what:ident),+) => {
+        $(passed_on!(@ $what $to);)+
+    };
+    (@ force_flush $to:ident) => {
+        fn force_flush(&self) -> OTelSdkResult {
+            self.$to.force_flush()
+        }
+    };
+    (@ shutdown_with_timeout $to:ident) => {
+        fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+            self.$to.shutdown_with_timeout(timeout)
+        }
+    };
+    (@ set_resource $to:ident) => {
+        fn set_resource(&mut self, resource: &Resource) {
+            self.$to.set_resource(resource);
+        }
+    };
+}
+
 /// A processor whose queue has this much room.
 #[derive(Debug)]
 pub(super) struct Bounded<P> {
@@ -164,17 +186,7 @@ impl<P: SpanProcessor> SpanProcessor for Bounded<P> {
         }
     }
 
-    fn force_flush(&self) -> OTelSdkResult {
-        self.next.force_flush()
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.next.shutdown_with_timeout(timeout)
-    }
-
-    fn set_resource(&mut self, resource: &Resource) {
-        self.next.set_resource(resource);
-    }
+    passed_on!(next: force_flush, shutdown_with_timeout, set_resource);
 }
 
 impl<P: LogProcessor> LogProcessor for Bounded<P> {
@@ -184,17 +196,7 @@ impl<P: LogProcessor> LogProcessor for Bounded<P> {
         }
     }
 
-    fn force_flush(&self) -> OTelSdkResult {
-        self.next.force_flush()
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.next.shutdown_with_timeout(timeout)
-    }
-
-    fn set_resource(&mut self, resource: &Resource) {
-        self.next.set_resource(resource);
-    }
+    passed_on!(next: force_flush, shutdown_with_timeout, set_resource);
 }
 
 /// An exporter of which it is counted what it delivers.
@@ -213,17 +215,7 @@ impl<E: SpanExporter> SpanExporter for Counted<E> {
         result
     }
 
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.exporter.shutdown_with_timeout(timeout)
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        self.exporter.force_flush()
-    }
-
-    fn set_resource(&mut self, resource: &Resource) {
-        self.exporter.set_resource(resource);
-    }
+    passed_on!(exporter: force_flush, shutdown_with_timeout, set_resource);
 }
 
 impl<E: LogExporter> LogExporter for Counted<E> {
@@ -235,13 +227,7 @@ impl<E: LogExporter> LogExporter for Counted<E> {
         result
     }
 
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.exporter.shutdown_with_timeout(timeout)
-    }
-
-    fn set_resource(&mut self, resource: &Resource) {
-        self.exporter.set_resource(resource);
-    }
+    passed_on!(exporter: shutdown_with_timeout, set_resource);
 }
 
 impl<E: PushMetricExporter> PushMetricExporter for Counted<E> {
@@ -257,13 +243,7 @@ impl<E: PushMetricExporter> PushMetricExporter for Counted<E> {
         result
     }
 
-    fn force_flush(&self) -> OTelSdkResult {
-        self.exporter.force_flush()
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.exporter.shutdown_with_timeout(timeout)
-    }
+    passed_on!(exporter: force_flush, shutdown_with_timeout);
 
     fn temporality(&self) -> Temporality {
         self.exporter.temporality()

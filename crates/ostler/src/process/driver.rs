@@ -4,25 +4,25 @@
 //! time; all it does is an [`Effect`] of it. Nothing is awaited in between: whatever takes time is a future in
 //! `pending` or `watching`, so that a stop is heard at every step.
 
+mod hearing;
+
 use std::collections::VecDeque;
 use std::future::Future;
-use std::os::unix::process::ExitStatusExt;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use ostler_core::failure::{ExitStatus, Failure, Reason};
+use ostler_core::failure::{Failure, Reason};
 use ostler_core::ids::Incarnation;
 use ostler_core::lifecycle::{Cause, Effect, Input, Lifecycle, Outcome, Rules, State, Transition};
-use ostler_core::signal::Signal;
 use ostler_core::spec::{Ports, StopSpec};
 use ostler_os::failpoint::{self, Point};
-use ostler_os::guardian::{GuardianEvent, SignalCause};
+use ostler_os::guardian::GuardianEvent;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use super::prepare::{Prepared, Resources};
 use super::spans::Spans;
-use super::{Progress, Slot, Told, announce, refusal, turn};
+use super::{Progress, Slot, Told, announce, turn};
 use crate::link::Route;
 use crate::services::StopLevel;
 use crate::{ready, release};
@@ -230,90 +230,6 @@ impl Driver {
         }
     }
 
-    fn heard(&mut self, message: Message) -> Option<Input> {
-        match message {
-            Message::Stop { cause, kill } => Some(Input::Stop { cause, kill }),
-            Message::GuardianLost => Some(Input::GuardianLost),
-            Message::SittersEnded if self.tree_gone => None,
-            Message::SittersEnded => {
-                self.sitterless = true;
-                self.end_without_sitter();
-                None
-            }
-            Message::Guardian(event) => self.heard_from_guardian(*event),
-        }
-    }
-
-    fn heard_from_guardian(&mut self, event: GuardianEvent) -> Option<Input> {
-        match event {
-            GuardianEvent::Spawned {
-                worker,
-                sitter,
-                in_cgroup,
-                ..
-            } => {
-                let activate = self.spawned(&worker, sitter, in_cgroup);
-                self.pending.push(activate);
-                Some(Input::Spawned)
-            }
-            GuardianEvent::SpawnFailed { step, errno, .. } => {
-                self.tree_gone = true;
-                let failure = refusal::of_spawn(&self.slot.spec.worker, step, errno);
-                Some(Input::SpawnFailed(failure))
-            }
-            GuardianEvent::Exited { status, .. } => {
-                let drained = self.resources.drain_output();
-                self.pending.push(Box::pin(async move {
-                    drained.await;
-                    exit_status(status).map_or(Done::Nothing, |status| Done::Input(Input::Exited(status)))
-                }));
-                None
-            }
-            GuardianEvent::TreeGone { how, .. } => {
-                failpoint::reach(Point::TreeGoneTold);
-                self.tree_gone = true;
-                if how.cgroup {
-                    self.drop_cgroup();
-                }
-                Some(Input::TreeGone)
-            }
-            // Told before the exit that it brings, so that the exit is known to be nobody's fault.
-            GuardianEvent::Signalled {
-                cause: SignalCause::GuardianDeath,
-                ..
-            } => Some(Input::GuardianLost),
-            GuardianEvent::SitterLost { .. } => Some(self.tree_ended_by_kill()),
-            GuardianEvent::Signalled {
-                signal,
-                cause: SignalCause::GraceOver,
-                ..
-            } => {
-                announce::grace_over(self, signal);
-                None
-            }
-            other => {
-                tracing::debug!(target: "ostler", worker = %self.slot.worker, incarnation = self.incarnation.0, ?other);
-                None
-            }
-        }
-    }
-
-    /// Its sitter was killed: the kernel killed the worker with it, and all the rest was killed by others. Nobody could
-    /// wait for an exit status.
-    fn tree_ended_by_kill(&mut self) -> Input {
-        self.tree_gone = true;
-        // Its kill was used, by the guardian or by us.
-        self.drop_cgroup();
-        if self.lifecycle.state() == State::Reserved {
-            return Input::SpawnFailed(Failure::new(
-                Reason::GuardianLost,
-                "its sitter was killed while it was spawned",
-            ));
-        }
-        self.backlog.push_back(Input::TreeGone);
-        Input::Exited(ExitStatus::Signal(Signal::KILL))
-    }
-
     fn done(&mut self, done: Done) -> Option<Input> {
         match done {
             Done::Message(message) => self.heard(message),
@@ -486,12 +402,6 @@ fn for_owner(what: &Transition) -> Option<Told> {
         Transition::Stopping { .. } | Transition::Exited(_) | Transition::Unhealthy(_) => Some(Told::NotReady),
         Transition::Reserved | Transition::Spawned | Transition::Failed(_) | Transition::Released => None,
     }
-}
-
-/// The end of a process as the pure core has it; `None` for a status that is no end.
-fn exit_status(status: std::process::ExitStatus) -> Option<ExitStatus> {
-    let by_signal = || status.signal().and_then(Signal::from_number).map(ExitStatus::Signal);
-    status.code().map(ExitStatus::Code).or_else(by_signal)
 }
 
 async fn sleep_until(deadline: Option<tokio::time::Instant>) {
