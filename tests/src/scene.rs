@@ -33,6 +33,17 @@ pub fn free_port() -> u16 {
     listener.local_addr().expect("its address").port()
 }
 
+/// Has the run of this command audited every 50 ms.
+///
+/// # Panics
+/// When its file can't be changed.
+pub fn audited(command: &mut Command) {
+    let file = command.get_args().nth(1).expect("the file of the run");
+    let text = std::fs::read_to_string(file).expect("the file is read");
+    let audited = text.replace("[app]\n", "[app]\naudit = \"50ms\"\n");
+    std::fs::write(file, audited).expect("the file is written");
+}
+
 /// The same command, run by this one: `wrapper... program arguments...`.
 pub fn wrapped(command: &mut Command, wrapper: &[&str]) {
     let mut outer = Command::new(wrapper[0]);

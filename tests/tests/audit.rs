@@ -5,16 +5,12 @@
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
-use ostler_tests::scene::{parent, pool};
+use ostler_tests::scene::{self, parent, pool};
 use ostler_tests::{SOON, Up, pid_of, pids, program, send};
 
 /// A run that is audited without a pause, with these pools.
 fn audited(pools: impl FnOnce(&str) -> String) -> Up {
-    Up::start_with(pools, |command| {
-        let file = command.get_args().nth(1).expect("its file").to_owned();
-        let text = std::fs::read_to_string(&file).unwrap();
-        std::fs::write(&file, text.replace("[app]\n", "[app]\naudit = \"50ms\"\n")).unwrap();
-    })
+    Up::start_with(pools, scene::audited)
 }
 
 /// A process that is killed at the end, however the test ends.

@@ -84,6 +84,7 @@ async fn until(events: &mut EventStream, what: &str, mut fits: impl FnMut(&Event
 async fn full_run(place: &Place, telemetry: &Telemetry, receiver: &Receiver) {
     let builder = Ostler::builder("names")
         .state_dir(place.directory.path().join("state"))
+        .audit(Duration::from_millis(50))
         .observer(telemetry.clone());
     let mut events = builder.subscribe();
     let run = builder.run_id();
@@ -126,6 +127,13 @@ async fn full_run(place: &Place, telemetry: &Telemetry, receiver: &Receiver) {
             .any(|metric| metric.name == metric::CPU_TIME)
     });
     let mut stray = stray(pools[1].workers()[0].pid.unwrap(), &place.tag);
+    // Below no sitter, it is what the audit is there for, and then the cleaner.
+    receiver.wait_for("what the audit finds", SOON, |received| {
+        received
+            .metrics
+            .iter()
+            .any(|metric| metric.name == metric::DISAGREEMENTS)
+    });
     ostler.stop().await.expect("nothing is left");
     stray.ended();
     provoke(telemetry, run);

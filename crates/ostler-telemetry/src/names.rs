@@ -97,6 +97,8 @@ pub mod metric {
         CLEANUP_ORPHANS = "ostler.cleanup.orphans_found" in "{process}";
         /// Those of them that the emergency cleaner killed, by `ostler.run`.
         CLEANUP_KILLS = "ostler.cleanup.emergency_kill" in "{process}";
+        /// What the audit found to disagree, counted at each audit that finds it, by `ostler.disagreement`.
+        DISAGREEMENTS = "ostler.audit.disagreements" in "{disagreement}";
         /// Events that a subscriber was too slow for.
         EVENTS_DROPPED = "ostler.events.dropped" in "{event}";
         /// Spans, points of metrics and log records that could not be delivered, by `ostler.telemetry.signal`.
@@ -161,6 +163,8 @@ pub mod attribute {
         ELAPSED = "ostler.elapsed" in "s";
         /// Log records of this stream that the limit has kept back before this one.
         LIMITED = "ostler.output.limited_before" in "{record}";
+        /// What disagrees, such as `not_held`.
+        DISAGREEMENT = "ostler.disagreement";
         /// What could not be delivered: `traces`, `metrics` or `logs`.
         TELEMETRY_SIGNAL = "ostler.telemetry.signal";
     }

@@ -27,6 +27,9 @@ pub trait Observer: Debug + Send + Sync {
     /// Records of a pool's workers that the limit has kept back.
     fn output_limited(&self, app: &str, pool: &str, records: u64);
 
+    /// The audit of an instance has found a disagreement of this kind.
+    fn disagreement(&self, app: &str, kind: &'static str);
+
     /// Asks this instance, from now on and as long as it lives, for what can only be looked at.
     fn watch(&self, instance: Weak<dyn Instance>);
 }

@@ -131,6 +131,10 @@ impl Observer for Telemetry {
         self.inner.instruments.output_limited(app, pool, records);
     }
 
+    fn disagreement(&self, app: &str, kind: &'static str) {
+        self.inner.instruments.disagreement(app, kind);
+    }
+
     fn watch(&self, instance: Weak<dyn Instance>) {
         self.inner.instruments.watch(instance);
     }

@@ -16,6 +16,7 @@ use ostler_os::identity::{ProcessIdentity, Verified};
 use ostler_os::{marker, tree};
 use ostler_registry::Record;
 
+use crate::hub::Hub;
 use crate::identity::{local, os_identity};
 use crate::instance::Tree;
 use crate::link::NoCensus;
@@ -57,18 +58,22 @@ async fn audit_for_ever(tree: &Weak<Tree>, interval: Duration) {
         }
         tokio::time::sleep(PAUSE).await;
         let second = look(tree).await;
+        let Some(tree) = tree.upgrade() else { return };
         for disagreement in first.intersection(&second) {
-            report(disagreement);
+            report(&tree.services().hub, disagreement);
         }
     }
 }
 
 /// Where every finding passes through.
-fn report(found: &Disagreement) {
+fn report(hub: &Hub, found: &Disagreement) {
     tracing::warn!(target: "ostler", kind = found.kind(), "the audit: {found}; nothing was touched");
+    if let Some(observer) = hub.observer() {
+        observer.disagreement(hub.app(), found.kind());
+    }
 }
 
-/// One look. What can't be read is not compared: an audit that sees nothing says nothing of the tree.
+/// One look. What can't be read is not compared, and that is said: an audit that sees nothing says nothing of the tree.
 async fn look(tree: &Weak<Tree>) -> BTreeSet<Disagreement> {
     let Some(tree) = tree.upgrade() else {
         return BTreeSet::new();
@@ -144,6 +149,9 @@ fn recorded(record: &Record) -> io::Result<Recorded> {
 
 fn marked(run: ostler_core::ids::RunId) -> io::Result<Vec<Marked>> {
     let scan = marker::scan(&[run], |_| false, Instant::now() + SCAN_LIMIT)?;
+    if let Some(missed) = scan.missed(ProcessIdentity::of(std::process::id().cast_signed())?.as_ref()) {
+        tracing::warn!(target: "ostler", "the audit: {missed}");
+    }
     let of_run = |found: marker::Marked| {
         let value = found.markers.into_iter().find(|(of, _)| *of == run);
         value.map(|(_, worker)| Marked {

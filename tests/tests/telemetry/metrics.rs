@@ -3,9 +3,10 @@
 use nix::sys::signal::Signal;
 use ostler_telemetry::names::{attribute, metric};
 use ostler_tests::receiver::{Received, Receiver, attribute as of, metric::Data, number_data_point::Value};
-use ostler_tests::{SOON, pid_of, send};
+use ostler_tests::scene::audited;
+use ostler_tests::{SOON, Up, pid_of, send};
 
-use crate::{pool, up};
+use crate::{pool, to, up};
 
 /// The points of the last export of this metric: their value, and the value of the attribute `key`.
 pub(crate) fn points(received: &Received, name: &str, key: &str) -> Vec<(String, f64)> {
@@ -120,4 +121,28 @@ fn a_lost_guardian_is_counted() {
     });
     up.stop_cleanly();
     assert_eq!(sum(&receiver.received(), metric::GUARDIAN_RESTARTS), 1);
+}
+
+#[test]
+fn what_the_audit_finds_is_counted_by_its_kind() {
+    let receiver = Receiver::grpc();
+    let mut up = Up::start_with(
+        |tag| pool("sleep", tag, ""),
+        |command| {
+            audited(command);
+            to(&receiver)(command);
+        },
+    );
+    let ready = up.wait_for_event("worker.ready");
+    let guardian = ostler_tests::scene::parent(ostler_tests::scene::parent(pid_of(&ready)));
+    send(guardian, Signal::SIGSTOP);
+    let found = |received: &Received, kind| at(received, metric::DISAGREEMENTS, attribute::DISAGREEMENT, kind);
+    let received = receiver.wait_for("a finding", SOON, |received| found(received, "guardian_silent") >= 1.0);
+    assert_eq!(
+        points(&received, metric::DISAGREEMENTS, "").len(),
+        1,
+        "nothing else disagrees"
+    );
+    send(guardian, Signal::SIGCONT);
+    up.stop_cleanly();
 }

@@ -32,6 +32,7 @@ pub(super) struct Instruments {
     cleanup_success: Counter<u64>,
     cleanup_orphans: Counter<u64>,
     cleanup_kills: Counter<u64>,
+    disagreements: Counter<u64>,
     output_dropped: Counter<u64>,
     output_limited: Counter<u64>,
     start: Histogram<f64>,
@@ -82,6 +83,7 @@ impl Instruments {
             cleanup_success: counter(meter, metric::CLEANUP_SUCCESS),
             cleanup_orphans: counter(meter, metric::CLEANUP_ORPHANS),
             cleanup_kills: counter(meter, metric::CLEANUP_KILLS),
+            disagreements: counter(meter, metric::DISAGREEMENTS),
             output_dropped: counter(meter, metric::OUTPUT_DROPPED),
             output_limited: counter(meter, metric::OUTPUT_LIMITED),
             start: histogram(meter, metric::START_DURATION),
@@ -138,6 +140,11 @@ impl Instruments {
 
     pub(super) fn output_limited(&self, app: &str, pool: &str, records: u64) {
         self.output_limited.add(records, &of_pool(app, pool));
+    }
+
+    pub(super) fn disagreement(&self, name: &str, kind: &'static str) {
+        let kind = KeyValue::new(attribute::DISAGREEMENT, kind);
+        self.disagreements.add(1, &[app(name), kind]);
     }
 
     pub(super) fn watch(&self, instance: Weak<dyn Instance>) {
