@@ -118,6 +118,8 @@ impl TreeKill {
         }
     }
 
+    /// A zombie counts as well: what is not reaped is still a child, and one whose threads live has not ended. That nothing is
+    /// left is never told by this count, but by wait(2) when there is no child.
     fn children(&mut self, worker: i32) -> i32 {
         let own_group = process::group_of(0).unwrap_or(0);
         let mut count = 0;

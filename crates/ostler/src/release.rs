@@ -61,7 +61,7 @@ pub(crate) fn unrecord(driver: &Driver) -> Work {
     })
 }
 
-/// Who of the tree is left.
+/// Who of the tree is left. The root is a bare pid: nobody is touched by this, and its sitter lived a moment ago.
 pub(crate) fn name_holders(driver: &Driver) -> Work {
     let root = driver.resources.sitter.or(driver.resources.pid);
     let sitter = driver.resources.sitter.and_then(|pid| i32::try_from(pid).ok());
@@ -86,13 +86,7 @@ pub(crate) fn name_holders(driver: &Driver) -> Work {
 /// Ends what an incarnation has left when neither its sitter nor the guardian lives to do it: by its identity and by
 /// its marker, and the cgroup that it was born into.
 pub(crate) fn end_without_sitter(driver: &Driver) -> Work {
-    let left = Left {
-        worker: driver.slot.worker.clone(),
-        incarnation: driver.incarnation,
-        run: driver.slot.services.run,
-        identity: driver.resources.identity,
-        cgroup: driver.resources.cgroup.clone(),
-    };
+    let left = Left::of(driver);
     Box::pin(async move {
         let ended = tokio::task::spawn_blocking(move || left.end()).await;
         if ended.unwrap_or(false) {
@@ -100,6 +94,16 @@ pub(crate) fn end_without_sitter(driver: &Driver) -> Work {
         } else {
             Done::TreeLeft
         }
+    })
+}
+
+/// Kills an incarnation whose sitter takes no orders, because its guardian is lost, and gives it a grace. The sitter tells of
+/// the end.
+pub(crate) fn kill_past_sitter(driver: &Driver) -> Work {
+    let left = Left::of(driver);
+    Box::pin(async move {
+        drop(tokio::task::spawn_blocking(move || left.end()).await);
+        Done::Nothing
     })
 }
 
@@ -114,12 +118,22 @@ struct Left {
 }
 
 impl Left {
+    fn of(driver: &Driver) -> Self {
+        Self {
+            worker: driver.slot.worker.clone(),
+            incarnation: driver.incarnation,
+            run: driver.slot.services.run,
+            identity: driver.resources.identity,
+            cgroup: driver.resources.cgroup.clone(),
+        }
+    }
+
     /// Kills it. Whether nothing is left.
     fn end(&self) -> bool {
         if let Some(Err(error)) = self.cgroup.as_deref().map(Group::kill) {
             tracing::warn!(target: "ostler", worker = %self.worker, %error, "its cgroup can't be killed");
         }
-        let by = Attribution::new("ostler", format!("the sitter of {} is gone", self.worker));
+        let by = Attribution::new("ostler", format!("the sitter of {} takes no orders", self.worker));
         let (marked, missed) = match self.marked() {
             Ok(look) => look,
             Err(error) => (
@@ -131,7 +145,7 @@ impl Left {
         let deadline = Instant::now() + KILL_LIMIT;
         let kills = kill::kill_trees(&roots, &by, deadline);
         for left in kills.left().chain(missed.clone()) {
-            tracing::warn!(target: "ostler", worker = %self.worker, left, "its sitter is gone, and something is left");
+            tracing::warn!(target: "ostler", worker = %self.worker, left, "its sitter takes no orders, and something is left");
         }
         let emptied = |group: &Group| group.is_empty_by(deadline).unwrap_or(false);
         kills.is_clean() && missed.is_none() && self.cgroup.as_deref().is_none_or(emptied)

@@ -129,11 +129,18 @@ impl Services {
     }
 
     /// Closes the table and removes the run's directory; what is not clean stays for the next start's sweep.
-    pub(crate) async fn remove_run(&self, clean: bool) {
+    pub(crate) async fn remove_run(self: &Arc<Self>, clean: bool) {
         if let Err(error) = self.table.close().await {
             tracing::warn!(target: "ostler", %error, "the process table was not closed in order");
         }
         failpoint::reach(Point::TableClosed);
+        let services = Arc::clone(self);
+        // Where the runtime ends meanwhile, the next start's sweep removes it.
+        drop(tokio::task::spawn_blocking(move || services.remove_directories(clean)).await);
+    }
+
+    /// Waits for a cgroup that the kernel calls busy, and for the disk.
+    fn remove_directories(&self, clean: bool) {
         if let Some(cgroup) = &self.cgroup {
             let removed = cgroup.group().remove_until(Instant::now() + CGROUP_LIMIT);
             if !matches!(removed, Ok(true)) {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use ostler::{Backoff, EventKind, Ostler, Pool, PoolPhase};
+use ostler::{Backoff, EventKind, Ostler, Pool, PoolPhase, StopSpec};
 use ostler_tests::{SOON, send, survivors};
 
 use super::scene::{Place, Seen, WORST, in_time, start, stop};
@@ -108,6 +108,27 @@ async fn a_guardian_that_is_lost_again_and_again_ends_the_instance() {
     let starts = after.filter(|event| event.kind == EventKind::WorkerReserved).count();
     assert!(starts <= 2 * 8, "{starts} reservations; {}", seen.story());
     place.assert_nothing_left();
+}
+
+/// Its sitters give what lost its guardian the grace of `host_death`, and take no orders: a kill of the instance goes past them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_does_not_wait_for_the_grace_that_the_sitters_of_a_lost_guardian_give() {
+    let place = Place::new();
+    let (ostler, mut seen) = start(&place).await;
+    let mut spec = place.pool("p", WORST);
+    spec.workers = 2;
+    spec.worker.host_death = StopSpec {
+        signal: ostler::Signal::TERM,
+        grace: Duration::from_secs(3600),
+    };
+    ostler.pool_from(spec).start().await.unwrap();
+    seen.kind(EventKind::PoolReady).await;
+    place.await_processes(2 * 3);
+    send(guardian(&ostler), Signal::SIGKILL);
+    seen.kind(EventKind::GuardianLost).await;
+    assert_eq!(alive(&place.tag).len(), 2 * 3, "they have an hour");
+    ostler.killer().kill();
+    stop(&place, ostler, &mut seen).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

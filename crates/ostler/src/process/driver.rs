@@ -131,6 +131,8 @@ pub(crate) struct Driver {
     permit: Option<OwnedSemaphorePermit>,
     sender: mpsc::UnboundedSender<Message>,
     tree_gone: bool,
+    /// Its guardian is lost: the sitter ends the tree by its specification, and takes no orders.
+    unguarded: bool,
     /// Nobody is left who would end the tree for us.
     sitterless: bool,
     /// We are ending it ourselves just now.
@@ -174,6 +176,7 @@ impl Driver {
             permit: Some(permit),
             sender,
             tree_gone: false,
+            unguarded: false,
             sitterless: false,
             ending_tree: false,
             backlog: VecDeque::new(),
@@ -284,6 +287,11 @@ impl Driver {
         if self.sitterless {
             self.end_without_sitter();
             return;
+        }
+        if self.unguarded && stop.grace.is_zero() {
+            // What is killed past its sitter is reaped by it, which confirms the end.
+            self.slot.note_spent_cgroup();
+            return self.pending.push(release::kill_past_sitter(self));
         }
         self.slot.services.link.end(self.slot.number, self.incarnation, stop);
         failpoint::reach(Point::EndOrdered);

@@ -16,7 +16,10 @@ impl Driver {
     pub(super) fn heard(&mut self, message: Message) -> Option<Input> {
         match message {
             Message::Stop { cause, kill } => Some(Input::Stop { cause, kill }),
-            Message::GuardianLost => Some(Input::GuardianLost),
+            Message::GuardianLost => {
+                self.unguarded = true;
+                Some(Input::GuardianLost)
+            }
             Message::SittersEnded if self.tree_gone => None,
             Message::SittersEnded => {
                 self.sitterless = true;
