@@ -176,7 +176,7 @@ fn namespace(machine: &Machine) -> Finding {
     let means = match proc.is_first_namespace {
         true => "processes are identified for the whole machine",
         false => {
-            "processes are identified within it; a dead run that was recorded in another one is told of, and left alone"
+            "processes are identified within it; a dead run of another one is swept if its host was pid 1 there, else told of and kept"
         }
     };
     Finding::new("namespace", Level::Holds, found, means)
