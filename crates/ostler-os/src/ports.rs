@@ -58,7 +58,7 @@ pub enum PortError {
         ip: std::net::IpAddr,
     },
     /// This machine has no such address.
-    #[error("{address} is no address of this machine")]
+    #[error("{} is no address of this machine", address.ip())]
     NotOurs {
         /// The address.
         address: SocketAddr,

@@ -156,7 +156,9 @@ fn after(facts: &Facts) -> Option<String> {
     facts.elapsed.map(|elapsed| format!("after {}", rounded(elapsed)))
 }
 
+/// A worker that is stopped before it has a process is sent nothing.
 fn sent(facts: &Facts) -> Option<String> {
+    facts.pid?;
     facts.signal.as_ref().map(|signal| format!("sent {signal}"))
 }
 
@@ -244,6 +246,21 @@ mod tests {
             ]
         );
         assert!(lines[4].starts_with("    → read its last lines"), "{told}");
+    }
+
+    #[test]
+    fn who_has_no_process_is_sent_nothing() {
+        let stopping = |pid| {
+            let facts = Facts {
+                pid,
+                signal: Some("TERM".into()),
+                cause: Some("instance_stop".into()),
+                ..Facts::default()
+            };
+            text(&event(EventKind::WorkerStopping, facts), Detail::All).expect("it is told")
+        };
+        assert!(stopping(Some(7)).contains("is stopping: sent TERM, because of instance stop"));
+        assert!(stopping(None).contains("is stopping: because of instance stop"));
     }
 
     #[test]

@@ -94,7 +94,8 @@ pub(super) fn of_port(error: &PortError) -> Failure {
         PortError::Exhausted { .. } => Failure::new(Reason::PortInUse, error.to_string()),
         PortError::NotOurs { .. } => Failure::new(Reason::PortInUse, error.to_string())
             .with_suggestion("give the pool an address of this machine, such as 127.0.0.1 or 0.0.0.0"),
-        PortError::NotPermitted { .. } => Failure::new(Reason::PermissionDenied, error.to_string()),
+        PortError::NotPermitted { .. } => Failure::new(Reason::PermissionDenied, error.to_string())
+            .with_suggestion("take a port from 1024 on, or give Ostler CAP_NET_BIND_SERVICE"),
         PortError::Check { source, .. } => of_io("a check of its port", source),
     }
 }
@@ -137,10 +138,8 @@ mod tests {
         assert!(suggestion(E2BIG).contains("shorten command and env"));
         assert_eq!(suggestion(EACCES), Reason::PermissionDenied.suggestion());
         let address = "192.0.2.1:80".parse().unwrap();
-        assert!(
-            of_port(&PortError::NotOurs { address })
-                .suggestion
-                .contains("address of this machine")
-        );
+        let suggestion = |error| of_port(&error).suggestion;
+        assert!(suggestion(PortError::NotOurs { address }).contains("address of this machine"));
+        assert!(suggestion(PortError::NotPermitted { address }).contains("CAP_NET_BIND_SERVICE"));
     }
 }

@@ -357,14 +357,20 @@ fn delete_reply(reply: Result<(), DeleteChildError>) -> String {
     format!("reply {word}")
 }
 
-/// Lets everything come to rest; `None` when the supervisor is gone. A millisecond of the paused clock passes when all tasks wait.
+/// Lets everything come to rest; `None` when the supervisor is gone.
 async fn settle(top: &Supervisor) -> Option<()> {
     loop {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        until_every_task_waits().await;
         if is_at_rest(top).await? {
             return Some(());
         }
     }
+}
+
+/// The clock is paused: tokio moves it on, to the next timer, at the moment when every task waits. So this timer is that event,
+/// and takes no time; one that is shorter than any of a history's is the first to go off.
+async fn until_every_task_waits() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
 }
 
 fn is_at_rest(supervisor: &Supervisor) -> BoxFuture<'_, Option<bool>> {
