@@ -1,8 +1,10 @@
 //! Reads of `/proc` files that may hang, one after another, on threads that the caller never waits for beyond its
 //! deadline.
 //!
-//! A read that makes no progress for [`PATIENCE`] is taken for stuck: its pid is named and another thread goes on after
-//! it. The stuck thread ends by itself when its read returns. At most [`MOST_STUCK`] threads are ever left like that.
+//! A read that makes no progress for [`PATIENCE`] may be stuck: another thread goes on after it. When all others are
+//! through, it has [`LAST_PATIENCE`] more, for on a busy machine a thread that only waits for a processor looks the
+//! same; then its pid is named. The stuck thread ends by itself when its read returns. At most [`MOST_STUCK`] threads
+//! are ever left like that.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,6 +14,9 @@ use std::time::{Duration, Instant};
 
 /// How long one read may take before another thread goes on with the next process.
 const PATIENCE: Duration = Duration::from_millis(250);
+
+/// How long reads that seemed stuck have in the end, all together.
+const LAST_PATIENCE: Duration = Duration::from_secs(2);
 
 /// After so many stuck reads, the rest is left unread.
 const MOST_STUCK: usize = 8;
@@ -36,6 +41,7 @@ pub(crate) fn read_each<T: Send + 'static>(
     let (sender, receiver) = mpsc::channel();
     let mut slots: Vec<Option<T>> = pids.iter().map(|_| None).collect();
     let mut next = 0;
+    let mut stuck: Vec<usize> = Vec::new();
 
     for reader in 0..=MOST_STUCK {
         current.store(reader, Ordering::Relaxed);
@@ -63,12 +69,20 @@ pub(crate) fn read_each<T: Send + 'static>(
             }
         }
         // The read that hung is left behind.
+        stuck.extend((next < pids.len()).then_some(next));
         next += 1;
         if next >= pids.len() || Instant::now() >= deadline {
             break;
         }
     }
 
+    let end = deadline.min(Instant::now() + LAST_PATIENCE);
+    while stuck.iter().any(|&index| slots[index].is_none()) {
+        match receiver.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            Ok((index, value)) => slots[index] = Some(value),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+        }
+    }
     current.store(usize::MAX, Ordering::Relaxed);
     let mut round = Round {
         values: Vec::with_capacity(pids.len()),
@@ -111,6 +125,23 @@ mod tests {
         });
         assert_eq!(round.values, vec![(1, 1), (3, 3), (4, 4)]);
         assert_eq!(round.unread, vec![2]);
+    }
+
+    /// What seemed stuck was only slow: the last that is read lets it go on.
+    #[test]
+    fn a_read_that_is_only_slow_is_waited_for() {
+        let (go, wait) = mpsc::channel::<()>();
+        let (go, wait) = (Mutex::new(go), Mutex::new(wait));
+        let round = read_each(vec![1, 2, 3], soon(), move |pid| {
+            match pid {
+                1 => wait.lock().expect("not poisoned").recv().expect("told"),
+                3 => go.lock().expect("not poisoned").send(()).expect("heard"),
+                _ => {}
+            }
+            pid
+        });
+        assert_eq!(round.values, vec![(1, 1), (2, 2), (3, 3)]);
+        assert!(round.unread.is_empty());
     }
 
     #[test]
