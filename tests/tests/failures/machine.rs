@@ -93,12 +93,13 @@ fn a_sitter_without_a_descriptor_left_ends_its_tree_all_the_same() {
     up.stop_cleanly();
 }
 
-/// A run on a disk of its own of four megabytes, which is made by a mount that nobody else sees.
+/// A run on a disk of its own of four megabytes, which is made by a mount that nobody else sees; and without cgroups, which would
+/// find what a full disk has kept from being recorded.
 fn on_small_disk(command: &mut Command) {
     let file = command.get_args().nth(1).expect("its file").to_owned();
     let state = PathBuf::from(file).with_file_name("state");
     let line = format!(
-        "mkdir -p {0:?} && mount -t tmpfs -o size=4m none {0:?} && {{ [ -z \"$FULL\" ] || head -c 8M /dev/zero > {0:?}/ballast; exec \"$0\" \"$@\"; }}",
+        "umount -a -t cgroup2; mkdir -p {0:?} && mount -t tmpfs -o size=4m none {0:?} && {{ [ -z \"$FULL\" ] || head -c 8M /dev/zero > {0:?}/ballast; exec \"$0\" \"$@\"; }}",
         state.display().to_string()
     );
     wrapped(command, &["unshare", "--mount", "sh", "-c", &line]);
