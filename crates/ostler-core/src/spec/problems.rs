@@ -206,6 +206,10 @@ impl WorkerSpec {
             found.require(path.starts_with('/'), key, || {
                 format!("{path:?} is no path: it has to begin with '/'")
             });
+            let blank = path.chars().any(|c| c.is_whitespace() || c.is_control());
+            found.require(!blank, key, || {
+                format!("{path:?} has a character that no request can hold: write it as %20 and the like")
+            });
         }
     }
 }
@@ -297,6 +301,26 @@ mod tests {
                 .iter()
                 .all(|problem| problem.message.contains("grpc is not built yet"))
         );
+    }
+
+    #[test]
+    fn a_path_is_one_that_can_be_asked_for() {
+        let problems = |path: &str| {
+            let mut pool = spec();
+            pool.worker.ports = Ports::One(Port::Any);
+            let kind = ProbeKind::Http(path.to_owned());
+            pool.worker.ready = Some(Ready::Probe(Probe { kind, port: None }));
+            pool.problems().len()
+        };
+        for (path, expected) in [
+            ("/", 0),
+            ("/healthz?a=%20b", 0),
+            ("healthz", 1),
+            ("/a b", 1),
+            ("/a\r\nX: y", 1),
+        ] {
+            assert_eq!(problems(path), expected, "{path:?}");
+        }
     }
 
     #[test]
