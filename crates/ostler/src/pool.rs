@@ -200,6 +200,9 @@ impl<'a> PoolBuilder<'a> {
                 problems,
             });
         }
+        for doubt in self.spec.doubts() {
+            tracing::warn!(target: "ostler", "pool.{}.{doubt}", self.spec.name);
+        }
         self.ostler.start_pool(self.spec).await
     }
 }

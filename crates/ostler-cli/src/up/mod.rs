@@ -46,9 +46,6 @@ pub(crate) fn run(args: &UpArgs) -> Result<Exit, Failed> {
         .map_err(|error| Failed::machine(format!("no thread can be started: {error}")))?;
     let telemetry = start_telemetry(&config).map_err(Failed::wrong)?;
     log::start(&args.log, Arc::clone(&screen), telemetry.as_ref()).map_err(Failed::wrong)?;
-    for doubt in config.doubts() {
-        tracing::warn!("{doubt}");
-    }
     raise_descriptor_limit(&config.pools);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
