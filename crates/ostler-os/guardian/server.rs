@@ -17,6 +17,8 @@ use crate::wire::{Fds, Outbox, Received, receive, send, send_with};
 
 const MILLISECOND: u64 = 1_000_000;
 
+/// At most this many orders are taken before anything else is looked at.
+const ORDERS: u32 = 16;
 /// At most this many children are reaped before orders are looked at again.
 const REAPS: u32 = 64;
 /// Orders are taken while at least this many events can wait.
@@ -130,7 +132,7 @@ impl Server {
         }
         self.hunt(now);
         if control.woke() && !host.woke() {
-            self.order(now);
+            self.orders(now);
         }
         self.close_again(now);
     }
@@ -162,17 +164,32 @@ impl Server {
 
     // Orders.
 
-    fn order(&mut self, now: u64) {
+    /// Takes what orders there are: a pool that is stopped sends a thousand. But not many, and none behind a spawn, before
+    /// anything else is looked at.
+    fn orders(&mut self, now: u64) {
+        for _ in 0..ORDERS {
+            if self.outbox.room() < ROOM || !self.order(now) {
+                return;
+            }
+        }
+    }
+
+    /// Takes one order; whether the next may be taken at once.
+    fn order(&mut self, now: u64) -> bool {
         let (mut bytes, mut fds) = ([0; Order::SIZE], Fds::none());
         match receive(fd::CONTROL, &mut bytes, &mut fds) {
-            Received::Nothing => {}
-            Received::End => self.host_gone(false, now),
+            Received::Nothing => false,
+            Received::End => {
+                self.host_gone(false, now);
+                false
+            }
             Received::Message { length, truncated } => {
                 self.highest = self.highest.max(fds.highest());
                 // Both ends have the same version, so anything else is no order; its descriptors are closed here.
-                if let Some(order) = Order::decode(&bytes[..length]) {
+                Order::decode(&bytes[..length]).is_none_or(|order| {
                     self.obey(&order, &fds, truncated, now);
-                }
+                    order.kind != OrderKind::Spawn
+                })
             }
         }
     }

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ostler_core::ids::Incarnation;
@@ -264,16 +264,27 @@ impl Link {
         number
     }
 
-    /// The slot is not used any more: its sitter may end, and its number be used again then.
-    pub(crate) fn close_slot(&self, slot: u32) {
+    /// These slots are not used any more: their sitters may end, and their numbers be used again then. Noted at once; the
+    /// sitters are told by a task, so that nobody who waits for a pool's release waits for a thousand orders, too.
+    pub(crate) fn close_slots(self: &Arc<Self>, slots: Vec<u32>) {
         let serving = self.serving_now();
         let generation = serving.as_ref().map_or(0, |(_, generation)| *generation);
         self.slots
-            .send_modify(|slots| _ = slots.closing.insert(slot, generation));
-        if serving.is_none_or(|(guardian, _)| guardian.close(slot).is_err()) {
-            // A guardian that is gone has no sitters to keep.
-            self.slot_closed(slot, generation);
-        }
+            .send_modify(|closing| closing.closing.extend(slots.iter().map(|slot| (*slot, generation))));
+        let link = Arc::clone(self);
+        tokio::spawn(async move {
+            for slot in slots {
+                // The guardian that was noted: one that has come since may have given the number to somebody else.
+                if serving
+                    .as_ref()
+                    .is_none_or(|(guardian, _)| guardian.close(slot).is_err())
+                {
+                    // A guardian that is gone has no sitters to keep.
+                    link.slot_closed(slot, generation);
+                }
+                tokio::task::consume_budget().await;
+            }
+        });
     }
 
     fn slot_closed(&self, slot: u32, generation: u64) {
@@ -397,91 +408,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_incarnation_bound_to_a_guardian_that_is_gone_hears_of_it() {
-        let link = Link::new();
-        link.lost(1);
-        link.ended(1);
-        link.lost(2);
-        let told = |generation| {
-            let (sender, mut told) = mpsc::unbounded_channel();
-            let incarnation = Incarnation(1);
-            link.bind(0, generation, Route { incarnation, sender });
-            link.forget(0, incarnation);
-            std::iter::from_fn(move || told.try_recv().ok())
-                .map(|message| format!("{message:?}"))
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(told(1), ["GuardianLost", "SittersEnded"]);
-        assert_eq!(told(2), ["GuardianLost"], "its sitters have not ended yet");
-        assert_eq!(told(3), [""; 0]);
-    }
-
-    #[test]
-    fn the_number_of_a_slot_is_used_again_when_its_sitter_is_gone() {
-        let mut slots = SlotNumbers::default();
-        let taken: Vec<u32> = (0..4).map(|_| slots.take()).collect();
-        assert_eq!(taken, [0, 1, 2, 3]);
-        slots.closing.extend([(1, 7), (2, 8)]);
-        assert_eq!(slots.take(), 4, "their sitters have not ended");
-        assert!(!slots.closed(1, 8), "another guardian's slot of that number");
-        assert!(slots.closed(1, 7));
-        assert!(!slots.closed(1, 7), "told twice, it is free once");
-        assert_eq!((slots.take(), slots.take()), (1, 5));
-        assert!(!slots.guardian_lost(7));
-        assert!(slots.guardian_lost(8));
-        assert_eq!((slots.take(), slots.closing.len()), (2, 0));
-    }
-
-    #[test]
-    fn a_slot_is_closed_however_its_sitter_ends() {
-        use std::os::unix::process::ExitStatusExt;
-        let ends = [
-            GuardianEvent::Closed { slot: 0 },
-            GuardianEvent::SitterLost {
-                slot: 0,
-                incarnation: 9,
-                killed: 0,
-                status: std::process::ExitStatus::from_raw(9),
-            },
-            GuardianEvent::OrderFailed {
-                slot: 0,
-                incarnation: 0,
-                errno: 11,
-            },
-        ];
-        for end in ends {
-            let link = Link::new();
-            assert_eq!(link.new_slot(), 0);
-            link.slots.send_modify(|slots| _ = slots.closing.insert(0, 1));
-            link.deliver(1, end.clone());
-            assert!(link.slots.borrow().closing.is_empty(), "{end:?}");
-            assert_eq!(link.new_slot(), 0);
-        }
-    }
-
-    #[test]
-    fn news_of_a_lost_guardian_are_not_those_of_the_slots_next_owner() {
-        let link = Link::new();
-        let (sender, mut told) = mpsc::unbounded_channel();
-        let incarnation = Incarnation(1);
-        link.bind(0, 2, Route { incarnation, sender });
-        let end = |generation| {
-            let how = ostler_os::guardian::TreeKill::default();
-            let event = GuardianEvent::TreeGone {
-                slot: 0,
-                incarnation: 1,
-                killed: 0,
-                how,
-            };
-            link.deliver(generation, event);
-        };
-        end(1);
-        assert!(told.try_recv().is_err());
-        end(2);
-        assert!(told.try_recv().is_ok());
-    }
-}
+mod tests;

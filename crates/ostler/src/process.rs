@@ -159,12 +159,14 @@ impl Slot {
             .is_none_or(|latest| *latest.borrow() == Progress::Released)
     }
 
-    /// The slot is not used any more: its sitter, its cgroup and its listeners may go.
-    pub(crate) fn close(&self) {
-        if self.is_released() && !std::mem::replace(&mut self.memory().closed, true) {
-            self.services.link.close_slot(self.number);
+    /// The slot is not used any more: its cgroup and its listeners may go. True the first time, when its sitter may go
+    /// too; never while something is held.
+    pub(crate) fn close(&self) -> bool {
+        let closes = self.is_released() && !std::mem::replace(&mut self.memory().closed, true);
+        if closes {
             self.memory().listeners.clear();
         }
+        closes
     }
 
     /// What is known of the worker now.

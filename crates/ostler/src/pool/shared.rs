@@ -153,8 +153,9 @@ impl PoolShared {
     pub(crate) async fn settle(&self) {
         for slot in &self.slots {
             slot.settled().await;
-            slot.close();
         }
+        let closed = self.slots.iter().filter(|slot| slot.close()).map(|slot| slot.number);
+        self.services.link.close_slots(closed.collect());
     }
 
     fn emit(&self, kind: EventKind, facts: Facts) {
