@@ -53,9 +53,11 @@ fn the_guardian_is_killed_and_the_workers_are_replaced() {
 #[test]
 fn host_and_guardian_are_killed_at_once_and_the_sitters_end_their_trees() {
     for world in in_turn(100) {
-        let (up, anatomy, mut stranger) = begun(world);
+        let (mut up, anatomy, mut stranger) = begun(world);
         kill_at_once(&[anatomy.guardian, anatomy.host]);
         await_count(&up.tag, "gone", |count| count == 0);
+        // The lock is free when the host has ended.
+        up.end(ostler_tests::SOON);
         sweep(&up.state());
         up.assert_nothing_left();
         stranger.assert_untouched();
