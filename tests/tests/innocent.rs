@@ -1,6 +1,7 @@
 //! Nothing innocent is hurt: whoever only looks like one of a run's processes is not touched.
 
 use std::process::Command;
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use ostler_tests::scene::{pool, pool_of, unshared, wrapped};
@@ -299,4 +300,50 @@ fn a_run_whose_host_was_pid_1_of_another_namespace_ended_with_it() {
         "{text}"
     );
     dead.assert_nothing_left();
+}
+
+/// The guardian there gives a worker its grace: nobody here waits for that, or ends it.
+#[test]
+fn what_goes_on_in_another_namespace_holds_up_no_sweep_here() {
+    let container = ["unshare", "--pid", "--fork", "--mount-proc"];
+    if unshared(&container[1..]).is_none() {
+        return;
+    }
+    let keys = "ready = { line = \"ready to serve\" }\nhost_death = { signal = \"TERM\", grace = \"1h\" }";
+    let mut there = Up::start_with(
+        |tag| pool("ignore-term+say-out+sleep", tag, keys),
+        |command| {
+            let outlived = ["sh", "-c", "\"$0\" \"$@\"; sleep 3600"];
+            wrapped(command, &[&container[..], &outlived].concat());
+        },
+    );
+    there.wait_for_event("pool.ready");
+    let only_child = |of: u32| match ostler_tests::world::children(of)[..] {
+        [child] => child,
+        ref children => panic!("the children of {of}: {children:?}"),
+    };
+    let first = only_child(there.pid());
+    let host = only_child(first);
+    let before = pids(&there.tag);
+    send(host, Signal::SIGKILL);
+    let deadline = Instant::now() + SOON;
+    while is_alive(host) {
+        assert!(Instant::now() < deadline, "the host lives on");
+        std::thread::yield_now();
+    }
+    let begun = Instant::now();
+    let kept = swept(sweep_by(&program("ostler"), &there.state()).arg("--forget-elsewhere"));
+    let took = begun.elapsed();
+    assert!(took < ostler::sweep::SWEEP_LIMIT, "{took:?}");
+    assert!(
+        kept.said.contains("they live on") && kept.said.contains("is kept for the next sweep"),
+        "{kept:?}"
+    );
+    assert_eq!(pids(&there.tag), before);
+    send(first, Signal::SIGKILL);
+    there.end(SOON);
+    await_count(&there.tag, "gone", |count| count == 0);
+    let forgotten = swept(sweep_by(&program("ostler"), &there.state()).arg("--forget-elsewhere"));
+    assert!(forgotten.said.starts_with("test: 1 dead runs removed"), "{forgotten:?}");
+    there.assert_nothing_left();
 }

@@ -76,11 +76,15 @@ fn sweep_run(dead: DeadRun, elsewhere: Elsewhere, report: &mut SweepReport) {
     let by = Attribution::new("ostler sweep", format!("run {} is dead", dead.run()));
     let before = report.survivors.len();
     failpoint::reach(Point::SweepBegun);
+    let place = Place::of(&dead);
+    if place == Place::Elsewhere && !have_ended(&dead, Instant::now(), report) {
+        // Perhaps a grace is given there: it is not for us to wait for, and not to be cut short.
+        return keep(&dead, "its guardian or a sitter lives in another PID namespace", report);
+    }
     let waited = await_guardians(&dead, &by, report);
     failpoint::reach(Point::SweepGuardianAwaited);
     kill_cgroup(&dead, report);
     failpoint::reach(Point::SweepCgroupKilled);
-    let place = Place::of(&dead);
     if place == Place::Here {
         let recorded = recorded(&dead, report);
         note(kill::kill_trees(&recorded, &by, Instant::now() + KILL_LIMIT), report);
@@ -99,9 +103,7 @@ fn sweep_run(dead: DeadRun, elsewhere: Elsewhere, report: &mut SweepReport) {
         (place == Place::Elsewhere && elsewhere == Elsewhere::Keep).then(|| of_elsewhere(&dead))
     };
     if let Some(why) = why {
-        report.kept += 1;
-        let remark = format!("{} is kept for the next sweep: {why}", dead.path().display());
-        return report.remarks.push(remark);
+        return keep(&dead, &why, report);
     }
     match dead.remove() {
         Ok(()) => report.runs += 1,
@@ -110,6 +112,12 @@ fn sweep_run(dead: DeadRun, elsewhere: Elsewhere, report: &mut SweepReport) {
             report.remarks.push(error.to_string());
         }
     }
+}
+
+fn keep(dead: &DeadRun, why: &str, report: &mut SweepReport) {
+    report.kept += 1;
+    let remark = format!("{} is kept for the next sweep: {why}", dead.path().display());
+    report.remarks.push(remark);
 }
 
 /// Where a dead run's pids mean something.
