@@ -278,7 +278,7 @@ fn a_state_directory_that_two_pid_namespaces_share() {
 /// it has ended, so its run can be swept from anywhere.
 #[test]
 fn a_run_whose_host_was_pid_1_of_another_namespace_ended_with_it() {
-    let container = ["unshare", "--pid", "--fork", "--mount-proc"];
+    let container = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
     if unshared(&container[1..]).is_none() {
         return;
     }
@@ -305,7 +305,7 @@ fn a_run_whose_host_was_pid_1_of_another_namespace_ended_with_it() {
 /// The guardian there gives a worker its grace: nobody here waits for that, or ends it.
 #[test]
 fn what_goes_on_in_another_namespace_holds_up_no_sweep_here() {
-    let container = ["unshare", "--pid", "--fork", "--mount-proc"];
+    let container = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
     if unshared(&container[1..]).is_none() {
         return;
     }
