@@ -165,10 +165,10 @@ impl Server {
     // Orders.
 
     /// Takes what orders there are: a pool that is stopped sends a thousand. But not many, and none behind a spawn, before
-    /// anything else is looked at.
+    /// anything else is looked at. The first is taken without room, too: then control woke because the host has let go.
     fn orders(&mut self, now: u64) {
         for _ in 0..ORDERS {
-            if self.outbox.room() < ROOM || !self.order(now) {
+            if !self.order(now) || self.outbox.room() < ROOM {
                 return;
             }
         }

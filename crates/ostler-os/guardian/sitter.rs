@@ -343,6 +343,9 @@ impl Sitter {
                     // It could not be read at the birth, for want of a descriptor or memory.
                     self.start_time = children::start_time(self.worker);
                 }
+                if self.pidfd_inode == 0 {
+                    self.pidfd_inode = children::pidfd_inode(self.worker);
+                }
                 if self.pidfd_inode != 0 {
                     self.say_with(EventKind::Pidfd, self.worker, 0, self.pidfd_inode, 0);
                 }

@@ -177,11 +177,7 @@ impl RunGroup {
     /// # Errors
     /// When it can't be made or opened.
     pub fn slot_after(&self, worker: &WorkerId, spent: u64) -> io::Result<Group> {
-        let mut name = format!("{}-{}", plain(&worker.pool), worker.index);
-        if spent > 0 {
-            name = format!("{name}-{spent}");
-        }
-        let path = self.group.path.join(name);
+        let path = self.group.path.join(slot_name(worker, spent));
         match Group::create(path.clone()) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Group::open(path),
             result => result,
@@ -391,6 +387,12 @@ fn value_of(text: &str, key: &str) -> Option<u64> {
     line.trim().parse().ok()
 }
 
+/// The directory of a slot. No name of a pool has the last sign: `web-1` with slot 2 is not `web` with slot 1, after two.
+fn slot_name(worker: &WorkerId, spent: u64) -> String {
+    let name = format!("{}-{}", plain(&worker.pool), worker.index);
+    if spent > 0 { format!("{name}~{spent}") } else { name }
+}
+
 /// A pool's name as part of a directory's: letters, digits, `_` and `-` stay, other bytes become `%` and two digits.
 /// One-to-one, and without the dots that the kernel's own files have.
 fn plain(name: &str) -> String {
@@ -413,6 +415,10 @@ mod tests {
         assert_eq!(plain("embed_a-1"), "embed_a-1");
         assert_eq!(plain("a/b.c %"), "a%2fb%2ec%20%25");
         assert_ne!(plain("a%2f"), plain("a/"));
+        let of = |pool: &str, index, spent| slot_name(&WorkerId::new(pool.to_owned(), index), spent);
+        assert_eq!(of("web", 1, 0), "web-1");
+        assert_ne!(of("web", 1, 2), of("web-1", 2, 0));
+        assert_ne!(of("web~1", 2, 0), of("web", 1, 2));
     }
 
     #[test]

@@ -163,7 +163,7 @@ fn look_at(pid: i32, runs: &[RunId], is_ours: IsOurs) -> Look {
         .filter(|word| !word.is_empty())
         .collect();
     match ProcessIdentity::of(pid) {
-        Ok(now) if is_ours(&words) || now != Some(identity) => return Look::Unmarked,
+        Ok(now) if is_ours(&words) || !now.is_some_and(|now| now.is_same_as(&identity)) => return Look::Unmarked,
         Ok(_) => {}
         Err(error) => return Look::failed(&error),
     }

@@ -37,20 +37,21 @@ pub(crate) fn read_each<T: Send + 'static>(
 ) -> Round<T> {
     let pids: Arc<[i32]> = pids.into();
     let read = Arc::new(read);
-    let current = Arc::new(AtomicUsize::new(0));
     let (sender, receiver) = mpsc::channel();
     let mut slots: Vec<Option<T>> = pids.iter().map(|_| None).collect();
     let mut next = 0;
     let mut stuck: Vec<usize> = Vec::new();
+    // The last that each reader reads: when it is replaced, what it was charged with. It may not have begun with that, but
+    // be held up behind the one before, and nobody else reads it.
+    let mut untils: Vec<Arc<AtomicUsize>> = Vec::new();
 
-    for reader in 0..=MOST_STUCK {
-        current.store(reader, Ordering::Relaxed);
-        let (queue, read, current, sender) = (pids.clone(), read.clone(), current.clone(), sender.clone());
+    for _ in 0..=MOST_STUCK {
+        let until = Arc::new(AtomicUsize::new(usize::MAX));
+        untils.push(until.clone());
+        let (queue, read, sender) = (pids.clone(), read.clone(), sender.clone());
         let started = thread::Builder::new().name("ostler-proc-read".into()).spawn(move || {
             for index in next..queue.len() {
-                let value = read(queue[index]);
-                // Replaced by another reader while it hung, or the round is over: this value is the last one.
-                if sender.send((index, value)).is_err() || current.load(Ordering::Relaxed) != reader {
+                if index > until.load(Ordering::Relaxed) || sender.send((index, read(queue[index]))).is_err() {
                     return;
                 }
             }
@@ -69,6 +70,9 @@ pub(crate) fn read_each<T: Send + 'static>(
             }
         }
         // The read that hung is left behind.
+        untils
+            .iter()
+            .for_each(|until| _ = until.fetch_min(next, Ordering::Relaxed));
         stuck.extend((next < pids.len()).then_some(next));
         next += 1;
         if next >= pids.len() || Instant::now() >= deadline {
@@ -83,7 +87,7 @@ pub(crate) fn read_each<T: Send + 'static>(
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
         }
     }
-    current.store(usize::MAX, Ordering::Relaxed);
+    untils.iter().for_each(|until| until.store(0, Ordering::Relaxed));
     let mut round = Round {
         values: Vec::with_capacity(pids.len()),
         unread: Vec::new(),

@@ -274,6 +274,10 @@ impl Link {
         let link = Arc::clone(self);
         tokio::spawn(async move {
             for slot in slots {
+                // Its sitter has died meanwhile, and the number may be somebody else's.
+                if link.slots.borrow().closing.get(&slot) != Some(&generation) {
+                    continue;
+                }
                 // The guardian that was noted: one that has come since may have given the number to somebody else.
                 if serving
                     .as_ref()

@@ -65,11 +65,8 @@ fn counted_as(state: &WorkerState) -> &'static str {
 /// `None`: its tree is gone, or its sitter's pid is somebody else's by now.
 fn usage(slot: &Slot) -> Option<Usage> {
     let sitter = slot.sitter()?;
-    let is_ours = |now: ProcessIdentity| now == sitter;
-    ProcessIdentity::of(sitter.pid)
-        .ok()
-        .flatten()
-        .filter(|now| is_ours(*now))?;
+    let is_ours = |now: &ProcessIdentity| now.is_same_as(&sitter);
+    ProcessIdentity::of(sitter.pid).ok().flatten().filter(is_ours)?;
     let usage = tree::usage(sitter.pid).ok()?;
     Some(Usage {
         worker: slot.worker.clone(),

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ostler_core::signal::Signal;
 use ostler_os::guardian::GuardianEvent;
 
-use crate::support::{Bench, Role, assert_gone, parent, request, role, role_process, shell, told};
+use crate::support::{Bench, DEADLINE, Role, assert_gone, parent, request, role, role_process, shell, told};
 
 /// Kilobytes of a line of smaps_rollup.
 fn memory(pid: i32, key: &str) -> u64 {
@@ -143,6 +143,37 @@ async fn a_host_that_does_not_read_delays_no_kill_and_loses_no_event() {
         "{stories:?}"
     );
     bench.quit().await;
+}
+
+/// Its outbox is full and it takes no orders: that the host has let go it notices all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn letting_go_of_a_guardian_that_takes_no_more_orders_ends_its_workers() {
+    let mut bench = Bench::launch().await;
+    let worker = bench.start(0, 1, request("/bin/sleep", &["1000"])).await;
+    // An event each, and nobody reads them: far more than the socket holds.
+    for _ in 0..20_000 {
+        bench.guardian.close(1).expect("taken");
+    }
+    // It takes no more: it has waited for nothing new, twenty times in a row.
+    let deadline = Instant::now() + DEADLINE;
+    let (mut waited, mut same) = (String::new(), 0);
+    while same < 20 && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let now = times_waited(bench.guardian.pid());
+        same = if now == waited { same + 1 } else { 0 };
+        waited = now;
+    }
+    bench.guardian.abandon();
+    assert_gone(worker as i32);
+    // Whoever reads later finds what there was room for, and the end.
+    while !matches!(bench.next().await, GuardianEvent::Ended) {}
+}
+
+/// How often a process has waited for something.
+fn times_waited(pid: u32) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
+    let line = status.lines().find(|line| line.starts_with("voluntary"));
+    line.expect("the kernel counts them").to_owned()
 }
 
 #[tokio::test]
