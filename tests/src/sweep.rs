@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::program;
+use crate::{program, run_directories};
 
 /// What a sweep said, and whether it succeeded.
 #[derive(Debug)]
@@ -43,4 +43,15 @@ pub fn sweep(state: &Path) -> String {
     let swept = swept(&mut sweep_by(&program("ostler"), state));
     assert!(swept.success, "{}", swept.said);
     swept.said
+}
+
+/// Makes the one run in this state directory one of a version that had no `guardian.lock`.
+///
+/// # Panics
+/// When there is not exactly one, or it has none.
+pub fn without_guardians_lock(state: &Path) {
+    let [lock] = &run_directories(state)[..] else {
+        panic!("one run is wanted")
+    };
+    std::fs::remove_file(lock.with_file_name("guardian.lock")).expect("it has the lock");
 }

@@ -4,12 +4,13 @@
 //! by their lock. What a dead run left is known by its records (each verified before it is signalled) and by its marker.
 //! Live runs are never touched. Of a run of another PID namespace: ADR 0018.
 
+use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ostler_os::cgroup::RunGroup;
 use ostler_os::failpoint::{self, Point};
-use ostler_os::identity::{Attribution, ProcessIdentity, here};
+use ostler_os::identity::{Attribution, ProcessIdentity, Verified, here};
 use ostler_os::kill::{self, KillReport};
 use ostler_os::marker;
 use ostler_registry::{DeadRun, FoundRun, Identity, RunDirError, remove_leftovers, runs};
@@ -59,13 +60,15 @@ pub enum Elsewhere {
 pub fn sweep(app_dir: &Path, elsewhere: Elsewhere) -> Result<SweepReport, RunDirError> {
     let mut report = SweepReport::default();
     if let Err(error) = remove_leftovers(app_dir) {
-        report.remarks.push(error.to_string());
+        report.remarks.push(advised(&error));
     }
     for found in runs(app_dir)? {
         match found {
             FoundRun::Live(_) => report.live += 1,
             FoundRun::Dead(dead) => sweep_run(dead, elsewhere, &mut report),
-            FoundRun::Unreadable { path, reason } => report.remarks.push(format!("{}: {reason}", path.display())),
+            FoundRun::Unreadable { path, reason } => {
+                report.remarks.push(format!("{}: {}", path.display(), advised(&reason)));
+            }
         }
     }
     failpoint::reach(Point::SweepDone);
@@ -77,9 +80,10 @@ fn sweep_run(dead: DeadRun, elsewhere: Elsewhere, report: &mut SweepReport) {
     let before = report.survivors.len();
     failpoint::reach(Point::SweepBegun);
     let place = Place::of(&dead);
-    if place == Place::Elsewhere && !have_ended(&dead, Instant::now(), report) {
-        // Perhaps a grace is given there: it is not for us to wait for, and not to be cut short.
-        return keep(&dead, "its guardian or a sitter lives in another PID namespace", report);
+    if place == Place::Elsewhere
+        && let Some(why) = why_left_alone(&dead, elsewhere)
+    {
+        return keep(&dead, &why, report);
     }
     let waited = await_guardians(&dead, &by, report);
     failpoint::reach(Point::SweepGuardianAwaited);
@@ -109,8 +113,19 @@ fn sweep_run(dead: DeadRun, elsewhere: Elsewhere, report: &mut SweepReport) {
         Ok(()) => report.runs += 1,
         Err(error) => {
             report.kept += 1;
-            report.remarks.push(error.to_string());
+            report.remarks.push(advised(&error));
         }
+    }
+}
+
+/// Why nobody of a run of another PID namespace is touched: perhaps a grace is given there, which is not for us to wait for, and
+/// not to be cut short.
+fn why_left_alone(dead: &DeadRun, elsewhere: Elsewhere) -> Option<String> {
+    match dead.await_guardians(Instant::now()) {
+        Ok(true) => None,
+        Ok(false) => Some("its guardian or a sitter lives in another PID namespace".to_owned()),
+        Err(RunDirError::NoLock { .. }) => (elsewhere == Elsewhere::Keep).then(|| of_elsewhere(dead)),
+        Err(error) => Some(advised(&error)),
     }
 }
 
@@ -157,7 +172,7 @@ fn of_elsewhere(dead: &DeadRun) -> String {
 /// Guardians and sitters of a dead host end their workers as the specifications say. They are waited for; past the deadline
 /// the guardian is killed, and what its sitters still give a grace is to be killed. Whether all of them have ended.
 fn await_guardians(dead: &DeadRun, by: &Attribution, report: &mut SweepReport) -> bool {
-    match dead.await_guardians(Instant::now() + SWEEP_LIMIT) {
+    match await_until(dead, Instant::now() + SWEEP_LIMIT) {
         Ok(true) => return true,
         Ok(false) => {}
         // It is asked again, and said then.
@@ -171,14 +186,40 @@ fn await_guardians(dead: &DeadRun, by: &Attribution, report: &mut SweepReport) -
 
 /// Whether guardians and sitters end by the deadline, now that their trees are killed.
 fn have_ended(dead: &DeadRun, deadline: Instant, report: &mut SweepReport) -> bool {
-    let why = match dead.await_guardians(deadline) {
+    let why = match await_until(dead, deadline) {
         Ok(true) => return true,
         Ok(false) => "they live on".to_owned(),
-        Err(error) => error.to_string(),
+        Err(why) => why,
     };
     let remark = format!("guardians and sitters of run {}: {why}", dead.run());
     report.remarks.push(remark);
     false
+}
+
+/// Whether guardians and sitters end by the deadline, or why that can't be known.
+fn await_until(dead: &DeadRun, deadline: Instant) -> Result<bool, String> {
+    match dead.await_guardians(deadline) {
+        Ok(ended) => Ok(ended),
+        Err(RunDirError::NoLock { .. }) => await_recorded(dead, deadline).map_err(|error| error.to_string()),
+        Err(error) => Err(advised(&error)),
+    }
+}
+
+/// A run without the lock is of an older version, or somebody has removed it: the guardian on record is waited for. Where that
+/// names nobody who can be verified nothing more is to be known, at this sweep or at a later one.
+fn await_recorded(dead: &DeadRun, deadline: Instant) -> io::Result<bool> {
+    let Some(guardian) = dead.info().ok().and_then(|info| info.guardian.as_ref()) else {
+        return Ok(true);
+    };
+    match os_identity(guardian).verify()? {
+        Verified::Same(guardian) => guardian.wait_until(deadline),
+        Verified::Gone | Verified::Stranger | Verified::Unknown(_) => Ok(true),
+    }
+}
+
+/// What is wrong, and what a person can do about it.
+fn advised(error: &RunDirError) -> String {
+    format!("{error}; {}", error.suggestion())
 }
 
 /// What the dead run's table names. A table that can't be read is set aside for people; the marker serves then.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use ostler_tests::scene::{limit, pool_of, python};
-use ostler_tests::sweep::sweep;
+use ostler_tests::sweep::{sweep, without_guardians_lock};
 use ostler_tests::world::{Anatomy, Stranger, World, await_count, children, is_alive, kill_at_once, rounds};
 use ostler_tests::{SOON, Up, pids, program, run_directories, survivors, tagged_directory, worker};
 
@@ -321,4 +321,24 @@ fn a_sweep_waits_for_sitters_that_have_no_guardian() {
         assert!(swept.contains("0 processes killed"), "the sitters ended them: {swept}");
         dead.assert_nothing_left();
     }
+}
+
+/// A run of a version that had no such lock: its guardian on record is waited for, and nothing keeps the run after that.
+#[test]
+fn without_the_lock_a_sweep_waits_for_the_guardian_on_record() {
+    let directory = tempfile::tempdir().unwrap();
+    let checkpoint = directory.path().join("checkpoint");
+    let mut dead = Up::start(|tag| database(tag, &checkpoint));
+    dead.wait_for_event("pool.ready");
+    without_guardians_lock(&dead.state());
+    dead.signal(Signal::SIGKILL);
+    dead.end(SOON);
+    let swept = sweep(&dead.state());
+    let told = std::fs::read_to_string(&checkpoint);
+    assert_eq!(told.ok().as_deref(), Some("done"), "{swept}");
+    assert!(
+        swept.starts_with("test: 1 dead runs removed, 0 processes killed"),
+        "{swept}"
+    );
+    dead.assert_nothing_left();
 }
