@@ -226,7 +226,7 @@ impl RunDir {
     }
 
     /// The lock of the run's guardians and sitters: each of them is to hold a copy of this for as long as it lives, and nobody
-    /// else. See [`DeadRun::await_guardians`].
+    /// else but the host. See [`DeadRun::await_guardians`].
     pub fn guardian_lock(&self) -> Arc<OwnedFd> {
         Arc::clone(&self.guardian_lock)
     }

@@ -139,7 +139,7 @@ impl TableError {
 struct Shared {
     ledger: RwLock<Ledger>,
     status: RwLock<TableStatus>,
-    /// No removal is taken any more; set before the last one is written.
+    /// No removal is taken any more; set before the last one is written, and whenever the keeper ends.
     closed: AtomicBool,
 }
 

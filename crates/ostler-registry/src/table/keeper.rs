@@ -78,7 +78,18 @@ enum Condition {
     Failed(Failed),
 }
 
+/// Closes the table for removals when it is dropped: nobody is left to write them, also when the keeper panicked.
+struct Closing(Arc<Shared>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.closed.store(true, Ordering::SeqCst);
+    }
+}
+
 pub(super) struct Keeper {
+    /// First, so that no removal is taken while the rest is dropped.
+    _closing: Closing,
     opener: Opener,
     shared: Arc<Shared>,
     on_event: OnTableEvent,
@@ -104,6 +115,7 @@ impl Keeper {
         let condition = Condition::Healthy(opened.store);
         let (retry_first, retry_max) = (options.retry_first, options.retry_max);
         Ok(Self {
+            _closing: Closing(shared.clone()),
             opener,
             shared,
             on_event,

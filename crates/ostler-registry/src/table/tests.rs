@@ -13,12 +13,13 @@ use crate::codec::decode_record;
 use crate::samples::{activation, active, key, owner, process, reserved};
 use crate::store::{Change, Opened, Row, Store};
 
-/// A disk in memory that is full, or hangs, when told so.
+/// A disk in memory that is full, hangs or panics when told so.
 #[derive(Clone, Default)]
 struct FakeDisk {
     rows: Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>,
     full: Arc<AtomicBool>,
     hung: Arc<tokio::sync::Mutex<()>>,
+    broken: Arc<AtomicBool>,
     opened: Arc<AtomicUsize>,
     writes: Arc<AtomicUsize>,
 }
@@ -66,6 +67,7 @@ impl FakeDisk {
 impl Store for FakeDisk {
     fn apply(&mut self, changes: &[Change]) -> Result<(), StoreError> {
         let _hangs = self.hung.blocking_lock();
+        assert!(!self.broken.load(Ordering::SeqCst), "told to panic");
         self.check()?;
         self.writes.fetch_add(1, Ordering::SeqCst);
         let mut rows = self.rows.lock().unwrap();
@@ -315,6 +317,26 @@ async fn calls_after_the_close_are_refused() {
         Err(TableError::Closed)
     ));
     assert!(matches!(table.close().await, Err(TableError::Closed)));
+}
+
+#[tokio::test]
+async fn a_keeper_that_panicked_confirms_no_removal() {
+    let disk = FakeDisk::default();
+    let (table, mut events) = over(&disk, quick()).await;
+    for index in 0..2 {
+        table.reserve(reserved("embed", index, 1)).await.expect("reserved");
+    }
+    disk.broken.store(true, Ordering::SeqCst);
+    let lost = table.reserve(reserved("embed", 2, 1)).await;
+    assert!(matches!(lost, Err(TableError::Closed)), "{lost:?}");
+    // The keeper owns the events' sender: they end with it.
+    let ended = tokio::time::timeout(Duration::from_secs(20), events.recv()).await;
+    assert!(matches!(ended, Ok(None)), "{ended:?}");
+    for index in 0..2 {
+        let removed = table.remove(key("embed", index, 1)).await;
+        assert!(matches!(removed, Err(TableError::Closed)), "{removed:?}");
+    }
+    assert_eq!(disk.records().len(), 2);
 }
 
 #[tokio::test]
