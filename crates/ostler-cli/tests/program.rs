@@ -111,6 +111,8 @@ fn what_is_hardly_meant_is_said_and_not_refused() {
     assert!(shown.contains("port = 7001"), "{shown}");
     assert!(said.contains("pool.p.workers: 2 workers want a port each"), "{said}");
     assert!(said.contains("pool.p.command: {port.htp} is no port"), "{said}");
+    // With a port that whoever else is on this machine leaves to it.
+    let (_folder, file) = folder("[pool.p]\ncommand = [\"true\", \"{port.htp}\"]\nport = \"any\"\n");
     let (status, _, said) = run(&["up", utf8(&file), "--for", "0s"]);
     assert_eq!(status, Some(0), "{said}");
     assert!(

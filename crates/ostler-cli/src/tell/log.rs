@@ -26,10 +26,13 @@ pub(crate) fn start(level: &str, screen: Arc<Screen>, telemetry: Option<&Telemet
         .map_err(|error| format!("the log can't be started: {error}"))
 }
 
-/// A level or a filter. A lone word that is no level would be a target, of which there is nothing to be seen.
+/// A level or a filter. A lone word that is no level is a target to `tracing`: one of ours is meant, any other is a level mistyped.
 fn filter(level: &str) -> Result<EnvFilter, String> {
-    let is_word = level.chars().all(|c| c.is_ascii_alphanumeric());
-    if is_word && level.parse::<LevelFilter>().is_err() {
+    let is_word = level
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
+    let is_ours = level == "ostler" || level.starts_with("ostler_");
+    if is_word && !is_ours && level.parse::<LevelFilter>().is_err() {
         return Err(
             "a level is wanted (error, warn, info, debug, trace, off), or a filter such as warn,ostler_os=debug".into(),
         );
@@ -91,10 +94,18 @@ mod tests {
 
     #[test]
     fn a_word_that_is_no_level_is_refused() {
-        for right in ["info", "WARN", "off", "warn,ostler_os=debug", "ostler=trace"] {
+        for right in [
+            "info",
+            "WARN",
+            "off",
+            "warn,ostler_os=debug",
+            "ostler=trace",
+            "ostler",
+            "ostler_os",
+        ] {
             assert!(filter(right).is_ok(), "{right}");
         }
-        for wrong in ["verbose", "inof", "warn=what="] {
+        for wrong in ["verbose", "inof", "in_fo", "ostler-os", "warn=what="] {
             assert!(filter(wrong).is_err(), "{wrong}");
         }
     }

@@ -1,6 +1,7 @@
 //! What can't be meant: the same rules for the TOML file and for the builder.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::{Mode, PoolSpec, Port, Ports, Probe, ProbeKind, Ready, WorkerSpec};
@@ -72,7 +73,8 @@ impl PoolSpec {
     /// A port that workers of both pools are to have, which can't be: [`PoolSpec::problems`] of two in one instance.
     pub fn shared_port(&self, other: &Self) -> Option<u16> {
         let (mine, theirs) = (&self.worker, &other.worker);
-        let meet = mine.address == theirs.address || mine.address.is_unspecified() || theirs.address.is_unspecified();
+        let (here, there) = (mine.address, theirs.address);
+        let meet = here == there || is_among(here, there) || is_among(there, here);
         if !meet || self.workers == 0 || other.workers == 0 {
             return None;
         }
@@ -81,6 +83,11 @@ impl PoolSpec {
             _ => None,
         })
     }
+}
+
+/// Whether who listens at `all` has the ports of `address`, too: `0.0.0.0` is every IPv4 address, `::` every one (ipv6(7)).
+fn is_among(address: IpAddr, all: IpAddr) -> bool {
+    all.is_unspecified() && (all.is_ipv6() || address.is_ipv4())
 }
 
 /// The longest name of a pool. It becomes a part of file names.
@@ -388,6 +395,23 @@ mod tests {
         assert_eq!(here.shared_port(&on("127.0.0.2", Port::Fixed(9100))), None);
         assert_eq!(here.shared_port(&on("127.0.0.1", Port::Fixed(9101))), None);
         assert_eq!(here.shared_port(&on("127.0.0.1", Port::Any)), None);
+        // All addresses are those of a family; only `::` stands for both.
+        let shared = |one: &str, other: &str| {
+            let [one, other] = [one, other].map(|address| on(address, Port::Fixed(80)));
+            assert_eq!(one.shared_port(&other), other.shared_port(&one));
+            one.shared_port(&other).is_some()
+        };
+        for meet in [
+            ["::", "127.0.0.1"],
+            ["::", "0.0.0.0"],
+            ["::", "::1"],
+            ["0.0.0.0", "0.0.0.0"],
+        ] {
+            assert!(shared(meet[0], meet[1]), "{meet:?}");
+        }
+        for apart in [["0.0.0.0", "::1"], ["127.0.0.1", "::1"]] {
+            assert!(!shared(apart[0], apart[1]), "{apart:?}");
+        }
     }
 
     #[test]
