@@ -437,6 +437,27 @@ fn a_lost_guardian_is_the_outcome_and_its_sitter_does_the_ending() {
     assert_eq!(reason(&story.ends()), Some(Reason::GuardianLost));
 }
 
+/// Its sitter gives it the grace of `host_death`, not that of a stop: nothing ends it sooner but a kill.
+#[test]
+fn what_is_born_when_its_guardian_is_lost_is_left_to_its_sitter() {
+    let hour = Duration::from_secs(3600);
+    let mut story = Story::new(Rules {
+        host_death: StopSpec { grace: hour, ..TERM },
+        ..rules()
+    });
+    story.does(Input::Recorded);
+    story.does(Input::GuardianLost);
+    assert_eq!(story.does(Input::Spawned), []);
+    assert_eq!(story.life.state(), State::Stopping);
+    let limit = story.life.deadline().unwrap();
+    assert_eq!(limit.since(story.now), hour + RELEASE);
+    assert_eq!(story.clone().does(kill()), [Effect::End(KILL_NOW)]);
+    assert!(story.clone().at_deadline().contains(&Effect::End(KILL_NOW)));
+    story.does(Input::Exited(ExitStatus::Code(0)));
+    story.does(Input::TreeGone);
+    assert_eq!(reason(&story.ends()), Some(Reason::GuardianLost));
+}
+
 #[test]
 fn a_lost_guardian_does_not_turn_a_stop_into_a_failure() {
     let mut story = Story::ready(rules());

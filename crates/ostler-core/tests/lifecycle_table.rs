@@ -74,6 +74,10 @@ fn situations() -> Vec<(&'static str, Vec<Input>)> {
             "Reserved: the process is being spawned, and a stop waits for it",
             vec![Recorded, stop(false)],
         ),
+        (
+            "Reserved: the process is being spawned, and the guardian is lost",
+            vec![Recorded, GuardianLost],
+        ),
         ("Spawned", vec![Recorded, Spawned]),
         ("Ready", after(vec![])),
         ("Ready: the tree is gone, the exit not yet seen", after(vec![TreeGone])),

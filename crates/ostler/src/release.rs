@@ -21,7 +21,7 @@ use crate::process::{Done, Driver, Work};
 const NAMING_LIMIT: Duration = Duration::from_secs(1);
 /// How long the look through all processes may take: 5 s.
 const SCAN_LIMIT: Duration = Duration::from_secs(5);
-/// How long a tree whose sitter was killed has to end: 5 s.
+/// How long a tree that is killed from here has to end: 5 s.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
 /// Can every port be bound again? Ports that the host itself listens on are exempt.
@@ -98,12 +98,12 @@ pub(crate) fn end_without_sitter(driver: &Driver) -> Work {
 }
 
 /// Kills an incarnation whose sitter takes no orders, because its guardian is lost, and gives it a grace. The sitter tells of
-/// the end.
+/// the end; whoever escapes us has its grace.
 pub(crate) fn kill_past_sitter(driver: &Driver) -> Work {
     let left = Left::of(driver);
     Box::pin(async move {
-        drop(tokio::task::spawn_blocking(move || left.end()).await);
-        Done::Nothing
+        drop(tokio::task::spawn_blocking(move || left.kill_past_sitter()).await);
+        Done::KilledPastSitter
     })
 }
 
@@ -114,6 +114,7 @@ struct Left {
     incarnation: Incarnation,
     run: RunId,
     identity: Option<ProcessIdentity>,
+    sitter: Option<ProcessIdentity>,
     cgroup: Option<Arc<Group>>,
 }
 
@@ -124,16 +125,14 @@ impl Left {
             incarnation: driver.incarnation,
             run: driver.slot.services.run,
             identity: driver.resources.identity,
+            sitter: driver.own_sitter(),
             cgroup: driver.resources.cgroup.clone(),
         }
     }
 
     /// Kills it. Whether nothing is left.
     fn end(&self) -> bool {
-        if let Some(Err(error)) = self.cgroup.as_deref().map(Group::kill) {
-            tracing::warn!(target: "ostler", worker = %self.worker, %error, "its cgroup can't be killed");
-        }
-        let by = Attribution::new("ostler", format!("the sitter of {} takes no orders", self.worker));
+        self.kill_cgroup();
         let (marked, missed) = match self.marked() {
             Ok(look) => look,
             Err(error) => (
@@ -143,12 +142,44 @@ impl Left {
         };
         let roots: Vec<ProcessIdentity> = marked.into_iter().chain(self.identity).collect();
         let deadline = Instant::now() + KILL_LIMIT;
-        let kills = kill::kill_trees(&roots, &by, deadline);
-        for left in kills.left().chain(missed.clone()) {
-            tracing::warn!(target: "ostler", worker = %self.worker, left, "its sitter takes no orders, and something is left");
-        }
+        let clean = self.kill(&roots, "its sitter is gone", missed, deadline);
         let emptied = |group: &Group| group.is_empty_by(deadline).unwrap_or(false);
-        kills.is_clean() && missed.is_none() && self.cgroup.as_deref().is_none_or(emptied)
+        clean && self.cgroup.as_deref().is_none_or(emptied)
+    }
+
+    /// Kills it under its living sitter, which is not touched. It takes in whoever loses his parent, so all are below it, and
+    /// nobody's marker has to be looked for.
+    fn kill_past_sitter(&self) {
+        self.kill_cgroup();
+        let (below, missed) = match self.sitter.as_ref().map(tree::living_descendants) {
+            Some(Ok(below)) => (below, None),
+            Some(Err(error)) => (Vec::new(), Some(format!("its tree can't be walked: {error}"))),
+            None => (Vec::new(), None),
+        };
+        let roots: Vec<ProcessIdentity> = below.into_iter().chain(self.identity).collect();
+        self.kill(
+            &roots,
+            "its sitter takes no orders",
+            missed,
+            Instant::now() + KILL_LIMIT,
+        );
+    }
+
+    fn kill_cgroup(&self) {
+        if let Some(Err(error)) = self.cgroup.as_deref().map(Group::kill) {
+            tracing::warn!(target: "ostler", worker = %self.worker, %error, "its cgroup can't be killed");
+        }
+    }
+
+    /// Kills these trees, for this reason. Whether nothing is left; `missed` may be.
+    fn kill(&self, roots: &[ProcessIdentity], why: &str, missed: Option<String>, deadline: Instant) -> bool {
+        let by = Attribution::new("ostler", format!("{}: {why}", self.worker));
+        let kills = kill::kill_trees(roots, &by, deadline);
+        let clean = kills.is_clean() && missed.is_none();
+        for left in kills.left().chain(missed) {
+            tracing::warn!(target: "ostler", worker = %self.worker, left, "{why}, and something is left");
+        }
+        clean
     }
 
     /// Whoever bears the incarnation's marker, and who could not be asked, in words.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use ostler::{Backoff, EventKind, Ostler, Pool, PoolPhase, StopSpec};
+use ostler::{Backoff, EventKind, Ostler, Pool, PoolPhase, Ready, StopSpec};
 use ostler_tests::{SOON, send, survivors};
 
 use super::scene::{Place, Seen, WORST, in_time, start, stop};
@@ -127,6 +127,36 @@ async fn a_kill_does_not_wait_for_the_grace_that_the_sitters_of_a_lost_guardian_
     send(guardian(&ostler), Signal::SIGKILL);
     seen.kind(EventKind::GuardianLost).await;
     assert_eq!(alive(&place.tag).len(), 2 * 3, "they have an hour");
+    ostler.killer().kill();
+    stop(&place, ostler, &mut seen).await;
+}
+
+/// The same where the leader has ended within the grace and no cgroup holds the rest: it is found below its sitter.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_reaches_whoever_has_survived_his_leader_and_his_guardian() {
+    let place = Place::new();
+    let builder = place.builder().cgroups(false);
+    let mut seen = Seen::new(builder.subscribe());
+    let ostler = in_time(builder.start()).await.unwrap();
+    let mut spec = place.pool("p", "notify+sleep");
+    // The child is deaf to TERM from its birth, and the leader, when it is ready, is not.
+    let script = r#"trap "" TERM; "$0" sleep 0 "$3" & trap - TERM; exec "$0" "$@""#;
+    let shell = ["sh", "-c", script].map(str::to_owned);
+    spec.worker.command.splice(..0, shell);
+    spec.worker.ready = Some(Ready::Notify);
+    spec.workers = 2;
+    spec.worker.host_death = StopSpec {
+        signal: ostler::Signal::TERM,
+        grace: Duration::from_secs(3600),
+    };
+    ostler.pool_from(spec).start().await.unwrap();
+    seen.kind(EventKind::PoolReady).await;
+    place.await_processes(2 * 2);
+    send(guardian(&ostler), Signal::SIGKILL);
+    for _ in 0..2 {
+        seen.kind(EventKind::WorkerExited).await;
+    }
+    assert_eq!(alive(&place.tag).len(), 2, "they have an hour");
     ostler.killer().kill();
     stop(&place, ostler, &mut seen).await;
 }

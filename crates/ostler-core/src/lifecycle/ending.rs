@@ -58,7 +58,9 @@ impl Lifecycle {
 
     pub(super) fn guardian_lost_before_birth(&mut self) -> Reaction {
         let ending = Ending::Failed(guardian_lost());
-        self.end_when_born(ending, Cause::GuardianLost, false)
+        self.end_when_born(ending, Cause::GuardianLost, false)?;
+        self.end_at_birth = Some((Cause::GuardianLost, self.rules.host_death));
+        Ok(())
     }
 
     /// A stop of a process that runs.
@@ -95,11 +97,20 @@ impl Lifecycle {
         self.effects.push(Effect::End(KILL_NOW));
     }
 
-    /// The sitter has seen the guardian's pipe close and ends the tree, so nothing is signalled from here at first.
     pub(super) fn lose_guardian(&mut self) -> Reaction {
         self.guardian_lost = true;
         self.end = Some(Ending::Failed(guardian_lost()));
+        self.leave_to_sitter();
+        if self.tree_gone {
+            self.leader_vanished();
+        }
+        Ok(())
+    }
+
+    /// The sitter has seen the guardian's pipe close and ends the tree, so nothing is signalled from here at first.
+    pub(super) fn leave_to_sitter(&mut self) {
         let stop = self.rules.host_death;
+        self.killed = false;
         self.enter(
             Phase::Stopping,
             Transition::Stopping {
@@ -108,10 +119,6 @@ impl Lifecycle {
             },
         );
         self.limit = Some(self.now + stop.grace + self.rules.release_timeout);
-        if self.tree_gone {
-            self.leader_vanished();
-        }
-        Ok(())
     }
 
     /// An exit that nobody asked for. What it leaves behind has nobody to finish for, and is killed at once.

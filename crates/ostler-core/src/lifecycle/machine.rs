@@ -196,6 +196,7 @@ impl Lifecycle {
                         self.limit = has_limit.then(|| self.reserved_at + self.rules.start_timeout);
                         self.effects.push(Effect::WatchReady);
                     }
+                    Some((Cause::GuardianLost, _)) => self.leave_to_sitter(),
                     Some((cause, stop)) => self.end_process(cause, stop),
                 }
                 Ok(())

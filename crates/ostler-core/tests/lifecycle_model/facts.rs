@@ -39,6 +39,8 @@ pub(crate) struct Facts {
     /// The tree is gone, and its status is no longer waited for.
     given_up: bool,
     guardian_lost: bool,
+    /// The guardian was lost, before anything else ended it.
+    left_to_sitter: bool,
     end: Option<Why>,
     free: bool,
     pub(crate) over: bool,
@@ -58,6 +60,7 @@ impl Facts {
             gone: None,
             given_up: false,
             guardian_lost: false,
+            left_to_sitter: false,
             end: None,
             free: false,
             over: false,
@@ -86,7 +89,7 @@ impl Facts {
 
     /// A process may live that is no longer wanted, and no sitter ends it by itself.
     pub(crate) fn must_be_ended(&self) -> bool {
-        self.born.is_some() && self.end.is_some() && self.gone.is_none() && !self.guardian_lost
+        self.born.is_some() && self.end.is_some() && self.gone.is_none() && !self.guardian_lost && !self.left_to_sitter
     }
 
     fn settled(&self) -> bool {
@@ -145,6 +148,7 @@ impl Facts {
                 self.given_up = self.guardian_lost && !self.exited;
             }
             Input::GuardianLost if !self.exited && !self.settled() => {
+                self.left_to_sitter |= self.end.is_none();
                 self.because(Why::Failed(Reason::GuardianLost));
                 self.guardian_lost = self.born.is_some();
                 self.given_up = self.guardian_lost && self.gone.is_some();

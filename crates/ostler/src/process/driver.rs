@@ -69,6 +69,8 @@ pub(crate) enum Done {
     TreeEnded,
     /// It could not be ended: tried again when the lifecycle asks for it.
     TreeLeft,
+    /// All that a kill past the sitter reached was killed.
+    KilledPastSitter,
     /// Somebody said something.
     Message(Message),
     /// The whole instance is to be killed.
@@ -133,10 +135,14 @@ pub(crate) struct Driver {
     tree_gone: bool,
     /// Its guardian is lost: the sitter ends the tree by its specification, and takes no orders.
     unguarded: bool,
+    /// It was to be killed by its guardian, which may have died before it heard of that.
+    kill_ordered: bool,
     /// Nobody is left who would end the tree for us.
     sitterless: bool,
     /// We are ending it ourselves just now.
     ending_tree: bool,
+    /// We are killing it past its sitter just now.
+    killing: bool,
     /// What follows upon the input that was just given.
     backlog: VecDeque<Input>,
     /// The kill of the whole instance is told once; repeated, it would keep everything else from being heard.
@@ -177,8 +183,10 @@ impl Driver {
             sender,
             tree_gone: false,
             unguarded: false,
+            kill_ordered: false,
             sitterless: false,
             ending_tree: false,
+            killing: false,
             backlog: VecDeque::new(),
             kill_heard: false,
         }
@@ -253,6 +261,10 @@ impl Driver {
                 self.ending_tree = false;
                 None
             }
+            Done::KilledPastSitter => {
+                self.killing = false;
+                None
+            }
             Done::Nothing => None,
             Done::Reserved(prepared) => Some(self.reserved(prepared)),
             Done::Ready(reported) => {
@@ -289,10 +301,10 @@ impl Driver {
             return;
         }
         if self.unguarded && stop.grace.is_zero() {
-            // What is killed past its sitter is reaped by it, which confirms the end.
-            self.slot.note_spent_cgroup();
-            return self.pending.push(release::kill_past_sitter(self));
+            self.kill_past_sitter();
+            return;
         }
+        self.kill_ordered |= stop.grace.is_zero();
         self.slot.services.link.end(self.slot.number, self.incarnation, stop);
         failpoint::reach(Point::EndOrdered);
     }
@@ -311,6 +323,15 @@ impl Driver {
             self.ending_tree = true;
             self.slot.note_spent_cgroup();
             self.pending.push(release::end_without_sitter(self));
+        }
+    }
+
+    /// One at a time, likewise. What is killed is reaped by the sitter, which confirms the end.
+    pub(super) fn kill_past_sitter(&mut self) {
+        if !self.killing {
+            self.killing = true;
+            self.slot.note_spent_cgroup();
+            self.pending.push(release::kill_past_sitter(self));
         }
     }
 

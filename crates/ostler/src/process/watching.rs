@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use ostler_core::failure::{Failure, Reason};
 use ostler_core::spec::{Port, Probe, Ready, WorkerSpec};
+use ostler_os::identity::ProcessIdentity;
 
 use super::driver::Driver;
 use crate::ready::{HealthPlan, HealthProbe, Notifications, ProbePlan, ReadyPlan, Sign};
@@ -80,6 +81,13 @@ impl Driver {
             address: SocketAddr::new(spec.address, port),
             sitter: self.sitter()?,
         })
+    }
+
+    /// The sitter as it was identified at the spawn. A stranger that has its pid since is younger than the worker.
+    pub(crate) fn own_sitter(&self) -> Option<ProcessIdentity> {
+        let (pid, worker) = (self.sitter()?, self.resources.identity?);
+        let is_ours = |sitter: &ProcessIdentity| sitter.pid == pid && sitter.start_time <= worker.start_time;
+        self.slot.sitter().filter(is_ours)
     }
 
     fn sitter(&self) -> Option<i32> {

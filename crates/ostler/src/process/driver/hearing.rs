@@ -18,6 +18,9 @@ impl Driver {
             Message::Stop { cause, kill } => Some(Input::Stop { cause, kill }),
             Message::GuardianLost => {
                 self.unguarded = true;
+                if self.kill_ordered && !self.tree_gone {
+                    self.kill_past_sitter();
+                }
                 Some(Input::GuardianLost)
             }
             Message::SittersEnded if self.tree_gone => None,
