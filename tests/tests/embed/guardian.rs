@@ -161,6 +161,29 @@ async fn a_kill_reaches_whoever_has_survived_his_leader_and_his_guardian() {
     stop(&place, ostler, &mut seen).await;
 }
 
+/// The guardian stands still, is told to kill, and dies before it hears of that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_that_dies_with_the_guardian_is_given_again() {
+    let place = Place::new();
+    let (ostler, mut seen) = start(&place).await;
+    let mut spec = place.pool("p", WORST);
+    let hour = Duration::from_secs(3600);
+    spec.worker.host_death = StopSpec {
+        signal: ostler::Signal::TERM,
+        grace: hour,
+    };
+    spec.worker.release_timeout = hour;
+    ostler.pool_from(spec).start().await.unwrap();
+    seen.kind(EventKind::PoolReady).await;
+    place.await_processes(3);
+    let guardian = guardian(&ostler);
+    send(guardian, Signal::SIGSTOP);
+    ostler.killer().kill();
+    seen.kind(EventKind::WorkerStopping).await;
+    send(guardian, Signal::SIGKILL);
+    stop(&place, ostler, &mut seen).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn guardian_and_sitters_die_at_once() {
     let place = Place::new();
