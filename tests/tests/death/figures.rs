@@ -4,9 +4,9 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use ostler_tests::Up;
 use ostler_tests::sweep::sweep;
 use ostler_tests::world::{await_count, long_form, rounds};
+use ostler_tests::{SOON, Up};
 
 use crate::{KINDS, pools, processes};
 
@@ -24,6 +24,8 @@ fn one_death(kinds: &[(&str, usize)], workers: usize) -> Duration {
     up.signal(Signal::SIGKILL);
     await_count(&up.tag, "gone", |count| count == 0);
     let time = begun.elapsed();
+    // The lock is free when the host has ended.
+    up.end(SOON);
     sweep(&up.state());
     up.assert_nothing_left();
     time
