@@ -62,11 +62,9 @@ pub fn stray(of: u32, tag: &str) -> Stray {
         .into_iter()
         .find(|(name, _)| name.to_string_lossy().starts_with("OSTLER_RUN_"));
     let (name, value) = marker.expect("a worker bears its run's marker");
-    let child = Command::new(program("ostler-test-worker"))
-        .args(["ignore-term+sleep", "0", tag])
-        .env(name, value)
-        .stdout(Stdio::null())
-        .spawn();
+    let mut command = Command::new(program("ostler-test-worker"));
+    command.args(["ignore-term+sleep", "0", tag]).env(name, value);
+    let child = scene::dying_with_us(&command).stdout(Stdio::null()).spawn();
     Stray(child.expect("it starts"))
 }
 

@@ -56,6 +56,23 @@ pub fn wrapped(command: &mut Command, wrapper: &[&str]) {
     *command = outer;
 }
 
+/// The same command, killed by the kernel when the thread that has started it ends: whoever is no process of an Ostler's is left
+/// to nobody when a test is killed. A change of its user would undo that (prctl(2), PR_SET_PDEATHSIG).
+pub fn dying_with_us(command: &Command) -> Command {
+    let mut outer = Command::new("setpriv");
+    outer
+        .args(["--pdeathsig", "KILL", "--"])
+        .arg(command.get_program())
+        .args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => outer.env(name, value),
+            None => outer.env_remove(name),
+        };
+    }
+    outer
+}
+
 /// The beginning of a command line that runs the rest in namespaces of its own (unshare(1), with these options); `None`,
 /// and a word to whoever reads the tests' output, where this user may not have them.
 pub fn unshared(options: &[&str]) -> Option<Vec<String>> {

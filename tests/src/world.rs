@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use procfs::process::Process;
 
-use crate::scene::{unprivileged, unshared, wrapped};
+use crate::scene::{dying_with_us, unprivileged, unshared, wrapped};
 use crate::{SOON, program, send, survivors};
 
 /// Whether the long form of the tests is asked for: `OSTLER_TEST_LONG=1`. It takes minutes, and wants the machine alone.
@@ -171,6 +171,7 @@ impl Stranger {
     /// # Panics
     /// When it can't be started.
     pub fn start(command: &mut Command) -> Self {
+        let mut command = dying_with_us(command);
         command
             .process_group(0)
             .stdin(Stdio::null())

@@ -185,7 +185,9 @@ async fn host_guardian_and_sitters_killed_at_once_take_the_workers_with_them() {
         slot[2..]
             .iter()
             .filter(|pid| alive(**pid))
-            .for_each(|pid| send(*pid, Os::KILL));
+            // A daemon that is a shell has a child.
+            .filter_map(|pid| rustix::process::getpgid(Pid::from_raw(*pid)).ok())
+            .for_each(|group| _ = rustix::process::kill_process_group(group, Os::KILL));
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::wait::WaitStatus;
 use ostler_tests::program;
+use ostler_tests::scene::dying_with_us;
 use serde_json::json;
 
 use crate::cast::{self, Part};
@@ -295,10 +296,8 @@ impl Run {
     fn begin_bystanders(&mut self) {
         for modes in ["sleep", "ignore-term+sleep"] {
             let mut command = std::process::Command::new(program("ostler-test-worker"));
-            let child = command
-                .args([modes, "0", &self.tag])
-                .spawn()
-                .expect("a bystander starts");
+            command.args([modes, "0", &self.tag]);
+            let child = dying_with_us(&command).spawn().expect("a bystander starts");
             let id = Id::of(i32::try_from(child.id()).expect("a pid")).expect("it is not reaped yet");
             self.observer.add_bystander(id);
         }
