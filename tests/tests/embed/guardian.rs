@@ -210,14 +210,12 @@ async fn nobody_is_born_into_the_cgroup_of_one_that_lost_its_sitter() {
     let (old, lost) = (alive(&place.tag), guardian(&ostler));
     let killed = cgroups(&old);
     let sitters = sitters(lost);
-    // Stopped, none of them ends its tree itself before it is killed.
-    for sitter in &sitters {
-        send(*sitter, Signal::SIGSTOP);
-    }
-    send(lost, Signal::SIGKILL);
+    // The guardian stands still: neither does it end what its sitters leave, nor do they see it die, and end their trees.
+    send(lost, Signal::SIGSTOP);
     for sitter in sitters {
         send(sitter, Signal::SIGKILL);
     }
+    send(lost, Signal::SIGKILL);
     seen.kind(EventKind::GuardianLost).await;
     all_back(&place, &pool, &mut seen, &old).await;
     let reused: Vec<_> = cgroups(&alive(&place.tag)).intersection(&killed).cloned().collect();
