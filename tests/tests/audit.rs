@@ -55,6 +55,7 @@ fn a_process_with_the_marker_that_nobody_holds_is_told_of_and_left_alone() {
     ] {
         let stray = Stray::start(worker, &up.tag, |own| value.unwrap_or(own));
         let pid = format!("pid {} ", stray.0.id());
+        ostler_tests::world::await_count(&up.tag, "the stray shows its command", |count| count == 3);
         let before = pids(&up.tag);
         let warning = up.wait_for_log("a warning of the audit", SOON, |line| {
             line.contains(&pid) && line.contains(said)
