@@ -16,10 +16,10 @@ use ostler_os::identity::{ProcessIdentity, Verified};
 use ostler_os::{marker, tree};
 use ostler_registry::Record;
 
+use crate::guard::NoCensus;
 use crate::hub::Hub;
 use crate::identity::{local, os_identity};
 use crate::instance::Tree;
-use crate::link::NoCensus;
 use crate::services::{Services, StopLevel};
 use compare::{Disagreement, GuardianView, Marked, Recorded, Up, View};
 

@@ -17,11 +17,10 @@ use ractor::ActorCell;
 
 use crate::audit::{self, AUDIT_INTERVAL};
 use crate::cleaner::EmergencyCleaner;
-use crate::guardian_keeper::{GuardianKeeper, KeeperArguments};
+use crate::guard::{GuardianKeeper, KeeperArguments, Link};
 use crate::hub::{About, EventStream, Hub};
 use crate::identity::record_of;
 use crate::instance::{Ostler, Tree};
-use crate::link::Link;
 use crate::process_table::ProcessTable;
 use crate::services::{Parts, Services};
 use crate::supervisor::{ChildSpec, Report, Restart, Shutdown, Supervisor, SupervisorError, SupervisorOptions};

@@ -15,8 +15,8 @@ use ostler_os::{kill, marker, tree};
 use ostler_telemetry::{EventKind, Facts};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
+use crate::guard::{Census, NoCensus};
 use crate::hub::About;
-use crate::link::{Census, NoCensus};
 use crate::services::Services;
 
 /// How long the guardian has to say what it still has: 5 s.

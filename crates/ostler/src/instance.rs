@@ -11,8 +11,8 @@ use tokio::sync::watch;
 
 use crate::builder::OstlerBuilder;
 use crate::cleaner;
+use crate::guard::Link;
 use crate::hub::{About, EventStream};
-use crate::link::Link;
 use crate::pool::{Pool, PoolBuilder, PoolError, PoolShared, pool_child};
 use crate::report::{StopError, StopReport};
 use crate::services::{Services, StopLevel};

@@ -19,9 +19,9 @@ use ostler_registry::{Owner, RunDir, Table};
 use tokio::sync::{OnceCell, watch};
 
 use crate::cleaner::CleanupReport;
+use crate::guard::Link;
 use crate::hub::Hub;
 use crate::identity::record_of;
-use crate::link::Link;
 
 /// How far the instance has been told to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -7,8 +7,6 @@
 mod hearing;
 
 use std::collections::VecDeque;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -17,67 +15,15 @@ use ostler_core::ids::Incarnation;
 use ostler_core::lifecycle::{Cause, Effect, Input, Lifecycle, Outcome, Rules, State, Transition};
 use ostler_core::spec::{Ports, StopSpec};
 use ostler_os::failpoint::{self, Point};
-use ostler_os::guardian::GuardianEvent;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
-use super::prepare::{Prepared, Resources};
+use super::protocol::{Done, Line, Message, Progress, Told, Work};
+use super::slot::Slot;
 use super::spans::Spans;
-use super::{Progress, Slot, Told, announce, turn};
-use crate::link::Route;
+use super::start::{self, Resources};
+use super::{announce, release, watch as ready};
+use crate::guard::Route;
 use crate::services::StopLevel;
-use crate::{ready, release};
-
-/// What reaches a driver from outside.
-#[derive(Debug)]
-pub(crate) enum Message {
-    /// End the process.
-    Stop {
-        /// Who wants it.
-        cause: Cause,
-        /// At once, without a grace.
-        kill: bool,
-    },
-    /// News of this incarnation from its sitter or the guardian.
-    /// Boxed: the inbox keeps room for 32 messages, and most of them are rare.
-    Guardian(Box<GuardianEvent>),
-    /// The guardian that it runs under is dead; its sitter ends it.
-    GuardianLost,
-    /// That guardian and all its sitters have ended: no further news will come.
-    SittersEnded,
-}
-
-/// How a driver and those around it reach each other.
-pub(super) struct Line {
-    pub(super) told: Box<dyn Fn(Told) + Send + Sync>,
-    pub(super) progress: watch::Sender<Progress>,
-    pub(super) predecessor: Option<watch::Receiver<Progress>>,
-    pub(super) inbox: mpsc::UnboundedReceiver<Message>,
-    pub(super) sender: mpsc::UnboundedSender<Message>,
-}
-
-pub(crate) type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
-
-/// What happened to an incarnation, or what a piece of work that took time came to.
-pub(crate) enum Done {
-    /// Something for the lifecycle.
-    Input(Input),
-    /// The ports were chosen (or could not be had) and the reservation is in the table.
-    Reserved(Prepared),
-    /// The worker has become ready, and has told these ports.
-    Ready(crate::services::PortMap),
-    /// The tree of a sitter that is gone was ended for it.
-    TreeEnded,
-    /// It could not be ended: tried again when the lifecycle asks for it.
-    TreeLeft,
-    /// All that a kill past the sitter reached was killed.
-    KilledPastSitter,
-    /// Somebody said something.
-    Message(Message),
-    /// The whole instance is to be killed.
-    Kill,
-    /// Nothing that anybody needs to know.
-    Nothing,
-}
 
 /// Drives one incarnation to its end.
 pub(super) async fn drive(slot: Arc<Slot>, incarnation: Incarnation, mut line: Line) {
@@ -86,7 +32,7 @@ pub(super) async fn drive(slot: Arc<Slot>, incarnation: Incarnation, mut line: L
         incarnation,
     };
     let predecessor = line.predecessor.take();
-    let outcome = match turn::wait_turn(&slot, predecessor.clone(), &mut line.inbox).await {
+    let outcome = match start::wait_turn(&slot, predecessor.clone(), &mut line.inbox).await {
         Ok(permit) => {
             Driver::begin(slot, incarnation, line.inbox, line.sender, permit)
                 .run(&line.told, &line.progress)
@@ -95,7 +41,7 @@ pub(super) async fn drive(slot: Arc<Slot>, incarnation: Incarnation, mut line: L
         Err(outcome) => {
             drop(released);
             (line.told)(Told::Ended(outcome));
-            turn::stand_for(predecessor, &line.progress).await;
+            start::stand_for(predecessor, &line.progress).await;
             return;
         }
     };

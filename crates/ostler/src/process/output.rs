@@ -2,6 +2,8 @@
 //!
 //! The hook runs in the task that drains the stream, so nothing in it waits.
 
+mod paragraph;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,7 +14,7 @@ use ostler_telemetry::{Observer, Output};
 
 use super::driver::Driver;
 use crate::hub::Hub;
-use crate::paragraph::Paragraph;
+use paragraph::Paragraph;
 
 /// Log records of one stream a second, in the long run; what is above is counted and kept back.
 pub const RECORDS_A_SECOND: u32 = 100;

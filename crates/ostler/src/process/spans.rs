@@ -15,7 +15,7 @@ use ostler_telemetry::names::span;
 use ostler_telemetry::{Part, SpanLink, context};
 use tracing::Span;
 
-use super::Slot;
+use super::slot::Slot;
 
 /// What an incarnation is doing, as its spans and its measured times have it.
 #[derive(Debug)]

@@ -8,8 +8,9 @@ use ostler_core::signal::Signal;
 use ostler_os::failpoint::{self, Point};
 use ostler_os::guardian::{GuardianEvent, SignalCause};
 
-use super::super::{announce, refusal};
-use super::{Done, Driver, Message};
+use super::super::protocol::{Done, Message};
+use super::super::{announce, start};
+use super::Driver;
 
 impl Driver {
     /// What a message is to the lifecycle; `None`: nothing, or it is under way still.
@@ -47,7 +48,7 @@ impl Driver {
             }
             GuardianEvent::SpawnFailed { step, errno, .. } => {
                 self.tree_gone = true;
-                let failure = refusal::of_spawn(&self.slot.spec.worker, step, errno);
+                let failure = start::of_spawn(&self.slot.spec.worker, step, errno);
                 Some(Input::SpawnFailed(failure))
             }
             GuardianEvent::Exited { status, .. } => {

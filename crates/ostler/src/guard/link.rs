@@ -1,6 +1,6 @@
 //! The link to the guardian: which guardian serves now, and whose news goes where.
 //!
-//! The link lives outside the actor that keeps a guardian running ([`GuardianKeeper`](crate::actors)), so that orders
+//! The link lives outside the actor that keeps a guardian running ([`GuardianKeeper`](super::keeper::GuardianKeeper)), so that orders
 //! can be given and news be heard whatever happens to that actor. A guardian that was lost goes on being listened to
 //! until all its sitters have ended, while the next one serves already.
 

@@ -20,16 +20,17 @@ use ostler_os::{ports, program};
 use ostler_registry::{Activation, Containment, Identity, Key, Record, RecordedPort, UnixNanos};
 use ostler_telemetry::Facts;
 
-use super::driver::{Done, Driver, Work};
+use super::super::driver::Driver;
+use super::super::protocol::{Done, Work};
+use super::super::slot::{Listeners, Slot};
+use super::super::watch::{LastAnswer, LineWatch};
 use super::environment::{self, Offers};
-use super::{Listeners, Slot, refusal};
+use super::refusal;
 use crate::identity::record_of;
-use crate::lines::LineWatch;
-use crate::ready::LastAnswer;
 use crate::services::PortMap;
 
 /// How many lines of stderr a failure carries.
-pub(super) const STDERR_TAIL: usize = 20;
+const STDERR_TAIL: usize = 20;
 
 /// What one incarnation holds.
 #[derive(Default)]
@@ -57,7 +58,7 @@ pub(crate) struct Resources {
 
 impl Resources {
     /// Fills in what every event of the incarnation tells.
-    pub(super) fn complete(&self, facts: Facts) -> Facts {
+    pub(in crate::process) fn complete(&self, facts: Facts) -> Facts {
         let named = self.ports.iter().filter(|(name, _)| !name.is_empty());
         Facts {
             pid: facts.pid.or(self.pid),
@@ -69,26 +70,26 @@ impl Resources {
     }
 
     /// The worker has its ports: they keep other hosts away by themselves now.
-    pub(super) fn settle_ports(&mut self) {
+    pub(in crate::process) fn settle_ports(&mut self) {
         for reservation in &mut self.reservations {
             reservation.settle();
         }
     }
 
     /// A cgroup that was killed is not used again. Whether it is gone: the kernel may call it busy for a moment more.
-    pub(super) fn drop_cgroup(&mut self) -> bool {
+    pub(in crate::process) fn drop_cgroup(&mut self) -> bool {
         self.cgroup
             .take()
             .is_none_or(|group| group.try_remove().unwrap_or(false))
     }
 
     /// How many lines went from what is kept.
-    pub(super) fn dropped_lines(&self) -> u64 {
+    pub(in crate::process) fn dropped_lines(&self) -> u64 {
         let captures = [&self.stdout, &self.stderr].into_iter().flatten();
         captures.map(Capture::dropped).sum()
     }
 
-    pub(super) fn stderr_tail(&self) -> Vec<String> {
+    pub(in crate::process) fn stderr_tail(&self) -> Vec<String> {
         self.stderr
             .as_ref()
             .map(|capture| capture.tail(STDERR_TAIL))
@@ -96,7 +97,7 @@ impl Resources {
     }
 
     /// Reads what the process has written before it ended, without waiting for those who hold its pipes still.
-    pub(super) fn drain_output(&self) -> impl Future<Output = ()> + Send + use<> {
+    pub(in crate::process) fn drain_output(&self) -> impl Future<Output = ()> + Send + use<> {
         let captures = [self.stdout.clone(), self.stderr.clone()];
         async move {
             for capture in captures.iter().flatten() {
@@ -126,7 +127,7 @@ pub(crate) struct Prepared {
 
 impl Driver {
     /// Chooses the ports and writes the reservation.
-    pub(super) fn reserve(&self) -> Work {
+    pub(in crate::process) fn reserve(&self) -> Work {
         let slot = Arc::clone(&self.slot);
         let key = self.key();
         Box::pin(async move {
@@ -143,7 +144,7 @@ impl Driver {
         })
     }
 
-    pub(super) fn reserved(&mut self, prepared: Prepared) -> Input {
+    pub(in crate::process) fn reserved(&mut self, prepared: Prepared) -> Input {
         match prepared.ports {
             Ok((ports, reservations, listeners)) => {
                 self.slot.remember_ports(&ports, &listeners);
@@ -164,7 +165,7 @@ impl Driver {
     }
 
     /// Spawns the process: its news comes from the guardian.
-    pub(super) fn spawn(&mut self) -> Work {
+    pub(in crate::process) fn spawn(&mut self) -> Work {
         let request = match self.request() {
             Ok(request) => request,
             Err(failure) => return Box::pin(async { Done::Input(Input::SpawnFailed(failure)) }),
@@ -315,7 +316,7 @@ impl Driver {
     }
 
     /// The process is there: what it is goes into the record.
-    pub(super) fn spawned(&mut self, worker: &TreeProcess, sitter: u32, in_cgroup: bool) -> Work {
+    pub(in crate::process) fn spawned(&mut self, worker: &TreeProcess, sitter: u32, in_cgroup: bool) -> Work {
         failpoint::reach(Point::SpawnTold);
         let identity = here().ok().map(|here| worker.identity(here));
         self.resources.pid = Some(worker.pid);
@@ -354,7 +355,7 @@ impl Driver {
     }
 
     /// The ports that the worker told of go on record, as those that it was given.
-    pub(super) fn learn_ports(&mut self, reported: PortMap) -> Work {
+    pub(in crate::process) fn learn_ports(&mut self, reported: PortMap) -> Work {
         self.resources.ports.extend(reported);
         let (table, key) = (self.slot.services.table.clone(), self.key());
         let ports = recorded_ports(&self.slot.spec.worker, &self.resources.ports);

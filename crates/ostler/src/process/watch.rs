@@ -6,7 +6,9 @@
 mod file;
 mod health;
 mod http;
+mod lines;
 mod notify;
+mod plan;
 mod probe;
 #[cfg(test)]
 mod tests;
@@ -20,10 +22,10 @@ use ostler_core::supervision::Backoff;
 
 use file::ReadyFile;
 pub(crate) use health::{HealthPlan, HealthProbe, watch};
+pub(crate) use lines::LineWatch;
 pub(crate) use notify::Notifications;
 pub(crate) use probe::ProbePlan;
 
-use crate::lines::LineWatch;
 use crate::services::PortMap;
 
 /// The first pause between two looks at a worker that is not ready.

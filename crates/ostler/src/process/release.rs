@@ -15,7 +15,8 @@ use ostler_os::identity::{Attribution, ProcessIdentity};
 use ostler_os::ports::{self, PortState};
 use ostler_os::{kill, marker, tree};
 
-use crate::process::{Done, Driver, Work};
+use super::driver::Driver;
+use super::protocol::{Done, Work};
 
 /// How long the holders have to be named: 1 s.
 const NAMING_LIMIT: Duration = Duration::from_secs(1);

@@ -7,7 +7,8 @@ use ostler_core::failure::{Failure, Reason};
 use ostler_core::lifecycle::Outcome;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
-use super::{Message, Progress, Slot};
+use super::super::protocol::{Message, Progress};
+use super::super::slot::Slot;
 
 /// The pause after the first start that failed uncounted; doubled after each that follows, up to [`PAUSE_MAX`].
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
@@ -15,7 +16,7 @@ const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// Waits until the incarnation may be reserved. An error is how it ended without having been reserved.
-pub(super) async fn wait_turn(
+pub(in crate::process) async fn wait_turn(
     slot: &Arc<Slot>,
     predecessor: Option<watch::Receiver<Progress>>,
     inbox: &mut mpsc::UnboundedReceiver<Message>,
@@ -70,7 +71,10 @@ async fn await_predecessor(slot: &Slot, predecessor: Option<watch::Receiver<Prog
 
 /// Ends an incarnation that never had its turn. It holds nothing itself; what its predecessor holds is still in the way
 /// of whoever comes next, and has to be seen by a stop.
-pub(super) async fn stand_for(predecessor: Option<watch::Receiver<Progress>>, progress: &watch::Sender<Progress>) {
+pub(in crate::process) async fn stand_for(
+    predecessor: Option<watch::Receiver<Progress>>,
+    progress: &watch::Sender<Progress>,
+) {
     if let Some(mut predecessor) = predecessor {
         loop {
             let seen = *predecessor.borrow_and_update();

@@ -12,7 +12,7 @@ use ostler_os::limits;
 use ostler_os::ports::PortError;
 
 /// A spawn that failed.
-pub(super) fn of_spawn(spec: &WorkerSpec, step: SpawnStep, errno: i32) -> Failure {
+pub(in crate::process) fn of_spawn(spec: &WorkerSpec, step: SpawnStep, errno: i32) -> Failure {
     let error = io::Error::from_raw_os_error(errno);
     let program = spec.command.first().map_or("", String::as_str);
     let directory = spec

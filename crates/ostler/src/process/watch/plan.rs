@@ -6,15 +6,15 @@ use ostler_core::failure::{Failure, Reason};
 use ostler_core::spec::{Port, Probe, Ready, WorkerSpec};
 use ostler_os::identity::ProcessIdentity;
 
-use super::driver::Driver;
-use crate::ready::{HealthPlan, HealthProbe, Notifications, ProbePlan, ReadyPlan, Sign};
+use super::super::driver::Driver;
+use super::{HealthPlan, HealthProbe, Notifications, ProbePlan, ReadyPlan, Sign};
 
 impl Driver {
     /// How it is seen that the worker is ready; `None`: it is, since exec has succeeded.
     ///
     /// # Errors
     /// When readiness can't be watched: what it would be seen by is not there.
-    pub(super) fn ready_plan(&self) -> Result<Option<ReadyPlan>, Failure> {
+    pub(in crate::process) fn ready_plan(&self) -> Result<Option<ReadyPlan>, Failure> {
         let Some(ready) = &self.slot.spec.worker.ready else {
             return Ok(None);
         };
@@ -49,7 +49,7 @@ impl Driver {
     }
 
     /// What is watched while the worker is ready; `None`: nothing.
-    pub(super) fn health_plan(&self) -> Option<HealthPlan> {
+    pub(in crate::process) fn health_plan(&self) -> Option<HealthPlan> {
         let spec = &self.slot.spec.worker;
         let probe = spec.health.as_ref().and_then(|rules| {
             Some(HealthProbe {

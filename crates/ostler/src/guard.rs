@@ -1,0 +1,7 @@
+//! The guardian as the host has it: the link that carries orders and news, and the actor that keeps a guardian running.
+
+mod keeper;
+mod link;
+
+pub(crate) use keeper::{GuardianKeeper, KeeperArguments};
+pub(crate) use link::{Census, Link, NoCensus, Route};
