@@ -9,6 +9,8 @@ use crate::steps::{Outcome, cargo, exists, output, step};
 pub(crate) fn run() -> Outcome {
     let environment = native::environment()?;
     step("formatting", cargo().args(["fmt", "--all", "--check"]))?;
+    println!("── text (docs/style.md)");
+    crate::text::run(crate::text::Mode::Check)?;
     // Cargo does not know the guardian's program: the build script of ostler-os compiles it.
     let guardian = "crates/ostler-os/guardian/main.rs";
     let mut rustfmt = Command::new("rustfmt");

@@ -7,6 +7,7 @@ mod native;
 mod steps;
 mod story;
 mod test;
+mod text;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -26,7 +27,10 @@ cargo xtask chaos [--minutes N] [--seed S]
     the light store. --help tells more.
 
 cargo xtask ci
-    Formatting, clippy, documentation, licences and advisories.
+    Formatting, text, clippy, documentation, licences and advisories.
+
+cargo xtask text [--fix]
+    The rules of docs/style.md that a program can check. --fix repairs wrapping.
 
 Exit status: 0 when everything that was promised happened, 1 when not.";
 
@@ -39,6 +43,8 @@ fn main() -> ExitCode {
         ["test", rest @ ..] => test::run(rest),
         ["chaos", rest @ ..] => chaos::run(rest),
         ["ci"] => ci::run(),
+        ["text"] => text::run(text::Mode::Check),
+        ["text", "--fix"] => text::run(text::Mode::Fix),
         ["help" | "--help" | "-h"] => {
             // Whoever reads only the first lines of it has read what was wanted.
             drop(writeln!(std::io::stdout(), "{HELP}"));
