@@ -6,17 +6,18 @@ use std::process::Command;
 use serde_json::Value;
 
 /// The layers from the ground up. A crate may depend on those that are listed before it.
-const LAYERS: [&str; 6] = [
+const LAYERS: [&str; 7] = [
     "ostler-core",
     "ostler-os",
     "ostler-registry",
     "ostler-telemetry",
+    "ostler-supervisor",
     "ostler",
     "ostler-cli",
 ];
 
 /// What these layers must not depend on, for the design's reasons.
-const STRANGERS: [(&str, &[&str]); 4] = [
+const STRANGERS: [(&str, &[&str]); 5] = [
     // No clock, no runtime, no operating system.
     (
         "ostler-core",
@@ -25,6 +26,18 @@ const STRANGERS: [(&str, &[&str]); 4] = [
     // Linux, without a thought of actors.
     ("ostler-os", &["ractor", "rocksdb", "redb"]),
     ("ostler-registry", &["ractor"]),
+    // OTP supervision of any ractor actor: no processes.
+    (
+        "ostler-supervisor",
+        &[
+            "ostler-os",
+            "ostler-registry",
+            "ostler-telemetry",
+            "nix",
+            "rustix",
+            "libc",
+        ],
+    ),
     // Telemetry is told by a trait: who wants none compiles none.
     (
         "ostler",

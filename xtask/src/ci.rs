@@ -24,8 +24,8 @@ pub(crate) fn run() -> Outcome {
     step("clippy", clippy.envs(environment.clone()))?;
     // Features of ractor are the whole build's: with this one its messages want more, and its actors behave as before.
     let mut cluster = cargo();
-    cluster.args(["test", "--package", "ostler", "--test", "supervisor"]);
-    cluster.args(["--no-default-features", "--features", "redb,cluster"]);
+    cluster.args(["test", "--package", "ostler-supervisor", "--test", "supervisor"]);
+    cluster.args(["--features", "cluster"]);
     step("supervision with ractor's cluster feature", &mut cluster)?;
     let mut doc = cargo();
     doc.args(["doc", "--workspace", "--no-deps"])

@@ -31,33 +31,30 @@
 //!
 //! Supervision of ordinary ractor actors, no process in sight, is in [`supervisor`].
 
-mod audit;
-mod builder;
-mod cleaner;
 mod guard;
 mod hub;
 mod identity;
 mod instance;
 mod pool;
 mod process;
-mod process_table;
-mod report;
-mod services;
-mod snapshot;
 mod status;
-pub mod supervisor;
-pub mod sweep;
 
-pub use audit::AUDIT_INTERVAL;
-pub use builder::{OstlerBuilder, ROOT_INTENSITY, ROOT_PERIOD, StartError};
-pub use cleaner::CleanupReport;
+use instance::services;
+
 pub use hub::{EVENT_BUFFER, EventStream};
-pub use instance::{Killer, Ostler};
+pub use instance::audit::AUDIT_INTERVAL;
+pub use instance::builder::{OstlerBuilder, ROOT_INTENSITY, ROOT_PERIOD, StartError};
+pub use instance::cleaner::CleanupReport;
+pub use instance::handle::{Killer, Ostler};
+pub use instance::report::{StopError, StopReport};
+pub use instance::sweep;
 pub use pool::{Pool, PoolBuilder, PoolError, PoolPhase};
 pub use process::{RECORDS_A_SECOND, RECORDS_AT_ONCE};
-pub use report::{StopError, StopReport};
 pub use status::WorkerState;
 pub use supervisor::{Backoff, Restart};
+
+#[doc(inline)]
+pub use ostler_supervisor as supervisor;
 
 pub use ostler_core::failure::{ExitStatus, Failure, Reason};
 pub use ostler_core::ids::{Incarnation, RunId, WorkerId};

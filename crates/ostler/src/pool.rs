@@ -13,7 +13,8 @@ use ostler_core::lifecycle::Cause;
 use ostler_core::spec::{Health, OnGiveUp, OutputSpec, PoolSpec, Port, Ports, Ready, SpecProblem, StopSpec};
 use ostler_core::supervision::{Backoff, Restart, RestartChildError, StartChildError};
 
-use crate::instance::{Ostler, Tree};
+use crate::instance::handle::Ostler;
+use crate::instance::tree::Tree;
 use crate::status::WorkerState;
 
 pub use shared::PoolPhase;

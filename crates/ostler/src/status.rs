@@ -6,7 +6,7 @@ use ostler_core::failure::Failure;
 use ostler_core::ids::Incarnation;
 use ostler_core::lifecycle::State;
 
-use crate::services::PortMap;
+use crate::instance::services::PortMap;
 
 /// One worker at one moment, as [`Pool::workers`](crate::Pool::workers) shows it.
 #[derive(Debug, Clone, Default)]

@@ -10,8 +10,8 @@ use ostler_telemetry::{EventKind, Facts};
 use tokio::sync::{Semaphore, watch};
 
 use crate::hub::About;
+use crate::instance::services::Services;
 use crate::process::Slot;
-use crate::services::Services;
 use crate::supervisor::{DynamicSupervisor, Supervisor};
 
 /// How far a pool is.

@@ -1,0 +1,147 @@
+//! How a child says why it ends, and how ractor's untyped endings become [`ExitReason`]s.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ostler_core::exit::{ExitReason, Failure};
+use ractor::{ActorId, ActorProcessingErr, SupervisionEvent};
+
+/// A typed ending: return it as the error of any of an actor's callbacks (`Err(Exit::from(reason).into())`), and its supervisor
+/// takes it as such. From `pre_start` it is the reason why the start failed.
+///
+/// Without it, a supervisor reads these reasons:
+///
+/// | the actor ended by | reason |
+/// |---|---|
+/// | `stop(None)` | `Normal` |
+/// | `stop(Some("shutdown"))` | `Shutdown(None)` |
+/// | `stop(Some(why))`, `why = "killed"` too; `drain()` is `"Drained"` | `Shutdown(Some(why))` |
+/// | `kill()`, or its task was cancelled (the runtime shuts down) | `Killed` |
+/// | an error or a panic in a callback | `Failed` |
+#[derive(Debug, Clone, PartialEq)]
+pub struct Exit {
+    /// Why it ends.
+    pub reason: ExitReason,
+    /// Extension: false says that it is nobody's fault, and that its restart is not to be counted against the intensity.
+    pub counted: bool,
+}
+
+impl Exit {
+    /// An exit that is nobody's fault: its restart is not counted (extension to OTP).
+    pub fn uncounted(reason: ExitReason) -> Self {
+        Exit { reason, counted: false }
+    }
+
+    /// Reads the error that an actor failed with.
+    pub(crate) fn of_error(error: ActorProcessingErr) -> Self {
+        match error.downcast::<Exit>() {
+            Ok(exit) => *exit,
+            Err(error) => ExitReason::Failed(Failure::new(error)).into(),
+        }
+    }
+}
+
+impl From<ExitReason> for Exit {
+    /// Counted, as any exit of OTP.
+    fn from(reason: ExitReason) -> Self {
+        Exit { reason, counted: true }
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.reason, f)
+    }
+}
+
+impl std::error::Error for Exit {}
+
+/// Return it as `pre_start`'s error: the actor declines to start, which is no failure (OTP's `ignore`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ignore;
+
+impl fmt::Display for Ignore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the actor declined to start")
+    }
+}
+
+impl std::error::Error for Ignore {}
+
+/// What is known of an actor's ending beside ractor's event: whether it came to an orderly stop.
+///
+/// ractor tells of a kill by the string `"killed"`, which a user's `stop(Some("killed"))` can say as well. Only the latter gets as
+/// far as `post_stop`.
+#[derive(Debug, Default)]
+pub(crate) struct Probe {
+    stopped: AtomicBool,
+}
+
+impl Probe {
+    pub(crate) fn note_orderly_stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn stopped_orderly(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+}
+
+/// The word that ractor's kill leaves as a reason.
+const KILLED: &str = "killed";
+/// The word that ractor leaves when an actor's task was dropped.
+const TASK_CANCELLED: &str = "actor_task_cancelled";
+/// The word that we stop children with: OTP's `shutdown`.
+pub(crate) const SHUTDOWN: &str = "shutdown";
+
+/// How an actor ended, as ractor's event tells it, without the actor's state.
+#[derive(Debug)]
+pub(crate) enum Ending {
+    Terminated {
+        reason: Option<String>,
+        state_was_back: bool,
+    },
+    Failed(ActorProcessingErr),
+}
+
+impl Ending {
+    /// Reads the event of a child that ended; `None` for any other event. Drops the event, and with it the child's state.
+    pub(crate) fn read(event: SupervisionEvent) -> Option<(ActorId, Ending)> {
+        match event {
+            SupervisionEvent::ActorTerminated(cell, state, reason) => {
+                let state_was_back = state.is_some();
+                drop_guarded(state);
+                Some((cell.get_id(), Ending::Terminated { reason, state_was_back }))
+            }
+            SupervisionEvent::ActorFailed(cell, error) => Some((cell.get_id(), Ending::Failed(error))),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn exit(self, probe: Option<&Probe>) -> Exit {
+        match self {
+            Ending::Failed(error) => Exit::of_error(error),
+            Ending::Terminated { reason, state_was_back } => {
+                // A kill during post_stop loses the state; any other kill never gets as far as post_stop.
+                let orderly = state_was_back && probe.is_some_and(Probe::stopped_orderly);
+                of_termination(reason, orderly).into()
+            }
+        }
+    }
+}
+
+fn of_termination(reason: Option<String>, orderly: bool) -> ExitReason {
+    match reason {
+        None => ExitReason::Normal,
+        Some(reason) if !orderly && (reason == KILLED || reason == TASK_CANCELLED) => ExitReason::Killed,
+        Some(reason) if reason == SHUTDOWN => ExitReason::SHUTDOWN,
+        Some(reason) => ExitReason::Shutdown(Some(reason)),
+    }
+}
+
+/// The child's state comes inside ractor's event: a panic in its `Drop` is the child's, and must not be the supervisor's.
+fn drop_guarded<T>(state: T) {
+    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(state))).is_err() {
+        tracing::warn!("the state of a child that ended panicked while it was dropped");
+    }
+}

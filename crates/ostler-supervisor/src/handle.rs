@@ -1,0 +1,328 @@
+//! What people hold of a supervisor.
+
+use std::fmt;
+use std::sync::Arc;
+
+use ostler_core::exit::{ExitReason, Failure};
+use ostler_core::supervision::{
+    ChildCounts, ChildId, ChildKind, ChildRef, ChildSpec as CoreSpec, DeleteChildError, End, RestartChildError,
+    SpecError, StartChildError, Target, TerminateChildError,
+};
+use ractor::concurrency::JoinHandle;
+use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
+use tokio::sync::{oneshot, watch};
+
+use crate::actor::{SupervisorActor, SupervisorArguments};
+use crate::child::{ChildSpec, Launch, StartContext, StartError, StartedChild};
+use crate::messages::{ReplyTo, SupervisorMessage};
+use crate::options::SupervisorOptions;
+use crate::running::{ChildInfo, ChildStart, RunningChild};
+
+/// A handle to a supervisor. Cheap to clone; dropping it does nothing to the supervisor.
+///
+/// It must be stopped by [`stop`](Self::stop), which stops its children in order and waits for them. ractor's own `stop` and `kill` on its
+/// actor make ractor kill the children, unordered; their release gates still run. A supervisor that is a child of another is stopped by that one
+/// as it should be.
+#[derive(Clone)]
+pub struct Supervisor {
+    actor: ActorRef<SupervisorMessage>,
+    end: watch::Receiver<Option<End>>,
+}
+
+impl fmt::Debug for Supervisor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Supervisor").field(&self.actor.get_cell()).finish()
+    }
+}
+
+/// A supervisor that did not start. Nothing of it is left.
+#[derive(Debug, thiserror::Error)]
+pub enum SupervisorError {
+    /// The flags or a child are refused.
+    #[error(transparent)]
+    Invalid(#[from] SpecError),
+    /// A child did not start; those before it were stopped again, in reverse.
+    #[error("child {child} did not start: {reason}")]
+    Child {
+        /// Which.
+        child: ChildRef,
+        /// Why.
+        reason: ExitReason,
+    },
+    /// It ended otherwise before its children were up.
+    #[error("the supervisor was stopped while it started")]
+    Stopped,
+    /// ractor could not spawn it.
+    #[error("the supervisor's actor did not start: {0}")]
+    Spawn(Failure),
+}
+
+/// The supervisor has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the supervisor has ended")]
+pub struct Gone;
+
+impl Supervisor {
+    /// Starts a supervisor without a supervisor of its own, and its children, left to right; returns when they are up. `name` is for
+    /// ractor's registry.
+    ///
+    /// # Errors
+    /// [`SupervisorError`]; nothing is left then.
+    pub async fn spawn(
+        name: Option<String>,
+        options: SupervisorOptions,
+        children: Vec<ChildSpec>,
+    ) -> Result<Self, SupervisorError> {
+        let (arguments, ready, end) = arguments(options, children);
+        let spawned = Actor::spawn(name, SupervisorActor, arguments).await;
+        Supervisor::when_ready(spawned, ready, end).await
+    }
+
+    /// The same, as a ractor child of `parent`, an actor of any kind. As a child of a [`Supervisor`], use [`ChildSpec::supervisor`].
+    ///
+    /// # Errors
+    /// [`SupervisorError`]; nothing is left then.
+    pub async fn spawn_linked(
+        name: Option<String>,
+        options: SupervisorOptions,
+        children: Vec<ChildSpec>,
+        parent: ActorCell,
+    ) -> Result<Self, SupervisorError> {
+        let (arguments, ready, end) = arguments(options, children);
+        let spawned = Actor::spawn_linked(name, SupervisorActor, arguments, parent).await;
+        Supervisor::when_ready(spawned, ready, end).await
+    }
+
+    async fn when_ready(
+        spawned: Result<(ActorRef<SupervisorMessage>, JoinHandle<()>), SpawnErr>,
+        ready: oneshot::Receiver<Result<(), End>>,
+        end: watch::Receiver<Option<End>>,
+    ) -> Result<Self, SupervisorError> {
+        let (actor, join) = spawned?;
+        let outcome = ready.await;
+        if let Ok(Ok(())) = outcome {
+            return Ok(Supervisor { actor, end });
+        }
+        // An actor's task catches its panics: an error says that the runtime is shutting down, and the task is gone either way.
+        let _ = join.await;
+        match outcome {
+            Ok(Err(End::StartFailed { child, reason })) => Err(SupervisorError::Child { child, reason }),
+            _ => Err(SupervisorError::Stopped),
+        }
+    }
+
+    /// Its actor, for ractor's registry, groups and links.
+    pub fn cell(&self) -> ActorCell {
+        self.actor.get_cell()
+    }
+
+    /// Adds a child at the end and starts it; returns when it is up.
+    ///
+    /// # Errors
+    /// OTP's ([`StartChildError`]); `Stopping` also when the supervisor has ended.
+    pub async fn start_child(&self, spec: ChildSpec) -> Result<ChildStart, StartChildError> {
+        let answer = self
+            .ask(|reply| SupervisorMessage::StartChild(Box::new(spec), reply))
+            .await;
+        answer.unwrap_or(Err(StartChildError::Stopping))
+    }
+
+    /// Stops a child, given by id or by key; returns when it is gone and released. Its specification stays, unless it is temporary.
+    /// Idempotent.
+    ///
+    /// # Errors
+    /// OTP's ([`TerminateChildError`]); `Stopping` also when the supervisor has ended.
+    pub async fn terminate_child(&self, child: impl Into<Target>) -> Result<(), TerminateChildError> {
+        let target = child.into();
+        let answer = self.ask(|reply| SupervisorMessage::TerminateChild(target, reply)).await;
+        answer.unwrap_or(Err(TerminateChildError::Stopping))
+    }
+
+    /// Starts a child that is specified and not there; returns when it is up.
+    ///
+    /// # Errors
+    /// OTP's ([`RestartChildError`]); `Stopping` also when the supervisor has ended.
+    pub async fn restart_child(&self, id: impl Into<ChildId>) -> Result<ChildStart, RestartChildError> {
+        let id = id.into();
+        let answer = self.ask(|reply| SupervisorMessage::RestartChild(id, reply)).await;
+        answer.unwrap_or(Err(RestartChildError::Stopping))
+    }
+
+    /// Removes the specification of a child that is not there.
+    ///
+    /// # Errors
+    /// OTP's ([`DeleteChildError`]); `Stopping` also when the supervisor has ended.
+    pub async fn delete_child(&self, id: impl Into<ChildId>) -> Result<(), DeleteChildError> {
+        let id = id.into();
+        let answer = self.ask(|reply| SupervisorMessage::DeleteChild(id, reply)).await;
+        answer.unwrap_or(Err(DeleteChildError::Stopping))
+    }
+
+    /// The children, in start order. Answered in the middle of anything, as the next two are.
+    ///
+    /// # Errors
+    /// [`Gone`] when it has ended.
+    pub async fn which_children(&self) -> Result<Vec<ChildInfo>, Gone> {
+        self.ask(SupervisorMessage::WhichChildren).await
+    }
+
+    /// How many children there are.
+    ///
+    /// # Errors
+    /// [`Gone`] when it has ended.
+    pub async fn count_children(&self) -> Result<ChildCounts, Gone> {
+        self.ask(SupervisorMessage::CountChildren).await
+    }
+
+    /// The specification of a child, if there is one of that name; a temporary child's start is not kept.
+    ///
+    /// # Errors
+    /// [`Gone`] when it has ended.
+    pub async fn get_child_spec(&self, id: impl Into<ChildId>) -> Result<Option<CoreSpec<Option<Launch>>>, Gone> {
+        let id = id.into();
+        self.ask(|reply| SupervisorMessage::GetChildSpec(id, reply)).await
+    }
+
+    /// Stops the children, right to left, each as its specification says, then the supervisor; returns when nothing is left, with why it
+    /// ended (it may have given up before). Idempotent. It has no deadline of its own: it takes as long as the children's `shutdown` allows.
+    pub async fn stop(&self) -> Option<End> {
+        self.request_stop();
+        self.wait().await
+    }
+
+    /// The same, without waiting.
+    pub fn request_stop(&self) {
+        request_stop(&self.actor);
+    }
+
+    /// Waits until it has ended and nothing is left. `None`: it was stopped or killed by ractor's own means.
+    pub async fn wait(&self) -> Option<End> {
+        let mut end = self.end.clone();
+        // The sender goes with the actor's state, which is the last to go.
+        while end.changed().await.is_ok() {}
+        end.borrow().clone()
+    }
+
+    /// The reply; an error when there is nobody any more to give one.
+    async fn ask<T>(&self, message: impl FnOnce(ReplyTo<T>) -> SupervisorMessage) -> Result<T, Gone> {
+        let (reply, answer) = oneshot::channel();
+        self.actor.cast(message(reply)).map_err(|_| Gone)?;
+        answer.await.map_err(|_| Gone)
+    }
+}
+
+fn request_stop(actor: &ActorRef<SupervisorMessage>) {
+    // An actor that takes no message any more is stopping already.
+    let _ = actor.cast(SupervisorMessage::Stop);
+}
+
+impl From<SpawnErr> for SupervisorError {
+    fn from(error: SpawnErr) -> Self {
+        match error {
+            SpawnErr::StartupFailed(error) => match error.downcast::<SpecError>() {
+                Ok(refused) => SupervisorError::Invalid(*refused),
+                Err(error) => SupervisorError::Spawn(Failure::new(error)),
+            },
+            error => SupervisorError::Spawn(Failure::new(error)),
+        }
+    }
+}
+
+type Ready = oneshot::Receiver<Result<(), End>>;
+
+fn arguments(
+    options: SupervisorOptions,
+    children: Vec<ChildSpec>,
+) -> (SupervisorArguments, Ready, watch::Receiver<Option<End>>) {
+    let (ready, is_ready) = oneshot::channel();
+    let (end, ended) = watch::channel(None);
+    (
+        SupervisorArguments {
+            options,
+            children,
+            ready,
+            end,
+        },
+        is_ready,
+        ended,
+    )
+}
+
+/// Starts a supervisor as a child of another: it is up when its children are.
+async fn start_nested(
+    mut context: StartContext,
+    options: SupervisorOptions,
+    children: Vec<ChildSpec>,
+) -> Result<(StartedChild, Supervisor), StartError> {
+    let (arguments, mut ready, end) = arguments(options, children);
+    let started = context.spawn(None, SupervisorActor, arguments).await?;
+    let actor = ActorRef::<SupervisorMessage>::from(started.cell().clone());
+    let outcome = tokio::select! {
+        biased;
+        outcome = &mut ready => outcome,
+        () = context.cancelled() => {
+            request_stop(&actor);
+            started.ended().await;
+            return Err(StartError::cancelled());
+        }
+    };
+    match outcome {
+        Ok(Ok(())) => Ok((started, Supervisor { actor, end })),
+        Ok(Err(end)) => {
+            started.ended().await;
+            Err(StartError::Failed(end.exit_reason().into()))
+        }
+        Err(_) => {
+            started.ended().await;
+            Err(StartError::Failed(ExitReason::Killed.into()))
+        }
+    }
+}
+
+/// A child that is a supervisor; `handle` makes what its starter gets of it.
+pub(crate) fn nested<F, I>(
+    id: ChildId,
+    options: SupervisorOptions,
+    children: F,
+    handle: fn(Supervisor) -> I,
+) -> ChildSpec
+where
+    F: Fn() -> Vec<ChildSpec> + Send + Sync + 'static,
+    I: Send + Sync + 'static,
+{
+    let start = move |context| {
+        let starting = start_nested(context, options.clone(), children());
+        async move {
+            let (started, supervisor) = starting.await?;
+            Ok(started.with_info(Arc::new(handle(supervisor))))
+        }
+    };
+    ChildSpec::starting(id, start)
+        .kind(ChildKind::Supervisor)
+        .stop_with(|cell| request_stop(&ActorRef::from(cell.clone())))
+}
+
+impl ChildSpec {
+    /// A child that is a supervisor itself, with what `children` gives at each start. It is up when they are; its handle is the
+    /// [`info`](crate::RunningChild::info) of its start. Default shutdown: infinity.
+    pub fn supervisor<F>(id: impl Into<ChildId>, options: SupervisorOptions, children: F) -> Self
+    where
+        F: Fn() -> Vec<ChildSpec> + Send + Sync + 'static,
+    {
+        nested(id.into(), options, children, |supervisor| supervisor)
+    }
+}
+
+impl RunningChild {
+    /// The handle of a child that is a [`Supervisor`].
+    pub fn supervisor(&self) -> Option<Supervisor> {
+        self.info.as_ref()?.downcast_ref().cloned()
+    }
+}
+
+impl ChildInfo {
+    /// The handle of a child that is a [`Supervisor`], when it is up.
+    pub fn supervisor(&self) -> Option<Supervisor> {
+        self.info.as_ref()?.downcast_ref().cloned()
+    }
+}

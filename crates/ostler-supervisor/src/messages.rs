@@ -1,0 +1,84 @@
+//! Every message of a supervisor: what its tasks report to the engine, and what its handle asks of its actor.
+
+use std::sync::Arc;
+
+use ostler_core::supervision::{
+    ChildCounts, ChildId, ChildRef, ChildSpec as CoreSpec, DeleteChildError, RestartChildError, StartChildError,
+    Target, TerminateChildError,
+};
+use ractor::ActorCell;
+use tokio::sync::oneshot;
+
+use crate::child::{ChildSpec, Info, Launch, StartError};
+use crate::exit::Probe;
+use crate::running::{ChildInfo, ChildStart};
+
+/// How a task of the engine reaches its actor's mailbox.
+pub(crate) type Post = Arc<dyn Fn(EngineMessage) + Send + Sync>;
+
+/// Where the reply to a message goes.
+pub(crate) type ReplyTo<T> = oneshot::Sender<T>;
+
+/// A message of the engine to itself, by way of its actor's mailbox: hand it to [`Engine::handle`](crate::Engine::handle).
+#[derive(Debug)]
+pub struct EngineMessage(pub(crate) ToEngine);
+
+impl EngineMessage {
+    pub(crate) fn news(child: ChildRef, news: News) -> Self {
+        EngineMessage(ToEngine::News { child, news })
+    }
+
+    pub(crate) fn tick() -> Self {
+        EngineMessage(ToEngine::Tick)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) enum ToEngine {
+    News {
+        child: ChildRef,
+        news: News,
+    },
+    /// [`News::Over`], once more: every supervision event that was sent before has been handled now.
+    OverBefore(ChildRef),
+    Tick,
+}
+
+/// What the task that accompanies a child reports.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// The child is up.
+    Up(Up),
+    /// It is not, and holds nothing.
+    NotUp(StartError),
+    /// The actor's task is over. Its state can still be inside the supervision event.
+    Over,
+    /// Its release gate is through; not sent for a child without one.
+    Released,
+}
+
+/// A child that is up.
+#[derive(Debug)]
+pub(crate) struct Up {
+    pub(crate) cell: ActorCell,
+    pub(crate) probe: Option<Arc<Probe>>,
+    pub(crate) info: Option<Info>,
+    /// For a child with a release gate: sent, or dropped, when its state is dropped.
+    pub(crate) enter_gate: Option<oneshot::Sender<()>>,
+}
+
+/// What a supervisor's actor handles.
+pub(crate) enum SupervisorMessage {
+    Engine(EngineMessage),
+    Stop,
+    StartChild(Box<ChildSpec>, ReplyTo<Result<ChildStart, StartChildError>>),
+    TerminateChild(Target, ReplyTo<Result<(), TerminateChildError>>),
+    RestartChild(ChildId, ReplyTo<Result<ChildStart, RestartChildError>>),
+    DeleteChild(ChildId, ReplyTo<Result<(), DeleteChildError>>),
+    WhichChildren(ReplyTo<Vec<ChildInfo>>),
+    CountChildren(ReplyTo<ChildCounts>),
+    GetChildSpec(ChildId, ReplyTo<Option<CoreSpec<Option<Launch>>>>),
+}
+
+#[cfg(feature = "cluster")]
+impl ractor::Message for SupervisorMessage {}

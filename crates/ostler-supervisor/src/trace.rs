@@ -1,0 +1,42 @@
+//! Reports as tracing events, of the target `ostler::supervisor`.
+
+use ostler_core::supervision::Report;
+use ractor::ActorCell;
+use tracing::{debug, error, warn};
+
+/// What people filter by.
+const TARGET: &str = "ostler::supervisor";
+
+/// Progress is of level debug: OTP's default level doesn't show it either.
+pub(crate) fn trace(supervisor: &ActorCell, report: &Report) {
+    let supervisor = supervisor.get_name().unwrap_or_else(|| supervisor.get_id().to_string());
+    let (name, child) = (report.name(), report.child());
+    let (id, incarnation) = (child.id.as_str(), child.incarnation);
+    match report {
+        Report::Progress { .. } => {
+            debug!(target: TARGET, report = name, supervisor, child = id, incarnation, "child started")
+        }
+        Report::StartError { reason, .. } => {
+            error!(target: TARGET, report = name, supervisor, child = id, incarnation, %reason, "child did not start");
+        }
+        Report::ChildTerminated { reason, counted, .. } => {
+            error!(target: TARGET, report = name, supervisor, child = id, incarnation, %reason, counted, "child ended");
+        }
+        Report::ShutdownError { reason, .. } => {
+            error!(target: TARGET, report = name, supervisor, child = id, incarnation, %reason, "child did not stop as asked");
+        }
+        Report::RestartScheduled {
+            reason,
+            attempt,
+            delay,
+            restarts,
+            ..
+        } => {
+            let delay_ms = delay.as_millis();
+            warn!(target: TARGET, report = name, supervisor, child = id, incarnation, %reason, attempt, delay_ms, restarts, "child is restarted");
+        }
+        Report::ReachedMaxRestartIntensity { reason, restarts, .. } => {
+            error!(target: TARGET, report = name, supervisor, child = id, incarnation, %reason, restarts, "too many restarts: supervisor gives up");
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! What goes beyond OTP: backoff, exits that are nobody's fault, release gates, answers in the middle of anything.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ostler_supervisor::{
+    Backoff, ChildStatus, End, Exit, ExitReason, Report, Restart, StartChildError, Strategy, Supervisor,
+};
+use tokio::sync::watch;
+
+use crate::support::{Bench, Command, OnStart, OnStop, cell, crash_and_wait, find, settled, statuses, tell, within};
+
+fn delays(bench: &Bench) -> Vec<(u32, u128)> {
+    let scheduled = |report: &Report| match report {
+        Report::RestartScheduled { attempt, delay, .. } => Some((*attempt, delay.as_millis())),
+        _ => None,
+    };
+    bench.reports.lines().iter().filter_map(scheduled).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn restarts_wait_longer_and_longer_until_the_child_was_up_for_a_while() {
+    let bench = Bench::new();
+    let backoff = Backoff {
+        reset: Some(Duration::from_secs(60)),
+        ..Backoff::new(Duration::from_millis(100), Duration::from_millis(300))
+    };
+    let options = bench.with_intensity(Strategy::OneForOne, 100).backoff(backoff);
+    let supervisor = Supervisor::spawn(None, options, vec![bench.child("child")])
+        .await
+        .unwrap();
+    let before = tokio::time::Instant::now();
+    for restarts in 1..=3 {
+        tell(&cell(&supervisor, "child").await, Command::Fail);
+        bench.until_reported("progress", 1 + restarts).await;
+    }
+    let elapsed = before.elapsed();
+    assert!(
+        (600..610).contains(&elapsed.as_millis()),
+        "100 + 200 + 300: {elapsed:?}"
+    );
+    tokio::time::advance(Duration::from_secs(60)).await;
+    tell(&cell(&supervisor, "child").await, Command::Fail);
+    bench.until_reported("progress", 5).await;
+    assert_eq!(delays(&bench), [(1, 100), (2, 200), (3, 300), (1, 100)]);
+    within(supervisor.stop()).await;
+}
+
+/// A supervisor that waits to restart a child is asked about it, told to forget it, and stopped.
+#[tokio::test]
+async fn a_restart_that_waits_can_be_called_off() {
+    for strategy in [Strategy::OneForOne, Strategy::OneForAll] {
+        let bench = Bench::new();
+        let hour = Duration::from_secs(3600);
+        let options = bench.options(strategy).backoff(Backoff::new(hour, hour));
+        let children = vec![bench.child("a"), bench.child("b")];
+        let supervisor = within(Supervisor::spawn(None, options, children)).await.unwrap();
+        tell(&cell(&supervisor, "a").await, Command::Fail);
+        settled(&supervisor, |children| {
+            find(children, "a").status == ChildStatus::Restarting
+        })
+        .await;
+        within(supervisor.terminate_child("a")).await.unwrap();
+        assert_eq!(statuses(&supervisor).await[0], "a:Undefined");
+        within(supervisor.restart_child("a")).await.unwrap();
+        tell(&cell(&supervisor, "a").await, Command::Fail);
+        settled(&supervisor, |children| {
+            find(children, "a").status == ChildStatus::Restarting
+        })
+        .await;
+        within(supervisor.stop()).await;
+        assert_eq!(bench.alive(), 0);
+    }
+}
+
+#[tokio::test]
+async fn an_exit_that_is_nobodys_fault_is_not_counted() {
+    let bench = Bench::new();
+    let options = bench.with_intensity(Strategy::OneForOne, 0);
+    let children = vec![bench.child("child").restart(Restart::Transient)];
+    let supervisor = within(Supervisor::spawn(None, options, children)).await.unwrap();
+    for _ in 0..5 {
+        let incarnation = supervisor.which_children().await.unwrap()[0].child.incarnation;
+        let lost = Exit::uncounted(ExitReason::failed("guardian lost"));
+        tell(&cell(&supervisor, "child").await, Command::Exit(lost));
+        settled(&supervisor, |children| {
+            children[0].child.incarnation > incarnation && children[0].status == ChildStatus::Running
+        })
+        .await;
+    }
+    tell(&cell(&supervisor, "child").await, Command::Fail);
+    assert!(matches!(
+        within(supervisor.wait()).await,
+        Some(End::MaxIntensity { .. })
+    ));
+}
+
+/// A gate that a test opens.
+#[derive(Clone)]
+struct Gate(Arc<watch::Sender<bool>>);
+
+impl Gate {
+    fn shut() -> Self {
+        Gate(Arc::new(watch::channel(false).0))
+    }
+
+    fn open(&self) {
+        self.0.send_replace(true);
+    }
+
+    async fn pass(&self) {
+        let mut opened = self.0.subscribe();
+        let _ = opened.wait_for(|open| *open).await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_takes_a_childs_place_before_its_gate_is_through() {
+    let bench = Bench::new();
+    let gate = Gate::shut();
+    let child = {
+        let (gate, log) = (gate.clone(), bench.log.clone());
+        bench.child("child").gate(move |child| {
+            let (gate, log) = (gate.clone(), log.clone());
+            async move {
+                log.push(format!("gate {child}"));
+                gate.pass().await;
+                log.push(format!("released {child}"));
+            }
+        })
+    };
+    let supervisor = bench.supervisor(Strategy::OneForOne, vec![child]).await;
+    tell(&cell(&supervisor, "child").await, Command::Panic);
+    bench.until_logged("gate child/1", 1).await;
+    assert_eq!(
+        supervisor.which_children().await.unwrap()[0].child.incarnation,
+        1,
+        "it waits"
+    );
+    gate.open();
+    bench.until_logged("start child", 2).await;
+    within(supervisor.stop()).await;
+    let expected = [
+        "start child",
+        "gone child",
+        "gate child/1",
+        "released child/1",
+        "start child",
+        "stop child",
+        "gone child",
+        "gate child/2",
+        "released child/2",
+    ];
+    assert_eq!(bench.log.lines(), expected);
+}
+
+/// Also after a start that failed, and when the supervisor itself is killed.
+#[tokio::test]
+async fn gates_run_whatever_happens() {
+    let bench = Bench::new();
+    let gated = |id: &'static str, on_start: OnStart| {
+        let log = bench.log.clone();
+        bench
+            .child_that(id, move |_| on_start, OnStop::Obey)
+            .gate(move |child| {
+                let log = log.clone();
+                async move { log.push(format!("released {child}")) }
+            })
+    };
+    let supervisor = bench
+        .supervisor(Strategy::OneForOne, vec![gated("up", OnStart::Up)])
+        .await;
+    supervisor
+        .start_child(gated("failing", OnStart::Fail))
+        .await
+        .unwrap_err();
+    assert!(
+        bench.log.lines().contains(&"released failing/1".to_owned()),
+        "before the reply"
+    );
+    let starting = tokio::spawn({
+        let (supervisor, child) = (supervisor.clone(), gated("hanging", OnStart::Hang));
+        async move { supervisor.start_child(child).await }
+    });
+    bench.until_logged("start hanging", 1).await;
+    supervisor.cell().kill();
+    assert_eq!(within(supervisor.wait()).await, None);
+    assert_eq!(within(starting).await.unwrap().unwrap_err(), StartChildError::Stopping);
+    bench.until_logged("released up/1", 1).await;
+    bench.until_logged("released hanging/1", 1).await;
+    bench.until_logged("gone up", 1).await;
+}
+
+/// A gate that panics is not waited for, for ever.
+#[tokio::test]
+async fn a_gate_that_panics_hangs_nobody() {
+    let bench = Bench::new();
+    let child = bench.child("child").gate(|_| async { panic!("a broken gate") });
+    let supervisor = bench.supervisor(Strategy::OneForOne, vec![child]).await;
+    crash_and_wait(&supervisor, "child").await;
+    within(supervisor.stop()).await;
+}
+
+/// While one child hangs in its start and one in its stop, the others are started, restarted and stopped.
+#[tokio::test]
+async fn it_answers_in_the_middle_of_anything() {
+    let bench = Bench::new();
+    let stopping = bench
+        .child_that("stopping", |_| OnStart::Up, OnStop::Hang)
+        .shutdown(ostler_supervisor::Shutdown::Timeout(Duration::from_secs(3600)));
+    let supervisor = bench
+        .supervisor(Strategy::OneForOne, vec![bench.child("a"), stopping])
+        .await;
+    let hanging = bench.child_that("starting", |_| OnStart::Hang, OnStop::Obey);
+    let start = tokio::spawn({
+        let supervisor = supervisor.clone();
+        async move { supervisor.start_child(hanging).await }
+    });
+    bench.until_logged("start starting", 1).await;
+    let stop = tokio::spawn({
+        let supervisor = supervisor.clone();
+        async move { supervisor.terminate_child("stopping").await }
+    });
+    bench.until_logged("stop stopping", 1).await;
+
+    crash_and_wait(&supervisor, "a").await;
+    within(supervisor.start_child(bench.child("b"))).await.unwrap();
+    within(supervisor.terminate_child("b")).await.unwrap();
+    assert_eq!(
+        statuses(&supervisor).await,
+        ["a:Running", "stopping:Stopping", "starting:Starting", "b:Undefined"]
+    );
+    assert!(!start.is_finished() && !stop.is_finished());
+
+    within(supervisor.terminate_child("starting")).await.unwrap();
+    assert_eq!(within(start).await.unwrap().unwrap_err(), StartChildError::Cancelled);
+    cell_of(&supervisor, "stopping").await.kill();
+    within(stop).await.unwrap().unwrap();
+    within(supervisor.stop()).await;
+    assert_eq!(bench.alive(), 0);
+}
+
+async fn cell_of(supervisor: &Supervisor, id: &str) -> ractor::ActorCell {
+    find(&supervisor.which_children().await.unwrap(), id)
+        .cell
+        .clone()
+        .unwrap()
+}
+
+/// A start function that panics, or an actor that panics in `pre_start`, is a failed start.
+#[tokio::test]
+async fn a_start_that_panics_is_a_start_that_failed() {
+    let bench = Bench::new();
+    let supervisor = bench.supervisor(Strategy::OneForOne, vec![]).await;
+    let child = bench.child_that("child", |_| panic!("in pre_start"), OnStop::Obey);
+    assert!(matches!(
+        supervisor.start_child(child).await,
+        Err(StartChildError::Failed(ExitReason::Failed(_)))
+    ));
+    within(supervisor.stop()).await;
+}

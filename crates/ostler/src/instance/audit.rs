@@ -1,0 +1,163 @@
+//! The audit: at an interval, what supervision, the process table, the guardian and `/proc` say of the same processes is
+//! compared. What disagrees is said, and nothing is touched: in health there is nothing to say.
+//!
+//! A task of its own: no actor waits for it, and what blocks is done on a thread. Things change while they are looked at, so
+//! it speaks only of what disagrees in the same way at two looks, [`PAUSE`] apart.
+
+mod compare;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use ostler_core::lifecycle::State;
+use ostler_os::identity::{ProcessIdentity, Verified};
+use ostler_os::{marker, tree};
+use ostler_registry::Record;
+
+use super::services::{Services, StopLevel};
+use super::tree::Tree;
+use crate::guard::NoCensus;
+use crate::hub::Hub;
+use crate::identity::{local, os_identity};
+use compare::{Disagreement, GuardianView, Marked, Recorded, Up, View};
+
+/// How often an instance is audited by default: every 60 s.
+pub const AUDIT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// From the first look to the second: 1 s. An exit is seen, and its release under way, in milliseconds.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long the guardian has to say what it has: 2 s.
+const CENSUS_LIMIT: Duration = Duration::from_secs(2);
+/// How long the look through all processes may take: 5 s.
+const SCAN_LIMIT: Duration = Duration::from_secs(5);
+
+/// Audits an instance until it is told to stop. An interval of zero: never.
+pub(crate) fn start(tree: &Arc<Tree>, interval: Duration) {
+    if interval.is_zero() {
+        return;
+    }
+    let mut stop_level = tree.services().stop_level.subscribe();
+    // A handle that nobody has any more needs no audit, and an audit keeps none alive.
+    let tree = Arc::downgrade(tree);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = stop_level.wait_for(|level| *level != StopLevel::None) => {}
+            () = audit_for_ever(&tree, interval) => {}
+        }
+    });
+}
+
+async fn audit_for_ever(tree: &Weak<Tree>, interval: Duration) {
+    loop {
+        tokio::time::sleep(interval).await;
+        let first = look(tree).await;
+        if first.is_empty() {
+            continue;
+        }
+        tokio::time::sleep(PAUSE).await;
+        let second = look(tree).await;
+        let Some(tree) = tree.upgrade() else { return };
+        for disagreement in first.intersection(&second) {
+            report(&tree.services().hub, disagreement);
+        }
+    }
+}
+
+/// Where every finding passes through.
+fn report(hub: &Hub, found: &Disagreement) {
+    tracing::warn!(target: "ostler", kind = found.kind(), "the audit: {found}; nothing was touched");
+    if let Some(observer) = hub.observer() {
+        observer.disagreement(hub.app(), found.kind());
+    }
+}
+
+/// One look. What can't be read is not compared, and that is said: an audit that sees nothing says nothing of the tree.
+async fn look(tree: &Weak<Tree>) -> BTreeSet<Disagreement> {
+    let Some(tree) = tree.upgrade() else {
+        return BTreeSet::new();
+    };
+    let services = Arc::clone(tree.services());
+    let up = workers_up(&tree);
+    drop(tree);
+    let guardian = ask_guardian(&services).await;
+    let records = services.table.records();
+    let run = services.run;
+    drop(services);
+    let view = tokio::task::spawn_blocking(move || {
+        let sitters = guardian.sitter_pids();
+        Ok::<_, io::Error>(View {
+            up,
+            records: records.iter().map(recorded).collect::<io::Result<_>>()?,
+            guardian,
+            marked: marked(run)?,
+            owners: tree::owners(&sitters)?,
+        })
+    });
+    match view.await {
+        Ok(Ok(view)) => compare::compare(&view),
+        Ok(Err(error)) => {
+            tracing::warn!(target: "ostler", %error, "the audit can't read /proc");
+            BTreeSet::new()
+        }
+        // The runtime is shutting down.
+        Err(_) => BTreeSet::new(),
+    }
+}
+
+/// The workers whose process lives, as supervision has it.
+fn workers_up(tree: &Tree) -> Vec<Up> {
+    let pools = tree.pools_in_order();
+    let slots = pools.iter().flat_map(|pool| &pool.slots);
+    let up = slots.filter_map(|slot| {
+        let state = slot.state();
+        let is_up = matches!(state.state, Some(State::Spawned | State::Ready));
+        Some(Up {
+            worker: slot.worker.marker_value(state.incarnation.filter(|_| is_up)?),
+            pid: i32::try_from(state.pid?).ok()?,
+        })
+    });
+    up.collect()
+}
+
+async fn ask_guardian(services: &Services) -> GuardianView {
+    match services.link.census(CENSUS_LIMIT).await {
+        Ok(census) => GuardianView::Has {
+            sitters: census.sitters,
+            strays: census.strays.into_iter().map(|stray| stray.pid).collect(),
+        },
+        Err(NoCensus::Lost) => GuardianView::None,
+        Err(NoCensus::Unanswered) => GuardianView::Silent,
+    }
+}
+
+fn recorded(record: &Record) -> io::Result<Recorded> {
+    let identity = record.identity.as_ref().and_then(local).map(os_identity);
+    let lives = match identity.as_ref().map(ProcessIdentity::verify).transpose()? {
+        None | Some(Verified::Unknown(_)) => None,
+        Some(Verified::Same(_)) => Some(true),
+        Some(Verified::Gone | Verified::Stranger) => Some(false),
+    };
+    Ok(Recorded {
+        worker: record.worker.marker_value(record.incarnation),
+        pid: identity.map(|identity| identity.pid),
+        lives,
+        sitter: record.sitter.map(|sitter| sitter.pid),
+    })
+}
+
+fn marked(run: ostler_core::ids::RunId) -> io::Result<Vec<Marked>> {
+    let scan = marker::scan(&[run], |_| false, Instant::now() + SCAN_LIMIT)?;
+    if let Some(missed) = scan.missed(ProcessIdentity::of(std::process::id().cast_signed())?.as_ref()) {
+        tracing::warn!(target: "ostler", "the audit: {missed}");
+    }
+    let of_run = |found: marker::Marked| {
+        let value = found.markers.into_iter().find(|(of, _)| *of == run);
+        value.map(|(_, worker)| Marked {
+            pid: found.identity.pid,
+            worker,
+        })
+    };
+    Ok(scan.found.into_iter().filter_map(of_run).collect())
+}

@@ -1,0 +1,383 @@
+//! From a name to a running instance: sweep, run directory, table, root supervisor, guardian.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use ostler_core::ids::RunId;
+use ostler_os::cgroup::{CgroupUse, RunGroup, Site};
+use ostler_os::failpoint::{self, Point};
+use ostler_os::identity::ProcessIdentity;
+use ostler_registry::{
+    AppDirError, DirEnv, Engine, Owner, RunDir, RunDirError, RunInfo, Table, TableError, TableEvent, TableOptions,
+    UnixNanos, app_dir,
+};
+use ostler_telemetry::{EventKind, Facts, Observer};
+use ractor::ActorCell;
+
+use super::audit::{self, AUDIT_INTERVAL};
+use super::cleaner::EmergencyCleaner;
+use super::handle::Ostler;
+use super::process_table::ProcessTable;
+use super::services::{Parts, Services};
+use super::sweep::{self, Elsewhere, SweepReport};
+use super::tree::Tree;
+use crate::guard::{GuardianKeeper, KeeperArguments, Link};
+use crate::hub::{About, EventStream, Hub};
+use crate::identity::record_of;
+use crate::supervisor::{ChildSpec, Report, Restart, Shutdown, Supervisor, SupervisorError, SupervisorOptions};
+
+/// How often a part of the root (the guardian, before all) may be lost within [`ROOT_PERIOD`]: 10 times.
+pub const ROOT_INTENSITY: u32 = 10;
+/// The period of [`ROOT_INTENSITY`]: 60 s.
+pub const ROOT_PERIOD: Duration = Duration::from_secs(60);
+
+/// Why an instance did not start. Nothing is left behind by a start that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There is no directory for its table, or the app's name is not fit for one.
+    #[error(transparent)]
+    Directory(#[from] AppDirError),
+    /// The run's directory can't be made or locked.
+    #[error("{source}; {}", source.suggestion())]
+    RunDirectory {
+        /// What went wrong, and where.
+        source: RunDirError,
+    },
+    /// The process table can't be opened.
+    #[error("{source}; {}", source.suggestion())]
+    Table {
+        /// What went wrong.
+        source: TableError,
+    },
+    /// The table's engine is not compiled in.
+    #[error("the store {engine:?} is not compiled in; build with the feature {engine:?}, or choose another")]
+    EngineMissing {
+        /// The engine.
+        engine: &'static str,
+    },
+    /// The guardian or another part of the root did not start.
+    #[error("the instance did not start: {source}")]
+    Root {
+        /// What went wrong.
+        source: SupervisorError,
+    },
+    /// `/proc` does not tell who we are.
+    #[error("/proc can't be read ({source}); Ostler needs it mounted")]
+    NoProc {
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+impl StartError {
+    /// The failure reason that this is in events and in exit statuses.
+    pub const fn is_store(&self) -> bool {
+        matches!(
+            self,
+            Self::RunDirectory { .. } | Self::Table { .. } | Self::EngineMissing { .. } | Self::Directory(_)
+        )
+    }
+}
+
+/// Makes an instance. [`Ostler::builder`] begins.
+#[derive(Debug)]
+#[must_use = "an instance runs when it is started"]
+pub struct OstlerBuilder {
+    app: String,
+    run: RunId,
+    hub: Arc<Hub>,
+    state_dir: Option<PathBuf>,
+    engine: Engine,
+    cgroups: bool,
+    audit: Duration,
+    guardian_program: Option<PathBuf>,
+}
+
+impl OstlerBuilder {
+    pub(crate) fn new(app: String) -> Self {
+        let run = new_run_id();
+        let hub = Arc::new(Hub::new(app.clone(), run));
+        Self {
+            app,
+            run,
+            hub,
+            state_dir: None,
+            engine: Engine::DEFAULT,
+            cgroups: true,
+            audit: AUDIT_INTERVAL,
+            guardian_program: None,
+        }
+    }
+
+    /// Where the runs of the app are kept. Default: the first of `$RUNTIME_DIRECTORY`, `$XDG_RUNTIME_DIR/ostler`,
+    /// `$XDG_STATE_HOME/ostler`, `~/.local/state/ostler`.
+    pub fn state_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.state_dir = Some(directory.into());
+        self
+    }
+
+    /// The engine of the process table. Default: RocksDB where it is compiled in, else redb.
+    pub fn store(mut self, engine: Engine) -> Self {
+        self.engine = engine;
+        self
+    }
+
+    /// Whether cgroups are used where they can be had. Default true. Without them every promise holds but one: that
+    /// nothing outlives host, guardian and sitters killed at the same time.
+    pub fn cgroups(mut self, on: bool) -> Self {
+        self.cgroups = on;
+        self
+    }
+
+    /// How often what supervision, the process table, the guardian and `/proc` say of the same processes is compared. What
+    /// disagrees at two looks, a second apart, is a warning of `tracing` with the target `ostler`; nothing is touched. A
+    /// look costs some 40 µs a process of the machine, on a thread of its own. Default [`AUDIT_INTERVAL`]; zero: never.
+    pub fn audit(mut self, interval: Duration) -> Self {
+        self.audit = interval;
+        self
+    }
+
+    /// A guardian program to use instead of the built-in one; the variable `OSTLER_GUARDIAN` does the same.
+    pub fn guardian_program(mut self, program: impl Into<PathBuf>) -> Self {
+        self.guardian_program = Some(program.into());
+        self
+    }
+
+    /// Has everything told to this observer, as `Telemetry` is one (feature `otlp`): metrics and log records. Spans go
+    /// through `tracing`. The first one stays. Default: none.
+    pub fn observer(self, observer: impl Observer + 'static) -> Self {
+        self.hub.set_observer(Arc::new(observer));
+        self
+    }
+
+    /// The id that the run will have.
+    pub fn run_id(&self) -> RunId {
+        self.run
+    }
+
+    /// The events from the very first on, those of the start among them.
+    pub fn subscribe(&self) -> EventStream {
+        self.hub.subscribe()
+    }
+
+    /// Starts the instance: dead runs of the app are swept, then everything of its own comes up.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(self) -> Result<Ostler, StartError> {
+        self.start_whole(None).await
+    }
+
+    /// The same, linked under a supervisor of your own: it is told of the instance's end as of any child's, and takes
+    /// the instance down with it when it ends.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start_linked(self, supervisor: ActorCell) -> Result<Ostler, StartError> {
+        self.start_whole(Some(supervisor)).await
+    }
+
+    /// Starts in a task of its own, whose result is an instance that ends when it is dropped: a start that its caller
+    /// gives up in the middle leaves nothing behind.
+    async fn start_whole(self, parent: Option<ActorCell>) -> Result<Ostler, StartError> {
+        match tokio::spawn(self.start_under(parent)).await {
+            Ok(started) => started,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime is shutting down.
+                Err(_) => Err(StartError::Root {
+                    source: SupervisorError::Stopped,
+                }),
+            },
+        }
+    }
+
+    async fn start_under(self, parent: Option<ActorCell>) -> Result<Ostler, StartError> {
+        if !self.engine.is_compiled_in() {
+            return Err(StartError::EngineMissing {
+                engine: self.engine.name(),
+            });
+        }
+        let app_dir = app_dir(&DirEnv::from_process(), &self.app, self.state_dir.as_deref())?;
+        let swept = sweep_dead_runs(&app_dir)
+            .await
+            .map_err(|source| StartError::RunDirectory { source })?;
+        let program = self.guardian_program.clone();
+        let audit_interval = self.audit;
+        let services = Arc::new(self.open(&app_dir).await?);
+        services
+            .hub
+            .emit(EventKind::RunStarted, About::run(), started(&services));
+        services
+            .hub
+            .emit(EventKind::SweepDone, About::run(), swept_facts(&swept));
+        let keeper = KeeperArguments {
+            services: Arc::clone(&services),
+            program,
+            state_dir: app_dir,
+        };
+        match start_root(keeper, parent).await {
+            Ok(root) => {
+                let tree = Tree::new(services, root);
+                audit::start(&tree, audit_interval);
+                Ok(Ostler::new(tree, swept))
+            }
+            Err(source) => {
+                services.link.abandon();
+                services.remove_run(true).await;
+                Err(StartError::Root { source })
+            }
+        }
+    }
+
+    /// Everything of the instance that is no actor.
+    async fn open(self, app_dir: &Path) -> Result<Services, StartError> {
+        let host = own_identity()?;
+        let owner = Owner {
+            app: self.app.clone(),
+            instance: self.app.clone(),
+            run: self.run,
+        };
+        let info = RunInfo::new(&owner, record_of(&host), self.engine, UnixNanos::now());
+        let run_dir = RunDir::create(app_dir, info).map_err(|source| StartError::RunDirectory { source })?;
+        let options = TableOptions {
+            engine: self.engine,
+            ..TableOptions::default()
+        };
+        let table = match Table::open(&run_dir, options, Arc::new(|event| trace_table(&event))).await {
+            Ok(table) => table,
+            Err(source) => {
+                if let Err(error) = run_dir.remove() {
+                    tracing::warn!(target: "ostler", %error, "the directory of a run that did not start is left");
+                }
+                return Err(StartError::Table { source });
+            }
+        };
+        failpoint::reach(Point::TableOpened);
+        let cgroup = if self.cgroups {
+            run_cgroup(&run_dir, self.run)
+        } else {
+            None
+        };
+        Ok(Services::new(Parts {
+            owner,
+            hub: self.hub,
+            table,
+            link: Arc::new(Link::new()),
+            cgroup,
+            run_dir,
+        }))
+    }
+}
+
+fn new_run_id() -> RunId {
+    let since_1970 = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let millis = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
+    let mut random = [0; 10];
+    random.copy_from_slice(&uuid::Uuid::new_v4().as_bytes()[..10]);
+    RunId::from_parts(millis, random)
+}
+
+fn own_identity() -> Result<ProcessIdentity, StartError> {
+    let pid = i32::try_from(std::process::id()).unwrap_or(i32::MAX);
+    let missing = || std::io::Error::other("it does not show this process");
+    ProcessIdentity::of(pid)
+        .and_then(|found| found.ok_or_else(missing))
+        .map_err(|source| StartError::NoProc { source })
+}
+
+async fn sweep_dead_runs(app_dir: &Path) -> Result<SweepReport, RunDirError> {
+    let directory = app_dir.to_owned();
+    // The task panics only if the sweep does: then nothing was swept, and the next start sweeps.
+    tokio::task::spawn_blocking(move || sweep::sweep(&directory, Elsewhere::Keep))
+        .await
+        .unwrap_or_else(|_| Ok(SweepReport::default()))
+}
+
+/// The cgroup of the run, where one can be had.
+fn run_cgroup(run_dir: &RunDir, run: RunId) -> Option<RunGroup> {
+    let made = match Site::find(CgroupUse::Auto) {
+        Ok(site) => site.create_run(run).map_err(|error| error.to_string()),
+        Err(why) => Err(why.to_string()),
+    };
+    match made {
+        Ok(group) => {
+            failpoint::reach(Point::CgroupMade);
+            let path = group.group().path().display().to_string();
+            if let Err(error) = run_dir.set_cgroup(Some(path)) {
+                tracing::warn!(target: "ostler", %error, "run.json does not name the run's cgroup");
+            }
+            Some(group)
+        }
+        Err(why) => {
+            tracing::info!(target: "ostler", why, "no cgroups here: sitters hold the workers' trees");
+            None
+        }
+    }
+}
+
+fn trace_table(event: &TableEvent) {
+    match event {
+        TableEvent::SetAside(aside) => {
+            tracing::error!(target: "ostler", path = %aside.path.display(), why = %aside.why, "the process table was set aside, and a new one begun");
+        }
+        TableEvent::Degraded { error } => {
+            tracing::error!(target: "ostler", %error, suggestion = error.suggestion(), "the process table can't be written; Ostler goes on from memory");
+        }
+        TableEvent::Recovered { records, after } => {
+            tracing::info!(target: "ostler", records, ?after, "the process table is written again");
+        }
+    }
+}
+
+fn started(services: &Services) -> Facts {
+    let containment = if services.cgroup.is_some() { "cgroup" } else { "sitter" };
+    Facts {
+        pid: Some(std::process::id()),
+        containment: Some(containment.to_owned()),
+        ..Facts::default()
+    }
+}
+
+fn swept_facts(report: &SweepReport) -> Facts {
+    let mut message = format!("{} dead runs swept, {} live ones left alone", report.runs, report.live);
+    for remark in report.remarks.iter().chain(&report.survivors) {
+        message.push_str("; ");
+        message.push_str(remark);
+    }
+    Facts {
+        count: Some(report.killed.len() as u64),
+        orphans: report.killed.clone(),
+        message: Some(message),
+        ..Facts::default()
+    }
+}
+
+async fn start_root(keeper: KeeperArguments, parent: Option<ActorCell>) -> Result<Supervisor, SupervisorError> {
+    let link = Arc::clone(&keeper.services.link);
+    let options = SupervisorOptions::new()
+        .intensity(ROOT_INTENSITY, ROOT_PERIOD)
+        .reporter(move |report| {
+            if let Report::ReachedMaxRestartIntensity { .. } = report {
+                // Workers that are about to be stopped may be waiting for the guardian that will not come.
+                link.expect_no_other();
+            }
+        });
+    let (for_cleaner, for_table) = (Arc::clone(&keeper.services), Arc::clone(&keeper.services));
+    // Started in this order, stopped in reverse: the cleaner is the last that there is.
+    let children = vec![
+        ChildSpec::actor("emergency cleaner", move || {
+            (EmergencyCleaner, Arc::clone(&for_cleaner))
+        })
+        .shutdown(Shutdown::Infinity),
+        ChildSpec::actor("process table", move || (ProcessTable, Arc::clone(&for_table))),
+        ChildSpec::actor("guardian", move || (GuardianKeeper, keeper.clone())).restart(Restart::Permanent),
+    ];
+    match parent {
+        Some(parent) => Supervisor::spawn_linked(None, options, children, parent).await,
+        None => Supervisor::spawn(None, options, children).await,
+    }
+}

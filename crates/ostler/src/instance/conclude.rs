@@ -1,0 +1,98 @@
+//! The end of an instance: what remains to be ended and released when its root has ended, however that was.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ostler_os::failpoint::{self, Point};
+use ostler_telemetry::{EventKind, Facts};
+
+use super::cleaner;
+use super::report::StopReport;
+use super::services::{Services, StopLevel};
+use super::tree::Tree;
+use crate::guard::Link;
+use crate::hub::About;
+use crate::supervisor::End;
+
+/// How long the guardian has to end, once everything is down, and then again its sitters: 5 s. Their own ends take a
+/// millisecond.
+const QUIT_LIMIT: Duration = Duration::from_secs(5);
+
+/// The end of the instance, however its root ended: everything that outlives actors is ended and released here.
+pub(super) async fn conclude(tree: Arc<Tree>, runtime_guard: AbandonOnDrop) {
+    let ended = tree.root.wait().await;
+    let services = &tree.services;
+    services.link.expect_no_other();
+    // A root that was killed has nobody left who would give the workers their grace, and see to its end.
+    services.raise_stop_level(if ended.is_some() {
+        StopLevel::Ordered
+    } else {
+        StopLevel::Kill
+    });
+    for pool in tree.pools_in_order() {
+        pool.settle().await;
+        pool.stopped();
+    }
+    let cleanup = cleaner::check_once(services).await;
+    failpoint::reach(Point::StopChecked);
+    let unended = end_guardian(&services.link).await;
+    failpoint::reach(Point::StopGuardianQuit);
+    let mut report = StopReport::of_pools(&tree.pools_in_order());
+    report.root_gave_up = ended.and_then(why_gave_up);
+    report.orphans = cleanup.orphans;
+    report.killed = cleanup.killed;
+    report.unseen = cleanup.unseen;
+    report.survivors = cleanup.survivors;
+    report.survivors.extend(unended);
+    services.remove_run(report.is_clean()).await;
+    services
+        .hub
+        .emit(EventKind::RunStopped, About::run(), stopped_facts(&report));
+    tree.report.send_replace(Some(report));
+    drop(runtime_guard);
+}
+
+/// A runtime that is shut down drops its tasks, actors and drivers among them: the guardian is told at once to end
+/// what it has, for nobody is left to do it in order.
+pub(super) struct AbandonOnDrop(Arc<Services>);
+
+impl AbandonOnDrop {
+    pub(super) fn new(services: &Arc<Services>) -> Self {
+        Self(Arc::clone(services))
+    }
+}
+
+impl Drop for AbandonOnDrop {
+    fn drop(&mut self) {
+        self.0.link.abandon();
+    }
+}
+
+/// The end of the guardian, and of every sitter of it and of those before it; what does not end is named. Killed, a
+/// guardian leaves what it has to its sitters, and each ends its tree.
+async fn end_guardian(link: &Link) -> Option<String> {
+    if let Some(guardian) = link.close()
+        && let Err(error) = guardian.quit(QUIT_LIMIT).await
+    {
+        tracing::error!(target: "ostler", %error, "the guardian did not end as told, and is killed");
+        guardian.abandon();
+        guardian.kill();
+    }
+    let ended = link.all_ended(QUIT_LIMIT).await;
+    (!ended).then(|| "sitters of this run: each ends with what its tree holds".to_owned())
+}
+
+fn why_gave_up(end: End) -> Option<String> {
+    match end {
+        End::MaxIntensity { child, reason, .. } => Some(format!("{} was lost too often: {reason}", child.id)),
+        End::Stopped | End::AutoShutdown | End::StartFailed { .. } => None,
+    }
+}
+
+fn stopped_facts(report: &StopReport) -> Facts {
+    Facts {
+        count: Some(report.workers),
+        message: Some(report.to_string()),
+        ..Facts::default()
+    }
+}

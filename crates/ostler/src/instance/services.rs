@@ -1,0 +1,174 @@
+//! What every actor of one instance works with: its identity, its events, its table, its link to the guardian.
+//!
+//! It lives outside every actor, so that it outlives each of them: however an actor ends, what it owned can still be
+//! ended and released.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ostler_core::ids::RunId;
+use ostler_core::lifecycle::Cause;
+use ostler_core::moment::Moment;
+use ostler_os::cgroup::RunGroup;
+use ostler_os::failpoint::{self, Point};
+use ostler_os::identity::ProcessIdentity;
+use ostler_registry::{Owner, RunDir, Table};
+use tokio::sync::{OnceCell, watch};
+
+use super::cleaner::CleanupReport;
+use crate::guard::Link;
+use crate::hub::Hub;
+use crate::identity::record_of;
+
+/// How far the instance has been told to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum StopLevel {
+    /// It runs.
+    None,
+    /// Every worker is being asked to end.
+    Ordered,
+    /// Every worker is being killed.
+    Kill,
+}
+
+/// How long the kernel may call the cgroup of a run that has ended busy: 500 ms.
+const CGROUP_LIMIT: Duration = Duration::from_millis(500);
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Services {
+    /// App, instance and run, as records have them.
+    pub(crate) owner: Owner,
+    pub(crate) run: RunId,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) table: Table,
+    pub(crate) link: Arc<Link>,
+    /// Where cgroups can be had; `None` where they can't, or were switched off.
+    pub(crate) cgroup: Option<RunGroup>,
+    /// The run's own directory: notify sockets and ready files are there too, and go with it.
+    pub(crate) scratch: PathBuf,
+    run_dir: Mutex<Option<RunDir>>,
+    /// What the emergency cleaner found, once it has looked.
+    pub(crate) cleanup: OnceCell<CleanupReport>,
+    pub(crate) stop_level: watch::Sender<StopLevel>,
+    /// How many incarnations are not yet released.
+    pub(crate) unreleased: watch::Sender<usize>,
+    origin: Instant,
+}
+
+/// What [`Services::new`] is made of.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) owner: Owner,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) table: Table,
+    pub(crate) link: Arc<Link>,
+    pub(crate) cgroup: Option<RunGroup>,
+    pub(crate) run_dir: RunDir,
+}
+
+impl Services {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            run: parts.owner.run,
+            owner: parts.owner,
+            hub: parts.hub,
+            table: parts.table,
+            link: parts.link,
+            cgroup: parts.cgroup,
+            scratch: parts.run_dir.path().to_owned(),
+            run_dir: Mutex::new(Some(parts.run_dir)),
+            cleanup: OnceCell::new(),
+            stop_level: watch::Sender::new(StopLevel::None),
+            unreleased: watch::Sender::new(0),
+            origin: Instant::now(),
+        }
+    }
+
+    /// Now, on the clock that the pure core is given.
+    pub(crate) fn now(&self) -> Moment {
+        Moment::after_origin(self.origin.elapsed())
+    }
+
+    /// The instant at which this moment is.
+    pub(crate) fn instant(&self, moment: Moment) -> tokio::time::Instant {
+        tokio::time::Instant::from_std(self.origin + moment.since(Moment::default()))
+    }
+
+    /// Raises the stop level; it never falls.
+    pub(crate) fn raise_stop_level(&self, level: StopLevel) {
+        self.stop_level.send_if_modified(|current| {
+            let rises = level > *current;
+            *current = (*current).max(level);
+            rises
+        });
+    }
+
+    /// Whether the instance has been told to stop.
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.stop_level.borrow() != StopLevel::None
+    }
+
+    /// What every guardian and its sitters are to hold; `None` when the run has been removed.
+    pub(crate) fn guardian_lock(&self) -> Option<Arc<OwnedFd>> {
+        self.run_dir().as_ref().map(RunDir::guardian_lock)
+    }
+
+    /// `run.json` names this guardian from now on, so that the sweep after a dead host can wait for it.
+    pub(crate) fn note_guardian(&self, guardian: &ProcessIdentity) {
+        let run_dir = self.run_dir();
+        let noted = run_dir
+            .as_ref()
+            .map(|run_dir| run_dir.set_guardian(Some(record_of(guardian))));
+        if let Some(Err(error)) = noted {
+            tracing::warn!(target: "ostler", %error, "run.json does not name the guardian");
+        }
+    }
+
+    /// Closes the table and removes the run's directory; what is not clean stays for the next start's sweep.
+    pub(crate) async fn remove_run(self: &Arc<Self>, clean: bool) {
+        if let Err(error) = self.table.close().await {
+            tracing::warn!(target: "ostler", %error, "the process table was not closed in order");
+        }
+        failpoint::reach(Point::TableClosed);
+        let services = Arc::clone(self);
+        // Where the runtime ends meanwhile, the next start's sweep removes it.
+        drop(tokio::task::spawn_blocking(move || services.remove_directories(clean)).await);
+    }
+
+    /// Waits for a cgroup that the kernel calls busy, and for the disk.
+    fn remove_directories(&self, clean: bool) {
+        if let Some(cgroup) = &self.cgroup {
+            let removed = cgroup.group().remove_until(Instant::now() + CGROUP_LIMIT);
+            if !matches!(removed, Ok(true)) {
+                tracing::warn!(target: "ostler", path = %cgroup.group().path().display(), ?removed, "the run's cgroup is left");
+            }
+        }
+        let Some(run_dir) = self.run_dir().take() else { return };
+        if !clean {
+            tracing::warn!(target: "ostler", path = %run_dir.path().display(), "the run's directory is left for the next sweep");
+            return;
+        }
+        if let Err(error) = run_dir.remove() {
+            tracing::warn!(target: "ostler", %error, "the run's directory is left for the next sweep");
+        }
+    }
+
+    fn run_dir(&self) -> MutexGuard<'_, Option<RunDir>> {
+        self.run_dir.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why a worker is being stopped, when its supervisor does not say.
+    pub(crate) fn stop_cause(&self) -> Cause {
+        match *self.stop_level.borrow() {
+            StopLevel::None => Cause::PoolStop,
+            StopLevel::Ordered | StopLevel::Kill => Cause::InstanceStop,
+        }
+    }
+}
+
+/// The ports of a worker by name; the one without a name has the empty name.
+pub(crate) type PortMap = BTreeMap<String, u16>;

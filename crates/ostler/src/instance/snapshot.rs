@@ -1,0 +1,76 @@
+//! An instance as telemetry's reader sees it, from its own thread.
+
+use std::time::{Duration, Instant};
+
+use ostler_core::lifecycle::State;
+use ostler_os::identity::ProcessIdentity;
+use ostler_os::tree;
+use ostler_telemetry::{Instance, PoolSnapshot, Snapshot, Usage};
+
+use super::tree::Tree;
+use crate::pool::PoolShared;
+use crate::process::Slot;
+use crate::status::WorkerState;
+
+/// What a worker is counted as when it is in none of the states of a life.
+const GAVE_UP: &str = "gave_up";
+const FINISHED: &str = "finished";
+const WAITING: &str = "waiting";
+
+impl Instance for Tree {
+    fn snapshot(&self, deadline: Instant) -> Snapshot {
+        let services = self.services();
+        let pools = self.pools_in_order();
+        let living = pools.iter().filter(|pool| !pool.is_stopped());
+        Snapshot {
+            app: services.owner.app.clone(),
+            records: services.table.len() as u64,
+            pools: living.map(|pool| of_pool(pool, deadline)).collect(),
+        }
+    }
+}
+
+fn of_pool(pool: &PoolShared, deadline: Instant) -> PoolSnapshot {
+    let mut states: Vec<(&'static str, u64)> = State::ALL.map(|state| (state.name(), 0)).to_vec();
+    states.extend([GAVE_UP, FINISHED, WAITING].map(|state| (state, 0)));
+    let now = Instant::now();
+    let mut snapshot = PoolSnapshot {
+        pool: pool.spec.name.clone(),
+        ..PoolSnapshot::default()
+    };
+    for slot in &pool.slots {
+        let counted_as = counted_as(&slot.state());
+        if let Some((_, count)) = states.iter_mut().find(|(state, _)| *state == counted_as) {
+            *count += 1;
+        }
+        snapshot.waiting += u64::from(slot.is_waiting());
+        snapshot.intensity_used = snapshot.intensity_used.max(slot.intensity_used(now));
+        if Instant::now() < deadline {
+            snapshot.usage.extend(usage(slot));
+        }
+    }
+    snapshot.states = states;
+    snapshot
+}
+
+fn counted_as(state: &WorkerState) -> &'static str {
+    match state {
+        WorkerState { gave_up: true, .. } => GAVE_UP,
+        WorkerState { finished: true, .. } => FINISHED,
+        WorkerState { state: None, .. } => WAITING,
+        WorkerState { state: Some(state), .. } => state.name(),
+    }
+}
+
+/// `None`: its tree is gone, or its sitter's pid is somebody else's by now.
+fn usage(slot: &Slot) -> Option<Usage> {
+    let sitter = slot.sitter()?;
+    let is_ours = |now: &ProcessIdentity| now.is_same_as(&sitter);
+    ProcessIdentity::of(sitter.pid).ok().flatten().filter(is_ours)?;
+    let usage = tree::usage(sitter.pid).ok()?;
+    Some(Usage {
+        worker: slot.worker.clone(),
+        cpu: Duration::from_millis(usage.cpu_ticks.saturating_mul(1_000) / tree::ticks_a_second()),
+        resident: usage.resident_bytes,
+    })
+}
