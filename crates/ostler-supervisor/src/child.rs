@@ -39,6 +39,9 @@ impl fmt::Debug for Launch {
     }
 }
 
+/// A child's specification as its supervisor keeps it: `start` is `None` for a temporary child (OTP keeps no start arguments).
+pub type KeptSpec = supervision::ChildSpec<Option<Launch>>;
+
 /// A child of a supervisor, with OTP's defaults: a permanent worker that has 5 s to stop.
 #[derive(Debug, Clone)]
 pub struct ChildSpec {

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::alarm::Alarm;
 use crate::answer::Answer;
-use crate::child::{ChildSpec, Info, Launch, StartError, StopFn};
+use crate::child::{ChildSpec, Info, KeptSpec, Launch, StartError, StopFn};
 use crate::exit::{Ending, Exit, Probe, SHUTDOWN};
 use crate::launch::launch;
 use crate::messages::{EngineMessage, News, Post, ToEngine, Up};
@@ -219,7 +219,7 @@ impl Engine {
     }
 
     /// The specification of a child; a temporary child's start is not kept.
-    pub fn child_spec(&self, id: &ChildId) -> Option<ostler_core::supervision::ChildSpec<Option<Launch>>> {
+    pub fn child_spec(&self, id: &ChildId) -> Option<KeptSpec> {
         self.policy.child_spec(id)
     }
 

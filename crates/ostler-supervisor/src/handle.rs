@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use ostler_core::exit::{ExitReason, Failure};
 use ostler_core::supervision::{
-    ChildCounts, ChildId, ChildKind, ChildRef, ChildSpec as CoreSpec, DeleteChildError, End, RestartChildError,
-    SpecError, StartChildError, Target, TerminateChildError,
+    ChildCounts, ChildId, ChildKind, ChildRef, DeleteChildError, End, RestartChildError, SpecError, StartChildError,
+    Target, TerminateChildError,
 };
 use ractor::concurrency::JoinHandle;
 use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
 use tokio::sync::{oneshot, watch};
 
-use crate::actor::{SupervisorActor, SupervisorArguments};
-use crate::child::{ChildSpec, Launch, StartContext, StartError, StartedChild};
+use crate::actor::{Shared, SupervisorActor, SupervisorArguments, accompany};
+use crate::child::{ChildSpec, KeptSpec, StartContext, StartError, StartedChild};
 use crate::messages::{ReplyTo, SupervisorMessage};
 use crate::options::SupervisorOptions;
 use crate::running::{ChildInfo, ChildStart, RunningChild};
@@ -26,7 +26,9 @@ use crate::running::{ChildInfo, ChildStart, RunningChild};
 #[derive(Clone)]
 pub struct Supervisor {
     actor: ActorRef<SupervisorMessage>,
-    end: watch::Receiver<Option<End>>,
+    shared: Arc<Shared>,
+    /// Closed when the actor's task is over and the engine is dropped. Nothing is sent.
+    over: watch::Receiver<()>,
 }
 
 impl fmt::Debug for Supervisor {
@@ -64,7 +66,7 @@ pub struct Gone;
 
 impl Supervisor {
     /// Starts a supervisor without a supervisor of its own, and its children, left to right; returns when they are up. `name` is for
-    /// ractor's registry.
+    /// ractor's registry. Cancel safe: dropped before it returns, it stops what it has started, in order.
     ///
     /// # Errors
     /// [`SupervisorError`]; nothing is left then.
@@ -73,9 +75,9 @@ impl Supervisor {
         options: SupervisorOptions,
         children: Vec<ChildSpec>,
     ) -> Result<Self, SupervisorError> {
-        let (arguments, ready, end) = arguments(options, children);
+        let (arguments, start) = arguments(options, children);
         let spawned = Actor::spawn(name, SupervisorActor, arguments).await;
-        Supervisor::when_ready(spawned, ready, end).await
+        start.finish(spawned).await
     }
 
     /// The same, as a ractor child of `parent`, an actor of any kind. As a child of a [`Supervisor`], use [`ChildSpec::supervisor`].
@@ -88,27 +90,9 @@ impl Supervisor {
         children: Vec<ChildSpec>,
         parent: ActorCell,
     ) -> Result<Self, SupervisorError> {
-        let (arguments, ready, end) = arguments(options, children);
+        let (arguments, start) = arguments(options, children);
         let spawned = Actor::spawn_linked(name, SupervisorActor, arguments, parent).await;
-        Supervisor::when_ready(spawned, ready, end).await
-    }
-
-    async fn when_ready(
-        spawned: Result<(ActorRef<SupervisorMessage>, JoinHandle<()>), SpawnErr>,
-        ready: oneshot::Receiver<Result<(), End>>,
-        end: watch::Receiver<Option<End>>,
-    ) -> Result<Self, SupervisorError> {
-        let (actor, join) = spawned?;
-        let outcome = ready.await;
-        if let Ok(Ok(())) = outcome {
-            return Ok(Supervisor { actor, end });
-        }
-        // An actor's task catches its panics: an error says that the runtime is shutting down, and the task is gone either way.
-        let _ = join.await;
-        match outcome {
-            Ok(Err(End::StartFailed { child, reason })) => Err(SupervisorError::Child { child, reason }),
-            _ => Err(SupervisorError::Stopped),
-        }
+        start.finish(spawned).await
     }
 
     /// Its actor, for ractor's registry, groups and links.
@@ -178,7 +162,7 @@ impl Supervisor {
     ///
     /// # Errors
     /// [`Gone`] when it has ended.
-    pub async fn get_child_spec(&self, id: impl Into<ChildId>) -> Result<Option<CoreSpec<Option<Launch>>>, Gone> {
+    pub async fn get_child_spec(&self, id: impl Into<ChildId>) -> Result<Option<KeptSpec>, Gone> {
         let id = id.into();
         self.ask(|reply| SupervisorMessage::GetChildSpec(id, reply)).await
     }
@@ -195,12 +179,12 @@ impl Supervisor {
         request_stop(&self.actor);
     }
 
-    /// Waits until it has ended and nothing is left. `None`: it was stopped or killed by ractor's own means.
+    /// Waits until it has ended and nothing is left. `None`: it was stopped or killed by ractor's own means. It does not depend on
+    /// the actor that it is linked under: it may be awaited in any callback of that one. Cancel safe.
     pub async fn wait(&self) -> Option<End> {
-        let mut end = self.end.clone();
-        // The sender goes with the actor's state, which is the last to go.
-        while end.changed().await.is_ok() {}
-        end.borrow().clone()
+        let mut over = self.over.clone();
+        while over.changed().await.is_ok() {}
+        self.shared.end()
     }
 
     /// The reply; an error when there is nobody any more to give one.
@@ -228,24 +212,66 @@ impl From<SpawnErr> for SupervisorError {
     }
 }
 
-type Ready = oneshot::Receiver<Result<(), End>>;
+/// A start under way.
+struct Start {
+    ready: oneshot::Receiver<Result<(), End>>,
+    shared: Arc<Shared>,
+}
 
-fn arguments(
-    options: SupervisorOptions,
-    children: Vec<ChildSpec>,
-) -> (SupervisorArguments, Ready, watch::Receiver<Option<End>>) {
+fn arguments(options: SupervisorOptions, children: Vec<ChildSpec>) -> (SupervisorArguments, Start) {
     let (ready, is_ready) = oneshot::channel();
-    let (end, ended) = watch::channel(None);
+    let shared = Arc::<Shared>::default();
     (
         SupervisorArguments {
             options,
             children,
             ready,
-            end,
+            shared: Arc::clone(&shared),
         },
-        is_ready,
-        ended,
+        Start {
+            ready: is_ready,
+            shared,
+        },
     )
+}
+
+impl Start {
+    async fn finish(
+        self,
+        spawned: Result<(ActorRef<SupervisorMessage>, JoinHandle<()>), SpawnErr>,
+    ) -> Result<Supervisor, SupervisorError> {
+        let (actor, join) = spawned?;
+        let (over, ended) = accompany(join, &self.shared);
+        let abandoned = StopOnDrop(Some(actor.clone()));
+        let outcome = self.ready.await;
+        abandoned.defuse();
+        if let Ok(Ok(())) = outcome {
+            let shared = self.shared;
+            return Ok(Supervisor { actor, shared, over });
+        }
+        let _ = ended.await;
+        match outcome {
+            Ok(Err(End::StartFailed { child, reason })) => Err(SupervisorError::Child { child, reason }),
+            _ => Err(SupervisorError::Stopped),
+        }
+    }
+}
+
+/// Stops a supervisor whose start is given up by its caller: no handle to it will ever exist.
+struct StopOnDrop(Option<ActorRef<SupervisorMessage>>);
+
+impl StopOnDrop {
+    fn defuse(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        if let Some(actor) = &self.0 {
+            request_stop(actor);
+        }
+    }
 }
 
 /// Starts a supervisor as a child of another: it is up when its children are.
@@ -254,12 +280,14 @@ async fn start_nested(
     options: SupervisorOptions,
     children: Vec<ChildSpec>,
 ) -> Result<(StartedChild, Supervisor), StartError> {
-    let (arguments, mut ready, end) = arguments(options, children);
-    let started = context.spawn(None, SupervisorActor, arguments).await?;
+    let (arguments, mut start) = arguments(options, children);
+    let mut started = context.spawn(None, SupervisorActor, arguments).await?;
     let actor = ActorRef::<SupervisorMessage>::from(started.cell().clone());
+    let (over, ended) = accompany(started.join, &start.shared);
+    started.join = ended;
     let outcome = tokio::select! {
         biased;
-        outcome = &mut ready => outcome,
+        outcome = &mut start.ready => outcome,
         () = context.cancelled() => {
             request_stop(&actor);
             started.ended().await;
@@ -267,7 +295,10 @@ async fn start_nested(
         }
     };
     match outcome {
-        Ok(Ok(())) => Ok((started, Supervisor { actor, end })),
+        Ok(Ok(())) => {
+            let shared = start.shared;
+            Ok((started, Supervisor { actor, shared, over }))
+        }
         Ok(Err(end)) => {
             started.ended().await;
             Err(StartError::Failed(end.exit_reason().into()))

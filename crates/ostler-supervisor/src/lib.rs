@@ -46,7 +46,7 @@ mod running;
 mod supervised;
 mod trace;
 
-pub use child::{ChildSpec, Info, Launch, StartContext, StartError, StartedChild};
+pub use child::{ChildSpec, Info, KeptSpec, Launch, StartContext, StartError, StartedChild};
 pub use dynamic::DynamicSupervisor;
 pub use engine::Engine;
 pub use exit::{Exit, Ignore};

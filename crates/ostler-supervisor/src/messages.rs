@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use ostler_core::supervision::{
-    ChildCounts, ChildId, ChildRef, ChildSpec as CoreSpec, DeleteChildError, RestartChildError, StartChildError,
-    Target, TerminateChildError,
+    ChildCounts, ChildId, ChildRef, DeleteChildError, RestartChildError, StartChildError, Target, TerminateChildError,
 };
 use ractor::ActorCell;
 use tokio::sync::oneshot;
 
-use crate::child::{ChildSpec, Info, Launch, StartError};
+use crate::child::{ChildSpec, Info, KeptSpec, StartError};
 use crate::exit::Probe;
 use crate::running::{ChildInfo, ChildStart};
 
@@ -77,7 +76,7 @@ pub(crate) enum SupervisorMessage {
     DeleteChild(ChildId, ReplyTo<Result<(), DeleteChildError>>),
     WhichChildren(ReplyTo<Vec<ChildInfo>>),
     CountChildren(ReplyTo<ChildCounts>),
-    GetChildSpec(ChildId, ReplyTo<Option<CoreSpec<Option<Launch>>>>),
+    GetChildSpec(ChildId, ReplyTo<Option<KeptSpec>>),
 }
 
 #[cfg(feature = "cluster")]

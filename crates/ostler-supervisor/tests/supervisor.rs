@@ -10,6 +10,8 @@ mod api;
 mod embedded;
 #[path = "supervisor/extensions.rs"]
 mod extensions;
+#[path = "supervisor/linked.rs"]
+mod linked;
 #[path = "supervisor/misc.rs"]
 mod misc;
 #[path = "supervisor/restart_types.rs"]
