@@ -37,6 +37,7 @@ mod identity;
 mod instance;
 mod pool;
 mod process;
+mod remains;
 mod status;
 
 use instance::services;

@@ -9,8 +9,9 @@ mod compare;
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use ostler_core::ids::RunId;
 use ostler_core::lifecycle::State;
 use ostler_os::identity::{ProcessIdentity, Verified};
 use ostler_os::{marker, tree};
@@ -21,6 +22,7 @@ use super::tree::Tree;
 use crate::guard::NoCensus;
 use crate::hub::Hub;
 use crate::identity::{local, os_identity};
+use crate::remains;
 use compare::{Disagreement, GuardianView, Marked, Recorded, Up, View};
 
 /// How often an instance is audited by default: every 60 s.
@@ -30,8 +32,6 @@ pub const AUDIT_INTERVAL: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long the guardian has to say what it has: 2 s.
 const CENSUS_LIMIT: Duration = Duration::from_secs(2);
-/// How long the look through all processes may take: 5 s.
-const SCAN_LIMIT: Duration = Duration::from_secs(5);
 
 /// Audits an instance until it is told to stop. An interval of zero: never.
 pub(crate) fn start(tree: &Arc<Tree>, interval: Duration) {
@@ -91,7 +91,7 @@ async fn look(tree: &Weak<Tree>) -> BTreeSet<Disagreement> {
             up,
             records: records.iter().map(recorded).collect::<io::Result<_>>()?,
             guardian,
-            marked: marked(run)?,
+            marked: marked(run),
             owners: tree::owners(&sitters)?,
         })
     });
@@ -147,10 +147,10 @@ fn recorded(record: &Record) -> io::Result<Recorded> {
     })
 }
 
-fn marked(run: ostler_core::ids::RunId) -> io::Result<Vec<Marked>> {
-    let scan = marker::scan(&[run], |_| false, Instant::now() + SCAN_LIMIT)?;
-    if let Some(missed) = scan.missed(ProcessIdentity::of(std::process::id().cast_signed())?.as_ref()) {
-        tracing::warn!(target: "ostler", "the audit: {missed}");
+fn marked(run: RunId) -> Vec<Marked> {
+    let (found, unseen) = remains::marked(run, remains::own_host().as_ref());
+    if let Some(unseen) = unseen {
+        tracing::warn!(target: "ostler", "the audit: {unseen}");
     }
     let of_run = |found: marker::Marked| {
         let value = found.markers.into_iter().find(|(of, _)| *of == run);
@@ -159,5 +159,5 @@ fn marked(run: ostler_core::ids::RunId) -> io::Result<Vec<Marked>> {
             worker,
         })
     };
-    Ok(scan.found.into_iter().filter_map(of_run).collect())
+    found.into_iter().filter_map(of_run).collect()
 }

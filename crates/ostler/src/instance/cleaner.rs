@@ -4,27 +4,20 @@
 //! that bears this run's marker. Anything at all is a bug, and it says so before it kills. What it could not look at it
 //! never takes for empty.
 
-use std::cmp::Reverse;
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ostler_core::ids::RunId;
 use ostler_os::identity::{Attribution, ProcessIdentity, here};
-use ostler_os::{kill, marker, tree};
 use ostler_telemetry::{EventKind, Facts};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::services::Services;
 use crate::guard::{Census, NoCensus};
 use crate::hub::About;
+use crate::remains::{self, KILL_LIMIT, Killed, Remains};
 
 /// How long the guardian has to say what it still has: 5 s.
 const CENSUS_LIMIT: Duration = Duration::from_secs(5);
-/// How long the look through all processes may take: 5 s.
-const SCAN_LIMIT: Duration = Duration::from_secs(5);
-/// How long what was killed has to end, all together: 5 s.
-const KILL_LIMIT: Duration = Duration::from_secs(5);
 
 /// What the emergency cleaner found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -78,101 +71,78 @@ pub(crate) async fn check_once(services: &Services) -> CleanupReport {
 }
 
 async fn check(services: &Services) -> CleanupReport {
-    let mut look = Look::default();
-    look.below_guardian(services).await;
+    let mut remains = below_guardian(services).await;
     let run = services.run;
-    look.add("for processes by their marker", move || Look::marked(run))
-        .await;
-    // Of two names of one process, the one that says more.
-    let more_first = |orphan: &ProcessIdentity| (orphan.pid, Reverse(orphan.pidfd_inode));
-    look.orphans.sort_unstable_by_key(more_first);
-    look.orphans.dedup_by(|later, kept| later.is_same_as(kept));
-    for what in &look.unseen {
+    let by_marker = move || Remains::of_run(run, remains::own_host().as_ref());
+    remains.merge(look("for processes by their marker", by_marker).await);
+    remains.dedup();
+    for what in &remains.unseen {
         tracing::error!(target: "ostler", what, "the cleaner can't say that nothing is left");
     }
-    if look.orphans.is_empty() && look.unseen.is_empty() {
-        services.hub.emit(
-            EventKind::CleanupSuccess,
-            About::run(),
-            Facts {
-                count: Some(0),
-                ..Facts::default()
-            },
-        );
-    }
-    let killed = match look.orphans.is_empty() {
-        true => CleanupReport::default(),
-        false => kill_orphans(services, look.orphans).await,
-    };
-    CleanupReport {
-        unseen: look.unseen,
-        ..killed
-    }
-}
-
-/// What was found, and what could not be seen.
-#[derive(Default)]
-struct Look {
-    orphans: Vec<ProcessIdentity>,
-    unseen: Vec<String>,
-}
-
-impl Look {
-    /// What the sitters and the guardian itself still have as children. Sitters without a child are no orphans.
-    async fn below_guardian(&mut self, services: &Services) {
-        let Some(guardian) = services.link.current() else {
-            return;
+    if remains.found.is_empty() && remains.unseen.is_empty() {
+        let facts = Facts {
+            count: Some(0),
+            ..Facts::default()
         };
-        match services.link.census(CENSUS_LIMIT).await {
-            Ok(census) => {
-                self.add("for processes below the guardian", move || {
-                    Self::below(&guardian.identity(), &census)
-                })
-                .await;
-            }
-            // Its sitters end what they have, and the conclusion waits for them.
-            Err(NoCensus::Lost) => {}
-            Err(unanswered @ NoCensus::Unanswered) => self.unseen.push(unanswered.to_string()),
-        }
+        services.hub.emit(EventKind::CleanupSuccess, About::run(), facts);
     }
-
-    /// Adds what some work finds that reads much.
-    async fn add(&mut self, what: &str, work: impl FnOnce() -> io::Result<Self> + Send + 'static) {
-        let found = tokio::task::spawn_blocking(work).await;
-        match found.map_err(io::Error::other).flatten() {
-            Ok(found) => {
-                self.orphans.extend(found.orphans);
-                self.unseen.extend(found.unseen);
-            }
-            Err(error) => self.unseen.push(format!("the look {what} failed: {error}")),
-        }
-    }
-
-    fn below(guardian: &ProcessIdentity, census: &Census) -> io::Result<Self> {
-        let here = here()?;
-        // The guardian sees those too that /proc hides from us.
-        let mut orphans: Vec<ProcessIdentity> = census.strays.iter().map(|stray| stray.identity(here)).collect();
-        let is_sitter = |pid: i32| census.sitters.iter().any(|(_, sitter)| sitter.cast_signed() == pid);
-        let below = tree::living_descendants(guardian)?;
-        orphans.extend(below.into_iter().filter(|process| !is_sitter(process.pid)));
-        Ok(Self {
-            orphans,
-            unseen: Vec::new(),
-        })
-    }
-
-    fn marked(run: RunId) -> io::Result<Self> {
-        let us = ProcessIdentity::of(std::process::id().cast_signed())?;
-        let scan = marker::scan(&[run], |_| false, Instant::now() + SCAN_LIMIT)?;
-        Ok(Self {
-            unseen: scan.missed(us.as_ref()).into_iter().collect(),
-            orphans: scan.found.into_iter().map(|found| found.identity).collect(),
-        })
+    match remains.found.is_empty() {
+        true => CleanupReport {
+            unseen: remains.unseen,
+            ..CleanupReport::default()
+        },
+        false => kill(services, remains).await,
     }
 }
 
-async fn kill_orphans(services: &Services, orphans: Vec<ProcessIdentity>) -> CleanupReport {
-    let names: Vec<String> = orphans.iter().map(ToString::to_string).collect();
+/// What the sitters and the guardian itself still have as children. Sitters without a child are not orphans.
+async fn below_guardian(services: &Services) -> Remains {
+    let Some(guardian) = services.link.current() else {
+        return Remains::default();
+    };
+    match services.link.census(CENSUS_LIMIT).await {
+        Ok(census) => {
+            let below = move || below(&guardian.identity(), &census);
+            look("for processes below the guardian", below).await
+        }
+        // Its sitters end what they have, and the conclusion waits for them.
+        Err(NoCensus::Lost) => Remains::default(),
+        Err(unanswered @ NoCensus::Unanswered) => Remains {
+            found: Vec::new(),
+            unseen: vec![unanswered.to_string()],
+        },
+    }
+}
+
+fn below(guardian: &ProcessIdentity, census: &Census) -> Remains {
+    let is_sitter = |pid: i32| census.sitters.iter().any(|(_, sitter)| sitter.cast_signed() == pid);
+    let mut remains = Remains::below(guardian);
+    remains.found.retain(|process| !is_sitter(process.pid));
+    match here() {
+        // The guardian also sees those that /proc hides from us.
+        Ok(here) => remains.and(census.strays.iter().map(|stray| stray.identity(here))),
+        Err(error) => {
+            remains
+                .unseen
+                .push(format!("the guardian's own children can't be identified: {error}"));
+            remains
+        }
+    }
+}
+
+/// A look that reads much, on a thread that may block.
+async fn look(what: &str, work: impl FnOnce() -> Remains + Send + 'static) -> Remains {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(remains) => remains,
+        Err(error) => Remains {
+            found: Vec::new(),
+            unseen: vec![format!("the look {what} failed: {error}")],
+        },
+    }
+}
+
+async fn kill(services: &Services, remains: Remains) -> CleanupReport {
+    let names: Vec<String> = remains.found.iter().map(ToString::to_string).collect();
     let facts = |message: &str, count: u64, names: Vec<String>| Facts {
         count: Some(count),
         orphans: names,
@@ -189,19 +159,25 @@ async fn kill_orphans(services: &Services, orphans: Vec<ProcessIdentity>) -> Cle
         "ostler emergency cleaner",
         format!("left behind by run {}", services.run),
     );
-    let work = move || kill::kill_trees(&orphans, &by, Instant::now() + KILL_LIMIT);
-    let kills = tokio::task::spawn_blocking(work).await.unwrap_or_default();
-    let killed = kills.killed.len() as u64;
-    let killed_names = kills.killed.iter().map(ToString::to_string).collect();
+    let unseen = remains.unseen.clone();
+    let work = move || remains.kill(&by, Instant::now() + KILL_LIMIT);
+    // The work panics only if the kill does: nothing is known to be killed then.
+    let killed = tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Killed {
+        survivors: vec![format!("the orphans, perhaps: the kill failed: {error}")],
+        unseen,
+        ..Killed::default()
+    });
+    let killed_names: Vec<String> = killed.killed.iter().map(ToString::to_string).collect();
+    let count = killed_names.len() as u64;
     services.hub.emit(
         EventKind::CleanupEmergencyKill,
         About::run(),
-        facts("they were killed", killed, killed_names),
+        facts("they were killed", count, killed_names),
     );
     CleanupReport {
         orphans: names,
-        killed,
-        survivors: kills.left().collect(),
-        unseen: Vec::new(),
+        killed: count,
+        survivors: killed.survivors,
+        unseen: killed.unseen,
     }
 }

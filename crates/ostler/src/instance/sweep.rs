@@ -11,20 +11,15 @@ use std::time::{Duration, Instant};
 use ostler_os::cgroup::RunGroup;
 use ostler_os::failpoint::{self, Point};
 use ostler_os::identity::{Attribution, ProcessIdentity, Verified, here};
-use ostler_os::kill::{self, KillReport};
-use ostler_os::marker;
+use ostler_os::kill;
 use ostler_registry::{DeadRun, FoundRun, Identity, RunDirError, remove_leftovers, runs};
 
 use crate::identity::{local, os_identity};
+use crate::remains::{KILL_LIMIT, Killed, Remains};
 
 /// How long the sweep of a dead run waits for its guardians and sitters, which may still be giving databases their grace:
 /// 20 s. What follows takes milliseconds in health; when nothing can be read and nothing dies, half a minute more.
 pub const SWEEP_LIMIT: Duration = Duration::from_secs(20);
-
-/// How long the look through all processes may take: 5 s.
-const SCAN_LIMIT: Duration = Duration::from_secs(5);
-/// How long what was killed has to end: 5 s.
-const KILL_LIMIT: Duration = Duration::from_secs(5);
 
 /// What a sweep found and did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -91,7 +86,7 @@ fn sweep_run(dead: DeadRun, elsewhere: Elsewhere, report: &mut SweepReport) {
     failpoint::reach(Point::SweepCgroupKilled);
     if place == Place::Here {
         let recorded = recorded(&dead, report);
-        note(kill::kill_trees(&recorded, &by, Instant::now() + KILL_LIMIT), report);
+        note(Remains::from(recorded).kill(&by, Instant::now() + KILL_LIMIT), report);
     }
     failpoint::reach(Point::SweepRecordedKilled);
     let seen_all = kill_marked(&dead, &by, report);
@@ -180,7 +175,10 @@ fn await_guardians(dead: &DeadRun, by: &Attribution, report: &mut SweepReport) -
     }
     let guardian = dead.info().ok().and_then(|info| info.guardian.as_ref());
     let guardian: Vec<ProcessIdentity> = guardian.map(os_identity).into_iter().collect();
-    note(kill::kill_all(&guardian, by, Instant::now() + KILL_LIMIT), report);
+    // Itself only: its sitters give a grace that is theirs to give, or end their trees when they see it gone.
+    let kills = kill::kill_all(&guardian, by, Instant::now() + KILL_LIMIT);
+    report.killed.extend(kills.killed.iter().map(ToString::to_string));
+    report.survivors.extend(kills.left());
     false
 }
 
@@ -251,24 +249,12 @@ fn recorded(dead: &DeadRun, report: &mut SweepReport) -> Vec<ProcessIdentity> {
     }
 }
 
-/// Kills whoever bears the dead run's marker. Whether every process could be looked at.
+/// Kills what bears the dead run's marker. Returns whether every process could be inspected.
 fn kill_marked(dead: &DeadRun, by: &Attribution, report: &mut SweepReport) -> bool {
-    let run = dead.run();
     let host = dead.info().ok().map(|info| os_identity(&info.host));
-    let (found, missed) = match marker::scan(&[run], |_| false, Instant::now() + SCAN_LIMIT) {
-        Ok(scan) => {
-            let missed = scan.missed(host.as_ref());
-            (scan.found, missed.map(|missed| format!("run {run}: {missed}")))
-        }
-        Err(error) => {
-            let missed = format!("the processes of run {run} can't be looked for by their marker: {error}");
-            (Vec::new(), Some(missed))
-        }
-    };
-    let marked: Vec<ProcessIdentity> = found.into_iter().map(|found| found.identity).collect();
-    note(kill::kill_trees(&marked, by, Instant::now() + KILL_LIMIT), report);
-    let seen_all = missed.is_none();
-    report.remarks.extend(missed);
+    let marked = Remains::of_run(dead.run(), host.as_ref());
+    let seen_all = marked.unseen.is_empty();
+    note(marked.kill(by, Instant::now() + KILL_LIMIT), report);
     seen_all
 }
 
@@ -316,7 +302,8 @@ fn remove_cgroup(dead: &DeadRun, report: &mut SweepReport) {
     }
 }
 
-fn note(kills: KillReport, report: &mut SweepReport) {
-    report.killed.extend(kills.killed.iter().map(ToString::to_string));
-    report.survivors.extend(kills.left());
+fn note(killed: Killed, report: &mut SweepReport) {
+    report.killed.extend(killed.killed.iter().map(ToString::to_string));
+    report.survivors.extend(killed.survivors);
+    report.remarks.extend(killed.unseen);
 }

@@ -1,6 +1,5 @@
 //! Release, as the driver carries it out: the tree, the ports, the record. Who holds what is still held is named.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,17 +12,14 @@ use ostler_os::failpoint::{self, Point};
 use ostler_os::holders::describe_processes;
 use ostler_os::identity::{Attribution, ProcessIdentity};
 use ostler_os::ports::{self, PortState};
-use ostler_os::{kill, marker, tree};
+use ostler_os::tree;
 
 use super::driver::Driver;
 use super::protocol::{Done, Work};
+use crate::remains::{self, KILL_LIMIT, Remains};
 
 /// How long the holders have to be named: 1 s.
 const NAMING_LIMIT: Duration = Duration::from_secs(1);
-/// How long the look through all processes may take: 5 s.
-const SCAN_LIMIT: Duration = Duration::from_secs(5);
-/// How long a tree that is killed from here has to end: 5 s.
-const KILL_LIMIT: Duration = Duration::from_secs(5);
 
 /// Can every port be bound again? Ports that the host itself listens on are exempt.
 pub(crate) fn check_ports(driver: &Driver) -> Work {
@@ -131,39 +127,23 @@ impl Left {
         }
     }
 
-    /// Kills it. Whether nothing is left.
+    /// Kills it. Returns whether nothing is left.
     fn end(&self) -> bool {
         self.kill_cgroup();
-        let (marked, missed) = match self.marked() {
-            Ok(look) => look,
-            Err(error) => (
-                Vec::new(),
-                Some(format!("no process could be asked for its marker: {error}")),
-            ),
-        };
-        let roots: Vec<ProcessIdentity> = marked.into_iter().chain(self.identity).collect();
+        let value = self.worker.marker_value(self.incarnation);
+        let marked = Remains::marked_as(self.run, remains::own_host().as_ref(), |of| of == value);
         let deadline = Instant::now() + KILL_LIMIT;
-        let clean = self.kill(&roots, "its sitter is gone", missed, deadline);
+        let clean = self.kill(marked, "its sitter is gone", deadline);
         let emptied = |group: &Group| group.is_empty_by(deadline).unwrap_or(false);
         clean && self.cgroup.as_deref().is_none_or(emptied)
     }
 
-    /// Kills it under its living sitter, which is not touched. It takes in whoever loses his parent, so all are below it, and
-    /// nobody's marker has to be looked for.
+    /// Kills it under its living sitter, which is not touched. The sitter adopts orphans, so all are below it, and no marker has
+    /// to be looked for.
     fn kill_past_sitter(&self) {
         self.kill_cgroup();
-        let (below, missed) = match self.sitter.as_ref().map(tree::living_descendants) {
-            Some(Ok(below)) => (below, None),
-            Some(Err(error)) => (Vec::new(), Some(format!("its tree can't be walked: {error}"))),
-            None => (Vec::new(), None),
-        };
-        let roots: Vec<ProcessIdentity> = below.into_iter().chain(self.identity).collect();
-        self.kill(
-            &roots,
-            "its sitter takes no orders",
-            missed,
-            Instant::now() + KILL_LIMIT,
-        );
+        let below = self.sitter.as_ref().map(Remains::below).unwrap_or_default();
+        self.kill(below, "its sitter takes no orders", Instant::now() + KILL_LIMIT);
     }
 
     fn kill_cgroup(&self) {
@@ -172,26 +152,14 @@ impl Left {
         }
     }
 
-    /// Kills these trees, for this reason. Whether nothing is left; `missed` may be.
-    fn kill(&self, roots: &[ProcessIdentity], why: &str, missed: Option<String>, deadline: Instant) -> bool {
+    /// Kills these trees and the worker's own, for this reason. Returns whether nothing is left.
+    fn kill(&self, remains: Remains, why: &str, deadline: Instant) -> bool {
         let by = Attribution::new("ostler", format!("{}: {why}", self.worker));
-        let kills = kill::kill_trees(roots, &by, deadline);
-        let clean = kills.is_clean() && missed.is_none();
-        for left in kills.left().chain(missed) {
+        let killed = remains.and(self.identity).kill(&by, deadline);
+        for left in killed.left() {
             tracing::warn!(target: "ostler", worker = %self.worker, left, "{why}, and something is left");
         }
-        clean
-    }
-
-    /// Whoever bears the incarnation's marker, and who could not be asked, in words.
-    fn marked(&self) -> io::Result<(Vec<ProcessIdentity>, Option<String>)> {
-        let value = self.worker.marker_value(self.incarnation);
-        let bears = |marked: &marker::Marked| marked.markers.iter().any(|(of, is)| *of == self.run && *is == value);
-        let us = ProcessIdentity::of(std::process::id().cast_signed())?;
-        let scan = marker::scan(&[self.run], |_| false, Instant::now() + SCAN_LIMIT)?;
-        let missed = scan.missed(us.as_ref());
-        let marked = scan.found.into_iter().filter(bears).map(|found| found.identity);
-        Ok((marked.collect(), missed))
+        killed.is_clean()
     }
 }
 

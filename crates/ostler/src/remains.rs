@@ -1,0 +1,191 @@
+//! What is left of a run's processes: found, then killed. The one way of it, for release, cleaner, sweep and audit.
+//!
+//! What could not be inspected is kept beside what was found, in words: "could not look" is never "nothing there". All of it
+//! reads `/proc` and waits for ends, so it blocks.
+
+use std::cmp::Reverse;
+use std::time::{Duration, Instant};
+
+use ostler_core::ids::RunId;
+use ostler_os::identity::{Attribution, ProcessIdentity};
+use ostler_os::marker::{self, Marked};
+use ostler_os::{kill, tree};
+
+/// How long one look through all processes may take: 5 s.
+const SCAN_LIMIT: Duration = Duration::from_secs(5);
+/// How long everything that was killed has to end, together: 5 s.
+pub(crate) const KILL_LIMIT: Duration = Duration::from_secs(5);
+
+/// Our own process: what is older can't belong to our run. `None` where `/proc` does not show it; then nothing is ruled out.
+pub(crate) fn own_host() -> Option<ProcessIdentity> {
+    ProcessIdentity::of(std::process::id().cast_signed()).ok().flatten()
+}
+
+/// Every process that bears the marker of `run`, and which could not be inspected. `host` is the host of that run, where it is
+/// known: what is older is not of the run.
+pub(crate) fn marked(run: RunId, host: Option<&ProcessIdentity>) -> (Vec<Marked>, Option<String>) {
+    match marker::scan(&[run], |_| false, Instant::now() + SCAN_LIMIT) {
+        Ok(scan) => {
+            let unseen = scan.missed(host).map(|missed| format!("run {run}: {missed}"));
+            (scan.found, unseen)
+        }
+        Err(error) => {
+            let unseen = format!("the processes of run {run} can't be found by their marker: {error}");
+            (Vec::new(), Some(unseen))
+        }
+    }
+}
+
+/// Processes that should not be there, and what could not be inspected.
+#[derive(Debug, Default)]
+pub(crate) struct Remains {
+    pub(crate) found: Vec<ProcessIdentity>,
+    /// In words, one entry a look that was not complete.
+    pub(crate) unseen: Vec<String>,
+}
+
+impl Remains {
+    /// Those that bear the marker of `run`. See [`marked`].
+    pub(crate) fn of_run(run: RunId, host: Option<&ProcessIdentity>) -> Self {
+        Self::marked_as(run, host, |_| true)
+    }
+
+    /// Those that bear the marker of `run` with a value that fits: a worker's incarnation, as `embed/0#3`.
+    pub(crate) fn marked_as(run: RunId, host: Option<&ProcessIdentity>, fits: impl Fn(&str) -> bool) -> Self {
+        let (processes, unseen) = marked(run, host);
+        let bears = |process: &Marked| process.markers.iter().any(|(of, value)| *of == run && fits(value));
+        Self {
+            found: processes
+                .into_iter()
+                .filter(bears)
+                .map(|process| process.identity)
+                .collect(),
+            unseen: unseen.into_iter().collect(),
+        }
+    }
+
+    /// Those below a process that lives. The process itself is not one of them.
+    pub(crate) fn below(root: &ProcessIdentity) -> Self {
+        match tree::living_descendants(root) {
+            Ok(found) => Self {
+                found,
+                unseen: Vec::new(),
+            },
+            Err(error) => Self {
+                found: Vec::new(),
+                unseen: vec![format!("the processes below pid {} can't be found: {error}", root.pid)],
+            },
+        }
+    }
+
+    /// Adds processes that are known by other means.
+    pub(crate) fn and(mut self, processes: impl IntoIterator<Item = ProcessIdentity>) -> Self {
+        self.found.extend(processes);
+        self
+    }
+
+    /// Adds what another look has found.
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.found.extend(other.found);
+        self.unseen.extend(other.unseen);
+    }
+
+    /// Leaves one entry a process. Of two, the one that says more stays.
+    pub(crate) fn dedup(&mut self) {
+        self.found
+            .sort_unstable_by_key(|process| (process.pid, Reverse(process.pidfd_inode)));
+        self.found.dedup_by(|later, kept| later.is_same_as(kept));
+    }
+
+    /// Kills each of them that still is what it was, with everything below it: all first, then waits for all until the deadline.
+    pub(crate) fn kill(self, by: &Attribution, deadline: Instant) -> Killed {
+        let kills = kill::kill_trees(&self.found, by, deadline);
+        Killed {
+            survivors: kills.left().collect(),
+            killed: kills.killed,
+            unseen: self.unseen,
+        }
+    }
+}
+
+impl From<Vec<ProcessIdentity>> for Remains {
+    fn from(found: Vec<ProcessIdentity>) -> Self {
+        Self {
+            found,
+            unseen: Vec::new(),
+        }
+    }
+}
+
+/// What a kill came to.
+#[derive(Debug, Default)]
+pub(crate) struct Killed {
+    pub(crate) killed: Vec<ProcessIdentity>,
+    /// What lives on, or may, each with the reason.
+    pub(crate) survivors: Vec<String>,
+    /// What could not be inspected before the kill.
+    pub(crate) unseen: Vec<String>,
+}
+
+impl Killed {
+    /// Nothing is left, and everything could be inspected.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.survivors.is_empty() && self.unseen.is_empty()
+    }
+
+    /// What is left, or may be.
+    pub(crate) fn left(&self) -> impl Iterator<Item = &str> {
+        self.survivors.iter().chain(&self.unseen).map(String::as_str)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn what_bears_the_marker_is_found_by_its_value_and_killed() {
+        let run = RunId::from_u128(u128::from(std::process::id()) << 64 | 0x51);
+        let mut child = Command::new("sleep")
+            .arg("600")
+            .env(run.marker_name(), "p/0#1")
+            .spawn()
+            .unwrap();
+        let pid = child.id().cast_signed();
+        let host = own_host();
+        // Until exec it shows the test's own environment.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let found = loop {
+            let remains = Remains::of_run(run, host.as_ref());
+            if !remains.found.is_empty() || Instant::now() > deadline {
+                break remains;
+            }
+            std::thread::yield_now();
+        };
+        let other = Remains::marked_as(run, host.as_ref(), |value| value == "p/0#2");
+        assert!(other.found.is_empty(), "{other:?}");
+        let mut twice = Remains::from(found.found.clone());
+        twice.merge(found);
+        twice.dedup();
+        assert_eq!(twice.found.iter().map(|process| process.pid).collect::<Vec<_>>(), [pid]);
+        let killed = twice.kill(
+            &Attribution::new("test", "the test is over"),
+            Instant::now() + KILL_LIMIT,
+        );
+        assert_eq!((killed.killed.len(), killed.survivors), (1, Vec::new()));
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn what_could_not_be_inspected_outlives_the_kill() {
+        let remains = Remains {
+            found: Vec::new(),
+            unseen: vec!["pid 7 could not be inspected".to_owned()],
+        };
+        let killed = remains.kill(&Attribution::new("test", "nothing"), Instant::now());
+        assert!(!killed.is_clean());
+        assert_eq!(killed.left().collect::<Vec<_>>(), ["pid 7 could not be inspected"]);
+    }
+}
