@@ -1,6 +1,6 @@
-"""Runs ostler.toml against a Jaeger for a while, kills workers meanwhile, and says where to look.
+"""Runs ostler.toml with a Jaeger for a while and kills workers meanwhile.
 
-A Jaeger has to be there: see docs/jaeger.md. `--for 20` is how long, in seconds; OSTLER names the program.
+Needs a running Jaeger, see docs/jaeger.md. `--for 20` sets the time in seconds; OSTLER is the path of the program.
 """
 
 import argparse
@@ -23,9 +23,9 @@ NEEDED = ["opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-grpc"]
 
 
 def python_with_opentelemetry():
-    """A virtual environment beside this file, made once. Its bin directory goes first in the PATH of the workers."""
+    """Creates a virtual environment next to this file, once. Its bin directory comes first in the workers' PATH."""
     if not (VENV / "ready").exists():
-        print("making a virtual environment with OpenTelemetry, once …", flush=True)
+        print("creating a virtual environment with OpenTelemetry (only once) …", flush=True)
         venv.create(VENV, with_pip=True)
         subprocess.run([VENV / "bin" / "pip", "install", "--quiet", *NEEDED], check=True)
         (VENV / "ready").touch()
@@ -37,7 +37,7 @@ def program():
     target = Path(os.environ.get("CARGO_TARGET_DIR", root / "target"))
     found = os.environ.get("OSTLER") or target / "debug" / "ostler"
     if not Path(found).exists():
-        sys.exit("build it first: cargo build -p ostler-cli --no-default-features --features redb")
+        sys.exit("ostler is not built; run: cargo build -p ostler-cli --no-default-features --features redb")
     return found
 
 
@@ -45,7 +45,7 @@ def reach_receiver():
     try:
         socket.create_connection(("127.0.0.1", 4317), timeout=2).close()
     except OSError as error:
-        sys.exit(f"no OTLP receiver on 127.0.0.1:4317 ({error}); docs/jaeger.md says how to get a Jaeger")
+        sys.exit(f"no OTLP receiver on 127.0.0.1:4317 ({error}); see docs/jaeger.md")
 
 
 def read_events(run, events):
@@ -55,7 +55,7 @@ def read_events(run, events):
 
 
 def kill_now_and_then(run, seconds):
-    """Follows the events; every second a worker of the pool embed is killed, and at the end all is stopped."""
+    """Reads the events, kills a worker of the pool embed every second, and stops the run at the end."""
     events = queue.Queue()
     threading.Thread(target=read_events, args=(run, events), daemon=True).start()
     alive, next_kill, end = {}, time.monotonic() + 1, time.monotonic() + seconds
@@ -84,7 +84,7 @@ def kill_now_and_then(run, seconds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--for", dest="seconds", type=float, default=20)
-    parser.add_argument("--prepare", action="store_true", help="only make the virtual environment")
+    parser.add_argument("--prepare", action="store_true", help="only create the virtual environment")
     arguments = parser.parse_args()
     path = f"{python_with_opentelemetry()}{os.pathsep}{os.environ['PATH']}"
     if arguments.prepare:
@@ -95,10 +95,10 @@ def main():
         try:
             kill_now_and_then(run, arguments.seconds)
         except KeyboardInterrupt:
-            # The terminal has told ostler, too.
+            # The terminal sends SIGINT to ostler as well.
             run.wait()
-    print("look at http://127.0.0.1:16686/search?service=jaeger-demo, as docs/jaeger.md says")
-    # A pool was meant to give up.
+    print("open http://127.0.0.1:16686/search?service=jaeger-demo; docs/jaeger.md says what to look for")
+    # Status 1 is expected, because one pool gives up.
     sys.exit(0 if run.returncode in (0, 1) else run.returncode)
 
 

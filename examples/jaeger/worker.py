@@ -1,4 +1,4 @@
-"""A worker whose own spans join the trace that started it: TRACEPARENT is all it needs."""
+"""A worker whose own spans join the trace that started it, by the variable TRACEPARENT."""
 
 import argparse
 import os
@@ -18,25 +18,25 @@ class Health(BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(b"well\n")
+        self.wfile.write(b"ok\n")
 
     def log_message(self, *_):
-        """Probes are no news."""
+        """Does not log health probes."""
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--tag", help="nothing to the worker; by it a test finds its processes")
+    parser.add_argument("--tag", help="ignored; tests use it to find the worker's processes")
     port = parser.parse_args().port
 
-    # The service's name is that of OTEL_SERVICE_NAME, which the pool's env sets.
+    # OTEL_SERVICE_NAME, set in the pool's env, is the service's name.
     provider = TracerProvider()
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=ENDPOINT, insecure=True)))
     trace.set_tracer_provider(provider)
     tracer = trace.get_tracer("worker")
 
-    # Ostler passes the place in its trace by the environment, as W3C's headers in capitals.
+    # Ostler passes the trace context in the environment: the W3C header names in capitals.
     headers = {name: os.environ[name.upper()] for name in ("traceparent", "tracestate") if name.upper() in os.environ}
     started_by = TraceContextTextMapPropagator().extract(headers)
 

@@ -1,6 +1,6 @@
-"""Runs, but never gets ready."""
+"""Runs, but never becomes ready."""
 
 import signal
 
-print("thinking about it", flush=True)
+print("not ready yet", flush=True)
 signal.pause()

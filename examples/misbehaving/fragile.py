@@ -1,4 +1,4 @@
-"""Breaks at once."""
+"""Fails immediately."""
 
 import sys
 

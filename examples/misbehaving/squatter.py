@@ -1,4 +1,4 @@
-"""Listens on its port, and has a grandchild in a session of its own that holds the same socket."""
+"""Listens on its port, and leaves the socket to a grandchild in its own session as well."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ if os.fork() == 0:
     os.setsid()
     if os.fork() != 0:
         os._exit(0)
-    # The grandchild: it keeps the socket, and does not care for anything.
+    # The grandchild keeps the socket open and ignores TERM.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     while True:
         signal.pause()

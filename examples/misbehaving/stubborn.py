@@ -1,4 +1,4 @@
-"""Ignores every signal that can be ignored."""
+"""Ignores TERM, INT and HUP."""
 
 import signal
 

@@ -1,8 +1,8 @@
-"""A web server on the standard library alone: one process of the pool.
+"""A web server that uses only the standard library: one process of the pool.
 
-GET /healthz  200 once it serves
-GET /         who answers
-TERM          finishes what it is doing, then ends with status 0
+GET /healthz  answers 200
+GET /         answers with the worker's name and pid
+TERM          finishes the current requests, then exits with status 0
 """
 
 import argparse
@@ -13,11 +13,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 def worker_name() -> str:
-    """The marker that Ostler puts into the environment: OSTLER_RUN_<id>=web/0#1."""
+    """The value of the marker variable that Ostler sets: OSTLER_RUN_<id>=web/0#1."""
     for name, value in os.environ.items():
         if name.startswith("OSTLER_RUN_"):
             return value
-    return "no worker of Ostler"
+    return "(not started by Ostler)"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -27,7 +27,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/":
             self.answer(200, f"worker {worker_name()}, pid {os.getpid()}\n")
         else:
-            self.answer(404, "there is / and /healthz\n")
+            self.answer(404, "not found; try / or /healthz\n")
 
     def answer(self, status: int, text: str) -> None:
         body = text.encode()
@@ -46,12 +46,12 @@ def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--port", type=int, required=True)
     server = ThreadingHTTPServer(("127.0.0.1", arguments.parse_args().port), Handler)
-    # shutdown() waits for the serving loop, which is this thread's: it has to be asked from another one.
+    # shutdown() blocks until the serving loop, which runs in this thread, has ended.
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
     print(f"serving on port {server.server_port}", flush=True)
     server.serve_forever(poll_interval=0.05)
     server.server_close()
-    print("ended as asked", flush=True)
+    print("stopped", flush=True)
 
 
 if __name__ == "__main__":

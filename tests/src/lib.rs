@@ -1,6 +1,7 @@
-//! What the tests of Ostler from outside have in common: running the program, reading its events, counting survivors.
+//! Support code for the end-to-end tests: running the program, reading its events, counting
+//! surviving processes.
 //!
-//! Nothing here sleeps to synchronise: a test waits for an event, with a deadline.
+//! Nothing here sleeps to synchronise: tests wait for an event, with a deadline.
 
 pub mod receiver;
 pub mod scene;
@@ -19,13 +20,15 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-/// How long a test waits for what should happen at once, on a machine that is busy with other tests.
+/// How long a test waits for something that should happen promptly, on a machine that is busy with
+/// other tests.
 pub const SOON: Duration = Duration::from_secs(20);
 
-/// The program beside the running test: `cargo test --workspace` builds both.
+/// The path of a program next to the running test; `cargo test --workspace` builds both.
 ///
 /// # Panics
-/// When it was not built.
+///
+/// If the program has not been built.
 pub fn program(name: &str) -> PathBuf {
     let mut directory = std::env::current_exe().expect("the test knows its own path");
     directory.pop();
@@ -41,59 +44,63 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
-/// The command line of a test worker in these modes, as a TOML array.
+/// The command line of a test worker with these modes, as a TOML array.
 pub fn worker(modes: &str, tag: &str) -> String {
     let path = program("ostler-test-worker");
     format!("[{:?}, {modes:?}, \"{{port}}\", {tag:?}]", path.display().to_string())
 }
 
-/// A process of the caller's with the marker of that worker, in no tree of its run; deaf to polite signals.
+/// Starts a process outside the run's process tree that carries the marker of the worker `of` and
+/// ignores TERM, INT and HUP.
 ///
 /// # Panics
-/// When the worker does not live.
+///
+/// If the worker is not running.
 pub fn stray(of: u32, tag: &str) -> Stray {
     let worker = i32::try_from(of)
         .ok()
         .and_then(|pid| procfs::process::Process::new(pid).ok());
     let environment = worker
         .and_then(|worker| worker.environ().ok())
-        .expect("the worker lives");
+        .expect("worker is running");
     let marker = environment
         .into_iter()
         .find(|(name, _)| name.to_string_lossy().starts_with("OSTLER_RUN_"));
-    let (name, value) = marker.expect("a worker bears its run's marker");
+    let (name, value) = marker.expect("worker carries its run's marker");
     let mut command = Command::new(program("ostler-test-worker"));
     command.args(["ignore-term+sleep", "0", tag]).env(name, value);
-    let child = scene::dying_with_us(&command).stdout(Stdio::null()).spawn();
-    Stray(child.expect("it starts"))
+    let child = scene::killed_with_the_test(&command).stdout(Stdio::null()).spawn();
+    Stray(child.expect("stray process starts"))
 }
 
-/// What [`stray`] has started. It is killed at the end, however the test ends.
+/// A process started by [`stray`]. Killed on drop, so that a failing test leaves nothing behind.
 #[derive(Debug)]
 pub struct Stray(Child);
 
 impl Stray {
-    /// Its pid.
+    /// The process id.
     pub fn id(&self) -> u32 {
         self.0.id()
     }
 
-    /// Whether it lives.
+    /// Whether the process is running.
     ///
     /// # Panics
-    /// When it can't be asked.
+    ///
+    /// If its status cannot be read.
     pub fn lives(&mut self) -> bool {
-        self.0.try_wait().expect("it is our child").is_none()
+        self.0.try_wait().expect("child of the test").is_none()
     }
 
-    /// Waits for its end.
+    /// Waits for the process to end.
     ///
     /// # Panics
-    /// When it does not end soon.
+    ///
+    /// If it does not end soon.
     pub fn ended(&mut self) {
         let deadline = Instant::now() + SOON;
         while self.lives() {
-            assert!(Instant::now() < deadline, "the stray lives on");
+            assert!(Instant::now() < deadline, "stray process is still running");
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -113,37 +120,38 @@ pub struct Up {
     lines: Receiver<Value>,
     log: Receiver<String>,
     stderr: Option<JoinHandle<String>>,
-    /// Every event read so far.
+    /// All events read so far.
     pub seen: Vec<Value>,
-    /// The directory of the file and of the state; removed at the end.
+    /// The directory of the configuration file and of the state. Removed on drop.
     pub directory: tempfile::TempDir,
-    /// What the command lines of this run's processes hold, and nobody else's.
+    /// A text in the command line of every process of this run, and of no other process.
     pub tag: String,
 }
 
-/// A directory of this run's own, removed at the end, and its name: a tag that no other run has.
+/// Creates a directory for one run, removed on drop. Its name is the run's unique tag.
 ///
 /// # Panics
-/// When it can't be made.
+///
+/// If the directory cannot be created.
 pub fn tagged_directory() -> (tempfile::TempDir, String) {
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = tempfile::tempdir().expect("temporary directory");
     let tag = directory
         .path()
         .file_name()
-        .expect("a name")
+        .expect("directory has a name")
         .to_string_lossy()
         .into_owned();
     (directory, tag)
 }
 
-/// A file of one app with its state in `directory`, and the given pools.
+/// Writes a configuration file with these pools; the state is kept in `directory`.
 pub fn config(directory: &Path, pools: &str) -> PathBuf {
     let path = directory.join("ostler.toml");
     let text = format!(
         "[app]\nname = \"test\"\nstate_dir = \"state\"\n{}\n{pools}",
         engine_line()
     );
-    std::fs::write(&path, text).expect("the file is written");
+    std::fs::write(&path, text).expect("writing the configuration");
     path
 }
 
@@ -156,12 +164,12 @@ fn engine_line() -> &'static str {
 }
 
 impl Up {
-    /// Runs pools; `pools` is told the tag of this run.
+    /// Starts a run. `pools` receives the run's tag and returns the pools.
     pub fn start(pools: impl FnOnce(&str) -> String) -> Self {
         Self::start_with(pools, |_| {})
     }
 
-    /// The same, with a last word on the command.
+    /// Like [`Up::start`]; `change` may change the command before it runs.
     pub fn start_with(pools: impl FnOnce(&str) -> String, change: impl FnOnce(&mut Command)) -> Self {
         let (directory, tag) = tagged_directory();
         let path = config(directory.path(), &pools(&tag));
@@ -175,7 +183,7 @@ impl Up {
             .stderr(Stdio::piped())
             .stdin(Stdio::null());
         let mut child = command.spawn().expect("ostler starts");
-        let stdout = BufReader::new(child.stdout.take().expect("its stdout"));
+        let stdout = BufReader::new(child.stdout.take().expect("piped stdout"));
         let (sender, lines) = channel();
         std::thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
@@ -201,13 +209,13 @@ impl Up {
         }
     }
 
-    /// A run of the same app in a state directory that other runs have, too.
+    /// Like [`Up::start_with`], with a state directory shared with other runs of the same app.
     pub fn start_in(state: &Path, pools: impl FnOnce(&str) -> String, change: impl FnOnce(&mut Command)) -> Self {
         Self::start_with(pools, |command| {
-            let file = command.get_args().nth(1).expect("its file").to_owned();
-            let text = std::fs::read_to_string(&file).expect("the file was written");
+            let file = command.get_args().nth(1).expect("configuration file").to_owned();
+            let text = std::fs::read_to_string(&file).expect("reading the configuration");
             let shared = format!("state_dir = {:?}", state.display().to_string());
-            std::fs::write(&file, text.replace("state_dir = \"state\"", &shared)).expect("it is written again");
+            std::fs::write(&file, text.replace("state_dir = \"state\"", &shared)).expect("rewriting the configuration");
             change(command);
         })
     }
@@ -217,20 +225,21 @@ impl Up {
         self.child.try_wait().is_ok_and(|status| status.is_some())
     }
 
-    /// The pid of the program.
+    /// The program's process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Where its runs are recorded.
+    /// The state directory.
     pub fn state(&self) -> PathBuf {
         self.directory.path().join("state")
     }
 
-    /// Reads on to the first event that fits.
+    /// Reads events until one matches.
     ///
     /// # Panics
-    /// When none comes within the time.
+    ///
+    /// If none matches within the time.
     pub fn wait_for(&mut self, what: &str, within: Duration, fits: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + within;
         loop {
@@ -248,15 +257,16 @@ impl Up {
         }
     }
 
-    /// Reads on to the first event of this name.
+    /// Reads events until one has this name.
     pub fn wait_for_event(&mut self, name: &str) -> Value {
         self.wait_for(name, SOON, |event| event["event"] == name)
     }
 
-    /// Reads on, in what is written for people, to the first line that fits.
+    /// Reads stderr until a line matches.
     ///
     /// # Panics
-    /// When none comes within the time.
+    ///
+    /// If none matches within the time.
     pub fn wait_for_log(&self, what: &str, within: Duration, fits: impl Fn(&str) -> bool) -> String {
         let deadline = Instant::now() + within;
         let mut log = String::new();
@@ -271,7 +281,7 @@ impl Up {
         }
     }
 
-    /// Reads what comes within the time; gives the first event that fits.
+    /// Reads events for at most this time. Returns the first one that matches.
     pub fn poll(&mut self, within: Duration, fits: impl Fn(&Value) -> bool) -> Option<Value> {
         let deadline = Instant::now() + within;
         while let Ok(event) = self
@@ -291,7 +301,8 @@ impl Up {
         self.poll(moment.saturating_duration_since(Instant::now()), |_| false);
     }
 
-    /// How many workers are ready and have not ended since, by the events read so far.
+    /// The number of workers that are ready and have not ended since, according to the events read
+    /// so far.
     pub fn alive_workers(&self) -> usize {
         let mut ready = std::collections::HashSet::new();
         for event in &self.seen {
@@ -307,10 +318,11 @@ impl Up {
         ready.len()
     }
 
-    /// Reads every event up to the program's end, and gives its exit status and what it wrote for people.
+    /// Reads all events until the program ends. Returns its exit status and its stderr.
     ///
     /// # Panics
-    /// When it does not end within the time.
+    ///
+    /// If it does not end within the time.
     pub fn end(&mut self, within: Duration) -> (ExitStatus, String) {
         let deadline = Instant::now() + within;
         loop {
@@ -325,21 +337,22 @@ impl Up {
                 }
             }
         }
-        let status = self.child.wait().expect("ostler is waited for");
+        let status = self.child.wait().expect("waiting for ostler");
         let stderr = self
             .stderr
             .take()
-            .map(|thread| thread.join().expect("stderr is read"))
+            .map(|thread| thread.join().expect("reading stderr"))
             .unwrap_or_default();
         (status, stderr)
     }
 
-    /// Sends the program a signal.
+    /// Sends a signal to the program.
     pub fn signal(&self, signal: Signal) {
         send(self.pid(), signal);
     }
 
-    /// TERM, the end, and nothing left: what most tests close with. Gives what was written for people.
+    /// Sends TERM, waits for the end and asserts that nothing is left. Most tests end with this.
+    /// Returns stderr.
     pub fn stop_cleanly(&mut self) -> String {
         self.signal(Signal::SIGTERM);
         let (status, stderr) = self.end(SOON);
@@ -349,23 +362,24 @@ impl Up {
         stderr
     }
 
-    /// How many events of this name were seen.
+    /// The number of events with this name read so far.
     pub fn count(&self, name: &str) -> usize {
         self.seen.iter().filter(|event| event["event"] == name).count()
     }
 
-    /// The seen events of this name.
+    /// The events with this name read so far.
     pub fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Value> {
         self.seen.iter().filter(move |event| event["event"] == name)
     }
 
-    /// Every seen event as a line.
+    /// All events read so far, one per line.
     pub fn story(&self) -> String {
         self.seen.iter().map(|event| format!("\n  {event}")).collect()
     }
 
     /// # Panics
-    /// When a process of this run lives, or a record of it is left.
+    ///
+    /// If a process or a record of this run is left.
     pub fn assert_nothing_left(&self) {
         let left = survivors(&self.tag);
         assert!(left.is_empty(), "processes are left: {left:?}");
@@ -375,7 +389,7 @@ impl Up {
 }
 
 impl Drop for Up {
-    /// A test that failed leaves nothing behind either.
+    /// A failing test leaves nothing behind either.
     fn drop(&mut self) {
         if self.child.try_wait().is_ok_and(|status| status.is_none()) {
             drop(self.child.kill());
@@ -384,8 +398,8 @@ impl Drop for Up {
     }
 }
 
-/// The same command with INT and HUP as a terminal has them: a shell's background job, as tests may be one, has INT ignored,
-/// which the program would inherit and respect.
+/// Returns the command with the default actions for INT and HUP, as in a terminal. Tests may run as
+/// a background job of a shell, which ignores INT; the program would inherit and respect that.
 fn with_default_signals(command: &Command) -> Command {
     let mut env = Command::new("env");
     env.arg("--default-signal=INT,HUP")
@@ -400,7 +414,7 @@ fn with_default_signals(command: &Command) -> Command {
     env
 }
 
-/// Reads to the end; each line is told as it comes, to whoever still listens.
+/// Reads stderr to its end and sends each line to the receiver, if there still is one.
 fn read_all(stderr: ChildStderr, said: &Sender<String>) -> String {
     let mut text = String::new();
     let mut lines = BufReader::new(stderr);
@@ -414,7 +428,7 @@ fn read_all(stderr: ChildStderr, said: &Sender<String>) -> String {
     text
 }
 
-/// Every `run.lock` below the state directory.
+/// All `run.lock` files below the state directory.
 pub fn run_directories(state: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(state) else {
         return Vec::new();
@@ -431,10 +445,10 @@ pub fn run_directories(state: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Sends a signal to a process of the test's own.
+/// Sends a signal to a process started by the test.
 pub fn send(pid: u32, signal: Signal) {
-    let pid = Pid::from_raw(i32::try_from(pid).expect("a pid"));
-    // One that has just ended is as good as killed.
+    let pid = Pid::from_raw(i32::try_from(pid).expect("valid pid"));
+    // A process that has just ended is as good as killed.
     let _ = kill(pid, signal);
 }
 
@@ -446,12 +460,13 @@ pub fn pid_of(event: &Value) -> u32 {
         .unwrap_or_else(|| panic!("no pid in {event}"))
 }
 
-/// The pids of the survivors: a process in the middle of an exec has its old command line, and its pid.
+/// The pids of the surviving processes. Unlike the command line, the pid does not change during an
+/// exec.
 pub fn pids(tag: &str) -> BTreeSet<i32> {
     survivors(tag).into_iter().map(|(pid, _)| pid).collect()
 }
 
-/// Processes, zombies not counted, whose command line holds the tag as an argument of its own.
+/// The processes, except zombies, with the tag as an argument in their command line.
 pub fn survivors(tag: &str) -> Vec<(i32, String)> {
     let Ok(processes) = procfs::process::all_processes() else {
         return Vec::new();

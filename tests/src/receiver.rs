@@ -1,4 +1,4 @@
-//! An OTLP receiver in the test's own process, by gRPC and by HTTP, that keeps what it gets.
+//! An OTLP receiver in the test's process, over gRPC and HTTP, that keeps what it receives.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -28,18 +28,18 @@ use tonic::{Request, Response, Status};
 pub use opentelemetry_proto::tonic::metrics::v1::{metric, number_data_point};
 pub use opentelemetry_proto::tonic::trace::v1::{Span, status::StatusCode};
 
-/// All that has come so far.
+/// Everything received so far.
 #[derive(Debug, Default, Clone)]
 pub struct Received {
-    /// Who sent, each time somebody did.
+    /// The resource of each request.
     pub resources: Vec<Resource>,
-    /// Spans.
+    /// All spans.
     pub spans: Vec<Span>,
-    /// Metrics, export by export.
+    /// All metrics of all exports.
     pub metrics: Vec<Metric>,
-    /// Log records.
+    /// All log records.
     pub records: Vec<LogRecord>,
-    /// Headers of the requests: name and value.
+    /// The headers of the requests, as name and value.
     pub headers: Vec<(String, String)>,
 }
 
@@ -101,7 +101,7 @@ impl Inbox {
     }
 }
 
-/// A receiver. It ends with the test.
+/// A receiver. It stops when dropped.
 #[derive(Debug)]
 pub struct Receiver {
     address: SocketAddr,
@@ -110,10 +110,11 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// One that speaks gRPC.
+    /// Starts a gRPC receiver.
     ///
     /// # Panics
-    /// When it does not start.
+    ///
+    /// If it does not start.
     pub fn grpc() -> Self {
         Self::start(|listener, inbox| async move {
             let connections = futures_util::stream::unfold(listener, |listener| async move {
@@ -126,30 +127,32 @@ impl Receiver {
                 .add_service(MetricsServiceServer::new(service.clone()))
                 .add_service(LogsServiceServer::new(service))
                 .serve_with_incoming(connections);
-            serving.await.expect("the receiver serves");
+            serving.await.expect("serving gRPC");
         })
     }
 
-    /// One that speaks HTTP.
+    /// Starts an HTTP receiver.
     ///
     /// # Panics
-    /// When it does not start.
+    ///
+    /// If it does not start.
     pub fn http() -> Self {
         Self::start(|listener, inbox| async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let inbox = Arc::clone(&inbox);
                 let answer = service_fn(move |request| answer(request, Arc::clone(&inbox)));
                 let connection = hyper::server::conn::http1::Builder::new();
-                // A client that goes is no failure.
+                // A client that disconnects is not an error.
                 tokio::spawn(async move { drop(connection.serve_connection(TokioIo::new(stream), answer).await) });
             }
         })
     }
 
-    /// One that accepts every connection and never says a word.
+    /// Starts a receiver that accepts every connection and never answers.
     ///
     /// # Panics
-    /// When it does not start.
+    ///
+    /// If it does not start.
     pub fn hanging() -> Self {
         Self::start(|listener, _| async move {
             let mut held = Vec::new();
@@ -168,9 +171,9 @@ impl Receiver {
             .worker_threads(1)
             .enable_all()
             .build()
-            .expect("a runtime");
-        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
-        let address = listener.local_addr().expect("its address");
+            .expect("tokio runtime");
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("free port");
+        let address = listener.local_addr().expect("local address");
         let inbox = Arc::<Inbox>::default();
         runtime.spawn(serve(listener, Arc::clone(&inbox)));
         Self {
@@ -180,20 +183,21 @@ impl Receiver {
         }
     }
 
-    /// Where it listens, as `OTEL_EXPORTER_OTLP_ENDPOINT` has it.
+    /// The receiver's address, as a value for `OTEL_EXPORTER_OTLP_ENDPOINT`.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// All that has come so far.
+    /// Everything received so far.
     pub fn received(&self) -> Received {
         self.inbox.lock().clone()
     }
 
-    /// Waits until enough has come.
+    /// Waits until enough has been received.
     ///
     /// # Panics
-    /// When it does not within the time.
+    ///
+    /// If that takes longer than `within`.
     pub fn wait_for(&self, what: &str, within: Duration, enough: impl Fn(&Received) -> bool) -> Received {
         let deadline = Instant::now() + within;
         let mut received = self.inbox.lock();
@@ -201,7 +205,7 @@ impl Receiver {
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(
                 !left.is_zero(),
-                "{what} did not come within {within:?}: {} spans, {} metrics, {} records",
+                "{what} was not received within {within:?}: {} spans, {} metrics, {} records",
                 received.spans.len(),
                 received.metrics.len(),
                 received.records.len()
@@ -276,7 +280,8 @@ impl LogsService for Service {
     }
 }
 
-/// The value of an attribute as text; a list's items with commas between. Empty where there is none.
+/// The value of an attribute as text, with list items separated by commas. Empty if there is no
+/// such attribute.
 pub fn attribute(attributes: &[KeyValue], key: &str) -> String {
     let found = attributes.iter().find(|pair| pair.key == key);
     found.and_then(|pair| pair.value.as_ref()).map(text).unwrap_or_default()
@@ -295,12 +300,12 @@ pub fn text(value: &AnyValue) -> String {
 }
 
 impl Received {
-    /// The spans of this name.
+    /// The spans with this name.
     pub fn spans_named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Span> {
         self.spans.iter().filter(move |span| span.name == name)
     }
 
-    /// The spans directly below this one, in the order of their starts.
+    /// The direct children of this span, in the order of their starts.
     pub fn children(&self, parent: &Span) -> Vec<&Span> {
         let mut children: Vec<&Span> = self
             .spans
@@ -311,7 +316,7 @@ impl Received {
         children
     }
 
-    /// The log records of this event.
+    /// The log records of the event with this name.
     pub fn events_named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a LogRecord> {
         self.records.iter().filter(move |record| record.event_name == name)
     }

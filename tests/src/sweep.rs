@@ -1,17 +1,17 @@
-//! `ostler sweep` over what dead runs of the app `test` have left.
+//! `ostler sweep` of what dead runs of the app `test` have left.
 
 use std::path::Path;
 use std::process::Command;
 
 use crate::{program, run_directories};
 
-/// What a sweep said, and whether it succeeded.
+/// The output of a sweep.
 #[derive(Debug)]
 pub struct Swept {
-    /// Whether its exit status was 0.
+    /// Whether the exit status was 0.
     pub success: bool,
-    /// Its stdout, then its stderr.
-    pub said: String,
+    /// Its stdout, followed by its stderr.
+    pub output: String,
 }
 
 /// The command that sweeps this state directory, and no other.
@@ -22,36 +22,40 @@ pub fn sweep_by(ostler: &Path, state: &Path) -> Command {
     command
 }
 
-/// Runs such a command to its end.
+/// Runs a sweep command.
 ///
 /// # Panics
-/// When it can't be run.
+///
+/// If it cannot be run.
 pub fn swept(command: &mut Command) -> Swept {
-    let output = command.output().expect("the sweep runs");
-    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let output = command.output().expect("running the sweep");
+    let streams = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     Swept {
         success: output.status.success(),
-        said: said.concat(),
+        output: streams.concat(),
     }
 }
 
-/// Sweeps this state directory; the answer is what was said.
+/// Sweeps this state directory and returns the output.
 ///
 /// # Panics
-/// When the sweep fails.
+///
+/// If the sweep fails.
 pub fn sweep(state: &Path) -> String {
     let swept = swept(&mut sweep_by(&program("ostler"), state));
-    assert!(swept.success, "{}", swept.said);
-    swept.said
+    assert!(swept.success, "{}", swept.output);
+    swept.output
 }
 
-/// Makes the one run in this state directory one of a version that had no `guardian.lock`.
+/// Turns the only run in this state directory into one of an old version that had no
+/// `guardian.lock`.
 ///
 /// # Panics
-/// When there is not exactly one, or it has none.
+///
+/// If there is not exactly one run, or if it has no such lock.
 pub fn without_guardians_lock(state: &Path) {
     let [lock] = &run_directories(state)[..] else {
-        panic!("one run is wanted")
+        panic!("expected exactly one run")
     };
-    std::fs::remove_file(lock.with_file_name("guardian.lock")).expect("it has the lock");
+    std::fs::remove_file(lock.with_file_name("guardian.lock")).expect("removing guardian.lock");
 }

@@ -1,4 +1,4 @@
-//! In what surroundings a run is tested, who belongs to it, and how it is killed.
+//! Test environments, the processes of a run, and ways to kill them.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -7,34 +7,35 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use procfs::process::Process;
 
-use crate::scene::{dying_with_us, unprivileged, unshared, wrapped};
+use crate::scene::{killed_with_the_test, unprivileged, unshared, wrapped};
 use crate::{SOON, program, send, survivors};
 
-/// Whether the long form of the tests is asked for: `OSTLER_TEST_LONG=1`. It takes minutes, and wants the machine alone.
+/// Whether the long form of the tests is enabled by `OSTLER_TEST_LONG=1`. It takes minutes and
+/// needs the machine to itself.
 pub fn long_form() -> bool {
     std::env::var_os("OSTLER_TEST_LONG").is_some_and(|value| value == "1")
 }
 
-/// How often a test does what it does: few times, or in the long form this often.
+/// The number of repetitions: `few`, or `long` in the long form.
 pub fn rounds(few: u32, long: u32) -> u32 {
     if long_form() { long } else { few }
 }
 
-/// What a run finds around it.
+/// The environment of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum World {
-    /// All that this machine has.
+    /// Everything that this machine provides.
     AsItIs,
-    /// No cgroup v2 is mounted.
+    /// No cgroup v2 hierarchy is mounted.
     WithoutCgroups,
-    /// It is mounted, and can't be written, as in most containers.
+    /// The cgroup v2 hierarchy is mounted read-only, as in most containers.
     ReadOnlyCgroups,
-    /// An unprivileged user, who has no cgroup.
+    /// An unprivileged user without a cgroup.
     Unprivileged,
 }
 
 impl World {
-    /// Those that this user can have; the others are named on stderr.
+    /// The environments available to this user. The others are listed on stderr.
     pub fn all() -> Vec<Self> {
         let mut worlds = vec![Self::AsItIs];
         if unshared(&["--mount"]).is_some() {
@@ -46,7 +47,7 @@ impl World {
         worlds
     }
 
-    /// Changes the command of a run so that it is run there.
+    /// Changes a run's command to run in this environment.
     pub fn apply(self, command: &mut Command) {
         match self {
             Self::AsItIs => {}
@@ -65,10 +66,10 @@ fn in_own_mounts(command: &mut Command, first: &str) {
     wrapped(command, &["unshare", "--mount", "sh", "-c", &line]);
 }
 
-/// Who belongs to a run, by `/proc`.
+/// The processes of a run, from `/proc`.
 #[derive(Debug, Clone)]
 pub struct Anatomy {
-    /// The program, or whatever embeds Ostler.
+    /// The `ostler` program, or the program that embeds Ostler.
     pub host: u32,
     /// Its guardian.
     pub guardian: u32,
@@ -77,8 +78,11 @@ pub struct Anatomy {
 }
 
 impl Anatomy {
+    /// Reads the processes of the run of this host.
+    ///
     /// # Panics
-    /// When the host has not exactly one guardian.
+    ///
+    /// If the host does not have exactly one guardian.
     pub fn of(host: u32) -> Self {
         let guardians: Vec<u32> = children(host)
             .into_iter()
@@ -94,7 +98,7 @@ impl Anatomy {
         }
     }
 
-    /// All of them.
+    /// All processes.
     pub fn all(&self) -> Vec<u32> {
         [self.host, self.guardian]
             .into_iter()
@@ -107,7 +111,7 @@ fn name(pid: u32) -> Option<String> {
     Some(Process::new(i32::try_from(pid).ok()?).ok()?.stat().ok()?.comm)
 }
 
-/// Whether a process lives. A zombie, which waits for its parent alone, does not.
+/// Whether a process is running. Zombies do not count.
 pub fn is_alive(pid: u32) -> bool {
     let process = i32::try_from(pid).ok().and_then(|pid| Process::new(pid).ok());
     process
@@ -115,7 +119,7 @@ pub fn is_alive(pid: u32) -> bool {
         .is_some_and(|stat| stat.state != 'Z')
 }
 
-/// The children of a process that have not ended.
+/// The children of a process, without those that have ended.
 pub fn children(parent: u32) -> Vec<u32> {
     let Ok(processes) = procfs::process::all_processes() else {
         return Vec::new();
@@ -128,16 +132,17 @@ pub fn children(parent: u32) -> Vec<u32> {
         .collect()
 }
 
-/// Kills them so that none can do anything for another's death: they are stopped first.
+/// Kills these processes so that none can react to another's death: all are stopped first.
 pub fn kill_at_once(pids: &[u32]) {
     pids.iter().for_each(|pid| send(*pid, Signal::SIGSTOP));
     pids.iter().for_each(|pid| send(*pid, Signal::SIGKILL));
 }
 
-/// Waits until as many processes have the tag as it should be.
+/// Waits until the number of processes with this tag matches.
 ///
 /// # Panics
-/// When that takes too long.
+///
+/// If that takes too long.
 pub fn await_count(tag: &str, what: &str, fits: impl Fn(usize) -> bool) {
     let deadline = Instant::now() + SOON;
     loop {
@@ -145,72 +150,84 @@ pub fn await_count(tag: &str, what: &str, fits: impl Fn(usize) -> bool) {
         if fits(there.len()) {
             return;
         }
-        assert!(Instant::now() < deadline, "not {what} but {}: {there:?}", there.len());
+        assert!(
+            Instant::now() < deadline,
+            "expected {what}, found {}: {there:?}",
+            there.len()
+        );
         std::thread::sleep(Duration::from_millis(1));
     }
 }
 
-/// A stranger that looks like a worker of the run: the same program with the same arguments, and the tag is not its own. It
-/// is killed at the end, however the test ends.
+/// An unrelated process that looks like a worker of the run: the same program with the same
+/// arguments, except for a different tag. Killed on drop, so that a failing test leaves nothing
+/// behind.
 #[derive(Debug)]
-pub struct Stranger(Child);
+pub struct Bystander(Child);
 
-impl Stranger {
-    /// Starts one, in a process group of its own.
+impl Bystander {
+    /// Starts one in its own process group.
     ///
     /// # Panics
-    /// When it can't be started.
+    ///
+    /// If it cannot be started.
     pub fn like_a_worker(modes: &str, tag: &str) -> Self {
         let mut command = Command::new(program("ostler-test-worker"));
         command.args([modes, "{port}", &format!("{tag} ")]);
         Self::start(&mut command)
     }
 
-    /// Starts this one.
+    /// Starts this command.
     ///
     /// # Panics
-    /// When it can't be started.
+    ///
+    /// If it cannot be started.
     pub fn start(command: &mut Command) -> Self {
-        let mut command = dying_with_us(command);
+        let mut command = killed_with_the_test(command);
         command
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        Self(command.spawn().expect("the stranger starts"))
+        Self(command.spawn().expect("bystander starts"))
     }
 
-    /// Its pid.
+    /// The process id.
     pub fn pid(&self) -> u32 {
         self.0.id()
     }
 
+    /// Asserts that the process has neither ended nor been stopped.
+    ///
     /// # Panics
-    /// When it has ended, or was so much as stopped.
+    ///
+    /// If it has.
     pub fn assert_untouched(&mut self) {
-        let ended = self.0.try_wait().expect("it is ours");
-        assert!(ended.is_none(), "the stranger was touched: {ended:?}");
-        let state = Process::new(i32::try_from(self.pid()).expect("a pid")).and_then(|process| process.stat());
-        let state = state.expect("it lives").state;
-        assert!(!matches!(state, 'T' | 't' | 'Z'), "the stranger is in state {state}");
+        let ended = self.0.try_wait().expect("child of the test");
+        assert!(ended.is_none(), "bystander was affected: {ended:?}");
+        let state = Process::new(i32::try_from(self.pid()).expect("valid pid")).and_then(|process| process.stat());
+        let state = state.expect("bystander is running").state;
+        assert!(!matches!(state, 'T' | 't' | 'Z'), "bystander is in state {state}");
     }
 }
 
-impl Drop for Stranger {
+impl Drop for Bystander {
     fn drop(&mut self) {
         drop(self.0.kill());
         drop(self.0.wait());
     }
 }
 
-/// What is set for a test that runs itself again in namespaces of its own.
+/// Set when a test runs itself again inside a namespace.
 const INSIDE: &str = "OSTLER_TEST_INSIDE";
 
-/// Whether the body of a test is to be run here, in a PID namespace of its own: the test calls this first, and is run again
-/// inside, where this is true; outside it fails as the inner one does. Pid 1 there is a shell, which reaps what is left to it.
+/// Runs a test in a PID namespace of its own. The test calls this first. Outside, this runs the
+/// test again inside the namespace, fails if that fails, and returns false; inside, it returns true
+/// and the test's body runs. Pid 1 in the namespace is a shell, which reaps orphans.
 ///
 /// # Panics
-/// When the test fails inside.
+///
+/// If the test fails inside the namespace.
 pub fn inside_a_pid_namespace(test: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return true;
@@ -221,11 +238,11 @@ pub fn inside_a_pid_namespace(test: &str) -> bool {
     let output = Command::new(&wrapper[0])
         .args(&wrapper[1..])
         .args(["sh", "-c", "\"$0\" \"$@\"; exit $?"])
-        .arg(std::env::current_exe().expect("a test has a program"))
+        .arg(std::env::current_exe().expect("path of the test program"))
         .args(["--exact", test, "--nocapture"])
         .env(INSIDE, "1")
         .output()
-        .expect("it is run again");
+        .expect("running the test again");
     let text = [output.stdout, output.stderr]
         .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
         .concat();

@@ -1,6 +1,7 @@
-//! The audit of a running instance, with a disagreement of each kind that can be brought about from outside.
+//! The audit of a running instance, with every kind of disagreement that can be provoked from
+//! outside.
 //!
-//! What it says is a warning on stderr; it touches nothing, and in health it is silent.
+//! The audit reports a warning on stderr and touches nothing. Without a disagreement it is silent.
 
 use std::process::{Child, Command, Stdio};
 
@@ -8,23 +9,23 @@ use nix::sys::signal::Signal;
 use ostler_tests::scene::{self, parent, pool};
 use ostler_tests::{SOON, Up, pid_of, pids, program, send};
 
-/// A run that is audited without a pause, with these pools.
+/// A run with these pools that is audited every 50 ms.
 fn audited(pools: impl FnOnce(&str) -> String) -> Up {
     Up::start_with(pools, scene::audited)
 }
 
-/// A process that is killed at the end, however the test ends.
+/// A process outside the run's tree. Killed on drop, so that a failing test leaves nothing behind.
 struct Stray(Child);
 
 impl Stray {
-    /// Bears the marker of this worker, with this value.
+    /// Starts a process with the marker variable of this worker and this value.
     fn start(of: u32, tag: &str, value: impl FnOnce(String) -> String) -> Self {
         let process = procfs::process::Process::new(i32::try_from(of).unwrap()).unwrap();
         let environment = process.environ().unwrap();
         let marker = environment
             .into_iter()
             .find(|(name, _)| name.to_string_lossy().starts_with("OSTLER_RUN_"));
-        let (name, old) = marker.expect("a worker bears its run's marker");
+        let (name, old) = marker.expect("worker carries its run's marker");
         let mut command = Command::new(program("ostler-test-worker"));
         command
             .args(["sleep", "0", tag])
@@ -42,7 +43,7 @@ impl Drop for Stray {
 }
 
 #[test]
-fn a_process_with_the_marker_that_nobody_holds_is_told_of_and_left_alone() {
+fn process_with_a_marker_outside_the_tree_is_reported_and_left_alone() {
     let mut up = audited(|tag| pool("sleep", tag, "workers = 2"));
     let worker = pid_of(&up.wait_for_event("worker.ready"));
     up.wait_for_event("pool.ready");
@@ -55,7 +56,7 @@ fn a_process_with_the_marker_that_nobody_holds_is_told_of_and_left_alone() {
     ] {
         let stray = Stray::start(worker, &up.tag, |own| value.unwrap_or(own));
         let pid = format!("pid {} ", stray.0.id());
-        ostler_tests::world::await_count(&up.tag, "the stray shows its command", |count| count == 3);
+        ostler_tests::world::await_count(&up.tag, "the stray process with its command line", |count| count == 3);
         let before = pids(&up.tag);
         let warning = up.wait_for_log("a warning of the audit", SOON, |line| {
             line.contains(&pid) && line.contains(said)
@@ -70,9 +71,9 @@ fn a_process_with_the_marker_that_nobody_holds_is_told_of_and_left_alone() {
     up.stop_cleanly();
 }
 
-/// Its sitter can't tell of a worker's end: only the look at /proc shows it.
+/// Its sitter cannot report the worker's exit, so only /proc shows it.
 #[test]
-fn a_worker_that_counts_as_running_and_is_not_is_told_of() {
+fn worker_that_counts_as_running_but_has_exited_is_reported() {
     let mut up = audited(|tag| pool("sleep", tag, "intensity = 0"));
     let worker = pid_of(&up.wait_for_event("worker.ready"));
     let sitter = parent(worker);
@@ -88,7 +89,7 @@ fn a_worker_that_counts_as_running_and_is_not_is_told_of() {
 }
 
 #[test]
-fn a_guardian_that_does_not_answer_is_told_of() {
+fn unresponsive_guardian_is_reported() {
     let mut up = audited(|tag| pool("sleep", tag, ""));
     let worker = pid_of(&up.wait_for_event("worker.ready"));
     let guardian = parent(parent(worker));
@@ -100,10 +101,10 @@ fn a_guardian_that_does_not_answer_is_told_of() {
     up.stop_cleanly();
 }
 
-/// Workers come and go all the time, one after the other and many at once, and a guardian is lost: what is just changing is
-/// no disagreement.
+/// Workers start and end all the time, one by one and many at once, and a guardian is lost. A state
+/// that is just changing is not a disagreement.
 #[test]
-fn in_health_it_is_silent_whatever_restarts() {
+fn audit_is_silent_during_restarts() {
     let keys = "workers = 4\nintensity = 1000000\nrestart = \"permanent\"";
     let mut up = audited(|tag| {
         let busy = pool("daemon+pause=20+exit=1", tag, keys);

@@ -1,7 +1,8 @@
-//! Crash at each step: host, guardian, sitter and worker-to-be kill themselves at every failpoint in turn (ADR 0014), and
-//! after the next start nothing of the dead run is left, and nothing was started twice.
+//! Crashes at every step: host, guardian, sitter and the forked worker kill themselves at each
+//! failpoint in turn (ADR 0014). After the next start nothing of the dead run may be left, and
+//! nothing may have been started twice.
 //!
-//! Built and run with `cargo xtask test`, or with the feature `failpoints` of this crate.
+//! Run with `cargo xtask test`, or with this crate's feature `failpoints`.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -12,12 +13,13 @@ use nix::sys::signal::Signal;
 use ostler_os::failpoint::{FILE, POINT, Point};
 use ostler_tests::{SOON, Up, pid_of, run_directories, send, survivors, worker};
 
-/// How many scenes are played at a time: most of a scene is waiting.
+/// The number of concurrent scenarios. A scenario mostly waits.
 const AT_A_TIME: usize = 4;
-/// Workers of a scene.
+/// The number of workers in a scenario.
 const WORKERS: usize = 3;
 
-/// Three workers that leave all kinds of processes; one reports its port, so that its record is changed.
+/// Three workers that leave all kinds of processes. One reports its port, so that its record
+/// changes.
 fn pools(tag: &str) -> String {
     let keys = "stop = { grace = \"100ms\" }\nintensity = 50\n";
     let deaf = worker("sign+ignore-term+daemon+daemon-naked+child+sleep", tag);
@@ -28,7 +30,7 @@ fn pools(tag: &str) -> String {
     )
 }
 
-/// Everything that happens around one failpoint.
+/// The scenario around one failpoint.
 struct Scene {
     point: Point,
     directory: tempfile::TempDir,
@@ -42,7 +44,8 @@ impl Scene {
             directory: tempfile::tempdir().unwrap(),
             tags: Vec::new(),
         };
-        // The point's file, where whoever comes to it leaves a word, and the workers' signatures.
+        // The failpoint's file, which a process that reaches it writes to, and the workers'
+        // signatures.
         for file in [scene.reached(), scene.signatures()] {
             std::fs::write(file, "").unwrap();
         }
@@ -82,16 +85,16 @@ impl Scene {
         self.sweep_and_stop();
         self.sweep_and_leave_nothing();
         let reached = std::fs::read_to_string(self.reached()).unwrap();
-        assert_eq!(reached.trim(), self.point.name(), "nobody came to this point");
+        assert_eq!(reached.trim(), self.point.name(), "the failpoint was not reached");
         assert_nothing_twice(&self.signatures());
     }
 
-    /// A run that is started, loses a worker, and is killed in the end, unless it ends before.
+    /// A run that starts, loses a worker and is killed, unless it ends before.
     fn start_and_kill(&mut self) {
         let mut up = self.start(true);
         if is_at_full_strength(&mut up) {
             let first = |event: &&serde_json::Value| event["event"] == "worker.ready" && event["worker"] == "deaf/0";
-            let latest = up.seen.iter().rfind(first).map(pid_of).expect("it was ready");
+            let latest = up.seen.iter().rfind(first).map(pid_of).expect("a ready worker");
             send(latest, Signal::SIGKILL);
             let replaced = |up: &Up| up.seen.iter().rfind(first).map(pid_of) != Some(latest);
             await_either(&mut up, |up| replaced(up) && up.alive_workers() == WORKERS);
@@ -100,7 +103,7 @@ impl Scene {
         up.end(SOON);
     }
 
-    /// The next one sweeps, and stops in order, unless it ends before.
+    /// The next run, which sweeps and stops, unless it ends before.
     fn sweep_and_stop(&mut self) {
         let mut up = self.start(true);
         is_at_full_strength(&mut up);
@@ -108,28 +111,33 @@ impl Scene {
         up.end(SOON);
     }
 
-    /// Nobody ends this one: what the others left is gone when its sweep is done, and it leaves nothing itself.
+    /// A third run without a failpoint: its sweep removes what the others left, and it leaves
+    /// nothing itself.
     fn sweep_and_leave_nothing(&mut self) {
         let before = self.tags.clone();
         let mut up = self.start(false);
         let swept = up.wait_for_event("sweep.done");
         let left: Vec<_> = before.iter().flat_map(|tag| survivors(tag)).collect();
-        assert!(left.is_empty(), "the sweep has left {left:?}: {swept}");
-        assert_eq!(run_directories(&self.state()).len(), 1, "its own: {swept}");
+        assert!(left.is_empty(), "left by the sweep: {left:?}: {swept}");
+        assert_eq!(
+            run_directories(&self.state()).len(),
+            1,
+            "only its own directory: {swept}"
+        );
         assert!(is_at_full_strength(&mut up), "{}", up.story());
         up.stop_cleanly();
         assert_eq!(self.survivors(), []);
         let app: Vec<_> = std::fs::read_dir(self.state().join("test")).unwrap().collect();
-        assert!(app.is_empty(), "directories are left: {app:?}");
+        assert!(app.is_empty(), "directories left: {app:?}");
     }
 }
 
-/// Waits until every worker is ready, or the host has ended: whether it lives.
+/// Waits until every worker is ready or the host has ended. Returns whether it is alive.
 fn is_at_full_strength(up: &mut Up) -> bool {
     await_either(up, |up| up.alive_workers() == WORKERS)
 }
 
-/// Waits until it is so, or the host has ended: whether it is so.
+/// Waits until the condition holds or the host has ended. Returns whether the condition holds.
 fn await_either(up: &mut Up, so: impl Fn(&Up) -> bool) -> bool {
     let deadline = Instant::now() + SOON;
     loop {
@@ -139,7 +147,7 @@ fn await_either(up: &mut Up, so: impl Fn(&Up) -> bool) -> bool {
         if up.has_ended() {
             return false;
         }
-        assert!(Instant::now() < deadline, "neither so nor ended: {}", up.story());
+        assert!(Instant::now() < deadline, "neither condition nor end: {}", up.story());
         up.poll(Duration::from_millis(20), |_| true);
     }
 }
@@ -154,10 +162,10 @@ fn assert_nothing_twice(signatures: &Path) {
 }
 
 #[test]
-fn nothing_is_left_after_a_crash_at_any_point() {
+fn crash_at_any_failpoint_leaves_nothing() {
     let mut points: Vec<Point> = Point::ALL.to_vec();
     if !has_cgroups() {
-        println!("no cgroups here: their failpoints are not reached");
+        println!("no cgroups on this machine: their failpoints are skipped");
         points.retain(|point| *point != Point::CgroupMade);
     }
     let todo = Mutex::new(points.into_iter());

@@ -1,4 +1,4 @@
-//! Nothing innocent is hurt: whoever only looks like one of a run's processes is not touched.
+//! Unrelated processes are never touched, even if they look like processes of a run.
 
 use std::process::Command;
 use std::time::Instant;
@@ -6,10 +6,11 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 use ostler_tests::scene::{pool, pool_of, unshared, wrapped};
 use ostler_tests::sweep::{sweep, sweep_by, swept, without_guardians_lock};
-use ostler_tests::world::{Anatomy, Stranger, World, await_count, inside_a_pid_namespace, is_alive, kill_at_once};
+use ostler_tests::world::{Anatomy, Bystander, World, await_count, inside_a_pid_namespace, is_alive, kill_at_once};
 use ostler_tests::{SOON, Up, config, pid_of, pids, program, run_directories, send};
 
-/// A run of one worker whose host, guardian and sitter were killed at one moment: all that its table names is dead.
+/// A run of one worker whose host, guardian and sitter were killed together, so that everything in
+/// its table is dead.
 fn dead_run(change: impl FnOnce(&mut Command)) -> (Up, Anatomy, u32) {
     let mut up = Up::start_with(|tag| pool("sleep", tag, ""), change);
     let worker = pid_of(&up.wait_for_event("worker.ready"));
@@ -20,40 +21,41 @@ fn dead_run(change: impl FnOnce(&mut Command)) -> (Up, Anatomy, u32) {
     (up, anatomy, worker)
 }
 
-/// A stranger that has been given this very pid, by the machine's own counter.
-fn with_pid(wanted: u32) -> Stranger {
+/// An unrelated process with exactly this pid, obtained by setting the machine's pid counter.
+fn with_pid(pid: u32) -> Bystander {
     for _ in 0..1000 {
-        std::fs::write("/proc/sys/kernel/ns_last_pid", (wanted - 1).to_string()).unwrap();
-        let stranger = Stranger::start(Command::new("sleep").arg("3600"));
-        if stranger.pid() == wanted {
-            return stranger;
+        std::fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).unwrap();
+        let bystander = Bystander::start(Command::new("sleep").arg("3600"));
+        if bystander.pid() == pid {
+            return bystander;
         }
     }
-    panic!("pid {wanted} is not given out again");
+    panic!("pid {pid} was not reused");
 }
 
 #[test]
-fn pids_on_record_that_went_to_strangers_are_not_touched() {
-    if !inside_a_pid_namespace("pids_on_record_that_went_to_strangers_are_not_touched") {
+fn reused_pids_on_record_are_not_touched() {
+    if !inside_a_pid_namespace("pids_on_record_that_went_to_bystanders_are_not_touched") {
         return;
     }
     let (up, anatomy, worker) = dead_run(|_| {});
     let recorded = [worker, anatomy.guardian, anatomy.host, anatomy.sitters[0]];
-    let mut strangers = recorded.map(with_pid);
+    let mut bystanders = recorded.map(with_pid);
     let text = sweep(&up.state());
     assert!(
         text.starts_with("test: 1 dead runs removed, 0 processes killed"),
         "{text}"
     );
-    strangers.iter_mut().for_each(Stranger::assert_untouched);
+    bystanders.iter_mut().for_each(Bystander::assert_untouched);
     up.assert_nothing_left();
 }
 
-/// Another user's process with the command line of a worker, beside a run of a user who may not signal it.
+/// Another user's process with the command line of a worker, next to a run of a user who may not
+/// signal it.
 #[test]
-fn another_users_process_that_looks_like_a_worker_is_no_concern_of_a_sweep() {
+fn sweep_ignores_another_users_process_that_looks_like_a_worker() {
     if !nix::unistd::geteuid().is_root() {
-        return eprintln!("skipped: another user's process takes root to start");
+        return eprintln!("skipped: starting another user's process needs root");
     }
     let (up, ..) = dead_run(|command| World::Unprivileged.apply(command));
     let look_alike = |user: &str| {
@@ -63,10 +65,10 @@ fn another_users_process_that_looks_like_a_worker_is_no_concern_of_a_sweep() {
             .args(["--pdeathsig", "KILL", "--"])
             .arg(up.directory.path().join("ostler-test-worker"))
             .args(["sleep", "{port}", &up.tag]);
-        Stranger::start(&mut command)
+        Bystander::start(&mut command)
     };
-    // Of the very user of the run, too: a command line is no identity.
-    let mut strangers = ["64111", "64110"].map(look_alike);
+    // Also one of the run's own user, because a command line identifies nothing.
+    let mut bystanders = ["64111", "64110"].map(look_alike);
     await_count(&up.tag, "the look-alikes", |count| count == 2);
     let user = [
         "setpriv",
@@ -82,13 +84,15 @@ fn another_users_process_that_looks_like_a_worker_is_no_concern_of_a_sweep() {
     let swept = swept(&mut command);
     assert!(swept.success, "{swept:?}");
     assert!(
-        swept.said.starts_with("test: 1 dead runs removed, 0 processes killed"),
+        swept
+            .output
+            .starts_with("test: 1 dead runs removed, 0 processes killed"),
         "{swept:?}"
     );
-    strangers.iter_mut().for_each(Stranger::assert_untouched);
+    bystanders.iter_mut().for_each(Bystander::assert_untouched);
 }
 
-/// The name and value of the marker that a process bears.
+/// The name and value of a process's marker variable.
 fn marker_of(pid: u32) -> (String, String) {
     let environment = procfs::process::Process::new(i32::try_from(pid).unwrap())
         .unwrap()
@@ -98,12 +102,13 @@ fn marker_of(pid: u32) -> (String, String) {
         .into_iter()
         .map(|(name, value)| (name.into_string().unwrap(), value.into_string().unwrap()))
         .find(|(name, _)| name.starts_with("OSTLER_RUN_"));
-    marker.expect("a worker bears its run's marker")
+    marker.expect("worker carries its run's marker")
 }
 
-/// In a sweep of a dead run its own marker counts, and no other: who bears a live run's is left alone, whichever value it has.
+/// A sweep only considers the marker of the run it sweeps. A process with the marker of a live run
+/// is left alone, whatever its value.
 #[test]
-fn the_marker_of_a_live_run_condemns_nobody_in_another_runs_sweep() {
+fn marker_of_a_live_run_is_ignored_in_another_runs_sweep() {
     let mut live = Up::start(|tag| pool("sleep", tag, ""));
     let (live_name, value) = marker_of(pid_of(&live.wait_for_event("worker.ready")));
     let mut dead = Up::start(|tag| pool("sleep", tag, ""));
@@ -115,22 +120,23 @@ fn the_marker_of_a_live_run_condemns_nobody_in_another_runs_sweep() {
         command
             .arg("3600")
             .envs(names.iter().map(|name| (*name, value.as_str())));
-        Stranger::start(&mut command)
+        Bystander::start(&mut command)
     };
     let mut of_live = bearing(&[&live_name]);
     let of_both = bearing(&[&live_name, &dead_name]);
     let before = pids(&live.tag);
     let text = sweep(&dead.state());
     of_live.assert_untouched();
-    assert!(!is_alive(of_both.pid()), "it is the dead run's as well: {text}");
+    assert!(!is_alive(of_both.pid()), "it has the dead run's marker too: {text}");
     assert!(text.contains(&format!("killed pid {} ", of_both.pid())), "{text}");
     assert_eq!(pids(&live.tag), before);
     drop(of_live);
     live.stop_cleanly();
 }
 
-/// An Ostler in a worker of another, with the same app's name and a state directory of its own: it dies, comes back and sweeps,
-/// and the outer's other workers don't notice; the outer dies, and all of the inner one is gone.
+/// An Ostler in a worker of another one, with the same app name and its own state directory. The
+/// inner one dies, comes back and sweeps, and the outer one's other workers are not affected. Then
+/// the outer one dies, and nothing of the inner one is left.
 #[test]
 fn an_ostler_inside_an_ostlers_worker() {
     const WORST: &str = "ignore-term+daemon+daemon-naked+say-out+sleep";
@@ -151,7 +157,7 @@ fn an_ostler_inside_an_ostlers_worker() {
     for _ in 0..2 {
         outer.wait_for_event("pool.ready");
     }
-    await_count(&inner_tag, "the inner ones", |count| count == 3);
+    await_count(&inner_tag, "the inner workers", |count| count == 3);
     let untouched = pids(&outer.tag);
     assert_eq!(untouched.len(), 3);
     for round in 0..3 {
@@ -163,15 +169,16 @@ fn an_ostler_inside_an_ostlers_worker() {
         let host = pid_of(host);
         let before = pids(&inner_tag);
         if round == 1 {
-            // Nobody of the inner run is left to end anything: the outer's sitter has it all.
+            // Nothing of the inner run is left that could end its workers: they are in the tree of
+            // the outer one's sitter.
             kill_at_once(&Anatomy::of(host).all());
         } else {
             send(host, Signal::SIGKILL);
         }
-        outer.wait_for("the inner one is back", SOON, |event| {
+        outer.wait_for("the inner Ostler is back", SOON, |event| {
             event["event"] == "worker.ready" && event["worker"] == "inner/0"
         });
-        await_count(&inner_tag, "the inner ones are back", |count| count == 3);
+        await_count(&inner_tag, "the inner workers are back", |count| count == 3);
         let after = pids(&inner_tag);
         assert!(before.is_disjoint(&after), "{before:?} {after:?}");
         assert_eq!(pids(&outer.tag), untouched, "round {round}");
@@ -191,17 +198,17 @@ fn an_ostler_inside_an_ostlers_worker() {
     assert_eq!(run_directories(&inner.path().join("state")).len(), 0);
 }
 
-/// Two PID namespaces share a state directory: pids of the one mean other processes in the other. Live runs are known by their
-/// locks; of a dead run of another namespace nobody is touched, and it is kept and told of, until somebody who knows more says
-/// that the namespace is gone.
+/// Two PID namespaces share a state directory, so the same pid means different processes. Live runs
+/// are recognised by their locks. A dead run of another namespace is kept and reported and its
+/// processes are not touched, until the user says that the namespace is gone.
 #[test]
-fn a_state_directory_that_two_pid_namespaces_share() {
+fn state_directory_shared_by_two_pid_namespaces() {
     if unshared(&["--pid", "--fork", "--mount-proc"]).is_none() {
         return;
     }
     let state = tempfile::tempdir().unwrap();
     let shared = |command: &mut Command| {
-        let file = command.get_args().nth(1).expect("its file").to_owned();
+        let file = command.get_args().nth(1).expect("configuration file").to_owned();
         let text = std::fs::read_to_string(&file).unwrap();
         let shared = format!("state_dir = {:?}", state.path().display().to_string());
         std::fs::write(&file, text.replace("state_dir = \"state\"", &shared)).unwrap();
@@ -225,9 +232,9 @@ fn a_state_directory_that_two_pid_namespaces_share() {
     );
     let pid_there = pid_of(&there.wait_for_event("worker.spawned"));
     there.wait_for_event("pool.ready");
-    await_count(&there.tag, "all there", |count| count == 2);
+    await_count(&there.tag, "all processes", |count| count == 2);
     let before = pids(&there.tag);
-    // A run here, and a sweep here, see a live one.
+    // A run and a sweep in this namespace see a live run.
     let mut here = Up::start_with(|tag| pool("sleep", tag, ""), shared);
     let at_start = here.wait_for_event("sweep.done");
     assert!(
@@ -238,9 +245,9 @@ fn a_state_directory_that_two_pid_namespaces_share() {
     assert_eq!(pids(&there.tag), before);
     assert!(
         before.iter().all(|pid| u32::try_from(*pid) != Ok(pid_there)),
-        "its pids are others here"
+        "its pids are different here"
     );
-    // All of it dies with its namespace's pid 1, which is the child of unshare.
+    // The namespace ends with its pid 1, which is the child of unshare.
     let [first] = ostler_tests::world::children(there.pid())[..] else {
         panic!("no pid 1")
     };
@@ -249,22 +256,22 @@ fn a_state_directory_that_two_pid_namespaces_share() {
     await_count(&there.tag, "gone", |count| count == 0);
     let kept = swept(&mut sweep_by(&program("ostler"), state.path()));
     assert!(
-        kept.said.contains("it was recorded in another PID namespace"),
+        kept.output.contains("it was recorded in another PID namespace"),
         "{kept:?}"
     );
     assert!(
-        kept.said.contains("0 processes killed, 1 live runs left alone"),
+        kept.output.contains("0 processes killed, 1 live runs left alone"),
         "{kept:?}"
     );
-    // What it says is to be done is done.
+    // The advice in the message works.
     assert!(
-        kept.said.contains("`ostler sweep --app test --forget-elsewhere`"),
+        kept.output.contains("`ostler sweep --app test --forget-elsewhere`"),
         "{kept:?}"
     );
     let forgotten = swept(sweep_by(&program("ostler"), state.path()).arg("--forget-elsewhere"));
     assert!(
         forgotten
-            .said
+            .output
             .starts_with("test: 1 dead runs removed, 0 processes killed, 1 live runs left alone"),
         "{forgotten:?}"
     );
@@ -275,10 +282,10 @@ fn a_state_directory_that_two_pid_namespaces_share() {
     here.stop_cleanly();
 }
 
-/// A container whose first process is the host, and which is started again beside the state that it left: with the host all of
-/// it has ended, so its run can be swept from anywhere.
+/// A container whose first process is the host, restarted with the state that it left. All its
+/// processes ended with the host, so its run can be swept from anywhere.
 #[test]
-fn a_run_whose_host_was_pid_1_of_another_namespace_ended_with_it() {
+fn run_whose_host_was_pid_1_of_its_namespace_is_swept() {
     let container = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
     if unshared(&container[1..]).is_none() {
         return;
@@ -289,7 +296,7 @@ fn a_run_whose_host_was_pid_1_of_another_namespace_ended_with_it() {
     };
     let mut dead = Up::start_with(pools, |command| wrapped(command, &container));
     dead.wait_for_event("pool.ready");
-    await_count(&dead.tag, "all there", |count| count == 3);
+    await_count(&dead.tag, "all processes", |count| count == 3);
     let [host] = ostler_tests::world::children(dead.pid())[..] else {
         panic!("no pid 1")
     };
@@ -303,9 +310,10 @@ fn a_run_whose_host_was_pid_1_of_another_namespace_ended_with_it() {
     dead.assert_nothing_left();
 }
 
-/// The guardian there gives a worker its grace: nobody here waits for that, or ends it.
+/// A guardian in another namespace gives its worker a grace. A sweep in this one neither waits for
+/// that nor ends the worker.
 #[test]
-fn what_goes_on_in_another_namespace_holds_up_no_sweep_here() {
+fn sweep_does_not_wait_for_another_namespace() {
     let container = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
     if unshared(&container[1..]).is_none() {
         return;
@@ -328,9 +336,9 @@ fn what_goes_on_in_another_namespace_holds_up_no_sweep_here() {
     let before = pids(&there.tag);
     send(host, Signal::SIGKILL);
     let deadline = Instant::now() + SOON;
-    // Not a zombie, whose other threads may have the lock still: reaped.
+    // Wait until it is reaped: the other threads of a zombie may still hold the lock.
     while std::path::Path::new(&format!("/proc/{host}")).exists() {
-        assert!(Instant::now() < deadline, "the host lives on");
+        assert!(Instant::now() < deadline, "the host is still running");
         std::thread::yield_now();
     }
     let begun = Instant::now();
@@ -338,7 +346,7 @@ fn what_goes_on_in_another_namespace_holds_up_no_sweep_here() {
     let took = begun.elapsed();
     assert!(took < ostler::sweep::SWEEP_LIMIT, "{took:?}");
     assert!(
-        kept.said
+        kept.output
             .contains("is kept for the next sweep: its guardian or a sitter lives in another PID namespace"),
         "{kept:?}"
     );
@@ -346,14 +354,17 @@ fn what_goes_on_in_another_namespace_holds_up_no_sweep_here() {
     send(first, Signal::SIGKILL);
     there.end(SOON);
     await_count(&there.tag, "gone", |count| count == 0);
-    // As one of a version without that lock it may be alive, and whoever knows that it is not says so.
+    // A run of a version without that lock may be alive; the user says that it is not.
     without_guardians_lock(&there.state());
     let kept = swept(&mut sweep_by(&program("ostler"), &there.state()));
     assert!(
-        kept.said.contains("`ostler sweep --app test --forget-elsewhere`"),
+        kept.output.contains("`ostler sweep --app test --forget-elsewhere`"),
         "{kept:?}"
     );
     let forgotten = swept(sweep_by(&program("ostler"), &there.state()).arg("--forget-elsewhere"));
-    assert!(forgotten.said.starts_with("test: 1 dead runs removed"), "{forgotten:?}");
+    assert!(
+        forgotten.output.starts_with("test: 1 dead runs removed"),
+        "{forgotten:?}"
+    );
     there.assert_nothing_left();
 }

@@ -1,5 +1,5 @@
-//! Every way in which a worker comes by its ports, as its clients meet it: the port of the event answers, and it is the
-//! worker that answers.
+//! All ways in which a worker gets its ports, from a client's view: the worker answers on the port
+//! in the event.
 
 use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
@@ -19,19 +19,20 @@ fn port_of(event: &Value) -> u16 {
         .unwrap_or_else(|| panic!("no port in {event}"))
 }
 
-/// The worker of the event answers on the port of the event.
+/// Asserts that the worker of the event answers on the port of the event.
 fn assert_answers(ready: &Value) {
     let answer = get(("127.0.0.1", port_of(ready))).unwrap();
     assert_eq!(answer, pid_of(ready).to_string(), "{ready}");
 }
 
-/// Kills a worker, and gives its replacement when that is ready.
+/// Kills a worker and returns the ready event of its replacement.
 fn replaced(up: &mut Up, ready: &Value) -> Value {
     send(pid_of(ready), Signal::SIGKILL);
     up.wait_for_event("worker.ready")
 }
 
-/// Its only worker is ready, answers, and its replacement has the same port.
+/// Starts one worker, which becomes ready and answers, and checks that its replacement has the same
+/// port.
 fn serves_and_keeps_its_port(modes: &str, keys: &str) -> u16 {
     let mut up = Up::start(|tag| pool(modes, tag, keys));
     let first = up.wait_for_event("worker.ready");
@@ -43,7 +44,7 @@ fn serves_and_keeps_its_port(modes: &str, keys: &str) -> u16 {
     port_of(&first)
 }
 
-/// A row of ports that nobody has at the moment.
+/// The first of `length` consecutive ports that are free at the moment.
 fn free_row(length: u16) -> u16 {
     for _ in 0..100 {
         let first = free_port();
@@ -54,11 +55,11 @@ fn free_row(length: u16) -> u16 {
             return first;
         }
     }
-    panic!("no row of {length} free ports");
+    panic!("no {length} consecutive free ports");
 }
 
 #[test]
-fn none_is_no_port_in_event_command_or_environment() {
+fn without_port_there_is_none_in_event_command_or_environment() {
     let script = "[ \"$0\" = '{port}' ] && [ -z \"$PORT\" ] && exec sleep 3600; exit 9";
     let command = |tag: &str| format!("[\"sh\", \"-c\", {script:?}, \"{{port}}\", {tag:?}]");
     let mut up = Up::start_with(
@@ -71,7 +72,7 @@ fn none_is_no_port_in_event_command_or_environment() {
 }
 
 #[test]
-fn any_is_picked_by_the_host_and_kept() {
+fn any_is_chosen_by_the_host_and_kept() {
     serves_and_keeps_its_port("http", &format!("port = \"any\"\n{HTTP}"));
 }
 
@@ -87,14 +88,14 @@ fn any_gives_each_worker_a_port_of_its_own() {
 }
 
 #[test]
-fn fixed_is_that_port() {
+fn fixed_port_is_used() {
     let port = free_port();
     let got = serves_and_keeps_its_port("http", &format!("port = {port}\n{HTTP}"));
     assert_eq!(got, port);
 }
 
 #[test]
-fn a_range_moves_on_past_ports_that_are_taken() {
+fn range_skips_ports_in_use() {
     let first = free_row(4);
     let _taken = [first, first + 2].map(|port| TcpListener::bind(("127.0.0.1", port)).unwrap());
     let keys = format!("workers = 2\nport = \"{first}-{}\"\n{HTTP}", first + 3);
@@ -110,7 +111,7 @@ fn a_range_moves_on_past_ports_that_are_taken() {
 }
 
 #[test]
-fn a_range_that_is_taken_names_its_holders() {
+fn exhausted_range_names_the_holders() {
     let first = free_row(2);
     let _taken = [first, first + 1].map(|port| TcpListener::bind(("127.0.0.1", port)).unwrap());
     let keys = format!("intensity = 0\nport = \"{first}-{}\"", first + 1);
@@ -125,14 +126,14 @@ fn a_range_that_is_taken_names_its_holders() {
         first.to_string(),
         (first + 1).to_string(),
     ] {
-        assert!(holder.contains(&named), "{named} is missing in {holder}");
+        assert!(holder.contains(&named), "{named} missing in {holder}");
     }
     up.assert_nothing_left();
 }
 
-/// Two workers, one port in their range: the one that comes too late is told of the other.
+/// Two workers with a range of one port: the failure of the second names the first.
 #[test]
-fn a_worker_that_has_the_port_is_named_to_the_other() {
+fn port_held_by_another_worker_names_that_worker() {
     let port = free_row(1);
     let keys = format!("workers = 2\nintensity = 0\nport = \"{port}-{port}\"\n{HTTP}");
     let mut up = Up::start(|tag| pool("http", tag, &keys));
@@ -164,7 +165,8 @@ fn reported_by_the_ready_file() {
     up.stop_cleanly();
 }
 
-/// A program that takes the socket it is given, as systemd's socket activation has it, and answers with its pid.
+/// A program that uses the socket passed to it, as in systemd's socket activation, and answers with
+/// its pid.
 const ACTIVATED: &str = "
 import os, socket, sys
 assert os.environ[\"LISTEN_PID\"] == str(os.getpid())
@@ -188,7 +190,7 @@ fn listen_stays_bound_between_incarnations_and_loses_no_connection() {
     let port = port_of(&first);
     send(pid_of(&first), Signal::SIGKILL);
     up.wait_for_event("worker.released");
-    let mut early = TcpStream::connect(("127.0.0.1", port)).expect("somebody listens while no worker lives");
+    let mut early = TcpStream::connect(("127.0.0.1", port)).expect("socket listens before a worker is started");
     ask(&mut early).unwrap();
     assert_eq!(up.count("worker.reserved"), 1, "no worker yet: {}", up.story());
     let second = up.wait_for_event("worker.ready");
@@ -199,7 +201,7 @@ fn listen_stays_bound_between_incarnations_and_loses_no_connection() {
     assert_eq!(
         refused.kind(),
         ErrorKind::ConnectionRefused,
-        "the socket goes with the run"
+        "the socket is closed with the run"
     );
 }
 
@@ -223,7 +225,7 @@ fn ports_with_names_reach_command_and_environment() {
     assert_eq!(ports.keys().collect::<Vec<_>>(), ["http", "metrics"]);
     assert_eq!(ports["metrics"], metrics);
     let unwell = up.poll(Duration::from_millis(500), |event| event["event"] == "worker.unhealthy");
-    assert_eq!(unwell, None, "its health is asked on the port named http");
+    assert_eq!(unwell, None, "the health probe uses the port named http");
     for port in ports.values() {
         let port = u16::try_from(port.as_u64().unwrap()).unwrap();
         assert_eq!(get(("127.0.0.1", port)).unwrap(), pid_of(&ready).to_string());
@@ -234,7 +236,7 @@ fn ports_with_names_reach_command_and_environment() {
 }
 
 #[test]
-fn an_ipv6_address_is_asked_on_ipv6() {
+fn ipv6_address_is_probed_over_ipv6() {
     let keys = format!("address = \"::1\"\nport = \"any\"\n{HTTP}");
     let mut up = Up::start(|tag| pool("http6", tag, &keys));
     let ready = up.wait_for_event("worker.ready");

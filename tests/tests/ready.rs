@@ -1,4 +1,4 @@
-//! Every way in which a worker becomes ready, and a stop or a kill at each step of a start.
+//! All ways in which a worker becomes ready, and a stop or a kill at each step of a start.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -8,7 +8,8 @@ use ostler_tests::scene::{moment, pool};
 use ostler_tests::{SOON, Up, pid_of, send};
 use serde_json::Value;
 
-/// One worker becomes ready by this sign, is replaced when it is killed, and is ready by it again; gives the events.
+/// Checks that a worker becomes ready this way, is replaced when killed, and becomes ready again.
+/// Returns the events.
 fn becomes_ready(modes: &str, keys: &str) -> Vec<Value> {
     let mut up = Up::start(|tag| pool(modes, tag, keys));
     let first = up.wait_for_event("worker.ready");
@@ -20,7 +21,8 @@ fn becomes_ready(modes: &str, keys: &str) -> Vec<Value> {
     up.seen.clone()
 }
 
-/// How long the first worker took to be ready, from before its spawn: when that is told depends on the machine's load.
+/// The time from before the first worker's spawn until ready, by the events' own times, which do
+/// not depend on when the test reads them.
 fn start_time(events: &[Value]) -> Duration {
     let first = |name: &str| moment(events.iter().find(|event| event["event"] == name).unwrap());
     first("worker.ready").duration_since(first("worker.reserved")).unwrap()
@@ -57,7 +59,7 @@ fn a_line_on_either_stream() {
 }
 
 #[test]
-fn a_line_that_does_not_match_is_not_waited_past() {
+fn non_matching_line_does_not_make_a_worker_ready() {
     let keys = "ready = { line = \"^to serve\" }\nstart_timeout = \"500ms\"\nintensity = 0";
     let mut up = Up::start(|tag| pool("say-out+sleep", tag, keys));
     let (status, _) = up.end(SOON);
@@ -68,7 +70,7 @@ fn a_line_that_does_not_match_is_not_waited_past() {
 }
 
 #[test]
-fn a_file_counts_when_it_holds_something() {
+fn ready_file_counts_once_it_is_not_empty() {
     let events = becomes_ready("file-empty+pause=300+file+sleep", "ready = { file = true }");
     assert!(
         start_time(&events) >= Duration::from_millis(300),
@@ -83,13 +85,13 @@ fn after_a_time() {
 }
 
 #[test]
-fn without_a_sign_exec_is_ready() {
+fn without_ready_a_worker_is_ready_after_exec() {
     becomes_ready("sleep", "");
 }
 
-/// For each sign that is waited for: the stop ends the start at once, as a stop and not as a failure.
+/// For each kind of readiness: a stop ends the start immediately, as a stop and not as a failure.
 #[test]
-fn a_stop_while_ready_is_waited_for_ends_cleanly() {
+fn stop_while_waiting_for_ready_is_clean() {
     let kinds = [
         ("http", "port = \"any\"\nready = { http = \"/nonesuch\" }", "refuse"),
         ("tcp", "port = \"any\"\nready = { tcp = true }", "sleep"),
@@ -108,9 +110,10 @@ fn a_stop_while_ready_is_waited_for_ends_cleanly() {
     }
 }
 
-/// A stop in the middle of everything: before the first event, between reservation and spawn, while others wait.
+/// A stop at various steps: before the first event, between reservation and spawn, while other
+/// workers wait.
 #[test]
-fn a_stop_at_any_step_of_a_start_ends_cleanly() {
+fn stop_at_any_step_of_a_start_is_clean() {
     for step in ["run.started", "worker.reserved", "worker.spawned", "worker.ready"] {
         let keys = "workers = 20\nmax_starting = 4\nready = { after = \"20ms\" }";
         let mut up = Up::start(|tag| pool("sleep", tag, keys));
@@ -122,9 +125,9 @@ fn a_stop_at_any_step_of_a_start_ends_cleanly() {
     }
 }
 
-/// A stop between two incarnations, in the pause of a backoff.
+/// A stop between two incarnations, during a backoff.
 #[test]
-fn a_stop_in_a_pause_before_a_restart_ends_cleanly() {
+fn stop_during_a_backoff_is_clean() {
     let keys = "intensity = 5\nbackoff = { first = \"1h\", max = \"1h\" }";
     let mut up = Up::start(|tag| pool("exit=1", tag, keys));
     up.wait_for_event("worker.restarting");
@@ -132,9 +135,9 @@ fn a_stop_in_a_pause_before_a_restart_ends_cleanly() {
     assert_eq!(up.count("worker.reserved"), 1);
 }
 
-/// A second signal kills what takes its time, also while it starts.
+/// A second signal kills workers that take too long to stop, even during their start.
 #[test]
-fn a_second_signal_ends_a_start_that_ignores_the_first() {
+fn second_signal_kills_a_starting_worker_that_ignores_the_first() {
     let keys = "ready = { line = \"^ready$\" }\nstop = { signal = \"TERM\", grace = \"1h\" }";
     let mut up = Up::start(|tag| pool("ignore-term+sleep", tag, keys));
     up.wait_for_event("worker.spawned");
@@ -162,7 +165,8 @@ fn never_more_than_max_starting_are_in_flight() {
     up.stop_cleanly();
 }
 
-/// The most workers that were reserved or spawned and not yet ready, by the events.
+/// The maximum number of workers that were reserved or spawned and not yet ready, according to the
+/// events.
 fn most_in_flight(events: &[Value]) -> usize {
     let (mut starting, mut most) = (HashSet::new(), 0);
     for event in events {

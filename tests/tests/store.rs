@@ -1,5 +1,5 @@
-//! A process table that is corrupt, newer than us, unwritable or on a full disk: a clear error or a set-aside copy,
-//! never a panic, never a lost process.
+//! A process table that is corrupt, from a newer version, unwritable or on a full disk: the result
+//! is a clear error or a copy set aside, never a panic or a lost process.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,7 +15,7 @@ fn pool(tag: &str) -> String {
     )
 }
 
-/// A run that was killed, and the directory of its table.
+/// A killed run, and the directory of its table.
 fn dead_run() -> (Up, PathBuf) {
     let mut up = Up::start(pool);
     up.wait_for_event("pool.ready");
@@ -27,12 +27,12 @@ fn dead_run() -> (Up, PathBuf) {
     }
     let lock = run_directories(&up.directory.path().join("state"))
         .pop()
-        .expect("the dead run's directory");
-    let directory = lock.parent().expect("it is in a directory").to_owned();
+        .expect("directory of the dead run");
+    let directory = lock.parent().expect("parent directory").to_owned();
     (up, directory)
 }
 
-/// Starts again over a dead run, and stops; gives the events.
+/// Starts after a dead run, stops, and returns the events.
 fn start_over(up: &Up) -> Vec<serde_json::Value> {
     let output = Command::new(program("ostler"))
         .arg("up")
@@ -42,7 +42,7 @@ fn start_over(up: &Up) -> Vec<serde_json::Value> {
         .env_remove("RUNTIME_DIRECTORY")
         .stdin(Stdio::null())
         .output()
-        .expect("ostler runs");
+        .expect("running ostler");
     assert_eq!(
         output.status.code(),
         Some(0),
@@ -59,13 +59,13 @@ fn swept(events: &[serde_json::Value]) -> String {
     let done = events
         .iter()
         .find(|event| event["event"] == "sweep.done")
-        .expect("a sweep");
-    done["message"].as_str().expect("a message").to_owned()
+        .expect("sweep.done event");
+    done["message"].as_str().expect("message of the event").to_owned()
 }
 
 fn files(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(directory).expect("a directory").flatten() {
+    for entry in std::fs::read_dir(directory).expect("reading the directory").flatten() {
         let path = entry.path();
         if path.is_dir() {
             found.extend(files(&path));
@@ -77,7 +77,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_corrupt_table_of_a_dead_run_is_set_aside_and_does_not_stop_the_start() {
+fn corrupt_table_of_a_dead_run_is_set_aside_and_the_start_succeeds() {
     let (up, directory) = dead_run();
     for path in files(&directory) {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
@@ -87,18 +87,18 @@ fn a_corrupt_table_of_a_dead_run_is_set_aside_and_does_not_stop_the_start() {
     }
     let message = swept(&start_over(&up));
     assert!(message.contains("can't be read"), "{message}");
-    assert!(!directory.exists(), "the dead run's directory is gone");
+    assert!(!directory.exists(), "the dead run's directory is removed");
     let state = up.directory.path().join("state");
     assert!(
         files(&state)
             .iter()
             .any(|path| std::fs::read(path).is_ok_and(|bytes| bytes == b"this is no store")),
-        "it is kept for people"
+        "the corrupt store is kept for inspection"
     );
 }
 
 #[test]
-fn a_dead_run_of_a_newer_version_is_swept_by_its_marker() {
+fn dead_run_of_a_newer_version_is_swept_by_marker() {
     let (up, directory) = dead_run();
     std::fs::write(directory.join("run.json"), br#"{"format": 99}"#).unwrap();
     let events = start_over(&up);
@@ -107,7 +107,7 @@ fn a_dead_run_of_a_newer_version_is_swept_by_its_marker() {
 }
 
 #[test]
-fn a_state_directory_that_cannot_be_written_is_a_clear_error() {
+fn unwritable_state_directory_is_a_clear_error() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("ostler.toml");
     std::fs::write(
@@ -126,13 +126,13 @@ fn a_state_directory_that_cannot_be_written_is_a_clear_error() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(3), "{said}");
-    assert!(said.contains("/proc/ostler"), "it names the path: {said}");
+    assert!(said.contains("/proc/ostler"), "the error names the path: {said}");
     assert!(!said.contains("panicked"), "{said}");
 }
 
-/// Needs root and mount namespaces: a disk of its own that can be filled.
+/// Needs root and mount namespaces, for a small disk that can be filled.
 #[test]
-fn a_disk_that_fills_up_does_not_stop_a_restart() {
+fn full_disk_does_not_prevent_a_restart() {
     if !nix::unistd::geteuid().is_root() {
         eprintln!("skipped: only root can mount a small disk");
         return;
@@ -140,7 +140,7 @@ fn a_disk_that_fills_up_does_not_stop_a_restart() {
     let on_small_disk = |command: &mut Command| {
         let script = "mkdir -p \"$STATE\" && mount -t tmpfs -o size=4m none \"$STATE\" && exec \"$0\" \"$@\"";
         let mut shell = Command::new("unshare");
-        let file = PathBuf::from(command.get_args().nth(1).expect("the file"));
+        let file = PathBuf::from(command.get_args().nth(1).expect("configuration file"));
         shell
             .args(["-m", "sh", "-c", script])
             .arg(command.get_program())
@@ -152,10 +152,10 @@ fn a_disk_that_fills_up_does_not_stop_a_restart() {
     };
     let mut up = Up::start_with(pool, on_small_disk);
     up.wait_for_event("pool.ready");
-    // The disk as the program sees it.
+    // The path of the disk from outside the program's mount namespace.
     let seen = PathBuf::from(format!("/proc/{}/root", up.pid())).join(up.directory.path().strip_prefix("/").unwrap());
     let full = std::fs::write(seen.join("state/ballast"), vec![0; 8 << 20]);
-    assert!(full.is_err(), "the disk is full");
+    assert!(full.is_err(), "the disk must be full");
     for round in 0..5 {
         let victim = survivors(&up.tag)[0].0;
         send(u32::try_from(victim).unwrap(), Signal::SIGKILL);

@@ -1,5 +1,5 @@
-//! The one list of names, compared with what a full run sends: nothing missing, nothing unlisted. It is also the way of
-//! an app with a `tracing` subscriber of its own, to which it adds the layer.
+//! Compares the lists of names with what a full run sends: nothing may be missing or unlisted. The
+//! test also exercises an app that adds the layer to its own `tracing` subscriber.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// Where the instance lives, and what its processes are known by.
+/// The state directory of an instance, and the tag of its processes.
 struct Place {
     directory: TempDir,
     tag: String,
@@ -39,7 +39,7 @@ impl Place {
         spec
     }
 
-    /// Everything that a worker's life may hold.
+    /// Pools that together cause every event of a worker's life.
     fn pools(&self) -> Vec<PoolSpec> {
         let mut served = self.pool("served", "http=3");
         served.worker.ports = Ports::One(Port::Any);
@@ -73,14 +73,14 @@ async fn until(events: &mut EventStream, what: &str, mut fits: impl FnMut(&Event
         let event = tokio::time::timeout_at(deadline, events.recv()).await;
         let event = event
             .unwrap_or_else(|_| panic!("no {what} in time"))
-            .expect("the run goes on");
+            .expect("run is still going");
         if fits(&event) {
             return;
         }
     }
 }
 
-/// One run in which everything happens, but for what `provoke` adds.
+/// A run that emits everything except what `provoke` adds.
 async fn full_run(place: &Place, telemetry: &Telemetry, receiver: &Receiver) {
     let builder = Ostler::builder("names")
         .state_dir(place.directory.path().join("state"))
@@ -93,7 +93,7 @@ async fn full_run(place: &Place, telemetry: &Telemetry, receiver: &Receiver) {
     for spec in place.pools() {
         pools.push(ostler.pool_from(spec).start().await.unwrap());
     }
-    let mut wanted = BTreeSet::from(
+    let mut missing = BTreeSet::from(
         [
             EventKind::WorkerUnhealthy,
             EventKind::WorkerRestarting,
@@ -104,31 +104,31 @@ async fn full_run(place: &Place, telemetry: &Telemetry, receiver: &Receiver) {
         ]
         .map(EventKind::name),
     );
-    until(&mut events, "every turn of a life", |event| {
-        wanted.remove(event.kind.name());
-        wanted.is_empty()
+    until(&mut events, "every kind of event", |event| {
+        missing.remove(event.kind.name());
+        missing.is_empty()
     })
     .await;
     let guardian = ostler.guardian_pid().unwrap();
     send(guardian, Signal::SIGKILL);
-    until(&mut events, "the guardian's loss", |event| {
+    until(&mut events, "guardian.lost", |event| {
         event.kind == EventKind::GuardianLost
     })
     .await;
-    until(&mut events, "a worker under the next one", |event| {
+    until(&mut events, "a worker of the next guardian", |event| {
         event.kind == EventKind::WorkerReady && event.pool_name() == Some("named")
     })
     .await;
-    // One look of the reader at the run, all of it.
-    let looked = receiver.received().metrics.len();
-    receiver.wait_for("a look at a worker", SOON, |received| {
-        received.metrics[looked..]
+    // Wait for one complete export of the metrics.
+    let before = receiver.received().metrics.len();
+    receiver.wait_for("a worker's CPU time", SOON, |received| {
+        received.metrics[before..]
             .iter()
             .any(|metric| metric.name == metric::CPU_TIME)
     });
     let mut stray = stray(pools[1].workers()[0].pid.unwrap(), &place.tag);
-    // Below no sitter, it is what the audit is there for, and then the cleaner.
-    receiver.wait_for("what the audit finds", SOON, |received| {
+    // It is outside every sitter's tree, so the audit reports it, and later the cleaner.
+    receiver.wait_for("the audit's finding", SOON, |received| {
         received
             .metrics
             .iter()
@@ -139,7 +139,7 @@ async fn full_run(place: &Place, telemetry: &Telemetry, receiver: &Receiver) {
     provoke(telemetry, run);
 }
 
-/// What can't be had in a test without a flood of events, or without a bug: told to the same observer by hand.
+/// Sends what a test can only cause with a flood of events or with a bug.
 fn provoke(telemetry: &Telemetry, run: ostler::RunId) {
     for kind in [EventKind::EventsDropped, EventKind::CleanupSuccess] {
         let event = Event {
@@ -162,7 +162,7 @@ fn provoke(telemetry: &Telemetry, run: ostler::RunId) {
 }
 
 #[test]
-fn what_a_full_run_sends_is_what_the_list_has() {
+fn full_run_sends_exactly_the_listed_names() {
     let receiver = Receiver::http();
     let settings = Settings {
         endpoint: Some(receiver.endpoint()),
@@ -171,9 +171,9 @@ fn what_a_full_run_sends_is_what_the_list_has() {
         service_name: Some("names".into()),
         ..Settings::default()
     };
-    let telemetry = Telemetry::start(&settings).unwrap().expect("it is not switched off");
+    let telemetry = Telemetry::start(&settings).unwrap().expect("telemetry is enabled");
     tracing_subscriber::registry().with(telemetry.layer()).init();
-    // Somebody else's spans are nobody's business here.
+    // Spans of the app itself must not be exported.
     drop(tracing::info_span!("the app's own"));
     let place = Place::new();
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -185,15 +185,15 @@ fn what_a_full_run_sends_is_what_the_list_has() {
 
     let received = receiver.received();
     let kinds = EventKind::ALL.iter().map(|kind| kind.full_name());
-    // Those that have no span of their own are in the traces of starts and stops.
+    // Events without a span of their own are span events of starts and stops.
     let events: BTreeSet<&str> = kinds.collect();
     compare("events", &events, &event_names(&received));
     let spans: BTreeSet<&str> = listed(span::ALL);
     let sent: BTreeSet<&str> = received.spans.iter().map(|span| span.name.as_str()).collect();
     let unlisted: Vec<_> = sent.difference(&spans).filter(|name| !events.contains(*name)).collect();
-    assert!(unlisted.is_empty(), "spans that are on no list: {unlisted:?}");
+    assert!(unlisted.is_empty(), "unlisted spans: {unlisted:?}");
     let missing: Vec<_> = spans.difference(&sent).collect();
-    assert!(missing.is_empty(), "spans that a full run does not make: {missing:?}");
+    assert!(missing.is_empty(), "listed spans that were not sent: {missing:?}");
     let metrics = received.metrics.iter().map(|metric| metric.name.as_str()).collect();
     compare("metrics", &listed(metric::ALL), &metrics);
     for sent in &received.metrics {
@@ -217,8 +217,8 @@ fn listed(names: &[Name]) -> BTreeSet<&'static str> {
 fn compare(what: &str, listed: &BTreeSet<&str>, sent: &BTreeSet<&str>) {
     let missing: Vec<_> = listed.difference(sent).collect();
     let unlisted: Vec<_> = sent.difference(listed).collect();
-    assert!(missing.is_empty(), "{what} that are listed and not sent: {missing:?}");
-    assert!(unlisted.is_empty(), "{what} that are sent and not listed: {unlisted:?}");
+    assert!(missing.is_empty(), "listed {what} that were not sent: {missing:?}");
+    assert!(unlisted.is_empty(), "unlisted {what}: {unlisted:?}");
 }
 
 fn event_names(received: &Received) -> BTreeSet<&str> {
@@ -226,7 +226,7 @@ fn event_names(received: &Received) -> BTreeSet<&str> {
     names.filter(|name| !name.is_empty()).collect()
 }
 
-/// Of everything that has some.
+/// The attribute keys of everything received.
 fn attributes(received: &Received) -> BTreeSet<&str> {
     let mut all: Vec<&[KeyValue]> = Vec::new();
     for span in &received.spans {

@@ -1,4 +1,4 @@
-//! `ostler up` as a user meets it: real workers, from a file to a clean stop.
+//! `ostler up` from a user's view: real workers, from a file to a clean stop.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use ostler_tests::{SOON, Up, pid_of, send, survivors, worker};
 
-/// A pool `p` of this worker with these further keys.
+/// A pool `p` of test workers with these modes and additional keys.
 fn pool(modes: &str, tag: &str, keys: &str) -> String {
     format!("[pool.p]\ncommand = {}\n{keys}\n", worker(modes, tag))
 }
@@ -23,7 +23,7 @@ fn http_get(port: u64) -> String {
 }
 
 #[test]
-fn workers_start_one_is_killed_and_replaced_and_all_end() {
+fn killed_worker_is_replaced_and_all_stop() {
     let keys = "workers = 3\nport = \"any\"\nready = { http = \"/\" }";
     let mut up = Up::start(|tag| pool("http", tag, keys));
     up.wait_for_event("pool.ready");
@@ -40,7 +40,7 @@ fn workers_start_one_is_killed_and_replaced_and_all_end() {
     });
     assert_eq!(second["incarnation"], 2);
     assert_ne!(second["pid"], first["pid"]);
-    assert_eq!(second["port"], first["port"], "a restart tries the port it had");
+    assert_eq!(second["port"], first["port"], "a restart reuses the port");
     assert_eq!(http_get(second["port"].as_u64().unwrap()), pid_of(&second).to_string());
 
     let life: Vec<String> = up
@@ -91,7 +91,7 @@ fn sequence_numbers_have_no_gaps() {
 }
 
 #[test]
-fn a_worker_that_ends_before_it_is_ready_makes_the_pool_give_up_with_its_stderr() {
+fn exits_before_ready_make_the_pool_give_up_and_show_stderr() {
     let keys = "workers = 2\nport = \"any\"\nready = { http = \"/\" }";
     let begun = Instant::now();
     let mut up = Up::start(|tag| pool("stderr+exit=0", tag, keys));
@@ -129,12 +129,12 @@ fn a_worker_that_ends_before_it_is_ready_makes_the_pool_give_up_with_its_stderr(
     }
     assert_eq!(up.count("worker.gave_up"), 2);
     assert_eq!(up.count("pool.gave_up"), 1);
-    assert!(stderr.contains("ModuleNotFoundError"), "people see why: {stderr}");
+    assert!(stderr.contains("ModuleNotFoundError"), "stderr shows why: {stderr}");
     up.assert_nothing_left();
 }
 
 #[test]
-fn output_that_nobody_reads_hinders_nobody() {
+fn unread_output_blocks_nothing() {
     let keys = "restart = \"temporary\"\noutput = { log = false }";
     let mut up = Up::start(|tag| pool(&format!("flood={}", 512 << 20), tag, keys));
     up.wait_for_event("worker.spawned");
@@ -161,7 +161,7 @@ fn free_port() -> u16 {
 }
 
 #[test]
-fn a_fixed_port_comes_back_although_a_grandchild_kept_it() {
+fn fixed_port_is_reused_although_a_grandchild_held_it() {
     let port = free_port();
     let keys = format!("port = {port}\nready = {{ http = \"/\" }}\nintensity = 100");
     let mut up = Up::start(|tag| pool("port-keeper", tag, &keys));
@@ -180,9 +180,9 @@ fn a_fixed_port_comes_back_although_a_grandchild_kept_it() {
 }
 
 #[test]
-fn a_stranger_on_the_port_is_named() {
-    let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = stranger.local_addr().unwrap().port();
+fn unrelated_process_on_the_port_is_named() {
+    let foreign = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = foreign.local_addr().unwrap().port();
     let mut up = Up::start(|tag| pool("http", tag, &format!("port = {port}\nready = {{ http = \"/\" }}")));
     let (status, _) = up.end(SOON);
     assert_eq!(status.code(), Some(1));
@@ -201,17 +201,17 @@ fn a_stranger_on_the_port_is_named() {
     up.assert_nothing_left();
 }
 
-/// A worker that has not bound its port yet, and a stranger that answers 200 on it in its stead.
+/// A worker that has not bound its port yet, while an unrelated process answers 200 on that port.
 #[test]
-fn a_stranger_that_answers_is_not_taken_for_ready() {
+fn answer_of_an_unrelated_process_does_not_make_a_worker_ready() {
     let keys = "port = \"any\"\nready = { http = \"/\" }\nstart_timeout = \"3s\"\nintensity = 0";
     let mut up = Up::start(|tag| pool("sleep", tag, keys));
     let spawned = up.wait_for_event("worker.spawned");
     let port = u16::try_from(spawned["port"].as_u64().unwrap()).unwrap();
-    let stranger = TcpListener::bind(("127.0.0.1", port)).unwrap();
-    stranger.set_nonblocking(true).unwrap();
+    let foreign = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    foreign.set_nonblocking(true).unwrap();
     let failure = loop {
-        if let Ok((mut stream, _)) = stranger.accept() {
+        if let Ok((mut stream, _)) = foreign.accept() {
             drop(stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"));
         }
         let fits =
@@ -228,7 +228,7 @@ fn a_stranger_that_answers_is_not_taken_for_ready() {
             .contains(&std::process::id().to_string()),
         "{failure}"
     );
-    drop(stranger);
+    drop(foreign);
     let (status, _) = up.end(SOON);
     assert_eq!(status.code(), Some(1));
     up.assert_nothing_left();
@@ -244,7 +244,7 @@ fn twenty_workers_survive_a_storm_of_kills() {
     let begun = Instant::now();
     let tag = up.tag.clone();
     for round in 0_u32..600 {
-        // The pace of the storm; between two kills the events are read.
+        // Paces the storm; events are read between two kills.
         let next = begun + storm * round / 600;
         up.read_until(next);
         let alive = survivors(&tag);
@@ -288,14 +288,14 @@ fn two_hundred_workers_fit_under_a_limit_of_1024_descriptors() {
         event["event"] == "pool.ready"
     });
     let (soft, _) = limit(up.pid());
-    assert_eq!(soft, 1024, "the limit was set");
+    assert_eq!(soft, 1024, "limit of the program");
     assert_eq!(survivors(&up.tag).len(), 200);
     up.stop_cleanly();
     assert_eq!(up.count("worker.released"), 200);
     assert_eq!(up.count("worker.failed"), 0, "{}", up.story());
 }
 
-/// The same command under `ulimit -n`.
+/// Wraps the command in `ulimit -n`.
 fn limited(command: &mut Command, descriptors: u32) {
     let script = format!("ulimit -n {descriptors}; exec \"$0\" \"$@\"");
     let mut shell = Command::new("sh");
@@ -325,7 +325,7 @@ fn limit(pid: u32) -> (u64, u64) {
 }
 
 #[test]
-fn a_second_interrupt_kills_what_ignores_the_first() {
+fn second_interrupt_kills_workers_that_ignore_the_first() {
     let mut up = Up::start(|tag| {
         pool(
             "ignore-term+say-out+sleep",
@@ -349,7 +349,7 @@ fn a_second_interrupt_kills_what_ignores_the_first() {
 }
 
 #[test]
-fn the_host_killed_leaves_nothing_and_the_next_start_sweeps_its_record() {
+fn killed_host_leaves_nothing_and_the_next_start_sweeps_its_record() {
     let mut up = Up::start(|tag| {
         pool(
             "daemon+daemon-naked+sleep",
@@ -369,7 +369,7 @@ fn the_host_killed_leaves_nothing_and_the_next_start_sweeps_its_record() {
     assert_eq!(
         ostler_tests::run_directories(&state).len(),
         1,
-        "the dead run's table is still there"
+        "the dead run's table is removed"
     );
     ostler_tests::sweep::sweep(&state);
     assert_eq!(ostler_tests::run_directories(&state).len(), 0);

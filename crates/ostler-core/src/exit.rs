@@ -1,21 +1,23 @@
-//! Why an actor ended, typed, as Erlang/OTP tells reasons apart.
+//! Typed exit reasons of actors, following Erlang/OTP.
 
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-/// Why an actor, or an attempt to start one, ended.
+/// Why an actor exited, or why starting it failed.
 ///
-/// ractor has plain strings for this, so that a user's `stop(Some("killed"))` looks like a kill: we keep a type of our own.
+/// ractor reports exit reasons as strings, so a user's `stop(Some("killed"))` would be
+/// indistinguishable from a kill. This type keeps them apart.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ExitReason {
-    /// It was done (OTP's `normal`).
+    /// Finished its work (OTP's `normal`).
     Normal,
-    /// It was told to stop, or chose to shut down: `None` is OTP's `shutdown`, `Some(why)` its `{shutdown, Why}`.
+    /// Stopped on request, or chose to shut down. `None` is OTP's `shutdown`, `Some(why)` is its
+    /// `{shutdown, Why}`.
     Shutdown(Option<String>),
-    /// It was killed (OTP's `killed`). Abnormal.
+    /// Killed (OTP's `killed`). Abnormal.
     Killed,
-    /// It failed: an error or a panic. Abnormal.
+    /// Failed with an error or a panic. Abnormal.
     Failed(Failure),
 }
 
@@ -23,13 +25,14 @@ impl ExitReason {
     /// OTP's plain `shutdown`.
     pub const SHUTDOWN: ExitReason = ExitReason::Shutdown(None);
 
-    /// A failure that is only a text.
+    /// Creates a `Failed` reason from a message.
     pub fn failed(message: impl Into<String>) -> Self {
         ExitReason::Failed(Failure::message(message))
     }
 
-    /// Whether a transient child with this reason is restarted: everything but [`Normal`](Self::Normal) and
-    /// [`Shutdown`](Self::Shutdown) is abnormal (OTP's `supervisor`, "Child specification").
+    /// Whether a transient child that exits with this reason is restarted. Every reason except
+    /// [`Normal`](Self::Normal) and [`Shutdown`](Self::Shutdown) is abnormal (OTP's `supervisor`,
+    /// "Child specification").
     pub fn is_abnormal(&self) -> bool {
         match self {
             ExitReason::Normal | ExitReason::Shutdown(_) => false,
@@ -50,7 +53,8 @@ impl fmt::Display for ExitReason {
     }
 }
 
-/// The error that an actor failed with: cheap to clone, and the error itself can be had back.
+/// The error that an actor failed with. Cheap to clone; the original error can be recovered with
+/// [`downcast_ref`](Self::downcast_ref).
 #[derive(Clone)]
 pub struct Failure(Arc<dyn Error + Send + Sync>);
 
@@ -60,23 +64,23 @@ impl Failure {
         Failure(Arc::from(error.into()))
     }
 
-    /// A failure that is only a text.
+    /// Creates a failure from a message.
     pub fn message(message: impl Into<String>) -> Self {
         Failure::new(message.into())
     }
 
-    /// The error that was wrapped, when it is a `T`.
+    /// Returns the wrapped error if it is a `T`.
     pub fn downcast_ref<T: Error + 'static>(&self) -> Option<&T> {
         self.0.downcast_ref()
     }
 
-    /// The error that was wrapped.
+    /// The wrapped error.
     pub fn error(&self) -> &(dyn Error + Send + Sync + 'static) {
         self.0.as_ref()
     }
 }
 
-/// Two failures are equal when they say the same.
+/// Failures are equal if their messages are.
 impl PartialEq for Failure {
     fn eq(&self, other: &Self) -> bool {
         self.0.to_string() == other.0.to_string()
@@ -109,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_gives_its_error_back() {
+    fn failure_downcasts_to_its_error() {
         let failure = Failure::new(std::io::Error::other("disk"));
         assert_eq!(failure.downcast_ref::<std::io::Error>().unwrap().to_string(), "disk");
         assert_eq!(failure, Failure::message("disk"));

@@ -1,5 +1,7 @@
-//! Why a worker failed: a reason that machines compare, a message that says what happened, a suggestion that says
-//! what to do. The reasons' names are fixed; people and checks outside the project rely on them.
+//! Why a worker failed: a reason for machines to match on, a message that says what happened, and a
+//! suggestion that says what to do.
+//!
+//! Reason names are stable: users' dashboards and scripts match on them.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,46 +14,48 @@ use crate::signal::Signal;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
-    /// Somebody else holds the port; the failure names the holder.
+    /// Another process holds the port; the failure names the holder.
     PortInUse,
-    /// The program is not in the PATH of the worker's environment, or its interpreter is missing.
+    /// The program is not in the `PATH` of the worker's environment, or its interpreter is missing.
     CommandNotFound,
-    /// The working directory is missing.
+    /// The working directory does not exist.
     DirectoryMissing,
-    /// The program or the directory may not be used by this user.
+    /// The user lacks permission for the program or the directory.
     PermissionDenied,
-    /// It ended before it was ready, whatever its status.
+    /// The process exited before it became ready, with any status.
     ExitedBeforeReady,
-    /// It ended before `min_uptime`.
+    /// The process exited before `min_uptime`.
     ExitedEarly,
-    /// It was not ready within `start_timeout`.
+    /// The worker did not become ready within `start_timeout`.
     ReadyTimeout,
-    /// It failed so many health probes in a row.
+    /// `health.misses` health probes failed in a row.
     HealthCheckFailed,
-    /// It was silent for longer than `watchdog`.
+    /// No heartbeat arrived within `watchdog`.
     HeartbeatLost,
-    /// The kernel refused another process (EAGAIN).
+    /// The kernel refused to create another process (EAGAIN).
     ProcessLimit,
-    /// No descriptor was left (EMFILE, ENFILE).
+    /// No file descriptor was left (EMFILE, ENFILE).
     DescriptorLimit,
-    /// The kernel had no memory for another process.
+    /// The kernel had no memory for another process (ENOMEM).
     OutOfMemory,
-    /// The kernel's out-of-memory killer ended it.
+    /// The kernel's out-of-memory killer killed the process.
     OomKilled,
-    /// A signal that was not ours ended it.
+    /// A signal that Ostler did not send ended the process.
     Killed,
-    /// It ended by itself, with a status that is not success.
+    /// The process exited on its own with a non-zero status.
     Exited,
-    /// What it held was not released in time; the failure names the holders.
+    /// The worker's resources were not released within `release_timeout`; the failure names the
+    /// holders.
     ReleaseTimeout,
-    /// The guardian died, and took the worker with it. Nobody's fault, not counted.
+    /// The guardian died and its workers were ended with it. Not the worker's fault, so not
+    /// counted.
     GuardianLost,
     /// The process table could not be written.
     StoreFailed,
 }
 
 impl Reason {
-    /// Every reason, in the order of the docs.
+    /// All reasons, in the order of docs/failure-reasons.md.
     pub const ALL: [Self; 18] = [
         Self::PortInUse,
         Self::CommandNotFound,
@@ -73,7 +77,7 @@ impl Reason {
         Self::StoreFailed,
     ];
 
-    /// The reason's name in events, such as `port_in_use`.
+    /// The reason's name in events, for example `port_in_use`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::PortInUse => "port_in_use",
@@ -97,7 +101,7 @@ impl Reason {
         }
     }
 
-    /// What to do about it, when nothing more precise is known.
+    /// What to do about it, unless the failure has a more specific suggestion.
     pub const fn suggestion(self) -> &'static str {
         match self {
             Self::PortInUse => "stop the holder, or give the pool another port, a range, or port = \"any\"",
@@ -111,42 +115,43 @@ impl Reason {
             Self::ExitedBeforeReady => {
                 "read its last lines on stderr; run the command by hand in the same directory and environment"
             }
-            Self::ExitedEarly => "read its last lines on stderr; lower min_uptime if so short a life is right for it",
+            Self::ExitedEarly => {
+                "read its last lines on stderr; lower min_uptime if the worker is expected to finish that quickly"
+            }
             Self::ReadyTimeout => {
-                "raise start_timeout if it is slow by nature; otherwise check that ready asks what the worker offers"
+                "raise start_timeout if the worker is slow to start; otherwise check that ready probes something the worker provides"
             }
             Self::HealthCheckFailed => {
-                "look at what the worker was doing; raise health.timeout or health.misses if it was merely busy"
+                "check what the worker was doing; raise health.timeout or health.misses if it was only busy"
             }
-            Self::HeartbeatLost => "look at what the worker was doing; raise watchdog, or send WATCHDOG=1 more often",
+            Self::HeartbeatLost => "check what the worker was doing; raise watchdog, or send WATCHDOG=1 more often",
             Self::ProcessLimit => {
                 "raise the limit on processes (ulimit -u, TasksMax, pids.max), or run fewer workers or fewer threads in each"
             }
             Self::DescriptorLimit => {
-                "raise the limit on open files (ulimit -n, LimitNOFILE); Ostler needs about three a worker"
+                "raise the limit on open files (ulimit -n, LimitNOFILE); Ostler needs about three per worker"
             }
             Self::OutOfMemory => "free memory, or run fewer workers",
             Self::OomKilled => "raise the memory limit, or find out why the worker grows",
-            Self::Killed => {
-                "find out who sent the signal: it was not Ostler; the kernel's log tells of an out-of-memory kill"
-            }
+            Self::Killed => "find out who sent the signal: it was not Ostler; the kernel log shows out-of-memory kills",
             Self::Exited => "read its last lines on stderr",
             Self::ReleaseTimeout => {
-                "end the holder that is named, or raise release_timeout; Ostler goes on waiting and starts nothing in its place"
+                "end the named holder, or raise release_timeout; until then Ostler starts no replacement"
             }
             Self::GuardianLost => {
-                "nothing: the workers are restarted; find out who killed the guardian if it happens again"
+                "no action needed, the workers are restarted; if it happens again, find out what killed the guardian"
             }
-            Self::StoreFailed => "check space and permissions of the state directory",
+            Self::StoreFailed => "check the free space and permissions of the state directory",
         }
     }
 
-    /// A limit of the machine, not a fault of the worker: retried with a pause of its own and never counted.
+    /// Whether the reason is a limit of the machine and not a fault of the worker. Such starts are
+    /// retried after a delay of their own and are never counted.
     pub const fn is_machine_limit(self) -> bool {
         matches!(self, Self::ProcessLimit | Self::DescriptorLimit | Self::OutOfMemory)
     }
 
-    /// Whether a failure for this reason counts against the slot's intensity.
+    /// Whether a failure with this reason counts towards the slot's restart intensity.
     pub const fn is_counted(self) -> bool {
         !self.is_machine_limit() && !matches!(self, Self::GuardianLost)
     }
@@ -158,17 +163,17 @@ impl fmt::Display for Reason {
     }
 }
 
-/// How a process ended, as wait(2) tells it.
+/// How a process ended, as reported by wait(2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ExitStatus {
-    /// By exit with this status.
+    /// Exited with this status.
     Code(i32),
-    /// By this signal.
+    /// Killed by this signal.
     Signal(Signal),
 }
 
 impl ExitStatus {
-    /// Exit with status 0.
+    /// Whether the process exited with status 0.
     pub const fn success(self) -> bool {
         matches!(self, Self::Code(0))
     }
@@ -183,26 +188,26 @@ impl fmt::Display for ExitStatus {
     }
 }
 
-/// One failure of one worker, with all that is known of it.
+/// One failure of one worker.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}: {message}")]
 pub struct Failure {
-    /// Why.
+    /// The reason.
     pub reason: Reason,
-    /// What happened, with paths, ports, pids.
+    /// What happened, with paths, ports and pids.
     pub message: String,
     /// What to do about it.
     pub suggestion: String,
-    /// How the process ended, where it did.
+    /// How the process ended, if it did.
     pub status: Option<ExitStatus>,
-    /// The last lines of its stderr, oldest first.
+    /// The last lines of stderr, oldest first.
     pub stderr_tail: Vec<String>,
-    /// Who holds what could not be had.
+    /// The process that holds the port or other resource.
     pub holder: Option<String>,
 }
 
 impl Failure {
-    /// A failure with the suggestion that belongs to its reason.
+    /// Creates a failure with the default suggestion for `reason`.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self {
             reason,
@@ -214,21 +219,21 @@ impl Failure {
         }
     }
 
-    /// The same with a suggestion that knows more.
+    /// Replaces the suggestion with a more specific one.
     #[must_use]
     pub fn with_suggestion(mut self, suggestion: impl Into<String>) -> Self {
         self.suggestion = suggestion.into();
         self
     }
 
-    /// The same with its holder.
+    /// Sets the holder.
     #[must_use]
     pub fn with_holder(mut self, holder: impl Into<String>) -> Self {
         self.holder = Some(holder.into());
         self
     }
 
-    /// The same with the process's end.
+    /// Sets the exit status of the process.
     #[must_use]
     pub const fn with_status(mut self, status: ExitStatus) -> Self {
         self.status = Some(status);
@@ -236,16 +241,17 @@ impl Failure {
     }
 }
 
-/// What an exit that nobody asked for means: `None` when it is a normal end, else the failure.
+/// Judges an exit that Ostler did not request: returns `None` for a normal exit, otherwise the
+/// failure.
 ///
-/// `uptime` is the time since the spawn, `was_ready` whether the worker had become ready. An exit before ready is a
-/// failure whatever its status, as is one before `min_uptime`.
+/// `uptime` is the time since the spawn; `was_ready` says whether the worker had become ready. Any
+/// exit before readiness or before `min_uptime` is a failure, even with status 0.
 pub fn judge_exit(status: ExitStatus, was_ready: bool, uptime: Duration, min_uptime: Duration) -> Option<Failure> {
     let after = format!("{:.3} s after its start", uptime.as_secs_f64());
     let failure = match status {
         _ if !was_ready => Failure::new(
             Reason::ExitedBeforeReady,
-            format!("it ended with {status} before it was ready, {after}"),
+            format!("it ended with {status} before it became ready, {after}"),
         ),
         _ if uptime < min_uptime => Failure::new(
             Reason::ExitedEarly,
@@ -258,7 +264,7 @@ pub fn judge_exit(status: ExitStatus, was_ready: bool, uptime: Duration, min_upt
         ExitStatus::Code(_) => Failure::new(Reason::Exited, format!("it ended with {status} {after}")),
         ExitStatus::Signal(_) => Failure::new(
             Reason::Killed,
-            format!("it was ended by {status} {after}, which Ostler did not send"),
+            format!("it was killed by {status} {after}, which Ostler did not send"),
         ),
     };
     Some(failure.with_status(status))
@@ -271,14 +277,14 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn names_are_the_serialised_ones_and_all_differ() {
+    fn reason_names_are_unique() {
         let names: std::collections::HashSet<_> = Reason::ALL.iter().map(|r| r.name()).collect();
         assert_eq!(names.len(), Reason::ALL.len());
         assert!(Reason::ALL.iter().all(|r| !r.suggestion().is_empty()));
     }
 
     #[test]
-    fn an_exit_before_ready_fails_whatever_its_status() {
+    fn exit_before_ready_fails_with_any_status() {
         let judge = |status, ready| judge_exit(status, ready, SECOND, Duration::ZERO).map(|f| f.reason);
         assert_eq!(judge(ExitStatus::Code(0), false), Some(Reason::ExitedBeforeReady));
         assert_eq!(judge(ExitStatus::Code(0), true), None);
@@ -287,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exit_before_min_uptime_is_early() {
+    fn exit_before_min_uptime_is_early() {
         let judge = |uptime| judge_exit(ExitStatus::Code(0), true, uptime, SECOND).map(|f| f.reason);
         assert_eq!(judge(SECOND / 2), Some(Reason::ExitedEarly));
         assert_eq!(judge(SECOND), None);

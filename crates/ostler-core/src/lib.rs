@@ -1,6 +1,8 @@
-//! Ostler's pure core: what pools and workers are to be, a worker's life, supervision policy, failures, names.
+//! Ostler's pure core: specifications, the lifecycle of a worker, supervision policy, failures and
+//! ids.
 //!
-//! Nothing here knows a clock, an async runtime or an operating system: time is passed in, effects are data.
+//! Nothing in this crate reads a clock, runs on an async runtime or calls the operating system:
+//! time is passed in, and effects are returned as data.
 
 pub mod exit;
 pub mod failure;

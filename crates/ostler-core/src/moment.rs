@@ -1,29 +1,30 @@
-//! Time as the pure core sees it: a point that is passed in, never read off a clock.
+//! Time for the pure core: a point in time that callers pass in.
 
 use std::ops::Add;
 use std::time::Duration;
 
-/// A point on a monotonic time line, as the time passed since an origin that its user chose.
+/// A point on a monotonic timeline, stored as the time elapsed since an origin that the caller
+/// chooses.
 ///
-/// Only moments of the same origin can be compared.
+/// Compare only moments with the same origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Moment(Duration);
 
 impl Moment {
-    /// The origin itself.
+    /// The origin.
     pub const ORIGIN: Moment = Moment(Duration::ZERO);
 
-    /// The moment that is `elapsed` after the origin.
+    /// The moment `elapsed` after the origin.
     pub const fn after_origin(elapsed: Duration) -> Self {
         Moment(elapsed)
     }
 
-    /// The time passed since the origin.
+    /// The time elapsed since the origin.
     pub const fn since_origin(self) -> Duration {
         self.0
     }
 
-    /// The time passed since `earlier`; zero if `earlier` lies ahead.
+    /// The time elapsed since `earlier`, or zero if `earlier` is later than `self`.
     pub const fn since(self, earlier: Moment) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
@@ -32,7 +33,7 @@ impl Moment {
 impl Add<Duration> for Moment {
     type Output = Moment;
 
-    /// Saturates: the far end of time is a moment too.
+    /// Saturates at the greatest representable moment.
     fn add(self, later: Duration) -> Moment {
         Moment(self.0.saturating_add(later))
     }
@@ -43,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_moment_ahead_is_no_time_ago() {
+    fn since_a_later_moment_is_zero() {
         let early = Moment::ORIGIN + Duration::from_secs(1);
         let late = early + Duration::from_secs(2);
         assert_eq!(late.since(early), Duration::from_secs(2));

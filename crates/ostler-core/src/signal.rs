@@ -1,11 +1,12 @@
-//! Signals by their Linux numbers and names. Data only: nothing here can send one.
+//! Signals by Linux number and name. Plain data: sending signals is the job of `ostler-os`.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A signal, by its number on Linux (signal(7); the numbers below 32 are the same on every architecture we build for).
+/// A signal, identified by its Linux number (see signal(7)). Numbers below 32 are the same on every
+/// supported architecture.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Signal(u8);
 
@@ -29,17 +30,18 @@ impl Signal {
     /// SIGCONT.
     pub const CONT: Self = Self(18);
 
-    /// The signal of this number; `None` outside 1 to 64.
+    /// Returns the signal with this number, or `None` if it is outside 1..=64.
     pub fn from_number(number: i32) -> Option<Self> {
         u8::try_from(number).ok().filter(|n| (1..=64).contains(n)).map(Self)
     }
 
-    /// The number, as kill(2) takes it.
+    /// The number, as passed to kill(2).
     pub const fn number(self) -> i32 {
         self.0 as i32
     }
 
-    /// The name without `SIG`, such as `TERM`; real-time signals are `RTMIN+n` of the kernel's numbering from 32.
+    /// The name without `SIG`, for example `TERM`. Real-time signals are named `RTMIN+n`, counted
+    /// from the kernel's first real-time signal, 32.
     pub fn name(self) -> String {
         match NAMES.get(usize::from(self.0) - 1) {
             Some(name) => (*name).to_owned(),
@@ -60,9 +62,9 @@ impl fmt::Debug for Signal {
     }
 }
 
-/// No signal has this name.
+/// The error returned when a signal name is unknown.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{name:?} is no signal: a name such as TERM, INT, HUP, QUIT, USR1 or KILL is wanted")]
+#[error("invalid signal {name:?}: expected a name such as TERM, INT, HUP, QUIT, USR1 or KILL")]
 pub struct UnknownSignal {
     name: String,
 }
@@ -70,7 +72,7 @@ pub struct UnknownSignal {
 impl FromStr for Signal {
     type Err = UnknownSignal;
 
-    /// Takes `TERM` and `SIGTERM`, in either case.
+    /// Accepts `TERM` and `SIGTERM` in upper or lower case.
     fn from_str(text: &str) -> Result<Self, UnknownSignal> {
         let upper = text.to_ascii_uppercase();
         let name = upper.strip_prefix("SIG").unwrap_or(&upper);

@@ -1,17 +1,22 @@
-//! OTP supervision as a pure value: events in, effects out, time passed in.
+//! OTP supervision as a pure state machine: events go in, effects come out, and time is passed in.
 //!
-//! [`Policy`] is the whole behaviour of one supervisor: who is started, stopped and restarted, in which order, when it gives up, and
-//! what each request returns. It follows Erlang/OTP's `supervisor`; what goes beyond is marked *extension*. A driver feeds it what
-//! happens ([`Event`]) and does what it says ([`Effect`]); the driver for ractor is `ostler::supervisor`.
+//! [`Policy`] holds the complete behaviour of one supervisor: which children it starts, stops and
+//! restarts, in which order, when it gives up, and what each request returns. It follows
+//! Erlang/OTP's `supervisor`; additions are marked *extension*. A driver feeds it what happens
+//! ([`Event`]) and carries out what it returns ([`Effect`]). The driver for ractor is
+//! `ostler::supervisor`.
 //!
-//! # Where it differs from OTP on purpose
-//! OTP's supervisor blocks while a child starts or stops, and everything else waits in its mailbox. Here starting and stopping are states:
-//! - queries are answered, and a stop is taken, at any time;
-//! - under one_for_one and simple_one_for_one each child goes its own way; a request about a child that is starting or stopping waits for
-//!   that child alone;
-//! - under one_for_all and rest_for_one, whose restarts touch siblings, exits and requests wait until what is going on is done, in the order in
-//!   which they came: what OTP's mailbox does;
-//! - `terminate_child` of a child that is starting cancels the start instead of waiting for it.
+//! # Deliberate differences from OTP
+//!
+//! OTP's supervisor blocks while a child starts or stops, and everything else waits in its mailbox.
+//! Here, starting and stopping are states:
+//!
+//! - Queries are answered, and a stop is accepted, at any time.
+//! - Under one_for_one and simple_one_for_one, children are independent. A request about a child
+//!   that is starting or stopping waits for that child only.
+//! - Under one_for_all and rest_for_one, where restarts affect siblings, exits and requests wait in
+//!   order of arrival until the current operation is done, as in OTP's mailbox.
+//! - `terminate_child` on a child that is starting cancels the start instead of waiting for it.
 
 mod backoff;
 mod calls;

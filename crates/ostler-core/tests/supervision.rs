@@ -1,6 +1,8 @@
-//! The supervision policy against an independent, naive model of OTP's `supervisor`: random supervisors, random histories, the same trace.
+//! Tests the supervision policy against an independent, naive model of OTP's `supervisor`: random
+//! supervisors with random histories must produce the same trace.
 //!
-//! `OSTLER_HISTORIES=1000000 cargo test --release -p ostler-core --test supervision` runs a million.
+//! `OSTLER_HISTORIES=1000000 cargo test --release -p ostler-core --test supervision` runs a million
+//! histories.
 
 #[path = "supervision/history.rs"]
 mod history;
@@ -28,7 +30,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_policy_does_what_the_model_does(history in history::histories()) {
+    fn policy_matches_the_model(history in history::histories()) {
         let (policy, model) = traces(&history);
         prop_assert_eq!(policy, model);
     }

@@ -1,4 +1,5 @@
-//! The supervision policy when starts and stops take their time and everything comes in between: what must hold in any order of events.
+//! Invariants of the supervision policy when starts and stops take time and other events arrive in
+//! between, in any order.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,19 +15,19 @@ use proptest::prelude::*;
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// A start under way comes out.
+    /// A start in progress completes.
     Start {
         which: usize,
         outcome: Outcome,
     },
-    /// A child that is up ends, whether it was told to or not.
+    /// A running child exits, on request or on its own.
     Exit {
         which: usize,
         abnormal: bool,
     },
     Call(Call, usize),
     Pass(u64),
-    /// Something about an incarnation that is long gone.
+    /// An event about a past incarnation.
     Stale(usize),
     Stop,
 }
@@ -46,7 +47,7 @@ enum Call {
     Delete,
 }
 
-/// An incarnation of a child, as the world knows it.
+/// The state of an incarnation, as the world sees it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Life {
     Starting,
@@ -62,9 +63,9 @@ struct World {
     unanswered: Vec<CallId>,
     calls: u64,
     ended: bool,
-    /// The last child that was told to stop while the supervisor was ending.
+    /// The last child stopped while the supervisor was ending.
     last_stopped: Option<ChildKey>,
-    /// Starts that were cancelled on request: stopped whenever they come out.
+    /// Starts cancelled on request: these children are stopped if their start succeeds.
     cancelled: Vec<ChildKey>,
     stopping: bool,
     was_ending: bool,
@@ -97,7 +98,7 @@ impl World {
         for effect in self.policy.handle(event, self.now) {
             assert!(
                 !self.ended || matches!(effect, Effect::Reply(..)),
-                "{effect:?} after the end"
+                "{effect:?} after End"
             );
             self.perform(effect);
         }
@@ -109,9 +110,9 @@ impl World {
                 let before = self.lives.insert(child.key, (child.incarnation, Life::Starting));
                 assert_eq!(
                     before, None,
-                    "{child} was started beside an incarnation that was not gone"
+                    "{child} was started while its previous incarnation existed"
                 );
-                assert!(!self.stopping, "{child} was started by a supervisor that stops");
+                assert!(!self.stopping, "{child} was started by a stopping supervisor");
             }
             Effect::CancelStart(key, incarnation) => {
                 assert_eq!(self.lives[&key], (incarnation, Life::Starting));
@@ -121,7 +122,7 @@ impl World {
                 assert_eq!(
                     self.lives[&key],
                     (incarnation, Life::Up),
-                    "only what is up is told to stop, and once"
+                    "only running children are stopped, and only once"
                 );
                 self.lives.insert(key, (incarnation, Life::Asked));
                 self.note_stop(key);
@@ -137,17 +138,21 @@ impl World {
             }
             Effect::Reply(call, _) => {
                 let place = self.unanswered.iter().position(|waiting| *waiting == call);
-                self.unanswered.remove(place.expect("a request is answered once"));
+                self.unanswered.remove(place.expect("each request is answered once"));
             }
             Effect::Report(_) | Effect::Ready => {}
             Effect::End(_) => {
-                assert!(self.lives.is_empty(), "it ended over {:?}", self.lives);
+                assert!(
+                    self.lives.is_empty(),
+                    "supervisor ended with children left: {:?}",
+                    self.lives
+                );
                 self.ended = true;
             }
         }
     }
 
-    /// When a supervisor ends: right to left, one at a time.
+    /// A supervisor that ends stops its children right to left, one at a time.
     fn note_stop(&mut self, key: ChildKey) {
         if self.was_ending && self.in_order && !self.cancelled.contains(&key) {
             assert!(self.last_stopped.is_none_or(|last| last > key), "not in reverse order");
@@ -155,11 +160,11 @@ impl World {
         }
     }
 
-    fn nth(&self, which: usize, wanted: impl Fn(Life) -> bool) -> Option<(ChildKey, u64)> {
+    fn nth(&self, which: usize, matches: impl Fn(Life) -> bool) -> Option<(ChildKey, u64)> {
         let fitting: Vec<(ChildKey, u64)> = self
             .lives
             .iter()
-            .filter(|(_, (_, life))| wanted(*life))
+            .filter(|(_, (_, life))| matches(*life))
             .map(|(key, (n, _))| (*key, *n))
             .collect();
         (!fitting.is_empty()).then(|| fitting[which % fitting.len()])
@@ -167,7 +172,7 @@ impl World {
 
     fn step(&mut self, step: &Step) {
         match step {
-            Step::Start { which, outcome } => self.start_comes_out(*which, *outcome),
+            Step::Start { which, outcome } => self.complete_start(*which, *outcome),
             Step::Exit { which, abnormal } => self.exit(*which, *abnormal),
             Step::Call(call, place) => self.call(*call, *place),
             Step::Pass(millis) => self.now = self.now + Duration::from_millis(*millis),
@@ -181,7 +186,11 @@ impl World {
                     counted: true,
                 });
                 self.feed(Event::Started(key, incarnation));
-                assert_eq!(self.policy.which_children(), before, "an old incarnation hit a new one");
+                assert_eq!(
+                    self.policy.which_children(),
+                    before,
+                    "an event of an old incarnation changed the state"
+                );
             }
             Step::Stale(_) => {}
             Step::Stop => {
@@ -197,11 +206,11 @@ impl World {
         while self.policy.next_deadline().is_some_and(|due| due <= self.now) {
             self.feed(Event::Tick);
             ticks += 1;
-            assert!(ticks < 1000, "a deadline that never passes");
+            assert!(ticks < 1000, "a deadline never passes");
         }
     }
 
-    fn start_comes_out(&mut self, which: usize, outcome: Outcome) {
+    fn complete_start(&mut self, which: usize, outcome: Outcome) {
         let Some((key, incarnation)) = self.nth(which, |life| life == Life::Starting) else {
             return;
         };
@@ -272,7 +281,7 @@ impl World {
         self.feed(Event::Call(call, request));
     }
 
-    /// Stops it and lets everything come to its end.
+    /// Stops the supervisor and completes everything in progress.
     fn finish(&mut self) {
         self.step(&Step::Stop);
         for _ in 0..200 {
@@ -285,13 +294,17 @@ impl World {
                 abnormal: false,
             });
         }
-        assert!(self.ended, "not ended: {:?}", self.policy.which_children());
-        assert_eq!(self.unanswered, [], "requests without an answer");
+        assert!(
+            self.ended,
+            "supervisor has not ended: {:?}",
+            self.policy.which_children()
+        );
+        assert_eq!(self.unanswered, [], "unanswered requests");
         assert_eq!(self.policy.which_children(), []);
     }
 
-    /// The policy's view of the children is the world's.
-    fn agree(&self) {
+    /// Asserts that the policy's view of the children equals the world's.
+    fn assert_views_agree(&self) {
         for info in self.policy.which_children() {
             let life = self.lives.get(&info.child.key).map(|(_, life)| *life);
             match info.status {
@@ -369,7 +382,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_comes_in_between_the_promises_hold(
+    fn invariants_hold_for_any_interleaving(
         flags in flags(),
         kinds in vec((restart(), shutdown()), 0..5),
         steps in vec(step(), 0..60),
@@ -389,7 +402,7 @@ proptest! {
                 world.step(&Step::Stop);
             }
             world.step(step);
-            world.agree();
+            world.assert_views_agree();
         }
         world.finish();
     }

@@ -1,6 +1,7 @@
-//! Spans of `tracing` as OpenTelemetry sees them: their place in a trace, their links, what they carry.
+//! OpenTelemetry context of `tracing` spans: their place in a trace, their links and attributes.
 //!
-//! Without the feature `otlp`, and for a span that no OpenTelemetry layer has seen, everything here does nothing.
+//! Without the feature `otlp`, and for a span that no OpenTelemetry layer has recorded, these
+//! functions do nothing.
 
 use ostler_core::failure::Failure;
 use tracing::Span;
@@ -9,32 +10,33 @@ use crate::event::Event;
 
 pub use imp::SpanLink;
 
-/// Where a span is in its trace. It does not keep the span open.
+/// Returns the span's place in its trace. Holding it does not keep the span open.
 pub fn link_of(span: &Span) -> SpanLink {
     imp::link_of(span)
 }
 
-/// Links the span to another one, the cause of it. Only before anything else is done with it.
+/// Links the span to the span that caused it. Call it before anything else is done with the span.
 pub fn follow(span: &Span, cause: &SpanLink) {
     imp::follow(span, cause);
 }
 
-/// Puts the span below another one, which may have ended. Only before anything else is done with it.
+/// Makes `parent` the span's parent; the parent may have ended. Call it before anything else is
+/// done with the span.
 pub fn place_below(span: &Span, parent: &SpanLink) {
     imp::place_below(span, parent);
 }
 
-/// Notes an event in the span.
+/// Adds the event to the span as a span event.
 pub fn note(span: &Span, event: &Event) {
     imp::note(span, event);
 }
 
-/// Gives a span that stands for an event all that the event tells.
+/// Sets the event's fields as attributes of a span that represents the event.
 pub fn describe(span: &Span, event: &Event) {
     imp::describe(span, event);
 }
 
-/// The span has failed, and for this reason.
+/// Marks the span as failed, with the failure's reason.
 pub fn fail(span: &Span, failure: &Failure) {
     imp::fail(span, failure);
 }
@@ -43,7 +45,7 @@ pub fn fail(span: &Span, failure: &Failure) {
 mod imp {
     use super::{Event, Failure, Span};
 
-    /// Where a span is in its trace: nowhere, without the feature `otlp`.
+    /// A span's place in its trace. Empty without the feature `otlp`.
     #[derive(Debug, Clone, Default, PartialEq, Eq)]
     pub struct SpanLink(());
 
@@ -74,7 +76,7 @@ mod imp {
     use crate::names::attribute;
     use crate::otlp::attributes;
 
-    /// Where a span is in its trace.
+    /// A span's place in its trace.
     #[derive(Debug, Clone, PartialEq)]
     pub struct SpanLink(pub(crate) SpanContext);
 
@@ -85,10 +87,12 @@ mod imp {
     }
 
     impl SpanLink {
-        /// The W3C headers `traceparent` and, if there is one, `tracestate`; `None` where there is no trace.
+        /// The W3C headers `traceparent` and, if there is one, `tracestate`. `None` outside a
+        /// trace.
         pub fn headers(&self) -> Option<(String, Option<String>)> {
             let Self(context) = self;
-            // https://www.w3.org/TR/trace-context-1/#traceparent-header: version 00, of the flags only "sampled".
+            // https://www.w3.org/TR/trace-context-1/#traceparent-header: version 00; "sampled" is
+            // the only flag.
             context.is_valid().then(|| {
                 let (trace, span) = (context.trace_id(), context.span_id());
                 let parent = format!("00-{trace}-{span}-{:02x}", u8::from(context.is_sampled()));
@@ -113,7 +117,7 @@ mod imp {
 
     pub(super) fn place_below(span: &Span, SpanLink(parent): &SpanLink) {
         if parent.is_valid() {
-            // An error means that no layer has seen the span.
+            // An error means that no layer has recorded the span.
             let _ = span.set_parent(Context::new().with_remote_span_context(parent.clone()));
         }
     }

@@ -1,4 +1,5 @@
-//! The events of a run: one flat record, one JSON object a line. Names and fields are fixed (schema 1).
+//! The events of a run: flat records, written as one JSON object per line. Names and fields are
+//! stable (schema 1).
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -8,7 +9,7 @@ use ostler_core::ids::{Incarnation, RunId, WorkerId};
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
-/// The version of the events' form.
+/// The version of the event schema.
 pub const SCHEMA: u32 = 1;
 
 macro_rules! event_kinds {
@@ -20,24 +21,25 @@ macro_rules! event_kinds {
         }
 
         impl EventKind {
-            /// Every kind, in the order of the docs.
+            /// All kinds, in the order of docs/events.md.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
-            /// The kind's name, such as `worker.ready`.
+            /// The kind's name, for example `worker.ready`.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => $name,)*
                 }
             }
 
-            /// The same among the names of other systems, such as `ostler.worker.ready`.
+            /// The name with the prefix `ostler.` that telemetry uses, for example
+            /// `ostler.worker.ready`.
             pub const fn full_name(self) -> &'static str {
                 match self {
                     $(Self::$variant => concat!("ostler.", $name),)*
                 }
             }
 
-            /// What it means, in a sentence.
+            /// What the event means, in one sentence.
             pub fn meaning(self) -> &'static str {
                 match self {
                     $(Self::$variant => concat!($($doc),+).trim(),)*
@@ -48,60 +50,62 @@ macro_rules! event_kinds {
 }
 
 event_kinds! {
-    /// The instance has started; its sweep is done.
+    /// The instance has started and its sweep is done.
     RunStarted = "run.started",
     /// The instance has stopped; `count` workers were stopped.
     RunStopped = "run.stopped",
-    /// An incarnation is in the process table; nothing of it runs yet.
+    /// The incarnation is recorded in the process table; nothing of it runs yet.
     WorkerReserved = "worker.reserved",
-    /// exec has succeeded.
+    /// exec succeeded.
     WorkerSpawned = "worker.spawned",
-    /// It can be used.
+    /// The worker is ready.
     WorkerReady = "worker.ready",
-    /// It failed its health probes or its heartbeat; it is ended and restarted.
+    /// The worker failed its health probes or missed its heartbeat; it is stopped and restarted.
     WorkerUnhealthy = "worker.unhealthy",
-    /// It is asked to end; `cause` says by whom, `signal` how.
+    /// The worker is asked to stop; `cause` says why, `signal` how.
     WorkerStopping = "worker.stopping",
-    /// Its process has ended; others of its tree may still be there.
+    /// The worker's process has exited; other processes of its tree may still run.
     WorkerExited = "worker.exited",
-    /// Its incarnation failed; `reason`, `message` and `suggestion` say how.
+    /// The incarnation failed; see `reason`, `message` and `suggestion`.
     WorkerFailed = "worker.failed",
-    /// Its tree is gone, its ports can be bound, its record is removed.
+    /// The worker's process tree is gone, its ports are free and its record is removed.
     WorkerReleased = "worker.released",
-    /// The next incarnation follows after `delay_ms`.
+    /// The next incarnation starts after `delay_ms`.
     WorkerRestarting = "worker.restarting",
-    /// It ended normally and is not restarted.
+    /// The worker exited normally and is not restarted.
     WorkerFinished = "worker.finished",
-    /// More restarts than its intensity allows: its slot stays empty.
+    /// The worker restarted more often than its intensity allows; its slot stays empty.
     WorkerGaveUp = "worker.gave_up",
-    /// Every worker of the pool is ready.
+    /// All workers of the pool are ready.
     PoolReady = "pool.ready",
-    /// Every slot of the pool has finished.
+    /// All slots of the pool have finished.
     PoolFinished = "pool.finished",
-    /// Fewer slots than `min_workers` are left, or the first one gave up under `on_give_up = "pool"`.
+    /// Fewer slots than `min_workers` are left, or the first one gave up under `on_give_up =
+    /// "pool"`.
     PoolGaveUp = "pool.gave_up",
-    /// The pool is down, and all it held is released.
+    /// The pool has stopped and everything it held is released.
     PoolStopped = "pool.stopped",
-    /// The guardian died; another is started, and its workers with it.
+    /// The guardian died; a new guardian and the workers are started.
     GuardianLost = "guardian.lost",
-    /// What dead runs of this app left was looked for; `count` processes were killed.
+    /// The leftovers of this app's dead runs were cleaned up; `count` processes were killed.
     SweepDone = "sweep.done",
-    /// At the stop nothing was left; `count` is 0.
+    /// Nothing was left at the stop; `count` is 0.
     CleanupSuccess = "cleanup.success",
-    /// At the stop processes were left: a bug in Ostler, or somebody who carries our marker.
+    /// Processes were left at the stop: a bug in Ostler, or a foreign process that carries its
+    /// marker.
     CleanupOrphansFound = "cleanup.orphans_found",
-    /// They were killed.
+    /// The processes left at the stop were killed.
     CleanupEmergencyKill = "cleanup.emergency_kill",
-    /// A reader was too slow; `count` events are missing before this one.
+    /// The reader was too slow; `count` events are missing before this one.
     EventsDropped = "events.dropped",
 }
 
 /// One event. Fields that do not apply are absent from the JSON.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// Counts the events of a run from 1, without gaps.
+    /// The event's number in its run, counted from 1 without gaps.
     pub seq: u64,
-    /// When, by the wall clock.
+    /// The wall-clock time.
     pub time: SystemTime,
     /// What happened.
     pub kind: EventKind,
@@ -109,57 +113,58 @@ pub struct Event {
     pub app: String,
     /// The run's id.
     pub run: RunId,
-    /// The pool's name. Set by itself for a pool's own events; a worker's pool is in `worker`.
+    /// The pool of a pool event. For a worker event, the pool is part of `worker`.
     pub pool: Option<String>,
     /// The worker.
     pub worker: Option<WorkerId>,
-    /// Which of its processes.
+    /// The worker's incarnation.
     pub incarnation: Option<Incarnation>,
-    /// The rest.
+    /// The remaining fields.
     pub facts: Facts,
 }
 
-/// What an event may tell beside whom it is about.
+/// The fields of an event besides its subject.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// The process.
+    /// The process id.
     pub pid: Option<u32>,
-    /// The worker's one port.
+    /// The port of a worker with one port.
     pub port: Option<u16>,
-    /// The worker's named ports.
+    /// The ports of a worker with named ports.
     pub ports: BTreeMap<String, u16>,
-    /// What holds the worker's tree: `sitter` or `cgroup`.
+    /// What contains the worker's process tree: `sitter` or `cgroup`.
     pub containment: Option<String>,
-    /// Why it failed.
+    /// Why the incarnation failed.
     pub reason: Option<Reason>,
-    /// What happened, in a sentence.
+    /// What happened, in one sentence.
     pub message: Option<String>,
     /// What to do about it.
     pub suggestion: Option<String>,
     /// How the process ended: `status` or `signal` in the JSON.
     pub exit: Option<ExitStatus>,
-    /// The name of the signal that was sent. In the JSON it is `signal` too; an event has one or the other.
+    /// The signal that was sent. Also `signal` in the JSON; an event never has both.
     pub signal: Option<String>,
-    /// Who wanted it.
+    /// What caused it, for example a stop of the pool.
     pub cause: Option<String>,
     /// The last lines of stderr, oldest first.
     pub stderr_tail: Vec<String>,
-    /// Who holds what could not be had.
+    /// The process that holds the port or other resource.
     pub holder: Option<String>,
-    /// How many.
+    /// A count; its meaning depends on the kind.
     pub count: Option<u64>,
-    /// The processes that were found, each as text.
+    /// The processes found, one text each.
     pub orphans: Vec<String>,
-    /// Which restart in the window this is.
+    /// The number of this consecutive restart.
     pub attempt: Option<u32>,
-    /// The pause before it.
+    /// The delay before the restart.
     pub delay: Option<Duration>,
-    /// Since the previous state of the incarnation.
+    /// The time since the incarnation's previous state.
     pub elapsed: Option<Duration>,
 }
 
 impl Event {
-    /// What stands where `count` events are missing before `next`, and why; it bears the number of the last one that is.
+    /// Creates the event that replaces `count` events missing before `next`; `why` says why. Its
+    /// `seq` is that of the last missing event.
     pub fn dropped_before(next: &Self, count: u64, why: &str) -> Self {
         Self {
             seq: next.seq.saturating_sub(1),
@@ -178,7 +183,8 @@ impl Event {
         }
     }
 
-    /// Whether somebody should look into it: failures, what the cleaner found, and a sweep that had to kill.
+    /// Whether the event needs attention: a failure, something the cleaner found, or a sweep that
+    /// had to kill.
     pub fn is_trouble(&self) -> bool {
         match self.kind {
             EventKind::WorkerFailed
@@ -207,7 +213,7 @@ impl Event {
         }
     }
 
-    /// The pool that it is about: its own, or its worker's.
+    /// The pool of the event, or of its worker.
     pub fn pool_name(&self) -> Option<&str> {
         self.pool
             .as_deref()
@@ -216,7 +222,7 @@ impl Event {
 }
 
 impl Facts {
-    /// All that a failure tells.
+    /// The fields of a failure.
     pub fn of_failure(failure: &Failure) -> Self {
         Self {
             reason: Some(failure.reason),
@@ -310,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn the_form_is_fixed() {
+    fn json_is_stable() {
         let facts = Facts {
             exit: Some(ExitStatus::Signal(Signal::KILL)),
             elapsed: Some(Duration::from_millis(12)),
@@ -323,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_tells_all_it_knows() {
+    fn failure_fields_are_complete() {
         let failure = Failure::new(Reason::PortInUse, "port 80 is taken").with_holder("pid 1 (init)");
         let json = serde_json::to_value(event(EventKind::WorkerFailed, Facts::of_failure(&failure))).unwrap();
         assert_eq!(json["reason"], "port_in_use");
@@ -333,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn names_differ() {
+    fn names_are_unique() {
         let names: std::collections::HashSet<_> = EventKind::ALL.iter().map(|kind| kind.name()).collect();
         assert_eq!(names.len(), EventKind::ALL.len());
     }

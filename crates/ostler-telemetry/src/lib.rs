@@ -1,7 +1,9 @@
-//! The one list of the names that Ostler tells the world, and how what it tells reaches an OpenTelemetry receiver.
+//! Ostler's telemetry: the names of everything it emits, and the export to an OpenTelemetry
+//! receiver.
 //!
-//! [`event`] and [`names`] are the list. [`Observer`] is what Ostler tells, [`context`] the spans' place in their traces.
-//! With the feature `otlp`, `otlp::Telemetry` sends all of it by OTLP.
+//! [`event`] and [`names`] define the names. An [`Observer`] receives what Ostler emits, and
+//! [`context`] places spans in their traces. With the feature `otlp`, `otlp::Telemetry` exports
+//! everything by OTLP.
 
 pub mod context;
 pub mod event;

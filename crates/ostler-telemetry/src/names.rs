@@ -1,17 +1,17 @@
-//! The one list of the names that Ostler tells other systems: spans, metrics, attributes. Events are in
-//! [`EventKind`](crate::EventKind); elsewhere than in the JSON their names begin with `ostler.` too.
+//! The names of Ostler's spans, metrics and attributes. Event names are in
+//! [`EventKind`](crate::EventKind); in telemetry they start with `ostler.` too.
 //!
-//! `docs/telemetry.md` is compared with this list, and the list with what a full run emits. Where OpenTelemetry's
-//! semantic conventions (1.40) have a name, theirs is used.
+//! Tests compare `docs/telemetry.md` with these lists, and the lists with what a full run emits.
+//! Names from OpenTelemetry's semantic conventions (1.40) are used where they exist.
 
-/// A name, and what it stands for.
+/// A name and its meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Name {
     /// The name.
     pub name: &'static str,
-    /// Its unit, by UCUM where there is one (`s`, `By`, `{restart}`); empty where it has none.
+    /// The unit, in UCUM notation where it has one (`s`, `By`, `{restart}`); empty if it has none.
     pub unit: &'static str,
-    /// What it means, in a sentence or two.
+    /// The meaning, in a sentence or two.
     pub meaning: &'static str,
 }
 
@@ -19,7 +19,7 @@ macro_rules! names {
     ($($(#[doc = $meaning:literal])+ $constant:ident = $name:literal $(in $unit:literal)?;)*) => {
         $($(#[doc = $meaning])+ pub const $constant: &str = $name;)*
 
-        /// All of them.
+        /// All names of this list.
         pub const ALL: &[super::Name] = &[$(super::Name {
             name: $name,
             unit: concat!($($unit)?),
@@ -28,80 +28,91 @@ macro_rules! names {
     };
 }
 
-/// Spans. Those that stand for an event bear its name ([`EventKind::full_name`](crate::EventKind::full_name)).
+/// Spans. A span that represents an event has the event's name
+/// ([`EventKind::full_name`](crate::EventKind::full_name)).
 pub mod span {
     names! {
-        /// The start of one incarnation, from its turn to ready: a trace of its own. Linked to the stop that it follows.
+        /// The start of one incarnation until it is ready, as a trace of its own. Linked to the
+        /// stop that it follows.
         WORKER_START = "ostler.worker.start";
-        /// Its ports are chosen, and its record is written.
+        /// Choosing the ports and writing the record.
         RESERVE = "ostler.worker.reserve";
-        /// The order to the guardian until exec has succeeded.
+        /// From the spawn request to the guardian until exec succeeds.
         SPAWN = "ostler.worker.spawn";
-        /// From exec until it is seen to be ready.
+        /// From exec until the worker is ready.
         READY = "ostler.worker.await_ready";
-        /// Its record learns the process.
+        /// Adding the process to the record.
         ACTIVATE = "ostler.worker.activate";
-        /// The end of one incarnation, from the order to stop, or its exit or failure, until all is released: a trace of its own.
+        /// The end of one incarnation, from the stop request, exit or failure until everything is
+        /// released, as a trace of its own.
         WORKER_STOP = "ostler.worker.stop";
-        /// The order to end it, with its signal, is given: no length.
+        /// Sending the stop signal; a span without duration.
         TERM = "ostler.worker.term";
-        /// From the order until its process has ended.
+        /// From the stop request until the process has exited.
         WAIT = "ostler.worker.wait";
-        /// From the kill of its whole tree until its process has ended.
+        /// From killing the process tree until the process has exited.
         KILL = "ostler.worker.kill";
-        /// From its exit until nothing of its tree is left.
+        /// From the process's exit until its tree is gone.
         TREE_GONE = "ostler.worker.tree_gone";
-        /// Until its ports can be bound again.
+        /// Until its ports are free.
         PORT = "ostler.worker.port";
         /// Until its record is removed.
         RECORD = "ostler.worker.record";
     }
 }
 
-/// Metrics. Each point has `ostler.app`; what else it has is in its meaning.
+/// Metrics. Every point has `ostler.app`; its other attributes are listed in its meaning.
 pub mod metric {
     names! {
-        /// Workers by `ostler.pool` and `ostler.state` (a state, or `finished`, `gave_up`, `waiting` for its turn).
+        /// Workers by `ostler.pool` and `ostler.state` (a lifecycle state, or `finished`,
+        /// `gave_up`, `waiting`).
         WORKERS = "ostler.workers" in "{worker}";
-        /// Restarts by `ostler.pool` and `ostler.reason` (absent: nothing failed).
+        /// Restarts by `ostler.pool` and `ostler.reason` (absent if nothing failed).
         RESTARTS = "ostler.worker.restarts" in "{restart}";
         /// Failures of incarnations by `ostler.pool` and `ostler.reason`.
         FAILURES = "ostler.worker.failures" in "{failure}";
-        /// From the reservation to ready, by `ostler.pool`.
+        /// Time from the reservation until ready, by `ostler.pool`.
         START_DURATION = "ostler.worker.start.duration" in "s";
-        /// From the order to stop until the process has ended, by `ostler.pool`.
+        /// Time from the stop request until the process has exited, by `ostler.pool`.
         STOP_DURATION = "ostler.worker.stop.duration" in "s";
-        /// From the exit until all that was held is released, by `ostler.pool`.
+        /// Time from the exit until everything is released, by `ostler.pool`.
         RELEASE_DURATION = "ostler.worker.release.duration" in "s";
-        /// CPU time that the worker's slot has used, its whole tree and all incarnations, by `ostler.pool` and `ostler.worker`.
+        /// CPU time used by the worker's slot, over all incarnations and their process trees, by
+        /// `ostler.pool` and `ostler.worker`.
         CPU_TIME = "ostler.worker.cpu.time" in "s";
-        /// Resident memory of the worker's whole tree, by `ostler.pool` and `ostler.worker`; shared pages count for each process.
+        /// Resident memory of the worker's process tree, by `ostler.pool` and `ostler.worker`;
+        /// shared pages count once per process.
         MEMORY = "ostler.worker.memory.usage" in "By";
         /// Slots that gave up, by `ostler.pool`.
         GAVE_UP = "ostler.worker.gave_up" in "{worker}";
-        /// The largest part of its intensity that a worker of the pool has used, by `ostler.pool`: at 1 the next restart is one too many.
+        /// The largest share of its intensity used by any worker of the pool, by `ostler.pool`; at
+        /// 1, the next restart exceeds it.
         INTENSITY_USED = "ostler.pool.intensity.used" in "1";
-        /// Starts that wait for their turn (`max_starting`, a release, the machine), by `ostler.pool`.
+        /// Starts that are queued (for `max_starting`, a release or a machine limit), by
+        /// `ostler.pool`.
         STARTS_WAITING = "ostler.pool.starts.waiting" in "{start}";
-        /// Lines that went from the kept output to make room, by `ostler.pool`; counted at the end of each incarnation.
+        /// Lines dropped from the retained output to make room, by `ostler.pool`; counted at the
+        /// end of each incarnation.
         OUTPUT_DROPPED = "ostler.output.dropped" in "{line}";
-        /// Log records of workers' output above the limit of a stream, by `ostler.pool`.
+        /// Log records of worker output dropped by the rate limit of a stream, by `ostler.pool`.
         OUTPUT_LIMITED = "ostler.output.limited" in "{record}";
         /// Records in the process table.
         TABLE_SIZE = "ostler.table.size" in "{record}";
-        /// Guardians that were lost, each followed by another.
+        /// Guardians lost and replaced.
         GUARDIAN_RESTARTS = "ostler.guardian.restarts" in "{restart}";
-        /// Stops after which nothing was left, by `ostler.run`.
+        /// Stops that left nothing behind, by `ostler.run`.
         CLEANUP_SUCCESS = "ostler.cleanup.success" in "{stop}";
-        /// Processes that a stop had left: a bug, always. By `ostler.run`.
+        /// Processes left behind by a stop, by `ostler.run`. Above zero it is a bug.
         CLEANUP_ORPHANS = "ostler.cleanup.orphans_found" in "{process}";
-        /// Those of them that the emergency cleaner killed, by `ostler.run`.
+        /// Processes left behind by a stop and killed by the emergency cleaner, by `ostler.run`.
         CLEANUP_KILLS = "ostler.cleanup.emergency_kill" in "{process}";
-        /// What the audit found to disagree, counted at each audit that finds it, by `ostler.disagreement`.
+        /// Disagreements found by audits, by `ostler.disagreement`; counted again in each audit
+        /// that finds them.
         DISAGREEMENTS = "ostler.audit.disagreements" in "{disagreement}";
-        /// Events that a subscriber was too slow for.
+        /// Events dropped because a subscriber was too slow.
         EVENTS_DROPPED = "ostler.events.dropped" in "{event}";
-        /// Spans, points of metrics and log records that could not be delivered, by `ostler.telemetry.signal`.
+        /// Spans, metric points and log records that could not be delivered, by
+        /// `ostler.telemetry.signal`.
         UNDELIVERED = "ostler.telemetry.undelivered" in "{item}";
     }
 }
@@ -113,75 +124,76 @@ pub mod attribute {
         APP = "ostler.app";
         /// The run's id, 32 hexadecimal digits.
         RUN = "ostler.run";
-        /// The number of the event in its run, from 1: what is missing shows.
+        /// The number of the event in its run, from 1, so that gaps are visible.
         SEQ = "ostler.seq";
         /// The pool's name.
         POOL = "ostler.pool";
-        /// The worker, such as `web/0`.
+        /// The worker, for example `web/0`.
         WORKER = "ostler.worker";
-        /// Which process of the worker, from 1.
+        /// The incarnation of the worker, from 1.
         INCARNATION = "ostler.incarnation";
         /// The state of a worker.
         STATE = "ostler.state";
-        /// The process (semantic conventions).
+        /// The process id (semantic conventions).
         PID = "process.pid";
-        /// The program that a worker runs, without its arguments, which may hold secrets (semantic conventions).
+        /// The worker's program, without its arguments, which may hold secrets (semantic
+        /// conventions).
         COMMAND = "process.command";
         /// The exit status (semantic conventions).
         EXIT_CODE = "process.exit.code";
         /// The stream that a record was written to, `stdout` or `stderr` (semantic conventions).
         STREAM = "log.iostream";
-        /// The worker's one port.
+        /// The port of a worker with one port.
         PORT = "ostler.port";
-        /// The worker's named ports, each as `name=port`.
+        /// The ports of a worker with named ports, each as `name=port`.
         PORTS = "ostler.ports";
-        /// What holds the worker's tree: `sitter` or `cgroup`.
+        /// What contains the worker's process tree: `sitter` or `cgroup`.
         CONTAINMENT = "ostler.containment";
-        /// Why it failed; see failure-reasons.md.
+        /// Why the incarnation failed; see failure-reasons.md.
         REASON = "ostler.reason";
-        /// What happened, in a sentence.
+        /// What happened, in one sentence.
         MESSAGE = "ostler.message";
         /// What to do about it.
         SUGGESTION = "ostler.suggestion";
-        /// The name of the signal that ended it, or that was sent.
+        /// The signal that ended the process, or that was sent to it.
         SIGNAL = "ostler.signal";
-        /// Who wanted it.
+        /// What caused it.
         CAUSE = "ostler.cause";
-        /// The last lines of its stderr, oldest first.
+        /// The last lines of stderr, oldest first.
         STDERR_TAIL = "ostler.stderr_tail";
-        /// Who holds what could not be had, or is not released.
+        /// The process that holds a resource that is not available or not released.
         HOLDER = "ostler.holder";
-        /// How many.
+        /// A count; its meaning depends on the event.
         COUNT = "ostler.count";
-        /// The processes that were found.
+        /// The processes found.
         ORPHANS = "ostler.orphans";
-        /// Which restart within the window this is.
+        /// The number of this consecutive restart.
         ATTEMPT = "ostler.attempt";
-        /// The pause before it.
+        /// The delay before the restart.
         DELAY = "ostler.delay" in "s";
-        /// The time since the previous state of the incarnation.
+        /// The time since the incarnation's previous state.
         ELAPSED = "ostler.elapsed" in "s";
-        /// Log records of this stream that the limit has kept back before this one.
+        /// Log records of this stream dropped by the rate limit before this one.
         LIMITED = "ostler.output.limited_before" in "{record}";
-        /// What disagrees, such as `not_held`.
+        /// The kind of disagreement, for example `not_held`.
         DISAGREEMENT = "ostler.disagreement";
         /// What could not be delivered: `traces`, `metrics` or `logs`.
         TELEMETRY_SIGNAL = "ostler.telemetry.signal";
     }
 }
 
-/// Attributes of the resource, all of the semantic conventions: who sends.
+/// Resource attributes, all from the semantic conventions.
 pub mod resource {
     names! {
-        /// The service: `OTEL_SERVICE_NAME`, else the setting, else `ostler`.
+        /// The service: `OTEL_SERVICE_NAME`, or the setting, or `ostler`.
         SERVICE_NAME = "service.name";
-        /// The version of the library.
+        /// The version of Ostler.
         SERVICE_VERSION = "service.version";
-        /// One start of the program; random.
+        /// Identifies one start of the program; random.
         SERVICE_INSTANCE = "service.instance.id";
         /// The host process.
         PID = "process.pid";
-        /// The name of the host's program.
+        /// The name of the host's executable.
         EXECUTABLE = "process.executable.name";
     }
 }
@@ -193,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_name_stands_for_two_things() {
+    fn names_are_unique_and_meanings_are_sentences() {
         for list in [span::ALL, metric::ALL, attribute::ALL, resource::ALL] {
             let names: HashSet<_> = list.iter().map(|name| name.name).collect();
             assert_eq!(names.len(), list.len());
@@ -202,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn every_metric_has_its_unit() {
+    fn every_metric_has_a_unit() {
         assert!(metric::ALL.iter().all(|metric| !metric.unit.is_empty()));
     }
 }

@@ -1,5 +1,5 @@
-//! What telemetry is told, and what it asks. Ostler calls it through this trait, so that it knows no exporter, and an
-//! app without one pays for none.
+//! The interface between Ostler and an exporter. Ostler only calls this trait, so it depends on no
+//! exporter, and an app without one pays nothing.
 
 use std::fmt::Debug;
 use std::sync::{Arc, Weak};
@@ -10,100 +10,102 @@ use ostler_core::ids::{Incarnation, WorkerId};
 use crate::context::SpanLink;
 use crate::event::Event;
 
-/// Hears of everything. It is called in place, by whoever did what it hears of: it must neither block nor panic.
+/// Receives everything that Ostler emits. Methods are called synchronously where things happen, so
+/// they must neither block nor panic.
 pub trait Observer: Debug + Send + Sync {
-    /// An event, and the span that it belongs to.
+    /// An event, and the span it belongs to.
     fn event(&self, event: &Arc<Event>, span: &SpanLink);
 
-    /// How long one incarnation took for a part of its life.
+    /// The duration of one part of an incarnation's life.
     fn duration(&self, part: Part, app: &str, pool: &str, took: Duration);
 
-    /// A piece of a worker's output that belongs together.
+    /// One log record of a worker's output.
     fn output(&self, output: &Output<'_>);
 
-    /// Lines of a pool's workers that are no longer kept.
+    /// Lines of a pool's workers dropped from the retained output.
     fn output_dropped(&self, app: &str, pool: &str, lines: u64);
 
-    /// Records of a pool's workers that the limit has kept back.
+    /// Records of a pool's workers dropped by the rate limit.
     fn output_limited(&self, app: &str, pool: &str, records: u64);
 
-    /// The audit of an instance has found a disagreement of this kind.
+    /// The audit of an instance found a disagreement of this kind.
     fn disagreement(&self, app: &str, kind: &'static str);
 
-    /// Asks this instance, from now on and as long as it lives, for what can only be looked at.
+    /// Observes the instance until it is dropped: takes snapshots of what is measured rather than
+    /// counted.
     fn watch(&self, instance: Weak<dyn Instance>);
 }
 
-/// A part of an incarnation's life that is measured.
+/// A measured part of an incarnation's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// From the reservation to ready.
+    /// From the reservation until ready.
     Start,
-    /// From the order to stop until the process has ended.
+    /// From the stop request until the process has exited.
     Stop,
-    /// From the exit until all is released.
+    /// From the exit until everything is released.
     Release,
 }
 
-/// A line of a worker, or several that belong together, such as a traceback.
+/// A line of a worker's output, or several that belong together, such as a traceback.
 #[derive(Debug, Clone, Copy)]
 pub struct Output<'a> {
     /// The app.
     pub app: &'a str,
     /// The worker.
     pub worker: &'a WorkerId,
-    /// Which of its processes.
+    /// The worker's incarnation.
     pub incarnation: Incarnation,
     /// `stdout` or `stderr`.
     pub stream: &'static str,
-    /// When its first line was read.
+    /// When the first line was read.
     pub time: SystemTime,
-    /// The text, without the last line's end.
+    /// The text, without the final newline.
     pub text: &'a str,
-    /// How many records of this stream were kept back before this one.
+    /// The number of records of this stream that the rate limit dropped before this one.
     pub limited: u64,
 }
 
-/// An instance that can be looked at.
+/// An instance that can be observed.
 pub trait Instance: Send + Sync {
-    /// How it is now. Reads `/proc` for each worker, until `deadline`; who was not reached has no usage. It may block,
-    /// and is not called from a task.
+    /// Takes a snapshot. Reads `/proc` for each worker until `deadline`; workers not reached by
+    /// then have no usage. Blocks, so it must not be called from an async task.
     fn snapshot(&self, deadline: Instant) -> Snapshot;
 }
 
-/// An instance at one moment.
+/// An instance at one point in time.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Snapshot {
     /// The app.
     pub app: String,
-    /// How many records the process table holds.
+    /// The number of records in the process table.
     pub records: u64,
-    /// Its pools, but for those that have stopped.
+    /// The pools, without those that have stopped.
     pub pools: Vec<PoolSnapshot>,
 }
 
-/// A pool at one moment.
+/// A pool at one point in time.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct PoolSnapshot {
     /// The pool.
     pub pool: String,
-    /// How many workers are in each state; states with none are there too.
+    /// The number of workers in each state, including states without workers.
     pub states: Vec<(&'static str, u64)>,
-    /// Starts that wait for their turn.
+    /// Starts that are queued.
     pub waiting: u64,
-    /// The largest part of its intensity that one of its workers has used.
+    /// The largest share of its intensity used by any worker.
     pub intensity_used: f64,
-    /// What each worker uses.
+    /// The resource usage of each worker.
     pub usage: Vec<Usage>,
 }
 
-/// What one worker's whole tree uses.
+/// The resource usage of a worker's process tree.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Usage {
     /// The worker.
     pub worker: WorkerId,
-    /// CPU time of its slot so far, all incarnations.
+    /// CPU time of the slot so far, over all incarnations.
     pub cpu: Duration,
-    /// Resident memory in bytes.
+    /// Resident memory, in bytes.
     pub resident: u64,
 }

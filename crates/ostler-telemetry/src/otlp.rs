@@ -1,8 +1,9 @@
-//! Spans, metrics and log records to an OTLP receiver, by gRPC or HTTP (ADR 0013).
+//! Exports spans, metrics and log records by OTLP, over gRPC or HTTP (ADR 0013).
 //!
-//! Nothing global is installed: the host adds [`Telemetry::layer`] to its own `tracing` subscriber and hands a clone of
-//! the [`Telemetry`] to the builder of its instance. Nothing here slows the host: what is sent goes through bounded
-//! queues to threads of its own; what does not fit, or can't be delivered, is dropped and counted.
+//! Nothing global is installed: the host adds [`Telemetry::layer`] to its own `tracing` subscriber
+//! and passes a clone of the [`Telemetry`] to the builder of its instance. The host is never slowed
+//! down: data goes through bounded queues to dedicated threads, and what does not fit or cannot be
+//! delivered is dropped and counted.
 
 pub(crate) mod attributes;
 mod backlog;
@@ -33,14 +34,14 @@ use records::Records;
 pub use delivery::Undelivered;
 pub use settings::{Protocol, Settings, SettingsError, check_endpoint};
 
-/// How long the flush at the end may take when nobody says otherwise: 3 s.
+/// The default limit of the final flush: 3 s.
 pub const FLUSH_LIMIT: Duration = Duration::from_secs(3);
 
-/// The target of Ostler's spans.
+/// The `tracing` target of Ostler's spans.
 const TARGET: &str = "ostler";
 
-/// Telemetry under way. Clones are handles of the same. When the last is dropped without [`Telemetry::shutdown`], what
-/// is still queued is lost.
+/// A running exporter. Clones are handles to the same exporter. If the last one is dropped without
+/// [`Telemetry::shutdown`], queued data is lost.
 #[derive(Debug, Clone)]
 pub struct Telemetry {
     inner: Arc<Inner>,
@@ -55,11 +56,12 @@ struct Inner {
 }
 
 impl Telemetry {
-    /// Starts the threads that send. `None`: telemetry is switched off by `OTEL_SDK_DISABLED`. Whether the receiver is
-    /// there is not looked at: it may come later.
+    /// Starts the export threads. Returns `None` if `OTEL_SDK_DISABLED` switches telemetry off.
+    /// Does not check whether the receiver is reachable, because it may start later.
     ///
     /// # Errors
-    /// [`SettingsError`] when a setting or an `OTEL_*` variable can't be meant.
+    ///
+    /// Returns [`SettingsError`] if a setting or an `OTEL_*` variable is invalid.
     pub fn start(settings: &Settings) -> Result<Option<Self>, SettingsError> {
         if settings::is_disabled() {
             return Ok(None);
@@ -78,7 +80,7 @@ impl Telemetry {
         Ok(Some(Self { inner: Arc::new(inner) }))
     }
 
-    /// The layer that takes Ostler's spans, and nobody else's, from the host's `tracing` subscriber.
+    /// A layer for the host's `tracing` subscriber. It records Ostler's spans only.
     pub fn layer<S>(&self) -> impl Layer<S> + Send + Sync + use<S>
     where
         S: Subscriber + for<'span> LookupSpan<'span> + Send + Sync,
@@ -98,8 +100,10 @@ impl Telemetry {
         self.inner.pipeline.tallies().lost()
     }
 
-    /// Sends what is queued, for at most this time, and ends. Returns what was not delivered in all. Blocks: from a task
-    /// call it in `spawn_blocking`. Later spans, metrics and records go nowhere.
+    /// Flushes the queues for at most `limit` and stops the exporter. Returns everything that was
+    /// not delivered; later spans, metrics and records are discarded.
+    ///
+    /// Blocks: in async code, call it with `spawn_blocking`.
     pub fn shutdown(&self, limit: Duration) -> Undelivered {
         let deadline = Instant::now() + limit;
         self.inner.backlog.finish(deadline);

@@ -1,8 +1,10 @@
-//! OTP supervision of ordinary ractor actors: no process in sight.
+//! OTP supervision of ordinary ractor actors, without any OS process.
 //!
-//! `cargo run -p actors` tells the story as it happens: a counter and a ledger that depends on it, under rest_for_one, and sessions that
-//! come and go under a dynamic supervisor. The counter fails on its third message, and what depends on it is restarted with it; a
-//! session ends normally and is forgotten; another fails and comes back; then a child fails too often, and the supervisor gives up.
+//! `cargo run -p actors` prints what happens: a counter, and a ledger that depends on it, run under
+//! rest_for_one; sessions come and go under a dynamic supervisor. A session ends normally and is
+//! removed, another one fails and is restarted. The counter fails on its third message, and the
+//! children started after it are restarted with it. Finally a child fails too often, and the
+//! supervisor gives up.
 
 use std::error::Error;
 use std::time::Duration;
@@ -39,7 +41,7 @@ impl Actor for Counter {
     }
 }
 
-/// Does nothing but be there, until it is told to end in some way.
+/// Does nothing until it is asked to end.
 struct Plain;
 
 enum End {
@@ -59,35 +61,35 @@ impl Actor for Plain {
     async fn handle(&self, myself: ActorRef<End>, end: End, (): &mut ()) -> Result<(), ActorProcessingErr> {
         match end {
             End::Normally => myself.stop(None),
-            End::Badly => return Err("the line was cut".into()),
+            End::Badly => return Err("connection lost".into()),
         }
         Ok(())
     }
 }
 
-/// What is reported is told, and handed on to whoever waits for it.
-fn storyteller(name: &'static str, told: mpsc::UnboundedSender<Report>) -> impl Fn(Report) + Send + Sync {
+/// A reporter that prints each report and forwards it to the channel.
+fn reporter(name: &'static str, reports: mpsc::UnboundedSender<Report>) -> impl Fn(Report) + Send + Sync {
     move |report| {
         let child = report.child();
         match &report {
             Report::Progress { .. } => println!("  {name}: {child} is up"),
-            Report::ChildTerminated { reason, .. } => println!("  {name}: {child} ended, {reason}"),
+            Report::ChildTerminated { reason, .. } => println!("  {name}: {child} ended: {reason}"),
             Report::RestartScheduled { attempt, restarts, .. } => {
-                println!("  {name}: {child} is restarted (attempt {attempt} in a row, {restarts} in the period)");
+                println!("  {name}: {child} is being restarted (attempt {attempt}, {restarts} restarts in the period)");
             }
             Report::ReachedMaxRestartIntensity { restarts, .. } => {
-                println!("  {name}: {restarts} restarts are too many, giving up");
+                println!("  {name}: giving up after {restarts} restarts");
             }
             Report::StartError { reason, .. } | Report::ShutdownError { reason, .. } => {
                 println!("  {name}: {} of {child}: {reason}", report.name());
             }
         }
-        // The story is told either way.
-        let _ = told.send(report);
+        // The receiver may be gone at the end.
+        let _ = reports.send(report);
     }
 }
 
-/// Waits until so many children have come up.
+/// Waits until this many children have started.
 async fn until_up(reports: &mut mpsc::UnboundedReceiver<Report>, mut count: usize) {
     while count > 0 {
         match reports.recv().await {
@@ -103,15 +105,15 @@ async fn child(supervisor: &Supervisor, id: &str) -> Result<ActorCell, Box<dyn E
     let child = children.into_iter().find(|info| info.child.id.as_str() == id);
     child
         .and_then(|info| info.cell)
-        .ok_or_else(|| format!("{id} is not up").into())
+        .ok_or_else(|| format!("{id} is not running").into())
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let (told, mut reports) = mpsc::unbounded_channel();
+    let (sender, mut reports) = mpsc::unbounded_channel();
 
     println!("A tree: a counter, a ledger that depends on it, and a supervisor of sessions.");
-    let sessions_reporter = storyteller("sessions", told.clone());
+    let sessions_reporter = reporter("sessions", sender.clone());
     let sessions_options = SupervisorOptions::new()
         .intensity(3, Duration::from_secs(5))
         .reporter(sessions_reporter);
@@ -123,38 +125,42 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let options = SupervisorOptions::new()
         .strategy(Strategy::RestForOne)
         .intensity(1, Duration::from_secs(5))
-        .reporter(storyteller("top", told));
+        .reporter(reporter("top", sender));
     let top = Supervisor::spawn(None, options, children).await?;
     until_up(&mut reports, 3).await;
 
-    println!("Sessions come and go; a transient one that ended normally is not restarted, one that failed is.");
+    println!("Sessions come and go: a transient session that ends normally is not restarted, one that fails is.");
     let info = top
         .which_children()
         .await?
         .into_iter()
         .find_map(|info| info.dynamic_supervisor());
-    let sessions: DynamicSupervisor = info.ok_or("the sessions are not up")?;
+    let sessions: DynamicSupervisor = info.ok_or("the sessions supervisor is not running")?;
     let template = ChildSpec::actor("session", || (Plain, ())).restart(Restart::Transient);
     let first = sessions
         .start_child(template.clone())
         .await?
         .started()
-        .ok_or("it is up")?;
-    let second = sessions.start_child(template).await?.started().ok_or("it is up")?;
+        .ok_or("the session did not start")?;
+    let second = sessions
+        .start_child(template)
+        .await?
+        .started()
+        .ok_or("the session did not start")?;
     ActorRef::<End>::from(first.cell).cast(End::Normally)?;
     ActorRef::<End>::from(second.cell).cast(End::Badly)?;
     until_up(&mut reports, 3).await;
 
-    println!("The counter fails on the third message: what was started after it is stopped and started again with it.");
+    println!("The counter fails on its third message: the children started after it are restarted with it.");
     let counter: ActorRef<Count> = child(&top, "counter").await?.into();
     for _ in 0..3 {
         counter.cast(Count::Up)?;
     }
     until_up(&mut reports, 3).await;
 
-    println!("The ledger is killed, which is one restart too many within five seconds.");
+    println!("The ledger is killed: its restart would be the second within five seconds, and only one is allowed.");
     child(&top, "ledger").await?.kill();
-    let end = top.wait().await.ok_or("it ended by itself")?;
+    let end = top.wait().await.ok_or("the supervisor gives up")?;
     println!(
         "The supervisor has ended; its own supervisor would see: {}.",
         end.exit_reason()

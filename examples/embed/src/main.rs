@@ -1,4 +1,4 @@
-//! A pool of web servers in an app of your own, under a ractor supervisor of your own, with its events on stdout.
+//! An app that runs a pool of web servers under its own ractor supervisor and prints the events.
 //!
 //! `cargo run -p embed --no-default-features --features redb`
 
@@ -9,7 +9,7 @@ use std::time::Duration;
 use ostler::{EventKind, EventStream, Ostler, Port, Probe, ProbeKind, Ready, Restart};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
-/// The app: whatever your own top supervisor does. This one only says when Ostler's tree has ended.
+/// The app's top supervisor. This one only prints when Ostler's tree ends.
 struct App;
 
 impl Actor for App {
@@ -29,9 +29,9 @@ impl Actor for App {
     ) -> Result<(), ActorProcessingErr> {
         match event {
             SupervisionEvent::ActorTerminated(child, _, reason) => {
-                println!("the app: {} has ended ({reason:?})", child.get_id())
+                println!("app: {} has ended ({reason:?})", child.get_id())
             }
-            SupervisionEvent::ActorFailed(child, error) => println!("the app: {} has failed: {error}", child.get_id()),
+            SupervisionEvent::ActorFailed(child, error) => println!("app: {} has failed: {error}", child.get_id()),
             _ => {}
         }
         Ok(())
@@ -62,10 +62,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .await?;
     pool.wait_ready().await;
     for (index, worker) in pool.workers().iter().enumerate() {
-        println!("web/{index} serves: pid {:?}, ports {:?}", worker.pid, worker.ports);
+        println!("web/{index} is ready: pid {:?}, ports {:?}", worker.pid, worker.ports);
     }
 
-    // A restart of your own is an ordered stop, a confirmed release, and a start: it is over when its next process is ready.
+    // A requested restart is a stop, a confirmed release and a start. It is complete once the next
+    // process is ready.
     let mut restart = ostler.subscribe();
     pool.restart_worker(0).await?;
     while let Some(event) = restart.recv().await {

@@ -1,7 +1,8 @@
-//! A program that embeds Ostler, and ends in the way that it is told.
+//! A program that embeds Ostler and ends in a chosen way.
 //!
-//! `ostler-test-host WAY FILE TAG`: starts a worker of each kind that the file names, one a line, with its state beside the file;
-//! prints a line when they are ready, waits for a line on stdin, and ends.
+//! `ostler-test-host WAY FILE TAG` starts a worker of each kind in the file (one kind per line),
+//! with its state next to the file. It prints a line when they are ready, waits for a line on
+//! stdin, and ends.
 
 use std::io::BufRead;
 use std::os::unix::process::CommandExt;
@@ -21,26 +22,26 @@ async fn main() -> ExitCode {
         .state_dir(Path::new(file).with_file_name("state"))
         .start()
         .await
-        .expect("it starts");
-    let kinds = std::fs::read_to_string(file).expect("the kinds of workers");
+        .expect("instance starts");
+    let kinds = std::fs::read_to_string(file).expect("reading the kinds of workers");
     for (number, modes) in kinds.lines().enumerate() {
         let spec = pool(&format!("k{number}"), modes, tag);
-        let pool = ostler.pool_from(spec).start().await.expect("the pool starts");
+        let pool = ostler.pool_from(spec).start().await.expect("pool starts");
         pool.wait_ready().await;
     }
     println!("ready");
     tokio::task::spawn_blocking(|| std::io::stdin().lock().lines().next())
         .await
-        .expect("a line");
+        .expect("reading a line");
     end(way);
-    // What is left of the ways: it returns from main, and has stopped nothing.
+    // The remaining ways return from main without stopping anything.
     drop(ostler);
     ExitCode::from(4)
 }
 
-/// A worker that has said that all is there which it leaves.
+/// A pool of one worker, which is ready once its descendants have been started.
 fn pool(name: &str, modes: &str, tag: &str) -> PoolSpec {
-    let host = std::env::current_exe().expect("a path");
+    let host = std::env::current_exe().expect("path of this program");
     let worker = host.with_file_name("ostler-test-worker").display().to_string();
     let mut spec = PoolSpec::new(name, [worker.as_str(), modes, "{port}", tag]);
     spec.worker.ready = Some(Ready::Line("ready to serve".to_owned()));
@@ -51,30 +52,32 @@ fn end(way: &str) {
     match way {
         "abort" => std::process::abort(),
         "panic" => panic!("the host panics"),
-        // As under `panic = "abort"`, which is a setting of the whole build: the whole host ends with any thread of it.
+        // As under `panic = "abort"`, which can only be set for a whole build: a panic in any
+        // thread ends the process.
         "panic-aborts" => {
             std::panic::set_hook(Box::new(|_| std::process::abort()));
             let thread = std::thread::spawn(|| panic!("a thread of the host panics"));
-            thread.join().expect("it never returns");
+            thread.join().expect("does not return");
         }
         "exit-from-a-thread" => {
             std::thread::spawn(|| std::process::exit(3))
                 .join()
-                .expect("it never returns");
+                .expect("does not return");
         }
-        // Another program takes the place of the host: the process lives on, and is no host any more.
+        // Another program replaces the host: the process survives, but it is no longer a host.
         "exec" => {
             let error = Command::new("sleep").arg("3600").exec();
             panic!("sleep: {error}");
         }
-        // The host ends, and a copy of it lives on that holds everything it held: socket, lock, pidfds, pipes.
+        // The host ends, but a fork of it survives with all its descriptors: socket, lock, pidfds
+        // and pipes.
         "fork" => {
-            nix::unistd::daemon(true, true).expect("it forks");
+            nix::unistd::daemon(true, true).expect("forking");
             loop {
                 std::thread::park();
             }
         }
         "return" => {}
-        other => panic!("no way is called {other}"),
+        other => panic!("unknown way {other}"),
     }
 }

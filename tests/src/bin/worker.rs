@@ -1,7 +1,8 @@
-//! The worker of the tests: each mode is one way in which a real program behaves, well or badly.
+//! The worker of the tests. Each mode is a behaviour of a real program, good or bad.
 //!
-//! Modes can be joined by `+`; they are begun in order, and the last one runs on. The tag is passed on to every process
-//! that the worker leaves, so that a test can count them all, also those in an empty environment.
+//! Modes can be joined with `+`. They run in order, and the last one keeps running. The tag is
+//! passed to every process that the worker starts, so that a test can count them all, even those
+//! with an empty environment.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -86,7 +87,7 @@ fn run(mode: &str, port: u16, tag: &str) {
     }
 }
 
-/// As CPython prints it.
+/// The output of CPython.
 const TRACEBACK: &str = "Traceback (most recent call last):
   File \"worker.py\", line 1, in <module>
     1 / 0
@@ -100,7 +101,7 @@ Traceback (most recent call last):
     raise ValueError(1)
 ValueError: 1";
 
-/// A variable, empty where it is not set.
+/// A variable, or an empty text if it is not set.
 fn set(name: &str) -> String {
     std::env::var(name).unwrap_or_default()
 }
@@ -111,10 +112,11 @@ fn park() -> ! {
     }
 }
 
-/// Uses so much CPU time, however busy the machine is.
+/// Uses this much CPU time, however busy the machine is.
 fn burn(time: Duration) {
     let used = || {
-        let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID).expect("a clock");
+        let time =
+            nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID).expect("reading the CPU clock");
         Duration::from(time)
     };
     while used() < time {
@@ -122,13 +124,13 @@ fn burn(time: Duration) {
     }
 }
 
-/// TERM, INT and HUP stay pending for ever, here and in children.
+/// Blocks TERM, INT and HUP, here and in children, so that they stay pending.
 fn block_polite_signals() {
     let mut set = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         set.add(signal);
     }
-    set.thread_block().expect("signals are blocked");
+    set.thread_block().expect("blocking signals");
 }
 
 fn flood(bytes: u64) {
@@ -157,7 +159,7 @@ fn bind_to(address: &str, port: u16) -> TcpListener {
     }
 }
 
-/// Answers every request with 200 and its pid; `lives` requests, then 503 (0: for ever).
+/// Answers `lives` requests with 200 and the pid, later ones with 503. 0: answers 200 for ever.
 fn serve(listener: &TcpListener, lives: u64) -> ! {
     let mut served = 0;
     for stream in listener.incoming().flatten() {
@@ -180,14 +182,14 @@ fn serve_status(listener: &TcpListener, status: &str) -> ! {
     exit(0)
 }
 
-/// Serves the port named `metrics` beside whatever follows.
+/// Serves the port named `metrics`, in addition to the modes that follow.
 fn serve_metrics() {
     let port = variable("PORT_METRICS").parse().expect("a port");
     let listener = bind(port);
     std::thread::spawn(move || serve(&listener, 0));
 }
 
-/// Accepts every connection and says nothing.
+/// Accepts every connection and sends nothing.
 fn accept(listener: &TcpListener) -> ! {
     for stream in listener.incoming() {
         drop(stream);
@@ -195,32 +197,32 @@ fn accept(listener: &TcpListener) -> ! {
     exit(0)
 }
 
-/// Serves on a port of its own choice, after telling which.
-fn report_port(tell: impl FnOnce(u16)) -> ! {
+/// Serves on a port of its own choice, after reporting it.
+fn report_port(report: impl FnOnce(u16)) -> ! {
     let listener = bind(0);
-    tell(listener.local_addr().expect("its own address").port());
+    report(listener.local_addr().expect("local address").port());
     serve(&listener, 0)
 }
 
-/// Sends a message by the `sd_notify` protocol.
+/// Sends a message with the `sd_notify` protocol.
 fn notify(message: &str) {
     let name = variable("NOTIFY_SOCKET");
     let address = match name.strip_prefix('@') {
         Some(name) => SocketAddr::from_abstract_name(name),
         None => SocketAddr::from_pathname(&name),
     };
-    let socket = UnixDatagram::unbound().expect("a socket");
+    let socket = UnixDatagram::unbound().expect("datagram socket");
     socket
-        .send_to_addr(message.as_bytes(), &address.expect("an address"))
-        .expect("the message is sent");
+        .send_to_addr(message.as_bytes(), &address.expect("socket address"))
+        .expect("sending the message");
 }
 
-/// A child tells that this worker is ready, and lives on.
+/// Starts a child that reports this worker as ready and keeps running.
 fn notify_by_child(tag: &str) {
     start("notify+sleep", tag);
 }
 
-/// A heartbeat twice as often as it is asked for, for ever.
+/// Sends heartbeats twice as often as required, for ever.
 fn beat() -> ! {
     let interval: u64 = variable("WATCHDOG_USEC").parse().expect("microseconds");
     loop {
@@ -230,7 +232,7 @@ fn beat() -> ! {
 }
 
 fn write_ready_file(text: &str) {
-    std::fs::write(variable("OSTLER_READY_FILE"), text).expect("the ready file is written");
+    std::fs::write(variable("OSTLER_READY_FILE"), text).expect("writing the ready file");
 }
 
 fn variable(name: &str) -> String {
@@ -251,7 +253,8 @@ fn answer(mut stream: TcpStream, status: &str) {
     );
 }
 
-/// A grandchild in a session of its own that ignores TERM, and whose parent is gone; with `naked` in an empty environment.
+/// Leaves a grandchild in its own session that ignores TERM and whose parent is gone. With `naked`,
+/// its environment is empty.
 fn leave_daemon(tag: &str, naked: bool, stdin: Stdio) {
     let mut command = Command::new("setsid");
     command
@@ -273,54 +276,52 @@ fn keep_port_in_grandchild(port: u16, tag: &str) {
     serve(&listener, 0);
 }
 
-/// Writes who this is into a file that all workers share: one line, whole.
+/// Appends this worker's identity, as one line, to a file that all workers share.
 fn sign() {
     let who = std::env::vars().find(|(name, _)| name.starts_with("OSTLER_RUN_"));
-    let (run, worker) = who.expect("the marker");
+    let (run, worker) = who.expect("marker variable");
     let file = std::fs::OpenOptions::new().append(true).open(variable("SIGNATURES"));
     let line = format!("{run} {worker}\n");
-    file.expect("the file is there")
+    file.expect("opening the file")
         .write_all(line.as_bytes())
-        .expect("it is signed");
+        .expect("writing the line");
 }
 
 fn start(modes: &str, tag: &str) {
-    drop(itself(modes, tag).spawn().expect("a child starts"));
+    drop(itself(modes, tag).spawn().expect("child starts"));
 }
 
-/// A child that leads a process group of its own.
+/// Starts a child in a process group of its own.
 fn start_in_group(modes: &str, tag: &str) {
-    drop(itself(modes, tag).process_group(0).spawn().expect("a child starts"));
+    drop(itself(modes, tag).process_group(0).spawn().expect("child starts"));
 }
 
-/// A child that is traced by its sibling, which is in a session of its own, and stopped: a kill leaves the child between life
-/// and death until its tracer has died.
+/// Starts a stopped child and a sibling, in its own session, that traces it. If the child is
+/// killed, it does not fully exit until its tracer has died.
 fn start_traced(tag: &str) {
     let child = itself("sleep", tag).spawn().map(|child| child.id());
-    let tracer = format!(
-        "setsid+trace={}+say-out+stop-self+sleep",
-        child.expect("a child starts")
-    );
+    let tracer = format!("setsid+trace={}+say-out+stop-self+sleep", child.expect("child starts"));
     let tracer = itself(&tracer, tag).stdout(Stdio::piped()).spawn();
     let mut output = tracer
         .map(|tracer| tracer.stdout)
-        .expect("its tracer starts")
-        .expect("a pipe");
-    let mut told = [0];
-    output.read_exact(&mut told).expect("the child is traced");
+        .expect("tracer starts")
+        .expect("piped stdout");
+    let mut byte = [0];
+    output.read_exact(&mut byte).expect("child is traced");
 }
 
-/// Has this process told of another's end before it is one (PTRACE_O_TRACEEXIT).
+/// Traces the exit of another process (PTRACE_O_TRACEEXIT): it stops before it exits.
 fn trace(pid: u64) {
-    let pid = Pid::from_raw(i32::try_from(pid).expect("a pid"));
-    ptrace::seize(pid, ptrace::Options::PTRACE_O_TRACEEXIT).expect("it may be traced");
+    let pid = Pid::from_raw(i32::try_from(pid).expect("valid pid"));
+    ptrace::seize(pid, ptrace::Options::PTRACE_O_TRACEEXIT).expect("attaching to the process");
 }
 
-/// Starts children without end, each for a moment, four at a time: somebody is always being born.
+/// Starts short-lived children for ever, four at a time, so that there is always a process being
+/// created.
 fn fork_on(tag: &str) -> ! {
     let mut children = std::collections::VecDeque::new();
     loop {
-        // Under a limit of the machine it goes on with those that it has.
+        // At a machine limit it continues with the children it has.
         children.extend(itself("pause=5", tag).spawn().ok());
         if children.len() >= 4 {
             drop(children.pop_front().map(|mut child| child.wait()));
@@ -328,10 +329,11 @@ fn fork_on(tag: &str) -> ! {
     }
 }
 
-/// Leaves a runner that hands on to the next one and ends, each in a session of its own: nobody stays to be killed.
+/// Leaves a chain of processes, each in its own session: each starts the next one and exits, so
+/// that a kill always comes too late.
 fn relay(tag: &str) {
     if setsid().is_err() {
-        // The worker itself leads a session already: its first runner begins the race.
+        // The worker already leads a session: a child starts the chain.
         return start("relay", tag);
     }
     std::thread::sleep(Duration::from_millis(10));
@@ -346,5 +348,5 @@ fn itself(modes: &str, tag: &str) -> Command {
 }
 
 fn own_path() -> PathBuf {
-    std::env::current_exe().expect("the path of this program")
+    std::env::current_exe().expect("path of this program")
 }

@@ -1,4 +1,4 @@
-//! The host dies, in every way.
+//! All ways in which a host dies.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -8,48 +8,48 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use ostler_tests::scene::{limit, pool_of, python};
 use ostler_tests::sweep::{sweep, without_guardians_lock};
-use ostler_tests::world::{Anatomy, Stranger, World, await_count, children, is_alive, kill_at_once, rounds};
+use ostler_tests::world::{Anatomy, Bystander, World, await_count, children, is_alive, kill_at_once, rounds};
 use ostler_tests::{SOON, Up, pids, program, run_directories, survivors, tagged_directory, worker};
 
-use crate::{KINDS, RESTLESS, pools, processes, telling};
+use crate::{KINDS, RESTLESS, pools, processes, with_ready_message};
 
 fn every_kind(tag: &str) -> String {
     let restless = pools(&RESTLESS, 1, tag).replace("[pool.k", "[pool.r");
     format!("{}{restless}", pools(&KINDS, 1, tag))
 }
 
-/// How many processes every kind is at least.
+/// The minimum number of processes of a run with every kind of worker.
 fn all_kinds() -> usize {
     processes(&KINDS, 1) + processes(&RESTLESS, 1)
 }
 
-/// Starts a worker of every kind, and waits until all that they leave is there.
+/// Starts a worker of every kind and waits until all their processes exist.
 fn every_kind_in(world: World) -> Up {
     let mut up = Up::start_with(every_kind, |command| world.apply(command));
     for _ in KINDS.iter().chain(&RESTLESS) {
         up.wait_for_event("pool.ready");
     }
-    await_count(&up.tag, "all there", |count| count >= all_kinds());
+    await_count(&up.tag, "all processes", |count| count >= all_kinds());
     up
 }
 
 #[test]
-fn killed_with_workers_of_every_kind_it_leaves_nothing_whatever_is_around_it() {
+fn killed_host_leaves_nothing_in_any_environment() {
     for world in World::all() {
         let mut up = every_kind_in(world);
-        let mut stranger = Stranger::like_a_worker("sleep", &up.tag);
+        let mut bystander = Bystander::like_a_worker("sleep", &up.tag);
         up.signal(Signal::SIGKILL);
         await_count(&up.tag, "gone", |count| count == 0);
-        // The lock is free when the host has ended.
+        // The lock is released once the host has ended.
         up.end(SOON);
         sweep(&up.state());
         up.assert_nothing_left();
-        stranger.assert_untouched();
+        bystander.assert_untouched();
     }
 }
 
 #[test]
-fn an_ordered_stop_ends_every_kind_too() {
+fn stop_ends_every_kind_of_worker() {
     for world in World::all() {
         let mut up = every_kind_in(world);
         up.stop_cleanly();
@@ -57,7 +57,7 @@ fn an_ordered_stop_ends_every_kind_too() {
 }
 
 #[test]
-fn containment_is_what_the_surroundings_allow_and_the_events_name_it() {
+fn events_name_the_containment_of_the_environment() {
     for world in World::all() {
         let mut up = Up::start_with(|tag| pools(&KINDS[..1], 1, tag), |command| world.apply(command));
         let spawned = up.wait_for_event("worker.spawned");
@@ -72,13 +72,13 @@ fn containment_is_what_the_surroundings_allow_and_the_events_name_it() {
 }
 
 #[test]
-fn stopped_it_keeps_its_workers_and_killed_then_it_leaves_none() {
+fn halted_host_keeps_its_workers_and_leaves_none_when_killed() {
     for world in World::all() {
         let mut up = every_kind_in(world);
         let anatomy = Anatomy::of(up.pid());
         up.signal(Signal::SIGSTOP);
-        // The guardian has had its turns: it answers to nobody, and it has ended nothing.
-        await_count(&up.tag, "there", |count| count >= all_kinds());
+        // The guardian has been scheduled, and has ended nothing.
+        await_count(&up.tag, "all processes", |count| count >= all_kinds());
         assert_eq!(children(anatomy.guardian).len(), anatomy.sitters.len());
         up.signal(Signal::SIGKILL);
         await_count(&up.tag, "gone", |count| count == 0);
@@ -88,10 +88,11 @@ fn stopped_it_keeps_its_workers_and_killed_then_it_leaves_none() {
     }
 }
 
-/// Whoever may signal guardian and sitters may take their descriptors away, too: ppoll(2) refuses more entries than the limit on
-/// descriptors allows, and who doesn't hear anything any more doesn't hear of the host's death.
+/// Another process of the same user may lower the limits of guardian and sitters: ppoll(2) refuses
+/// more entries than the limit on descriptors, and without ppoll they would not notice the host's
+/// death.
 #[test]
-fn limits_that_others_set_do_not_make_it_deaf() {
+fn guardian_and_sitters_survive_limits_set_by_others() {
     let mut up = every_kind_in(World::AsItIs);
     for pid in &Anatomy::of(up.pid()).all()[1..] {
         limit(*pid, "--nofile=0:");
@@ -102,14 +103,14 @@ fn limits_that_others_set_do_not_make_it_deaf() {
     sweep(&up.state());
     up.assert_nothing_left();
 
-    // With a hard limit it can't hear again: it ends, and is replaced.
+    // With a hard limit it cannot recover: it exits and is replaced.
     let mut up = Up::start(|tag| pools(&KINDS, 1, tag).replace("workers = 1", "workers = 1\nintensity = 0"));
     for _ in KINDS {
         up.wait_for_event("pool.ready");
     }
     let guardian = Anatomy::of(up.pid()).guardian;
     limit(guardian, "--nofile=0:0");
-    // It learns of that at its next turn.
+    // It notices the limit in its next loop iteration.
     ostler_tests::send(guardian, Signal::SIGSTOP);
     ostler_tests::send(guardian, Signal::SIGCONT);
     up.wait_for_event("guardian.lost");
@@ -119,9 +120,10 @@ fn limits_that_others_set_do_not_make_it_deaf() {
     up.stop_cleanly();
 }
 
-/// systemd stops a unit by a TERM to all its processes at once: host, guardian, sitters and workers.
+/// systemd stops a unit with a TERM to all its processes at once: host, guardian, sitters and
+/// workers.
 #[test]
-fn a_term_to_all_of_its_processes_is_an_ordered_stop() {
+fn term_to_all_processes_is_a_clean_stop() {
     for world in World::all() {
         let mut up = every_kind_in(world);
         for pid in Anatomy::of(up.pid()).all() {
@@ -139,7 +141,7 @@ fn a_term_to_all_of_its_processes_is_an_ordered_stop() {
     }
 }
 
-/// The ways in which a program that embeds Ostler ends by itself.
+/// The ways in which an embedding program ends on its own.
 const WAYS: [&str; 7] = [
     "abort",
     "panic",
@@ -150,7 +152,7 @@ const WAYS: [&str; 7] = [
     "fork",
 ];
 
-/// A program of a user that embeds Ostler, with a worker of every kind.
+/// An embedding program with a worker of every kind.
 struct Host {
     child: Child,
     directory: tempfile::TempDir,
@@ -160,7 +162,11 @@ struct Host {
 impl Host {
     fn start(way: &str, world: World) -> Self {
         let (directory, tag) = tagged_directory();
-        let kinds: Vec<String> = KINDS.iter().chain(&RESTLESS).map(|(modes, _)| telling(modes)).collect();
+        let kinds: Vec<String> = KINDS
+            .iter()
+            .chain(&RESTLESS)
+            .map(|(modes, _)| with_ready_message(modes))
+            .collect();
         let file = directory.path().join("kinds");
         std::fs::write(&file, kinds.join("\n")).unwrap();
         let mut command = Command::new(program("ostler-test-host"));
@@ -178,8 +184,8 @@ impl Host {
         let stdout = host.child.stdout.as_mut().unwrap();
         BufReader::new(stdout).read_line(&mut line).unwrap();
         assert_eq!(line, "ready\n", "{way} in {world:?}");
-        // The host itself bears the tag, too.
-        await_count(&host.tag, "all there", |count| count > all_kinds());
+        // The host itself has the tag too.
+        await_count(&host.tag, "all processes", |count| count > all_kinds());
         host
     }
 
@@ -192,7 +198,7 @@ impl Drop for Host {
     fn drop(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
-        // A test that failed leaves nothing behind either.
+        // A failing test leaves nothing behind either.
         for pid in pids(&self.tag) {
             ostler_tests::send(u32::try_from(pid).unwrap(), Signal::SIGKILL);
         }
@@ -200,9 +206,9 @@ impl Drop for Host {
 }
 
 #[test]
-fn an_embedding_host_may_end_in_any_way() {
+fn embedding_host_leaves_nothing_however_it_ends() {
     let worlds = World::all();
-    // Each way in one of the surroundings, and in the long form each in each.
+    // Each way in one environment, and in the long form in all of them.
     let each = rounds(1, u32::try_from(worlds.len()).unwrap()) as usize;
     for (number, way) in WAYS.into_iter().enumerate() {
         for world in worlds.iter().cycle().skip(number).take(each) {
@@ -222,29 +228,30 @@ fn end_of_a_host(way: &str, world: World) {
         while is_alive(*pid) {
             assert!(
                 Instant::now() < deadline,
-                "{way} in {world:?}: {pid} of {anatomy:?} lives on"
+                "{way} in {world:?}: {pid} of {anatomy:?} is still running"
             );
             std::thread::yield_now();
         }
     }
     match way {
-        "exec" => assert!(is_alive(anatomy.host), "it is another program, and none of ours"),
+        "exec" => assert!(is_alive(anatomy.host), "it is an unrelated program now"),
         _ => drop(host.child.wait().unwrap()),
     }
     let state = host.directory.path().join("state");
     for copy in pids(&host.tag) {
-        // It has the lock, and there is nobody left of the run to be hurt by that.
+        // It still holds the lock, but no process of the run is left.
         assert!(sweep(&state).contains("1 live runs left alone"), "{way} in {world:?}");
         ostler_tests::send(u32::try_from(copy).unwrap(), Signal::SIGKILL);
     }
     await_count(&host.tag, "gone", |count| count == 0);
-    // A copy shows no command any more before it lets go of the lock, and nobody here is its parent.
+    // A forked copy loses its command line before it releases the lock, and it is not a child of
+    // the test.
     let deadline = Instant::now() + SOON;
     while sweep(&state).contains("1 live runs") && Instant::now() < deadline {}
     assert_eq!(run_directories(&state), Vec::<PathBuf>::new(), "{way} in {world:?}");
 }
 
-/// On TERM it takes its time, and tells in a file when it is done.
+/// On TERM it takes a while, then writes a file.
 const DATABASE: &str = "import os, signal, sys, time
 def leave(*_):
     time.sleep(0.5)
@@ -254,7 +261,7 @@ signal.signal(signal.SIGTERM, leave)
 print('up', flush=True)
 while True: time.sleep(1000)";
 
-/// A pool `p` of one such, that has an hour for it when its host has died.
+/// A pool `p` of one such worker, with a grace of an hour after its host's death.
 fn database(tag: &str, checkpoint: &Path) -> String {
     let keys = format!(
         "env = {{ CHECKPOINT = {:?} }}\nready = {{ line = \"up\" }}\nhost_death = {{ signal = \"TERM\", grace = \"1h\" }}",
@@ -263,10 +270,10 @@ fn database(tag: &str, checkpoint: &Path) -> String {
     pool_of(&python(DATABASE, tag), &keys)
 }
 
-/// `host_death` with TERM and a grace: what tidies up within it is let, what does not is killed after it; and a start that comes
-/// meanwhile waits for that.
+/// `host_death` with TERM and a grace: workers that finish within it are left alone, others are
+/// killed after it, and a start in the meantime waits for that.
 #[test]
-fn host_death_with_a_grace_is_honoured() {
+fn host_death_grace_is_honoured() {
     const GRACE: Duration = Duration::from_secs(2);
     let directory = tempfile::tempdir().unwrap();
     let checkpoint = directory.path().join("checkpoint");
@@ -286,26 +293,26 @@ fn host_death_with_a_grace_is_honoured() {
     }
     let begun = Instant::now();
     dead.signal(Signal::SIGKILL);
-    // Its lock is free when it has ended.
+    // The lock is released once it has ended.
     dead.end(SOON);
     let swept = sweep(&dead.state());
     let took = begun.elapsed();
     assert_eq!(std::fs::read_to_string(&checkpoint).unwrap(), "done");
     assert!(
         took >= GRACE,
-        "the deaf one was to have {GRACE:?}, and the sweep was through after {took:?}"
+        "the worker that ignores TERM has {GRACE:?}, but the sweep was done after {took:?}"
     );
     assert!(
         swept.contains("0 processes killed"),
-        "the guardian ended them, and not the sweep: {swept}"
+        "the guardian ended them, not the sweep: {swept}"
     );
     dead.assert_nothing_left();
 }
 
-/// The same when the guardian is killed with the host, or before it and replaced: the sitters give the grace, and a sweep waits
-/// for them, though no guardian on record is theirs.
+/// The same when the guardian is killed with the host, or has been replaced before: the sitters
+/// give the grace and a sweep waits for them, although they do not belong to a guardian on record.
 #[test]
-fn a_sweep_waits_for_sitters_that_have_no_guardian() {
+fn sweep_waits_for_orphaned_sitters() {
     for replaced in [false, true] {
         let directory = tempfile::tempdir().unwrap();
         let checkpoint = directory.path().join("checkpoint");
@@ -321,16 +328,17 @@ fn a_sweep_waits_for_sitters_that_have_no_guardian() {
         }
         dead.end(SOON);
         let swept = sweep(&dead.state());
-        let told = std::fs::read_to_string(&checkpoint);
-        assert_eq!(told.ok().as_deref(), Some("done"), "{replaced} {swept}");
+        let checkpointed = std::fs::read_to_string(&checkpoint);
+        assert_eq!(checkpointed.ok().as_deref(), Some("done"), "{replaced} {swept}");
         assert!(swept.contains("0 processes killed"), "the sitters ended them: {swept}");
         dead.assert_nothing_left();
     }
 }
 
-/// A run of a version that had no such lock: its guardian on record is waited for, and nothing keeps the run after that.
+/// A run of a version without that lock: the sweep waits for the guardian on record, and keeps the
+/// run no longer than that.
 #[test]
-fn without_the_lock_a_sweep_waits_for_the_guardian_on_record() {
+fn sweep_without_the_lock_waits_for_the_guardian_on_record() {
     let directory = tempfile::tempdir().unwrap();
     let checkpoint = directory.path().join("checkpoint");
     let mut dead = Up::start(|tag| database(tag, &checkpoint));
@@ -339,8 +347,8 @@ fn without_the_lock_a_sweep_waits_for_the_guardian_on_record() {
     dead.signal(Signal::SIGKILL);
     dead.end(SOON);
     let swept = sweep(&dead.state());
-    let told = std::fs::read_to_string(&checkpoint);
-    assert_eq!(told.ok().as_deref(), Some("done"), "{swept}");
+    let checkpointed = std::fs::read_to_string(&checkpoint);
+    assert_eq!(checkpointed.ok().as_deref(), Some("done"), "{swept}");
     assert!(
         swept.starts_with("test: 1 dead runs removed, 0 processes killed"),
         "{swept}"

@@ -1,4 +1,4 @@
-//! Live runs, dead ones and their sweeps, in one state directory.
+//! Live and dead runs, and sweeps, in one state directory.
 
 use nix::sys::signal::Signal;
 use ostler_tests::scene::wrapped;
@@ -6,14 +6,14 @@ use ostler_tests::sweep::{sweep, sweep_by, swept};
 use ostler_tests::world::{await_count, rounds};
 use ostler_tests::{SOON, Up, pid_of, pids, program, run_directories, stray, survivors, worker};
 
-use crate::told_when_all_are_there;
+use crate::pool_ready_when_complete;
 
 #[test]
-fn the_next_start_sweeps_what_the_dead_one_left() {
+fn next_start_sweeps_what_a_dead_run_left() {
     let mut dead = Up::start(|tag| format!("[pool.p]\ncommand = {}\nworkers = 2\n", worker("daemon+sleep", tag)));
     dead.wait_for_event("pool.ready");
     dead.signal(Signal::SIGKILL);
-    // Its lock is free when it has ended, not when it was signalled.
+    // The lock is released once it has ended, not when it is signalled.
     dead.end(SOON);
     let state = dead.state();
     let mut next = in_state_of(&state);
@@ -28,10 +28,11 @@ fn the_next_start_sweeps_what_the_dead_one_left() {
     dead.assert_nothing_left();
 }
 
-/// A guardian that gives its workers more time than a sweep has for it: it is killed, its sitters end what is left, the naked
-/// ones too, and who is in no tree of the run is found by the marker all the same.
+/// A guardian gives its workers more time than a sweep has. The sweep kills it, its sitters end the
+/// rest, including processes without a marker, and a process outside the run's tree is still found
+/// by its marker.
 #[test]
-fn a_sweep_that_has_waited_for_the_guardian_looks_for_markers_all_the_same() {
+fn sweep_finds_markers_even_after_waiting_for_the_guardian() {
     let deaf = |tag: &str| {
         let worker = worker("ignore-term+daemon+daemon-naked+sleep", tag);
         format!("[pool.p]\ncommand = {worker}\nhost_death = {{ signal = \"TERM\", grace = \"1h\" }}\n")
@@ -41,17 +42,17 @@ fn a_sweep_that_has_waited_for_the_guardian_looks_for_markers_all_the_same() {
     let mut stray = stray(pid_of(&spawned), &dead.tag);
     dead.signal(Signal::SIGKILL);
     dead.end(SOON);
-    let told = sweep(&dead.state());
+    let report = sweep(&dead.state());
     stray.ended();
-    await_count(&dead.tag, "all are gone", |count| count == 0);
+    await_count(&dead.tag, "no processes", |count| count == 0);
     dead.assert_nothing_left();
-    assert!(told.contains(&stray.id().to_string()), "{told}");
+    assert!(report.contains(&stray.id().to_string()), "{report}");
 }
 
-/// With however few descriptors a sweep has to do: as long as anybody of a dead run lives, its directory is there for the next
-/// sweep.
+/// However few descriptors a sweep has: as long as a process of a dead run is alive, its directory
+/// is kept for the next sweep.
 #[test]
-fn a_sweep_that_can_not_look_forgets_nobody() {
+fn sweep_without_descriptors_loses_no_process() {
     let mut dead = Up::start(|tag| format!("[pool.p]\ncommand = {}\n", worker("sleep", tag)));
     let spawned = dead.wait_for_event("worker.spawned");
     let mut stray = stray(pid_of(&spawned), &dead.tag);
@@ -61,32 +62,32 @@ fn a_sweep_that_can_not_look_forgets_nobody() {
     for descriptors in 3..64 {
         let mut command = sweep_by(&program("ostler"), &dead.state());
         wrapped(&mut command, &["prlimit", &format!("--nofile={descriptors}")]);
-        let told = swept(&mut command);
+        let outcome = swept(&mut command);
         if run_directories(&dead.state()).is_empty() {
             break;
         }
-        assert!(!told.success || !stray.lives(), "{told:?}");
+        assert!(!outcome.success || !stray.lives(), "{outcome:?}");
         failed += 1;
     }
-    assert!(failed > 0, "the first one had descriptors enough");
-    assert!(!stray.lives(), "it lives, and no sweep knows of it any more");
+    assert!(failed > 0, "the first sweep had enough descriptors");
+    assert!(!stray.lives(), "still running, but no sweep knows about it any more");
     dead.assert_nothing_left();
 }
 
-/// A run of the same app in a state directory that another one has, too.
+/// A run of the same app with a state directory shared with another run.
 fn in_state_of(state: &std::path::Path) -> Up {
-    let pools = |tag: &str| told_when_all_are_there("daemon+sleep", tag, "workers = 2");
+    let pools = |tag: &str| pool_ready_when_complete("daemon+sleep", tag, "workers = 2");
     Up::start_in(state, pools, |_| {})
 }
 
 #[test]
-fn two_instances_with_one_state_directory_never_touch_each_other() {
+fn instances_sharing_a_state_directory_do_not_affect_each_other() {
     let directory = tempfile::tempdir().unwrap();
     let mut random = fastrand::Rng::with_seed(20_261_121);
     let begin = || {
         let mut up = in_state_of(directory.path());
         up.wait_for_event("pool.ready");
-        await_count(&up.tag, "all there", |count| count == 4);
+        await_count(&up.tag, "all processes", |count| count == 4);
         up
     };
     let mut both = [begin(), begin()];
@@ -115,11 +116,11 @@ fn two_instances_with_one_state_directory_never_touch_each_other() {
 }
 
 #[test]
-fn a_sweep_leaves_live_runs_alone() {
+fn sweep_leaves_live_runs_alone() {
     let mut up = Up::start(|tag| format!("[pool.p]\nworkers = 2\ncommand = {}\n", worker("sleep", tag)));
     let spawned = up.wait_for_event("worker.spawned");
     up.wait_for_event("pool.ready");
-    await_count(&up.tag, "all there", |count| count == 2);
+    await_count(&up.tag, "all processes", |count| count == 2);
     let before = survivors(&up.tag);
     sweep(&up.state());
     assert_eq!(survivors(&up.tag), before);

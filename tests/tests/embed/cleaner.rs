@@ -1,4 +1,4 @@
-//! The emergency cleaner, provoked: a process that bears the run's marker and is in no tree.
+//! The emergency cleaner, provoked by a process that has the run's marker but is outside the tree.
 
 use nix::sys::signal::Signal;
 use ostler::EventKind;
@@ -7,13 +7,13 @@ use ostler_tests::{SOON, Stray, Up, pid_of, stray, worker};
 use super::scene::{Place, in_time, start};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_orphan_is_found_named_and_killed() {
+async fn orphan_is_found_named_and_killed() {
     let place = Place::new();
     let (ostler, mut seen) = start(&place).await;
     let pool = ostler.pool_from(place.pool("p", "sleep")).start().await.unwrap();
     in_time(pool.wait_ready()).await;
     let mut strays = [0; 2].map(|_| stray(pool.workers()[0].pid.unwrap(), &place.tag));
-    // A restart is no business of the cleaner's: it touches nothing while the tree is up.
+    // The cleaner touches nothing while the tree is up, so a restart does not affect the orphan.
     in_time(pool.restart_worker(0)).await.unwrap();
     in_time(pool.wait_ready()).await;
     assert!(strays.iter_mut().all(Stray::lives));
@@ -43,7 +43,7 @@ async fn an_orphan_is_found_named_and_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_health_it_says_so_and_no_more() {
+async fn without_orphans_it_reports_success() {
     let place = Place::new();
     let (ostler, mut seen) = start(&place).await;
     let pool = ostler
@@ -61,7 +61,7 @@ async fn in_health_it_says_so_and_no_more() {
 }
 
 #[test]
-fn the_program_ends_with_status_1() {
+fn orphans_make_the_program_exit_with_1() {
     let mut up = Up::start(|tag| format!("[pool.p]\ncommand = {}\n", worker("sleep", tag)));
     let spawned = up.wait_for_event("worker.spawned");
     let mut stray = stray(pid_of(&spawned), &up.tag);
@@ -69,13 +69,13 @@ fn the_program_ends_with_status_1() {
     let (status, stderr) = up.end(SOON);
     stray.ended();
     assert_eq!(status.code(), Some(1), "{stderr}");
-    let found = up.named("cleanup.orphans_found").next().expect("it was found");
+    let found = up.named("cleanup.orphans_found").next().expect("orphans_found event");
     assert_eq!(found["count"], 1);
     assert!(
         found["orphans"][0].as_str().unwrap().contains(&stray.id().to_string()),
         "{found}"
     );
     assert_eq!(up.named("cleanup.emergency_kill").next().unwrap()["count"], 1);
-    assert!(stderr.contains("orphan"), "people are told: {stderr}");
+    assert!(stderr.contains("orphan"), "stderr: {stderr}");
     up.assert_nothing_left();
 }

@@ -1,4 +1,4 @@
-//! The guardian, its sitters and the root's other parts die.
+//! Deaths of the guardian, its sitters and the root's other parts.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -20,7 +20,7 @@ async fn begun(place: &Place, workers: u32) -> (Ostler, Pool, Seen) {
 }
 
 fn guardian(ostler: &Ostler) -> u32 {
-    ostler.guardian_pid().expect("there is a guardian")
+    ostler.guardian_pid().expect("guardian is running")
 }
 
 /// The sitters: the guardian's children.
@@ -38,18 +38,18 @@ fn alive(tag: &str) -> HashSet<i32> {
     survivors(tag).into_iter().map(|(pid, _)| pid).collect()
 }
 
-/// Waits until all workers were replaced, and none of `old` is left.
+/// Waits until all workers have been replaced and none of `old` is left.
 async fn all_back(place: &Place, pool: &Pool, seen: &mut Seen, old: &HashSet<i32>) {
     seen.kind(EventKind::PoolReady).await;
     assert_eq!(in_time(pool.wait_ready()).await, PoolPhase::Ready);
     assert_eq!(seen.count(EventKind::WorkerGaveUp), 0, "{}", seen.story());
     place.await_processes(pool.workers().len() * 3);
     let left: Vec<_> = alive(&place.tag).intersection(old).copied().collect();
-    assert!(left.is_empty(), "of the old trees: {left:?}");
+    assert!(left.is_empty(), "left of the old trees: {left:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_guardian_is_killed_and_all_are_back_uncounted() {
+async fn killed_guardian_restarts_all_workers_uncounted() {
     let place = Place::new();
     let (ostler, pool, mut seen) = begun(&place, 5).await;
     for _ in 0..3 {
@@ -64,7 +64,7 @@ async fn the_guardian_is_killed_and_all_are_back_uncounted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_guardian_that_is_lost_again_and_again_ends_the_instance() {
+async fn guardian_that_keeps_dying_ends_the_instance() {
     let place = Place::new();
     let (ostler, _pool, mut seen) = begun(&place, 2).await;
     for name in ["a", "b", "c", "d", "e", "f"] {
@@ -84,8 +84,8 @@ async fn a_guardian_that_is_lost_again_and_again_ends_the_instance() {
     };
     let report = tokio::select! {
         report = &mut ending => report,
-        () = killing => panic!("it lives on"),
-        () = tokio::time::sleep(SOON) => panic!("it hangs"),
+        () = killing => panic!("instance is still running"),
+        () = tokio::time::sleep(SOON) => panic!("timeout"),
     };
     assert!(
         report
@@ -100,9 +100,10 @@ async fn a_guardian_that_is_lost_again_and_again_ends_the_instance() {
     assert_eq!(
         seen.count(EventKind::GuardianLost),
         11,
-        "10 within a minute are allowed"
+        "10 losses within a minute are allowed"
     );
-    // Those that find no guardian any more are not started again and again while all goes down.
+    // Workers that find no guardian must not be restarted over and over while the instance goes
+    // down.
     let after = seen.events.iter().rev();
     let after = after.take_while(|event| event.kind != EventKind::GuardianLost);
     let starts = after.filter(|event| event.kind == EventKind::WorkerReserved).count();
@@ -110,9 +111,10 @@ async fn a_guardian_that_is_lost_again_and_again_ends_the_instance() {
     place.assert_nothing_left();
 }
 
-/// Its sitters give what lost its guardian the grace of `host_death`, and take no orders: a kill of the instance goes past them.
+/// The sitters of a lost guardian give the grace of `host_death` and take no requests: a kill of
+/// the instance must bypass them.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kill_does_not_wait_for_the_grace_that_the_sitters_of_a_lost_guardian_give() {
+async fn kill_bypasses_the_grace_of_orphaned_sitters() {
     let place = Place::new();
     let (ostler, mut seen) = start(&place).await;
     let mut spec = place.pool("p", WORST);
@@ -126,20 +128,21 @@ async fn a_kill_does_not_wait_for_the_grace_that_the_sitters_of_a_lost_guardian_
     place.await_processes(2 * 3);
     send(guardian(&ostler), Signal::SIGKILL);
     seen.kind(EventKind::GuardianLost).await;
-    assert_eq!(alive(&place.tag).len(), 2 * 3, "they have an hour");
+    assert_eq!(alive(&place.tag).len(), 2 * 3, "they have a grace of an hour");
     ostler.killer().kill();
     stop(&place, ostler, &mut seen).await;
 }
 
-/// The same where the leader has ended within the grace and no cgroup holds the rest: it is found below its sitter.
+/// The same if the leader has exited within the grace and no cgroup contains the rest, which is
+/// found below its sitter.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kill_reaches_whoever_has_survived_his_leader_and_his_guardian() {
+async fn kill_reaches_descendants_of_a_dead_leader_and_guardian() {
     let place = Place::new();
     let builder = place.builder().cgroups(false);
     let mut seen = Seen::new(builder.subscribe());
     let ostler = in_time(builder.start()).await.unwrap();
     let mut spec = place.pool("p", "notify+sleep");
-    // The child is deaf to TERM from its birth, and the leader, when it is ready, is not.
+    // The child ignores TERM from its start; the leader does not.
     let script = r#"trap "" TERM; "$0" sleep 0 "$3" & trap - TERM; exec "$0" "$@""#;
     let shell = ["sh", "-c", script].map(str::to_owned);
     spec.worker.command.splice(..0, shell);
@@ -156,14 +159,14 @@ async fn a_kill_reaches_whoever_has_survived_his_leader_and_his_guardian() {
     for _ in 0..2 {
         seen.kind(EventKind::WorkerExited).await;
     }
-    assert_eq!(alive(&place.tag).len(), 2, "they have an hour");
+    assert_eq!(alive(&place.tag).len(), 2, "they have a grace of an hour");
     ostler.killer().kill();
     stop(&place, ostler, &mut seen).await;
 }
 
-/// The guardian stands still, is told to kill, and dies before it hears of that.
+/// The guardian is halted, receives a kill request, and dies before it handles it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kill_that_dies_with_the_guardian_is_given_again() {
+async fn kill_lost_with_the_guardian_is_repeated() {
     let place = Place::new();
     let (ostler, mut seen) = start(&place).await;
     let mut spec = place.pool("p", WORST);
@@ -185,7 +188,7 @@ async fn a_kill_that_dies_with_the_guardian_is_given_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn guardian_and_sitters_die_at_once() {
+async fn guardian_and_sitters_die_together() {
     let place = Place::new();
     let (ostler, pool, mut seen) = begun(&place, 3).await;
     for how_many in [1, 3] {
@@ -202,15 +205,17 @@ async fn guardian_and_sitters_die_at_once() {
     stop(&place, ostler, &mut seen).await;
 }
 
-/// A late kill of what had no sitter any more struck whoever was born into its cgroup meanwhile.
+/// A late kill for a worker that had lost its sitter must not hit a process created in the same
+/// cgroup since.
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_is_born_into_the_cgroup_of_one_that_lost_its_sitter() {
+async fn no_process_starts_in_the_cgroup_of_a_worker_without_sitter() {
     let place = Place::new();
     let (ostler, pool, mut seen) = begun(&place, 3).await;
     let (old, lost) = (alive(&place.tag), guardian(&ostler));
     let killed = cgroups(&old);
     let sitters = sitters(lost);
-    // The guardian stands still: neither does it end what its sitters leave, nor do they see it die, and end their trees.
+    // The halted guardian does not end what its sitters leave, and they do not see it die, which
+    // would make them end their trees.
     send(lost, Signal::SIGSTOP);
     for sitter in sitters {
         send(sitter, Signal::SIGKILL);
@@ -223,7 +228,7 @@ async fn nobody_is_born_into_the_cgroup_of_one_that_lost_its_sitter() {
     stop(&place, ostler, &mut seen).await;
 }
 
-/// The cgroups of ours that these are in; none where there are no cgroups.
+/// The cgroups of these processes; empty on a machine without cgroups.
 fn cgroups(pids: &HashSet<i32>) -> HashSet<String> {
     let of = |pid: &i32| procfs::process::Process::new(*pid).ok()?.cgroups().ok();
     let groups = pids.iter().filter_map(of).flatten();
@@ -277,7 +282,7 @@ fn top(pid: i32, guardian: u32) -> u32 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_guardian_is_killed_in_the_middle_of_twenty_starts() {
+async fn guardian_is_killed_during_twenty_starts() {
     let mut random = fastrand::Rng::with_seed(20_261_121);
     for _ in 0..5 {
         let place = Place::new();
@@ -298,9 +303,10 @@ async fn the_guardian_is_killed_in_the_middle_of_twenty_starts() {
     }
 }
 
-/// Cleaner, table and keeper are actors like others: killed, they come back, and the workers are all there in the end.
+/// Cleaner, table and keeper are actors like any other: when killed they are restarted, and all
+/// workers are running in the end.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_roots_own_parts_are_killed() {
+async fn parts_of_the_root_are_killed() {
     let place = Place::new();
     let (ostler, pool, mut seen) = begun(&place, 2).await;
     let before = guardian(&ostler);
@@ -314,7 +320,11 @@ async fn the_roots_own_parts_are_killed() {
     let old = alive(&place.tag);
     in_time(pool.restart_worker(0)).await.unwrap();
     in_time(pool.wait_ready()).await;
-    assert_eq!(alive(&place.tag).intersection(&old).count(), 3, "the other worker's");
+    assert_eq!(
+        alive(&place.tag).intersection(&old).count(),
+        3,
+        "the processes of the other worker"
+    );
 
     let old = alive(&place.tag);
     keeper.kill();
@@ -326,10 +336,11 @@ async fn the_roots_own_parts_are_killed() {
     place.assert_gone(Duration::ZERO);
 }
 
-/// Found by chaos: the guardian stands still, and goes on with an order to spawn for a sitter that was killed meanwhile.
-/// That is nobody's fault: the second failure of this worker would be one too many.
+/// Found by chaos: the guardian is halted and resumes with a spawn request for a sitter that has
+/// been killed in the meantime. This must not be counted: a second counted failure would make this
+/// worker give up.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sitter_that_dies_before_its_order_comes_is_not_counted() {
+async fn sitter_that_dies_before_its_spawn_request_is_not_counted() {
     for _ in 0..5 {
         let place = Place::new();
         let (ostler, mut seen) = start(&place).await;
@@ -348,7 +359,7 @@ async fn a_sitter_that_dies_before_its_order_comes_is_not_counted() {
         send(sitter, Signal::SIGKILL);
         let deadline = std::time::Instant::now() + SOON;
         while sitters(guardian).contains(&sitter) {
-            assert!(std::time::Instant::now() < deadline, "the sitter lives");
+            assert!(std::time::Instant::now() < deadline, "the sitter is still running");
             tokio::task::yield_now().await;
         }
         send(guardian, Signal::SIGCONT);
@@ -359,9 +370,9 @@ async fn a_sitter_that_dies_before_its_order_comes_is_not_counted() {
     }
 }
 
-/// Nobody but the kernel is left who would wake them.
+/// Only the kernel is left to wake them up.
 #[tokio::test(flavor = "multi_thread")]
-async fn sitters_are_stopped_and_the_guardian_is_killed() {
+async fn sitters_are_halted_and_the_guardian_is_killed() {
     let place = Place::new();
     let (ostler, pool, mut seen) = begun(&place, 3).await;
     let (old, lost) = (alive(&place.tag), guardian(&ostler));
@@ -375,7 +386,7 @@ async fn sitters_are_stopped_and_the_guardian_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn guardian_and_sitters_are_stopped_and_the_instance_is_dropped() {
+async fn guardian_and_sitters_are_halted_and_the_instance_is_dropped() {
     let place = Place::new();
     let (ostler, pool, _seen) = begun(&place, 3).await;
     let guardian = guardian(&ostler);
@@ -386,9 +397,10 @@ async fn guardian_and_sitters_are_stopped_and_the_instance_is_dropped() {
     place.assert_gone(SOON);
 }
 
-/// It can't say that it has nothing, so nobody says so for it; its end is forced, and its sitters' is waited for.
+/// It cannot confirm that it has nothing left, so the stop must not claim it. The stop kills it and
+/// waits for its sitters to end.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_guardian_that_does_not_answer_is_not_taken_for_empty() {
+async fn unresponsive_guardian_does_not_count_as_empty() {
     let place = Place::new();
     let (ostler, mut seen) = start(&place).await;
     let mut spec = place.pool("p", "sleep");
@@ -403,12 +415,12 @@ async fn a_guardian_that_does_not_answer_is_not_taken_for_empty() {
     for process in [idle[0], guardian] {
         send(process, Signal::SIGSTOP);
     }
-    let error = in_time(ostler.stop()).await.expect_err("it can't be said to be clean");
+    let error = in_time(ostler.stop()).await.expect_err("the stop must not be clean");
     assert!(error.report.unseen[0].contains("guardian"), "{error}");
     seen.until_run_stopped().await;
     assert_eq!(seen.count(EventKind::CleanupSuccess), 0, "{}", seen.story());
     place.assert_gone(Duration::ZERO);
-    // The run is kept for whoever can look.
+    // The run is kept for the next sweep.
     let (next, mut seen) = start(&place).await;
     assert_eq!(
         (next.swept().runs, next.swept().killed.len()),

@@ -1,4 +1,4 @@
-//! The handle is dropped, the runtime goes, the start is abandoned: nothing is left.
+//! Dropped handles, ended runtimes and abandoned starts leave nothing behind.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ async fn begun(place: &Place) -> (Ostler, Seen) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dropped_without_a_stop_it_leaves_nothing_within_a_second() {
+async fn dropped_handle_leaves_nothing_within_a_second() {
     let place = Place::new();
     let (ostler, mut seen) = begun(&place).await;
     let pool = ostler.pools().remove(0);
@@ -40,14 +40,14 @@ async fn dropped_without_a_stop_it_leaves_nothing_within_a_second() {
     seen.assert_balanced();
     assert_eq!(seen.count(EventKind::CleanupOrphansFound), 0);
     assert_no_runs(&place.state());
-    // A pool's handle that is kept keeps nothing alive, and none of its calls hangs.
+    // Keeping a pool's handle keeps nothing running, and its methods do not hang.
     in_time(pool.wait_stopped()).await;
     in_time(pool.stop()).await;
     in_time(pool.restart_worker(0)).await.unwrap_err();
 }
 
 #[test]
-fn the_runtime_goes_first() {
+fn runtime_ends_before_the_handle() {
     let place = Place::new();
     let runtime = runtime();
     let (ostler, seen) = runtime.block_on(begun(&place));
@@ -58,7 +58,7 @@ fn the_runtime_goes_first() {
 }
 
 #[test]
-fn the_handle_goes_first_and_the_runtime_at_once() {
+fn runtime_ends_right_after_the_handle() {
     let place = Place::new();
     let runtime = runtime();
     let (ostler, seen) = runtime.block_on(begun(&place));
@@ -70,7 +70,7 @@ fn the_handle_goes_first_and_the_runtime_at_once() {
 }
 
 #[test]
-fn the_handle_goes_when_the_runtime_is_long_gone() {
+fn handle_is_dropped_long_after_the_runtime() {
     let place = Place::new();
     let runtime = runtime();
     let (ostler, _seen) = runtime.block_on(begun(&place));
@@ -80,7 +80,8 @@ fn the_handle_goes_when_the_runtime_is_long_gone() {
     assert_swept(&place);
 }
 
-/// A runtime that went in the middle of anything may leave the run's directory: the next start removes it.
+/// A runtime that ended in the middle of an operation may leave the run's directory, which the next
+/// start removes.
 fn assert_swept(place: &Place) {
     let left = run_directories(&place.state()).len() as u64;
     runtime().block_on(async {
@@ -93,14 +94,15 @@ fn assert_swept(place: &Place) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_that_is_abandoned_leaves_nothing() {
+async fn abandoned_start_leaves_nothing() {
     let place = Place::new();
     for step in 0..60 {
         let starting = place.builder().start();
         let abandoned = tokio::time::timeout(Duration::from_micros(step * 250), starting).await;
         drop(abandoned);
     }
-    // What was abandoned goes on in the background to its end; an instance that runs is left alone by it.
+    // The abandoned start continues in the background to its end, and does not affect a running
+    // instance.
     let (ostler, mut seen) = start(&place).await;
     ostler.pool_from(place.pool("p", "sleep")).start().await.unwrap();
     seen.kind(EventKind::PoolReady).await;
@@ -117,7 +119,7 @@ async fn a_start_that_is_abandoned_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_that_is_abandoned_kills() {
+async fn abandoned_stop_kills() {
     let place = Place::new();
     let (ostler, mut seen) = start(&place).await;
     let mut spec = place.pool("p", WORST);
@@ -134,7 +136,7 @@ async fn a_stop_that_is_abandoned_kills() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_that_fails_leaves_nothing() {
+async fn failed_start_leaves_nothing() {
     let place = Place::new();
     let missing = place.builder().guardian_program("/nonexistent/guardian").start();
     let error = in_time(missing).await.unwrap_err();
@@ -149,6 +151,6 @@ async fn a_start_that_fails_leaves_nothing() {
         .await
         .unwrap_err();
     assert!(error.is_store(), "{error}");
-    assert!(error.to_string().contains("file"), "it names the place: {error}");
+    assert!(error.to_string().contains("file"), "the error names the path: {error}");
     place.assert_nothing_left();
 }

@@ -1,4 +1,4 @@
-//! Many instances, pools that come and go, restarts on request, and a killer in the middle of a stop.
+//! Many instances, pools that come and go, restarts on request, and a kill during a stop.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use ostler::{EventKind, Incarnation, PoolError, PoolPhase, Restart};
 use super::scene::{Place, WORST, in_time, start, stop};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn five_instances_of_one_app_in_one_directory_leave_each_other_alone() {
+async fn five_instances_of_one_app_share_a_directory() {
     let place = Place::new();
     let mut running = Vec::new();
     for _ in 0..5 {
@@ -37,7 +37,7 @@ async fn five_instances_of_one_app_in_one_directory_leave_each_other_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn restarts_on_request_are_not_counted() {
+async fn requested_restarts_are_not_counted() {
     for restart in [Restart::Permanent, Restart::Transient, Restart::Temporary] {
         let place = Place::new();
         let (ostler, mut seen) = start(&place).await;
@@ -70,11 +70,11 @@ async fn restarts_on_request_are_not_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slot_that_has_finished_is_not_restarted() {
+async fn finished_slot_is_not_restarted() {
     for restart in [Restart::Transient, Restart::Temporary] {
         let place = Place::new();
         let (ostler, mut seen) = start(&place).await;
-        // The first one to have the file ends; the other goes on.
+        // Worker 0 exits, the other one keeps running.
         let mut spec = place.pool("p", "");
         let script = "[ \"${1##*/}\" ]; case $(env) in *p/0#*) exit 0;; *) exec sleep 1000;; esac";
         spec.worker.command = ["sh", "-c", script, &place.tag].map(Into::into).to_vec();
@@ -93,7 +93,7 @@ async fn a_slot_that_has_finished_is_not_restarted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_temporary_worker_whose_actor_is_killed_has_finished() {
+async fn temporary_worker_whose_actor_is_killed_has_finished() {
     let place = Place::new();
     let (ostler, mut seen) = start(&place).await;
     let mut spec = place.pool("p", WORST);
@@ -113,7 +113,7 @@ async fn a_temporary_worker_whose_actor_is_killed_has_finished() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pool_is_stopped_and_another_takes_its_name() {
+async fn name_of_a_stopped_pool_can_be_reused() {
     let place = Place::new();
     let (ostler, mut seen) = start(&place).await;
     let spec = || {
@@ -132,7 +132,7 @@ async fn a_pool_is_stopped_and_another_takes_its_name() {
         in_time(old.stop()).await;
         place.await_processes(0);
         let new = ostler.pool_from(spec()).start().await.unwrap();
-        // The old handle is of the old pool.
+        // The old handle belongs to the old pool.
         in_time(old.stop()).await;
         in_time(old.restart_worker(0)).await.unwrap_err();
         in_time(new.wait_ready()).await;
@@ -142,12 +142,12 @@ async fn a_pool_is_stopped_and_another_takes_its_name() {
         old = new;
     }
     let report = stop(&place, ostler, &mut seen).await;
-    assert_eq!(report.workers, 2, "those of the latest");
+    assert_eq!(report.workers, 2, "the workers of the latest pool");
     assert_eq!(seen.count(EventKind::PoolStopped), 6);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_mistake_of_a_specification_is_told_at_once() {
+async fn all_problems_of_a_specification_are_reported_together() {
     let place = Place::new();
     let (ostler, mut seen) = start(&place).await;
     let mut spec = place.pool("p", "sleep");
@@ -155,17 +155,17 @@ async fn every_mistake_of_a_specification_is_told_at_once() {
     spec.max_starting = 0;
     spec.min_workers = 9;
     let Err(PoolError::Invalid { problems, .. }) = ostler.pool_from(spec).start().await else {
-        panic!("it was accepted");
+        panic!("the specification was accepted");
     };
     assert_eq!(problems.len(), 3, "{problems:?}");
-    // The name is free still.
+    // The name is still free.
     ostler.pool_from(place.pool("p", "sleep")).start().await.unwrap();
     seen.kind(EventKind::PoolReady).await;
     stop(&place, ostler, &mut seen).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_killer_ends_a_stop_that_takes_too_long() {
+async fn killer_ends_a_stop_that_takes_too_long() {
     let place = Place::new();
     let (ostler, mut seen) = start(&place).await;
     for name in ["first", "second"] {
@@ -178,7 +178,11 @@ async fn the_killer_ends_a_stop_that_takes_too_long() {
     let killer = ostler.killer();
     let stopping = tokio::spawn(ostler.stop());
     let asked = seen.kind(EventKind::WorkerStopping).await;
-    assert_eq!(asked.worker.as_ref().unwrap().pool, "second", "the last one first");
+    assert_eq!(
+        asked.worker.as_ref().unwrap().pool,
+        "second",
+        "the last pool stops first"
+    );
     killer.kill();
     killer.kill();
     let report = in_time(stopping).await.unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! Under a supervisor of the user's: its end is the instance's, and the instance's end is told to it.
+//! An instance below a supervisor of the app: either one's end reaches the other.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use tokio::sync::mpsc;
 
 use super::scene::{Place, Seen, WORST, assert_no_runs, in_time};
 
-/// Tells of every child that ended.
+/// Reports every child that ends.
 struct App(mpsc::UnboundedSender<ActorId>);
 
-/// How the app dies.
+/// How the app ends.
 enum Order {
     Panic,
 }
@@ -27,7 +27,7 @@ impl Actor for App {
 
     async fn handle(&self, _: ActorRef<Order>, order: Order, (): &mut ()) -> Result<(), ActorProcessingErr> {
         match order {
-            Order::Panic => panic!("told to by a test"),
+            Order::Panic => panic!("requested by the test"),
         }
     }
 
@@ -45,8 +45,8 @@ impl Actor for App {
 }
 
 async fn under_an_app(place: &Place) -> (ActorRef<Order>, mpsc::UnboundedReceiver<ActorId>, Ostler, Seen) {
-    let (tell, told) = mpsc::unbounded_channel();
-    let (app, _) = Actor::spawn(None, App(tell), ()).await.unwrap();
+    let (sender, ended) = mpsc::unbounded_channel();
+    let (app, _) = Actor::spawn(None, App(sender), ()).await.unwrap();
     let builder = place.builder();
     let mut seen = Seen::new(builder.subscribe());
     let ostler = in_time(builder.start_linked(app.get_cell())).await.unwrap();
@@ -56,12 +56,12 @@ async fn under_an_app(place: &Place) -> (ActorRef<Order>, mpsc::UnboundedReceive
     ostler.pool_from(spec).start().await.unwrap();
     seen.kind(EventKind::PoolReady).await;
     place.await_processes(6);
-    (app, told, ostler, seen)
+    (app, ended, ostler, seen)
 }
 
-async fn the_apps_end_ends_everything(end: impl FnOnce(&ActorRef<Order>)) {
+async fn assert_app_end_leaves_nothing(end: impl FnOnce(&ActorRef<Order>)) {
     let place = Place::new();
-    let (app, _told, ostler, mut seen) = under_an_app(&place).await;
+    let (app, _ended, ostler, mut seen) = under_an_app(&place).await;
     end(&app);
     let report = in_time(ostler.ended()).await;
     assert!(report.is_success(), "{report}");
@@ -74,24 +74,25 @@ async fn the_apps_end_ends_everything(end: impl FnOnce(&ActorRef<Order>)) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_supervisor_is_stopped() {
-    the_apps_end_ends_everything(|app| app.stop(None)).await;
+    assert_app_end_leaves_nothing(|app| app.stop(None)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_supervisor_is_killed() {
-    the_apps_end_ends_everything(|app| app.get_cell().kill()).await;
+    assert_app_end_leaves_nothing(|app| app.get_cell().kill()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_supervisor_panics() {
-    the_apps_end_ends_everything(|app| app.cast(Order::Panic).unwrap()).await;
+    assert_app_end_leaves_nothing(|app| app.cast(Order::Panic).unwrap()).await;
 }
 
-/// ractor kills no actor that is in its `post_stop`, as a worker is that is given its grace.
+/// ractor does not kill an actor that is in its `post_stop`, which is where a worker waits for its
+/// grace.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_supervisor_is_killed_while_a_worker_has_its_grace() {
+async fn supervisor_is_killed_during_a_workers_grace() {
     let place = Place::new();
-    let (app, _told, ostler, mut seen) = under_an_app(&place).await;
+    let (app, _ended, ostler, mut seen) = under_an_app(&place).await;
     let pool = ostler.pools().remove(0);
     let restarting = tokio::spawn(async move { pool.restart_worker(0).await });
     seen.kind(EventKind::WorkerStopping).await;
@@ -102,21 +103,21 @@ async fn the_supervisor_is_killed_while_a_worker_has_its_grace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_instances_end_is_told_to_the_supervisor() {
+async fn supervisor_sees_the_end_of_the_instance() {
     let place = Place::new();
-    let (app, mut told, ostler, _seen) = under_an_app(&place).await;
+    let (app, mut ended, ostler, _seen) = under_an_app(&place).await;
     let root: ActorCell = ostler.cell();
     ostler.killer().kill();
     in_time(ostler.stop()).await.unwrap();
-    assert_eq!(in_time(told.recv()).await, Some(root.get_id()));
+    assert_eq!(in_time(ended.recv()).await, Some(root.get_id()));
     place.assert_nothing_left();
     app.stop(None);
 
     let place = Place::new();
-    let (app, mut told, ostler, mut seen) = under_an_app(&place).await;
+    let (app, mut ended, ostler, mut seen) = under_an_app(&place).await;
     let root = ostler.cell();
     drop(ostler);
-    assert_eq!(in_time(told.recv()).await, Some(root.get_id()));
+    assert_eq!(in_time(ended.recv()).await, Some(root.get_id()));
     seen.until_run_stopped().await;
     place.assert_gone(Duration::from_secs(1));
     assert_no_runs(&place.state());

@@ -1,4 +1,4 @@
-//! An instance in a directory of its own, its events, and the proof that nothing of it is left.
+//! An instance in its own directory, its events, and checks that nothing of it is left.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use ostler::{Event, EventKind, EventStream, Ostler, OstlerBuilder, PoolSpec, StopReport};
 use ostler_tests::{SOON, program, run_directories, survivors};
 
-/// A worker of the worst kind: three processes that ignore TERM, two of them in sessions of their own, one of these in an
-/// empty environment.
+/// The worst kind of worker: three processes that ignore TERM, two of them in sessions of their
+/// own, and one of those with an empty environment.
 pub(crate) const WORST: &str = "ignore-term+daemon+daemon-naked+sleep";
 
-/// Where an instance lives, and what its processes are known by.
+/// The state directory of an instance, and the tag of its processes.
 pub(crate) struct Place {
     directory: tempfile::TempDir,
     pub(crate) tag: String,
@@ -24,7 +24,8 @@ impl Place {
         Self { directory, tag }
     }
 
-    /// The app has the place's own name, so that its guardians can be told from those of other tests.
+    /// The app is named after the directory, so that its guardians can be distinguished from those
+    /// of other tests.
     pub(crate) fn builder(&self) -> OstlerBuilder {
         Ostler::builder(self.app()).state_dir(self.state())
     }
@@ -37,7 +38,7 @@ impl Place {
         self.directory.path().join("state")
     }
 
-    /// A pool of test workers in these modes, with a short grace.
+    /// A pool of test workers with these modes and a short grace.
     pub(crate) fn pool(&self, name: &str, modes: &str) -> PoolSpec {
         let worker = program("ostler-test-worker").display().to_string();
         let mut spec = PoolSpec::new(name, [worker.as_str(), modes, "{port}", &self.tag]);
@@ -46,14 +47,14 @@ impl Place {
         spec
     }
 
-    /// Every process of the place: workers and what they left, guardians and sitters.
+    /// All processes of the instance: workers and their descendants, guardians and sitters.
     pub(crate) fn processes(&self) -> Vec<(i32, String)> {
         let mut found = survivors(&self.tag);
         found.extend(survivors(&self.app()));
         found
     }
 
-    /// Waits for the end of every process. It needs no runtime.
+    /// Waits until every process has ended. Needs no runtime.
     pub(crate) fn assert_gone(&self, within: Duration) {
         let deadline = Instant::now() + within;
         loop {
@@ -66,16 +67,16 @@ impl Place {
         }
     }
 
-    /// Waits until so many worker processes are there.
+    /// Waits until there are this many worker processes.
     pub(crate) fn await_processes(&self, count: usize) {
         let deadline = Instant::now() + SOON;
         while survivors(&self.tag).len() != count {
-            assert!(Instant::now() < deadline, "there are {:?}", survivors(&self.tag));
+            assert!(Instant::now() < deadline, "found {:?}", survivors(&self.tag));
             std::thread::yield_now();
         }
     }
 
-    /// No process and no run's directory is left.
+    /// Asserts that no process and no run directory is left.
     pub(crate) fn assert_nothing_left(&self) {
         self.assert_gone(Duration::ZERO);
         assert_no_runs(&self.state());
@@ -84,10 +85,10 @@ impl Place {
 
 pub(crate) fn assert_no_runs(state: &Path) {
     let runs = run_directories(state);
-    assert!(runs.is_empty(), "run directories are left: {runs:?}");
+    assert!(runs.is_empty(), "run directories left: {runs:?}");
 }
 
-/// The events of an instance, as far as they were read.
+/// The events of an instance read so far.
 pub(crate) struct Seen {
     stream: EventStream,
     pub(crate) events: Vec<Arc<Event>>,
@@ -101,7 +102,7 @@ impl Seen {
         }
     }
 
-    /// Reads on to the first event that fits.
+    /// Reads events until one matches.
     pub(crate) async fn wait_for(&mut self, what: &str, fits: impl Fn(&Event) -> bool) -> Arc<Event> {
         let deadline = tokio::time::Instant::now() + SOON;
         loop {
@@ -141,7 +142,7 @@ impl Seen {
         self.events.iter().map(line).collect()
     }
 
-    /// Every incarnation that was reserved was released, exactly once.
+    /// Asserts that every reserved incarnation was released exactly once.
     pub(crate) fn assert_balanced(&self) {
         let of = |kind| {
             let events = self.events.iter().filter(move |event| event.kind == kind);
@@ -160,16 +161,16 @@ impl Seen {
     }
 }
 
-/// An instance at a place, with its events from the first on.
+/// Starts an instance and collects its events from the first on.
 pub(crate) async fn start(place: &Place) -> (Ostler, Seen) {
     let builder = place.builder();
     let seen = Seen::new(builder.subscribe());
     (in_time(builder.start()).await.unwrap(), seen)
 }
 
-/// The ordered end, and nothing left.
+/// Stops the instance and asserts that nothing is left.
 pub(crate) async fn stop(place: &Place, ostler: Ostler, seen: &mut Seen) -> StopReport {
-    let report = in_time(ostler.stop()).await.expect("nothing is left");
+    let report = in_time(ostler.stop()).await.expect("clean stop");
     seen.until_run_stopped().await;
     seen.assert_balanced();
     assert_eq!(seen.count(EventKind::CleanupSuccess), 1, "{}", seen.story());
@@ -177,7 +178,7 @@ pub(crate) async fn stop(place: &Place, ostler: Ostler, seen: &mut Seen) -> Stop
     report
 }
 
-/// A hang is a failure.
+/// Fails if the future hangs.
 pub(crate) async fn in_time<T>(work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(SOON, work).await.expect("it does not hang")
+    tokio::time::timeout(SOON, work).await.expect("timeout")
 }

@@ -1,4 +1,4 @@
-//! When a slot gives up, what that means for its pool and for the run, and the pauses before.
+//! A slot that gives up: what this means for its pool and for the run, and the delays before.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use ostler_tests::scene::{moment, pool};
 use ostler_tests::{SOON, Up, pid_of, send};
 
-/// A ready pool of three workers that are not restarted, and a way to end one of them.
+/// Three ready workers that are not restarted; one of them is ended with `end`.
 fn three(keys: &str) -> Up {
     let mut up = Up::start(|tag| pool("sleep", tag, &format!("workers = 3\nintensity = 0\n{keys}")));
     up.wait_for_event("pool.ready");
@@ -25,7 +25,7 @@ fn end_worker(up: &mut Up, worker: &str) {
 }
 
 #[test]
-fn the_others_serve_on_down_to_min_workers() {
+fn other_workers_continue_down_to_min_workers() {
     let mut up = three("min_workers = 2");
     end_worker(&mut up, "p/1");
     assert_eq!(up.alive_workers(), 2);
@@ -48,7 +48,7 @@ fn the_others_serve_on_down_to_min_workers() {
 }
 
 #[test]
-fn a_slot_that_gave_up_is_no_failure_of_the_run_while_its_pool_serves() {
+fn slot_that_gave_up_does_not_fail_the_run_while_its_pool_continues() {
     let mut up = three("");
     end_worker(&mut up, "p/0");
     end_worker(&mut up, "p/2");
@@ -58,7 +58,7 @@ fn a_slot_that_gave_up_is_no_failure_of_the_run_while_its_pool_serves() {
 }
 
 #[test]
-fn on_give_up_pool_is_otps_plain_escalation() {
+fn on_give_up_pool_escalates_like_otp() {
     let mut up = three("on_give_up = \"pool\"");
     end_worker(&mut up, "p/1");
     let (status, stderr) = up.end(SOON);
@@ -73,9 +73,9 @@ fn on_give_up_pool_is_otps_plain_escalation() {
     up.assert_nothing_left();
 }
 
-/// One pool's end is no business of another's.
+/// A pool that ends does not affect another.
 #[test]
-fn a_pool_that_gave_up_leaves_the_others_and_tells_at_the_end() {
+fn pool_that_gave_up_leaves_others_alone_and_fails_the_run_at_the_end() {
     let mut up = Up::start(|tag| {
         let failing = pool("exit=1", tag, "intensity = 1").replace("[pool.p]", "[pool.q]");
         format!("{}{failing}", pool("sleep", tag, ""))
@@ -93,27 +93,27 @@ fn a_pool_that_gave_up_leaves_the_others_and_tells_at_the_end() {
 }
 
 #[test]
-fn backoff_is_told_and_kept() {
+fn backoff_is_reported_and_observed() {
     let keys = "intensity = 4\nbackoff = { first = \"40ms\", max = \"100ms\", jitter = 0.0 }";
     let mut up = Up::start(|tag| pool("exit=1", tag, keys));
     let (status, _) = up.end(SOON);
     assert_eq!(status.code(), Some(1));
-    let told: Vec<_> = up
+    let reported: Vec<_> = up
         .named("worker.restarting")
         .map(|event| (event["attempt"].as_u64().unwrap(), event["delay_ms"].as_u64().unwrap()))
         .collect();
-    assert_eq!(told, [(1, 40), (2, 80), (3, 100), (4, 100)]);
+    assert_eq!(reported, [(1, 40), (2, 80), (3, 100), (4, 100)]);
     let starts: Vec<_> = up.named("worker.reserved").skip(1).map(moment).collect();
     for (restarting, start) in up.named("worker.restarting").zip(starts) {
         let waited = start.duration_since(moment(restarting)).unwrap();
         let delay = Duration::from_millis(restarting["delay_ms"].as_u64().unwrap());
-        // The delay is counted from the exit, which the event comes a moment after.
+        // The delay is counted from the exit, slightly before the event.
         assert!(waited + Duration::from_millis(20) >= delay, "{waited:?} of {delay:?}");
     }
 }
 
 #[test]
-fn the_run_ends_after_the_time_of_for() {
+fn run_ends_after_the_duration_of_for() {
     let begun = Instant::now();
     let mut up = Up::start_with(
         |tag| pool("sleep", tag, "workers = 2"),

@@ -1,13 +1,13 @@
-//! The guardian's death is nobody's fault.
+//! The guardian's death is not counted against the workers.
 
 use nix::sys::signal::Signal;
 use ostler_tests::scene::{living_parent, parent, pool};
 use ostler_tests::{SOON, Up, pid_of, run_directories, send};
 use serde_json::Value;
 
-use crate::{assert_message, assert_told};
+use crate::{assert_message, assert_on_stderr};
 
-/// The guardian by /proc: the parent of a worker's sitter.
+/// The guardian according to /proc: the parent of a worker's sitter.
 fn guardian_of(worker: &Value) -> u32 {
     parent(parent(pid_of(worker)))
 }
@@ -36,8 +36,8 @@ fn guardian_lost_restarts_the_workers_uncounted() {
     let lost = up.wait_for_event("guardian.lost");
     assert_message(&lost, &["signal: 9"]);
     let again = wait_for_ready(&mut up, 2);
-    // A worker can be released, and its next start be ordered, before the host has heard that its guardian is dead: that start
-    // comes to nothing, and is not counted either.
+    // A worker can be released and its next start requested before the host knows that its guardian
+    // is dead. That start fails and is not counted either.
     assert!(again["incarnation"].as_u64() >= Some(2), "{}", up.story());
     assert_ne!(guardian_of(&again), guardian);
     assert_eq!(guardian_in_run_json(&up), guardian_of(&again));
@@ -46,15 +46,16 @@ fn guardian_lost_restarts_the_workers_uncounted() {
     let stderr = up.stop_cleanly();
     for failure in failures {
         assert_eq!(failure["reason"], "guardian_lost", "{failure}");
-        assert_told(&failure, &stderr);
+        assert_on_stderr(&failure, &stderr);
     }
     assert!(stderr.contains("the guardian is lost"), "{stderr}");
     assert_eq!(up.count("worker.gave_up"), 0);
 }
 
-/// The guardian has an intensity of its own at the root: an instance that can't keep one gives up in order.
+/// The guardian has a restart intensity of its own at the root: an instance that cannot keep one
+/// gives up and stops cleanly.
 #[test]
-fn a_guardian_that_keeps_dying_ends_the_run() {
+fn guardian_that_keeps_dying_ends_the_run() {
     let mut up = Up::start(|tag| pool("sleep", tag, "intensity = 0"));
     loop {
         let event = up.wait_for("news", SOON, |event| {
@@ -63,7 +64,7 @@ fn a_guardian_that_keeps_dying_ends_the_run() {
         if event["event"] == "run.stopped" {
             break;
         }
-        // A worker that is gone by now died with the guardian that was killed last: another one follows.
+        // A worker that is gone by now died with the previous guardian; another one follows.
         if let Some(guardian) = living_parent(pid_of(&event)).and_then(living_parent) {
             send(guardian, Signal::SIGKILL);
         }

@@ -1,4 +1,4 @@
-//! Why a process that was started failed.
+//! Failures of processes that were started.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use ostler_tests::{Up, pid_of, send};
 use crate::{assert_message, gives_up, text};
 
 #[test]
-fn exited_before_ready_tells_status_and_last_words() {
+fn exited_before_ready_has_status_and_stderr() {
     let keys = "intensity = 0\nready = { notify = true }";
     let mut up = Up::start(|tag| pool("stderr+exit=3", tag, keys));
     let (failure, stderr) = gives_up(&mut up, "exited_before_ready");
@@ -30,7 +30,7 @@ fn exited_before_ready_by_a_signal_names_it() {
 }
 
 #[test]
-fn exited_early_whatever_its_status() {
+fn exited_early_with_any_status() {
     let mut up = Up::start(|tag| pool("exit=0", tag, "intensity = 0\nmin_uptime = \"1m\""));
     let (failure, _) = gives_up(&mut up, "exited_early");
     assert_eq!(failure["status"], 0);
@@ -38,7 +38,7 @@ fn exited_early_whatever_its_status() {
 }
 
 #[test]
-fn exited_tells_its_status() {
+fn exited_has_the_status() {
     let mut up = Up::start(|tag| pool("stderr+exit=7", tag, "intensity = 0"));
     let (failure, _) = gives_up(&mut up, "exited");
     assert_eq!(failure["status"], 7);
@@ -53,7 +53,7 @@ fn exited_tells_its_status() {
 }
 
 #[test]
-fn killed_names_the_signal_and_that_it_was_not_ours() {
+fn killed_names_the_signal_that_ostler_did_not_send() {
     let mut up = Up::start(|tag| pool("child+sleep", tag, "intensity = 0"));
     let ready = up.wait_for_event("worker.ready");
     send(pid_of(&ready), Signal::SIGKILL);
@@ -63,9 +63,9 @@ fn killed_names_the_signal_and_that_it_was_not_ours() {
     assert_message(&failure, &["KILL", "which Ostler did not send"]);
 }
 
-/// The last answer that the probe had stands in the message, for each kind of readiness.
+/// The message has the probe's last answer, for each kind of readiness.
 #[test]
-fn ready_timeout_tells_the_last_answer() {
+fn ready_timeout_has_the_last_answer() {
     let kinds = [
         ("refuse", "port = \"any\"\nready = { http = \"/\" }", "503"),
         (
@@ -92,7 +92,7 @@ fn ready_timeout_tells_the_last_answer() {
 }
 
 #[test]
-fn a_worker_that_was_not_ready_in_time_and_ignores_term_is_killed_with_its_tree() {
+fn worker_not_ready_in_time_that_ignores_term_is_killed_with_its_tree() {
     let keys = "intensity = 0\nstart_timeout = \"200ms\"\nready = { notify = true }\nstop = { signal = \"TERM\", grace = \"100ms\" }";
     let mut up = Up::start(|tag| pool("daemon+ignore-term+sleep", tag, keys));
     gives_up(&mut up, "ready_timeout");
@@ -100,7 +100,7 @@ fn a_worker_that_was_not_ready_in_time_and_ignores_term_is_killed_with_its_tree(
 }
 
 #[test]
-fn health_check_failed_tells_the_last_answer() {
+fn health_check_failed_has_the_last_answer() {
     let keys = "intensity = 0\nport = \"any\"\nready = { http = \"/\" }\n\
         health = { http = \"/\", every = \"20ms\", timeout = \"1s\", misses = 3 }";
     let mut up = Up::start(|tag| pool("http=2", tag, keys));
@@ -121,7 +121,7 @@ fn heartbeat_lost_when_a_worker_falls_silent() {
 }
 
 #[test]
-fn a_worker_that_goes_on_beating_is_left_alone() {
+fn worker_that_sends_heartbeats_is_left_alone() {
     let keys = "ready = { notify = true }\nwatchdog = \"600ms\"";
     let mut up = Up::start(|tag| pool("notify+beat", tag, keys));
     up.wait_for_event("worker.ready");
@@ -130,9 +130,9 @@ fn a_worker_that_goes_on_beating_is_left_alone() {
     up.stop_cleanly();
 }
 
-/// An exit after a requested stop is a stop, whatever its status.
+/// An exit after a requested stop is a stop, with any status.
 #[test]
-fn a_stop_that_ends_by_signal_is_no_failure() {
+fn stop_by_signal_is_not_a_failure() {
     let mut up = Up::start(|tag| pool("sleep", tag, "workers = 2"));
     up.wait_for_event("pool.ready");
     up.stop_cleanly();

@@ -1,4 +1,4 @@
-//! Limits of the machine: no fault of the worker, waited out with pauses, never counted.
+//! Limits of the machine: not a fault of the worker, retried with delays, never counted.
 
 use std::time::Duration;
 
@@ -7,16 +7,16 @@ use ostler_tests::scene::{limit, moment, parent, pool, pool_of, unprivileged, wr
 use ostler_tests::{SOON, Up, pid_of, send};
 use serde_json::Value;
 
-use crate::{assert_message, assert_told, resident};
+use crate::{assert_message, assert_on_stderr, resident};
 
-/// One restart is counted, the kill that begins the trouble: a second counted one would end the run.
+/// Allows for the kill that starts the scenario. Another counted restart would end the run.
 pub(crate) const ONE_RESTART: &str = "intensity = 1\nperiod = \"1h\"";
 
 fn is_failure(reason: &'static str) -> impl Fn(&Value) -> bool {
     move |event| event["event"] == "worker.failed" && event["reason"] == reason
 }
 
-/// Three failures by a limit, with ever longer pauses between them; gives the first.
+/// Waits for three failures by a limit with increasing delays. Returns the first.
 pub(crate) fn three_failures(up: &mut Up, reason: &'static str) -> Value {
     let failures: Vec<Value> = (0..3).map(|_| up.wait_for(reason, SOON, is_failure(reason))).collect();
     let pause = |n: usize| moment(&failures[n + 1]).duration_since(moment(&failures[n])).unwrap();
@@ -26,7 +26,7 @@ pub(crate) fn three_failures(up: &mut Up, reason: &'static str) -> Value {
 }
 
 #[test]
-fn process_limit_is_waited_out() {
+fn process_limit_is_retried() {
     let mut up = Up::start_with(
         |tag| pool_of(&resident(tag), ONE_RESTART),
         |command| unprivileged(command, 64_101),
@@ -40,15 +40,15 @@ fn process_limit_is_waited_out() {
     limit(sitter, "--nproc=1000:");
     up.wait_for_event("worker.ready");
     let stderr = up.stop_cleanly();
-    assert_told(&failure, &stderr);
+    assert_on_stderr(&failure, &stderr);
     assert_eq!(up.count("worker.gave_up"), 0);
 }
 
 #[test]
-fn descriptor_limit_of_the_host_is_waited_out() {
+fn descriptor_limit_of_the_host_is_retried() {
     let mut up = Up::start(|tag| pool("sleep", tag, ONE_RESTART));
     let ready = up.wait_for_event("worker.ready");
-    // What is open stays open, and nothing more can be opened.
+    // Open descriptors stay open, but no more can be opened.
     limit(up.pid(), "--nofile=3:");
     send(pid_of(&ready), Signal::SIGKILL);
     let failure = three_failures(&mut up, "descriptor_limit");
@@ -56,13 +56,13 @@ fn descriptor_limit_of_the_host_is_waited_out() {
     limit(up.pid(), "--nofile=1000:");
     up.wait_for_event("worker.ready");
     let stderr = up.stop_cleanly();
-    assert_told(&failure, &stderr);
+    assert_on_stderr(&failure, &stderr);
     assert_eq!(up.count("worker.gave_up"), 0);
 }
 
-/// Sixty workers want some two hundred descriptors.
+/// Sixty workers need about two hundred descriptors.
 #[test]
-fn under_a_tiny_limit_those_that_fit_serve_and_nobody_gives_up() {
+fn with_few_descriptors_some_workers_run_and_none_gives_up() {
     let tiny = ["sh", "-c", "ulimit -n 64; exec \"$0\" \"$@\""];
     let keys = "workers = 60\nintensity = 0\nmax_starting = 60";
     let mut up = Up::start_with(|tag| pool("sleep", tag, keys), |command| wrapped(command, &tiny));
@@ -82,7 +82,7 @@ fn under_a_tiny_limit_those_that_fit_serve_and_nobody_gives_up() {
     );
 }
 
-/// The host's directory for sockets and ready files is gone: a restart can't be made, and says why.
+/// The host's directory for sockets and ready files is gone: a restart fails and says why.
 #[test]
 fn store_failed_when_the_hosts_own_files_cannot_be_made() {
     let mut up = Up::start(|tag| pool("notify+sleep", tag, "intensity = 1\nready = { notify = true }"));
@@ -97,6 +97,6 @@ fn store_failed_when_the_hosts_own_files_cannot_be_made() {
     assert_message(&failure, &["notify socket", "No such file or directory"]);
     let (status, stderr) = up.end(SOON);
     assert_eq!(status.code(), Some(1), "{stderr}");
-    assert_told(&failure, &stderr);
+    assert_on_stderr(&failure, &stderr);
     up.assert_nothing_left();
 }

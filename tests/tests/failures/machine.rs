@@ -1,5 +1,5 @@
-//! Faults of the machine that hit the guardian, a sitter or the clock: each a classified failure of its own, waited out with
-//! pauses, and nothing is left behind.
+//! Machine faults that affect the guardian, a sitter or the clock. Each has its own failure reason
+//! and is retried with delays, and nothing is left behind.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,15 +8,16 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use ostler_tests::scene::{limit, moment, parent, pool, pool_of, unshared, wrapped};
 use ostler_tests::sweep::{sweep_by, swept};
-use ostler_tests::world::{Anatomy, Stranger, await_count, kill_at_once};
+use ostler_tests::world::{Anatomy, Bystander, await_count, kill_at_once};
 use ostler_tests::{SOON, Up, pid_of, program, run_directories, send};
 
 use crate::limits::{ONE_RESTART, three_failures};
-use crate::{assert_message, assert_told, resident};
+use crate::{assert_message, assert_on_stderr, resident};
 
-/// A worker is killed while this limit (an option of prlimit(1)) is on the process that `whose` finds from its pid: its restart
-/// fails for this reason until the limit is lifted by the other option, and then it succeeds.
-fn waited_out(
+/// Kills a worker while a limit (an option of prlimit(1)) is set on the process that `whose` finds
+/// from its pid. Restarts fail for this reason until the second option lifts the limit, then one
+/// succeeds.
+fn retried(
     whose: impl Fn(u32) -> u32,
     tight: impl Fn(u32) -> String,
     lifted: &str,
@@ -33,12 +34,13 @@ fn waited_out(
     limit(limited, lifted);
     up.wait_for_event("worker.ready");
     let stderr = up.stop_cleanly();
-    assert_told(&failure, &stderr);
+    assert_on_stderr(&failure, &stderr);
     assert_eq!(up.count("worker.gave_up"), 0, "{stderr}");
     assert_eq!(up.count("guardian.lost"), 0, "{stderr}");
 }
 
-/// Room for two descriptors more: enough to look at /proc and at a cgroup, and too few to take an order to start with its four.
+/// A limit with room for two more descriptors: enough to read /proc and a cgroup, but not to
+/// receive a spawn request with its four.
 fn no_room(pid: u32) -> String {
     let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
     let taken: Vec<u32> = open
@@ -48,10 +50,11 @@ fn no_room(pid: u32) -> String {
     format!("--nofile={}:", last + 1)
 }
 
-/// The memory of what the sitter forks is limited: the worker's specification can't be mapped (ENOMEM).
+/// Limits the memory of the sitter's children, so that the worker's specification cannot be mapped
+/// (ENOMEM).
 #[test]
-fn out_of_memory_at_the_start_is_waited_out() {
-    waited_out(
+fn out_of_memory_at_the_start_is_retried() {
+    retried(
         parent,
         |_| "--as=4096:".into(),
         "--as=unlimited:",
@@ -61,8 +64,8 @@ fn out_of_memory_at_the_start_is_waited_out() {
 }
 
 #[test]
-fn descriptor_limit_of_a_sitter_is_waited_out() {
-    waited_out(
+fn descriptor_limit_of_a_sitter_is_retried() {
+    retried(
         parent,
         no_room,
         "--nofile=1000:",
@@ -72,9 +75,9 @@ fn descriptor_limit_of_a_sitter_is_waited_out() {
 }
 
 #[test]
-fn descriptor_limit_of_the_guardian_is_waited_out() {
+fn descriptor_limit_of_the_guardian_is_retried() {
     let guardian = |worker| parent(parent(worker));
-    waited_out(
+    retried(
         guardian,
         no_room,
         "--nofile=1000:",
@@ -83,9 +86,10 @@ fn descriptor_limit_of_the_guardian_is_waited_out() {
     );
 }
 
-/// The limit is below what it has open already: it can look at nothing before it has raised it again.
+/// The limit is below the number of its open descriptors: it must raise the limit before it can
+/// read /proc.
 #[test]
-fn a_sitter_without_a_descriptor_left_ends_its_tree_all_the_same() {
+fn sitter_without_descriptors_still_ends_its_tree() {
     let keys = "ready = { line = \"^ready\" }";
     let mut up = Up::start(|tag| pool("daemon-naked+child+say-out+sleep", tag, keys));
     let ready = up.wait_for_event("worker.ready");
@@ -93,10 +97,10 @@ fn a_sitter_without_a_descriptor_left_ends_its_tree_all_the_same() {
     up.stop_cleanly();
 }
 
-/// A run on a disk of its own of four megabytes, which is made by a mount that nobody else sees; and without cgroups, which would
-/// find what a full disk has kept from being recorded.
+/// Runs the program on a disk of 4 MB in a mount namespace of its own, and without cgroups, which
+/// would find processes that a full disk has kept from being recorded.
 fn on_small_disk(command: &mut Command) {
-    let file = command.get_args().nth(1).expect("its file").to_owned();
+    let file = command.get_args().nth(1).expect("configuration file").to_owned();
     let state = PathBuf::from(file).with_file_name("state");
     let line = format!(
         "umount -a -t cgroup2; mkdir -p {0:?} && mount -t tmpfs -o size=4m none {0:?} && {{ [ -z \"$FULL\" ] || head -c 8M /dev/zero > {0:?}/ballast; exec \"$0\" \"$@\"; }}",
@@ -106,7 +110,7 @@ fn on_small_disk(command: &mut Command) {
 }
 
 #[test]
-fn a_disk_that_is_full_at_the_start_is_told_with_what_to_do() {
+fn full_disk_at_the_start_is_an_error_with_advice() {
     if unshared(&["--mount"]).is_none() {
         return;
     }
@@ -126,9 +130,10 @@ fn a_disk_that_is_full_at_the_start_is_told_with_what_to_do() {
     up.assert_nothing_left();
 }
 
-/// Every look at the wall clock shows an hour less than the one before: nothing is decided by it. What is told of it is.
+/// Every read of the wall clock returns an hour less than the previous one. Nothing may depend on
+/// it except displayed times.
 #[test]
-fn a_clock_that_is_set_back_all_the_time_changes_nothing() {
+fn clock_that_goes_backwards_changes_nothing() {
     const BACKWARDS: &str = "#define _GNU_SOURCE
 #include <sys/syscall.h>
 #include <time.h>
@@ -148,7 +153,7 @@ int clock_gettime(clockid_t id, struct timespec *time) {
         .arg(&source)
         .status();
     if !built.is_ok_and(|status| status.success()) {
-        return eprintln!("skipped: there is no C compiler");
+        return eprintln!("skipped: no C compiler");
     }
     let keys = "workers = 3\nintensity = 20\nbackoff = { first = \"10ms\", max = \"20ms\" }\nmin_uptime = \"1ms\"";
     let mut up = Up::start_with(
@@ -191,17 +196,18 @@ int clock_gettime(clockid_t id, struct timespec *time) {
     let (first, last) = (&up.seen[0], up.seen.last().unwrap());
     assert!(
         moment(first) > moment(last) + Duration::from_secs(3600),
-        "it was set back indeed"
+        "the clock must have gone backwards"
     );
     let numbers: Vec<u64> = up.seen.iter().map(|event| event["seq"].as_u64().unwrap()).collect();
-    assert!(numbers.is_sorted(), "the order is that of the numbers");
+    assert!(numbers.is_sorted(), "events are ordered by seq");
     let elapsed = up.seen.iter().filter_map(|event| event["elapsed_ms"].as_u64());
     assert!(elapsed.max() < Some(60_000), "{}", up.story());
 }
 
-/// A host that dies on a full disk has not recorded all that it had: the next start, with room again, finds it by the marker.
+/// A host that dies on a full disk has not recorded everything. The next start, with free space
+/// again, finds the rest by the marker.
 #[test]
-fn a_host_that_dies_on_a_full_disk_is_swept_by_marker() {
+fn host_that_dies_on_a_full_disk_is_swept_by_marker() {
     if !nix::unistd::geteuid().is_root() {
         return eprintln!("skipped: only root can mount a small disk");
     }
@@ -216,18 +222,21 @@ fn a_host_that_dies_on_a_full_disk_is_swept_by_marker() {
         on_small_disk,
     );
     let worker = pid_of(&up.wait_for_event("worker.ready"));
-    // Keeps the disk when the program has ended, and shows it as the program sees it.
+    // Keeps the mount after the program has ended, and gives access to it.
     let keeper = keep_mounts_of(up.pid());
     let root = PathBuf::from(format!("/proc/{}/root", keeper.pid()));
     let mounts = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).unwrap();
     let deadline = Instant::now() + SOON;
     while mounts(keeper.pid()) != mounts(up.pid()) {
-        assert!(Instant::now() < deadline, "it has not entered");
+        assert!(
+            Instant::now() < deadline,
+            "the process has not entered the mount namespace"
+        );
         std::thread::yield_now();
     }
     let state = root.join(up.state().strip_prefix("/").unwrap());
     let full = std::fs::write(state.join("ballast"), vec![0; 8 << 20]);
-    assert!(full.is_err(), "the disk is full");
+    assert!(full.is_err(), "the disk must be full");
     send(worker, Signal::SIGKILL);
     up.wait_for_event("worker.ready");
     let anatomy = Anatomy::of(up.pid());
@@ -241,14 +250,14 @@ fn a_host_that_dies_on_a_full_disk_is_swept_by_marker() {
     );
     let swept = swept(&mut command);
     assert!(swept.success, "{swept:?}");
-    assert!(swept.said.starts_with("test: 1 dead runs removed"), "{swept:?}");
+    assert!(swept.output.starts_with("test: 1 dead runs removed"), "{swept:?}");
     await_count(&up.tag, "gone", |count| count == 0);
     assert_eq!(run_directories(&state).len(), 0);
 }
 
-/// A process in the mounts of that one.
-fn keep_mounts_of(pid: u32) -> Stranger {
+/// A process in the mount namespace of that process.
+fn keep_mounts_of(pid: u32) -> Bystander {
     let mut command = Command::new("nsenter");
     command.args(["--mount", "--target", &pid.to_string(), "sleep", "3600"]);
-    Stranger::start(&mut command)
+    Bystander::start(&mut command)
 }

@@ -1,10 +1,12 @@
-//! Each failure reason as a user meets it: reached by a real run, told by its event and on stderr, with the exit status.
+//! Every failure reason from a user's view: caused by a real run, with its event, its text on
+//! stderr and the exit status.
 //!
-//! Not reached here, and why:
-//! - `oom_killed`: wants the `memory.events` of a cgroup with the memory controller delegated; containment as it is
-//!   built needs no controllers. Such a worker is told as `killed`, and the suggestion names the kernel's log.
-//! - `store_failed` at a reservation: a full disk does not stop a restart, by design (`tests/store.rs` fills one). What
-//!   is reached of it is in `limits.rs`: the host's own files that a worker needs.
+//! Not covered here:
+//!
+//! - `oom_killed`: needs `memory.events` of a cgroup with the memory controller. Without it such a
+//!   worker fails as `killed`, and the suggestion mentions the kernel log.
+//! - `store_failed` at a reservation: by design, a full disk does not prevent a restart
+//!   (`tests/store.rs` fills one). `limits.rs` covers the host's own files that a worker needs.
 
 mod giving_up;
 mod guardian;
@@ -18,14 +20,14 @@ mod start;
 use ostler_tests::{SOON, Up};
 use serde_json::Value;
 
-/// A run that ends because its worker gave up: the first failure, checked as far as all have it in common, and what
-/// people read.
+/// Waits for a run to end because its worker gave up. Checks the first failure for what all
+/// failures have in common, and returns it with stderr.
 fn gives_up(up: &mut Up, reason: &str) -> (Value, String) {
     let (status, stderr) = up.end(SOON);
     assert_eq!(status.code(), Some(1), "{stderr}\n{}", up.story());
-    let failure = up.named("worker.failed").next().expect("a failure").clone();
+    let failure = up.named("worker.failed").next().expect("worker.failed event").clone();
     assert_eq!(failure["reason"], reason, "{failure}");
-    assert_told(&failure, &stderr);
+    assert_on_stderr(&failure, &stderr);
     for end in ["worker.gave_up", "pool.gave_up"] {
         let end = up
             .named(end)
@@ -39,12 +41,12 @@ fn gives_up(up: &mut Up, reason: &str) -> (Value, String) {
     (failure, stderr)
 }
 
-/// What the event says is what people read: the reason, what happened, what to do.
-fn assert_told(failure: &Value, stderr: &str) {
+/// Asserts that stderr has the event's reason, message and suggestion.
+fn assert_on_stderr(failure: &Value, stderr: &str) {
     for key in ["reason", "message", "suggestion"] {
-        let told = text(failure, key);
-        assert!(!told.is_empty(), "{failure}");
-        assert!(stderr.contains(told), "{told:?} is not on stderr:\n{stderr}");
+        let expected = text(failure, key);
+        assert!(!expected.is_empty(), "{failure}");
+        assert!(stderr.contains(expected), "{expected:?} is not on stderr:\n{stderr}");
     }
 }
 
@@ -52,15 +54,15 @@ fn text<'a>(event: &'a Value, key: &str) -> &'a str {
     event[key].as_str().unwrap_or_else(|| panic!("no {key} in {event}"))
 }
 
-/// Every one of these is in the event's message.
+/// Asserts that the event's message contains all of these.
 fn assert_message(event: &Value, facts: &[&str]) {
     let message = text(event, "message");
     for fact in facts {
-        assert!(message.contains(fact), "{fact:?} is missing in {message:?}");
+        assert!(message.contains(fact), "{fact:?} missing in {message:?}");
     }
 }
 
-/// A program from the system that runs for ever, whoever runs it, and holds the tag.
+/// A system program that runs for ever under any user and has the tag.
 fn resident(tag: &str) -> String {
     format!("[\"sh\", \"-c\", \"while :; do sleep 3600; done\", \"sh\", {tag:?}]")
 }

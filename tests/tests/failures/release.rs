@@ -1,4 +1,5 @@
-//! What a worker held and is not free: nothing takes its place, the holder is named, and it goes on when it is free.
+//! A worker's resource that is not free: no replacement starts, the failure names the holder, and
+//! the worker restarts once the resource is free.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -8,10 +9,10 @@ use ostler_tests::scene::{free_port, pool_of, python};
 use ostler_tests::{SOON, Up, pid_of, run_directories, send, survivors};
 use serde_json::Value;
 
-use crate::{assert_message, assert_told, text};
+use crate::{assert_message, assert_on_stderr, text};
 
-/// Shares its port with whoever asks for the same (SO_REUSEPORT), which is how somebody can have it between the exit
-/// of the worker and its release.
+/// Shares its port with other SO_REUSEPORT sockets, so that another process can hold the port
+/// between the worker's exit and its release.
 const SHARER: &str = "
 import socket, sys, time
 s = socket.socket()
@@ -22,9 +23,9 @@ print(\"ready\", flush=True)
 time.sleep(3600)
 ";
 
-struct Stranger(Child);
+struct Bystander(Child);
 
-impl Stranger {
+impl Bystander {
     fn on(port: u16) -> Self {
         let mut child = Command::new("python3")
             .args(["-c", SHARER, &port.to_string()])
@@ -40,64 +41,69 @@ impl Stranger {
     }
 }
 
-impl Drop for Stranger {
+impl Drop for Bystander {
     fn drop(&mut self) {
         drop(self.0.kill());
         drop(self.0.wait());
     }
 }
 
-/// A run whose worker was killed while a stranger had its port; the failure that names the stranger.
-fn held() -> (Up, Stranger, Value) {
+/// A run whose worker was killed while an unrelated process held its port, with the failure that
+/// names that process.
+fn held() -> (Up, Bystander, Value) {
     let port = free_port();
     let keys = format!("port = {port}\nready = {{ line = \"^ready\" }}\nrelease_timeout = \"300ms\"\nintensity = 100");
     let mut up = Up::start(|tag| pool_of(&python(SHARER, tag), &keys));
     let ready = up.wait_for_event("worker.ready");
-    let stranger = Stranger::on(port);
+    let holder_process = Bystander::on(port);
     send(pid_of(&ready), Signal::SIGKILL);
     let overdue = up.wait_for("an overdue release", SOON, |event| event["reason"] == "release_timeout");
     assert_message(&overdue, &["release_timeout 300ms", &format!("127.0.0.1:{port}")]);
     let holder = text(&overdue, "holder");
     assert!(
-        holder.contains(&stranger.0.id().to_string()) && holder.contains("python3"),
+        holder.contains(&holder_process.0.id().to_string()) && holder.contains("python3"),
         "{holder}"
     );
-    (up, stranger, overdue)
+    (up, holder_process, overdue)
 }
 
 #[test]
-fn release_timeout_names_the_holder_and_the_worker_comes_back_when_it_lets_go() {
-    let (mut up, stranger, overdue) = held();
-    // Replacements that did not have their turn give way to each other, and never to a process.
+fn release_timeout_names_the_holder_and_the_worker_returns_once_it_is_free() {
+    let (mut up, holder_process, overdue) = held();
+    // Replacements that were not started supersede each other; no process is involved.
     up.wait_for("a third replacement", SOON, |event| event["attempt"] == 3);
     assert_eq!(up.count("worker.released"), 0, "{}", up.story());
     assert_eq!(
         up.count("worker.reserved"),
         1,
-        "nothing takes its place: {}",
+        "no replacement may start: {}",
         up.story()
     );
-    drop(stranger);
+    drop(holder_process);
     up.wait_for_event("worker.released");
     let second = up.wait_for_event("worker.ready");
     assert_eq!(second["port"], overdue["port"]);
     let stderr = up.stop_cleanly();
-    assert_told(&overdue, &stderr);
+    assert_on_stderr(&overdue, &stderr);
     assert_eq!(up.count("worker.released"), 2, "{}", up.story());
 }
 
 #[test]
-fn a_stop_while_something_is_held_says_so_and_is_no_success() {
-    let (mut up, _stranger, overdue) = held();
+fn stop_while_a_port_is_held_reports_it_and_fails() {
+    let (mut up, _holder_process, overdue) = held();
     up.wait_for_event("worker.restarting");
     up.signal(Signal::SIGTERM);
     let (status, stderr) = up.end(SOON);
     assert_eq!(status.code(), Some(3), "{stderr}");
     assert!(stderr.contains("not released: p/0"), "{stderr}");
-    assert_told(&overdue, &stderr);
+    assert_on_stderr(&overdue, &stderr);
     assert!(survivors(&up.tag).is_empty());
     let last = up.seen.last().unwrap();
     assert_eq!(last["event"], "run.stopped", "{}", up.story());
     let state = up.directory.path().join("state");
-    assert_eq!(run_directories(&state).len(), 1, "the record stays for the next start");
+    assert_eq!(
+        run_directories(&state).len(),
+        1,
+        "the record is kept for the next start"
+    );
 }

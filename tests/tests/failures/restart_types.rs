@@ -1,15 +1,15 @@
-//! OTP's restart types and each kind of exit, end to end.
+//! OTP's restart types with each kind of exit, end to end.
 
 use ostler_tests::scene::pool;
 use ostler_tests::{SOON, Up};
 
-/// How often the worker is restarted before its slot gives up, by `intensity`.
+/// The number of restarts before the slot gives up, set by `intensity`.
 const INTENSITY: usize = 2;
 
 struct Case {
     restart: &'static str,
     modes: &'static str,
-    /// The reason of its failure, where its end is one.
+    /// The failure reason, if the exit is a failure.
     reason: Option<&'static str>,
     restarted: bool,
 }
@@ -67,7 +67,7 @@ fn restart_types_and_exits() {
 }
 
 #[test]
-fn a_pool_whose_workers_finish_one_by_one_ends_the_run() {
+fn pool_whose_workers_all_finish_ends_the_run() {
     let mut up = Up::start(|tag| {
         pool(
             "pause=50+exit=0",

@@ -1,4 +1,4 @@
-//! Why a process could not be started: nothing of it ran, and the failure says what is wrong.
+//! Failures to start a process: nothing was executed, and the failure says what is wrong.
 
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::{assert_message, gives_up, resident, text};
 
-/// A run whose worker can't be started, in a directory that is prepared first.
+/// A run whose worker cannot be started, in a prepared directory.
 fn fails_to_start(reason: &str, command: &str, keys: &str, prepare: impl Fn(&Path)) -> (Value, String) {
     let mut up = Up::start_with(
         |_| pool_of(command, &format!("intensity = 0\n{keys}")),
@@ -18,7 +18,7 @@ fn fails_to_start(reason: &str, command: &str, keys: &str, prepare: impl Fn(&Pat
     );
     let (failure, stderr) = gives_up(&mut up, reason);
     assert_eq!(up.count("worker.spawned"), 0);
-    assert_eq!(up.count("worker.reserved"), 1, "reserved, and released again");
+    assert_eq!(up.count("worker.reserved"), 1, "reserved and released");
     assert_eq!(up.count("worker.released"), 1);
     (failure, stderr)
 }
@@ -29,9 +29,9 @@ fn file(path: &Path, text: &str, mode: u32) {
 }
 
 #[test]
-fn port_in_use_names_the_holder_to_people_too() {
-    let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = stranger.local_addr().unwrap().port();
+fn port_in_use_names_the_holder_on_stderr() {
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = holder.local_addr().unwrap().port();
     let mut up = Up::start(|tag| pool("http", tag, &format!("intensity = 0\nport = {port}")));
     let (failure, stderr) = gives_up(&mut up, "port_in_use");
     assert_message(&failure, &[&port.to_string()]);
@@ -42,21 +42,21 @@ fn port_in_use_names_the_holder_to_people_too() {
 }
 
 #[test]
-fn command_not_found_says_where_it_was_looked_for() {
+fn command_not_found_names_the_search_path() {
     let keys = "env = { PATH = \"/nonesuch/bin:/usr/nonesuch\" }";
     let (failure, _) = fails_to_start("command_not_found", "[\"sleep\", \"3600\"]", keys, |_| {});
     assert_message(&failure, &["\"sleep\"", "/nonesuch/bin:/usr/nonesuch"]);
 }
 
 #[test]
-fn command_not_found_is_a_path_to_nothing_too() {
+fn command_not_found_for_a_missing_path() {
     let keys = "cwd = \".\"";
     let (failure, _) = fails_to_start("command_not_found", "[\"./worker.py\"]", keys, |_| {});
     assert_message(&failure, &["/worker.py"]);
 }
 
 #[test]
-fn command_not_found_names_the_interpreter_that_a_script_lacks() {
+fn command_not_found_names_a_missing_interpreter() {
     let script = |directory: &Path| file(&directory.join("run"), "#!/usr/bin/nonesuch -u\n", 0o755);
     let keys = "cwd = \".\"";
     let (failure, _) = fails_to_start("command_not_found", "[\"./run\"]", keys, script);
@@ -65,7 +65,7 @@ fn command_not_found_names_the_interpreter_that_a_script_lacks() {
 }
 
 #[test]
-fn directory_missing_names_it() {
+fn directory_missing_names_the_directory() {
     let (failure, _) = fails_to_start(
         "directory_missing",
         "[\"sleep\", \"3600\"]",
@@ -76,7 +76,7 @@ fn directory_missing_names_it() {
 }
 
 #[test]
-fn directory_missing_is_a_file_in_its_place_too() {
+fn directory_missing_for_a_file() {
     let in_the_way = |directory: &Path| file(&directory.join("data"), "", 0o644);
     let (failure, _) = fails_to_start(
         "directory_missing",
@@ -88,14 +88,14 @@ fn directory_missing_is_a_file_in_its_place_too() {
 }
 
 #[test]
-fn permission_denied_for_a_program_that_is_not_executable() {
+fn permission_denied_for_a_non_executable_program() {
     let script = |directory: &Path| file(&directory.join("run"), "#!/bin/sh\n", 0o644);
     let (failure, _) = fails_to_start("permission_denied", "[\"./run\"]", "cwd = \".\"", script);
     assert_message(&failure, &["/run may not be executed"]);
 }
 
 #[test]
-fn permission_denied_for_a_directory_that_is_closed() {
+fn permission_denied_for_an_inaccessible_directory() {
     let mut up = Up::start_with(
         |tag| pool_of(&resident(tag), "intensity = 0\ncwd = \"closed\""),
         |command| {
@@ -109,22 +109,22 @@ fn permission_denied_for_a_directory_that_is_closed() {
     assert_message(&failure, &["/closed", "closed to it"]);
 }
 
-/// Something that passes the look before the spawn, and that the kernel refuses.
+/// A file that passes the checks before the spawn, but that the kernel refuses.
 #[test]
-fn a_file_that_is_no_program_is_told_by_the_kernels_own_words() {
+fn file_that_is_not_a_program_has_the_kernels_error() {
     let broken = |directory: &Path| file(&directory.join("run"), "\u{7f}ELF is not enough", 0o755);
     let (failure, _) = fails_to_start("permission_denied", "[\"./run\"]", "cwd = \".\"", broken);
     assert_message(&failure, &["./run", "Exec format error"]);
 }
 
 #[test]
-fn modes_that_are_not_built_are_refused_by_name() {
+fn unsupported_modes_are_refused_by_name() {
     for mode in ["independent", "supervised", "distributed"] {
         let mut up = Up::start(|tag| pool("sleep", tag, &format!("mode = \"{mode}\"")));
         let (status, stderr) = up.end(SOON);
         assert_eq!(status.code(), Some(2), "{stderr}");
-        for told in [mode, "not built yet", "coupled", "pool.p.mode", "ostler.toml"] {
-            assert!(stderr.contains(told), "{told:?} is missing in {stderr}");
+        for text in [mode, "not built yet", "coupled", "pool.p.mode", "ostler.toml"] {
+            assert!(stderr.contains(text), "{text:?} missing in {stderr}");
         }
         assert!(up.seen.is_empty(), "{}", up.story());
         up.assert_nothing_left();
@@ -132,7 +132,7 @@ fn modes_that_are_not_built_are_refused_by_name() {
 }
 
 #[test]
-fn grpc_is_refused_by_name_until_it_is_built() {
+fn grpc_is_refused_as_unsupported() {
     let mut up = Up::start(|tag| pool("http", tag, "port = \"any\"\nready = { grpc = true }"));
     let (status, stderr) = up.end(SOON);
     assert_eq!(status.code(), Some(2), "{stderr}");

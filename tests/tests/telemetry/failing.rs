@@ -1,4 +1,5 @@
-//! A receiver that hangs, and one that is not there: the run goes on as if there were none, and what is lost is told.
+//! A receiver that hangs and one that does not exist: the run is not affected, and what is lost is
+//! reported.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +10,10 @@ use ostler_tests::{SOON, Up, pid_of, send};
 
 use crate::{pool, to};
 
-/// The flush at the end may take so long (`FLUSH_LIMIT`), and nothing else waits for the receiver.
+/// The limit of the final flush (`FLUSH_LIMIT`). Nothing else waits for the receiver.
 const FLUSH: Duration = Duration::from_secs(3);
 
-/// A run with a kill; gives what was written for people, and how long the end took.
+/// A run with a kill. Returns stderr, and how long the end took.
 fn run(change: impl FnOnce(&mut std::process::Command)) -> (String, Duration) {
     let mut up = Up::start_with(|tag| pool("sleep", tag, "workers = 3"), change);
     up.wait_for_event("pool.ready");
@@ -27,16 +28,16 @@ fn run(change: impl FnOnce(&mut std::process::Command)) -> (String, Duration) {
 }
 
 #[test]
-fn a_receiver_that_hangs_holds_up_nothing_and_the_end_is_bounded() {
+fn hanging_receiver_blocks_nothing_and_the_end_is_bounded() {
     let receiver = Receiver::hanging();
     let (stderr, took) = run(to(&receiver));
     assert!(stderr.contains("telemetry that was not delivered"), "{stderr}");
-    assert!(took >= FLUSH, "it is given its time: {took:?}");
+    assert!(took >= FLUSH, "the flush waits for its limit: {took:?}");
     assert!(took < FLUSH + Duration::from_secs(10), "{took:?}");
 }
 
 #[test]
-fn a_receiver_that_is_not_there_holds_up_nothing() {
+fn missing_receiver_blocks_nothing() {
     let endpoint = format!("http://127.0.0.1:{}", free_port());
     let (stderr, took) = run(|command| {
         command.env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint);
@@ -46,7 +47,7 @@ fn a_receiver_that_is_not_there_holds_up_nothing() {
 }
 
 #[test]
-fn a_second_signal_ends_it_in_time_though_the_receiver_hangs() {
+fn second_signal_ends_the_run_in_time_despite_a_hanging_receiver() {
     let receiver = Receiver::hanging();
     let keys = "stop = { grace = \"1h\" }\nready = { line = \"ready\" }";
     let mut up = Up::start_with(|tag| pool("ignore-term+say-out+sleep", tag, keys), to(&receiver));
@@ -66,7 +67,7 @@ fn a_second_signal_ends_it_in_time_though_the_receiver_hangs() {
 }
 
 #[test]
-fn what_a_queue_can_not_take_is_counted() {
+fn items_that_exceed_a_queue_are_counted() {
     let receiver = Receiver::hanging();
     let (stderr, _) = run(|command| {
         to(&receiver)(command);
@@ -78,12 +79,12 @@ fn what_a_queue_can_not_take_is_counted() {
         .nth(1)
         .and_then(|rest| rest.split(' ').next())
         .and_then(|number| number.parse::<u32>().ok());
-    // Four lives of at least eight spans each.
+    // Four incarnations with at least eight spans each.
     assert!(spans >= Some(32), "{spans:?} {stderr}");
 }
 
 #[test]
-fn a_wrong_variable_is_told_before_anything_runs() {
+fn invalid_variable_is_reported_before_anything_runs() {
     let mut up = Up::start_with(
         |tag| pool("sleep", tag, ""),
         |command| {
@@ -92,6 +93,6 @@ fn a_wrong_variable_is_told_before_anything_runs() {
     );
     let (status, stderr) = up.end(SOON);
     assert_eq!(status.code(), Some(2), "{stderr}");
-    assert!(stderr.contains("TLS is not built in"), "{stderr}");
+    assert!(stderr.contains("TLS is not supported"), "{stderr}");
     assert!(up.seen.is_empty());
 }

@@ -1,7 +1,8 @@
-//! A real Jaeger, asked by its query API for what it made of a run.
+//! Runs against a real Jaeger and queries its API for the traces of a run.
 //!
-//! `OSTLER_JAEGER` names its host, as in `OSTLER_JAEGER=127.0.0.1` (OTLP on 4317, queries on 16686). Without it the
-//! program `jaeger` (2.x) or `jaeger-all-in-one` (1.x) on the PATH is started; where there is neither, the test says so.
+//! `OSTLER_JAEGER` is its host, for example `OSTLER_JAEGER=127.0.0.1` (OTLP on 4317, queries on
+//! 16686). Without it, the test starts the program `jaeger` (2.x) or `jaeger-all-in-one` (1.x) from
+//! the PATH, or is skipped with a message if there is neither.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -15,25 +16,25 @@ use serde_json::Value;
 
 use crate::pool;
 
-/// Jaeger takes its time to start.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Jaeger takes a while to start.
+const STARTUP: Duration = Duration::from_secs(60);
 
 struct Jaeger {
     host: String,
-    _child: Option<Ended>,
+    _child: Option<KillOnDrop>,
 }
 
-/// A process that ends with its owner.
-struct Ended(Child);
+/// A process that is killed on drop.
+struct KillOnDrop(Child);
 
-impl Drop for Ended {
+impl Drop for KillOnDrop {
     fn drop(&mut self) {
         drop(self.0.kill());
         drop(self.0.wait());
     }
 }
 
-/// The one that is there, or the one that can be started.
+/// A running Jaeger, or one that can be started.
 fn jaeger() -> Option<Jaeger> {
     if let Ok(host) = std::env::var("OSTLER_JAEGER") {
         return Some(Jaeger { host, _child: None });
@@ -46,7 +47,7 @@ fn jaeger() -> Option<Jaeger> {
     let child = start("jaeger").or_else(|| start("jaeger-all-in-one"))?;
     Some(Jaeger {
         host: "127.0.0.1".to_owned(),
-        _child: Some(Ended(child)),
+        _child: Some(KillOnDrop(child)),
     })
 }
 
@@ -59,18 +60,14 @@ impl Jaeger {
         serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
     }
 
-    /// Asks until the answer fits.
+    /// Queries until the answer matches.
     fn ask(&self, what: &str, path: &str, fits: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + STARTUP;
         loop {
             if let Some(answer) = self.get(path).filter(&fits) {
                 return answer;
             }
-            assert!(
-                Instant::now() < deadline,
-                "{what} does not come from Jaeger at {}",
-                self.host
-            );
+            assert!(Instant::now() < deadline, "no {what} from Jaeger at {}", self.host);
             std::thread::yield_now();
         }
     }
@@ -82,12 +79,12 @@ fn spans(answer: &Value) -> impl Iterator<Item = &Value> {
 }
 
 #[test]
-fn jaeger_shows_a_start_an_exit_and_a_restart_that_refers_to_it() {
+fn jaeger_shows_a_restart_that_references_the_exit() {
     let Some(jaeger) = jaeger() else {
         println!("skipped: no Jaeger; set OSTLER_JAEGER to its host, or put jaeger or jaeger-all-in-one on the PATH");
         return;
     };
-    jaeger.ask("its list of services", "/api/services", |answer| {
+    jaeger.ask("list of services", "/api/services", |answer| {
         answer["data"].is_array() || answer["data"].is_null()
     });
     let service = format!("ostler-test-{}", std::process::id());
@@ -96,7 +93,7 @@ fn jaeger_shows_a_start_an_exit_and_a_restart_that_refers_to_it() {
         |command| {
             command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}:4317", jaeger.host));
             command.env("OTEL_SERVICE_NAME", &service);
-            // Jaeger takes traces only.
+            // Jaeger only accepts traces.
             command
                 .env("OTEL_METRICS_EXPORTER", "none")
                 .env("OTEL_LOGS_EXPORTER", "none");
@@ -117,7 +114,7 @@ fn jaeger_shows_a_start_an_exit_and_a_restart_that_refers_to_it() {
     let follows: Vec<&Value> = references
         .filter(|reference| reference["refType"] == "FOLLOWS_FROM")
         .collect();
-    assert_eq!(follows.len(), 1, "the restart refers to the exit: {answer}");
+    assert_eq!(follows.len(), 1, "the restart references the exit: {answer}");
     assert!(exits.contains(&&follows[0]["spanID"]));
     assert!(named(span::RECORD).count() == 2 && named(span::SPAWN).count() == 2);
 }

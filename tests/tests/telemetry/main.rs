@@ -1,11 +1,12 @@
-//! Telemetry as a receiver sees it, over gRPC and HTTP: traces, metrics, log records, and what happens when it fails.
+//! Telemetry as a receiver sees it, over gRPC and HTTP: traces, metrics, log records, and failing
+//! receivers.
 
 mod failing;
+mod history;
 mod jaeger;
 mod metrics;
 mod output;
 mod python;
-mod story;
 mod traces;
 
 use std::process::Command;
@@ -13,12 +14,12 @@ use std::process::Command;
 use ostler_tests::receiver::Receiver;
 use ostler_tests::{Up, worker};
 
-/// A pool `p` of the test worker in these modes, with these further keys.
+/// A pool `p` of test workers with these modes and additional keys.
 fn pool(modes: &str, tag: &str, keys: &str) -> String {
     format!("[pool.p]\ncommand = {}\n{keys}\n", worker(modes, tag))
 }
 
-/// Sends what it has to this receiver, at once.
+/// Makes the command send everything to this receiver without delay.
 fn to(receiver: &Receiver) -> impl FnOnce(&mut Command) {
     let endpoint = receiver.endpoint();
     move |command| {
@@ -29,7 +30,7 @@ fn to(receiver: &Receiver) -> impl FnOnce(&mut Command) {
     }
 }
 
-/// A run of these pools that sends all to this receiver.
+/// Starts a run with these pools that sends everything to this receiver.
 fn up(receiver: &Receiver, pools: impl FnOnce(&str) -> String) -> Up {
     Up::start_with(pools, to(receiver))
 }

@@ -1,4 +1,4 @@
-//! Metrics of a run: what is counted, measured and looked at.
+//! The metrics of a run: counted, measured and sampled.
 
 use nix::sys::signal::Signal;
 use ostler_telemetry::names::{attribute, metric};
@@ -8,7 +8,8 @@ use ostler_tests::{SOON, Up, pid_of, send};
 
 use crate::{pool, to, up};
 
-/// The points of the last export of this metric: their value, and the value of the attribute `key`.
+/// The points of the last export of this metric: the value of the attribute `key`, and the point's
+/// value.
 pub(crate) fn points(received: &Received, name: &str, key: &str) -> Vec<(String, f64)> {
     let Some(last) = received.metrics.iter().rev().find(|metric| metric.name == name) else {
         return Vec::new();
@@ -46,7 +47,7 @@ fn at(received: &Received, name: &str, key: &str, of: &str) -> f64 {
 }
 
 #[test]
-fn what_is_counted_measured_and_looked_at_is_right() {
+fn counters_durations_and_samples_are_correct() {
     let receiver = Receiver::grpc();
     let keys = "workers = 3\nintensity = 4\nperiod = \"1h\"\nready = { line = \"ready\" }";
     let mut up = up(&receiver, |tag| pool("child+burn=300+say-out+sleep", tag, keys));
@@ -63,11 +64,11 @@ fn what_is_counted_measured_and_looked_at_is_right() {
         });
     }
     let cpu = |received: &Received| points(received, metric::CPU_TIME, attribute::WORKER);
-    let received = receiver.wait_for("a look at everything", SOON, |received| {
+    let received = receiver.wait_for("a complete export", SOON, |received| {
         at(received, metric::WORKERS, attribute::STATE, "ready") == 3.0
             && sum(received, metric::RESTARTS) == 2
             && cpu(received).len() == 3
-            // Three incarnations burned 300 ms each, two of them are dead.
+            // Three incarnations, two of them dead, used 300 ms each.
             && at(received, metric::CPU_TIME, attribute::WORKER, "p/1") >= 0.8
     });
     assert_eq!(at(&received, metric::RESTARTS, attribute::REASON, "killed"), 2.0);
@@ -79,14 +80,10 @@ fn what_is_counted_measured_and_looked_at_is_right() {
         "two of four"
     );
     assert_eq!(sum(&received, metric::STARTS_WAITING), 0);
-    assert_eq!(
-        sum(&received, metric::START_DURATION),
-        5,
-        "as many starts came to ready"
-    );
+    assert_eq!(sum(&received, metric::START_DURATION), 5, "as many starts became ready");
     assert_eq!(sum(&received, metric::RELEASE_DURATION), 2);
     for (worker, bytes) in points(&received, metric::MEMORY, attribute::WORKER) {
-        // Two processes each.
+        // Two processes per worker.
         assert!(bytes > 200_000.0, "{worker} {bytes}");
     }
     up.stop_cleanly();
@@ -97,11 +94,11 @@ fn what_is_counted_measured_and_looked_at_is_right() {
 }
 
 #[test]
-fn a_start_that_waits_for_its_turn_is_seen() {
+fn queued_starts_are_counted() {
     let receiver = Receiver::grpc();
     let keys = "workers = 5\nmax_starting = 2\nready = { after = \"1h\" }\nstart_timeout = \"0s\"";
     let mut up = up(&receiver, |tag| pool("sleep", tag, keys));
-    receiver.wait_for("three that wait", SOON, |received| {
+    receiver.wait_for("three queued starts", SOON, |received| {
         at(received, metric::STARTS_WAITING, attribute::POOL, "p") == 3.0
             && at(received, metric::WORKERS, attribute::STATE, "waiting") == 3.0
             && at(received, metric::WORKERS, attribute::STATE, "spawned") == 2.0
@@ -110,7 +107,7 @@ fn a_start_that_waits_for_its_turn_is_seen() {
 }
 
 #[test]
-fn a_lost_guardian_is_counted() {
+fn lost_guardian_is_counted() {
     let receiver = Receiver::grpc();
     let mut up = up(&receiver, |tag| pool("sleep", tag, ""));
     let ready = up.wait_for_event("worker.ready");
@@ -124,7 +121,7 @@ fn a_lost_guardian_is_counted() {
 }
 
 #[test]
-fn what_the_audit_finds_is_counted_by_its_kind() {
+fn audit_findings_are_counted_by_kind() {
     let receiver = Receiver::grpc();
     let mut up = Up::start_with(
         |tag| pool("sleep", tag, ""),
@@ -137,7 +134,7 @@ fn what_the_audit_finds_is_counted_by_its_kind() {
     let guardian = ostler_tests::scene::parent(ostler_tests::scene::parent(pid_of(&ready)));
     send(guardian, Signal::SIGSTOP);
     let found = |received: &Received, kind| at(received, metric::DISAGREEMENTS, attribute::DISAGREEMENT, kind);
-    // On a busy machine others may be found beside it.
+    // On a busy machine the audit may find others as well.
     receiver.wait_for("a finding", SOON, |received| found(received, "guardian_silent") >= 1.0);
     send(guardian, Signal::SIGCONT);
     up.stop_cleanly();

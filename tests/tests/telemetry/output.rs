@@ -6,7 +6,7 @@ use ostler_tests::receiver::{Received, Receiver, attribute as of, text};
 
 use crate::{pool, up};
 
-/// The bodies of the records of this stream.
+/// The bodies of this stream's records.
 fn bodies(received: &Received, stream: &str) -> Vec<String> {
     let output = received.records.iter().filter(|record| record.event_name.is_empty());
     let of_stream = output.filter(|record| of(&record.attributes, attribute::STREAM) == stream);
@@ -14,21 +14,21 @@ fn bodies(received: &Received, stream: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_traceback_is_one_record_with_its_worker_and_stream() {
+fn traceback_is_one_record_with_worker_and_stream() {
     let receiver = Receiver::grpc();
     let mut up = up(&receiver, |tag| pool("say-out+traceback+sleep", tag, ""));
-    let received = receiver.wait_for("what the worker prints", SOON, |received| {
+    let received = receiver.wait_for("the worker's output", SOON, |received| {
         bodies(received, "stderr").len() >= 3 && bodies(received, "stdout").len() == 1
     });
     up.stop_cleanly();
-    let told = bodies(&received, "stderr");
-    assert_eq!((told[0].as_str(), told[2].as_str()), ("before", "after"));
+    let records = bodies(&received, "stderr");
+    assert_eq!((records[0].as_str(), records[2].as_str()), ("before", "after"));
     assert!(
-        told[1].starts_with("Traceback") && told[1].ends_with("ValueError: 1"),
+        records[1].starts_with("Traceback") && records[1].ends_with("ValueError: 1"),
         "{}",
-        told[1]
+        records[1]
     );
-    assert_eq!(told[1].matches("Traceback").count(), 2);
+    assert_eq!(records[1].matches("Traceback").count(), 2);
     assert_eq!(bodies(&received, "stdout"), ["ready to serve"]);
     let record = received
         .records
@@ -46,7 +46,7 @@ fn a_traceback_is_one_record_with_its_worker_and_stream() {
 }
 
 #[test]
-fn a_flood_is_limited_and_counted_and_the_worker_never_waits() {
+fn flood_is_rate_limited_and_counted_without_blocking_the_worker() {
     let receiver = Receiver::grpc();
     // 1,000 lines of 64 KiB.
     let mut up = up(&receiver, |tag| {
@@ -56,16 +56,16 @@ fn a_flood_is_limited_and_counted_and_the_worker_never_waits() {
     up.stop_cleanly();
     let received = receiver.received();
     let given = bodies(&received, "stdout").len() as u64;
-    assert!(given >= 1, "the first ones are given");
+    assert!(given >= 1, "the first lines are sent");
     let limited: u64 = crate::metrics::sum(&received, ostler_telemetry::names::metric::OUTPUT_LIMITED);
-    assert_eq!(given + limited, 1_000, "each is given or counted");
+    assert_eq!(given + limited, 1_000, "each line is sent or counted");
     assert!(limited >= 100, "{limited}");
     let dropped = crate::metrics::sum(&received, ostler_telemetry::names::metric::OUTPUT_DROPPED);
-    assert!(dropped >= 900, "the ring keeps but the last: {dropped}");
+    assert!(dropped >= 900, "the ring keeps the last lines only: {dropped}");
 }
 
 #[test]
-fn output_that_is_kept_out_of_the_log_is_not_recorded() {
+fn output_excluded_from_the_log_is_not_sent() {
     let receiver = Receiver::grpc();
     let mut up = up(&receiver, |tag| {
         pool(

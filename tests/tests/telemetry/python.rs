@@ -1,4 +1,4 @@
-//! The example's worker: a Python program whose own spans join the trace that started it.
+//! The example's worker, a Python program whose own spans join the trace that started it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +13,7 @@ fn example() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/jaeger")
 }
 
-/// A Python that has OpenTelemetry: the example's own, or the machine's.
+/// A Python with OpenTelemetry: the example's own, or the machine's.
 fn python() -> Option<PathBuf> {
     let candidates = [example().join(".venv/bin/python3"), PathBuf::from("python3")];
     candidates.into_iter().find(|python| {
@@ -24,9 +24,9 @@ fn python() -> Option<PathBuf> {
 }
 
 #[test]
-fn a_python_workers_spans_join_the_trace_of_its_start() {
+fn python_spans_join_the_trace_of_the_start() {
     let Some(python) = python() else {
-        println!("skipped: no Python with OpenTelemetry; python3 examples/jaeger/run.py --prepare makes one");
+        println!("skipped: no Python with OpenTelemetry; python3 examples/jaeger/run.py --prepare installs it");
         return;
     };
     let receiver = Receiver::grpc();

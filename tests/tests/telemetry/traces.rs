@@ -1,4 +1,4 @@
-//! The shape of the traces: a start, a stop, a restart that follows from an exit; what is told of a failure.
+//! The shape of the traces of a start, a stop and a restart, and the attributes of a failure.
 
 use nix::sys::signal::Signal;
 use ostler_telemetry::names::{attribute, resource, span};
@@ -13,14 +13,14 @@ fn is_error(span: &Span) -> bool {
         .is_some_and(|status| status.code == StatusCode::Error as i32)
 }
 
-/// The trace of this name about this incarnation of `p/0`.
+/// The trace with this name about this incarnation of `p/0`.
 fn trace<'a>(received: &'a Received, name: &'a str, incarnation: &str) -> &'a Span {
     let mut fitting = received.spans_named(name).filter(|span| {
         of(&span.attributes, attribute::WORKER) == "p/0" && of(&span.attributes, attribute::INCARNATION) == incarnation
     });
     let found = fitting.next().unwrap_or_else(|| panic!("no {name} of {incarnation}"));
-    assert_eq!(fitting.next(), None, "{name} of {incarnation} is there twice");
-    assert!(found.parent_span_id.is_empty(), "{name} is a trace of its own");
+    assert_eq!(fitting.next(), None, "{name} of {incarnation} exists twice");
+    assert!(found.parent_span_id.is_empty(), "{name} must be a root span");
     found
 }
 
@@ -28,7 +28,7 @@ fn names(spans: &[&Span]) -> Vec<String> {
     spans.iter().map(|span| span.name.clone()).collect()
 }
 
-/// A kill, a restart, an ordered stop: over this receiver.
+/// A kill, a restart and a stop, sent to this receiver.
 fn life(receiver: &Receiver, protocol: &str) -> Received {
     let keys = "port = \"any\"\nready = { http = \"/\" }";
     let mut up = ostler_tests::Up::start_with(
@@ -69,9 +69,9 @@ fn assert_shape(received: &Received) {
         assert!(step.end_time_unix_nano <= start.end_time_unix_nano, "{}", step.name);
     }
     assert!(!is_error(start) && start.links.is_empty());
-    let told: Vec<_> = start.events.iter().map(|event| event.name.as_str()).collect();
+    let names_of_events: Vec<_> = start.events.iter().map(|event| event.name.as_str()).collect();
     assert_eq!(
-        told,
+        names_of_events,
         ["ostler.worker.reserved", "ostler.worker.spawned", "ostler.worker.ready"]
     );
 
@@ -85,14 +85,14 @@ fn assert_shape(received: &Received) {
     assert!(of(&exit.attributes, attribute::SUGGESTION).len() > 5);
 
     let restart = trace(received, span::WORKER_START, "2");
-    assert_eq!(restart.links.len(), 1, "it follows from the exit");
+    assert_eq!(restart.links.len(), 1, "the restart links to the exit");
     assert_eq!(restart.links[0].trace_id, exit.trace_id);
     assert_eq!(restart.links[0].span_id, exit.span_id);
     assert_ne!(restart.trace_id, exit.trace_id);
     let restarting = received.spans_named("ostler.worker.restarting").next().unwrap();
     assert_eq!(
         restarting.parent_span_id, exit.span_id,
-        "it belongs to the exit's trace"
+        "it is part of the exit's trace"
     );
 
     let stop = trace(received, span::WORKER_STOP, "2");
@@ -114,7 +114,7 @@ fn assert_resource(received: &Received) {
 }
 
 #[test]
-fn start_exit_restart_and_stop_have_their_shape_over_grpc() {
+fn start_exit_restart_and_stop_have_the_expected_shape_over_grpc() {
     let received = life(&Receiver::grpc(), "grpc");
     assert_shape(&received);
     assert_resource(&received);
@@ -122,7 +122,7 @@ fn start_exit_restart_and_stop_have_their_shape_over_grpc() {
 }
 
 #[test]
-fn start_exit_restart_and_stop_have_their_shape_over_http() {
+fn start_exit_restart_and_stop_have_the_expected_shape_over_http() {
     let received = life(&Receiver::http(), "http/protobuf");
     assert_shape(&received);
     assert_resource(&received);
@@ -130,7 +130,7 @@ fn start_exit_restart_and_stop_have_their_shape_over_http() {
 }
 
 #[test]
-fn a_stop_that_has_to_kill_says_so() {
+fn stop_that_must_kill_has_a_kill_span() {
     let receiver = Receiver::grpc();
     let keys = "stop = { grace = \"100ms\" }";
     let mut up = up(&receiver, |tag| {
@@ -153,11 +153,14 @@ fn a_stop_that_has_to_kill_says_so() {
         .iter()
         .find(|step| step.name == span::WAIT)
         .map(|step| step.end_time_unix_nano - step.start_time_unix_nano);
-    assert!(grace >= Some(90_000_000), "the grace is its wait: {grace:?}");
+    assert!(
+        grace >= Some(90_000_000),
+        "the wait lasts as long as the grace: {grace:?}"
+    );
 }
 
 #[test]
-fn a_failed_start_carries_reason_message_suggestion_and_stderr() {
+fn failed_start_has_reason_message_suggestion_and_stderr() {
     let receiver = Receiver::grpc();
     let keys = "intensity = 0\nport = \"any\"\nready = { http = \"/\" }";
     let mut up = up(&receiver, |tag| pool("stderr+exit=3", tag, keys));
@@ -180,7 +183,7 @@ fn a_failed_start_carries_reason_message_suggestion_and_stderr() {
 }
 
 #[test]
-fn a_program_that_is_not_there_fails_in_its_spawn() {
+fn missing_program_fails_in_the_spawn_span() {
     let receiver = Receiver::grpc();
     let mut up = up(&receiver, |_| {
         "[pool.p]\ncommand = [\"nonesuch-program\"]\nintensity = 0\n".to_owned()
@@ -193,7 +196,7 @@ fn a_program_that_is_not_there_fails_in_its_spawn() {
 }
 
 #[test]
-fn the_worker_is_told_the_trace_that_starts_it_and_not_the_hosts() {
+fn worker_gets_the_trace_of_its_start_and_not_the_hosts() {
     let receiver = Receiver::grpc();
     let host = "00-11111111111111111111111111111111-2222222222222222-01";
     let mut up = ostler_tests::Up::start_with(
@@ -204,25 +207,25 @@ fn the_worker_is_told_the_trace_that_starts_it_and_not_the_hosts() {
         },
     );
     up.wait_for_event("worker.ready");
-    let received = receiver.wait_for("what the worker says", SOON, |received| {
-        said(received).is_some() && received.spans_named(span::WORKER_START).next().is_some()
+    let received = receiver.wait_for("the worker's output", SOON, |received| {
+        stdout_of(received).is_some() && received.spans_named(span::WORKER_START).next().is_some()
     });
     up.stop_cleanly();
     let start = trace(&received, span::WORKER_START, "1");
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let wanted = format!("00-{}-{}-01 ", hex(&start.trace_id), hex(&start.span_id));
-    assert_eq!(said(&received), Some(wanted), "TRACEPARENT, and no TRACESTATE");
+    let expected = format!("00-{}-{}-01 ", hex(&start.trace_id), hex(&start.span_id));
+    assert_eq!(stdout_of(&received), Some(expected), "TRACEPARENT, and no TRACESTATE");
 }
 
-/// What the worker printed.
-fn said(received: &Received) -> Option<String> {
+/// The worker's output.
+fn stdout_of(received: &Received) -> Option<String> {
     let output = |record: &&opentelemetry_proto::tonic::logs::v1::LogRecord| record.event_name.is_empty();
     let body = received.records.iter().find(output)?.body.as_ref()?;
     Some(ostler_tests::receiver::text(body))
 }
 
 #[test]
-fn what_is_sampled_out_still_names_its_trace_to_the_worker() {
+fn worker_gets_its_trace_even_if_it_is_not_sampled() {
     let receiver = Receiver::grpc();
     let mut up = ostler_tests::Up::start_with(
         |tag| pool("trace-parent+sleep", tag, ""),
@@ -232,18 +235,18 @@ fn what_is_sampled_out_still_names_its_trace_to_the_worker() {
         },
     );
     up.wait_for_event("worker.ready");
-    let received = receiver.wait_for("what the worker says", SOON, |received| said(received).is_some());
+    let received = receiver.wait_for("the worker's output", SOON, |received| stdout_of(received).is_some());
     up.stop_cleanly();
     assert!(
-        said(&received).unwrap().ends_with("-00 "),
-        "the flag says that it is not recorded: {:?}",
-        said(&received)
+        stdout_of(&received).unwrap().ends_with("-00 "),
+        "the sampled flag is not set: {:?}",
+        stdout_of(&received)
     );
     assert!(receiver.received().spans.is_empty());
 }
 
 #[test]
-fn telemetry_that_is_switched_off_is_off() {
+fn disabled_telemetry_sends_nothing() {
     let receiver = Receiver::grpc();
     let mut up = ostler_tests::Up::start_with(
         |tag| pool("sleep", tag, ""),
@@ -258,7 +261,7 @@ fn telemetry_that_is_switched_off_is_off() {
 }
 
 #[test]
-fn the_file_says_where_it_goes_and_the_variables_win() {
+fn variables_override_the_file() {
     let (receiver, other) = (Receiver::http(), Receiver::grpc());
     let section = format!(
         "[telemetry]\notlp = {:?}\nprotocol = \"http/protobuf\"\nheaders = {{ x-file = \"yes\" }}\n",
@@ -289,6 +292,6 @@ fn the_file_says_where_it_goes_and_the_variables_win() {
     assert_eq!(
         receiver.received().spans.len(),
         received.spans.len(),
-        "nothing more came here"
+        "nothing else arrives here"
     );
 }

@@ -200,7 +200,7 @@ telemetry = 1
             r#"ostler.toml:11:10: pool.embed.health: "healthz" is no path: it has to begin with '/'"#,
             r#"ostler.toml:11:38: pool.embed.health.every: zero would never pause; it has to be longer"#,
             r#"ostler.toml:11:53: pool.embed.health.misses: 0 would never be healthy; at least 1 is wanted"#,
-            r#"ostler.toml:12:19: pool.embed.stop.signal: "TERMINATE" is no signal: a name such as TERM, INT, HUP, QUIT, USR1 or KILL is wanted"#,
+            r#"ostler.toml:12:19: pool.embed.stop.signal: invalid signal "TERMINATE": expected a name such as TERM, INT, HUP, QUIT, USR1 or KILL"#,
             r#"ostler.toml:12:40: pool.embed.stop.grace: the string "5 parsecs" was found; a duration such as "5s", "100ms" or "1m 30s" is wanted"#,
             r#"ostler.toml:13:19: pool.embed.output.ring: the string "64 apples" was found; a size such as "64KiB", "1MiB" or a number of bytes is wanted"#,
             r#"ostler.toml:14:1: pool.embed.telemetry: there is no such key; known here are command, cwd, env, inherit_env, workers, min_workers, max_starting, restart, intensity, period, on_give_up, backoff, min_uptime, port, ports, address, ready, start_timeout, health, watchdog, stop, host_death, release_timeout, output, mode"#,
@@ -267,7 +267,7 @@ fn telemetry_is_read_and_its_mistakes_have_their_places() {
             "otlp = \"https://x\"\nprotocol = \"http\"\nsampling = 2\nservice = \"s\""
         )),
         [
-            "ostler.toml:4:8: telemetry.otlp: https://x: TLS is not built in; send to a collector on this machine by http://, and have it send on",
+            "ostler.toml:4:8: telemetry.otlp: https://x: TLS is not supported; send to a local collector over http:// and let it forward the data",
             "ostler.toml:5:12: telemetry.protocol: \"http\" was found; \"grpc\" | \"http/protobuf\" is allowed",
             "ostler.toml:6:12: telemetry.sampling: 2 is no part; a number between 0 and 1 is wanted",
             "ostler.toml:7:1: telemetry.service: there is no such key; did you mean \"service_name\"?",

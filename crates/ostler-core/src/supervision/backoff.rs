@@ -1,21 +1,24 @@
-//! Extension to OTP: restarts that wait, the longer the more of them there were in a row.
+//! Extension to OTP: delays restarts, with delays that double on consecutive restarts.
 
 use std::time::Duration;
 
 use super::SpecError;
 
-/// How long restarts wait. The first waits `first`, each further one in a row twice as long as the one before, up to `max`.
+/// The delay of restarts. The first restart waits `first`, each consecutive one twice as long as
+/// the one before, up to `max`.
 ///
-/// It delays restarts and changes nothing of what is counted against the intensity.
+/// A backoff only delays restarts: each one counts towards the intensity as it would without.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Backoff {
-    /// The delay of the first restart in a row. Zero: no delay at all.
+    /// The delay of the first restart. Zero: no delay.
     pub first: Duration,
-    /// The greatest delay, jitter included.
+    /// The maximum delay, including jitter.
     pub max: Duration,
-    /// The part of the delay that is left to chance: with 0.2, a delay is up to 20 % shorter or longer. Zero: none.
+    /// The random part of the delay, from 0 to 1. With 0.2, a delay is up to 20 % shorter or
+    /// longer. Zero: no jitter.
     pub jitter: f64,
-    /// A child that was up for this long starts a new row. `None`: the supervisor's period.
+    /// How long a child must run before its next restart counts as the first again. `None`: the
+    /// supervisor's period.
     pub reset: Option<Duration>,
 }
 
@@ -30,7 +33,8 @@ impl Backoff {
         }
     }
 
-    /// The delay of the `attempt`-th restart in a row (from 1), with `fraction` as the random number within 0..1.
+    /// The delay of the `attempt`-th consecutive restart, counted from 1. `fraction` is a random
+    /// number in `0.0..1.0`.
     pub fn delay(&self, attempt: u32, fraction: f64) -> Duration {
         let doublings = attempt.saturating_sub(1).min(31);
         let base = self.first.saturating_mul(1 << doublings).min(self.max);
@@ -52,7 +56,8 @@ impl Backoff {
     }
 }
 
-/// Random fractions for the jitter: SplitMix64, so that a policy with the same seed does the same.
+/// Random fractions for the jitter. SplitMix64, so that policies with the same seed behave the
+/// same.
 #[derive(Debug, Clone)]
 pub(crate) struct Fractions(u64);
 
@@ -76,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn delays_double_up_to_the_greatest() {
+    fn delays_double_up_to_max() {
         let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
         let delays: Vec<u128> = (1..=6).map(|attempt| backoff.delay(attempt, 0.5).as_millis()).collect();
         assert_eq!(delays, [100, 200, 400, 800, 1000, 1000]);
@@ -84,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn jitter_stays_within_its_part_and_the_greatest() {
+    fn jitter_stays_within_its_fraction_and_max() {
         let backoff = Backoff {
             jitter: 0.2,
             ..Backoff::new(Duration::from_millis(100), Duration::from_millis(210))

@@ -1,16 +1,16 @@
-//! The requests that can be made of a supervisor, and their results: OTP's, as types.
+//! Requests to a supervisor and their replies: OTP's, as types.
 
 use super::{ChildId, ChildKey, ChildKind, ChildRef, ChildSpec, SpecError};
 use crate::exit::ExitReason;
 
-/// Names a request, so that its reply finds back. Chosen by the driver, used once.
+/// Identifies a request and its reply. Chosen by the driver, never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CallId(pub u64);
 
 /// Which child to terminate.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Target {
-    /// By name. Refused under simple_one_for_one, where names need not be unique.
+    /// By id. Refused under simple_one_for_one, where ids need not be unique.
     Id(ChildId),
     /// By key: OTP's "by pid".
     Key(ChildKey),
@@ -39,52 +39,53 @@ impl<T: AsRef<str>> From<T> for Target {
 pub enum Request<S> {
     /// Add a child and start it.
     StartChild(ChildSpec<S>),
-    /// Stop a child; its specification stays, unless it is temporary.
+    /// Stop a child. Its specification is kept, unless it is temporary.
     TerminateChild(Target),
-    /// Start a child that is not there.
+    /// Start a child that is not running.
     RestartChild(ChildId),
-    /// Remove the specification of a child that is not there.
+    /// Remove the specification of a child that is not running.
     DeleteChild(ChildId),
 }
 
 /// The reply to a request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reply {
-    /// To [`Request::StartChild`].
+    /// The reply to [`Request::StartChild`].
     StartChild(Result<ChildStart, StartChildError>),
-    /// To [`Request::TerminateChild`].
+    /// The reply to [`Request::TerminateChild`].
     TerminateChild(Result<(), TerminateChildError>),
-    /// To [`Request::RestartChild`].
+    /// The reply to [`Request::RestartChild`].
     RestartChild(Result<ChildStart, RestartChildError>),
-    /// To [`Request::DeleteChild`].
+    /// The reply to [`Request::DeleteChild`].
     DeleteChild(Result<(), DeleteChildError>),
 }
 
-/// A start that was asked for and didn't fail.
+/// The outcome of a requested start that did not fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChildStart {
-    /// The child is up (OTP's `{ok, Pid}` and `{ok, Pid, Info}`).
+    /// The child is running (OTP's `{ok, Pid}` and `{ok, Pid, Info}`).
     Started(ChildRef),
-    /// The child declined to start (OTP's `{ok, undefined}`): its specification is kept, unless it is temporary or dynamic.
+    /// The child declined to start (OTP's `{ok, undefined}`). Its specification is kept, unless it
+    /// is temporary or dynamic.
     Ignored(ChildRef),
 }
 
-/// Why `start_child` did nothing.
+/// Why `start_child` failed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum StartChildError {
-    /// A child of that id is up.
-    #[error("child {0} is started already")]
+    /// A child with this id is running.
+    #[error("child {0} is already started")]
     AlreadyStarted(ChildRef),
-    /// A child of that id is specified, and not up.
-    #[error("child {0} is present already: restart it or delete it")]
+    /// A child with this id is specified but not running.
+    #[error("child {0} is already present: restart or delete it")]
     AlreadyPresent(ChildId),
-    /// It could not be started; its specification was dropped.
+    /// The start failed; the specification was dropped.
     #[error("the child did not start: {0}")]
     Failed(ExitReason),
-    /// It was terminated before it was up.
-    #[error("the child was terminated while it started")]
+    /// The child was terminated before it was running.
+    #[error("the child was terminated while it was starting")]
     Cancelled,
-    /// The specification is refused.
+    /// The specification is invalid.
     #[error(transparent)]
     Invalid(#[from] SpecError),
     /// The supervisor is stopping.
@@ -92,39 +93,39 @@ pub enum StartChildError {
     Stopping,
 }
 
-/// Why `terminate_child` did nothing.
+/// Why `terminate_child` failed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum TerminateChildError {
-    /// There is no such child.
+    /// No such child.
     #[error("no such child")]
     NotFound,
-    /// Children of a simple_one_for_one are terminated by key.
-    #[error("a child of a simple_one_for_one supervisor is terminated by its key")]
+    /// Children of a simple_one_for_one supervisor are terminated by key.
+    #[error("children of a simple_one_for_one supervisor are terminated by key")]
     SimpleOneForOne,
     /// The supervisor is stopping, and the child with it.
     #[error("the supervisor is stopping")]
     Stopping,
 }
 
-/// Why `restart_child` did nothing.
+/// Why `restart_child` failed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum RestartChildError {
-    /// It is up.
+    /// The child is running.
     #[error("the child is running")]
     Running,
-    /// It waits to be restarted.
+    /// The child is waiting for its restart.
     #[error("the child is restarting")]
     Restarting,
-    /// There is no such child.
+    /// No such child.
     #[error("no such child")]
     NotFound,
-    /// It could not be started; its specification is kept.
+    /// The start failed; the specification is kept.
     #[error("the child did not start: {0}")]
     Failed(ExitReason),
-    /// It was terminated before it was up.
-    #[error("the child was terminated while it started")]
+    /// The child was terminated before it was running.
+    #[error("the child was terminated while it was starting")]
     Cancelled,
-    /// Not on simple_one_for_one.
+    /// Not supported under simple_one_for_one.
     #[error("a simple_one_for_one supervisor keeps no specification to restart from")]
     SimpleOneForOne,
     /// The supervisor is stopping.
@@ -132,19 +133,19 @@ pub enum RestartChildError {
     Stopping,
 }
 
-/// Why `delete_child` did nothing.
+/// Why `delete_child` failed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum DeleteChildError {
-    /// It is up: terminate it first.
+    /// The child is running: terminate it first.
     #[error("the child is running: terminate it first")]
     Running,
-    /// It waits to be restarted: terminate it first.
+    /// The child is waiting for its restart: terminate it first.
     #[error("the child is restarting: terminate it first")]
     Restarting,
-    /// There is no such child.
+    /// No such child.
     #[error("no such child")]
     NotFound,
-    /// Not on simple_one_for_one.
+    /// Not supported under simple_one_for_one.
     #[error("a simple_one_for_one supervisor keeps no specification to delete")]
     SimpleOneForOne,
     /// The supervisor is stopping.
@@ -152,41 +153,43 @@ pub enum DeleteChildError {
     Stopping,
 }
 
-/// Where a child is, as `which_children` tells it.
+/// The status of a child in `which_children`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ChildStatus {
-    /// Not there (OTP's `undefined`).
+    /// Not running (OTP's `undefined`).
     Undefined,
-    /// Being started; OTP's callers never see it, they wait.
+    /// Starting. OTP callers never see this state, because they block.
     Starting,
-    /// Up (OTP shows its pid).
+    /// Running (OTP shows the pid).
     Running,
-    /// Being stopped, or ended and not yet dealt with; OTP's callers never see it, they wait.
+    /// Stopping, or ended and not yet handled. OTP callers never see this state, because they
+    /// block.
     Stopping,
-    /// To be started again, after a failed attempt or a backoff (OTP's `restarting`).
+    /// Waiting to be started again, after a failed attempt or during a backoff (OTP's
+    /// `restarting`).
     Restarting,
 }
 
-/// A line of `which_children`.
+/// One row of `which_children`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChildInfo {
-    /// Who; `incarnation` is the last one that was started, 0 before the first.
+    /// The child. Its `incarnation` is that of the last start, 0 before the first.
     pub child: ChildRef,
-    /// Where it is.
+    /// Its status.
     pub status: ChildStatus,
-    /// What it is.
+    /// Worker or supervisor.
     pub kind: ChildKind,
 }
 
 /// The result of `count_children`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ChildCounts {
-    /// Specifications; on a simple_one_for_one always 1, as in OTP.
+    /// Specifications. Always 1 under simple_one_for_one, as in OTP.
     pub specs: usize,
-    /// Children that are up.
+    /// Children that are running.
     pub active: usize,
-    /// Supervisors, up or not.
+    /// Supervisors, running or not.
     pub supervisors: usize,
-    /// Workers, up or not.
+    /// Workers, running or not.
     pub workers: usize,
 }

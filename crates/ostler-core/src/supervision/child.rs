@@ -1,4 +1,4 @@
-//! One child as the policy sees it.
+//! The state of one child.
 
 use std::time::Duration;
 
@@ -9,18 +9,18 @@ use crate::moment::Moment;
 #[derive(Debug)]
 pub(super) struct Child<S> {
     pub(super) id: ChildId,
-    /// Taken at the start of a temporary child, which is never started again.
+    /// `None` once a temporary child has been started, because it is never started again.
     pub(super) start: Option<S>,
     pub(super) restart: Restart,
     pub(super) shutdown: Shutdown,
     pub(super) significant: bool,
     pub(super) kind: ChildKind,
-    /// The last one that was started, from 1; 0 before the first.
+    /// The incarnation of the last start, from 1; 0 before the first.
     pub(super) incarnation: u64,
-    /// Restarts in a row.
+    /// Consecutive restarts.
     pub(super) attempts: u32,
     pub(super) state: State,
-    /// Requests that wait for it to be neither starting nor stopping.
+    /// Requests that wait until the child is neither starting nor stopping.
     pub(super) postponed: Vec<(CallId, Request<S>)>,
 }
 
@@ -29,13 +29,13 @@ pub(super) enum State {
     Undefined,
     Starting {
         on_behalf_of: StartFor,
-        /// Set when it is to end as soon as the start has come to its end.
+        /// Set if the child must stop as soon as its start completes.
         cancelled: Option<StopFor>,
     },
     Running {
         since: Moment,
     },
-    /// It ended by itself, and the supervisor has not come to it yet.
+    /// Exited on its own; the supervisor has not handled the exit yet.
     Ended(Ended),
     Stopping {
         on_behalf_of: StopFor,
@@ -48,21 +48,21 @@ pub(super) enum State {
     },
 }
 
-/// An end that a child came to by itself.
+/// An exit that was not requested.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Ended {
     pub(super) reason: ExitReason,
     pub(super) counted: bool,
-    /// How long it was up.
+    /// How long the child was running.
     pub(super) lasted: Duration,
 }
 
-/// Who wants a child started.
+/// What a start is for.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum StartFor {
-    /// The start of the supervisor.
+    /// The supervisor's own start.
     Init,
-    /// A restart, its own or its group's.
+    /// A restart of the child or of its group.
     Restart,
     /// `start_child`.
     NewChild(CallId),
@@ -70,23 +70,23 @@ pub(super) enum StartFor {
     Again(CallId),
 }
 
-/// Who wants a child stopped.
+/// What a stop is for.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum StopFor {
-    /// `terminate_child`, once or more often.
+    /// One or more `terminate_child` calls.
     Calls(Vec<CallId>),
     /// The restart of its group.
     Group,
-    /// The end of the supervisor.
+    /// The supervisor's own stop.
     End,
 }
 
-/// What a child in `Restarting` waits for.
+/// What happens when a `Restarting` child is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Retry {
-    /// Its start failed: the next attempt is to be counted (unless the failure was nobody's fault), then delayed, then made.
+    /// The start failed. Count the next attempt (if `counted`), then delay it, then start.
     Count { counted: bool },
-    /// It was counted, and its delay runs.
+    /// The restart is already counted, and its delay is running.
     Start,
 }
 
@@ -124,7 +124,7 @@ impl<S> Child<S> {
         }
     }
 
-    /// The one moment at which something is to be done about it without any event.
+    /// When the child needs attention without an event: the time to kill it or to restart it.
     pub(super) fn deadline(&self) -> Option<Moment> {
         match self.state {
             State::Stopping { kill_at, .. } => kill_at,
@@ -133,8 +133,9 @@ impl<S> Child<S> {
         }
     }
 
-    /// Whether a child that was to stop ended as it should (OTP's `shutdown/1`): otherwise it is reported.
-    pub(super) fn stopped_as_asked(&self, reason: &ExitReason) -> bool {
+    /// Whether a child that was stopped exited the way its specification expects (OTP's
+    /// `shutdown/1`). If not, the supervisor reports a shutdown error.
+    pub(super) fn stopped_as_expected(&self, reason: &ExitReason) -> bool {
         match reason {
             ExitReason::Shutdown(None) if self.shutdown != Shutdown::BrutalKill => true,
             ExitReason::Normal | ExitReason::Shutdown(_) => self.restart != Restart::Permanent,

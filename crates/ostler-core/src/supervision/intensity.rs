@@ -1,11 +1,12 @@
-//! How often restarts may happen: OTP's `add_restart`.
+//! Restart intensity: OTP's `add_restart`.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::moment::Moment;
 
-/// The restarts within the period. OTP counts whole seconds; we count as finely as time is passed in.
+/// The restarts within the period. OTP counts in whole seconds; this counts at the resolution of
+/// [`Moment`].
 #[derive(Debug, Clone)]
 pub(crate) struct Intensity {
     limit: u32,
@@ -22,8 +23,8 @@ impl Intensity {
         }
     }
 
-    /// Counts a restart, and says whether there are now more than the limit that are not older than the period.
-    pub(crate) fn exceeded_by_one_more(&mut self, now: Moment) -> bool {
+    /// Counts a restart. Returns whether the restarts within the period now exceed the limit.
+    pub(crate) fn add_restart(&mut self, now: Moment) -> bool {
         while self
             .restarts
             .front()
@@ -35,7 +36,7 @@ impl Intensity {
         self.restarts.len() > self.limit as usize
     }
 
-    /// How many restarts the window held at the last count.
+    /// How many restarts were within the period at the last count.
     pub(crate) fn counted(&self) -> usize {
         self.restarts.len()
     }
@@ -50,25 +51,25 @@ mod tests {
     }
 
     #[test]
-    fn more_than_the_limit_within_the_period_exceeds_it() {
+    fn one_more_than_the_limit_within_the_period_exceeds_it() {
         let mut intensity = Intensity::new(2, Duration::from_secs(5));
-        assert!(!intensity.exceeded_by_one_more(at(0)));
-        assert!(!intensity.exceeded_by_one_more(at(1)));
-        assert!(intensity.exceeded_by_one_more(at(2)));
+        assert!(!intensity.add_restart(at(0)));
+        assert!(!intensity.add_restart(at(1)));
+        assert!(intensity.add_restart(at(2)));
     }
 
     #[test]
-    fn the_edge_of_the_period_counts() {
+    fn period_is_inclusive() {
         let mut intensity = Intensity::new(1, Duration::from_secs(5));
-        assert!(!intensity.exceeded_by_one_more(at(0)));
-        assert!(intensity.exceeded_by_one_more(at(5)));
+        assert!(!intensity.add_restart(at(0)));
+        assert!(intensity.add_restart(at(5)));
         let mut intensity = Intensity::new(1, Duration::from_secs(5));
-        assert!(!intensity.exceeded_by_one_more(at(0)));
-        assert!(!intensity.exceeded_by_one_more(at(0) + Duration::from_millis(5001)));
+        assert!(!intensity.add_restart(at(0)));
+        assert!(!intensity.add_restart(at(0) + Duration::from_millis(5001)));
     }
 
     #[test]
-    fn zero_allows_none() {
-        assert!(Intensity::new(0, Duration::from_secs(5)).exceeded_by_one_more(at(9)));
+    fn limit_of_zero_allows_no_restart() {
+        assert!(Intensity::new(0, Duration::from_secs(5)).add_restart(at(9)));
     }
 }

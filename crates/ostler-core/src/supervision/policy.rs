@@ -1,4 +1,5 @@
-//! The supervisor itself. Its parts: starts, exits and restarts, stops, requests, queries.
+//! The supervisor's state machine. Starts, exits and restarts, stops, requests and queries have a
+//! module each.
 
 mod exits;
 mod queries;
@@ -18,16 +19,16 @@ use super::{
 use crate::exit::ExitReason;
 use crate::moment::Moment;
 
-/// Something that happened. Events about an incarnation that is not the child's present one are ignored.
+/// Something that happened. Events about a past incarnation of a child are ignored.
 #[derive(Debug, Clone)]
 pub enum Event<S> {
-    /// Start the children of the specification, left to right.
+    /// Start the specified children, left to right.
     Begin,
-    /// A child that was to be [started](Effect::Start) is up.
+    /// The child of an [`Effect::Start`] is running.
     Started(ChildKey, u64),
-    /// It declined to start, and has nothing.
+    /// The child declined to start and holds nothing.
     Ignored(ChildKey, u64),
-    /// It could not be started, or its start was [cancelled](Effect::CancelStart), and it has nothing any more.
+    /// The start failed or was [cancelled](Effect::CancelStart), and the child holds nothing.
     StartFailed {
         /// Which child.
         key: ChildKey,
@@ -35,80 +36,84 @@ pub enum Event<S> {
         incarnation: u64,
         /// Why.
         reason: ExitReason,
-        /// Extension: false when it is nobody's fault; the next attempt is not counted then.
+        /// Extension: false if the failure is not the child's fault. The next attempt is not
+        /// counted then.
         counted: bool,
     },
-    /// A child that was up has ended, by itself or because it was told to, and all that it had is released.
+    /// A running child ended, on its own or on request, and everything it held is released.
     Ended {
         /// Which child.
         key: ChildKey,
         /// Which incarnation.
         incarnation: u64,
-        /// Why.
+        /// Its exit reason.
         reason: ExitReason,
-        /// Extension: false when it is nobody's fault; its restart is not counted then.
+        /// Extension: false if the exit is not the child's fault. The restart is not counted then.
         counted: bool,
     },
-    /// A request, to be [replied](Effect::Reply) to exactly once.
+    /// A request. The policy [replies](Effect::Reply) exactly once.
     Call(CallId, Request<S>),
-    /// The supervisor is to stop: its children first, right to left (simple_one_for_one: in parallel). Taken at any time, idempotent.
+    /// Stop the supervisor: its children first, right to left (simple_one_for_one: in parallel).
+    /// Accepted at any time; idempotent.
     Stop,
-    /// The [next deadline](Policy::next_deadline) has come.
+    /// The [next deadline](Policy::next_deadline) has passed.
     Tick,
 }
 
-/// Something to do.
+/// Something the driver must do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect<S> {
-    /// Start this child; reply with `Started`, `Ignored` or `StartFailed`, once.
+    /// Start this child and answer once, with `Started`, `Ignored` or `StartFailed`.
     Start {
         /// Which child and incarnation.
         child: ChildRef,
         /// What starts it.
         start: S,
     },
-    /// The start is no longer wanted; it still has to be replied to, in any of the three ways.
+    /// Cancel a start. The driver still answers the [`Effect::Start`] with any of its three events.
     CancelStart(ChildKey, u64),
-    /// Ask it to stop; `Ended` follows.
+    /// Ask the child to stop; `Ended` follows.
     Stop(ChildKey, u64),
-    /// Kill it; `Ended` follows.
+    /// Kill the child; `Ended` follows.
     Kill(ChildKey, u64),
-    /// A request's reply.
+    /// The reply to a request.
     Reply(CallId, Reply),
-    /// Something to tell.
+    /// A report to pass on.
     Report(Report),
-    /// The children of the specification are up: the supervisor has started.
+    /// All specified children are running: the supervisor has started.
     Ready,
-    /// No child is left: the supervisor is to end. Nothing follows but the refusal of requests that come too late.
+    /// No child is left: end the supervisor. The only effects after this one refuse late requests.
     End(End),
 }
 
 /// Why a supervisor ends.
 #[derive(Debug, Clone, PartialEq)]
 pub enum End {
-    /// It was told to.
+    /// On request.
     Stopped,
-    /// A child of its specification did not start.
+    /// A specified child did not start.
     StartFailed {
-        /// Which.
+        /// The child.
         child: ChildRef,
         /// Why.
         reason: ExitReason,
     },
-    /// It gave up: more restarts than its intensity allows within the period.
+    /// The supervisor gave up: there were more restarts within the period than its intensity
+    /// allows.
     MaxIntensity {
-        /// The child that was to be restarted once more.
+        /// The child whose restart exceeded the intensity.
         child: ChildRef,
-        /// Its exit, or why its last start failed.
+        /// Its exit reason, or why its last start failed.
         reason: ExitReason,
     },
-    /// Significant children ended by themselves.
+    /// Significant children exited on their own.
     AutoShutdown,
 }
 
 impl End {
-    /// The exit reason of the supervisor, for its own supervisor: `shutdown`, as in OTP, so that a *transient* supervisor that gave up is not
-    /// restarted; with a text when it didn't start (OTP's `{shutdown, {failed_to_start_child, Id, Reason}}`).
+    /// The supervisor's own exit reason. As in OTP it is `shutdown`, so that a *transient*
+    /// supervisor that gave up is not restarted; with a message if a child did not start (OTP's
+    /// `{shutdown, {failed_to_start_child, Id, Reason}}`).
     pub fn exit_reason(&self) -> ExitReason {
         match self {
             End::Stopped | End::MaxIntensity { .. } | End::AutoShutdown => ExitReason::SHUTDOWN,
@@ -119,19 +124,20 @@ impl End {
     }
 }
 
-/// One supervisor. See the [module](super).
+/// The state machine of one supervisor. See the [module documentation](super).
 #[derive(Debug)]
 pub struct Policy<S> {
     flags: SupervisorFlags,
     intensity: Intensity,
     fractions: Fractions,
-    /// In start order: keys only ever grow. Boxed, because a node has room for eleven, and a starter has one child.
+    /// In start order, because keys only grow. Boxed because a B-tree node has room for eleven
+    /// children, and most supervisors here have one.
     children: BTreeMap<ChildKey, Box<Child<S>>>,
     /// Empty under simple_one_for_one.
     ids: HashMap<ChildId, ChildKey>,
     next_key: u64,
     phase: Phase,
-    /// What goes on one at a time: exits and requests wait for its end.
+    /// The operation in progress, if it must finish before exits and requests are handled.
     doing: Option<Doing>,
     mailbox: VecDeque<Postponed<S>>,
     deadlines: BTreeSet<(Moment, ChildKey)>,
@@ -146,33 +152,34 @@ enum Phase {
     Ended,
 }
 
-/// Something that must be done before anything else is begun.
+/// An operation that must finish before another begins.
 #[derive(Debug)]
 enum Doing {
-    /// Starting the children of the specification; `launched` is the last one that was tried.
+    /// Starting the specified children. `launched` is the last one tried.
     Init { launched: Option<ChildKey> },
     /// Restarting a group.
     Restart(Group),
-    /// One child of a group strategy starts or stops on request.
+    /// Starting or stopping one child of a group strategy on request.
     Single(ChildKey),
 }
 
-/// A restart under one_for_all or rest_for_one: its members are stopped right to left, then started left to right.
+/// A restart under one_for_all or rest_for_one: its members are stopped right to left, then started
+/// left to right.
 #[derive(Debug)]
 struct Group {
-    /// Whose exit it is about.
+    /// The child whose exit caused the restart.
     offender: ChildKey,
     /// The leftmost member.
     first: ChildKey,
-    /// All members from here on are down.
+    /// All members from this one on are stopped.
     stopped_from: ChildKey,
-    /// Backoff: once all are down, the start waits.
+    /// Backoff: once all members are stopped, wait until then to start them.
     wait_until: Option<(Moment, ExitReason)>,
-    /// The last member that was tried to start; none while they are being stopped.
+    /// The last member that was started; `None` while members are being stopped.
     launched: Option<ChildKey>,
 }
 
-/// What waits for the end of what goes on: OTP's mailbox.
+/// What waits for the operation in progress: OTP's mailbox.
 #[derive(Debug)]
 enum Postponed<S> {
     Exit(ChildKey, u64),
@@ -181,10 +188,12 @@ enum Postponed<S> {
 }
 
 impl<S: Clone> Policy<S> {
-    /// A supervisor with these children, which [`Event::Begin`] starts. `seed` is where the jitter of the backoff comes from.
+    /// Creates a supervisor with these children, which [`Event::Begin`] starts. `seed` seeds the
+    /// jitter of the backoff.
     ///
     /// # Errors
-    /// Flags or children that OTP refuses ([`SpecError`]).
+    ///
+    /// If the flags or a child specification are invalid ([`SpecError`]).
     pub fn new(flags: SupervisorFlags, children: Vec<ChildSpec<S>>, seed: u64) -> Result<Self, SpecError> {
         flags.validate()?;
         if flags.strategy == Strategy::SimpleOneForOne && !children.is_empty() {
@@ -213,7 +222,7 @@ impl<S: Clone> Policy<S> {
         Ok(policy)
     }
 
-    /// Takes one event, and says what is to be done, in this order.
+    /// Handles one event and returns the effects to carry out, in order.
     pub fn handle(&mut self, event: Event<S>, now: Moment) -> Vec<Effect<S>> {
         match event {
             Event::Begin => self.begin(),
@@ -239,14 +248,15 @@ impl<S: Clone> Policy<S> {
         }
         self.advance(now);
         while let Some(postponed) = self.next_postponed() {
-            self.take_up(postponed, now);
+            self.handle_postponed(postponed, now);
             self.advance(now);
         }
         std::mem::take(&mut self.effects)
     }
 
-    /// When [`Event::Tick`] is due, if no other event comes before. A moment that has passed means: as soon as other events that are
-    /// waiting already have been handled (OTP's restart loop lets its mailbox through between attempts).
+    /// When [`Event::Tick`] is due, if no other event comes first. A moment in the past means: as
+    /// soon as the events that are already waiting have been handled. OTP's restart loop also
+    /// handles its mailbox between attempts.
     pub fn next_deadline(&self) -> Option<Moment> {
         self.deadlines.first().map(|(moment, _)| *moment)
     }
@@ -258,7 +268,8 @@ impl<S: Clone> Policy<S> {
         }
     }
 
-    /// Goes on with what goes on, as far as it can. Called after every change: a child that is in its way is waited for.
+    /// Continues the operation in progress as far as possible without waiting for a child. Called
+    /// after every change.
     fn advance(&mut self, now: Moment) {
         match self.phase {
             Phase::New | Phase::Ended => {}
@@ -280,10 +291,10 @@ impl<S: Clone> Policy<S> {
         }
     }
 
-    fn take_up(&mut self, postponed: Postponed<S>, now: Moment) {
+    fn handle_postponed(&mut self, postponed: Postponed<S>, now: Moment) {
         match postponed {
-            Postponed::Exit(key, incarnation) => self.take_up_exit(key, incarnation, now),
-            Postponed::Due(key) => self.take_up_due(key, now),
+            Postponed::Exit(key, incarnation) => self.handle_exit(key, incarnation, now),
+            Postponed::Due(key) => self.handle_due(key, now),
             Postponed::Call(call, request) => self.call(call, request, now),
         }
     }
@@ -301,7 +312,7 @@ impl<S: Clone> Policy<S> {
                 }
                 State::Restarting { .. } => {
                     self.mailbox.push_back(Postponed::Due(key));
-                    // One attempt, then the mailbox is let through again.
+                    // One attempt only: the mailbox is handled between attempts.
                     return;
                 }
                 State::Undefined | State::Starting { .. } | State::Running { .. } | State::Ended(_) => {}
@@ -326,7 +337,8 @@ impl<S: Clone> Policy<S> {
         key
     }
 
-    /// The only way in which a child changes its state: keeps its deadline known, and lets the requests that waited for it go on.
+    /// The only place where a child changes its state. Keeps its deadline current, and resumes
+    /// requests that waited for the child.
     fn set_state(&mut self, key: ChildKey, state: State) {
         let Some(child) = self.children.get_mut(&key) else {
             return;

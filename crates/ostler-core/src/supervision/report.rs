@@ -1,4 +1,4 @@
-//! What a supervisor tells about its children: OTP's reports, and one of ours.
+//! What a supervisor reports about its children: OTP's reports, and one extension.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::ChildId;
 use crate::exit::ExitReason;
 
-/// A child as added to one supervisor, never used again: a child deleted and added anew under the same id has another key.
+/// A child as added to one supervisor. Never reused: a child that is deleted and added again under
+/// the same id gets another key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChildKey(pub(crate) u64);
 
@@ -19,11 +20,11 @@ impl fmt::Display for ChildKey {
 /// One incarnation of one child.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ChildRef {
-    /// Its name.
+    /// The child's id.
     pub id: ChildId,
-    /// Which added child of that name.
+    /// The child's key, which tells children with the same id apart.
     pub key: ChildKey,
-    /// Which start of it, from 1; a start that failed has a number too.
+    /// The number of this start, from 1. Failed starts count too.
     pub incarnation: u64,
 }
 
@@ -33,63 +34,68 @@ impl fmt::Display for ChildRef {
     }
 }
 
-/// Something happened to a child.
+/// A report about a child.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Report {
-    /// It was started (OTP's progress report; OTP has none for children of a simple_one_for_one, we do).
+    /// The child started (OTP's progress report). Unlike OTP, also sent for children of a
+    /// simple_one_for_one supervisor.
     Progress {
-        /// Who.
+        /// The child.
         child: ChildRef,
     },
-    /// It could not be started, when the supervisor started or in a restart. A failed `start_child` is only its caller's business.
+    /// The child failed to start, at the supervisor's start or in a restart. A failed `start_child`
+    /// is reported to its caller only.
     StartError {
-        /// Who.
+        /// The child.
         child: ChildRef,
-        /// Why.
+        /// Why the start failed.
         reason: ExitReason,
     },
-    /// It ended by itself, abnormally or although it is permanent.
+    /// The child exited on its own, either abnormally or although it is permanent.
     ChildTerminated {
-        /// Who.
+        /// The child.
         child: ChildRef,
-        /// Why.
+        /// Its exit reason.
         reason: ExitReason,
-        /// Extension: false when its end is nobody's fault, and its restart isn't counted.
+        /// Extension: false if the exit is not the child's fault and its restart is not counted.
         counted: bool,
     },
-    /// It was being stopped, and ended otherwise than asked: killed after its time, by an error, and so on.
+    /// The child did not stop the way its specification expects: it was killed after its timeout,
+    /// or failed.
     ShutdownError {
-        /// Who.
+        /// The child.
         child: ChildRef,
-        /// How it ended.
+        /// Its exit reason.
         reason: ExitReason,
     },
-    /// Extension: it is to be restarted (with its siblings, as the strategy says), counted already.
+    /// Extension: a restart of the child (and of its siblings, depending on the strategy) is
+    /// scheduled and already counted.
     RestartScheduled {
         /// The incarnation that ended.
         child: ChildRef,
-        /// Why it is restarted: its exit, or why its last start failed.
+        /// Why it is restarted: its exit reason, or why its last start failed.
         reason: ExitReason,
-        /// Which restart in a row, from 1; a row ends when the child was up for the backoff's reset time (or the period).
+        /// The number of this consecutive restart, from 1. It starts over once the child has run
+        /// for the backoff's `reset` time (or the period).
         attempt: u32,
-        /// How long from now; zero without backoff.
+        /// The delay from now. Zero without backoff.
         delay: Duration,
-        /// Restarts of this supervisor that are counted within the period.
+        /// Restarts of this supervisor counted within the period.
         restarts: usize,
     },
-    /// It was to be restarted once more than the intensity allows: the supervisor stops everything and ends.
+    /// Another restart would exceed the intensity: the supervisor stops all children and ends.
     ReachedMaxRestartIntensity {
         /// The incarnation that ended.
         child: ChildRef,
-        /// Its exit, or why its last start failed.
+        /// Its exit reason, or why its last start failed.
         reason: ExitReason,
-        /// Restarts counted within the period, this one included.
+        /// Restarts counted within the period, including this one.
         restarts: usize,
     },
 }
 
 impl Report {
-    /// OTP's name of the report, or ours.
+    /// OTP's name for the report, or the extension's.
     pub fn name(&self) -> &'static str {
         match self {
             Report::Progress { .. } => "progress",
@@ -101,7 +107,7 @@ impl Report {
         }
     }
 
-    /// Whom it is about.
+    /// The child the report is about.
     pub fn child(&self) -> &ChildRef {
         match self {
             Report::Progress { child }
@@ -113,7 +119,7 @@ impl Report {
         }
     }
 
-    /// The exit or failure that it tells of.
+    /// The exit reason or failure in the report.
     pub fn reason(&self) -> Option<&ExitReason> {
         match self {
             Report::Progress { .. } => None,

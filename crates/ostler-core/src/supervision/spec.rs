@@ -1,4 +1,4 @@
-//! What a supervisor and its children are to be: OTP's supervisor flags and child specifications, with OTP's defaults.
+//! OTP's supervisor flags and child specifications, with OTP's defaults.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::Backoff;
 
-/// The name of a child within its supervisor. Cheap to clone.
+/// The id of a child within its supervisor. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChildId(Arc<str>);
 
 impl ChildId {
-    /// The name as a string.
+    /// The id as a string.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -29,31 +29,33 @@ impl fmt::Display for ChildId {
     }
 }
 
-/// When a child that ended is started again.
+/// When a child that exited is started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Restart {
-    /// Always, after a normal exit too. OTP's default.
+    /// Always, even after a normal exit. OTP's default.
     #[default]
     Permanent,
-    /// Only when its exit [is abnormal](crate::exit::ExitReason::is_abnormal).
+    /// Only if the exit [is abnormal](crate::exit::ExitReason::is_abnormal).
     Transient,
-    /// Never, not through a sibling either; its specification goes when it ends.
+    /// Never, not even with its siblings. The specification is removed when the child ends.
     Temporary,
 }
 
 /// How a child is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Shutdown {
-    /// Killed at once, and waited for.
+    /// Killed immediately.
     BrutalKill,
-    /// Asked to stop; killed when it hasn't ended after this time, which starts with the asking. Zero kills next.
+    /// Asked to stop, and killed if it has not ended after this time. Zero kills right after
+    /// asking.
     Timeout(Duration),
-    /// Asked to stop, and waited for without end.
+    /// Asked to stop, and waited for without limit.
     Infinity,
 }
 
 impl Shutdown {
-    /// OTP's default: 5 s for a worker, infinity for a supervisor (so that its own children get their time).
+    /// OTP's default: 5 s for a worker, infinity for a supervisor, which needs time to stop its own
+    /// children.
     pub fn default_of(kind: ChildKind) -> Self {
         match kind {
             ChildKind::Worker => Shutdown::Timeout(Duration::from_secs(5)),
@@ -62,7 +64,7 @@ impl Shutdown {
     }
 }
 
-/// What a child is; it decides the default of [`Shutdown`] and is counted apart.
+/// Worker or supervisor. Decides the default [`Shutdown`]; the two are counted separately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum ChildKind {
     /// An actor that does work. The default.
@@ -72,25 +74,28 @@ pub enum ChildKind {
     Supervisor,
 }
 
-/// One child, as data. `S` is what starts it: the policy only keeps it and hands it out.
+/// The specification of one child. `S` is the driver's value that starts it; the policy only stores
+/// it and passes it on.
 #[derive(Debug, Clone)]
 pub struct ChildSpec<S> {
-    /// Its name, unique within a supervisor, except under [`Strategy::SimpleOneForOne`].
+    /// The id, unique within a supervisor except under [`Strategy::SimpleOneForOne`].
     pub id: ChildId,
-    /// What starts it. Dropped after the first start of a [`Temporary`](Restart::Temporary) child, which needs it no more.
+    /// What starts the child. Dropped after the first start of a [`Temporary`](Restart::Temporary)
+    /// child.
     pub start: S,
-    /// When it is started again. Default: permanent.
+    /// When the child is restarted. Default: permanent.
     pub restart: Restart,
-    /// How it is stopped. Default: [`Shutdown::default_of`] its kind.
+    /// How the child is stopped. Default: [`Shutdown::default_of`] its kind.
     pub shutdown: Shutdown,
-    /// Whether its end by itself can end the supervisor ([`AutoShutdown`]). Default: false.
+    /// Whether the child's exit can shut down the supervisor (see [`AutoShutdown`]). Default:
+    /// false.
     pub significant: bool,
-    /// What it is. Default: worker.
+    /// Worker or supervisor. Default: worker.
     pub kind: ChildKind,
 }
 
 impl<S> ChildSpec<S> {
-    /// A permanent worker with OTP's defaults.
+    /// Creates the specification of a permanent worker with OTP's defaults.
     pub fn new(id: impl Into<ChildId>, start: S) -> Self {
         ChildSpec {
             id: id.into(),
@@ -102,10 +107,12 @@ impl<S> ChildSpec<S> {
         }
     }
 
-    /// Refuses what OTP refuses.
+    /// Checks the specification as OTP does.
     ///
     /// # Errors
-    /// A significant child that is permanent, or whose supervisor never shuts itself down.
+    ///
+    /// If the child is significant and either permanent or under a supervisor with
+    /// [`AutoShutdown::Never`].
     pub fn validate(&self, auto_shutdown: AutoShutdown) -> Result<(), SpecError> {
         if self.significant && auto_shutdown == AutoShutdown::Never {
             return Err(SpecError::SignificantUnderNever(self.id.clone()));
@@ -117,22 +124,23 @@ impl<S> ChildSpec<S> {
     }
 }
 
-/// Who is restarted when one child is to be.
+/// Which children are restarted when one child is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Strategy {
     /// Only that child. The default.
     #[default]
     OneForOne,
-    /// Every child: the others are stopped, right to left, then all are started, left to right.
+    /// All children: the others are stopped right to left, then all are started left to right.
     OneForAll,
     /// That child and those started after it.
     RestForOne,
-    /// Only that child; all children are of one kind, come and go, need no name of their own, and are stopped in parallel.
+    /// Only that child. All children are of one kind, are added and removed at run time, need no
+    /// unique id, and are stopped in parallel.
     SimpleOneForOne,
 }
 
 impl Strategy {
-    /// Whether a restart touches siblings, so that restarts and calls are taken one at a time.
+    /// Whether a restart affects siblings, so that restarts and requests are handled one at a time.
     pub fn restarts_siblings(self) -> bool {
         match self {
             Strategy::OneForAll | Strategy::RestForOne => true,
@@ -141,30 +149,32 @@ impl Strategy {
     }
 }
 
-/// Whether a supervisor ends, with `shutdown`, when significant children end by themselves.
+/// Whether a supervisor shuts down, with reason `shutdown`, when significant children exit on their
+/// own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum AutoShutdown {
-    /// No. The default.
+    /// Never. The default.
     #[default]
     Never,
-    /// When any significant child does.
+    /// When any significant child exits.
     AnySignificant,
-    /// When the last significant child that is there does.
+    /// When the last running significant child exits.
     AllSignificant,
 }
 
-/// OTP's supervisor flags, and our backoff.
+/// OTP's supervisor flags, plus a backoff.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SupervisorFlags {
-    /// Who is restarted. Default: one_for_one.
+    /// Which children are restarted. Default: one_for_one.
     pub strategy: Strategy,
-    /// More restarts than this within `period` end the supervisor. Default: 1. With 0 the first one does.
+    /// How many restarts are allowed within `period`; one more and the supervisor gives up.
+    /// Default: 1. Zero: the first restart already ends the supervisor.
     pub intensity: u32,
-    /// The window of `intensity`, its edge included. Default: 5 s. Zero is refused, as in OTP.
+    /// The time window of `intensity`, inclusive. Default: 5 s. Zero is invalid, as in OTP.
     pub period: Duration,
-    /// Whether significant children end the supervisor. Default: never.
+    /// Whether significant children shut down the supervisor. Default: never.
     pub auto_shutdown: AutoShutdown,
-    /// Extension: delays restarts; absent, they follow at once, as in OTP. Default: none.
+    /// Extension: delays restarts. Default: `None`, restart immediately, as in OTP.
     pub backoff: Option<Backoff>,
 }
 
@@ -181,10 +191,12 @@ impl Default for SupervisorFlags {
 }
 
 impl SupervisorFlags {
-    /// Refuses what OTP refuses, and a backoff that makes no sense.
+    /// Checks the flags as OTP does, and the backoff.
     ///
     /// # Errors
-    /// A period of zero; a backoff whose first delay is over its greatest, or whose jitter is not within 0 to 1.
+    ///
+    /// If the period is zero, or if the backoff's `first` is greater than its `max` or its jitter
+    /// is outside 0 to 1.
     pub fn validate(&self) -> Result<(), SpecError> {
         if self.period.is_zero() {
             return Err(SpecError::ZeroPeriod);
@@ -196,7 +208,7 @@ impl SupervisorFlags {
     }
 }
 
-/// A specification that is refused.
+/// Why a specification is invalid.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum SpecError {
     /// OTP's `bad_combination`.
@@ -210,23 +222,23 @@ pub enum SpecError {
     )]
     SignificantPermanent(ChildId),
     /// OTP's `duplicate_child_name`.
-    #[error("two children are called {0}: ids are unique within a supervisor")]
+    #[error("duplicate child id {0}: ids must be unique within a supervisor")]
     DuplicateId(ChildId),
     /// OTP's `invalid_period`.
-    #[error("the period is zero: restarts are counted within a time above zero")]
+    #[error("the period must be greater than zero")]
     ZeroPeriod,
-    /// OTP's `bad_start_spec`: children of a dynamic supervisor are added, not listed.
-    #[error("a simple_one_for_one supervisor starts with no child: add them with start_child")]
+    /// OTP's `bad_start_spec`: children of a dynamic supervisor are added at run time, not listed.
+    #[error("a simple_one_for_one supervisor starts without children: add them with start_child")]
     InitialDynamicChildren,
     /// Extension.
-    #[error("backoff: first ({first:?}) is over max ({max:?})")]
+    #[error("backoff: first ({first:?}) is greater than max ({max:?})")]
     BackoffFirstOverMax {
         /// The first delay.
         first: Duration,
-        /// The greatest delay.
+        /// The maximum delay.
         max: Duration,
     },
     /// Extension.
-    #[error("backoff: jitter is {0}, and must be between 0 and 1")]
+    #[error("backoff: jitter must be between 0 and 1, got {0}")]
     BackoffJitter(f64),
 }

@@ -1,4 +1,4 @@
-//! Random supervisors and what happens to them.
+//! Random supervisors and random histories.
 
 use std::time::Duration;
 
@@ -12,18 +12,18 @@ use proptest::prelude::*;
 #[derive(Debug, Clone)]
 pub(crate) struct History {
     pub(crate) flags: SupervisorFlags,
-    /// The children it starts with; none under simple_one_for_one.
+    /// The initial children; empty under simple_one_for_one.
     pub(crate) initial: Vec<Plan>,
     pub(crate) steps: Vec<Step>,
 }
 
-/// A child, and how it will behave.
+/// A child and its behaviour.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) spec: ChildSpec<Script>,
 }
 
-/// How a child behaves: the outcome of each of its starts in turn (then they all succeed), and how it takes being told to stop.
+/// The outcome of each start in turn (later starts succeed), and the reaction to a stop request.
 #[derive(Debug, Clone)]
 pub(crate) struct Script {
     pub(crate) starts: Vec<StartOutcome>,
@@ -46,7 +46,7 @@ pub(crate) enum OnStop {
     Never,
 }
 
-/// What a child ends with by itself.
+/// How a child exits on its own.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum How {
     Normal,
@@ -58,7 +58,7 @@ pub(crate) enum How {
 
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
-    /// The child at this place (modulo how many there are) ends by itself, if it is up.
+    /// The n-th child (modulo their number) exits on its own, if it is running.
     Exit {
         place: usize,
         how: How,
@@ -105,7 +105,8 @@ fn plan() -> impl Strategy<Value = Plan> {
     (name, script(), restart, shutdown, proptest::bool::ANY).prop_map(
         |(name, mut script, restart, shutdown, significant)| {
             if shutdown == Shutdown::Infinity && script.on_stop == OnStop::Never {
-                // It would be waited for for ever, as it should.
+                // Otherwise the supervisor waits for it for ever, which is correct but ends the
+                // test.
                 script.on_stop = OnStop::Shutdown;
             }
             let spec = ChildSpec {
@@ -134,7 +135,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..8usize).prop_map(Step::Terminate),
         3 => (0..8usize).prop_map(Step::Restart),
         2 => (0..8usize).prop_map(Step::Delete),
-        // Half seconds, so that edges of periods and delays are met.
+        // Half seconds, so that the edges of periods and delays are hit.
         4 => (0..8u64).prop_map(|halves| Step::Pass(Duration::from_millis(halves * 500))),
         1 => Just(Step::Stop),
     ]
@@ -170,11 +171,12 @@ fn flags() -> impl Strategy<Value = SupervisorFlags> {
     )
 }
 
-/// Any supervisor with any history. Its first children are valid; those added later need not be.
+/// Generates any supervisor with any history. The initial children are valid; those added later may
+/// be invalid.
 pub(crate) fn histories() -> impl Strategy<Value = History> {
     (flags(), vec(plan(), 0..5), vec(step(), 0..25)).prop_map(|(flags, mut planned, mut steps)| {
         if flags.backoff.is_some() {
-            obey(&mut planned, &mut steps);
+            make_stops_immediate(&mut planned, &mut steps);
         }
         let mut initial: Vec<Plan> = Vec::new();
         for mut plan in planned {
@@ -191,8 +193,9 @@ pub(crate) fn histories() -> impl Strategy<Value = History> {
     })
 }
 
-/// The model stops children one after the other and does nothing else meanwhile: with restarts that wait, no stop must take time.
-fn obey(planned: &mut [Plan], steps: &mut [Step]) {
+/// The model stops one child after another and does nothing else meanwhile. With delayed restarts,
+/// its stops therefore must not take time.
+fn make_stops_immediate(planned: &mut [Plan], steps: &mut [Step]) {
     let added = steps.iter_mut().filter_map(|step| match step {
         Step::StartChild(plan) => Some(plan),
         _ => None,

@@ -1,4 +1,5 @@
-//! OTP's supervisor, written down once more and naively: a list of children, and a supervisor that waits for each thing it does.
+//! A second, naive implementation of OTP's supervisor: a list of children, and a supervisor that
+//! blocks on each operation.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -93,7 +94,7 @@ impl Model {
         self.children
             .iter_mut()
             .find(|child| child.number == number)
-            .expect("it is there")
+            .expect("child exists")
     }
 
     fn named(&self, id: &str) -> Option<usize> {
@@ -145,7 +146,7 @@ impl Model {
         outcome
     }
 
-    /// No pid any more; temporary and dynamic children are forgotten.
+    /// The child has no pid any more; temporary and dynamic children are removed.
     fn gone(&mut self, number: usize) {
         let simple = self.simple();
         let child = self.child(number);
@@ -155,7 +156,7 @@ impl Model {
         }
     }
 
-    /// OTP's do_terminate: does nothing without a pid.
+    /// OTP's `do_terminate`: does nothing without a pid.
     fn terminate(&mut self, number: usize) {
         let child = self.child(number);
         if !matches!(child.pid, Pid::Up { .. }) {
@@ -175,7 +176,7 @@ impl Model {
             }
             (_, on_stop) => {
                 self.say(format!("stop {id}"));
-                answer_to_stop(on_stop)
+                exit_on_stop(on_stop)
             }
         };
         self.shutdown_error(number, shutdown, &reason);
@@ -198,7 +199,7 @@ impl Model {
 
     fn end(&mut self, reason: String) {
         if self.simple() {
-            self.end_all_at_once();
+            self.stop_all_in_parallel();
         }
         while let Some(number) = self.children.last().map(|child| child.number) {
             self.terminate(number);
@@ -208,7 +209,7 @@ impl Model {
         self.say(format!("end {reason}"));
     }
 
-    fn end_all_at_once(&mut self) {
+    fn stop_all_in_parallel(&mut self) {
         let mut stubborn = Vec::new();
         for number in self.numbers() {
             let child = self.child(number);
@@ -239,7 +240,7 @@ impl Model {
         let tag = self.tag(number);
         let child = self.child(number);
         let Pid::Up { since } = child.pid else {
-            panic!("only children that are up end")
+            panic!("only running children exit")
         };
         let (restart, significant) = (child.spec.restart, child.spec.significant);
         let abnormal = !matches!(reason, ExitReason::Normal | ExitReason::Shutdown(_));
@@ -310,7 +311,7 @@ impl Model {
         }
     }
 
-    /// Whom a restart is about, left to right.
+    /// The children affected by a restart, left to right.
     fn group(&self, number: usize) -> Vec<usize> {
         match self.flags.strategy {
             Strategy::OneForOne | Strategy::SimpleOneForOne => vec![number],
@@ -360,7 +361,7 @@ impl Model {
         self.children.iter().filter_map(due).min()
     }
 
-    /// What is due: an attempt at a time, until nothing is.
+    /// Retries whatever is due, one attempt at a time.
     fn try_again(&mut self) {
         while let Some((_, number)) = self.next_due().filter(|(due, _)| *due <= self.now) {
             let child = self.child(number);
@@ -370,7 +371,7 @@ impl Model {
                 ..
             } = child.pid
             else {
-                panic!("it is due")
+                panic!("child is due")
             };
             let reason = child.last.clone();
             if counted_already {
@@ -517,11 +518,11 @@ impl Model {
     }
 }
 
-fn answer_to_stop(on_stop: OnStop) -> ExitReason {
+fn exit_on_stop(on_stop: OnStop) -> ExitReason {
     match on_stop {
         OnStop::Shutdown => ExitReason::SHUTDOWN,
         OnStop::Normal => ExitReason::Normal,
         OnStop::Crash => ExitReason::failed("crash"),
-        OnStop::Never => panic!("it is waited for elsewhere"),
+        OnStop::Never => panic!("handled by the caller"),
     }
 }

@@ -1,4 +1,5 @@
-//! The policy in a world that does at once what it says, as the scripts have it. Time passes only where something waits for it.
+//! Drives the policy in a world where every effect takes place immediately, as scripted. Time
+//! passes only where something waits for it.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -15,7 +16,7 @@ struct World {
     dynamic: bool,
     now: Moment,
     effects: VecDeque<Effect<Script>>,
-    /// What each child does when it is told to stop, and its name.
+    /// Each child's id and its reaction to a stop request.
     children: HashMap<ChildKey, (ChildId, OnStop)>,
     started: HashMap<String, usize>,
     next_call: u64,
@@ -25,7 +26,7 @@ struct World {
 pub(crate) fn run(history: &History) -> Vec<String> {
     let children = history.initial.iter().map(|plan| plan.spec.clone()).collect();
     let mut world = World {
-        policy: Policy::new(history.flags.clone(), children, 1).expect("the history is valid"),
+        policy: Policy::new(history.flags.clone(), children, 1).expect("valid history"),
         dynamic: history.flags.strategy == Strategy::SimpleOneForOne,
         now: Moment::ORIGIN,
         effects: VecDeque::new(),
@@ -67,7 +68,8 @@ impl World {
         self.feed(Event::Call(call, request));
     }
 
-    /// Does all there is to do. Deadlines that lie ahead come only while a child has to stop.
+    /// Carries out all pending effects. Deadlines in the future pass only while a child has to
+    /// stop.
     fn settle(&mut self) {
         loop {
             while let Some(effect) = self.effects.pop_front() {
@@ -135,7 +137,7 @@ impl World {
                     counted: true,
                 });
             }
-            Effect::CancelStart(..) => panic!("no start takes time here"),
+            Effect::CancelStart(..) => panic!("starts are immediate here"),
             Effect::Reply(_, reply) => self.trace.push(describe_reply(&reply)),
             Effect::Report(report) => self.trace.push(describe(&report)),
             Effect::Ready => self.trace.push("ready".into()),
@@ -153,7 +155,10 @@ impl World {
             Step::Exit { place, how, counted } => {
                 let Some(key) = self.place(*place) else { return };
                 let children = self.policy.which_children();
-                let info = children.iter().find(|info| info.child.key == key).expect("it is there");
+                let info = children
+                    .iter()
+                    .find(|info| info.child.key == key)
+                    .expect("child exists");
                 if info.status == ChildStatus::Running {
                     let incarnation = info.child.incarnation;
                     self.trace.push(format!("exit {}", info.child.id));
@@ -205,7 +210,7 @@ pub(crate) fn name(place: usize) -> ChildId {
     crate::history::NAMES[place % crate::history::NAMES.len()].into()
 }
 
-/// A reply without keys, which a model need not have.
+/// Describes a reply without its keys, which the model does not have.
 fn describe_reply(reply: &Reply) -> String {
     use ostler_core::supervision::{ChildStart, StartChildError};
     match reply {

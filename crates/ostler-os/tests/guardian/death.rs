@@ -1,4 +1,4 @@
-//! Whatever dies first, nothing is left behind.
+//! Whatever dies first, nothing is left.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -9,11 +9,12 @@ use ostler_os::guardian::{EndPolicy, Guardian, GuardianEvent, GuardianOptions, S
 use rustix::process::{Pid, Signal as Os};
 
 use crate::support::{
-    Bench, DEADLINE, Role, alive, assert_gone, children, line, parent, pids, python, role, role_process, send, shell,
-    stat, told, unprivileged, with_output,
+    Bench, DEADLINE, Role, alive, assert_gone, children, line, line_with, parent, pids, python, role, role_process,
+    send, shell, stat, unprivileged, with_output,
 };
 
-/// A worker that tells three pids: its own, a child's in its group, a daemon's that cut every tie.
+/// A worker that prints three pids: its own, a child's in its group, and that of a daemon that
+/// shares neither session nor parent nor environment with it.
 const FAMILY: &str = "import os, signal, sys
 for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP): signal.signal(s, signal.SIG_IGN)
 r, w = os.pipe()
@@ -33,9 +34,9 @@ print(text.decode(), flush=True)
 while True: signal.pause()";
 
 async fn family(bench: &mut Bench, slot: u32) -> Vec<i32> {
-    let mut wanted = python(FAMILY);
-    let output = with_output(&mut wanted);
-    bench.start(slot, 1, wanted).await;
+    let mut spawn_request = python(FAMILY);
+    let output = with_output(&mut spawn_request);
+    bench.start(slot, 1, spawn_request).await;
     let (text, _output) = line(output).await;
     let family = pids(&text);
     assert_eq!(family.len(), 3);
@@ -44,7 +45,8 @@ async fn family(bench: &mut Bench, slot: u32) -> Vec<i32> {
 
 const HOST: &str = "death::role_host";
 
-/// A host that starts three families, tells guardian, sitters and families, and then does as its role says.
+/// A host that starts three families, prints the pids of guardian, sitters and families, and then
+/// ends as its role says.
 #[tokio::test]
 async fn role_host() {
     let Some(role) = role() else { return };
@@ -57,9 +59,9 @@ async fn role_host() {
     }
     let mut copy = None;
     if role == "forks" {
-        // A copy of this process that holds everything it holds, and lives on.
+        // A forked copy of this process that keeps all its descriptors and survives.
         // SAFETY: the child only waits for a signal.
-        match unsafe { nix::unistd::fork() }.expect("forked") {
+        match unsafe { nix::unistd::fork() }.expect("forking") {
             nix::unistd::ForkResult::Child => loop {
                 nix::unistd::pause();
             },
@@ -80,13 +82,13 @@ async fn role_host() {
 
 async fn host(role: &str) -> (Role, Vec<i32>, i32, BufReader<File>) {
     let (process, output) = Role::start(role_process(HOST, role));
-    let (all, output) = told(output, "pids=").await;
-    let (copy, output) = told(output, "copy=").await;
-    (process, pids(&all), copy.parse().expect("a pid"), output)
+    let (all, output) = line_with(output, "pids=").await;
+    let (copy, output) = line_with(output, "copy=").await;
+    (process, pids(&all), copy.parse().expect("valid pid"), output)
 }
 
 #[tokio::test]
-async fn a_host_that_is_killed_leaves_nothing() {
+async fn killed_host_leaves_nothing() {
     let (mut host, all, ..) = host("waits").await;
     assert_eq!(all.len(), 13);
     assert!(all.iter().all(|pid| alive(*pid)));
@@ -95,7 +97,7 @@ async fn a_host_that_is_killed_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_host_that_aborts_or_exits_leaves_nothing() {
+async fn host_that_aborts_or_exits_leaves_nothing() {
     for role in ["aborts", "exits"] {
         let (_host, all, ..) = host(role).await;
         all.iter().for_each(|pid| assert_gone(*pid));
@@ -103,7 +105,7 @@ async fn a_host_that_aborts_or_exits_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_host_that_is_stopped_keeps_its_workers_until_it_is_killed() {
+async fn halted_host_keeps_its_workers_until_it_is_killed() {
     let (mut host, all, ..) = host("stops").await;
     assert!(all.iter().all(|pid| alive(*pid)));
     host.kill();
@@ -111,31 +113,32 @@ async fn a_host_that_is_stopped_keeps_its_workers_until_it_is_killed() {
 }
 
 #[tokio::test]
-async fn a_stopped_sitter_does_not_keep_its_tree_alive() {
+async fn halted_sitter_does_not_keep_its_tree_alive() {
     let (mut host, all, ..) = host("waits").await;
     all[1..].chunks(4).for_each(|slot| send(slot[0], Os::STOP));
     host.kill();
     all.iter().for_each(|pid| assert_gone(*pid));
 }
 
-/// Stopped, it sees neither the host's death nor anything else: the kernel wakes it. Its sitters are in its group.
+/// A halted guardian sees nothing, including the host's death; the kernel wakes it. Its sitters are
+/// in its process group.
 #[tokio::test]
-async fn a_stopped_guardian_ends_everything_when_its_host_is_killed() {
+async fn halted_guardian_ends_everything_when_its_host_is_killed() {
     for whole_group in [false, true] {
         let (mut host, all, ..) = host("waits").await;
-        let guardian = Pid::from_raw(all[0]).expect("a pid");
+        let guardian = Pid::from_raw(all[0]).expect("valid pid");
         let stopped = match whole_group {
             true => rustix::process::kill_process_group(guardian, Os::STOP),
             false => rustix::process::kill_process(guardian, Os::STOP),
         };
-        stopped.expect("the signal is sent");
+        stopped.expect("sending the signal");
         host.kill();
         all.iter().for_each(|pid| assert_gone(*pid));
     }
 }
 
 #[tokio::test]
-async fn a_stopped_guardian_that_is_let_go_ends_everything() {
+async fn halted_guardian_that_is_released_ends_everything() {
     let mut bench = Bench::launch().await;
     let family = family(&mut bench, 0).await;
     send(parent(family[0]), Os::STOP);
@@ -146,20 +149,20 @@ async fn a_stopped_guardian_that_is_let_go_ends_everything() {
 }
 
 #[tokio::test]
-async fn a_forked_copy_of_the_host_does_not_hide_its_death() {
+async fn forked_copy_of_the_host_does_not_hide_its_death() {
     let (mut host, all, copy, _output) = host("forks").await;
     assert!(alive(copy));
     host.kill();
     all.iter().for_each(|pid| assert_gone(*pid));
-    assert!(alive(copy), "the copy is a stranger to us");
+    assert!(alive(copy), "the copy must not be killed");
     send(copy, Os::KILL);
 }
 
 #[tokio::test]
-async fn host_and_guardian_killed_at_once_leave_nothing() {
+async fn host_and_guardian_killed_together_leave_nothing() {
     for _ in 0..5 {
         let (mut host, all, ..) = host("waits").await;
-        // Stopped first, so that neither can do anything for the other's death.
+        // Both are stopped first, so that neither can react to the other's death.
         send(all[0], Os::STOP);
         send(host.0.id() as i32, Os::STOP);
         send(all[0], Os::KILL);
@@ -168,13 +171,14 @@ async fn host_and_guardian_killed_at_once_leave_nothing() {
     }
 }
 
-/// Without a cgroup nothing holds the others of the tree then: they are the next start's business (ADR 0002).
+/// Without a cgroup nothing contains the rest of the tree; the next start's sweep handles it (ADR
+/// 0002).
 #[tokio::test]
-async fn host_guardian_and_sitters_killed_at_once_take_the_workers_with_them() {
+async fn host_guardian_and_sitters_killed_together_take_the_workers_with_them() {
     let (mut host, all, ..) = host("waits").await;
-    let (guardian, slots) = all.split_first().expect("a guardian");
+    let (guardian, slots) = all.split_first().expect("guardian");
     let sitters: Vec<i32> = slots.chunks(4).map(|slot| slot[0]).collect();
-    // Stopped first, so that none can do anything for another's death.
+    // All are stopped first, so that none can react to another's death.
     for pid in sitters.iter().chain([guardian]) {
         send(*pid, Os::STOP);
     }
@@ -192,7 +196,7 @@ async fn host_guardian_and_sitters_killed_at_once_take_the_workers_with_them() {
 }
 
 #[tokio::test]
-async fn a_killed_guardian_is_told_and_its_sitters_end_their_trees() {
+async fn killed_guardian_is_reported_and_its_sitters_end_their_trees() {
     let mut bench = Bench::launch().await;
     let mut all = Vec::new();
     for slot in 0..3 {
@@ -223,12 +227,12 @@ async fn a_killed_guardian_is_told_and_its_sitters_end_their_trees() {
     }
     assert_eq!((lost, gone), (1, 3));
     all.iter().for_each(|pid| assert_gone(*pid));
-    assert!(bench.guardian.close(0).is_err(), "there is nobody to give orders to");
+    assert!(bench.guardian.close(0).is_err(), "no guardian to send orders to");
 }
 
-/// Nobody is left then who would wake them but the kernel. The second slot's sitter has no worker just then.
+/// Only the kernel can wake them. The sitter of the second slot has no worker at that time.
 #[tokio::test]
-async fn stopped_sitters_end_when_the_guardian_is_killed() {
+async fn halted_sitters_end_when_the_guardian_is_killed() {
     let mut bench = Bench::launch().await;
     let family = family(&mut bench, 0).await;
     bench.start(1, 1, shell("exit 0")).await;
@@ -243,7 +247,7 @@ async fn stopped_sitters_end_when_the_guardian_is_killed() {
 }
 
 #[tokio::test]
-async fn a_stopped_sitter_obeys() {
+async fn halted_sitter_carries_out_orders() {
     let mut bench = Bench::launch().await;
     let family = family(&mut bench, 0).await;
     let sitter = parent(family[0]);
@@ -256,7 +260,7 @@ async fn a_stopped_sitter_obeys() {
 }
 
 #[tokio::test]
-async fn a_killed_sitter_is_told_when_all_that_it_left_is_killed() {
+async fn killed_sitter_is_reported_once_its_tree_is_killed() {
     let mut bench = Bench::launch().await;
     let family = family(&mut bench, 0).await;
     let other = bench.start(1, 1, shell("sleep 1000")).await as i32;
@@ -269,13 +273,16 @@ async fn a_killed_sitter_is_told_when_all_that_it_left_is_killed() {
             status,
         } => {
             use std::os::unix::process::ExitStatusExt;
-            assert!(killed >= 3, "{killed}: the family, and who had ended unreaped");
+            assert!(
+                killed >= 3,
+                "{killed}: the family, and processes that had ended unreaped"
+            );
             assert_eq!(status.signal(), Some(9));
         }
         event => panic!("{event:?}"),
     }
-    assert!(family.iter().all(|pid| !alive(*pid)), "it was told too soon");
-    assert!(alive(other), "another slot's worker is none of its business");
+    assert!(family.iter().all(|pid| !alive(*pid)), "reported too early");
+    assert!(alive(other), "the worker of another slot must not be killed");
     bench.start(0, 2, shell("exit 4")).await;
     assert_eq!(bench.gone(0, 2).await.0.code(), Some(4), "the slot has a new sitter");
     bench.kill(1, 1);
@@ -283,9 +290,9 @@ async fn a_killed_sitter_is_told_when_all_that_it_left_is_killed() {
     bench.quit().await;
 }
 
-/// The guardian hears of both in one turn.
+/// The guardian sees both in one loop iteration.
 #[tokio::test]
-async fn an_order_right_behind_the_death_of_its_sitter_gets_a_new_one() {
+async fn order_right_after_the_death_of_its_sitter_gets_a_new_sitter() {
     let mut bench = Bench::launch().await;
     bench.start(0, 1, shell("exit 0")).await;
     bench.gone(0, 1).await;
@@ -297,7 +304,10 @@ async fn an_order_right_behind_the_death_of_its_sitter_gets_a_new_one() {
     }
     send(sitter, Os::KILL);
     assert_gone(sitter);
-    bench.guardian.spawn(0, 2, shell("exit 4")).expect("taken");
+    bench
+        .guardian
+        .spawn(0, 2, shell("exit 4"))
+        .expect("queuing the request");
     send(guardian, Os::CONT);
     let status = bench
         .until(|event| match event {
@@ -311,7 +321,7 @@ async fn an_order_right_behind_the_death_of_its_sitter_gets_a_new_one() {
 }
 
 #[tokio::test]
-async fn all_sitters_killed_at_once_leave_nothing() {
+async fn sitters_killed_together_leave_nothing() {
     let mut bench = Bench::launch().await;
     let mut all = Vec::new();
     let mut sitters = Vec::new();
@@ -331,9 +341,9 @@ async fn all_sitters_killed_at_once_leave_nothing() {
 }
 
 #[tokio::test]
-async fn the_host_death_policy_gives_a_database_its_time() {
+async fn host_death_policy_gives_a_database_its_grace() {
     let mut bench = Bench::launch().await;
-    let mut wanted = python(
+    let mut spawn_request = python(
         "import os, signal, time\n\
          def leave(*_):\n\
          \tfor _ in range(20): time.sleep(0.005)\n\
@@ -342,12 +352,12 @@ async fn the_host_death_policy_gives_a_database_its_time() {
          print('ready', flush=True)\n\
          while True: signal.pause()",
     );
-    wanted.host_death = EndPolicy {
+    spawn_request.host_death = EndPolicy {
         signal: Signal::TERM,
         grace: Duration::from_secs(60),
     };
-    let output = with_output(&mut wanted);
-    bench.start(0, 1, wanted).await;
+    let output = with_output(&mut spawn_request);
+    bench.start(0, 1, spawn_request).await;
     let (_, output) = line(output).await;
     bench.guardian.abandon();
     match bench.next().await {
@@ -364,12 +374,12 @@ async fn the_host_death_policy_gives_a_database_its_time() {
 }
 
 #[test]
-fn letting_go_needs_no_runtime() {
+fn release_needs_no_runtime() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
-        .expect("a runtime");
+        .expect("tokio runtime");
     let (guardian, events, worker) = runtime.block_on(async {
         let mut bench = Bench::launch().await;
         let worker = bench.start(0, 1, shell("sleep 1000")).await as i32;
@@ -384,11 +394,11 @@ fn letting_go_needs_no_runtime() {
 }
 
 #[test]
-fn dropping_without_a_runtime_lets_go() {
+fn drop_without_a_runtime_releases() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .expect("a runtime");
+        .expect("tokio runtime");
     let (guardian, worker) = runtime.block_on(async {
         let mut bench = Bench::launch().await;
         let worker = bench.start(0, 1, shell("sleep 1000")).await as i32;
@@ -399,15 +409,15 @@ fn dropping_without_a_runtime_lets_go() {
     assert_gone(worker);
 }
 
-/// As another user than root, without any capability: everything must hold.
+/// The same as an unprivileged user without any capability.
 #[tokio::test]
-async fn an_unprivileged_host_that_is_killed_leaves_nothing() {
+async fn killed_unprivileged_host_leaves_nothing() {
     if !rustix::process::geteuid().is_root() {
-        return eprintln!("skipped: the other tests have just run as this user");
+        return eprintln!("skipped: the other tests already run unprivileged");
     }
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = tempfile::tempdir().expect("temporary directory");
     let (mut process, output) = Role::start(unprivileged(&[], &role_process(HOST, "waits"), directory.path()));
-    let (all, _output) = told(output, "pids=").await;
+    let (all, _output) = line_with(output, "pids=").await;
     let all = pids(&all);
     assert_eq!(all.len(), 13);
     process.kill();
@@ -415,9 +425,11 @@ async fn an_unprivileged_host_that_is_killed_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_second_guardian_serves_beside_the_first() {
+async fn second_guardian_runs_next_to_the_first() {
     let mut first = Bench::launch().await;
-    let (guardian, events) = Guardian::launch(GuardianOptions::default()).await.expect("a second");
+    let (guardian, events) = Guardian::launch(GuardianOptions::default())
+        .await
+        .expect("launching a second guardian");
     let mut second = Bench { guardian, events };
     let one = family(&mut first, 0).await;
     let two = family(&mut second, 0).await;
@@ -428,13 +440,14 @@ async fn a_second_guardian_serves_beside_the_first() {
     second.kill(0, 1);
     second.gone(0, 1).await;
     first.quit().await;
-    tokio::time::timeout(DEADLINE, second.quit()).await.expect("in time");
+    tokio::time::timeout(DEADLINE, second.quit()).await.expect("timeout");
 }
 
-/// Held by the guardian and by each sitter, and by no worker: free when all of them have ended.
+/// The guardian and each sitter hold the lock, and no worker does: it is released once all of them
+/// have exited.
 #[tokio::test]
-async fn guardian_and_sitters_hold_the_lock_that_they_are_given() {
-    let file = tempfile::NamedTempFile::new().expect("a file");
+async fn guardian_and_sitters_hold_the_lock() {
+    let file = tempfile::NamedTempFile::new().expect("temporary file");
     let held = |path: &std::path::Path| {
         let other = File::options().write(true).open(path).expect("opened");
         other.try_lock().is_err()
@@ -446,27 +459,27 @@ async fn guardian_and_sitters_hold_the_lock_that_they_are_given() {
         ..GuardianOptions::default()
     })
     .await;
-    // Deaf to what the sitter sends it first.
-    let mut deaf = python(
-        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(1000)",
+    // Ignores the first signal that the sitter sends.
+    let mut stubborn = python(
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ignoring', flush=True); time.sleep(1000)",
     );
-    deaf.host_death = EndPolicy {
+    stubborn.host_death = EndPolicy {
         signal: Signal::TERM,
         grace: Duration::from_secs(3600),
     };
-    let output = with_output(&mut deaf);
-    let worker = bench.start(0, 1, deaf).await as i32;
-    let (_, _output) = told(output, "deaf").await;
+    let output = with_output(&mut stubborn);
+    let worker = bench.start(0, 1, stubborn).await as i32;
+    let (_, _output) = line_with(output, "ignoring").await;
     let (sitter, guardian) = (parent(worker), bench.guardian.pid() as i32);
-    assert!(held(file.path()), "by the guardian");
+    assert!(held(file.path()), "held by the guardian");
     send(guardian, Os::KILL);
     assert_gone(guardian);
-    assert!(alive(sitter) && held(file.path()), "by the sitter");
+    assert!(alive(sitter) && held(file.path()), "held by the sitter");
     send(sitter, Os::KILL);
     assert_gone(sitter);
     let deadline = std::time::Instant::now() + DEADLINE;
     while held(file.path()) {
-        assert!(std::time::Instant::now() < deadline, "by somebody else");
+        assert!(std::time::Instant::now() < deadline, "held by another process");
         std::thread::yield_now();
     }
     assert_gone(worker);

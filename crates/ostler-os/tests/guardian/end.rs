@@ -1,4 +1,4 @@
-//! Ending a worker: its grace, its process group, and the trees that resist.
+//! Stopping a worker: its grace, its process group, and trees that resist.
 
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ const LONG: Duration = Duration::from_secs(600);
 const SHORT: Duration = Duration::from_millis(100);
 
 #[tokio::test]
-async fn a_worker_that_obeys_ends_by_its_signal() {
+async fn worker_that_obeys_ends_by_the_signal() {
     let mut bench = Bench::launch().await;
     bench.start(0, 1, shell("sleep 1000")).await;
     bench.term(0, 1, LONG);
@@ -30,11 +30,11 @@ async fn a_worker_that_obeys_ends_by_its_signal() {
 }
 
 #[tokio::test]
-async fn a_worker_that_does_not_obey_is_killed_when_its_grace_is_over() {
+async fn worker_that_ignores_the_signal_is_killed_after_its_grace() {
     let mut bench = Bench::launch().await;
-    let mut wanted = shell("trap '' TERM; echo ready; while true; do sleep 1000; done");
-    let output = with_output(&mut wanted);
-    bench.start(0, 1, wanted).await;
+    let mut spawn_request = shell("trap '' TERM; echo ready; while true; do sleep 1000; done");
+    let output = with_output(&mut spawn_request);
+    bench.start(0, 1, spawn_request).await;
     let _output = line(output).await;
     let begun = Instant::now();
     bench.term(0, 1, SHORT);
@@ -47,7 +47,7 @@ async fn a_worker_that_does_not_obey_is_killed_when_its_grace_is_over() {
             other => panic!("{other:?}"),
         }
     }
-    assert!(begun.elapsed() >= SHORT, "it has its whole grace");
+    assert!(begun.elapsed() >= SHORT, "it must have its full grace");
     assert_eq!(
         causes,
         [
@@ -59,9 +59,9 @@ async fn a_worker_that_does_not_obey_is_killed_when_its_grace_is_over() {
 }
 
 #[tokio::test]
-async fn others_of_the_group_have_the_rest_of_the_grace() {
+async fn group_members_have_the_rest_of_the_grace() {
     let mut bench = Bench::launch().await;
-    let mut wanted = python(
+    let mut spawn_request = python(
         "import os, signal, sys, time\n\
          if os.fork() == 0:\n\
          \tdef leave(*_):\n\
@@ -72,41 +72,41 @@ async fn others_of_the_group_have_the_rest_of_the_grace() {
          \twhile True: signal.pause()\n\
          signal.pause()",
     );
-    let output = with_output(&mut wanted);
-    bench.start(0, 1, wanted).await;
+    let output = with_output(&mut spawn_request);
+    bench.start(0, 1, spawn_request).await;
     let (_, output) = line(output).await;
     bench.term(0, 1, LONG);
     let (status, killed, _) = bench.gone(0, 1).await;
     assert_eq!(
         (status.signal(), killed),
         (Some(15), 0),
-        "the leader obeyed at once, its child in its time"
+        "the leader ends immediately, its child within the grace"
     );
     assert_eq!(line(output).await.0, "done");
     bench.quit().await;
 }
 
 #[tokio::test]
-async fn others_of_the_group_that_do_not_obey_are_killed_when_the_grace_is_over() {
+async fn group_members_that_ignore_the_signal_are_killed_after_the_grace() {
     let mut bench = Bench::launch().await;
-    let mut wanted = shell("(trap '' TERM; echo ready; while true; do sleep 1000; done) & wait");
-    let output = with_output(&mut wanted);
-    bench.start(0, 1, wanted).await;
+    let mut spawn_request = shell("(trap '' TERM; echo ready; while true; do sleep 1000; done) & wait");
+    let output = with_output(&mut spawn_request);
+    bench.start(0, 1, spawn_request).await;
     let _output = line(output).await;
     let begun = Instant::now();
     bench.term(0, 1, SHORT);
-    let mut told = Vec::new();
+    let mut signals = Vec::new();
     loop {
         match bench.next().await {
-            GuardianEvent::Signalled { signal, cause, .. } => told.push((signal, cause)),
-            GuardianEvent::Exited { status, .. } => assert_eq!(status.signal(), Some(15), "the leader obeyed"),
+            GuardianEvent::Signalled { signal, cause, .. } => signals.push((signal, cause)),
+            GuardianEvent::Exited { status, .. } => assert_eq!(status.signal(), Some(15), "the leader ends by TERM"),
             GuardianEvent::TreeGone { killed, .. } => break assert!(killed >= 1),
             other => panic!("{other:?}"),
         }
     }
-    assert!(begun.elapsed() >= SHORT, "they have the whole grace");
+    assert!(begun.elapsed() >= SHORT, "they must have the full grace");
     assert_eq!(
-        told,
+        signals,
         [
             (Signal::TERM, SignalCause::Stop),
             (Signal::KILL, SignalCause::GraceOver)
@@ -116,11 +116,11 @@ async fn others_of_the_group_that_do_not_obey_are_killed_when_the_grace_is_over(
 }
 
 #[tokio::test]
-async fn who_left_the_group_has_no_grace_once_the_group_is_gone() {
+async fn processes_outside_the_group_have_no_grace_once_the_group_is_gone() {
     let mut bench = Bench::launch().await;
-    let mut wanted = shell("setsid sh -c 'echo $$; sleep 1000' & sleep 1000");
-    let output = with_output(&mut wanted);
-    bench.start(0, 1, wanted).await;
+    let mut spawn_request = shell("setsid sh -c 'echo $$; sleep 1000' & sleep 1000");
+    let output = with_output(&mut spawn_request);
+    bench.start(0, 1, spawn_request).await;
     let (text, _output) = line(output).await;
     bench.term(0, 1, LONG);
     let (_, killed, how) = bench.gone(0, 1).await;
@@ -129,7 +129,8 @@ async fn who_left_the_group_has_no_grace_once_the_group_is_gone() {
     bench.quit().await;
 }
 
-/// Double fork, own session, empty environment, deaf to TERM, INT and HUP; it tells its pid and its child's.
+/// A daemon after a double fork, in its own session, with an empty environment, that ignores TERM,
+/// INT and HUP. It prints its pid and its child's.
 const DAEMON: &str = "env -i /bin/sh -c '
     setsid /bin/sh -c \"
         trap : TERM INT HUP; trap \\\"\\\" TERM INT HUP
@@ -139,16 +140,16 @@ const DAEMON: &str = "env -i /bin/sh -c '
 ";
 
 #[tokio::test]
-async fn daemons_that_cut_every_tie_die_with_the_worker() {
+async fn detached_daemons_die_with_the_worker() {
     let mut bench = Bench::launch().await;
     // However the worker ends: by its own exit, by KILL, by TERM.
     for (incarnation, end) in [(1, "exit 0"), (2, "sleep 1000"), (3, "sleep 1000")] {
-        let mut wanted = shell(&format!("{DAEMON} read nothing; {end}"));
-        // It ends by itself only after the daemon has spoken.
-        wanted.program = "/bin/sh".into();
-        wanted.argv[2] = format!("{{ {DAEMON} }} | {{ read pids; echo $pids; {end}; }}").into();
-        let output = with_output(&mut wanted);
-        bench.start(0, incarnation, wanted).await;
+        let mut spawn_request = shell(&format!("{DAEMON} read nothing; {end}"));
+        // It exits only after the daemon has printed its pids.
+        spawn_request.program = "/bin/sh".into();
+        spawn_request.argv[2] = format!("{{ {DAEMON} }} | {{ read pids; echo $pids; {end}; }}").into();
+        let output = with_output(&mut spawn_request);
+        bench.start(0, incarnation, spawn_request).await;
         let (text, _output) = line(output).await;
         match incarnation {
             2 => bench.kill(0, incarnation),
@@ -159,16 +160,16 @@ async fn daemons_that_cut_every_tie_die_with_the_worker() {
         let daemons = pids(&text);
         assert_eq!(daemons.len(), 2);
         for pid in daemons {
-            assert!(!alive(pid), "TreeGone was told while {pid} lived");
+            assert!(!alive(pid), "TreeGone while {pid} was alive");
         }
     }
     bench.quit().await;
 }
 
 #[tokio::test]
-async fn a_tree_of_many_groups_is_gone_when_it_is_told() {
+async fn tree_of_many_groups_is_gone_at_tree_gone() {
     let mut bench = Bench::launch().await;
-    let mut wanted = python(
+    let mut spawn_request = python(
         "import os, signal, time\n\
          for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP): signal.signal(s, signal.SIG_IGN)\n\
          r, w = os.pipe()\n\
@@ -185,8 +186,8 @@ async fn a_tree_of_many_groups_is_gone_when_it_is_told() {
          print(text.decode(), flush=True)\n\
          while True: signal.pause()",
     );
-    let output = with_output(&mut wanted);
-    bench.start(0, 1, wanted).await;
+    let output = with_output(&mut spawn_request);
+    bench.start(0, 1, spawn_request).await;
     let (text, _output) = line(output).await;
     let tree = pids(&text);
     assert_eq!(tree.len(), 121);
@@ -194,16 +195,16 @@ async fn a_tree_of_many_groups_is_gone_when_it_is_told() {
     let (_, _, how) = bench.gone(0, 1).await;
     assert!(how.strays && !how.refused);
     for pid in tree {
-        assert!(!alive(pid), "TreeGone was told while {pid} lived");
+        assert!(!alive(pid), "TreeGone while {pid} was alive");
     }
     bench.quit().await;
 }
 
 #[tokio::test]
-async fn children_that_fork_while_they_are_killed_do_not_get_away() {
+async fn children_that_fork_while_being_killed_do_not_escape() {
     let mut bench = Bench::launch().await;
-    // Each generation forks the next, leaves its session, and ends: a moving target, four times over.
-    let mut wanted = python(
+    // Four chains in which each generation forks the next one, leaves its session and exits.
+    let mut spawn_request = python(
         "import os, signal, time\n\
          for _ in range(4):\n\
          \tif os.fork() == 0:\n\
@@ -213,8 +214,8 @@ async fn children_that_fork_while_they_are_killed_do_not_get_away() {
          print('ready', flush=True)\n\
          signal.pause()",
     );
-    let output = with_output(&mut wanted);
-    bench.start(0, 1, wanted).await;
+    let output = with_output(&mut spawn_request);
+    bench.start(0, 1, spawn_request).await;
     let _output = line(output).await;
     bench.kill(0, 1);
     bench.gone(0, 1).await;
@@ -222,22 +223,25 @@ async fn children_that_fork_while_they_are_killed_do_not_get_away() {
 }
 
 #[tokio::test]
-async fn a_repeated_order_can_only_hasten_the_end() {
+async fn repeated_order_can_only_shorten_the_grace() {
     let mut bench = Bench::launch().await;
-    let mut wanted = shell("trap '' TERM; echo ready; while true; do sleep 1000; done");
-    let output = with_output(&mut wanted);
-    bench.start(0, 1, wanted).await;
+    let mut spawn_request = shell("trap '' TERM; echo ready; while true; do sleep 1000; done");
+    let output = with_output(&mut spawn_request);
+    bench.start(0, 1, spawn_request).await;
     let _output = line(output).await;
     bench.term(0, 1, LONG);
     bench.term(0, 1, LONG);
-    bench.guardian.end(0, 7, Signal::KILL, Duration::ZERO).expect("taken");
-    bench.guardian.query(0).expect("taken");
+    bench
+        .guardian
+        .end(0, 7, Signal::KILL, Duration::ZERO)
+        .expect("queuing the request");
+    bench.guardian.query(0).expect("queuing the request");
     let mut signals = 0;
     loop {
         match bench.next().await {
             GuardianEvent::Signalled { .. } => signals += 1,
             GuardianEvent::Children { total, .. } => {
-                break assert!(total >= 1, "another incarnation's end changes nothing");
+                break assert!(total >= 1, "an order for another incarnation changes nothing");
             }
             other => panic!("{other:?}"),
         }
@@ -250,13 +254,13 @@ async fn a_repeated_order_can_only_hasten_the_end() {
 }
 
 #[tokio::test]
-async fn a_tree_that_a_stopped_tracer_holds_is_named_and_goes_in_the_end() {
+async fn tree_held_by_a_halted_tracer_is_named_and_finally_gone() {
     let mut bench = Bench::launch().await;
-    // A tracer outside the tree, which seizes the worker with PTRACE_O_TRACEEXIT and is then stopped: the kill leaves
-    // the worker half dead until the tracer ends.
-    let mut wanted = shell("echo ready; while true; do sleep 1000; done");
-    let output = with_output(&mut wanted);
-    let worker = bench.start(0, 1, wanted).await as i32;
+    // A tracer outside the tree seizes the worker with PTRACE_O_TRACEEXIT and is then stopped: a
+    // killed worker does not fully exit until the tracer ends.
+    let mut spawn_request = shell("echo ready; while true; do sleep 1000; done");
+    let output = with_output(&mut spawn_request);
+    let worker = bench.start(0, 1, spawn_request).await as i32;
     let _output = line(output).await;
     let script = format!(
         "import ctypes, os, signal\n\
@@ -269,25 +273,25 @@ async fn a_tree_that_a_stopped_tracer_holds_is_named_and_goes_in_the_end() {
     let mut command = std::process::Command::new("python3");
     command.args(["-c", &script]);
     let (mut tracer, output) = crate::support::Role::start(command);
-    let (seized, _output) = crate::support::told(output, "seized=").await;
+    let (seized, _output) = crate::support::line_with(output, "seized=").await;
     if seized != "0" {
         bench.kill(0, 1);
         bench.gone(0, 1).await;
         bench.quit().await;
-        return eprintln!("skipped: this system lets nobody trace here");
+        return eprintln!("skipped: ptrace is not permitted");
     }
     bench.kill(0, 1);
     bench
         .until(|event| matches!(event, GuardianEvent::Held { children: 1.., .. }).then_some(()))
         .await;
-    bench.guardian.query(0).expect("taken");
+    bench.guardian.query(0).expect("queuing the request");
     let named = bench.until(|event| match event {
         GuardianEvent::Children { named, .. } => Some(named.clone()),
         _ => None,
     });
     assert!(
         named.await.iter().any(|child| child.pid as i32 == worker),
-        "what is held can be named"
+        "the held process must be named"
     );
     tracer.kill();
     bench.gone(0, 1).await;

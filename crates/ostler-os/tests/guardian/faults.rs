@@ -1,4 +1,4 @@
-//! Limits of the machine: each is a failed start with its step and error, and nothing is lost by it.
+//! Machine limits: each is a failed start with its step and error, and loses nothing.
 
 use std::fs;
 use std::os::fd::AsRawFd;
@@ -9,9 +9,9 @@ use ostler_os::guardian::{Guardian, GuardianEvent, GuardianOptions, LaunchError,
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, Signal};
 
-use crate::support::{Bench, Role, null, role, role_process, send, shell, told};
+use crate::support::{Bench, Role, line_with, null, role, role_process, send, shell};
 
-/// A guardian that is started by a line of shell, with `$0` for its program.
+/// A guardian started by a line of shell in which `$0` is its program.
 async fn launched_by(directory: &Path, line: &str) -> Bench {
     let plain = Bench::launch().await;
     let program = directory.join("guardian");
@@ -34,17 +34,20 @@ async fn works(bench: &mut Bench, slot: u32, incarnation: u64) {
     assert_eq!(bench.gone(slot, incarnation).await.0.code(), Some(6));
 }
 
-/// Fills slot after slot until one fails; returns how many run, and the failure.
+/// Fills slot after slot until a start fails. Returns how many run, and the failure.
 async fn fill(bench: &mut Bench) -> (u32, SpawnStep, i32) {
     for slot in 0..1_000 {
-        bench.guardian.spawn(slot, 1, shell("exec sleep 1000")).expect("taken");
+        bench
+            .guardian
+            .spawn(slot, 1, shell("exec sleep 1000"))
+            .expect("queuing the request");
         match bench.next().await {
             GuardianEvent::Spawned { .. } => {}
             GuardianEvent::SpawnFailed { step, errno, .. } => return (slot, step, errno),
             other => panic!("{other:?}"),
         }
     }
-    panic!("no limit was met");
+    panic!("no limit was reached");
 }
 
 async fn empty(bench: &mut Bench, slots: u32) {
@@ -55,12 +58,13 @@ async fn empty(bench: &mut Bench, slots: u32) {
 }
 
 #[tokio::test]
-async fn too_many_processes_fail_a_start_and_nothing_else() {
+async fn process_limit_fails_a_start_and_nothing_else() {
     if !rustix::process::geteuid().is_root() {
-        return eprintln!("skipped: takes a user of its own, so that nobody else's processes count");
+        return eprintln!("skipped: needs root, to use a user id without other processes");
     }
-    let directory = tempfile::tempdir().expect("a directory");
-    // Guardian, then two for each slot: an odd limit runs out at a worker, an even one at a sitter.
+    let directory = tempfile::tempdir().expect("temporary directory");
+    // One for the guardian and two for each slot: an odd limit is reached by a worker, an even one
+    // by a sitter.
     for (limit, user, step) in [(6, 54_321, SpawnStep::Fork), (7, 54_322, SpawnStep::SitterFork)] {
         let line = format!("exec prlimit --nproc={limit} setpriv --reuid={user} --clear-groups $1");
         let mut bench = launched_by(directory.path(), &line).await;
@@ -73,8 +77,8 @@ async fn too_many_processes_fail_a_start_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_guardian_without_descriptors_fails_a_start_and_nothing_else() {
-    let directory = tempfile::tempdir().expect("a directory");
+async fn guardian_without_descriptors_fails_a_start_and_nothing_else() {
+    let directory = tempfile::tempdir().expect("temporary directory");
     let mut bench = launched_by(directory.path(), "ulimit -n 24; exec $1").await;
     let (slots, step, errno) = fill(&mut bench).await;
     assert!(
@@ -88,38 +92,40 @@ async fn a_guardian_without_descriptors_fails_a_start_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_child_without_descriptors_fails_its_start_and_nothing_else() {
-    let directory = tempfile::tempdir().expect("a directory");
+async fn child_without_descriptors_fails_its_start_and_nothing_else() {
+    let directory = tempfile::tempdir().expect("temporary directory");
     let mut bench = launched_by(directory.path(), "ulimit -n 13; exec $1").await;
     works(&mut bench, 0, 1).await;
-    let mut wanted = shell("true");
-    wanted.listen = vec![null()];
+    let mut spawn_request = shell("true");
+    spawn_request.listen = vec![null()];
     assert_eq!(
-        bench.fail(0, wanted).await,
+        bench.fail(0, spawn_request).await,
         (SpawnStep::Descriptors, Errno::MFILE.raw_os_error())
     );
-    let mut wanted = shell("true");
-    wanted.listen = vec![null(), null(), null()];
+    let mut spawn_request = shell("true");
+    spawn_request.listen = vec![null(), null(), null()];
     assert_eq!(
-        bench.fail(0, wanted).await,
+        bench.fail(0, spawn_request).await,
         (SpawnStep::Receive, Errno::MFILE.raw_os_error())
     );
     works(&mut bench, 0, 2).await;
     bench.quit().await;
 }
 
-/// More orders than the socket takes in.
+/// More orders than fit in the socket.
 const MANY: usize = 2_000;
 
-/// Launches with as few descriptors as will do: either the launch says what it lacks, or all orders go through, also
-/// those that had to wait.
+/// Launches a guardian with as few descriptors as possible: either the launch says what it lacks,
+/// or all orders get through, including those that had to wait.
 #[tokio::test]
 async fn role_few_descriptors() {
     if role().as_deref() != Some("few descriptors") {
         return;
     }
     let hard = rustix::process::getrlimit(Resource::Nofile).maximum;
-    let first_free = rustix::io::dup(std::io::stdin()).expect("one more").as_raw_fd() as u64;
+    let first_free = rustix::io::dup(std::io::stdin())
+        .expect("duplicating stdin")
+        .as_raw_fd() as u64;
     let limit = |soft| {
         rustix::process::setrlimit(
             Resource::Nofile,
@@ -141,16 +147,16 @@ async fn role_few_descriptors() {
         }
         refused += 1;
     };
-    assert!(refused > 3, "it cannot have done with {refused} descriptors");
-    // Not one is left when the launch's own tasks run for the first time.
-    limit(Some(first_free)).expect("set");
+    assert!(refused > 3, "{refused} descriptors cannot be enough");
+    // None is left when the launch's own tasks first run.
+    limit(Some(first_free)).expect("setting the limit");
     tokio::task::yield_now().await;
     limit(hard).expect("set");
     let mut bench = Bench { guardian, events };
     let pid = bench.guardian.pid() as i32;
     send(pid, Signal::STOP);
     for _ in 0..MANY {
-        bench.guardian.query(0).expect("taken");
+        bench.guardian.query(0).expect("queuing the request");
     }
     send(pid, Signal::CONT);
     for _ in 0..MANY {
@@ -164,21 +170,21 @@ async fn role_few_descriptors() {
 }
 
 #[tokio::test]
-async fn a_host_without_descriptors_fails_a_launch_and_never_an_order() {
+async fn host_without_descriptors_fails_a_launch_and_never_an_order() {
     let (_role, output) = Role::start(role_process("faults::role_few_descriptors", "few descriptors"));
-    told(output, "served=").await;
+    line_with(output, "served=").await;
 }
 
 #[tokio::test]
-async fn descriptors_that_a_careless_host_leaks_end_at_the_guardian() {
-    let directory = tempfile::tempdir().expect("a directory");
+async fn guardian_closes_descriptors_leaked_by_its_host() {
+    let directory = tempfile::tempdir().expect("temporary directory");
     let mut bench = launched_by(directory.path(), "exec 9</etc/passwd 77</etc/passwd; exec $1").await;
     let open = fs::read_dir(format!("/proc/{}/fd", bench.guardian.pid()))
         .expect("there")
         .count();
     assert_eq!(
         open, 8,
-        "four of /dev/null (one for want of a lock), orders, events, signals, the host"
+        "four of /dev/null (one in place of a lock), orders, events, signals, the host"
     );
     works(&mut bench, 0, 1).await;
     bench.quit().await;

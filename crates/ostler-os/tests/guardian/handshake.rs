@@ -1,4 +1,4 @@
-//! Launching, the first answer, and what refuses to be a guardian.
+//! Launching a guardian, the handshake, and programs that are not a guardian.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use ostler_os::guardian::{Guardian, GuardianOptions, LaunchError};
 
-use crate::support::{Bench, Role, alive, role, role_process, shell, stat, told};
+use crate::support::{Bench, Role, alive, line_with, role, role_process, shell, stat};
 
 #[tokio::test]
-async fn a_guardian_starts_in_a_session_of_its_own_and_quits() {
+async fn guardian_starts_in_its_own_session_and_quits() {
     let bench = Bench::launch_with(GuardianOptions {
         label: "run-7".into(),
         ..GuardianOptions::default()
@@ -26,7 +26,7 @@ async fn a_guardian_starts_in_a_session_of_its_own_and_quits() {
         fs::read(format!("/proc/{pid}/cmdline")).expect("there"),
         b"ostler-guardian\0run-7\0"
     );
-    assert_eq!(stat(pid)[3], pid.to_string(), "it leads its session");
+    assert_eq!(stat(pid)[3], pid.to_string(), "it must lead its session");
     bench.quit().await;
 }
 
@@ -51,7 +51,7 @@ async fn signals_that_end_programs_do_not_end_the_guardian() {
     bench.quit().await;
 }
 
-/// A program that speaks as a guardian of version 99 would.
+/// A program that speaks like a guardian of version 99.
 fn of_another_version(directory: &std::path::Path) -> PathBuf {
     let path = directory.join("old-guardian");
     let script = "#!/usr/bin/env python3
@@ -68,8 +68,8 @@ control.recv(1)
 }
 
 #[tokio::test]
-async fn another_version_is_refused_by_name() {
-    let directory = tempfile::tempdir().expect("a directory");
+async fn other_version_is_refused_by_number() {
+    let directory = tempfile::tempdir().expect("temporary directory");
     let program = Some(of_another_version(directory.path()));
     let error = Guardian::launch(GuardianOptions {
         program,
@@ -81,7 +81,7 @@ async fn another_version_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn a_program_that_ends_is_no_guardian() {
+async fn program_that_exits_is_not_a_guardian() {
     let program = Some("/bin/true".into());
     let error = Guardian::launch(GuardianOptions {
         program,
@@ -96,7 +96,7 @@ async fn a_program_that_ends_is_no_guardian() {
 }
 
 #[tokio::test]
-async fn a_program_that_does_not_answer_is_given_up() {
+async fn program_that_does_not_answer_times_out() {
     let options = GuardianOptions {
         program: Some("/bin/cat".into()),
         handshake_timeout: Duration::from_millis(50),
@@ -106,16 +106,16 @@ async fn a_program_that_does_not_answer_is_given_up() {
     assert!(matches!(error, LaunchError::Timeout { .. }), "{error}");
 }
 
-/// It does not look at its standard input, so that being let go means nothing to it.
+/// The program does not read its stdin, so closing it has no effect.
 #[tokio::test]
-async fn a_program_that_is_no_guardian_does_not_live_on() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let (path, told) = (directory.path().join("sleeper"), directory.path().join("pid"));
-    let script = format!("#!/bin/sh\necho $$ > {}\nexec sleep 5151\n", told.display());
+async fn program_that_is_not_a_guardian_is_killed() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let (path, pid_file) = (directory.path().join("sleeper"), directory.path().join("pid"));
+    let script = format!("#!/bin/sh\necho $$ > {}\nexec sleep 5151\n", pid_file.display());
     fs::write(&path, script).expect("written");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("set");
     let mut time = Duration::from_millis(100);
-    // On a busy machine the script may not have come to its first line in so short a time.
+    // On a busy machine the script may not have reached its first line in such a short time.
     let pid = loop {
         let options = GuardianOptions {
             program: Some(path.clone()),
@@ -124,7 +124,10 @@ async fn a_program_that_is_no_guardian_does_not_live_on() {
         };
         let error = Guardian::launch(options).await.expect_err("refused");
         assert!(matches!(error, LaunchError::Timeout { .. }), "{error}");
-        match fs::read_to_string(&told).ok().and_then(|text| text.trim().parse().ok()) {
+        match fs::read_to_string(&pid_file)
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+        {
             Some(pid) => break pid,
             None => time *= 2,
         }
@@ -133,7 +136,7 @@ async fn a_program_that_is_no_guardian_does_not_live_on() {
 }
 
 #[tokio::test]
-async fn a_program_that_is_not_there_is_named() {
+async fn missing_program_is_named() {
     let options = GuardianOptions {
         program: Some("/nowhere/guardian".into()),
         ..GuardianOptions::default()
@@ -145,7 +148,8 @@ async fn a_program_that_is_not_there_is_named() {
     );
 }
 
-/// Launches as this process's environment and system allow, tells what the guardian runs from, and serves once.
+/// Launches a guardian as this process's environment and system allow, prints the path of its
+/// program, and runs one worker.
 #[tokio::test]
 async fn role_launch() {
     if role().as_deref() != Some("launch") {
@@ -163,7 +167,7 @@ async fn role_launch() {
         Ok((guardian, events)) => Bench { guardian, events },
         Err(error) => return println!("\nrefused={error}"),
     };
-    let program = fs::read_link(format!("/proc/{}/exe", bench.guardian.pid())).expect("its program");
+    let program = fs::read_link(format!("/proc/{}/exe", bench.guardian.pid())).expect("path of the guardian's program");
     bench.start(0, 1, shell("exit 3")).await;
     assert_eq!(bench.gone(0, 1).await.0.code(), Some(3));
     bench.quit().await;
@@ -173,19 +177,19 @@ async fn role_launch() {
 const LAUNCH: &str = "handshake::role_launch";
 
 #[tokio::test]
-async fn it_runs_from_memory_and_leaves_nothing_on_disk() {
-    let home = tempfile::tempdir().expect("a directory");
+async fn program_runs_from_memory_and_leaves_nothing_on_disk() {
+    let home = tempfile::tempdir().expect("temporary directory");
     let mut command = role_process(LAUNCH, "launch");
     command.env("XDG_CACHE_HOME", home.path()).env_remove("OSTLER_GUARDIAN");
     let (_role, output) = Role::start(command);
-    let (program, _) = told(output, "ran=").await;
+    let (program, _) = line_with(output, "ran=").await;
     assert!(program.starts_with("/memfd:ostler-guardian"), "{program}");
     assert_eq!(fs::read_dir(home.path()).expect("there").count(), 0);
 }
 
 #[tokio::test]
-async fn without_memory_files_it_runs_from_the_cache_and_else_from_the_state_directory() {
-    let home = tempfile::tempdir().expect("a directory");
+async fn without_memory_files_the_program_runs_from_the_cache_or_the_state_directory() {
+    let home = tempfile::tempdir().expect("temporary directory");
     for (variable, below) in [
         ("XDG_CACHE_HOME", "ostler"),
         ("HOME", ".cache/ostler"),
@@ -201,7 +205,7 @@ async fn without_memory_files_it_runs_from_the_cache_and_else_from_the_state_dir
             command.env(variable, home.path());
             command
         });
-        let (program, _) = told(output, "ran=").await;
+        let (program, _) = line_with(output, "ran=").await;
         assert!(
             program.starts_with(home.path().join(below).to_str().expect("text")),
             "{variable}: {program}"
@@ -210,8 +214,8 @@ async fn without_memory_files_it_runs_from_the_cache_and_else_from_the_state_dir
 }
 
 #[tokio::test]
-async fn the_environment_names_a_program_of_the_users() {
-    let home = tempfile::tempdir().expect("a directory");
+async fn environment_variable_sets_the_program() {
+    let home = tempfile::tempdir().expect("temporary directory");
     let copy = home.path().join("my-guardian");
     let bench = Bench::launch().await;
     fs::copy(format!("/proc/{}/exe", bench.guardian.pid()), &copy).expect("copied");
@@ -220,16 +224,17 @@ async fn the_environment_names_a_program_of_the_users() {
     let mut command = role_process(LAUNCH, "launch");
     command.env("OSTLER_GUARDIAN", &copy);
     let (_role, output) = Role::start(command);
-    assert_eq!(told(output, "ran=").await.0, copy.to_str().expect("text"));
+    assert_eq!(line_with(output, "ran=").await.0, copy.to_str().expect("UTF-8 path"));
 }
 
-/// Where memory files may not be executed at all. The setting belongs to a PID namespace, so it needs one, and root.
+/// Memory files must not be executed at all. The setting belongs to a PID namespace, so the test
+/// needs one, and root.
 #[tokio::test]
-async fn where_memory_files_are_forbidden_it_runs_from_the_cache() {
+async fn forbidden_memory_files_make_the_program_run_from_the_cache() {
     if !rustix::process::geteuid().is_root() {
         return eprintln!("skipped: vm.memfd_noexec needs root and a PID namespace of its own");
     }
-    let home = tempfile::tempdir().expect("a directory");
+    let home = tempfile::tempdir().expect("temporary directory");
     let script = "echo 2 > /proc/sys/vm/memfd_noexec && exec \"$0\" \"$@\"";
     let role = role_process(LAUNCH, "launch");
     let mut command = Command::new("unshare");
@@ -240,18 +245,18 @@ async fn where_memory_files_are_forbidden_it_runs_from_the_cache() {
         .env("XDG_CACHE_HOME", home.path())
         .env_remove("OSTLER_GUARDIAN");
     let (_role, output) = Role::start(command);
-    let (program, _) = told(output, "ran=").await;
+    let (program, _) = line_with(output, "ran=").await;
     assert!(program.starts_with(home.path().to_str().expect("text")), "{program}");
 }
 
 #[tokio::test]
-async fn dropping_the_handle_ends_the_guardian_and_everything_it_holds() {
+async fn dropping_the_handle_ends_the_guardian_and_all_workers() {
     let mut bench = Bench::launch().await;
     let pid = bench.guardian.pid() as i32;
     let worker = bench.start(0, 1, shell("sleep 1000")).await as i32;
     assert!(alive(worker));
     drop(bench.guardian);
-    bench.events.recv().await.expect("the end is told");
+    bench.events.recv().await.expect("receiving the end");
     crate::support::assert_gone(worker);
     crate::support::assert_gone(pid);
 }

@@ -1,4 +1,4 @@
-//! A worker starts as if nobody stood between it and a plain shell: descriptors, signals, limits, session, death.
+//! A worker starts as if from a plain shell: descriptors, signals, limits, session and death.
 
 use std::collections::BTreeMap;
 
@@ -7,15 +7,15 @@ use ostler_os::guardian::GuardianOptions;
 use crate::support::{Bench, parent, python, request, rest, shell, stat, with_output};
 
 #[tokio::test]
-async fn a_worker_has_the_standard_three_descriptors_and_no_other() {
+async fn worker_has_only_the_standard_three_descriptors() {
     let mut bench = Bench::launch().await;
-    // Other slots, so that there are sockets of theirs to leak.
+    // Fill other slots, whose sockets could leak.
     for slot in 1..4 {
         bench.start(slot, 1, shell("sleep 1000")).await;
     }
-    let mut wanted = request("/bin/ls", &["-l", "/proc/self/fd"]);
-    let output = with_output(&mut wanted);
-    bench.start(0, 1, wanted).await;
+    let mut spawn_request = request("/bin/ls", &["-l", "/proc/self/fd"]);
+    let output = with_output(&mut spawn_request);
+    bench.start(0, 1, spawn_request).await;
     let text = rest(output).await;
     let open: BTreeMap<&str, &str> = text
         .lines()
@@ -25,7 +25,7 @@ async fn a_worker_has_the_standard_three_descriptors_and_no_other() {
     assert_eq!(
         open.keys().copied().collect::<Vec<_>>(),
         ["0", "1", "2", "3"],
-        "3 is the listed directory\n{text}"
+        "3 is the directory being listed\n{text}"
     );
     assert_eq!((open["0"], open["2"]), ("/dev/null", "/dev/null"));
     assert!(
@@ -41,7 +41,7 @@ async fn a_worker_has_the_standard_three_descriptors_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_worker_can_read_and_write_its_null_device() {
+async fn worker_can_read_and_write_its_null_device() {
     let mut bench = Bench::launch().await;
     bench
         .start(
@@ -57,9 +57,9 @@ async fn a_worker_can_read_and_write_its_null_device() {
 #[tokio::test]
 async fn signals_are_neither_blocked_nor_ignored_and_death_of_the_sitter_is_fatal() {
     let mut bench = Bench::launch().await;
-    let mut wanted = request("/bin/cat", &["/proc/self/status"]);
-    let output = with_output(&mut wanted);
-    bench.start(0, 1, wanted).await;
+    let mut spawn_request = request("/bin/cat", &["/proc/self/status"]);
+    let output = with_output(&mut spawn_request);
+    bench.start(0, 1, spawn_request).await;
     let text = rest(output).await;
     let field = |name: &str| {
         text.lines()
@@ -76,7 +76,7 @@ async fn signals_are_neither_blocked_nor_ignored_and_death_of_the_sitter_is_fata
 }
 
 #[tokio::test]
-async fn a_worker_leads_its_group_and_its_session() {
+async fn worker_leads_its_group_and_its_session() {
     let mut bench = Bench::launch().await;
     let worker = bench.start(0, 1, shell("sleep 1000")).await as i32;
     let fields = stat(worker);
@@ -92,23 +92,23 @@ async fn a_worker_leads_its_group_and_its_session() {
 }
 
 #[tokio::test]
-async fn descriptor_limits_are_those_that_the_host_says() {
+async fn descriptor_limits_are_those_of_the_request() {
     let mut bench = Bench::launch_with(GuardianOptions {
         worker_nofile: Some((123, 456)),
         ..GuardianOptions::default()
     })
     .await;
-    let mut wanted = shell("ulimit -Sn; ulimit -Hn");
-    let output = with_output(&mut wanted);
-    bench.start(0, 1, wanted).await;
+    let mut spawn_request = shell("ulimit -Sn; ulimit -Hn");
+    let output = with_output(&mut spawn_request);
+    bench.start(0, 1, spawn_request).await;
     assert_eq!(rest(output).await, "123\n456\n");
     bench.gone(0, 1).await;
     bench.quit().await;
 
     let mut bench = Bench::launch().await;
-    let mut wanted = shell("ulimit -Sn; ulimit -Hn");
-    let output = with_output(&mut wanted);
-    bench.start(0, 1, wanted).await;
+    let mut spawn_request = shell("ulimit -Sn; ulimit -Hn");
+    let output = with_output(&mut spawn_request);
+    bench.start(0, 1, spawn_request).await;
     let own = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let text = |limit: Option<u64>| limit.map_or_else(|| "unlimited".to_owned(), |n| n.to_string());
     assert_eq!(
@@ -120,19 +120,19 @@ async fn descriptor_limits_are_those_that_the_host_says() {
 }
 
 #[tokio::test]
-async fn the_environment_is_the_requests_and_the_directory_too() {
+async fn environment_and_directory_are_those_of_the_request() {
     let mut bench = Bench::launch().await;
-    let directory = tempfile::tempdir().expect("a directory");
-    let mut wanted = request("/usr/bin/env", &[]);
-    wanted.env = vec![("A".into(), "1".into()), ("EMPTY".into(), "".into())];
-    let output = with_output(&mut wanted);
-    bench.start(0, 1, wanted).await;
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let mut spawn_request = request("/usr/bin/env", &[]);
+    spawn_request.env = vec![("A".into(), "1".into()), ("EMPTY".into(), "".into())];
+    let output = with_output(&mut spawn_request);
+    bench.start(0, 1, spawn_request).await;
     assert_eq!(rest(output).await, "A=1\nEMPTY=\n");
     bench.gone(0, 1).await;
-    let mut wanted = request("/bin/pwd", &[]);
-    wanted.cwd = Some(directory.path().to_owned());
-    let output = with_output(&mut wanted);
-    bench.start(0, 2, wanted).await;
+    let mut spawn_request = request("/bin/pwd", &[]);
+    spawn_request.cwd = Some(directory.path().to_owned());
+    let output = with_output(&mut spawn_request);
+    bench.start(0, 2, spawn_request).await;
     assert_eq!(rest(output).await.trim_end(), directory.path().to_str().expect("text"));
     bench.gone(0, 2).await;
     bench.quit().await;

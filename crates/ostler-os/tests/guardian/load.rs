@@ -1,4 +1,4 @@
-//! Many slots, and a host that does not listen.
+//! Many slots, and a host that does not read.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -7,27 +7,27 @@ use std::time::{Duration, Instant};
 use ostler_core::signal::Signal;
 use ostler_os::guardian::GuardianEvent;
 
-use crate::support::{Bench, DEADLINE, Role, assert_gone, parent, request, role, role_process, shell, told};
+use crate::support::{Bench, DEADLINE, Role, assert_gone, line_with, parent, request, role, role_process, shell};
 
-/// Kilobytes of a line of smaps_rollup.
+/// The kilobytes in a line of smaps_rollup.
 fn memory(pid: i32, key: &str) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("the process is there");
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("process is running");
     let line = text.lines().find_map(|line| line.strip_prefix(key)).expect(key);
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
+    line.trim().trim_end_matches(" kB").parse().expect("number of kB")
 }
 
 #[tokio::test]
-async fn a_thousand_slots_start_and_end() {
+async fn thousand_slots_start_and_end() {
     const SLOTS: u32 = 1_000;
     let mut bench = Bench::launch().await;
     let mut workers = Vec::new();
-    // In waves: an order that waits for its turn holds three descriptors, and the limit may be 1,024.
+    // In batches: a queued order holds three descriptors, and the limit may be 1,024.
     for wave in 0..SLOTS / 100 {
         for slot in wave * 100..(wave + 1) * 100 {
             bench
                 .guardian
                 .spawn(slot, 1, request("/bin/sleep", &["1000"]))
-                .expect("taken");
+                .expect("queuing the request");
         }
         for _ in 0..100 {
             match bench.next().await {
@@ -51,7 +51,7 @@ async fn a_thousand_slots_start_and_end() {
         bench
             .guardian
             .end(slot, 1, Signal::TERM, Duration::from_secs(60))
-            .expect("taken");
+            .expect("queuing the request");
     }
     let mut gone = 0;
     while gone < SLOTS {
@@ -62,7 +62,7 @@ async fn a_thousand_slots_start_and_end() {
         }
     }
     workers.iter().for_each(|worker| assert_gone(*worker));
-    bench.guardian.census().expect("taken");
+    bench.guardian.census().expect("queuing the request");
     let sitters = bench.until(|event| match event {
         GuardianEvent::Census { sitters, .. } => Some(sitters.clone()),
         _ => None,
@@ -74,7 +74,7 @@ async fn a_thousand_slots_start_and_end() {
     bench.quit().await;
 }
 
-/// Starts fifty workers and tells how many descriptors that has cost.
+/// Starts fifty workers and prints how many descriptors that took.
 #[tokio::test]
 async fn role_counts() {
     if role().as_deref() != Some("counts") {
@@ -95,66 +95,78 @@ async fn role_counts() {
 }
 
 #[tokio::test]
-async fn a_worker_costs_the_host_no_descriptor_but_its_pipes() {
+async fn worker_costs_the_host_no_descriptor_except_its_pipes() {
     let (_role, output) = Role::start(role_process("load::role_counts", "counts"));
-    assert_eq!(told(output, "cost=").await.0, "0");
+    assert_eq!(line_with(output, "cost=").await.0, "0");
 }
 
 #[tokio::test]
-async fn a_host_that_does_not_read_delays_no_kill_and_loses_no_event() {
-    // Two messages each, as they live a while; the socket holds 1,366 at most.
+async fn host_that_does_not_read_delays_no_kill_and_loses_no_event() {
+    // Two messages each, because they run for a while; the socket holds at most 1,366.
     const SLOTS: u32 = 900;
     let mut bench = Bench::launch().await;
     let survivor = bench.start(SLOTS, 1, shell("sleep 1000")).await as i32;
     for wave in 0..SLOTS / 100 {
-        let (mut ended, writer) = std::io::pipe().expect("a pipe");
+        let (mut ended, writer) = std::io::pipe().expect("creating a pipe");
         for slot in wave * 100..(wave + 1) * 100 {
-            let mut wanted = request("/bin/sleep", &["0.05"]);
-            wanted.stdout = writer.try_clone().expect("a copy").into();
-            bench.guardian.spawn(slot, 1, wanted).expect("taken");
+            let mut spawn_request = request("/bin/sleep", &["0.05"]);
+            spawn_request.stdout = writer.try_clone().expect("cloning the pipe").into();
+            bench
+                .guardian
+                .spawn(slot, 1, spawn_request)
+                .expect("queuing the request");
         }
         drop(writer);
-        // Orders wait in this process's memory while their socket is full, so the runtime must turn; events are not read.
-        let all_ended = tokio::task::spawn_blocking(move || ended.read(&mut [0]).expect("it can be read"));
+        // Orders are queued in this process while the socket is full, so the runtime must run;
+        // events are not read.
+        let all_ended = tokio::task::spawn_blocking(move || ended.read(&mut [0]).expect("reading the pipe"));
         assert_eq!(
-            all_ended.await.expect("the end comes"),
+            all_ended.await.expect("waiting for the workers"),
             0,
-            "every worker of the wave has run, and told nobody"
+            "timeout of a batch"
         );
     }
     bench.kill(SLOTS, 1);
     tokio::task::spawn_blocking(move || assert_gone(survivor))
         .await
-        .expect("it died");
-    let mut stories: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
-    while stories.values().filter(|story| story.last() == Some(&"gone")).count() <= SLOTS as usize {
-        let (slot, word) = match bench.next().await {
+        .expect("signalling the guardian");
+    let mut histories: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
+    while histories
+        .values()
+        .filter(|history| history.last() == Some(&"gone"))
+        .count()
+        <= SLOTS as usize
+    {
+        let (slot, step) = match bench.next().await {
             GuardianEvent::Spawned { slot, .. } => (slot, "spawned"),
             GuardianEvent::Signalled { slot, .. } => (slot, "signalled"),
             GuardianEvent::Exited { slot, .. } => (slot, "exited"),
             GuardianEvent::TreeGone { slot, .. } => (slot, "gone"),
             other => panic!("{other:?}"),
         };
-        stories.entry(slot).or_default().push(word);
+        histories.entry(slot).or_default().push(step);
     }
-    assert_eq!(stories.remove(&SLOTS), Some(vec!["signalled", "exited", "gone"]));
+    assert_eq!(histories.remove(&SLOTS), Some(vec!["signalled", "exited", "gone"]));
     assert!(
-        stories.values().all(|story| *story == ["spawned", "exited", "gone"]),
-        "{stories:?}"
+        histories
+            .values()
+            .all(|history| *history == ["spawned", "exited", "gone"]),
+        "{histories:?}"
     );
     bench.quit().await;
 }
 
-/// Its outbox is full and it takes no orders: that the host has let go it notices all the same.
+/// Its outbox is full and it takes no orders, but it must still notice that the host has released
+/// it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn letting_go_of_a_guardian_that_takes_no_more_orders_ends_its_workers() {
+async fn releasing_a_guardian_that_takes_no_orders_ends_its_workers() {
     let mut bench = Bench::launch().await;
     let worker = bench.start(0, 1, request("/bin/sleep", &["1000"])).await;
-    // An event each, and nobody reads them: far more than the socket holds.
+    // One event each, and none is read: far more than the socket holds.
     for _ in 0..20_000 {
-        bench.guardian.close(1).expect("taken");
+        bench.guardian.close(1).expect("queuing the request");
     }
-    // It takes no more: it has waited for nothing new, twenty times in a row.
+    // It takes no more orders once its count of waits is unchanged twenty times in a row.
     let deadline = Instant::now() + DEADLINE;
     let (mut waited, mut same) = (String::new(), 0);
     while same < 20 && Instant::now() < deadline {
@@ -165,19 +177,19 @@ async fn letting_go_of_a_guardian_that_takes_no_more_orders_ends_its_workers() {
     }
     bench.guardian.abandon();
     assert_gone(worker as i32);
-    // Whoever reads later finds what there was room for, and the end.
+    // A later reader finds the events that fit, and the end.
     while !matches!(bench.next().await, GuardianEvent::Ended) {}
 }
 
-/// How often a process has waited for something.
+/// How often a process has blocked.
 fn times_waited(pid: u32) -> String {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("process is running");
     let line = status.lines().find(|line| line.starts_with("voluntary"));
-    line.expect("the kernel counts them").to_owned()
+    line.expect("line of the kernel's counter").to_owned()
 }
 
 #[tokio::test]
-async fn letting_go_of_many_slots_ends_the_guardian_though_nobody_reads() {
+async fn releasing_many_slots_ends_the_guardian_without_a_reader() {
     const SLOTS: u32 = 200;
     let mut bench = Bench::launch().await;
     for slot in 0..SLOTS {
@@ -185,7 +197,7 @@ async fn letting_go_of_many_slots_ends_the_guardian_though_nobody_reads() {
     }
     bench.guardian.abandon();
     assert_gone(bench.guardian.pid() as i32);
-    // Whoever reads later finds the whole story, and its end.
+    // A later reader finds all events, and the end.
     let mut gone = 0;
     loop {
         match bench.next().await {

@@ -1,4 +1,4 @@
-//! The guardian from outside: real processes, that do their worst.
+//! The guardian with real processes, including the worst.
 
 mod cgroup;
 mod death;
@@ -12,5 +12,5 @@ mod pure;
 mod spawn;
 mod support;
 
-// What the pure files of the guardian program name as `crate::protocol`.
+// Lets the guardian program's pure files, compiled here, use `crate::protocol`.
 use ostler_os::protocol;

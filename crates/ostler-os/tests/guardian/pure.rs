@@ -1,4 +1,4 @@
-//! The pure files of the guardian program, compiled here: when a tree is signalled, and the text that is read.
+//! The guardian program's pure files, compiled here: when a tree is signalled, and text parsing.
 
 #[path = "../../guardian/life.rs"]
 mod life;
@@ -27,7 +27,7 @@ fn running() -> Life {
 }
 
 #[test]
-fn an_end_by_itself_kills_what_is_left_at_once() {
+fn own_exit_kills_the_rest_immediately() {
     let mut life = running();
     assert_eq!(life.worker_ended(0), Do::Kill(Cause::TreeKill));
     assert_eq!(life.phase(), Phase::Killing);
@@ -39,25 +39,25 @@ fn an_end_by_itself_kills_what_is_left_at_once() {
 }
 
 #[test]
-fn a_grace_runs_from_the_first_signal_and_is_never_longer() {
+fn grace_runs_from_the_first_signal_and_is_never_extended() {
     let mut life = running();
     assert_eq!(life.end(TERM, 100, Cause::Stop, 0), Do::Signal(TERM, Cause::Stop));
     assert_eq!(life.deadline(), Some(100 * MS));
     assert_eq!(
         life.end(TERM, 500, Cause::Stop, 10 * MS),
         Do::Nothing,
-        "the same signal is sent once"
+        "the same signal is sent only once"
     );
-    assert_eq!(life.deadline(), Some(100 * MS), "no order can lengthen it");
+    assert_eq!(life.deadline(), Some(100 * MS), "no order extends it");
     assert_eq!(life.end(INT, 20, Cause::Stop, 10 * MS), Do::Signal(INT, Cause::Stop));
     assert_eq!(life.deadline(), Some(30 * MS));
     assert_eq!(life.tick(30 * MS - 1), Do::Nothing);
     assert_eq!(life.tick(30 * MS), Do::Kill(Cause::GraceOver));
-    assert_eq!(life.tick(31 * MS), Do::Nothing, "a kill is ordered once");
+    assert_eq!(life.tick(31 * MS), Do::Nothing, "the kill is requested only once");
 }
 
 #[test]
-fn the_group_has_the_rest_of_the_grace() {
+fn group_has_the_rest_of_the_grace() {
     let mut life = running();
     life.end(TERM, 100, Cause::Stop, 0);
     assert_eq!(life.worker_ended(10 * MS), Do::Nothing);
@@ -65,7 +65,7 @@ fn the_group_has_the_rest_of_the_grace() {
     assert_eq!(
         life.end(INT, 50, Cause::Stop, 10 * MS),
         Do::Nothing,
-        "there is no worker to signal"
+        "no worker to signal"
     );
     assert_eq!(life.drained(), Do::Kill(Cause::TreeKill));
 
@@ -79,12 +79,12 @@ fn the_group_has_the_rest_of_the_grace() {
     assert_eq!(
         life.worker_ended(100 * MS),
         Do::Kill(Cause::TreeKill),
-        "at the deadline nothing is left of the grace"
+        "the grace ends at the deadline"
     );
 }
 
 #[test]
-fn kill_and_no_grace_mean_now_in_every_state() {
+fn kill_and_zero_grace_take_effect_immediately_in_every_state() {
     for (signal, grace_ms) in [(SIGKILL, 1000), (TERM, 0)] {
         let mut starting = Life::new();
         starting.begin(
@@ -109,7 +109,7 @@ fn kill_and_no_grace_mean_now_in_every_state() {
 }
 
 #[test]
-fn bereaved_it_goes_by_its_policy_and_hastens_what_was_ordered() {
+fn orphaned_sitter_follows_its_policy_and_shortens_an_ordered_grace() {
     let mut life = running();
     assert_eq!(life.bereaved(Cause::HostDeath, 0), Do::Signal(TERM, Cause::HostDeath));
     assert_eq!(life.deadline(), Some(50 * MS));
@@ -120,7 +120,7 @@ fn bereaved_it_goes_by_its_policy_and_hastens_what_was_ordered() {
 }
 
 #[test]
-fn a_worker_that_dies_before_exec_is_a_worker_that_died() {
+fn worker_that_dies_before_exec_has_exited() {
     let mut life = Life::new();
     life.begin(
         1,
@@ -132,22 +132,18 @@ fn a_worker_that_dies_before_exec_is_a_worker_that_died() {
     life.executed();
     assert_eq!(life.worker_ended(0), Do::Kill(Cause::TreeKill));
     life.executed();
-    assert_eq!(
-        life.phase(),
-        Phase::Killing,
-        "news of exec that come late change nothing"
-    );
+    assert_eq!(life.phase(), Phase::Killing, "a late exec result changes nothing");
 }
 
 #[test]
-fn no_grace_is_too_long_for_the_clock() {
+fn longest_grace_does_not_overflow_the_clock() {
     let mut life = running();
     life.end(TERM, u64::MAX, Cause::Stop, u64::MAX - 5);
     assert_eq!(life.deadline(), Some(u64::MAX));
 }
 
 #[test]
-fn a_start_time_is_found_behind_any_name() {
+fn start_time_is_parsed_after_any_name() {
     let fields = "S 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1000 10";
     for name in ["sh", "a b", "a) S 1 2", ") ) )", ""] {
         let stat = format!("42 ({name}) {fields}");
@@ -165,7 +161,7 @@ fn a_start_time_is_found_behind_any_name() {
 }
 
 #[test]
-fn only_whole_numbers_are_pids() {
+fn only_integers_are_pids() {
     assert_eq!(text::pid_of(b"4194304"), Some(4_194_304));
     for other in [&b""[..], b"self", b"1a", b"-1", b"1234567890", b" 1"] {
         assert_eq!(text::pid_of(other), None);
@@ -173,7 +169,7 @@ fn only_whole_numbers_are_pids() {
 }
 
 #[test]
-fn decimals_are_written_whole_or_not_at_all() {
+fn decimals_are_written_completely_or_not_at_all() {
     let mut room = [b'#'; 4];
     assert_eq!((text::write_decimal(1234, &mut room), &room), (4, b"1234"));
     assert_eq!((text::write_decimal(0, &mut room), &room), (1, b"0234"));
@@ -181,7 +177,7 @@ fn decimals_are_written_whole_or_not_at_all() {
 }
 
 #[test]
-fn a_cgroup_says_whether_it_is_populated() {
+fn cgroup_populated_is_parsed() {
     assert_eq!(text::populated(b"populated 0\nfrozen 0\n"), Some(false));
     assert_eq!(text::populated(b"frozen 0\npopulated 1\n"), Some(true));
     assert_eq!(text::populated(b"frozen 0\n"), None);

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use crate::support::{Bench, line, parent, request, rest, send, shell, stat, with_output};
 
 #[tokio::test]
-async fn an_exit_status_comes_through() {
+async fn exit_status_is_reported() {
     let mut bench = Bench::launch().await;
     for (script, code, signal) in [
         ("exit 0", Some(0), None),
@@ -30,10 +30,13 @@ async fn an_exit_status_comes_through() {
 }
 
 #[tokio::test]
-async fn a_worker_is_known_by_pid_and_start_time() {
+async fn worker_is_identified_by_pid_and_start_time() {
     let mut bench = Bench::launch().await;
-    bench.guardian.spawn(3, 9, shell("sleep 1000")).expect("taken");
-    let (worker, told) = match bench.next().await {
+    bench
+        .guardian
+        .spawn(3, 9, shell("sleep 1000"))
+        .expect("queuing the request");
+    let (worker, reported_sitter) = match bench.next().await {
         GuardianEvent::Spawned {
             slot: 3,
             incarnation: 9,
@@ -49,16 +52,16 @@ async fn a_worker_is_known_by_pid_and_start_time() {
     assert_eq!(
         worker.identity(here().expect("readable")),
         seen,
-        "inode number included"
+        "including the inode number"
     );
     let sitter = parent(pid);
-    assert_eq!(told, sitter);
+    assert_eq!(reported_sitter, sitter);
     assert_eq!(
         parent(sitter),
         bench.guardian.pid() as i32,
-        "a sitter stands between guardian and worker"
+        "the worker's parent is a sitter"
     );
-    bench.guardian.query(3).expect("taken");
+    bench.guardian.query(3).expect("queuing the request");
     match bench.next().await {
         GuardianEvent::Children {
             slot: 3,
@@ -70,7 +73,7 @@ async fn a_worker_is_known_by_pid_and_start_time() {
         }
         other => panic!("{other:?}"),
     }
-    bench.guardian.census().expect("taken");
+    bench.guardian.census().expect("queuing the request");
     match bench.next().await {
         GuardianEvent::Census {
             sitters,
@@ -87,11 +90,11 @@ async fn a_worker_is_known_by_pid_and_start_time() {
 }
 
 #[tokio::test]
-async fn a_failed_exec_names_its_step_and_error() {
+async fn failed_exec_has_its_step_and_error() {
     let mut bench = Bench::launch().await;
-    let directory = tempfile::tempdir().expect("a directory");
+    let directory = tempfile::tempdir().expect("temporary directory");
     let plain = directory.path().join("plain");
-    std::fs::write(&plain, "no program").expect("written");
+    std::fs::write(&plain, "not a program").expect("writing a file");
     let script = directory.path().join("script");
     std::fs::write(&script, "#!/nowhere/interpreter\n").expect("written");
     std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).expect("set");
@@ -111,15 +114,15 @@ async fn a_failed_exec_names_its_step_and_error() {
         assert_eq!(bench.fail(0, request).await, (step, errno.raw_os_error()));
     }
     bench.start(0, 2, shell("exit 5")).await;
-    assert_eq!(bench.gone(0, 2).await.0.code(), Some(5), "the slot is as good as new");
+    assert_eq!(bench.gone(0, 2).await.0.code(), Some(5), "the slot is usable again");
     bench.quit().await;
 }
 
 #[tokio::test]
-async fn a_slot_holds_one_tree_at_a_time() {
+async fn slot_holds_one_tree_at_a_time() {
     let mut bench = Bench::launch().await;
     bench.start(0, 1, shell("sleep 1000")).await;
-    bench.guardian.spawn(0, 2, shell("true")).expect("taken");
+    bench.guardian.spawn(0, 2, shell("true")).expect("queuing the request");
     match bench.next().await {
         GuardianEvent::SpawnFailed {
             incarnation: 2,
@@ -137,20 +140,20 @@ async fn a_slot_holds_one_tree_at_a_time() {
 }
 
 #[tokio::test]
-async fn a_closed_slot_has_no_sitter_and_can_be_used_again() {
+async fn closed_slot_has_no_sitter_and_can_be_reused() {
     let mut bench = Bench::launch().await;
     let worker = bench.start(0, 1, shell("sleep 1000")).await as i32;
     let sitter = parent(worker);
-    bench.guardian.close(0).expect("taken");
+    bench.guardian.close(0).expect("queuing the request");
     bench.kill(0, 1);
     bench.gone(0, 1).await;
     assert_eq!(bench.next().await, GuardianEvent::Closed { slot: 0 });
     crate::support::assert_gone(sitter);
-    bench.guardian.close(0).expect("taken");
+    bench.guardian.close(0).expect("queuing the request");
     assert_eq!(
         bench.next().await,
         GuardianEvent::Closed { slot: 0 },
-        "closing twice is fine"
+        "closing twice is allowed"
     );
     let again = bench.start(0, 2, shell("sleep 1000")).await as i32;
     assert_ne!(parent(again), sitter);
@@ -160,14 +163,14 @@ async fn a_closed_slot_has_no_sitter_and_can_be_used_again() {
 }
 
 #[tokio::test]
-async fn a_slot_is_used_two_hundred_times_by_one_sitter() {
+async fn one_sitter_serves_a_slot_two_hundred_times() {
     let mut bench = Bench::launch().await;
     let mut sitter = None;
     for incarnation in 1..=200 {
         bench.start(0, incarnation, shell("read line; exit 0")).await;
         let (status, ..) = bench.gone(0, incarnation).await;
         assert_eq!(status.code(), Some(0));
-        bench.guardian.census().expect("taken");
+        bench.guardian.census().expect("queuing the request");
         let now = bench.until(|event| match event {
             GuardianEvent::Census {
                 sitters,
@@ -179,31 +182,39 @@ async fn a_slot_is_used_two_hundred_times_by_one_sitter() {
         let now = now.await;
         assert_eq!(*sitter.get_or_insert_with(|| now.clone()), now);
     }
-    let (_, pid) = sitter.expect("a census")[0];
+    let (_, pid) = sitter.expect("reading the census")[0];
     let open = std::fs::read_dir(format!("/proc/{pid}/fd"))
-        .expect("the sitter's")
+        .expect("the sitter's descriptors")
         .count();
     assert_eq!(
         open, 7,
-        "four of /dev/null (one for want of a lock), orders, events, signals: no descriptor is left over"
+        "four of /dev/null (one in place of a lock), orders, events, signals: no other descriptor is open"
     );
     bench.quit().await;
 }
 
 #[tokio::test]
-async fn a_mebibyte_of_environment_arrives() {
+async fn environment_of_a_mebibyte_is_passed() {
     let mut bench = Bench::launch().await;
     let value = "x".repeat(100_000);
-    let mut wanted = shell("echo ${#V0} ${#V9}; env | wc -c");
-    wanted
+    let mut spawn_request = shell("echo ${#V0} ${#V9}; env | wc -c");
+    spawn_request
         .env
         .extend((0..10).map(|n| (format!("V{n}").into(), value.clone().into())));
-    let output = with_output(&mut wanted);
-    bench.start(0, 1, wanted).await;
+    let output = with_output(&mut spawn_request);
+    bench.start(0, 1, spawn_request).await;
     let text = rest(output).await;
     let mut lines = text.lines();
     assert_eq!(lines.next(), Some("100000 100000"));
-    assert!(lines.next().expect("a size").trim().parse::<usize>().expect("a number") > 1_000_000);
+    assert!(
+        lines
+            .next()
+            .expect("size of the environment")
+            .trim()
+            .parse::<usize>()
+            .expect("number")
+            > 1_000_000
+    );
     bench.gone(0, 1).await;
 
     let mut too_much = shell("true");
@@ -216,26 +227,26 @@ async fn a_mebibyte_of_environment_arrives() {
 }
 
 #[tokio::test]
-async fn listening_sockets_arrive_in_order_behind_the_standard_three() {
+async fn listening_sockets_are_passed_in_order_after_the_standard_three() {
     let mut bench = Bench::launch().await;
     let listeners: Vec<TcpListener> = (0..5)
         .map(|_| TcpListener::bind("127.0.0.1:0").expect("bound"))
         .collect();
     let ports: Vec<String> = listeners
         .iter()
-        .map(|l| l.local_addr().expect("an address").port().to_string())
+        .map(|l| l.local_addr().expect("local address").port().to_string())
         .collect();
-    let mut wanted = crate::support::python(
+    let mut spawn_request = crate::support::python(
         "import os, socket\n\
          print(os.environ['LISTEN_PID'] == str(os.getpid()), os.environ['LISTEN_FDS'])\n\
          print(*[socket.socket(fileno=fd).getsockname()[1] for fd in range(3, 8)])\n\
          print(*sorted(int(fd) for fd in os.listdir('/proc/self/fd')))",
     );
-    wanted.env.push(("LISTEN_FDS".into(), "5".into()));
-    wanted.env.push(("LISTEN_PID".into(), "1".into()));
-    wanted.listen = listeners.into_iter().map(OwnedFd::from).collect();
-    let output = with_output(&mut wanted);
-    bench.start(0, 1, wanted).await;
+    spawn_request.env.push(("LISTEN_FDS".into(), "5".into()));
+    spawn_request.env.push(("LISTEN_PID".into(), "1".into()));
+    spawn_request.listen = listeners.into_iter().map(OwnedFd::from).collect();
+    let output = with_output(&mut spawn_request);
+    bench.start(0, 1, spawn_request).await;
     let (first, output) = line(output).await;
     assert_eq!(first, "True 5");
     assert_eq!(line(output).await.0, ports.join(" "));
@@ -244,7 +255,7 @@ async fn listening_sockets_arrive_in_order_behind_the_standard_three() {
 }
 
 #[tokio::test]
-async fn a_request_that_cannot_be_passed_on_is_refused_at_once() {
+async fn request_that_cannot_be_sent_is_refused_immediately() {
     let bench = Bench::launch().await;
     let refused = bench.guardian.spawn(u32::MAX, 1, shell("true"));
     assert!(matches!(refused, Err(OrderError::SlotRange { .. })), "{refused:?}");
@@ -259,17 +270,17 @@ async fn a_request_that_cannot_be_passed_on_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn an_end_while_exec_is_under_way_ends_the_worker() {
+async fn stop_during_exec_ends_the_worker() {
     let mut bench = Bench::launch().await;
     for incarnation in 1..=50 {
         bench
             .guardian
             .spawn(0, incarnation, shell("sleep 1000"))
-            .expect("taken");
+            .expect("queuing the request");
         bench
             .guardian
             .end(0, incarnation, Signal::TERM, Duration::from_secs(15))
-            .expect("taken");
+            .expect("queuing the request");
         let (status, ..) = bench.gone(0, incarnation).await;
         assert_eq!(status.signal(), Some(15));
     }
@@ -277,11 +288,11 @@ async fn an_end_while_exec_is_under_way_ends_the_worker() {
 }
 
 #[tokio::test]
-async fn a_stopped_worker_is_killed_when_its_grace_is_over() {
+async fn halted_worker_is_killed_after_its_grace() {
     let mut bench = Bench::launch().await;
-    let mut wanted = shell("trap 'exit 3' TERM; echo ready; while true; do sleep 0.01; done");
-    let output = with_output(&mut wanted);
-    let worker = bench.start(0, 1, wanted).await as i32;
+    let mut spawn_request = shell("trap 'exit 3' TERM; echo ready; while true; do sleep 0.01; done");
+    let output = with_output(&mut spawn_request);
+    let worker = bench.start(0, 1, spawn_request).await as i32;
     let _output = line(output).await;
     send(worker, rustix::process::Signal::STOP);
     bench.term(0, 1, Duration::from_millis(100));
@@ -289,7 +300,7 @@ async fn a_stopped_worker_is_killed_when_its_grace_is_over() {
     assert_eq!(
         status.signal(),
         Some(9),
-        "it gets TERM only when it goes on; KILL ends it as it is"
+        "TERM is only delivered when it continues; KILL ends it immediately"
     );
     crate::support::assert_gone(worker);
     bench.quit().await;

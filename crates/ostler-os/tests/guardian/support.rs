@@ -15,7 +15,7 @@ use ostler_os::guardian::{
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags};
 
-/// Every wait of these tests ends by then.
+/// The limit of every wait in these tests.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A guardian under test.
@@ -30,31 +30,30 @@ impl Bench {
     }
 
     pub(crate) async fn launch_with(options: GuardianOptions) -> Self {
-        let (guardian, events) = Guardian::launch(options).await.expect("the guardian starts");
+        let (guardian, events) = Guardian::launch(options).await.expect("launching the guardian");
         Self { guardian, events }
     }
 
     pub(crate) async fn next(&mut self) -> GuardianEvent {
         let next = tokio::time::timeout(DEADLINE, self.events.recv()).await;
-        next.expect("an event comes in time")
-            .expect("the events have not ended")
+        next.expect("timeout waiting for an event").expect("event stream ended")
     }
 
-    /// The first event that `wanted` makes something of; those before it are dropped.
-    pub(crate) async fn until<T>(&mut self, wanted: impl Fn(&GuardianEvent) -> Option<T>) -> T {
+    /// The first event for which `select` returns a value. Earlier events are dropped.
+    pub(crate) async fn until<T>(&mut self, select: impl Fn(&GuardianEvent) -> Option<T>) -> T {
         loop {
             let event = self.next().await;
-            if let Some(found) = wanted(&event) {
+            if let Some(found) = select(&event) {
                 return found;
             }
         }
     }
 
-    /// Starts an incarnation, and waits until it runs.
+    /// Starts an incarnation and waits until it runs.
     pub(crate) async fn start(&mut self, slot: u32, incarnation: u64, request: SpawnRequest) -> u32 {
         self.guardian
             .spawn(slot, incarnation, request)
-            .expect("the order is taken");
+            .expect("queuing the request");
         self.until(|event| match event {
             GuardianEvent::Spawned {
                 slot: s,
@@ -68,9 +67,9 @@ impl Bench {
         .await
     }
 
-    /// Starts what cannot be started.
+    /// Starts an incarnation whose start must fail.
     pub(crate) async fn fail(&mut self, slot: u32, request: SpawnRequest) -> (SpawnStep, i32) {
-        self.guardian.spawn(slot, 1, request).expect("the order is taken");
+        self.guardian.spawn(slot, 1, request).expect("queuing the request");
         match self.next().await {
             GuardianEvent::SpawnFailed {
                 slot: s,
@@ -82,7 +81,8 @@ impl Bench {
         }
     }
 
-    /// Waits for the end of an incarnation: how the worker ended, how many others were killed, and how.
+    /// Waits for the end of an incarnation. Returns how the worker ended, how many other processes
+    /// were killed, and how.
     pub(crate) async fn gone(&mut self, slot: u32, incarnation: u64) -> (ExitStatus, u32, TreeKill) {
         let mut exit = None;
         loop {
@@ -93,7 +93,7 @@ impl Bench {
                     status,
                     ..
                 } if (s, i) == (slot, incarnation) => {
-                    assert_eq!(exit.replace(status), None, "an exit is told once");
+                    assert_eq!(exit.replace(status), None, "an exit is reported only once");
                 }
                 GuardianEvent::TreeGone {
                     slot: s,
@@ -101,7 +101,11 @@ impl Bench {
                     killed,
                     how,
                 } if (s, i) == (slot, incarnation) => {
-                    return (exit.expect("the exit is told before the tree's end"), killed, how);
+                    return (
+                        exit.expect("the exit is reported before the end of the tree"),
+                        killed,
+                        how,
+                    );
                 }
                 GuardianEvent::SitterLost { .. } | GuardianEvent::SpawnFailed { .. } => panic!("a sitter was lost"),
                 _ => {}
@@ -112,48 +116,45 @@ impl Bench {
     pub(crate) fn kill(&self, slot: u32, incarnation: u64) {
         self.guardian
             .end(slot, incarnation, Signal::KILL, Duration::ZERO)
-            .expect("the order is taken");
+            .expect("queuing the request");
     }
 
     pub(crate) fn term(&self, slot: u32, incarnation: u64, grace: Duration) {
         self.guardian
             .end(slot, incarnation, Signal::TERM, grace)
-            .expect("the order is taken");
+            .expect("queuing the request");
     }
 
-    /// The orderly end: the guardian finds nothing to hold on to, and the last event is `Ended`.
+    /// A clean end: the guardian has nothing left, and the last event is `Ended`.
     pub(crate) async fn quit(mut self) {
         let pid = self.guardian.pid();
-        self.guardian
-            .quit(DEADLINE)
-            .await
-            .expect("the guardian has nothing left");
+        self.guardian.quit(DEADLINE).await.expect("guardian has nothing left");
         loop {
             match self.next().await {
                 GuardianEvent::Ended => break,
-                GuardianEvent::Lost { .. } => panic!("an orderly end is no loss"),
+                GuardianEvent::Lost { .. } => panic!("a clean end must not be a loss"),
                 _ => {}
             }
         }
         assert_eq!(self.events.recv().await, None);
         assert!(
             !Path::new(&format!("/proc/{pid}")).exists(),
-            "not even a zombie of the guardian is left"
+            "the guardian must be reaped"
         );
     }
 }
 
-/// A file that nobody reads.
+/// /dev/null, as a descriptor.
 pub(crate) fn null() -> OwnedFd {
     File::options()
         .read(true)
         .write(true)
         .open("/dev/null")
-        .expect("/dev/null opens")
+        .expect("opening /dev/null")
         .into()
 }
 
-/// A worker with no output and a small environment.
+/// A worker without output and with a small environment.
 pub(crate) fn request(program: &str, args: &[&str]) -> SpawnRequest {
     let argv = std::iter::once(program)
         .chain(args.iter().copied())
@@ -180,53 +181,57 @@ pub(crate) fn python(script: &str) -> SpawnRequest {
     request("/usr/bin/env", &["python3", "-c", script])
 }
 
-/// Gives the request a pipe for its standard output, and returns the end to read.
+/// Gives the request a pipe as its standard output, and returns the reading end.
 pub(crate) fn with_output(request: &mut SpawnRequest) -> BufReader<File> {
-    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let (reader, writer) = std::io::pipe().expect("creating a pipe");
     request.stdout = writer.into();
     BufReader::new(File::from(OwnedFd::from(reader)))
 }
 
-/// The next line, read without holding up the runtime.
+/// Reads the next line without blocking the runtime.
 pub(crate) async fn line(mut output: BufReader<File>) -> (String, BufReader<File>) {
     let read = tokio::task::spawn_blocking(move || {
         let mut line = String::new();
-        output.read_line(&mut line).expect("output can be read");
+        output.read_line(&mut line).expect("reading the output");
         (line.trim_end().to_owned(), output)
     });
     tokio::time::timeout(DEADLINE, read)
         .await
-        .expect("a line comes in time")
-        .expect("the reader did not panic")
+        .expect("timeout waiting for a line")
+        .expect("reading thread")
 }
 
-/// All that is written until every writer is gone.
+/// Reads until every writer is closed.
 pub(crate) async fn rest(mut output: BufReader<File>) -> String {
     let read = tokio::task::spawn_blocking(move || {
         let mut text = String::new();
-        output.read_to_string(&mut text).expect("output can be read");
+        output.read_to_string(&mut text).expect("reading the output");
         text
     });
     tokio::time::timeout(DEADLINE, read)
         .await
-        .expect("the writers end in time")
-        .expect("the reader did not panic")
+        .expect("timeout waiting for the writers")
+        .expect("reading thread")
 }
 
-/// Pids, one a word.
+/// Parses pids separated by white space.
 pub(crate) fn pids(text: &str) -> Vec<i32> {
     text.split_whitespace()
-        .map(|word| word.parse().expect("a pid"))
+        .map(|word| word.parse().expect("valid pid"))
         .collect()
 }
 
-/// Waits until the process has ended, by its pidfd; it may be long gone.
+/// Waits until the process has ended, with a pidfd. It may have ended long ago.
 pub(crate) fn assert_gone(pid: i32) {
-    assert!(ends_within(pid, DEADLINE), "process {pid} lives: {}", command_line(pid));
+    assert!(
+        ends_within(pid, DEADLINE),
+        "process {pid} is running: {}",
+        command_line(pid)
+    );
 }
 
 pub(crate) fn ends_within(pid: i32, time: Duration) -> bool {
-    let Ok(pidfd) = rustix::process::pidfd_open(Pid::from_raw(pid).expect("a pid"), PidfdFlags::empty()) else {
+    let Ok(pidfd) = rustix::process::pidfd_open(Pid::from_raw(pid).expect("valid pid"), PidfdFlags::empty()) else {
         return true;
     };
     let end = Instant::now() + time;
@@ -255,24 +260,24 @@ fn command_line(pid: i32) -> String {
 }
 
 pub(crate) fn send(pid: i32, signal: rustix::process::Signal) {
-    rustix::process::kill_process(Pid::from_raw(pid).expect("a pid"), signal).expect("the signal is sent");
+    rustix::process::kill_process(Pid::from_raw(pid).expect("valid pid"), signal).expect("sending the signal");
 }
 
-/// The fields of /proc/PID/stat behind the name: state, parent, group, session, …
+/// The fields of /proc/PID/stat after the name: state, parent, group, session, …
 pub(crate) fn stat(pid: i32) -> Vec<String> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process is there");
-    let (_, fields) = text.rsplit_once(") ").expect("a name in brackets");
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).expect("process is running");
+    let (_, fields) = text.rsplit_once(") ").expect("name in parentheses");
     fields.split_whitespace().map(str::to_owned).collect()
 }
 
 pub(crate) fn parent(pid: i32) -> i32 {
-    stat(pid)[1].parse().expect("a pid")
+    stat(pid)[1].parse().expect("valid pid")
 }
 
-/// Whoever has this parent now.
+/// The processes with this parent.
 pub(crate) fn children(of: i32) -> Vec<i32> {
     fs::read_dir("/proc")
-        .expect("/proc can be listed")
+        .expect("listing /proc")
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|pid| parent_if_any(*pid) == Some(of))
         .collect()
@@ -283,17 +288,18 @@ fn parent_if_any(pid: i32) -> Option<i32> {
     text.rsplit_once(") ")?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Runs one test of this file as another process: it finds `name` in `OSTLER_TEST_ROLE`, and does its part.
+/// A command that runs one test of this program as another process, which finds `role` in
+/// `OSTLER_TEST_ROLE` and plays it.
 pub(crate) fn role_process(test: &str, role: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().expect("this test's file"));
+    let mut command = Command::new(std::env::current_exe().expect("path of this program"));
     command
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env("OSTLER_TEST_ROLE", role);
     command
 }
 
-/// The same role as a user without any capability, from a copy of this test's file in `directory`, started by `by` (such
-/// as unshare(1)). Needs root.
+/// The same role as an unprivileged user without capabilities, from a copy of this program in
+/// `directory`, started by `by` (such as unshare(1)). Needs root.
 pub(crate) fn unprivileged(by: &[&str], role: &Command, directory: &Path) -> Command {
     let copy = directory.join("test");
     fs::copy(role.get_program(), &copy).expect("copied");
@@ -308,10 +314,10 @@ pub(crate) fn unprivileged(by: &[&str], role: &Command, directory: &Path) -> Com
         "--no-new-privs",
     ];
     let mut words = by.iter().chain(&setpriv);
-    let mut command = Command::new(words.next().expect("a program"));
+    let mut command = Command::new(words.next().expect("wrapper program"));
     command.args(words).arg(&copy).args(role.get_args());
     for (name, value) in role.get_envs() {
-        command.env(name, value.expect("a role only adds"));
+        command.env(name, value.expect("variable of the role"));
     }
     command.env("PATH", "/usr/local/bin:/usr/bin:/bin").current_dir("/");
     command
@@ -322,43 +328,40 @@ pub(crate) fn role() -> Option<String> {
     std::env::var("OSTLER_TEST_ROLE").ok()
 }
 
-/// Another process, killed if the test fails before it ends.
+/// A child process, killed on drop.
 pub(crate) struct Role(pub(crate) Child);
 
 impl Role {
     pub(crate) fn start(mut command: Command) -> (Self, BufReader<File>) {
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("the role starts");
-        let output = OwnedFd::from(child.stdout.take().expect("its output"));
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("starting the role");
+        let output = OwnedFd::from(child.stdout.take().expect("piped stdout"));
         (Self(child), BufReader::new(File::from(output)))
     }
 
     pub(crate) fn kill(&mut self) {
-        self.0.kill().expect("it is killed");
-        self.0.wait().expect("it is reaped");
+        self.0.kill().expect("killing the role");
+        self.0.wait().expect("reaping the role");
     }
 }
 
 impl Drop for Role {
     fn drop(&mut self) {
-        // It may have ended already, which is what is wanted.
+        // It may already have ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
 fn at_end(output: &mut BufReader<File>) -> bool {
-    output.fill_buf().expect("output can be read").is_empty()
+    output.fill_buf().expect("reading the output").is_empty()
 }
 
-/// The next line of a role that begins with `key`; the test harness writes lines of its own.
-pub(crate) async fn told(mut output: BufReader<File>, key: &str) -> (String, BufReader<File>) {
+/// Reads up to the next line that starts with `key`. The test harness prints lines of its own.
+pub(crate) async fn line_with(mut output: BufReader<File>, key: &str) -> (String, BufReader<File>) {
     loop {
         let (text, rest) = line(output).await;
         output = rest;
-        assert!(
-            !text.is_empty() || !at_end(&mut output),
-            "the role ended without a word of {key}"
-        );
+        assert!(!text.is_empty() || !at_end(&mut output), "the role ended without {key}");
         if let Some(value) = text
             .split_once(key)
             .filter(|(before, _)| !before.contains(' ') || before.starts_with("test "))

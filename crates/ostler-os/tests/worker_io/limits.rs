@@ -1,4 +1,4 @@
-//! Limits as the kernel has them.
+//! Limits as the kernel reports them.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -7,32 +7,32 @@ use ostler_core::failure::Reason;
 use ostler_os::limits::{descriptors, original_descriptors, processes, raise_descriptors, reason_of_errno};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// One test: the limit and its memory are the process's.
+/// A single test, because the limit and its remembered first value belong to the process.
 #[test]
-fn the_soft_limit_is_raised_to_the_hard_one_and_the_first_is_remembered() {
+fn soft_limit_is_raised_and_its_first_value_remembered() {
     let (_, hard) = descriptors();
     assert!(hard > 512, "this test needs room below the hard limit: {hard}");
     let lower = Rlimit {
         current: Some(512),
         ..getrlimit(Resource::Nofile)
     };
-    setrlimit(Resource::Nofile, lower).expect("a lower limit");
+    setrlimit(Resource::Nofile, lower).expect("lowering the limit");
     assert_eq!((descriptors(), original_descriptors()), ((512, hard), None));
-    assert_eq!(raise_descriptors().expect("a raise"), (hard, hard));
+    assert_eq!(raise_descriptors().expect("raising the limit"), (hard, hard));
     assert_eq!(
         (descriptors(), original_descriptors()),
         ((hard, hard), Some((512, hard)))
     );
-    raise_descriptors().expect("a second raise");
+    raise_descriptors().expect("raising the limit again");
     assert_eq!(
         original_descriptors(),
         Some((512, hard)),
-        "not what the first raise made of it"
+        "the original limit, not the raised one"
     );
 }
 
 #[test]
-fn errnos_at_a_spawn_have_reasons() {
+fn spawn_errors_map_to_reasons() {
     let of = |error: rustix::io::Errno| reason_of_errno(error.raw_os_error());
     use rustix::io::Errno;
     assert_eq!(of(Errno::AGAIN), Some(Reason::ProcessLimit));
@@ -44,13 +44,13 @@ fn errnos_at_a_spawn_have_reasons() {
 }
 
 #[test]
-fn the_limits_on_processes_are_the_kernels() {
+fn process_limits_match_the_kernel() {
     let limits = processes();
     assert_eq!(limits.user, getrlimit(Resource::Nproc).current);
     let mut threads = String::new();
     File::open("/proc/sys/kernel/threads-max")
         .and_then(|mut file| file.read_to_string(&mut threads))
-        .expect("a limit");
+        .expect("limit from the kernel");
     assert_eq!(limits.threads_max, threads.trim().parse().ok());
     let text = limits.to_string();
     println!("{text}");

@@ -1,5 +1,5 @@
-//! What stands between a worker and its host: output, notify socket, the choice of its program, limits; with real
-//! processes, pipes and sockets.
+//! The connections between a worker and its host: output, notify socket, program lookup and limits,
+//! with real processes, pipes and sockets.
 
 mod common;
 mod limits;

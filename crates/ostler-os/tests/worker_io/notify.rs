@@ -1,4 +1,4 @@
-//! The notify socket: what is heard, from whom, and what is not taken in.
+//! The notify socket: which messages are accepted, and from which processes.
 
 use std::io::{self, IoSlice, Read};
 use std::os::fd::AsRawFd;
@@ -15,47 +15,47 @@ use rustix::fs::{OFlags, fcntl_setfl};
 use crate::common::{Process, soon, until};
 
 fn socket() -> (tempfile::TempDir, NotifySocket) {
-    let dir = tempfile::tempdir().expect("a directory");
-    let socket = NotifySocket::bind(dir.path(), "7-1.notify").expect("a socket");
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let socket = NotifySocket::bind(dir.path(), "7-1.notify").expect("notify socket");
     (dir, socket)
 }
 
-/// Sends as a library does that knows nothing but the variable.
+/// Sends like a client library that only has the environment variable.
 fn send(socket: &NotifySocket, text: &[u8]) {
     let value = socket.env_value();
     let address = match value.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
         path => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(path)),
     };
-    let sender = UnixDatagram::unbound().expect("a socket");
+    let sender = UnixDatagram::unbound().expect("datagram socket");
     sender
-        .send_to_addr(text, &address.expect("an address"))
-        .expect("a message sent");
+        .send_to_addr(text, &address.expect("socket address"))
+        .expect("sending a message");
 }
 
 async fn next(socket: &mut NotifySocket) -> Message {
-    soon(socket.recv()).await.expect("a message")
+    soon(socket.recv()).await.expect("receiving a message")
 }
 
 fn mine() -> Message {
     Message {
-        sender_pid: process::id().try_into().expect("a pid"),
+        sender_pid: process::id().try_into().expect("valid pid"),
         ..Message::default()
     }
 }
 
 #[tokio::test]
-async fn a_message_says_several_things() {
+async fn message_may_have_several_assignments() {
     let (_dir, mut socket) = socket();
     send(
         &socket,
         b"READY=1\nSTATUS=serving \x1b[1m2\nPORT=8080\nPORT_METRICS=9100\nWATCHDOG=1\nSTOPPING=1\n",
     );
-    let heard = next(&mut socket).await;
+    let message = next(&mut socket).await;
     let ports = vec![(String::new(), 8080), ("METRICS".to_owned(), 9100)];
     let status = Some("serving  [1m2".to_owned());
     assert_eq!(
-        heard,
+        message,
         Message {
             ready: true,
             stopping: true,
@@ -68,7 +68,7 @@ async fn a_message_says_several_things() {
 }
 
 #[tokio::test]
-async fn what_says_nothing_is_passed_over() {
+async fn meaningless_messages_are_skipped() {
     let (_dir, mut socket) = socket();
     for nothing in [
         "",
@@ -97,14 +97,14 @@ async fn what_says_nothing_is_passed_over() {
 }
 
 #[tokio::test]
-async fn a_message_is_whole_up_to_4096_bytes_and_passed_over_beyond() {
+async fn messages_up_to_4096_bytes_are_accepted() {
     let (_dir, mut socket) = socket();
     let text = |head: &str, length: usize| format!("{head}{}", "x".repeat(length - head.len()));
     send(&socket, text("READY=1\nSTATUS=", 4097).as_bytes());
     send(&socket, text("STATUS=", 4096).as_bytes());
-    let heard = next(&mut socket).await;
+    let message = next(&mut socket).await;
     assert_eq!(
-        heard,
+        message,
         Message {
             status: Some("x".repeat(4096 - 7)),
             ..mine()
@@ -113,7 +113,7 @@ async fn a_message_is_whole_up_to_4096_bytes_and_passed_over_beyond() {
 }
 
 #[tokio::test]
-async fn the_kernel_says_who_sent_it() {
+async fn sender_is_the_pid_from_the_kernel() {
     let (_dir, mut socket) = socket();
     let script = "import os,socket; s=socket.socket(socket.AF_UNIX,socket.SOCK_DGRAM); \
         s.connect(os.environ['NOTIFY_SOCKET']); s.send(b'READY=1\\nMAINPID=1')";
@@ -135,12 +135,12 @@ async fn the_kernel_says_who_sent_it() {
 }
 
 #[tokio::test]
-async fn a_path_that_is_too_long_becomes_an_abstract_name() {
-    let dir = tempfile::tempdir().expect("a directory");
+async fn path_that_is_too_long_becomes_an_abstract_name() {
+    let dir = tempfile::tempdir().expect("temporary directory");
     let room = 107 - dir.path().as_os_str().len() - 1;
-    let mut longest = NotifySocket::bind(dir.path(), &"n".repeat(room)).expect("a socket");
+    let mut longest = NotifySocket::bind(dir.path(), &"n".repeat(room)).expect("notify socket");
     assert_eq!(Path::new(&longest.env_value()).parent(), Some(dir.path()));
-    let mut first = NotifySocket::bind(dir.path(), &"n".repeat(room + 1)).expect("a socket");
+    let mut first = NotifySocket::bind(dir.path(), &"n".repeat(room + 1)).expect("notify socket");
     let second = NotifySocket::bind(dir.path(), &"n".repeat(room + 1)).expect("another");
     assert_eq!(first.env_value().as_bytes()[0], b'@');
     assert_ne!(first.env_value(), second.env_value());
@@ -151,7 +151,7 @@ async fn a_path_that_is_too_long_becomes_an_abstract_name() {
 }
 
 #[tokio::test]
-async fn its_path_is_taken_once_and_goes_with_it() {
+async fn path_is_exclusive_and_removed_on_drop() {
     let (dir, socket) = socket();
     let path = dir.path().join("7-1.notify");
     assert_eq!(Path::new(&socket.env_value()), path);
@@ -160,32 +160,33 @@ async fn its_path_is_taken_once_and_goes_with_it() {
         again.map(|_| ()).map_err(|error| error.kind()),
         Err(io::ErrorKind::AddrInUse)
     );
-    assert!(path.exists(), "a refused second one unlinks nothing");
+    assert!(path.exists(), "a failed second bind must not unlink the path");
     drop(socket);
     assert!(!path.exists());
 }
 
 #[tokio::test]
-async fn descriptors_that_come_along_are_closed_and_the_message_counts() {
+async fn attached_descriptors_are_closed_and_the_message_is_accepted() {
     let (_dir, mut socket) = socket();
-    let (mut read, write) = std::io::pipe().expect("a pipe");
+    let (mut read, write) = std::io::pipe().expect("creating a pipe");
     let fds = [write.as_raw_fd(); 8];
-    let sender = UnixDatagram::unbound().expect("a socket");
-    let address = UnixAddr::new(Path::new(&socket.env_value())).expect("an address");
+    let sender = UnixDatagram::unbound().expect("datagram socket");
+    let address = UnixAddr::new(Path::new(&socket.env_value())).expect("socket address");
     let text = [IoSlice::new(b"FDSTORE=1\nREADY=1")];
     let rights = [ControlMessage::ScmRights(&fds)];
     sendmsg(sender.as_raw_fd(), &text, &rights, MsgFlags::empty(), Some(&address)).expect("sent");
     drop(write);
     assert_eq!(next(&mut socket).await, Message { ready: true, ..mine() });
-    fcntl_setfl(&read, OFlags::NONBLOCK).expect("a flag");
+    fcntl_setfl(&read, OFlags::NONBLOCK).expect("setting O_NONBLOCK");
     until(|| read.read(&mut [0]).is_ok_and(|end| end == 0)).await;
 }
 
 #[tokio::test]
-async fn a_wait_that_is_given_up_loses_nothing() {
+async fn cancelled_receive_loses_no_message() {
     let (_dir, mut socket) = socket();
     for round in 1..=200_u16 {
-        // The wait begins before the message, and is given up when the message may be on its way.
+        // The receive starts before the message is sent and is cancelled while the message may be
+        // in transit.
         let waited = tokio::select! {
             biased;
             message = socket.recv() => Some(message),
@@ -193,29 +194,29 @@ async fn a_wait_that_is_given_up_loses_nothing() {
         };
         assert!(waited.is_none());
         send(&socket, format!("PORT={round}").as_bytes());
-        let mut heard = None;
+        let mut message = None;
         let start = std::time::Instant::now();
-        while heard.is_none() {
+        while message.is_none() {
             assert!(start.elapsed() < crate::common::DEADLINE);
-            heard = tokio::select! {
+            message = tokio::select! {
                 biased;
-                message = socket.recv() => Some(message.expect("a message")),
+                message = socket.recv() => Some(message.expect("receiving a message")),
                 () = tokio::task::yield_now() => None,
             };
         }
-        assert_eq!(heard.map(|message| message.ports), Some(vec![(String::new(), round)]));
+        assert_eq!(message.map(|message| message.ports), Some(vec![(String::new(), round)]));
     }
 }
 
 #[tokio::test]
-async fn a_flood_that_says_nothing_hides_nothing() {
+async fn flood_of_meaningless_messages_hides_nothing() {
     let (dir, mut socket) = socket();
     let path = dir.path().join("7-1.notify");
     let flood = std::thread::spawn(move || {
-        let sender = UnixDatagram::unbound().expect("a socket");
+        let sender = UnixDatagram::unbound().expect("datagram socket");
         (0..20_000).try_for_each(|_| sender.send_to(b"NOTHING=1", &path).map(drop))?;
         sender.send_to(b"READY=1", &path)
     });
     assert!(next(&mut socket).await.ready);
-    flood.join().expect("a thread").expect("every message sent");
+    flood.join().expect("flooding thread").expect("sending messages");
 }

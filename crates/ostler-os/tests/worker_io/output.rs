@@ -1,4 +1,4 @@
-//! Output is drained whatever happens, in bounded memory, and its end is never waited for.
+//! Output is always drained, in bounded memory, and nothing waits for its end.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -25,14 +25,17 @@ fn shell(script: &str, stdout: OwnedFd) -> Process {
 }
 
 fn capture(options: CaptureOptions) -> (Capture, OwnedFd) {
-    let (read, write) = pipe().expect("a pipe");
-    (Capture::start(read, options).expect("a capture"), write)
+    let (read, write) = pipe().expect("creating a pipe");
+    (Capture::start(read, options).expect("starting the capture"), write)
 }
 
-/// A hook that passes the lines on.
-fn passed_on() -> (Option<OnLine>, mpsc::Receiver<String>) {
-    let (tell, told) = mpsc::channel();
-    (Some(Box::new(move |line: &str| drop(tell.send(line.to_owned())))), told)
+/// A hook that forwards the lines.
+fn forwarding_hook() -> (Option<OnLine>, mpsc::Receiver<String>) {
+    let (sender, lines) = mpsc::channel();
+    (
+        Some(Box::new(move |line: &str| drop(sender.send(line.to_owned())))),
+        lines,
+    )
 }
 
 fn resident_bytes() -> u64 {
@@ -41,11 +44,15 @@ fn resident_bytes() -> u64 {
         .lines()
         .find_map(|line| line.strip_prefix("VmRSS:"))
         .expect("VmRSS");
-    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+    line.trim()
+        .trim_end_matches(" kB")
+        .parse::<u64>()
+        .expect("number of kB")
+        * 1024
 }
 
 #[tokio::test]
-async fn half_a_gibibyte_that_nobody_reads_flows_in_flat_memory_and_every_line_is_counted() {
+async fn half_a_gibibyte_is_drained_in_flat_memory_and_every_line_is_counted() {
     let (capture, write) = capture(CaptureOptions::default());
     let before = resident_bytes();
     let start = Instant::now();
@@ -67,7 +74,7 @@ async fn half_a_gibibyte_that_nobody_reads_flows_in_flat_memory_and_every_line_i
 }
 
 #[tokio::test]
-async fn an_endless_line_stops_nobody_and_is_cut() {
+async fn endless_line_is_cut_and_blocks_nothing() {
     let (capture, write) = capture(CaptureOptions {
         ring: 8192,
         ..CaptureOptions::default()
@@ -85,13 +92,13 @@ async fn an_endless_line_stops_nobody_and_is_cut() {
     assert_eq!(
         tail,
         ["last"],
-        "the cut line filled the ring, and went when the next came"
+        "the cut line fills the ring and is evicted by the next one"
     );
     assert_eq!((capture.cut(), capture.dropped()), (1, 2));
 }
 
 #[tokio::test]
-async fn the_last_words_are_in_the_tail_as_soon_as_the_exit_is_seen() {
+async fn last_lines_are_in_the_tail_once_the_exit_is_observed() {
     for round in 0..100 {
         let (capture, write) = capture(CaptureOptions::default());
         let child = shell(&format!("echo one; echo round {round}; exit 3"), write);
@@ -102,8 +109,8 @@ async fn the_last_words_are_in_the_tail_as_soon_as_the_exit_is_seen() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_line_reaches_the_hook_in_order_also_when_two_threads_read() {
-    let (on_line, lines) = passed_on();
+async fn every_line_reaches_the_hook_in_order_with_two_reading_threads() {
+    let (on_line, lines) = forwarding_hook();
     let (capture, write) = capture(CaptureOptions {
         on_line,
         ..CaptureOptions::default()
@@ -123,10 +130,10 @@ async fn every_line_reaches_the_hook_in_order_also_when_two_threads_read() {
             .enumerate()
             .all(|(at, line)| *line == (at + 1).to_string())
     );
-    assert_eq!(seen[200_000], "end", "an unfinished last line is a line");
+    assert_eq!(seen[200_000], "end", "an unterminated last line counts");
 }
 
-/// The future's result, if it is there now.
+/// The future's result, if it is ready after one poll.
 async fn futures_poll<F: Future + Unpin>(mut future: F) -> Option<F::Output> {
     tokio::select! {
         biased;
@@ -136,13 +143,13 @@ async fn futures_poll<F: Future + Unpin>(mut future: F) -> Option<F::Output> {
 }
 
 #[tokio::test]
-async fn nobody_waits_for_a_pipe_that_a_grandchild_holds_and_it_is_drained_until_closed() {
-    let (on_line, lines) = passed_on();
+async fn pipe_held_by_a_grandchild_is_drained_without_waiting_for_its_end() {
+    let (on_line, lines) = forwarding_hook();
     let (capture, write) = capture(CaptureOptions {
         on_line,
         ..CaptureOptions::default()
     });
-    let mut grandchild = File::from(write.try_clone().expect("a copy"));
+    let mut grandchild = File::from(write.try_clone().expect("cloning the pipe"));
     assert!(shell("echo last", write).exit().await.success());
     let start = Instant::now();
     capture.drain_after_exit().await;
@@ -152,17 +159,16 @@ async fn nobody_waits_for_a_pipe_that_a_grandchild_holds_and_it_is_drained_until
         (vec!["last".into()], vec!["last".into()])
     );
 
-    // More than a pipe holds: somebody must go on reading.
+    // More than a pipe holds, so it must still be drained.
     let late =
         tokio::task::spawn_blocking(move || grandchild.write_all(&b"late\n".repeat(100_000)).map(|()| grandchild));
-    let mut grandchild = soon(late).await.expect("a thread").expect("a drained pipe");
+    let mut grandchild = soon(late)
+        .await
+        .expect("writing thread")
+        .expect("writing to a drained pipe");
     grandchild.write_all(b"unfinished").expect("room");
     capture.close();
-    assert_eq!(
-        capture.bytes(),
-        5 + 500_000 + 10,
-        "what was in the pipe was read before the end"
-    );
+    assert_eq!(capture.bytes(), 5 + 500_000 + 10, "the pipe must be read to the end");
     assert_eq!(lines.try_iter().last().as_deref(), Some("unfinished"));
     closes(&mut grandchild).await;
     capture.close();
@@ -171,7 +177,7 @@ async fn nobody_waits_for_a_pipe_that_a_grandchild_holds_and_it_is_drained_until
 }
 
 #[tokio::test]
-async fn a_grandchild_that_never_falls_silent_holds_up_neither_the_drain_nor_the_end() {
+async fn grandchild_that_never_stops_writing_blocks_nothing() {
     let (capture, write) = capture(CaptureOptions::default());
     let grandchild = Process::start(Command::new("yes").stdout(write));
     until(|| capture.bytes() > MIB).await;
@@ -179,16 +185,17 @@ async fn a_grandchild_that_never_falls_silent_holds_up_neither_the_drain_nor_the
     capture.drain_after_exit().await;
     capture.close();
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
-    assert!(!grandchild.exit().await.success(), "its pipe was closed");
+    assert!(!grandchild.exit().await.success(), "the closed pipe must end it");
 }
 
 #[tokio::test]
-async fn a_pipe_that_is_never_empty_leaves_the_only_thread_to_other_tasks() {
-    let (read, write) = pipe().expect("a pipe");
+async fn pipe_that_is_never_empty_does_not_starve_other_tasks() {
+    let (read, write) = pipe().expect("creating a pipe");
     let mut writer = File::from(write);
     let line = [&[b'x'; 4095][..], b"\n"].concat();
     writer.write_all(&line.repeat(15)).expect("room");
-    // Each line that is read is written again, so that the next read finds it; not for ever, so that this test ends.
+    // Each line that is read is written again, so that the next read finds it. Bounded, so that the
+    // test ends.
     let mut rounds = 0;
     let on_line: OnLine = Box::new(move |_| {
         rounds += 1;
@@ -203,18 +210,22 @@ async fn a_pipe_that_is_never_empty_leaves_the_only_thread_to_other_tasks() {
             ..CaptureOptions::default()
         },
     );
-    let capture = capture.expect("a capture");
+    let capture = capture.expect("starting the capture");
     until(|| capture.bytes() > MIB).await;
-    assert!(capture.bytes() < 2 * MIB, "{} bytes before our turn", capture.bytes());
+    assert!(
+        capture.bytes() < 2 * MIB,
+        "{} bytes before another task ran",
+        capture.bytes()
+    );
 }
 
 #[tokio::test]
-async fn draining_ends_with_the_last_handle_and_not_before() {
+async fn draining_ends_with_the_last_handle() {
     let (capture, write) = capture(CaptureOptions::default());
     let mut writer = File::from(write);
     let other = capture.clone();
     drop(capture);
-    writer.write_all(b"heard\n").expect("a reader");
+    writer.write_all(b"line\n").expect("pipe has a reader");
     until(|| other.bytes() == 6).await;
     drop(other);
     closes(&mut writer).await;
@@ -226,7 +237,7 @@ fn draining_ends_with_the_runtime() {
         .worker_threads(1)
         .enable_all()
         .build()
-        .expect("a runtime");
+        .expect("tokio runtime");
     let (capture, write) = {
         let _entered = runtime.enter();
         capture(CaptureOptions::default())
@@ -242,25 +253,25 @@ fn draining_ends_with_the_runtime() {
 }
 
 #[tokio::test]
-async fn a_hook_may_look_at_the_tail_that_holds_its_line() {
+async fn hook_sees_its_line_in_the_tail() {
     let cell = Arc::new(std::sync::OnceLock::<Capture>::new());
-    let (tell, told) = mpsc::channel();
+    let (sender, tails) = mpsc::channel();
     let seen = Arc::clone(&cell);
-    let on_line: OnLine = Box::new(move |_| drop(tell.send(seen.get().map(|capture| capture.tail(1)))));
+    let on_line: OnLine = Box::new(move |_| drop(sender.send(seen.get().map(|capture| capture.tail(1)))));
     let (capture, write) = capture(CaptureOptions {
         on_line: Some(on_line),
         ..CaptureOptions::default()
     });
     assert!(cell.set(capture.clone()).is_ok());
-    File::from(write).write_all(b"ready\n").expect("a reader");
+    File::from(write).write_all(b"ready\n").expect("pipe has a reader");
     until(|| capture.bytes() == 6).await;
-    assert_eq!(told.try_recv(), Ok(Some(vec!["ready".to_owned()])));
+    assert_eq!(tails.try_recv(), Ok(Some(vec!["ready".to_owned()])));
     capture.close();
 }
 
 #[test]
-fn only_the_hosts_end_is_non_blocking_and_neither_is_inherited() {
-    let (read, write) = pipe().expect("a pipe");
+fn only_the_hosts_end_is_non_blocking_and_neither_end_is_inherited() {
+    let (read, write) = pipe().expect("creating a pipe");
     assert!(fcntl_getfl(&read).expect("flags").contains(OFlags::NONBLOCK));
     assert!(!fcntl_getfl(&write).expect("flags").contains(OFlags::NONBLOCK));
     for end in [&read, &write] {
@@ -268,7 +279,7 @@ fn only_the_hosts_end_is_non_blocking_and_neither_is_inherited() {
     }
 }
 
-/// Waits until nobody reads what `writer` writes.
+/// Waits until the reading end of `writer` is closed.
 async fn closes(writer: &mut File) {
     until(|| {
         writer

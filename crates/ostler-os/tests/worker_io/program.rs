@@ -1,4 +1,4 @@
-//! The search for a worker's program, and what is said when it fails.
+//! The lookup of a worker's program, and the errors when it fails.
 
 use std::ffi::OsString;
 use std::fs;
@@ -16,55 +16,56 @@ fn env(path: &str) -> Vec<(OsString, OsString)> {
 }
 
 fn write(path: &Path, text: &str, mode: u32) -> PathBuf {
-    fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
-    fs::write(path, text).expect("a file");
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
+    fs::create_dir_all(path.parent().expect("parent directory")).expect("creating a directory");
+    fs::write(path, text).expect("writing a file");
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("setting the mode");
     path.to_owned()
 }
 
 fn directory() -> (tempfile::TempDir, PathBuf) {
-    let dir = tempfile::tempdir().expect("a directory");
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("a mode");
-    let path = dir.path().canonicalize().expect("a path");
+    let dir = tempfile::tempdir().expect("temporary directory");
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("setting the mode");
+    let path = dir.path().canonicalize().expect("canonical path");
     (dir, path)
 }
 
-/// Runs it in a thread that is nobody, when we are root, who may do anything.
-fn as_nobody<T: Send>(what: impl FnOnce() -> T + Send) -> T {
+/// As root, runs the closure in a thread with an unprivileged user, because root is allowed
+/// everything.
+fn unprivileged<T: Send>(what: impl FnOnce() -> T + Send) -> T {
     let run = || {
         if geteuid().is_root() {
-            let nobody = Uid::from_raw(65534);
-            set_thread_res_uid(nobody, nobody, nobody).expect("another user");
+            let user = Uid::from_raw(65534);
+            set_thread_res_uid(user, user, user).expect("changing the user");
         }
         what()
     };
-    thread::scope(|scope| scope.spawn(run).join().expect("a thread"))
+    thread::scope(|scope| scope.spawn(run).join().expect("unprivileged thread"))
 }
 
 fn refused(found: Result<PathBuf, ProgramError>, reason: Reason) -> ProgramError {
-    let error = found.expect_err("a refusal");
+    let error = found.expect_err("expected an error");
     assert_eq!(error.reason(), reason, "{error}");
     error
 }
 
 #[test]
-fn a_name_is_looked_for_in_the_workers_path_in_order() {
+fn name_is_searched_in_the_workers_path_in_order() {
     let (_dir, dir) = directory();
     let second = write(&dir.join("two/tool"), "", 0o755);
     let path = format!("{0}/none:{0}/one:{0}/two", dir.display());
     assert_eq!(resolve("tool", &env(&path), None), Ok(second));
     let first = write(&dir.join("one/tool"), "", 0o755);
     assert_eq!(resolve("tool", &env(&path), None), Ok(first.clone()));
-    fs::set_permissions(&first, fs::Permissions::from_mode(0o644)).expect("a mode");
+    fs::set_permissions(&first, fs::Permissions::from_mode(0o644)).expect("setting the mode");
     assert_eq!(
         resolve("tool", &env(&path), None),
         Ok(dir.join("two/tool")),
-        "what can't be executed is passed over"
+        "files that are not executable are skipped"
     );
 }
 
 #[test]
-fn entries_and_paths_are_relative_to_the_workers_directory() {
+fn relative_entries_and_paths_start_at_the_workers_directory() {
     let (_dir, dir) = directory();
     let tool = write(&dir.join("bin/tool"), "", 0o755);
     assert_eq!(resolve("tool", &env("bin"), Some(&dir)), Ok(tool.clone()));
@@ -81,9 +82,9 @@ fn entries_and_paths_are_relative_to_the_workers_directory() {
 }
 
 #[test]
-fn a_symbolic_link_keeps_its_name() {
+fn symbolic_link_keeps_its_name() {
     let (_dir, dir) = directory();
-    symlink("/bin/sh", dir.join("alias")).expect("a link");
+    symlink("/bin/sh", dir.join("alias")).expect("creating a symbolic link");
     assert_eq!(
         resolve("alias", &env(dir.to_str().unwrap()), None),
         Ok(dir.join("alias"))
@@ -91,7 +92,7 @@ fn a_symbolic_link_keeps_its_name() {
 }
 
 #[test]
-fn without_a_path_it_is_the_systems() {
+fn without_path_the_systems_default_is_used() {
     assert!(resolve("sh", &[], None).is_ok_and(|path| path.is_absolute()));
     let error = refused(resolve("ostler-no-such", &[], None), Reason::CommandNotFound);
     let searched = "/bin:/usr/bin".into();
@@ -105,14 +106,14 @@ fn without_a_path_it_is_the_systems() {
 }
 
 #[test]
-fn what_is_not_there_is_not_found() {
+fn missing_program_is_not_found() {
     let (_dir, dir) = directory();
-    fs::create_dir(dir.join("tool")).expect("a directory");
+    fs::create_dir(dir.join("tool")).expect("creating a directory");
     let path = dir.to_str().unwrap();
     let error = refused(resolve("tool", &env(path), None), Reason::CommandNotFound);
     assert!(
         error.to_string().contains(path),
-        "{error}: a directory of that name is no program"
+        "{error}: a directory is not a program"
     );
     let error = refused(resolve("./tool/x", &env(path), Some(&dir)), Reason::CommandNotFound);
     assert!(matches!(error, ProgramError::Missing { path } if path.starts_with(&dir)));
@@ -124,7 +125,7 @@ fn what_is_not_there_is_not_found() {
 }
 
 #[test]
-fn what_may_not_be_executed_is_named() {
+fn non_executable_file_is_named() {
     let (_dir, dir) = directory();
     let path = write(&dir.join("tool"), "", 0o644);
     let refusal = ProgramError::NotExecutable { path: path.clone() };
@@ -139,21 +140,24 @@ fn what_may_not_be_executed_is_named() {
 }
 
 #[test]
-fn a_path_through_a_closed_directory_is_named() {
+fn inaccessible_directory_on_the_path_is_named() {
     let (_dir, dir) = directory();
     let tool = write(&dir.join("closed/tool"), "", 0o755);
-    fs::set_permissions(dir.join("closed"), fs::Permissions::from_mode(0o600)).expect("a mode");
-    let found = as_nobody(|| resolve(tool.to_str().unwrap(), &[], None));
+    fs::set_permissions(dir.join("closed"), fs::Permissions::from_mode(0o600)).expect("setting the mode");
+    let found = unprivileged(|| resolve(tool.to_str().unwrap(), &[], None));
     assert_eq!(
         refused(found, Reason::PermissionDenied),
         ProgramError::Unreachable { path: tool }
     );
     let searched = env(&format!("{0}/closed", dir.display()));
-    refused(as_nobody(|| resolve("tool", &searched, None)), Reason::CommandNotFound);
+    refused(
+        unprivileged(|| resolve("tool", &searched, None)),
+        Reason::CommandNotFound,
+    );
 }
 
 #[test]
-fn a_missing_interpreter_is_named() {
+fn missing_interpreter_is_named() {
     let (_dir, dir) = directory();
     for (line, interpreter) in [
         ("#!/no/such/python -u\nx", "/no/such/python"),
@@ -180,10 +184,10 @@ fn a_missing_interpreter_is_named() {
 }
 
 #[test]
-fn a_missing_directory_is_named_by_its_first_missing_part() {
+fn missing_directory_is_named_by_its_first_missing_component() {
     let (_dir, dir) = directory();
     let cwd = dir.join("a/b/c");
-    fs::create_dir(dir.join("a")).expect("a directory");
+    fs::create_dir(dir.join("a")).expect("creating a directory");
     let error = refused(resolve("sh", &[], Some(&cwd)), Reason::DirectoryMissing);
     assert_eq!(
         error,
@@ -192,7 +196,7 @@ fn a_missing_directory_is_named_by_its_first_missing_part() {
             missing: dir.join("a/b")
         }
     );
-    fs::write(dir.join("a/b"), "").expect("a file");
+    fs::write(dir.join("a/b"), "").expect("writing a file");
     let error = refused(resolve("sh", &[], Some(&cwd)), Reason::DirectoryMissing);
     assert_eq!(
         error,
@@ -205,12 +209,15 @@ fn a_missing_directory_is_named_by_its_first_missing_part() {
 }
 
 #[test]
-fn a_closed_directory_is_named() {
+fn inaccessible_directory_is_named() {
     let (_dir, dir) = directory();
     let cwd = dir.join("closed/inner");
     fs::create_dir_all(&cwd).expect("directories");
-    fs::set_permissions(dir.join("closed"), fs::Permissions::from_mode(0o600)).expect("a mode");
-    let error = refused(as_nobody(|| resolve("sh", &[], Some(&cwd))), Reason::PermissionDenied);
+    fs::set_permissions(dir.join("closed"), fs::Permissions::from_mode(0o600)).expect("setting the mode");
+    let error = refused(
+        unprivileged(|| resolve("sh", &[], Some(&cwd))),
+        Reason::PermissionDenied,
+    );
     assert_eq!(
         error,
         ProgramError::DirectoryClosed {

@@ -1,4 +1,4 @@
-//! An event's fields as attributes, by the one list of names.
+//! Converts an event's fields to attributes.
 
 use opentelemetry::{Array, KeyValue, StringValue, Value};
 use ostler_core::failure::ExitStatus;
@@ -6,7 +6,7 @@ use ostler_core::failure::ExitStatus;
 use crate::event::{Event, Facts};
 use crate::names::attribute;
 
-/// All that an event tells, whom it is about included.
+/// All fields of an event, including its subject.
 pub(crate) fn of_event(event: &Event) -> Vec<KeyValue> {
     let mut list = vec![
         KeyValue::new(attribute::APP, event.app.clone()),
@@ -26,7 +26,8 @@ pub(crate) fn of_event(event: &Event) -> Vec<KeyValue> {
     list
 }
 
-/// What an event is told by in the span that it belongs to: its number, and what is not on the span itself.
+/// The attributes of a span event: the event's number, and fields that the span itself does not
+/// have.
 pub(crate) fn of_note(event: &Event) -> Vec<KeyValue> {
     let mut list = Vec::with_capacity(3);
     list.push(KeyValue::new(attribute::SEQ, integer(event.seq)));
@@ -88,7 +89,7 @@ fn add_facts(list: &mut Vec<KeyValue>, facts: &Facts) {
     add(attribute::ELAPSED, elapsed.map(|elapsed| elapsed.as_secs_f64().into()));
 }
 
-/// OTLP's integers are signed.
+/// OTLP integers are signed.
 pub(super) fn integer(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }

@@ -1,5 +1,5 @@
-//! Events on their way to becoming log records. That takes longer than it takes to tell them, and a restart does not wait
-//! for it: a thread of its own does it, a few at a time.
+//! Converts events to log records on a separate thread, in small batches. Converting takes longer
+//! than emitting an event, and a restart must not wait for it.
 
 use std::mem;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -11,13 +11,15 @@ use super::records::Records;
 use crate::context::SpanLink;
 use crate::event::Event;
 
-/// How often the thread looks: 50 ms. Waking it for each event would cost more than the event.
-const LOOK: Duration = Duration::from_millis(50);
+/// How often the thread polls: every 50 ms. Waking it for each event would cost more than the event
+/// itself.
+const POLL: Duration = Duration::from_millis(50);
 
-/// How many events wait for the thread before the next is dropped, and counted as an undelivered record: 16,384.
-const ROOM: usize = 16_384;
+/// The queue's capacity: 16,384 events. Further events are dropped and counted as undelivered
+/// records.
+const CAPACITY: usize = 16_384;
 
-/// See the module's documentation.
+/// A queue of events in front of the log records' own queue. See the module documentation.
 #[derive(Debug)]
 pub(super) struct Backlog {
     waiting: Arc<Waiting>,
@@ -33,7 +35,7 @@ struct Waiting {
 #[derive(Debug, Default)]
 struct State {
     events: Vec<(Arc<Event>, SpanLink)>,
-    /// The thread is making records of what it took.
+    /// Whether the thread is converting a batch that it has taken from the queue.
     busy: bool,
     closed: bool,
 }
@@ -45,10 +47,11 @@ impl Waiting {
 }
 
 impl Backlog {
-    /// Begins.
+    /// Starts the thread.
     ///
     /// # Errors
-    /// No thread can be started.
+    ///
+    /// If the thread cannot be started.
     pub(super) fn start(records: Arc<Records>, tally: Arc<Tally>) -> std::io::Result<Self> {
         let waiting = Arc::<Waiting>::default();
         let seen = Arc::downgrade(&waiting);
@@ -58,17 +61,18 @@ impl Backlog {
         Ok(Self { waiting, tally })
     }
 
-    /// Takes an event in. Never waits.
+    /// Queues an event. Never blocks.
     pub(super) fn push(&self, event: &Arc<Event>, span: &SpanLink) {
         let mut state = self.waiting.lock();
-        if state.events.len() >= ROOM || state.closed {
+        if state.events.len() >= CAPACITY || state.closed {
             self.tally.lose(1);
             return;
         }
         state.events.push((Arc::clone(event), span.clone()));
     }
 
-    /// Has everything made into records by then; what is not is lost, and so is what comes later.
+    /// Waits until `deadline` for the queue to be converted. What is left then is lost, and so are
+    /// later events.
     pub(super) fn finish(&self, deadline: Instant) {
         let mut state = self.waiting.lock();
         state.closed = true;
@@ -85,12 +89,12 @@ impl Backlog {
     }
 }
 
-/// Until the backlog is closed and empty, or gone.
+/// Runs until the backlog is closed and empty, or dropped.
 fn work(waiting: &Weak<Waiting>, records: &Records) {
     while let Some(waiting) = waiting.upgrade() {
         let mut state = waiting.lock();
         if !state.closed {
-            let waited = waiting.changed.wait_timeout(state, LOOK);
+            let waited = waiting.changed.wait_timeout(state, POLL);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         let (events, closed) = (mem::take(&mut state.events), state.closed);

@@ -1,7 +1,8 @@
-//! What is counted on the way to the receiver: what waits, what is under way, what is lost.
+//! Counts what is queued, in flight and lost on the way to the receiver.
 //!
-//! The SDK's processors drop what their queues can't take, and tell nobody how much. So each is wrapped at both ends:
-//! before the queue what does not fit is dropped and counted here, behind it what the exporter could not deliver.
+//! The SDK's processors drop what does not fit in their queues without reporting how much. Each is
+//! therefore wrapped at both ends: in front of the queue, data that does not fit is dropped and
+//! counted here; behind it, data that the exporter could not deliver is counted.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,14 +18,14 @@ use opentelemetry_sdk::metrics::data::ResourceMetrics;
 use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
 use opentelemetry_sdk::trace::{Span, SpanData, SpanExporter, SpanProcessor};
 
-/// What was not delivered.
+/// The amount of telemetry that was not delivered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Undelivered {
     /// Spans.
     pub spans: u64,
-    /// Metrics: each one that an export could not deliver. The next export has their newer values.
+    /// Metrics in failed exports. The next export contains their newer values.
     pub metrics: u64,
-    /// Log records, events among them.
+    /// Log records, including events.
     pub records: u64,
 }
 
@@ -46,12 +47,12 @@ impl fmt::Display for Undelivered {
     }
 }
 
-/// The counters of one kind of telemetry.
+/// The counters of one signal.
 #[derive(Debug)]
 pub(super) struct Tally {
     what: &'static str,
     waiting: AtomicU64,
-    under_way: AtomicU64,
+    in_flight: AtomicU64,
     lost: AtomicU64,
     failing: AtomicBool,
 }
@@ -61,15 +62,16 @@ impl Tally {
         Arc::new(Self {
             what,
             waiting: AtomicU64::new(0),
-            under_way: AtomicU64::new(0),
+            in_flight: AtomicU64::new(0),
             lost: AtomicU64::new(0),
             failing: AtomicBool::new(false),
         })
     }
 
-    /// Takes room for one in a queue of `room`; without it, the one is lost.
-    fn admit(&self, room: u64) -> bool {
-        if self.waiting.fetch_add(1, Ordering::Relaxed) < room {
+    /// Reserves a place in a queue of size `capacity`. If the queue is full, counts the item as
+    /// lost.
+    fn admit(&self, capacity: u64) -> bool {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) < capacity {
             return true;
         }
         self.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -77,26 +79,27 @@ impl Tally {
         false
     }
 
-    /// So many left the queue.
+    /// `count` items left the queue.
     fn begin(&self, count: u64) {
-        self.under_way.fetch_add(count, Ordering::Relaxed);
+        self.in_flight.fetch_add(count, Ordering::Relaxed);
         self.waiting.fetch_sub(count, Ordering::Relaxed);
     }
 
-    /// They are delivered, or lost. Told once when it begins to fail, and once when it works again.
+    /// `count` items were delivered or lost. Logs once when delivery starts to fail, and once when
+    /// it works again.
     fn end(&self, count: u64, result: &OTelSdkResult) {
         if let Err(error) = result {
             self.lost.fetch_add(count, Ordering::Relaxed);
             if !self.failing.swap(true, Ordering::Relaxed) {
-                tracing::warn!(target: "ostler::telemetry", %error, "{} can't be delivered; what is lost is counted", self.what);
+                tracing::warn!(target: "ostler::telemetry", %error, "cannot deliver {}; lost items are counted", self.what);
             }
         } else if self.failing.swap(false, Ordering::Relaxed) {
-            tracing::info!(target: "ostler::telemetry", "{} are delivered again", self.what);
+            tracing::info!(target: "ostler::telemetry", "delivering {} again", self.what);
         }
-        self.under_way.fetch_sub(count, Ordering::Relaxed);
+        self.in_flight.fetch_sub(count, Ordering::Relaxed);
     }
 
-    /// So many were lost before they came to the queue.
+    /// `count` items were lost before they reached the queue.
     pub(super) fn lose(&self, count: u64) {
         self.lost.fetch_add(count, Ordering::Relaxed);
     }
@@ -105,13 +108,14 @@ impl Tally {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// With what nobody will send any more.
-    fn lost_for_good(&self) -> u64 {
-        self.lost() + self.waiting.load(Ordering::Relaxed) + self.under_way.load(Ordering::Relaxed)
+    /// Items lost, including those that are queued or in flight and that no thread will send any
+    /// more.
+    fn lost_at_exit(&self) -> u64 {
+        self.lost() + self.waiting.load(Ordering::Relaxed) + self.in_flight.load(Ordering::Relaxed)
     }
 }
 
-/// The counters of everything.
+/// The counters of all signals.
 #[derive(Debug, Clone)]
 pub(super) struct Tallies {
     pub(super) spans: Arc<Tally>,
@@ -132,8 +136,8 @@ impl Tallies {
         self.of(Tally::lost)
     }
 
-    pub(super) fn lost_for_good(&self) -> Undelivered {
-        self.of(Tally::lost_for_good)
+    pub(super) fn lost_at_exit(&self) -> Undelivered {
+        self.of(Tally::lost_at_exit)
     }
 
     fn of(&self, count: impl Fn(&Tally) -> u64) -> Undelivered {
@@ -145,10 +149,10 @@ impl Tallies {
     }
 }
 
-/// What the SDK's traits have in common, and nothing is counted in: passed on to this field.
-macro_rules! passed_on {
+/// Forwards methods of the SDK's traits that need no counting to the given field.
+macro_rules! forward {
     ($to:ident: $($what:ident),+) => {
-        $(passed_on!(@ $what $to);)+
+        $(forward!(@ $what $to);)+
     };
     (@ force_flush $to:ident) => {
         fn force_flush(&self) -> OTelSdkResult {
@@ -167,12 +171,12 @@ macro_rules! passed_on {
     };
 }
 
-/// A processor whose queue has this much room.
+/// A processor with a bounded queue of this size.
 #[derive(Debug)]
 pub(super) struct Bounded<P> {
     pub(super) next: P,
     pub(super) tally: Arc<Tally>,
-    pub(super) room: u64,
+    pub(super) capacity: u64,
 }
 
 impl<P: SpanProcessor> SpanProcessor for Bounded<P> {
@@ -181,25 +185,25 @@ impl<P: SpanProcessor> SpanProcessor for Bounded<P> {
     }
 
     fn on_end(&self, span: SpanData) {
-        if self.tally.admit(self.room) {
+        if self.tally.admit(self.capacity) {
             self.next.on_end(span);
         }
     }
 
-    passed_on!(next: force_flush, shutdown_with_timeout, set_resource);
+    forward!(next: force_flush, shutdown_with_timeout, set_resource);
 }
 
 impl<P: LogProcessor> LogProcessor for Bounded<P> {
     fn emit(&self, record: &mut SdkLogRecord, scope: &InstrumentationScope) {
-        if self.tally.admit(self.room) {
+        if self.tally.admit(self.capacity) {
             self.next.emit(record, scope);
         }
     }
 
-    passed_on!(next: force_flush, shutdown_with_timeout, set_resource);
+    forward!(next: force_flush, shutdown_with_timeout, set_resource);
 }
 
-/// An exporter of which it is counted what it delivers.
+/// An exporter that counts what it delivers.
 #[derive(Debug)]
 pub(super) struct Counted<E> {
     pub(super) exporter: E,
@@ -215,7 +219,7 @@ impl<E: SpanExporter> SpanExporter for Counted<E> {
         result
     }
 
-    passed_on!(exporter: force_flush, shutdown_with_timeout, set_resource);
+    forward!(exporter: force_flush, shutdown_with_timeout, set_resource);
 }
 
 impl<E: LogExporter> LogExporter for Counted<E> {
@@ -227,7 +231,7 @@ impl<E: LogExporter> LogExporter for Counted<E> {
         result
     }
 
-    passed_on!(exporter: shutdown_with_timeout, set_resource);
+    forward!(exporter: shutdown_with_timeout, set_resource);
 }
 
 impl<E: PushMetricExporter> PushMetricExporter for Counted<E> {
@@ -236,14 +240,14 @@ impl<E: PushMetricExporter> PushMetricExporter for Counted<E> {
             .scope_metrics()
             .map(|scope| scope.metrics().count() as u64)
             .sum();
-        // Metrics wait in no queue.
-        self.tally.under_way.fetch_add(count, Ordering::Relaxed);
+        // Metrics are not queued.
+        self.tally.in_flight.fetch_add(count, Ordering::Relaxed);
         let result = self.exporter.export(metrics).await;
         self.tally.end(count, &result);
         result
     }
 
-    passed_on!(exporter: force_flush, shutdown_with_timeout);
+    forward!(exporter: force_flush, shutdown_with_timeout);
 
     fn temporality(&self) -> Temporality {
         self.exporter.temporality()
@@ -257,16 +261,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_does_not_fit_and_what_fails_is_lost_and_what_waits_is_lost_in_the_end() {
+    fn rejected_failed_and_finally_queued_items_count_as_lost() {
         let tally = Tally::new("things");
         let admitted = (0..5).filter(|_| tally.admit(3)).count();
         assert_eq!((admitted, tally.lost()), (3, 2));
         tally.begin(2);
         tally.end(2, &Err(OTelSdkError::InternalFailure("no".into())));
-        assert_eq!((tally.lost(), tally.lost_for_good()), (4, 5));
+        assert_eq!((tally.lost(), tally.lost_at_exit()), (4, 5));
         tally.begin(1);
-        assert_eq!(tally.lost_for_good(), 5, "it is under way");
+        assert_eq!(tally.lost_at_exit(), 5, "still in flight");
         tally.end(1, &Ok(()));
-        assert_eq!(tally.lost_for_good(), 4);
+        assert_eq!(tally.lost_at_exit(), 4);
     }
 }

@@ -1,4 +1,5 @@
-//! The HTTP client of the exporters. They are driven by threads of the SDK without a runtime; hyper needs one.
+//! The HTTP client of the exporters. The SDK's threads drive them without a runtime, which hyper
+//! needs.
 
 use std::time::Duration;
 
@@ -6,7 +7,7 @@ use opentelemetry_http::hyper::HyperClient;
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use tokio::runtime::Handle;
 
-/// Plain HTTP, each request a task of the runtime of our own.
+/// A plain HTTP client that runs each request as a task of our own runtime.
 #[derive(Debug, Clone)]
 pub(super) struct Http {
     client: HyperClient,
@@ -14,7 +15,7 @@ pub(super) struct Http {
 }
 
 impl Http {
-    /// Requests that take longer than `limit` have failed.
+    /// Creates a client whose requests fail after `limit`.
     pub(super) fn new(runtime: Handle, limit: Duration) -> Self {
         Self {
             client: HyperClient::with_default_connector(limit, None),

@@ -1,4 +1,4 @@
-//! Metrics: counted from the events, measured by Ostler, or looked at when the reader asks.
+//! Metrics: counted from events, measured by Ostler, or read from snapshots at collection time.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -11,16 +11,17 @@ use crate::event::{Event, EventKind};
 use crate::names::{Name, attribute, metric};
 use crate::observe::{Instance, Part, PoolSnapshot, Snapshot};
 
-/// Bounds of the durations' histograms, in seconds.
+/// Bucket boundaries of the duration histograms, in seconds.
 const SECONDS: [f64; 15] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 ];
 
-/// How long the look at all workers may take, at each export: 2 s.
-const LOOK_LIMIT: Duration = Duration::from_secs(2);
+/// The time limit of a snapshot of all workers, at each export: 2 s.
+const SNAPSHOT_LIMIT: Duration = Duration::from_secs(2);
 
-/// The instruments of one export are read one after the other; they share a look that is no older than this.
-const LOOK_AGE: Duration = Duration::from_millis(500);
+/// The instruments of one export are read one after another. They share a snapshot that is at most
+/// this old.
+const SNAPSHOT_AGE: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
 pub(super) struct Instruments {
@@ -93,7 +94,7 @@ impl Instruments {
         }
     }
 
-    /// Counts what is counted of an event.
+    /// Counts an event.
     pub(super) fn event(&self, event: &Event) {
         let count = event.facts.count.unwrap_or(0);
         match event.kind {
@@ -175,7 +176,7 @@ fn of_reason(event: &Event) -> Vec<KeyValue> {
     list
 }
 
-/// The instances that are looked at.
+/// The observed instances.
 #[derive(Default)]
 struct Watched {
     instances: Mutex<Vec<Weak<dyn Instance>>>,
@@ -193,11 +194,11 @@ impl Watched {
         self.instances.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How all of them are. On the thread of the reader.
+    /// Takes snapshots of all instances. Called on the reader's thread.
     fn look(&self) -> Arc<Vec<Snapshot>> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((at, seen)) = &*last
-            && at.elapsed() < LOOK_AGE
+            && at.elapsed() < SNAPSHOT_AGE
         {
             return Arc::clone(seen);
         }
@@ -206,7 +207,7 @@ impl Watched {
             instances.retain(|instance| instance.strong_count() > 0);
             instances.iter().filter_map(Weak::upgrade).collect()
         };
-        let deadline = Instant::now() + LOOK_LIMIT;
+        let deadline = Instant::now() + SNAPSHOT_LIMIT;
         let seen: Vec<_> = living.iter().map(|instance| instance.snapshot(deadline)).collect();
         let seen = Arc::new(seen);
         *last = Some((Instant::now(), Arc::clone(&seen)));
@@ -222,7 +223,7 @@ impl Watched {
     }
 }
 
-/// A gauge of counts whose points `see` gives.
+/// A gauge whose points come from `see`.
 fn counts(
     meter: &Meter,
     name: &'static str,
@@ -230,7 +231,7 @@ fn counts(
     see: impl Fn(&Watched, &dyn AsyncInstrument<u64>) + Send + Sync + 'static,
 ) {
     let (Name { unit, meaning, .. }, watched) = (listed(name), Arc::clone(watched));
-    // The provider keeps it.
+    // The provider keeps the instrument.
     let _ = meter
         .u64_observable_gauge(name)
         .with_unit(unit)

@@ -1,4 +1,4 @@
-//! The providers of the SDK, their queues and threads, and their end under a deadline.
+//! The SDK's providers with their queues and threads, and their shutdown within a deadline.
 
 use std::fmt;
 use std::sync::mpsc::channel;
@@ -24,19 +24,22 @@ use super::http::Http;
 use super::settings::{Protocol, Route, Settings, SettingsError, Signal, variable};
 use crate::names::resource;
 
-/// How many spans, and as many records, wait for a slow receiver before the next is dropped: 8,192, unless
-/// `OTEL_BSP_MAX_QUEUE_SIZE` or `OTEL_BLRP_MAX_QUEUE_SIZE` says otherwise. The start of a thousand workers makes five thousand spans.
+/// The default queue size for spans and for records: 8,192 each. Further items are dropped.
+/// `OTEL_BSP_MAX_QUEUE_SIZE` and `OTEL_BLRP_MAX_QUEUE_SIZE` override it. For scale: starting a
+/// thousand workers creates five thousand spans.
 const QUEUE: usize = 8_192;
 
-/// How many spans and how many records go in one request, unless `OTEL_BSP_MAX_EXPORT_BATCH_SIZE` or
-/// `OTEL_BLRP_MAX_EXPORT_BATCH_SIZE` says otherwise. With the longest output and stderr it stays below the 4 MiB that receivers take, as a rule.
-const SPANS_A_REQUEST: usize = 256;
+/// The default batch sizes of spans and of records; `OTEL_BSP_MAX_EXPORT_BATCH_SIZE` and
+/// `OTEL_BLRP_MAX_EXPORT_BATCH_SIZE` override them. Even with the longest output and stderr, a
+/// batch normally stays below the 4 MiB that receivers accept.
+const SPANS_PER_REQUEST: usize = 256;
 const RECORDS_A_REQUEST: usize = 128;
 
-/// How long one request may take unless `OTEL_EXPORTER_OTLP_TIMEOUT` says otherwise: 10 s, OpenTelemetry's default.
+/// The default timeout of a request: 10 s, as in OpenTelemetry. `OTEL_EXPORTER_OTLP_TIMEOUT`
+/// overrides it.
 const REQUEST_LIMIT: Duration = Duration::from_secs(10);
 
-/// The instrumentation scope of everything.
+/// The instrumentation scope.
 const SCOPE: &str = "ostler";
 
 pub(super) struct Pipeline {
@@ -44,7 +47,7 @@ pub(super) struct Pipeline {
     meters: SdkMeterProvider,
     loggers: SdkLoggerProvider,
     tallies: Tallies,
-    /// The connections' own: no runtime of the host is kept busy, or waited for.
+    /// The connections' own runtime, so that no runtime of the host is blocked or waited for.
     runtime: Mutex<Option<Runtime>>,
 }
 
@@ -64,7 +67,7 @@ impl Pipeline {
             .enable_all()
             .build()
             .map_err(|error| SettingsError::new("telemetry", error))?;
-        // The gRPC channel takes the runtime that it is made in.
+        // The gRPC channel uses the runtime that it is created in.
         let entered = runtime.enter();
         let http = Http::new(runtime.handle().clone(), request_limit()?);
         let (resource, tallies) = (resource(settings), Tallies::new());
@@ -97,20 +100,22 @@ impl Pipeline {
         &self.tallies
     }
 
-    /// Each provider ends on a thread of its own: one that its receiver holds up must not take the others' time.
+    /// Shuts each provider down on its own thread, so that one that waits for its receiver does not
+    /// use up the others' time.
     pub(super) fn shutdown(&self, limit: Duration) -> Undelivered {
         let deadline = Instant::now() + limit;
         let (ended, all_ended) = channel::<()>();
         let (tracers, loggers, meters) = (self.tracers.clone(), self.loggers.clone(), self.meters.clone());
         let ends: [Box<dyn FnOnce() + Send>; 3] = [
-            // What they could not deliver is in the tallies; that a second shutdown finds nothing is no error.
+            // The tallies have what could not be delivered; a second shutdown has nothing to do and
+            // is not an error.
             Box::new(move || drop(tracers.shutdown_with_timeout(limit))),
             Box::new(move || drop(loggers.shutdown_with_timeout(limit))),
             Box::new(move || drop(meters.shutdown_with_timeout(limit))),
         ];
         for end in ends {
             let ended = ended.clone();
-            // Without a thread it goes unflushed, and is counted.
+            // Without a thread its queue is not flushed, but counted as lost.
             drop(
                 thread::Builder::new()
                     .name("ostler-otlp-end".to_owned())
@@ -121,16 +126,18 @@ impl Pipeline {
             );
         }
         drop(ended);
-        // Nobody sends anything: it ends when the last of them has, or when time is up.
+        // No message is ever sent: this returns when the last sender is dropped, or at the
+        // deadline.
         let _ = all_ended.recv_timeout(deadline.saturating_duration_since(Instant::now()));
-        self.tallies.lost_for_good()
+        self.tallies.lost_at_exit()
     }
 }
 
 impl Drop for Pipeline {
     fn drop(&mut self) {
         let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // Dropped in a task it would panic, and elsewhere wait for a receiver that hangs.
+        // Dropping the runtime would panic in an async task, and elsewhere wait for a receiver that
+        // hangs.
         if let Some(runtime) = runtime {
             runtime.shutdown_background();
         }
@@ -144,7 +151,7 @@ fn request_limit() -> Result<Duration, SettingsError> {
     };
     let millis = text
         .parse()
-        .map_err(|_| SettingsError::new(NAME, format!("{text:?} is no number of milliseconds")))?;
+        .map_err(|_| SettingsError::new(NAME, format!("expected a number of milliseconds, got {text:?}")))?;
     Ok(Duration::from_millis(millis))
 }
 
@@ -155,15 +162,16 @@ fn resource(settings: &Settings) -> Resource {
         .and_then(|path| path.file_name())
         .map(|name| KeyValue::new(resource::EXECUTABLE, name.to_string_lossy().into_owned()));
     let service = settings.service_name.as_deref().unwrap_or("ostler").to_owned();
-    let ours = [
+    let attributes = [
         KeyValue::new(resource::SERVICE_NAME, service),
         KeyValue::new(resource::SERVICE_VERSION, env!("CARGO_PKG_VERSION")),
         KeyValue::new(resource::SERVICE_INSTANCE, uuid::Uuid::new_v4().to_string()),
         KeyValue::new(resource::PID, i64::from(std::process::id())),
     ];
-    // What the variables say (OTEL_RESOURCE_ATTRIBUTES, then OTEL_SERVICE_NAME) comes last, and wins.
+    // Attributes from the variables (OTEL_RESOURCE_ATTRIBUTES, then OTEL_SERVICE_NAME) come last
+    // and take precedence.
     let base = Resource::builder_empty()
-        .with_attributes(ours)
+        .with_attributes(attributes)
         .with_attributes(executable)
         .build();
     let detected = Resource::builder_empty()
@@ -185,16 +193,17 @@ fn resource(settings: &Settings) -> Resource {
         .build()
 }
 
-/// A size: the variable's, or ours.
-fn size(name: &str, ours: usize) -> Result<usize, SettingsError> {
-    let Some(text) = variable(name) else { return Ok(ours) };
+/// Reads a size from a variable, with a default.
+fn size(name: &str, default: usize) -> Result<usize, SettingsError> {
+    let Some(text) = variable(name) else { return Ok(default) };
     text.parse()
         .ok()
         .filter(|size| *size > 0)
-        .ok_or_else(|| SettingsError::new(name, format!("{text:?} is no size; a number from 1 is wanted")))
+        .ok_or_else(|| SettingsError::new(name, format!("expected a number from 1, got {text:?}")))
 }
 
-/// One exporter by its route: the three kinds have a builder each, of the same form.
+/// Builds one exporter for its route. The three signals have different builders with the same
+/// methods.
 macro_rules! exporter {
     ($exporter:ident, $route:expr, $http:expr) => {{
         let Route {
@@ -259,14 +268,14 @@ fn tracers(
         exporter: exporter!(SpanExporter, route, http),
         tally: tally.clone(),
     };
-    let room = size("OTEL_BSP_MAX_QUEUE_SIZE", QUEUE)?;
+    let capacity = size("OTEL_BSP_MAX_QUEUE_SIZE", QUEUE)?;
     let config = trace::BatchConfigBuilder::default()
-        .with_max_queue_size(room)
-        .with_max_export_batch_size(size("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", SPANS_A_REQUEST)?)
+        .with_max_queue_size(capacity)
+        .with_max_export_batch_size(size("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", SPANS_PER_REQUEST)?)
         .build();
     let next = BatchSpanProcessor::builder(exporter).with_batch_config(config).build();
-    let room = room as u64;
-    Ok(builder.with_span_processor(Bounded { next, tally, room }).build())
+    let capacity = capacity as u64;
+    Ok(builder.with_span_processor(Bounded { next, tally, capacity }).build())
 }
 
 fn loggers(
@@ -284,14 +293,14 @@ fn loggers(
         exporter: exporter!(LogExporter, route, http),
         tally: tally.clone(),
     };
-    let room = size("OTEL_BLRP_MAX_QUEUE_SIZE", QUEUE)?;
+    let capacity = size("OTEL_BLRP_MAX_QUEUE_SIZE", QUEUE)?;
     let config = logs::BatchConfigBuilder::default()
-        .with_max_queue_size(room)
+        .with_max_queue_size(capacity)
         .with_max_export_batch_size(size("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", RECORDS_A_REQUEST)?)
         .build();
     let next = BatchLogProcessor::builder(exporter).with_batch_config(config).build();
-    let room = room as u64;
-    Ok(builder.with_log_processor(Bounded { next, tally, room }).build())
+    let capacity = capacity as u64;
+    Ok(builder.with_log_processor(Bounded { next, tally, capacity }).build())
 }
 
 fn meters(

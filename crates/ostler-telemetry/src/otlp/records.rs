@@ -1,4 +1,4 @@
-//! Events and workers' output as log records.
+//! Converts events and worker output to log records.
 
 use std::borrow::Cow;
 
@@ -52,7 +52,7 @@ impl Records {
     pub(super) fn output(&self, output: &Output<'_>) {
         let mut record = self.logger.create_log_record();
         record.set_timestamp(output.time);
-        // What a program writes to stderr is not always an error: its severity is not known.
+        // Programs do not only write errors to stderr, so the severity is unknown.
         record.set_severity_number(Severity::Info);
         record.set_severity_text("INFO");
         record.set_body(output.text.to_owned().into());

@@ -1,24 +1,25 @@
-//! Where telemetry goes and how much of it. The standard `OTEL_*` variables win over what is set in code or in a file.
+//! Where telemetry is sent, and how much of it. The standard `OTEL_*` variables take precedence
+//! over settings from code or a file.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-/// How OTLP is spoken.
+/// The OTLP transport.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Protocol {
-    /// gRPC, as a rule on port 4317.
+    /// gRPC, usually on port 4317.
     #[default]
     Grpc,
-    /// Protobuf by HTTP, as a rule on port 4318.
+    /// Protobuf over HTTP, usually on port 4318.
     Http,
 }
 
 impl Protocol {
-    /// Every protocol.
+    /// All protocols.
     pub const ALL: [Self; 2] = [Self::Grpc, Self::Http];
 
-    /// Its name in `OTEL_EXPORTER_OTLP_PROTOCOL` and in the file.
+    /// The name in `OTEL_EXPORTER_OTLP_PROTOCOL` and in the configuration file.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Grpc => "grpc",
@@ -26,39 +27,42 @@ impl Protocol {
         }
     }
 
-    /// The protocol of this name.
+    /// The protocol with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|protocol| protocol.name() == name)
     }
 }
 
-/// What can be set in code; everything at its default is what the `OTEL_*` variables say, and OpenTelemetry's own
-/// defaults where they say nothing.
+/// Settings from code. Each one can be overridden by an `OTEL_*` variable; a setting that is not
+/// set either way has OpenTelemetry's default.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Settings {
-    /// The receiver, such as `http://127.0.0.1:4317`. Default: that port (gRPC) or 4318 (HTTP) of this machine. Loses
-    /// against `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    /// The receiver, for example `http://127.0.0.1:4317`. Default: port 4317 (gRPC) or 4318 (HTTP)
+    /// on this machine. Overridden by `OTEL_EXPORTER_OTLP_ENDPOINT`.
     pub endpoint: Option<String>,
-    /// Default gRPC. Loses against `OTEL_EXPORTER_OTLP_PROTOCOL`.
+    /// Default: gRPC. Overridden by `OTEL_EXPORTER_OTLP_PROTOCOL`.
     pub protocol: Protocol,
-    /// Sent with every request, as for authentication. Lose against `OTEL_EXPORTER_OTLP_HEADERS`.
+    /// Headers sent with every request, for example for authentication. Overridden by
+    /// `OTEL_EXPORTER_OTLP_HEADERS`.
     pub headers: BTreeMap<String, String>,
-    /// Which part of the traces is sent, 0 to 1. Default: all. Loses against `OTEL_TRACES_SAMPLER`. Metrics and log
-    /// records are not sampled.
+    /// The fraction of traces to send, from 0 to 1. Default: all. Overridden by
+    /// `OTEL_TRACES_SAMPLER`. Metrics and log records are not sampled.
     pub sampling: Option<f64>,
-    /// How often metrics are read and sent. Default 60 s. Loses against `OTEL_METRIC_EXPORT_INTERVAL`.
+    /// The interval at which metrics are read and sent. Default: 60 s. Overridden by
+    /// `OTEL_METRIC_EXPORT_INTERVAL`.
     pub metric_interval: Option<Duration>,
-    /// `service.name`. Default `ostler`. Loses against `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`.
+    /// `service.name`. Default: `ostler`. Overridden by `OTEL_SERVICE_NAME` and
+    /// `OTEL_RESOURCE_ATTRIBUTES`.
     pub service_name: Option<String>,
 }
 
-/// A setting or a variable can't be meant.
+/// The error returned for an invalid setting or variable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: {message}")]
 pub struct SettingsError {
-    /// Which.
+    /// The setting or variable.
     pub key: String,
-    /// What is wrong with it, and what is allowed.
+    /// What is wrong with it, and what is valid.
     pub message: String,
 }
 
@@ -71,7 +75,7 @@ impl SettingsError {
     }
 }
 
-/// A kind of telemetry, as the variables name it.
+/// One kind of telemetry, as named in the variables.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Signal {
     Traces,
@@ -97,17 +101,18 @@ impl Signal {
     }
 }
 
-/// Where one kind of telemetry goes.
+/// The destination of one signal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Route {
     pub(super) protocol: Protocol,
-    /// `None`: the exporter reads it from the variables, or has its default.
+    /// `None`: the exporter reads it from the variables, or uses its default.
     pub(super) endpoint: Option<String>,
-    /// Empty where a variable has some.
+    /// Empty if a variable sets headers.
     pub(super) headers: BTreeMap<String, String>,
 }
 
-/// A variable that is set; an empty one counts as unset (OpenTelemetry, "Environment Variable Specification").
+/// Reads a variable. An empty one counts as unset (OpenTelemetry, "Environment Variable
+/// Specification").
 pub(super) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
@@ -118,14 +123,16 @@ pub(super) fn is_disabled() -> bool {
 }
 
 impl Settings {
-    /// Whether a variable names a receiver, so that telemetry is wanted though nothing in code says so.
+    /// Whether a variable names a receiver, which switches telemetry on even without settings in
+    /// code.
     pub fn receiver_in_environment() -> bool {
         let names = ["", "TRACES_", "METRICS_", "LOGS_"];
         let named = |signal| variable(&format!("OTEL_EXPORTER_OTLP_{signal}ENDPOINT")).is_some();
         !is_disabled() && names.into_iter().any(named)
     }
 
-    /// Where this kind of telemetry goes; `None`: nowhere, by `OTEL_TRACES_EXPORTER=none` and its like.
+    /// The destination of a signal; `None` if it is switched off, for example with
+    /// `OTEL_TRACES_EXPORTER=none`.
     pub(super) fn route(&self, signal: Signal) -> Result<Option<Route>, SettingsError> {
         self.route_by(signal, variable)
     }
@@ -142,7 +149,7 @@ impl Settings {
             Some(other) => {
                 return Err(SettingsError::new(
                     exporter,
-                    format!("there is no exporter {other:?}; otlp and none are known"),
+                    format!("unknown exporter {other:?}: expected otlp or none"),
                 ));
             }
         }
@@ -154,7 +161,7 @@ impl Settings {
             Some(name) => Protocol::from_name(&name).ok_or_else(|| {
                 SettingsError::new(
                     general("PROTOCOL"),
-                    format!("{name:?} is not spoken; grpc and http/protobuf are"),
+                    format!("unsupported protocol {name:?}: expected grpc or http/protobuf"),
                 )
             })?,
         };
@@ -166,7 +173,8 @@ impl Settings {
             (Some(_), _) | (None, None) => None,
             (None, Some(endpoint)) => Some(match protocol {
                 Protocol::Grpc => endpoint.clone(),
-                // A URL in code is taken as it is, one in the variable is the base of all paths: ours is a base, too.
+                // The exporter takes a URL set in code literally, and one in the variable as the
+                // base of all paths. This setting is a base, too.
                 Protocol::Http => format!("{}/{}", endpoint.trim_end_matches('/'), signal.path()),
             }),
         };
@@ -182,19 +190,21 @@ impl Settings {
     }
 }
 
-/// Whether this can be the address of a receiver. TLS is not built in, and one who asked for it must not get clear text.
+/// Checks whether this is a valid address of a receiver. TLS is not supported: an `https://`
+/// address is refused, because data must not be sent unencrypted to someone who asked for TLS.
 ///
 /// # Errors
-/// What is wrong with it, and what is allowed.
+///
+/// Returns what is wrong with the address, and what is valid.
 pub fn check_endpoint(endpoint: &str) -> Result<(), String> {
     if endpoint.starts_with("https:") {
         return Err(format!(
-            "{endpoint}: TLS is not built in; send to a collector on this machine by http://, and have it send on"
+            "{endpoint}: TLS is not supported; send to a local collector over http:// and let it forward the data"
         ));
     }
     if !endpoint.starts_with("http://") {
         return Err(format!(
-            "{endpoint:?} is no address of a receiver; one such as http://127.0.0.1:4317 is wanted"
+            "invalid receiver address {endpoint:?}: expected, for example, http://127.0.0.1:4317"
         ));
     }
     Ok(())
@@ -233,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_can_be_switched_off_and_what_is_not_known_is_refused_by_name() {
+    fn signals_can_be_switched_off_and_unknown_exporters_are_refused() {
         let settings = Settings::default();
         assert_eq!(route(&settings, &[("OTEL_TRACES_EXPORTER", "none")]), Ok(None));
         for (name, value) in [

@@ -1,8 +1,8 @@
-//! Figures of several rounds, and how they are shown: medians, with the lowest and the highest beside them.
+//! Figures of several rounds, shown as the median with the lowest and highest value.
 
 use crate::worker::Nanos;
 
-/// The median and the extremes of some values.
+/// The median and extremes of a set of values.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Spread {
     low: f64,
@@ -15,7 +15,7 @@ impl Spread {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
         let median = match sorted.len() {
-            0 => panic!("a spread of nothing"),
+            0 => panic!("no values"),
             even if even % 2 == 0 => f64::midpoint(sorted[even / 2 - 1], sorted[even / 2]),
             odd => sorted[odd / 2],
         };
@@ -32,18 +32,18 @@ impl Spread {
     }
 }
 
-/// The median of times, in milliseconds.
+/// The median of a list of times, in milliseconds.
 pub(crate) fn median_ms(times: &[Nanos]) -> f64 {
     let times: Vec<f64> = times.iter().map(|time| milliseconds(*time)).collect();
     Spread::of(&times).median
 }
 
 pub(crate) fn milliseconds(time: Nanos) -> f64 {
-    // Far below 2^52.
+    // Far below 2^52, so nothing is lost.
     time as f64 / 1e6
 }
 
-/// One thing that is measured beside the floor, in milliseconds; a value a round.
+/// One measure next to the floor, in milliseconds, with one value per round.
 pub(crate) struct Measure {
     name: String,
     bound: Option<f64>,
@@ -52,7 +52,7 @@ pub(crate) struct Measure {
 }
 
 impl Measure {
-    /// `bound`: how many times the floor it may be.
+    /// `bound` is the maximum ratio to the floor.
     pub(crate) fn new(name: impl Into<String>, bound: Option<f64>) -> Self {
         Self {
             name: name.into(),
@@ -67,7 +67,8 @@ impl Measure {
         self.ours.push(ours);
     }
 
-    /// A line of the table. The ratio is taken round by round, so that a machine that slows down slows down both.
+    /// Prints a row of the table. The ratio is computed per round, so that a slow phase of the
+    /// machine affects both sides.
     pub(crate) fn print(&self) {
         let ratios: Vec<f64> = self
             .ours
@@ -99,7 +100,7 @@ pub(crate) fn print_head_of(floor: &str, ours: &str, ratio: &str) {
 pub(crate) fn verdict(value: f64, bound: Option<f64>) -> String {
     match bound {
         None => String::new(),
-        Some(bound) if value <= bound => format!("at most {bound}: held"),
+        Some(bound) if value <= bound => format!("at most {bound}: met"),
         Some(bound) => format!("at most {bound}: MISSED"),
     }
 }

@@ -1,7 +1,7 @@
-//! The floor: what the kernel takes for the same, with `posix_spawn` and `waitpid` and nothing else.
+//! The floor: what the kernel takes for the same work, with `posix_spawn` and `waitpid` alone.
 //!
-//! Measured in a process of its own, small and with a single thread: this benchmark's host has Ostler's threads and
-//! memory, and a spawn from there would make the floor look higher than it is.
+//! Measured in a small process with a single thread. Spawning from the benchmark's own process,
+//! with Ostler's threads and memory, would make the floor look higher than it is.
 
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -14,34 +14,35 @@ use nix::unistd::Pid;
 
 use crate::worker::{Nanos, Worker, now};
 
-/// The first argument of a process that measures the floor; what it measures, how often, and the worker follow.
+/// The first argument of a process that measures the floor. It is followed by what to measure, how
+/// often, and the worker.
 pub(crate) const ARGUMENT: &str = "floor";
 
-/// From the kill of a worker to the start of its replacement, so many times in a row.
+/// The times from killing a worker to the start of its replacement.
 pub(crate) fn restarts(worker: &Worker, count: u32) -> Vec<Nanos> {
     measure(worker, "restarts", count)
 }
 
-/// How long it takes to start so many workers, and to end them.
+/// The times to start this many workers, and to end them.
 pub(crate) fn start_and_stop(worker: &Worker, count: u32) -> (Nanos, Nanos) {
     match measure(worker, "pool", count)[..] {
         [started, stopped] => (started, stopped),
-        ref other => panic!("two times are expected: {other:?}"),
+        ref other => panic!("expected two times, got {other:?}"),
     }
 }
 
 fn measure(worker: &Worker, what: &str, count: u32) -> Vec<Nanos> {
-    let output = Command::new(std::env::current_exe().expect("the path of this program"))
+    let output = Command::new(std::env::current_exe().expect("path of this program"))
         .args([ARGUMENT, what, &count.to_string()])
         .args([&worker.program, &worker.fifo])
         .output()
-        .expect("this program runs");
+        .expect("running this program");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).expect("numbers");
     text.lines().map(|line| line.parse().expect("nanoseconds")).collect()
 }
 
-/// The process that measures: prints what it took, in nanoseconds.
+/// The measuring process: prints the times in nanoseconds.
 pub(crate) fn run(arguments: &[String]) {
     let [what, count, program, fifo] = arguments else {
         panic!("floor restarts|pool COUNT PROGRAM FIFO");
@@ -57,7 +58,7 @@ pub(crate) fn run(arguments: &[String]) {
     }
 }
 
-/// Starts the worker as plainly as can be.
+/// Starts the worker in the simplest way.
 struct Floor<'a> {
     worker: &'a Worker,
     actions: PosixSpawnFileActions,
@@ -68,7 +69,7 @@ struct Floor<'a> {
 
 impl<'a> Floor<'a> {
     fn new(worker: &'a Worker) -> Self {
-        let text = |bytes: &[u8]| CString::new(bytes).expect("no NUL inside");
+        let text = |bytes: &[u8]| CString::new(bytes).expect("no NUL byte");
         let variable = |(name, value): (OsString, OsString)| text(&[name.as_bytes(), b"=", value.as_bytes()].concat());
         Self {
             worker,
@@ -81,7 +82,7 @@ impl<'a> Floor<'a> {
 
     fn spawn(&self) -> Pid {
         let (program, argv) = (&self.worker.program, &self.argv);
-        posix_spawn(program, &self.actions, &self.attributes, argv, &self.environment).expect("the worker starts")
+        posix_spawn(program, &self.actions, &self.attributes, argv, &self.environment).expect("spawning the worker")
     }
 
     fn restarts(&self, count: u32) -> Vec<Nanos> {
@@ -89,8 +90,8 @@ impl<'a> Floor<'a> {
         self.worker.next_stamp();
         let cycle = |_| {
             let begun = now();
-            kill(pid, Signal::SIGKILL).expect("our child");
-            waitpid(pid, None).expect("our child");
+            kill(pid, Signal::SIGKILL).expect("child of this process");
+            waitpid(pid, None).expect("child of this process");
             pid = self.spawn();
             self.worker.next_stamp().at - begun
         };
@@ -110,10 +111,10 @@ impl<'a> Floor<'a> {
 fn end(pids: &[Pid]) -> Nanos {
     let begun = now();
     for pid in pids {
-        kill(*pid, Signal::SIGTERM).expect("our child");
+        kill(*pid, Signal::SIGTERM).expect("child of this process");
     }
     for pid in pids {
-        waitpid(*pid, None).expect("our child");
+        waitpid(*pid, None).expect("child of this process");
     }
     now() - begun
 }

@@ -1,20 +1,20 @@
-//! What the figures depend on: the machine, and what else it does meanwhile.
+//! The machine's properties and load, which the figures depend on.
 
 use std::fs;
 
-/// Prints the machine's facts.
+/// Prints the machine's properties.
 pub(crate) fn print_facts() {
     let processors = std::thread::available_parallelism().map_or(0, usize::from);
     println!(
         "machine: {processors} processors ({}), {}, Linux {}",
-        line_of("/proc/cpuinfo", "model name").unwrap_or_else(|| "of an unknown model".to_owned()),
+        line_of("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown model".to_owned()),
         line_of("/proc/meminfo", "MemTotal").unwrap_or_default(),
         read("/proc/sys/kernel/osrelease")
     );
     println!("store: {}", ostler::Engine::DEFAULT.name());
 }
 
-/// Prints how busy the machine is; figures of a busy machine are noisy.
+/// Prints the load. Figures from a busy machine are noisy.
 pub(crate) fn print_load(when: &str) {
     println!("load {when}: {}", read("/proc/loadavg"));
 }

@@ -1,8 +1,10 @@
-//! Ostler beside the floor, in one run: restart, start and stop of many workers, memory a worker.
+//! Compares Ostler with the floor in one run: restart, start and stop of many workers, memory per
+//! worker.
 //!
-//! `cargo bench -p ostler --no-default-features --features redb [-- ROUNDS]` (`docs/benchmarks.md`). The floor is what
-//! the kernel takes for the same: `posix_spawn` and `waitpid` of the same program. Both take turns within a round;
-//! medians over the rounds are printed with their extremes, and whether the bounds are held.
+//! `cargo bench -p ostler --no-default-features --features redb [-- ROUNDS]` (see
+//! docs/benchmarks.md). The floor is what the kernel takes for the same work: `posix_spawn` and
+//! `waitpid` of the same program. Both take turns within a round. The output has medians over the
+//! rounds with their extremes, and whether the bounds are met.
 
 mod figures;
 mod floor;
@@ -17,16 +19,16 @@ use figures::{Measure, median_ms, milliseconds, verdict};
 use ours::Ours;
 use worker::Worker;
 
-/// Rounds when the command line names no number.
+/// The default number of rounds.
 const ROUNDS: usize = 7;
-/// Restarts a round, of each kind.
+/// Restarts per round, of each side.
 const RESTARTS: u32 = 50;
 /// How many workers are started and stopped at a time.
 const SIZES: [u32; 2] = [200, 1_000];
-/// Workers whose memory is counted.
+/// The number of workers in the memory measurement.
 const MEMORY_WORKERS: u32 = 1_000;
 
-/// Bounds: times the floor; KiB a worker.
+/// Bounds: ratios to the floor, and KiB per worker.
 const RESTART_BOUND: f64 = 2.5;
 const START_STOP_BOUND: f64 = 3.0;
 const MEMORY_BOUND: f64 = 40.0;
@@ -47,20 +49,20 @@ fn main() {
     }
 }
 
-/// The number on the command line. `cargo bench` itself passes `--bench`.
+/// The number of rounds from the command line. `cargo bench` itself passes `--bench`.
 fn rounds(arguments: &[String]) -> usize {
     let number = arguments.iter().find_map(|argument| argument.parse().ok());
     number.unwrap_or(ROUNDS)
 }
 
 fn compare(rounds: usize) {
-    ostler::limits::raise_descriptors().expect("the soft limit on descriptors can be raised");
+    ostler::limits::raise_descriptors().expect("raising the soft limit on descriptors");
     machine::print_facts();
     machine::print_load("before");
     let worker = Worker::build();
     let ours = Ours::start(&worker);
 
-    // First of all, while the host is small.
+    // Memory first, while the host is small.
     let memory = ours.memory(MEMORY_WORKERS);
 
     let mut restart = Measure::new("restart", Some(RESTART_BOUND));
@@ -85,14 +87,14 @@ fn compare(rounds: usize) {
     }
     let each = memory::kibibytes(memory.total()) / f64::from(MEMORY_WORKERS);
     println!(
-        "\nmemory a worker, of {MEMORY_WORKERS}: {each:.1} KiB PSS; {}",
+        "\nmemory per worker, of {MEMORY_WORKERS}: {each:.1} KiB PSS; {}",
         verdict(each, Some(MEMORY_BOUND))
     );
     println!("  {}", memory.describe(MEMORY_WORKERS));
     machine::print_load("after");
 }
 
-/// Start and stop of a pool of one size.
+/// The measures of starting and stopping a pool of one size.
 struct PoolMeasures {
     workers: u32,
     start: Measure,
@@ -111,7 +113,7 @@ impl PoolMeasures {
             gone: Measure::new(format!("stop {workers}, workers gone"), bound),
             stop: Measure::new(format!("stop {workers}, release confirmed"), None),
             both: Measure::new(format!("start and stop {workers}"), bound),
-            sitters_gone: Measure::new(format!("stop {workers}, sitters gone too"), None),
+            sitters_gone: Measure::new(format!("stop {workers}, sitters gone"), None),
         }
     }
 

@@ -1,22 +1,22 @@
-//! What workers cost the host, the guardian and the sitters, as the kernel counts it.
+//! The memory of the host, the guardian and the sitters, as the kernel counts it.
 
 use std::fs;
 
-/// Bytes, by who holds them. Shared pages are counted in proportion (PSS, proc_pid_smaps(5)).
+/// Bytes by process. Shared pages are counted in proportion (PSS, proc_pid_smaps(5)).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Footprint {
     host: u64,
     guardian: u64,
     sitters: u64,
-    /// Page tables of all three, which PSS does not count.
+    /// The page tables of all three, which PSS does not include.
     page_tables: u64,
 }
 
-/// What was added between two looks, in bytes.
+/// The difference between two footprints, in bytes.
 pub(crate) type Cost = Footprint;
 
 impl Footprint {
-    /// Of this process, its guardian, and the guardian's children.
+    /// The footprint of this process, its guardian, and the guardian's children.
     pub(crate) fn of(guardian: u32) -> Self {
         let host = std::process::id();
         let sitters = children(guardian);
@@ -38,16 +38,16 @@ impl Footprint {
         }
     }
 
-    /// PSS of all three.
+    /// The PSS of all three.
     pub(crate) fn total(&self) -> u64 {
         self.host + self.guardian + self.sitters
     }
 
-    /// One line, a worker's share of each.
+    /// A description with each one's share per worker.
     pub(crate) fn describe(&self, workers: u32) -> String {
         let each = |bytes: u64| kibibytes(bytes) / f64::from(workers);
         format!(
-            "host {:.1}, guardian {:.1}, sitter {:.1}; page tables, which PSS does not count: {:.1}",
+            "host {:.1}, guardian {:.1}, sitter {:.1}; page tables, not in PSS: {:.1}",
             each(self.host),
             each(self.guardian),
             each(self.sitters),
@@ -57,11 +57,11 @@ impl Footprint {
 }
 
 pub(crate) fn kibibytes(bytes: u64) -> f64 {
-    // Far below 2^52.
+    // Far below 2^52, so nothing is lost.
     bytes as f64 / 1024.0
 }
 
-/// The children of a process with one thread.
+/// The children of a single-threaded process.
 pub(crate) fn children(pid: u32) -> Vec<u32> {
     let path = format!("/proc/{pid}/task/{pid}/children");
     let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
@@ -76,12 +76,12 @@ fn page_tables(pid: u32) -> u64 {
     field(&format!("/proc/{pid}/status"), "VmPTE:")
 }
 
-/// A line `NAME  123 kB` of a file in /proc, in bytes.
+/// The value of a line `NAME  123 kB` of a file in /proc, in bytes.
 fn field(path: &str, name: &str) -> u64 {
     let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"));
     let value = text
         .lines()
         .find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
-    let kibibytes: u64 = value.and_then(|value| value.parse().ok()).expect("a number of kB");
+    let kibibytes: u64 = value.and_then(|value| value.parse().ok()).expect("number of kB");
     kibibytes * 1024
 }

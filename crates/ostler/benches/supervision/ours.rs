@@ -1,4 +1,4 @@
-//! The same by Ostler, as its users call it: everything at its default, except where it says why.
+//! The same work by Ostler, through its public API with default settings; exceptions are explained.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 use crate::memory;
 use crate::worker::{Nanos, Worker, now};
 
-/// How long anything may take before the benchmark fails rather than hangs.
+/// The limit after which a step fails, so that the benchmark cannot hang.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A running instance.
@@ -21,20 +21,20 @@ pub(crate) struct Ours<'a> {
     _state: TempDir,
 }
 
-/// How long the start and the stop of a pool took.
+/// The times of the start and the stop of a pool.
 pub(crate) struct StartAndStop {
-    /// From the call to the last worker's stamp.
+    /// From the call to the last worker's timestamp.
     pub(crate) started: Nanos,
     pub(crate) stop: Stop,
 }
 
-/// How long the stop of a pool took, from the call on.
+/// The times of a pool's stop, from the call on.
 pub(crate) struct Stop {
-    /// To the end of the last worker, as a bystander sees it: what the floor measures.
+    /// To the exit of the last worker, as seen from outside: the same as the floor measures.
     pub(crate) workers_gone: Nanos,
-    /// To the call's return: every worker's tree is gone, its ports are free, its record is removed.
+    /// To the call's return: all trees are gone, all ports are free, all records are removed.
     pub(crate) released: Nanos,
-    /// To the end of the last sitter.
+    /// To the exit of the last sitter.
     pub(crate) sitters_gone: Nanos,
 }
 
@@ -43,12 +43,12 @@ impl<'a> Ours<'a> {
         Self::start_with(worker, |builder| builder)
     }
 
-    /// The same, with a last word on the builder.
+    /// Starts an instance; `change` may change the builder.
     pub(crate) fn start_with(worker: &'a Worker, change: impl FnOnce(OstlerBuilder) -> OstlerBuilder) -> Self {
-        let runtime = Runtime::new().expect("a runtime");
-        let state = TempDir::new().expect("a state directory");
+        let runtime = Runtime::new().expect("tokio runtime");
+        let state = TempDir::new().expect("state directory");
         let starting = change(Ostler::builder("bench").state_dir(state.path())).start();
-        let ostler = runtime.block_on(starting).expect("an instance");
+        let ostler = runtime.block_on(starting).expect("starting the instance");
         Self {
             worker,
             runtime,
@@ -59,21 +59,21 @@ impl<'a> Ours<'a> {
 
     fn pool(&self, workers: u32) -> Pool {
         let paths = [&self.worker.program, &self.worker.fifo, &self.worker.alive];
-        let command = paths.map(|path| path.to_str().expect("a path in UTF-8").to_owned());
+        let command = paths.map(|path| path.to_str().expect("UTF-8 path").to_owned());
         let starting = self
             .ostler
             .pool("bench")
             .command(command)
             .workers(workers)
             .restart(Restart::Permanent)
-            // Far more restarts than a service may have.
+            // Far more restarts than a service should have.
             .intensity(1_000_000, Duration::from_secs(1))
             .start();
-        self.runtime.block_on(starting).expect("the pool starts")
+        self.runtime.block_on(starting).expect("starting the pool")
     }
 
-    /// From the kill of a worker to the start of its replacement, so many times in a row; the events must tell of a
-    /// confirmed release and of a new record in between.
+    /// The times from killing a worker to the start of its replacement. Asserts that the events
+    /// show a confirmed release and a new record in between.
     pub(crate) fn restarts(&self, count: u32) -> Vec<Nanos> {
         let mut events = self.ostler.subscribe();
         let pool = self.pool(1);
@@ -81,17 +81,20 @@ impl<'a> Ours<'a> {
         self.ready(&mut events);
         let cycle = |_| {
             let begun = now();
-            kill(pid, Signal::SIGKILL).expect("our worker");
+            kill(pid, Signal::SIGKILL).expect("killing the worker");
             let replacement = self.worker.next_stamp();
             pid = replacement.pid;
-            let told = self.ready(&mut events);
-            let mut steps = told.iter().filter(|kind| is_step_of_restart(**kind));
+            let kinds = self.ready(&mut events);
+            let mut steps = kinds.iter().filter(|kind| is_step_of_restart(**kind));
             let expected = [
                 EventKind::WorkerReleased,
                 EventKind::WorkerReserved,
                 EventKind::WorkerSpawned,
             ];
-            assert!(expected.iter().eq(steps.by_ref()), "a restart went otherwise: {told:?}");
+            assert!(
+                expected.iter().eq(steps.by_ref()),
+                "unexpected events of a restart: {kinds:?}"
+            );
             replacement.at - begun
         };
         let times = (0..count).map(cycle).collect();
@@ -101,16 +104,16 @@ impl<'a> Ours<'a> {
 
     /// The kinds of all events up to the next `worker.ready`.
     fn ready(&self, events: &mut EventStream) -> Vec<EventKind> {
-        let mut told = Vec::new();
-        while told.last() != Some(&EventKind::WorkerReady) {
+        let mut kinds = Vec::new();
+        while kinds.last() != Some(&EventKind::WorkerReady) {
             let event = async { tokio::time::timeout(LIMIT, events.recv()).await };
-            let event = self.runtime.block_on(event).expect("an event in time");
-            told.push(event.expect("the instance runs").kind);
+            let event = self.runtime.block_on(event).expect("no event in time");
+            kinds.push(event.expect("instance is running").kind);
         }
-        told
+        kinds
     }
 
-    /// Starts a pool of so many workers, and stops it.
+    /// Starts and stops a pool of this many workers.
     pub(crate) fn start_and_stop(&self, workers: u32) -> StartAndStop {
         let begun = now();
         let pool = self.pool(workers);
@@ -122,19 +125,20 @@ impl<'a> Ours<'a> {
         }
     }
 
-    /// Stops the pool, and waits until its sitters have ended too: they would disturb what is measured next.
+    /// Stops the pool, and waits until its sitters have exited, because they would disturb the next
+    /// measurement.
     fn stop(&self, pool: &Pool) -> Stop {
         let begun = now();
         let (workers_gone, released) = std::thread::scope(|scope| {
             let last_end = scope.spawn(|| self.worker.last_end());
             self.runtime.block_on(pool.stop());
             let released = now() - begun;
-            (last_end.join().expect("the last worker ends") - begun, released)
+            (last_end.join().expect("waiting for the last worker") - begun, released)
         });
-        assert_eq!(self.ostler.table_len(), 0, "every record is gone");
+        assert_eq!(self.ostler.table_len(), 0, "records left in the table");
         let deadline = Instant::now() + LIMIT;
         while !memory::children(self.guardian()).is_empty() {
-            assert!(Instant::now() < deadline, "the sitters end");
+            assert!(Instant::now() < deadline, "sitters still running");
             std::thread::sleep(Duration::from_millis(1));
         }
         Stop {
@@ -144,8 +148,8 @@ impl<'a> Ours<'a> {
         }
     }
 
-    /// Bytes that so many workers cost host, guardian and sitters. Only the first pool of a process tells: what it has
-    /// freed is used again by the next one.
+    /// The bytes per this many workers in host, guardian and sitters. Only the first pool of a
+    /// process gives a correct figure, because later ones reuse its freed memory.
     pub(crate) fn memory(&self, workers: u32) -> memory::Cost {
         let before = memory::Footprint::of(self.guardian());
         let pool = self.pool(workers);
@@ -157,13 +161,13 @@ impl<'a> Ours<'a> {
     }
 
     fn guardian(&self) -> u32 {
-        self.ostler.guardian_pid().expect("a guardian")
+        self.ostler.guardian_pid().expect("guardian is running")
     }
 
-    /// Ends the instance; nothing may be left.
+    /// Stops the instance and asserts that nothing is left.
     pub(crate) fn end(self) {
         let report = self.runtime.block_on(self.ostler.stop());
-        report.expect("nothing is left, and nobody gave up");
+        report.expect("clean stop without workers that gave up");
     }
 }
 

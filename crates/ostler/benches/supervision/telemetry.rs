@@ -1,7 +1,9 @@
-//! What telemetry costs: the same restarts and starts without it, with a receiver that takes all, and with one that hangs.
+//! What telemetry costs: the same restarts and starts without it, with a receiver that accepts
+//! everything, and with one that hangs.
 //!
-//! `cargo bench -p ostler --no-default-features --features redb,otlp --bench supervision -- telemetry [ROUNDS]`. Each
-//! measurement is a process of its own, as a subscriber of `tracing` is for good; the three take turns within a round.
+//! `cargo bench -p ostler --no-default-features --features redb,otlp --bench supervision --
+//! telemetry [ROUNDS]`. Each measurement runs in its own process, because a `tracing` subscriber
+//! cannot be replaced. The three variants take turns within a round.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -17,28 +19,29 @@ use crate::machine;
 use crate::ours::Ours;
 use crate::worker::Worker;
 
-/// The word on the command line that asks for this.
+/// The argument that selects this benchmark.
 pub(crate) const ARGUMENT: &str = "telemetry";
-/// What a process of a single measurement is called by, with the receiver's address or without.
+/// The argument of a process that takes a single measurement, optionally followed by the receiver's
+/// address.
 pub(crate) const MEASURE: &str = "--telemetry-measure";
-/// What the receiver's process is called by, and whether it answers.
+/// The argument of the receiver's process, followed by whether it answers.
 pub(crate) const RECEIVE: &str = "--telemetry-receive";
 
-/// Restarts of a measurement.
+/// Restarts per measurement.
 const RESTARTS: u32 = 200;
-/// Workers that are started and stopped at a time.
+/// The number of workers started and stopped at a time.
 const WORKERS: u32 = 1_000;
-/// The most that telemetry may cost: a tenth.
+/// The maximum cost of telemetry: 10 %.
 const BOUND: f64 = 1.1;
 
-/// What one measurement prints: milliseconds of a restart, of the start and of the stop.
+/// The result of a measurement: milliseconds of a restart, of the start and of the stop.
 type Times = [f64; 3];
 
 pub(crate) fn compare(rounds: usize) {
     machine::print_facts();
     machine::print_load("before");
     let receivers = [Receiver::start("answer"), Receiver::start("hang")];
-    let names = ["a receiver", "a receiver that hangs"];
+    let names = ["a working receiver", "a receiver that hangs"];
     let what = ["restart", "start 1000", "stop 1000"];
     let measure = |name| what.map(|what| Measure::new(format!("{what}, {name}"), Some(BOUND)));
     let mut measures = names.map(measure);
@@ -60,30 +63,30 @@ pub(crate) fn compare(rounds: usize) {
     machine::print_load("after");
 }
 
-/// One measurement in a process of its own.
+/// Takes one measurement in a separate process.
 fn measured(receiver: Option<&str>) -> Times {
-    let mut command = Command::new(std::env::current_exe().expect("our own path"));
+    let mut command = Command::new(std::env::current_exe().expect("path of this program"));
     let output = command.arg(MEASURE).args(receiver).stderr(Stdio::inherit()).output();
-    let output = output.expect("this program runs");
-    assert!(output.status.success(), "a measurement failed");
+    let output = output.expect("running this program");
+    assert!(output.status.success(), "measurement failed");
     let text = String::from_utf8(output.stdout).expect("numbers");
     let times: Vec<f64> = text
         .split_whitespace()
-        .map(|word| word.parse().expect("a number"))
+        .map(|field| field.parse().expect("number"))
         .collect();
     times.try_into().expect("three numbers")
 }
 
 /// A single measurement.
 pub(crate) fn measure(arguments: &[String]) {
-    ostler::limits::raise_descriptors().expect("the soft limit on descriptors can be raised");
+    ostler::limits::raise_descriptors().expect("raising the soft limit on descriptors");
     let telemetry = arguments.first().map(|address| start(address));
     let worker = Worker::build();
     let ours = Ours::start_with(&worker, |builder| match &telemetry {
         Some(telemetry) => builder.observer(telemetry.clone()),
         None => builder,
     });
-    // What is allocated once is allocated here.
+    // Warms up, so that one-time allocations are not measured.
     ours.start_and_stop(100);
     let restart = median_ms(&ours.restarts(RESTARTS));
     let times = ours.start_and_stop(WORKERS);
@@ -94,7 +97,7 @@ pub(crate) fn measure(arguments: &[String]) {
     );
     ours.end();
     if let Some(telemetry) = telemetry {
-        eprintln!("not delivered: {}", telemetry.shutdown(Duration::from_secs(1)));
+        eprintln!("undelivered: {}", telemetry.shutdown(Duration::from_secs(1)));
     }
 }
 
@@ -104,13 +107,13 @@ fn start(address: &str) -> Telemetry {
         protocol: Protocol::Http,
         ..Settings::default()
     };
-    let telemetry = Telemetry::start(&settings).expect("settings of our own");
-    let telemetry = telemetry.expect("OTEL_SDK_DISABLED is not set");
+    let telemetry = Telemetry::start(&settings).expect("valid settings");
+    let telemetry = telemetry.expect("telemetry is not disabled");
     tracing_subscriber::registry().with(telemetry.layer()).init();
     telemetry
 }
 
-/// A process that receives: apart, as a collector is.
+/// A receiving process, separate like a collector.
 struct Receiver {
     child: Child,
     address: String,
@@ -118,16 +121,16 @@ struct Receiver {
 
 impl Receiver {
     fn start(how: &str) -> Self {
-        let program = std::env::current_exe().expect("our own path");
+        let program = std::env::current_exe().expect("path of this program");
         let mut command = Command::new(program);
         let mut child = command
             .args([RECEIVE, how])
             .stdout(Stdio::piped())
             .spawn()
-            .expect("this program runs");
+            .expect("running this program");
         let mut address = String::new();
-        let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
-        stdout.read_line(&mut address).expect("it says its address");
+        let mut stdout = BufReader::new(child.stdout.take().expect("piped stdout"));
+        stdout.read_line(&mut address).expect("reading the address");
         Self {
             child,
             address: address.trim().to_owned(),
@@ -142,10 +145,10 @@ impl Drop for Receiver {
     }
 }
 
-/// Takes every request by HTTP and says that all is well, or never says anything.
+/// Answers every HTTP request with success, or never answers.
 pub(crate) fn receive(arguments: &[String]) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    println!("{}", listener.local_addr().expect("its address"));
+    let listener = TcpListener::bind("127.0.0.1:0").expect("free port");
+    println!("{}", listener.local_addr().expect("local address"));
     let mut held = Vec::new();
     for stream in listener.incoming().flatten() {
         if arguments.first().is_some_and(|how| how == "answer") {
@@ -156,7 +159,7 @@ pub(crate) fn receive(arguments: &[String]) {
     }
 }
 
-/// Until the connection ends.
+/// Handles requests until the connection ends.
 fn answer(stream: TcpStream) {
     let mut reader = BufReader::new(stream);
     loop {
@@ -168,7 +171,7 @@ fn answer(stream: TcpStream) {
             }
             let line = line.trim().to_ascii_lowercase();
             if let Some(value) = line.strip_prefix("content-length:") {
-                length = value.trim().parse().expect("a length");
+                length = value.trim().parse().expect("content length");
             }
             if line.is_empty() {
                 break;

@@ -1,5 +1,5 @@
-/* The benchmark's worker: stamps its start into the FIFO that its first argument names, keeps the second one open for as long as
-   it lives, and waits for a signal. */
+/* The benchmark's worker: writes the time of its start to the FIFO in its first argument, holds the FIFO in the second
+   one open for as long as it lives, and waits for a signal. */
 #include <fcntl.h>
 #include <stdint.h>
 #include <time.h>
@@ -15,7 +15,7 @@ int main(int argc, char **argv) {
     clock_gettime(CLOCK_MONOTONIC, &now);
     struct stamp stamp = {getpid(), now.tv_sec * 1000000000ull + now.tv_nsec};
     int fifo = argc == 3 ? open(argv[1], O_WRONLY) : -1;
-    /* So few bytes are written at once or not at all (pipe(7)). */
+    /* A write of so few bytes to a pipe is atomic (pipe(7)). */
     if (fifo < 0 || open(argv[2], O_WRONLY) < 0 || write(fifo, &stamp, sizeof stamp) != sizeof stamp)
         return 1;
     close(fifo);

@@ -1,4 +1,5 @@
-//! The worker that is started, by Ostler and by the floor alike: a tiny static program, and the FIFO that it stamps.
+//! The worker that both Ostler and the floor start: a tiny static program, and the FIFO that it
+//! writes its timestamps to.
 
 use std::fs::File;
 use std::io::Read;
@@ -14,12 +15,12 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, mkfifo};
 use tempfile::TempDir;
 
-/// A point in time on CLOCK_MONOTONIC, in nanoseconds: comparable between processes.
+/// A point in time on CLOCK_MONOTONIC, in nanoseconds, comparable between processes.
 pub(crate) type Nanos = u64;
 
-/// Now, as the worker's stamps have it.
+/// The current time, on the same clock as the worker's timestamps.
 pub(crate) fn now() -> Nanos {
-    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("CLOCK_MONOTONIC is always there");
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("CLOCK_MONOTONIC is always available");
     u64::try_from(time.tv_sec()).unwrap() * 1_000_000_000 + u64::try_from(time.tv_nsec()).unwrap()
 }
 
@@ -31,23 +32,24 @@ pub(crate) struct Stamp {
     pub(crate) at: Nanos,
 }
 
-/// The program, and the reader's end of its stamps.
+/// The program, and the reading end of its timestamps.
 pub(crate) struct Worker {
     pub(crate) program: PathBuf,
     pub(crate) fifo: PathBuf,
-    /// Open in every worker that lives.
+    /// The FIFO that every live worker holds open.
     pub(crate) alive: PathBuf,
     stamps: File,
-    /// Its end is the end of the last worker.
+    /// Reaches end of file once the last worker has exited.
     lives: File,
-    /// Removed with its builder.
+    /// Owned by the process that built the worker.
     _directory: Option<TempDir>,
 }
 
 impl Worker {
-    /// Compiles the worker. `cc` is there wherever Rust links programs; `$CC` names another.
+    /// Compiles the worker with `cc`, which linking Rust programs needs anyway, or the compiler in
+    /// `$CC`.
     pub(crate) fn build() -> Self {
-        let directory = TempDir::new().expect("a temporary directory");
+        let directory = TempDir::new().expect("temporary directory");
         let (program, fifo) = (directory.path().join("worker"), directory.path().join("stamps"));
         let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/supervision/worker.c");
@@ -56,10 +58,10 @@ impl Worker {
             .arg(&program)
             .arg(&source)
             .status()
-            .unwrap_or_else(|error| panic!("{compiler} can't be run: {error}; name a C compiler in CC"));
-        assert!(status.success(), "{compiler} did not compile {}", source.display());
+            .unwrap_or_else(|error| panic!("{compiler} cannot be run: {error}; set CC to a C compiler"));
+        assert!(status.success(), "{compiler} failed to compile {}", source.display());
         for path in [&fifo, &alive_beside(&fifo)] {
-            mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR).expect("a FIFO");
+            mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR).expect("creating a FIFO");
         }
         let _directory = Some(directory);
         Self {
@@ -68,21 +70,22 @@ impl Worker {
         }
     }
 
-    /// A worker that another process has built.
+    /// Opens a worker built by another process.
     pub(crate) fn open(program: PathBuf, fifo: PathBuf) -> Self {
-        // Open for both, so that it neither waits for a writer nor ends when there is none.
+        // Open for reading and writing, so that opening does not block and reading does not end
+        // without a writer.
         let stamps = File::options()
             .read(true)
             .write(true)
             .open(&fifo)
-            .expect("the FIFO opens");
+            .expect("opening the FIFO");
         let alive = alive_beside(&fifo);
-        // For reading only: it has an end when the last writer is gone.
+        // Open for reading only, so that it reaches end of file when the last writer is gone.
         let lives = File::options()
             .read(true)
             .custom_flags(OFlag::O_NONBLOCK.bits())
             .open(&alive)
-            .expect("the FIFO opens");
+            .expect("opening the FIFO");
         Self {
             program,
             fifo,
@@ -96,7 +99,7 @@ impl Worker {
     /// Waits for the next start.
     pub(crate) fn next_stamp(&self) -> Stamp {
         let mut bytes = [0; 16];
-        (&self.stamps).read_exact(&mut bytes).expect("a stamp");
+        (&self.stamps).read_exact(&mut bytes).expect("reading a timestamp");
         let number = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
         Stamp {
             pid: Pid::from_raw(i32::try_from(number(0)).unwrap()),
@@ -104,14 +107,14 @@ impl Worker {
         }
     }
 
-    /// Waits for the end of the last worker; when that was.
+    /// Waits for the last worker to exit. Returns when that was.
     pub(crate) fn last_end(&self) -> Nanos {
         let mut entry = [PollFd::new(self.lives.as_fd(), PollFlags::empty())];
         while poll(&mut entry, PollTimeout::NONE) != Ok(1) {}
         now()
     }
 
-    /// Waits for so many starts; when the last of them was.
+    /// Waits for this many starts. Returns when the last one was.
     pub(crate) fn last_of(&self, count: u32) -> Nanos {
         (0..count).map(|_| self.next_stamp().at).max().unwrap_or_default()
     }

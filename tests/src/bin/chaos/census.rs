@@ -1,7 +1,7 @@
-//! The observer's own eyes: every process below this one, by /proc alone.
+//! The observer's view: all processes below this one, according to /proc alone.
 //!
-//! This process is a subreaper above the host: whatever loses its parent, however it cut its ties, becomes our child.
-//! Nothing can leave, so nothing needs to be searched for by name.
+//! This process is a subreaper above the host, so every orphan becomes its child, whatever it did
+//! to its session or environment. No process can leave, so none must be searched for by name.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid};
 use procfs::process::{Stat, all_processes};
 
-/// A process that is never taken for a later one of its pid.
+/// A process, identified so that a later process with the same pid is not mistaken for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Id {
     pub(crate) pid: i32,
@@ -20,26 +20,26 @@ pub(crate) struct Id {
 }
 
 impl Id {
-    /// Who has this pid now.
+    /// Identifies the process that has this pid now.
     pub(crate) fn of(pid: i32) -> Option<Self> {
         stat(pid).map(|stat| id(&stat))
     }
 
-    /// It has neither ended nor become a zombie.
+    /// Whether the process has neither ended nor become a zombie.
     pub(crate) fn is_alive(self) -> bool {
         stat(self.pid).is_some_and(|stat| id(&stat) == self && stat.state != 'Z')
     }
 
-    /// Signals it if it is still there. What the observer strikes is below it: a pid that has just become another's is one
-    /// of the same set of pools.
+    /// Signals the process if it still exists. All targets are descendants of the observer: if the
+    /// pid has been reused in between, it belongs to the same set of pools.
     pub(crate) fn signal(self, signal: Signal) {
         if self.is_alive() {
-            // One that has just ended is as good as struck.
+            // A process that has just ended is as good as signalled.
             _ = kill(Pid::from_raw(self.pid), signal);
         }
     }
 
-    /// The value of the variable that Ostler marks workers with: which incarnation of which worker it is.
+    /// The value of the marker variable: the worker and its incarnation.
     pub(crate) fn marker(self) -> Option<String> {
         let environ = std::fs::read(format!("/proc/{}/environ", self.pid)).ok()?;
         let variables = String::from_utf8_lossy(&environ).into_owned();
@@ -61,19 +61,19 @@ fn id(stat: &Stat) -> Id {
     }
 }
 
-/// The processes of the machine at one moment, as far as a walk through /proc is one.
+/// The machine's processes at one moment, as far as a walk through /proc is one.
 pub(crate) struct Census {
     living: HashMap<i32, Id>,
     children: HashMap<i32, Vec<i32>>,
-    /// Whose parent was gone when they were looked at: whose child they have become is not known.
+    /// Processes whose parent was gone when they were read, so that their new parent is unknown.
     adrift: Vec<Id>,
 }
 
 impl Census {
-    /// Walks through /proc.
+    /// Reads /proc.
     pub(crate) fn take() -> Self {
         let stats: Vec<Stat> = all_processes()
-            .expect("/proc is there")
+            .expect("reading /proc")
             .flatten()
             .filter_map(|process| process.stat().ok())
             .collect();
@@ -101,7 +101,7 @@ impl Census {
         of.iter().filter_map(|pid| self.living.get(pid).copied()).collect()
     }
 
-    /// The living descendants of a process, also those below a zombie.
+    /// The living descendants of a process, including those below a zombie.
     pub(crate) fn below(&self, pid: i32) -> Vec<Id> {
         let mut found = Vec::new();
         let mut todo = vec![pid];
@@ -115,19 +115,19 @@ impl Census {
     }
 }
 
-/// This process, as the parent of everything.
+/// This process, as the ancestor of all others.
 #[derive(Debug, Default)]
 pub(crate) struct Observer {
-    /// How those of our children ended whose end somebody asks for.
+    /// The exit statuses of reaped children, until they are asked for.
     ended: HashMap<i32, WaitStatus>,
-    /// Children of ours that have nothing to do with Ostler, and that nobody may touch.
+    /// Children that have nothing to do with Ostler and must not be touched.
     bystanders: Vec<Id>,
 }
 
 impl Observer {
-    /// Becomes the subreaper of all that is below.
+    /// Makes this process the subreaper of all its descendants.
     pub(crate) fn new() -> Self {
-        nix::sys::prctl::set_child_subreaper(true).expect("Linux has subreapers");
+        nix::sys::prctl::set_child_subreaper(true).expect("becoming a subreaper");
         Self::default()
     }
 
@@ -135,13 +135,13 @@ impl Observer {
         self.bystanders.push(bystander);
     }
 
-    /// The bystanders that somebody has killed.
+    /// The bystanders that have been killed.
     pub(crate) fn lost_bystanders(&self) -> Vec<Id> {
         let lost = |id: &&Id| !id.is_alive();
         self.bystanders.iter().filter(lost).copied().collect()
     }
 
-    /// Reaps whoever of our children has ended.
+    /// Reaps all children that have ended.
     pub(crate) fn reap(&mut self) {
         loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
@@ -156,13 +156,13 @@ impl Observer {
         }
     }
 
-    /// How this child of ours ended, once it has.
+    /// The exit status of this child, once it has ended.
     pub(crate) fn end_of(&mut self, pid: i32) -> Option<WaitStatus> {
         self.reap();
         self.ended.remove(&pid)
     }
 
-    /// Forgets how children ended for whom nobody has asked.
+    /// Forgets exit statuses that no caller has asked for.
     pub(crate) fn forget_ends(&mut self) {
         self.ended.clear();
     }
@@ -171,7 +171,7 @@ impl Observer {
         &self.bystanders
     }
 
-    /// Everything alive below us but the bystanders; `except` with all that is below it is left out.
+    /// All living descendants except the bystanders, and except `except` and its descendants.
     pub(crate) fn survivors(&mut self, except: Option<i32>) -> Vec<Id> {
         self.reap();
         let census = Census::take();
@@ -189,9 +189,10 @@ impl Observer {
         left.into_iter().collect()
     }
 
-    /// Waits until nobody is left below us but `except` with what is below it, and says how long it took; else who is left. Nobody has to be seen twice: a
-    /// walk through /proc can miss who is born meanwhile.
-    pub(crate) fn await_nobody(&mut self, except: Option<i32>, within: Duration) -> Result<Duration, Vec<Id>> {
+    /// Waits until no descendant is left except `except` and its descendants. Returns how long it
+    /// took, or the remaining processes. One empty result is not enough: a walk through /proc can
+    /// miss a process that is just being created.
+    pub(crate) fn await_no_survivors(&mut self, except: Option<i32>, within: Duration) -> Result<Duration, Vec<Id>> {
         let begun = Instant::now();
         let mut first = None;
         loop {
@@ -206,10 +207,10 @@ impl Observer {
         }
     }
 
-    /// Kills all that is left, bystanders too, until there is nothing: the end of the observer, however it came.
+    /// Kills all descendants, including bystanders, until none is left.
     pub(crate) fn end_everything(&mut self) {
         self.bystanders.clear();
-        while let Err(left) = self.await_nobody(None, Duration::ZERO) {
+        while let Err(left) = self.await_no_survivors(None, Duration::ZERO) {
             for id in left {
                 id.signal(Signal::SIGKILL);
             }
@@ -217,8 +218,9 @@ impl Observer {
     }
 }
 
-/// Looks again, from child to parent: whether it comes to us, or can't be told because somebody on the way has just gone.
-/// Others of this machine start and lose processes too.
+/// Checks again, from child to parent, whether this process is a descendant of this one. True also
+/// if that cannot be decided because an ancestor has just ended. Unrelated processes of the machine
+/// start and end all the time.
 fn may_be_ours(pid: i32) -> bool {
     let us = getpid().as_raw();
     let mut next = pid;
@@ -227,18 +229,18 @@ fn may_be_ours(pid: i32) -> bool {
             _ if next == us => return true,
             Some(stat) if stat.ppid <= 1 => return false,
             Some(stat) => next = stat.ppid,
-            // It has ended itself, or its parent has: then it has another by now.
+            // It has ended, or its parent has, so that it has a new parent now.
             None => return next != pid && stat(pid).is_some(),
         }
     }
 }
 
-/// Between two looks at a state that is waited for.
+/// Pauses between two checks of a condition.
 pub(crate) fn pause() {
     std::thread::sleep(Duration::from_millis(4));
 }
 
-/// A process as people want to see it.
+/// A description of a process for messages.
 pub(crate) fn describe(id: Id) -> String {
     let Ok(process) = procfs::process::Process::new(id.pid) else {
         return format!("{} (gone)", id.pid);
@@ -249,7 +251,7 @@ pub(crate) fn describe(id: Id) -> String {
     format!("{} {state} parent {parent} {marker} {line}", id.pid)
 }
 
-/// Resident memory in KiB and the number of descriptors.
+/// Resident memory in KiB, and the number of descriptors.
 pub(crate) fn weight(pid: i32) -> Option<(u64, u64)> {
     let process = procfs::process::Process::new(pid).ok()?;
     let pages = process.statm().ok()?.resident;

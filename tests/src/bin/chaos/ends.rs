@@ -1,4 +1,4 @@
-//! How hosts end, and what has to be true then.
+//! The ways a host ends, and what must be true afterwards.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -11,13 +11,15 @@ use crate::census::{Census, Id, describe};
 use crate::plan::{End, Who};
 use crate::records;
 use crate::remote::{ANSWER, Host};
-use crate::run::{AT_ONCE, Left, Run, Scene};
+use crate::run::{Left, REAPED, Run, Scene};
 
-/// After a host's death everything of it is gone in this time, on a machine under load. Promised is a second on an idle one.
+/// The limit for all processes to be gone after a host's death, on a machine under load. The
+/// promise is one second on an idle machine.
 const GONE: Duration = Duration::from_secs(10);
-/// A host that was told to end, or was killed, has ended by then.
+/// The limit for a host to end after a stop request or a kill.
 const ENDED: Duration = Duration::from_secs(20);
-/// So often can a guardian be lost within a minute before the root gives up (`ostler::ROOT_INTENSITY`).
+/// How often the guardian can be lost within a minute before the root gives up
+/// (`ostler::ROOT_INTENSITY`).
 const LOSSES: u32 = ostler::ROOT_INTENSITY;
 
 impl Run {
@@ -25,26 +27,26 @@ impl Run {
         match end {
             End::Stop => self.stop(scene),
             End::StopInStart(ms) => {
-                begin_anew(scene)?;
+                restart_all_pools(scene)?;
                 std::thread::sleep(Duration::from_millis(ms));
                 self.stop(scene)
             }
             End::Return => {
                 scene.host.order(json!({ "do": "return" }));
                 self.await_end(&mut scene.host, ENDED)?;
-                self.nobody_is_left(scene)
+                self.check_death(scene)
             }
             End::Abort => {
                 scene.host.order(json!({ "do": "abort" }));
                 self.await_end(&mut scene.host, ENDED)?;
-                self.nobody_is_left(scene)
+                self.check_death(scene)
             }
             End::Kill(who) => {
                 self.kill(scene, who)?;
                 self.records_name_all(scene)
             }
             End::KillInStart(who, ms) => {
-                begin_anew(scene)?;
+                restart_all_pools(scene)?;
                 self.kill_after(scene, who, ms)
             }
             End::KillInStop(who, ms) => {
@@ -71,12 +73,12 @@ impl Run {
         let answer = scene.host.answer_whole(order)?;
         self.tally.orders += 1;
         if answer["success"] != true {
-            return Err(format!("the stop came to {answer}"));
+            return Err(format!("unexpected answer to the stop: {answer}"));
         }
         self.clean_end(scene)
     }
 
-    /// After an ordered end: exit status 0, no process, no directory, no cgroup.
+    /// Checks a requested stop: exit status 0, no process, directory or cgroup left.
     fn clean_end(&mut self, scene: &mut Scene) -> Result<(), String> {
         let status = self.await_end(&mut scene.host, ENDED)?;
         if !matches!(status, WaitStatus::Exited(_, 0)) {
@@ -85,27 +87,27 @@ impl Run {
         if let Some(wrong) = scene.host.wrong.take() {
             return Err(wrong);
         }
-        if let Err(left) = self.observer.await_nobody(None, AT_ONCE) {
-            return Err(format!("an ordered stop has left {}", names(&left)));
+        if let Err(left) = self.observer.await_no_survivors(None, REAPED) {
+            return Err(format!("a requested stop left {}", names(&left)));
         }
         let directories = self.run_directories();
         let cgroup = scene.cgroup.as_ref().filter(|cgroup| cgroup.exists());
         if !directories.is_empty() || cgroup.is_some() {
-            return Err(format!("an ordered stop has left {directories:?} {cgroup:?}"));
+            return Err(format!("a requested stop left {directories:?} {cgroup:?}"));
         }
         Ok(())
     }
 
-    /// After a death: no process, and a table for the next start.
-    fn nobody_is_left(&mut self, scene: &mut Scene) -> Result<(), String> {
-        match self.observer.await_nobody(None, GONE) {
+    /// Checks a death: no process is left, and the table is ready for the next start.
+    fn check_death(&mut self, scene: &mut Scene) -> Result<(), String> {
+        match self.observer.await_no_survivors(None, GONE) {
             Ok(time) => self.tally.gone.push(time),
-            Err(left) => return Err(format!("{GONE:?} after the host's death live {}", names(&left))),
+            Err(left) => return Err(format!("still alive {GONE:?} after the host's death: {}", names(&left))),
         }
         self.leave(scene, Vec::new())
     }
 
-    /// Notes what the next start has to sweep.
+    /// Notes what the next start must sweep.
     fn leave(&mut self, scene: &mut Scene, alive: Vec<Id>) -> Result<(), String> {
         if let Some(wrong) = scene.host.wrong.take() {
             return Err(wrong);
@@ -117,13 +119,14 @@ impl Run {
     }
 
     fn kill(&mut self, scene: &mut Scene, who: Who) -> Result<(), String> {
-        for id in doomed(&scene.host, who) {
+        for id in targets(&scene.host, who) {
             id.signal(Signal::SIGKILL);
         }
         self.await_end(&mut scene.host, ENDED)?;
         match who {
-            Who::Host | Who::HostAndGuardian => self.nobody_is_left(scene),
-            // Daemons live on, with a record, a marker or a cgroup that the next start finds them by.
+            Who::Host | Who::HostAndGuardian => self.check_death(scene),
+            // Daemons survive, with a record, a marker or a cgroup by which the next start finds
+            // them.
             Who::HostGuardianAndSitters => {
                 let alive = self.observer.survivors(None);
                 self.leave(scene, alive)
@@ -138,8 +141,8 @@ impl Run {
         self.leave(scene, alive)
     }
 
-    /// A kill in the middle of something. Half of the hosts are stopped before, so that it can be seen who lives at the
-    /// moment of the death: each has its record.
+    /// Kills the host during an operation. Half of the hosts are stopped first, so that the workers
+    /// alive at the moment of death are known: each must have a record.
     fn kill_after(&mut self, scene: &mut Scene, who: Who, ms: u64) -> Result<(), String> {
         std::thread::sleep(Duration::from_millis(ms));
         let mut seen = Vec::new();
@@ -155,7 +158,7 @@ impl Run {
         records::none_twice(&records)?;
         match seen.iter().find(|name| !records.contains_key(*name)) {
             Some(name) => Err(format!(
-                "{name} lived and had no record; there are {:?}",
+                "{name} was alive but has no record; the records are {:?}",
                 records.keys()
             )),
             None => Ok(()),
@@ -168,7 +171,7 @@ impl Run {
         let unnamed = records::name_all(&records, &scene.now.workers)?;
         for _ in 0..unnamed {
             self.tally
-                .remark("a worker had just been spawned when its host died: its record did not name its process yet");
+                .remark("a worker had just been spawned when its host died, so its record had no process yet");
         }
         Ok(())
     }
@@ -176,13 +179,14 @@ impl Run {
     fn lose_guardian_too_often(&mut self, scene: &mut Scene) -> Result<(), String> {
         let begun = Instant::now();
         let earlier = scene.host.guardian_losses;
-        // One that dies before it serves is no loss that is told, but a start that failed, and counts as well.
+        // A guardian that dies before it serves is not reported as lost, but as a failed start,
+        // which counts as well.
         let mut killed: HashSet<Id> = HashSet::new();
         while scene.host.over.is_none() {
             let before = scene.host.guardian_losses;
             if begun.elapsed() > ANSWER || before > 3 * LOSSES {
                 return Err(format!(
-                    "the guardian was lost {before} times, and the root has not given up"
+                    "the guardian was lost {before} times, but the root has not given up"
                 ));
             }
             let guardian = Census::take().children(scene.host.id.pid);
@@ -195,7 +199,7 @@ impl Run {
         }
         if earlier as usize + killed.len() <= LOSSES as usize {
             return Err(format!(
-                "the root gave up, the guardian was killed {earlier} and {} times",
+                "the root gave up after the guardian was killed {earlier} and {} times",
                 killed.len()
             ));
         }
@@ -203,14 +207,14 @@ impl Run {
     }
 }
 
-/// All pools are stopped, and begun again: when this returns they are starting.
-fn begin_anew(scene: &mut Scene) -> Result<(), String> {
-    let naked = scene.parts.iter().any(|part| part.name == "naked");
+/// Stops all pools and starts them again. They are still starting when this returns.
+fn restart_all_pools(scene: &mut Scene) -> Result<(), String> {
+    let naked = scene.kinds.iter().any(|kind| kind.name == "naked");
     let end = |name: &str| json!({ "do": "end", "pool": name });
     let orders: Vec<u64> = scene
-        .parts
+        .kinds
         .iter()
-        .map(|part| scene.host.order(end(part.name)))
+        .map(|kind| scene.host.order(end(kind.name)))
         .collect();
     for order in orders {
         scene.host.answer(order)?;
@@ -219,21 +223,21 @@ fn begin_anew(scene: &mut Scene) -> Result<(), String> {
     Ok(())
 }
 
-/// Who is killed. Looked at in one walk, signalled one right after the other.
-fn doomed(host: &Host, who: Who) -> Vec<Id> {
+/// The processes to kill: read in one walk through /proc, to be signalled right after one another.
+fn targets(host: &Host, who: Who) -> Vec<Id> {
     let census = Census::take();
     let guardians = census.children(host.id.pid);
-    let mut doomed = vec![host.id];
+    let mut pids = vec![host.id];
     if who != Who::Host {
-        doomed.extend(&guardians);
+        pids.extend(&guardians);
     }
     if who == Who::HostGuardianAndSitters {
-        doomed.extend(guardians.iter().flat_map(|guardian| census.children(guardian.pid)));
+        pids.extend(guardians.iter().flat_map(|guardian| census.children(guardian.pid)));
     }
-    doomed
+    pids
 }
 
-/// The markers of the workers that live now: those of the sitters' children.
+/// The markers of the live workers, which are the sitters' children.
 fn leaders(host: &Host) -> Vec<String> {
     let census = Census::take();
     let guardians = census.children(host.id.pid);

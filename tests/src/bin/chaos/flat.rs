@@ -1,38 +1,40 @@
-//! Flat: what memory and descriptors of a long-lived process may do. Pure.
+//! Decides whether the memory and descriptors of a long-lived process stay flat. Pure.
 //!
-//! The first samples are a warm-up. Of the rest, the median of the last quarter may exceed that of the first quarter by
-//! no more than an allowance: medians, because a single sample shows a moment's work.
+//! The first samples are a warm-up. In the rest, the median of the last quarter may exceed that of
+//! the first quarter by an allowance at most. Medians, because a single sample depends on what the
+//! process is doing at that moment.
 
-/// So many samples make no statement yet.
+/// Samples to skip.
 const WARM_UP: usize = 15;
-/// So many more are needed before growth can be told from noise.
+/// Further samples needed to tell growth from noise.
 const ENOUGH: usize = 40;
 
-/// How much more at the end than at the beginning is still flat.
+/// The growth that still counts as flat.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Allowance {
     pub(crate) kib: u64,
     pub(crate) descriptors: u64,
 }
 
-/// For a host: 6 MiB, a few percent of what tests' builds have, and a handful of descriptors that are on their way.
+/// For a host: 6 MiB, a few percent of what debug builds use, and a few descriptors that are in
+/// transit.
 pub(crate) const HOST: Allowance = Allowance {
     kib: 6 * 1024,
     descriptors: 6,
 };
-/// For a guardian, which has 32 KiB: 64 KiB and four descriptors.
+/// For a guardian, which uses 32 KiB: 64 KiB and four descriptors.
 pub(crate) const GUARDIAN: Allowance = Allowance {
     kib: 64,
     descriptors: 4,
 };
 
-/// What one process weighed, in the order of time.
+/// The samples of one process, in order of time.
 #[derive(Debug, Default)]
 pub(crate) struct Weights {
     samples: Vec<(u64, u64)>,
 }
 
-/// From the first quarter to the last.
+/// The medians of the first and the last quarter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Growth {
     pub(crate) kib: (u64, u64),
@@ -44,7 +46,7 @@ impl Weights {
         self.samples.push((kib, descriptors));
     }
 
-    /// `None` while there are too few samples.
+    /// `None` if there are too few samples.
     pub(crate) fn growth(&self) -> Option<Growth> {
         let samples = self.samples.get(WARM_UP..).filter(|rest| rest.len() >= ENOUGH)?;
         let quarter = samples.len() / 4;
@@ -83,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_warm_up_and_spikes_are_flat() {
+    fn warm_up_and_spikes_are_flat() {
         let spiky = weights(|at| match at {
             0..15 => (at * 1000, at),
             _ if at % 7 == 0 => (90_000, 90),
@@ -93,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_steady_leak_is_not() {
+    fn steady_leak_is_not_flat() {
         let memory = weights(|at| (20_000 + at * 200, 30)).growth().unwrap();
         assert!(!memory.is_flat(HOST), "{memory:?}");
         let descriptors = weights(|at| (20_000, 30 + at / 4)).growth().unwrap();
@@ -101,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_samples_say_nothing() {
+    fn too_few_samples_have_no_growth() {
         let mut few = Weights::default();
         for at in 0..(WARM_UP + ENOUGH - 1) as u64 {
             few.add(at * 10_000, at);

@@ -1,7 +1,7 @@
-//! The host: a program that embeds Ostler, and does what the observer tells it on its standard input.
+//! The host: a program that embeds Ostler and executes the observer's requests from its stdin.
 //!
-//! Orders and answers are lines of JSON; every event of the run is a line too. The end of its input is an ordered stop:
-//! an observer that died leaves nothing behind either.
+//! Requests, replies and events are lines of JSON. The end of stdin is a stop request, so that
+//! nothing is left behind if the observer dies.
 
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
@@ -12,9 +12,9 @@ use ostler::{Ostler, Pool, PoolError};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::cast::{self, Part};
+use crate::pools::{self, PoolKind};
 
-/// What a host is started with.
+/// The arguments of a host.
 #[derive(Debug, Clone)]
 pub(crate) struct HostArguments {
     pub(crate) app: String,
@@ -23,19 +23,19 @@ pub(crate) struct HostArguments {
     pub(crate) cgroups: bool,
 }
 
-/// Runs until it is told to end.
+/// Runs until asked to end.
 pub(crate) fn run(arguments: &HostArguments) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
-        .expect("a runtime");
+        .expect("tokio runtime");
     runtime.block_on(serve(arguments))
 }
 
 fn say(line: &Value) {
     let mut out = std::io::stdout().lock();
-    // Nobody reads any more: the observer is gone, and the end of our input says so too.
+    // If the observer is gone, stdin has ended too.
     _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
@@ -44,9 +44,9 @@ async fn serve(arguments: &HostArguments) -> ExitCode {
         .state_dir(&arguments.state)
         .cgroups(arguments.cgroups);
     let mut events = builder.subscribe();
-    let told = tokio::spawn(async move {
+    let forwarder = tokio::spawn(async move {
         while let Some(event) = events.recv().await {
-            say(&serde_json::to_value(&*event).expect("an event is JSON"));
+            say(&serde_json::to_value(&*event).expect("serialising an event"));
         }
     });
     let ostler = match builder.start().await {
@@ -62,10 +62,10 @@ async fn serve(arguments: &HostArguments) -> ExitCode {
         "killed": swept.killed, "survivors": swept.survivors, "remarks": swept.remarks,
     }}));
     let end = obey(&ostler, &arguments.tag).await;
-    finish(end, ostler, told).await
+    finish(end, ostler, forwarder).await
 }
 
-/// What ends a host.
+/// How a host ends.
 enum EndOrder {
     Stop {
         id: Value,
@@ -75,15 +75,15 @@ enum EndOrder {
     Over(String),
 }
 
-async fn finish(end: EndOrder, ostler: Arc<Ostler>, told: tokio::task::JoinHandle<()>) -> ExitCode {
+async fn finish(end: EndOrder, ostler: Arc<Ostler>, forwarder: tokio::task::JoinHandle<()>) -> ExitCode {
     match end {
         EndOrder::Return => return ExitCode::SUCCESS,
         EndOrder::Over(how) => {
-            _ = told.await;
+            _ = forwarder.await;
             say(&json!({ "over": how }));
         }
         EndOrder::Stop { id } => {
-            // Tasks of other orders hold it while they wait for what the stop brings about.
+            // Tasks of other requests hold a handle until the stop completes them.
             let mut ostler = ostler;
             let ostler = loop {
                 match Arc::try_unwrap(ostler) {
@@ -93,7 +93,7 @@ async fn finish(end: EndOrder, ostler: Arc<Ostler>, told: tokio::task::JoinHandl
                 tokio::task::yield_now().await;
             };
             let stopped = ostler.stop().await;
-            _ = told.await;
+            _ = forwarder.await;
             say(&match stopped {
                 Ok(report) => json!({ "id": id, "ok": report.to_string(), "success": report.orphans.is_empty()
                     && report.root_gave_up.is_none() }),
@@ -133,13 +133,13 @@ async fn obey(ostler: &Arc<Ostler>, tag: &str) -> EndOrder {
     }
 }
 
-/// What comes on the standard input, read by a thread of its own. It ends with the input.
+/// Reads requests on a separate thread, until stdin ends.
 fn orders() -> mpsc::UnboundedReceiver<Value> {
     let (sender, orders) = mpsc::unbounded_channel();
     std::thread::spawn(move || {
         let lines = std::io::stdin().lock().lines().map_while(Result::ok);
         for line in lines {
-            let order = serde_json::from_str(&line).expect("an order is JSON");
+            let order = serde_json::from_str(&line).expect("parsing a request");
             if sender.send(order).is_err() {
                 return;
             }
@@ -161,7 +161,7 @@ impl Pools {
             Some("end") => self.end(order).await,
             Some("restart") => self.restart(order).await,
             Some("quit") => self.quit(ostler).await,
-            _ => Err("there is no such order".to_owned()),
+            _ => Err("unknown request".to_owned()),
         };
         match outcome {
             Ok(value) => json!({ "id": order["id"], "ok": value }),
@@ -172,20 +172,18 @@ impl Pools {
     fn named(&self, order: &Value) -> Result<Pool, String> {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let named = all.iter().find(|pool| order["pool"] == pool.name());
-        named
-            .cloned()
-            .ok_or_else(|| format!("there is no pool {}", order["pool"]))
+        named.cloned().ok_or_else(|| format!("no such pool: {}", order["pool"]))
     }
 
-    /// Begins one pool, or with `pool` absent all of them.
+    /// Starts one pool, or all pools if `pool` is absent.
     async fn begin(&self, ostler: &Ostler, order: &Value) -> Result<Value, String> {
         let naked = order["naked"] == true;
-        let wanted = |part: &&Part| order["pool"].is_null() || order["pool"] == part.name;
-        for part in cast::parts(naked).filter(wanted) {
-            let pool = ostler.pool_from(part.spec(&self.tag)).start().await;
+        let selected = |kind: &&PoolKind| order["pool"].is_null() || order["pool"] == kind.name;
+        for kind in pools::kinds(naked).filter(selected) {
+            let pool = ostler.pool_from(kind.spec(&self.tag)).start().await;
             let pool = pool.map_err(|error: PoolError| error.to_string())?;
             let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-            all.retain(|old| old.name() != part.name);
+            all.retain(|old| old.name() != kind.name);
             all.push(pool);
         }
         Ok(Value::Null)
@@ -199,14 +197,14 @@ impl Pools {
     async fn restart(&self, order: &Value) -> Result<Value, String> {
         let index = order["index"].as_u64().and_then(|index| u32::try_from(index).ok());
         let pool = self.named(order)?;
-        let restarted = pool.restart_worker(index.ok_or("no index")?).await;
+        let restarted = pool.restart_worker(index.ok_or("missing index")?).await;
         restarted.map(|()| Value::Null).map_err(|error| error.to_string())
     }
 
-    /// A pool that gives up; answers when it is down.
+    /// Starts a pool that gives up. Replies once it has.
     async fn quit(&self, ostler: Arc<Ostler>) -> Result<Value, String> {
-        let pool = ostler.pool_from(cast::quitters(&self.tag)).start().await;
-        // A stop needs the only handle.
+        let pool = ostler.pool_from(pools::quitters(&self.tag)).start().await;
+        // Only the last handle can stop the instance.
         drop(ostler);
         let phase = pool.map_err(|error| error.to_string())?.wait_stopped().await;
         Ok(json!(format!("{phase:?}")))

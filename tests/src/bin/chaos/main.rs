@@ -1,16 +1,17 @@
-//! Chaos: random faults against a running set of pools, and an observer that believes nobody.
+//! Chaos tests: random faults against a running set of pools, checked by an independent observer.
 //!
-//! `plan` (a seed gives it, pure) says what happens; `cast` to which workers; `host` is the program that embeds Ostler.
-//! `run`, `deeds` and `ends` carry the plan out; `census`, `settle` and `records` look at /proc, at the host's word and at
-//! the tables of the dead; `flat` and `tally` judge and count. See docs/testing.md and ADR 0014.
+//! `plan` derives the faults from a seed, `pools` are the workers, `host` is the program that
+//! embeds Ostler. `run`, `faults` and `ends` carry out the plan. `census`, `settle` and `records`
+//! compare /proc with what the host reports and with the tables of dead hosts. `flat` and `tally`
+//! evaluate and count. See docs/testing.md and ADR 0014.
 
-mod cast;
 mod census;
-mod deeds;
 mod ends;
+mod faults;
 mod flat;
 mod host;
 mod plan;
+mod pools;
 mod records;
 mod remote;
 mod run;
@@ -25,20 +26,21 @@ use run::{Options, Run};
 
 const HELP: &str = "\
 cargo xtask chaos [--minutes N] [--seed S]
-    Kills, stops and pauses workers, what they have started, sitters, guardian and host of a running set of pools,
-    alone and together, restarts and stops them through the API meanwhile, and looks from outside whether every promise
-    holds: after each fault full strength again, or the run ended as it must and the next start swept; at the end no
-    process, no record, no run directory, no order without an answer, and memory and descriptors flat.
-    --minutes N   how long; parts of a minute are fine. Default 1.
-    --seed S      which faults, in which order: the same seed gives the same ones. Default: a new one, which is printed.
-    What can't be found by promise is not provoked: sitters killed together with what is above them, where no cgroup
-    holds a process that has emptied its environment.
+    Kills, stops and pauses workers, their descendants, sitters, guardian and host of a running set of pools, alone and
+    together, while it restarts and stops workers through the API. An observer checks from outside that all promises
+    hold: after each fault the pools return to full strength, or the run ends as it should and the next start sweeps. At
+    the end, no process, record or run directory is left, every request was answered, and memory and descriptors were
+    flat.
+    --minutes N   how long to run; fractions are allowed. Default: 1.
+    --seed S      determines the faults and their order. Default: a new seed, which is printed.
+    Not tested, because it is not promised: sitters killed together with everything above them, if a process has emptied
+    its environment and no cgroup contains it.
 
-Exit status: 0 when all of it held, 1 with the seed and the story when not.";
+Exit status: 0 if all checks passed, otherwise 1, with the seed and a report.";
 
-/// What a summary says of the one thing that is left out.
-const UNPROMISED: &str = "sitters killed together with what is above them, where no cgroup holds a process that has \
-emptied its environment";
+/// The case that is not tested, for the summary.
+const UNPROMISED: &str = "sitters killed together with everything above them, if a process has emptied its \
+environment and no cgroup contains it";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -71,17 +73,17 @@ fn options(words: &[&str]) -> Result<Options, String> {
     };
     let (pairs, rest) = words.as_chunks::<2>();
     if let [word] = rest {
-        return Err(format!("{word} is not known, or its value is missing"));
+        return Err(format!("unknown option {word}, or its value is missing"));
     }
     for [name, value] in pairs {
-        let wrong = || format!("{name} {value}: a number is wanted");
+        let wrong = || format!("{name} {value}: expected a number");
         match *name {
             "--seed" => options.seed = value.parse().map_err(|_| wrong())?,
             "--minutes" => {
                 let minutes: f64 = value.parse().map_err(|_| wrong())?;
                 options.length = Duration::try_from_secs_f64(minutes * 60.0).map_err(|_| wrong())?;
             }
-            _ => return Err(format!("{name} is not known")),
+            _ => return Err(format!("unknown option {name}")),
         }
     }
     Ok(options)
@@ -95,13 +97,13 @@ fn observe(options: &Options) -> ExitCode {
     let took = begun.elapsed().as_secs();
     match outcome {
         Ok(tally) => {
-            println!("chaos: everything held for {took} s with --seed {seed}\n{tally}");
-            println!("  0 survivors, 0 records and 0 run directories left, 0 hung orders");
-            println!("  not provoked, as nothing promises it: {UNPROMISED}");
+            println!("chaos: all checks passed for {took} s with --seed {seed}\n{tally}");
+            println!("  0 survivors, 0 records and 0 run directories left, 0 unanswered requests");
+            println!("  not tested, because it is not promised: {UNPROMISED}");
             ExitCode::SUCCESS
         }
         Err(failure) => {
-            println!("chaos: FAILED after {took} s. The same faults again: --seed {seed}\n\n{failure}");
+            println!("chaos: FAILED after {took} s. Repeat with --seed {seed}\n\n{failure}");
             ExitCode::FAILURE
         }
     }

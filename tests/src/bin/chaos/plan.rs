@@ -1,6 +1,6 @@
-//! What goes wrong, in which order: a seed gives it, and nothing else does. Pure.
+//! The faults and their order, derived from a seed alone. Pure.
 //!
-//! Whom a strike hits is a number here; the run takes it modulo those who are there.
+//! The target of a strike is a number, which the run takes modulo the number of possible targets.
 
 use fastrand::Rng;
 
@@ -9,35 +9,36 @@ use fastrand::Rng;
 pub(crate) struct Era {
     /// Counted from 1.
     pub(crate) number: u32,
-    /// Whether the host may use cgroups, where the machine has them.
+    /// Whether the host may use cgroups, if the machine has them.
     pub(crate) cgroups: bool,
-    /// Whether sitters may die together with what is above them. Without a cgroup only records and markers can find what
-    /// is left then, so the workers leave nothing that has neither.
+    /// Whether sitters may be killed together with what is above them. Without a cgroup, only
+    /// records and markers lead to what is left, so in such an era no worker leaves a process
+    /// without both.
     pub(crate) severed: bool,
-    /// What the host has to survive.
+    /// The faults that the host survives.
     pub(crate) faults: Vec<Fault>,
-    /// What it does not.
+    /// The one that it does not survive.
     pub(crate) end: End,
 }
 
-/// What happens to a running host's set of pools, after which it has to be back at full strength.
+/// A fault in a running host, after which it must return to full strength.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// Signals out of the blue.
+    /// Signals without warning.
     Strikes(Vec<Strike>),
-    /// Workers are restarted through the API at the same time, and struck meanwhile.
+    /// Concurrent restarts of workers through the API, with an optional signal meanwhile.
     Restarts { workers: Vec<u32>, strike: Option<Strike> },
-    /// A pool is stopped through the API, begun again, stopped after so many milliseconds in the middle of its start, and
-    /// begun again.
+    /// Stops a pool through the API, starts it, stops it during the start after this many
+    /// milliseconds, and starts it again.
     Cycle { pool: u32, after_ms: u64 },
-    /// A pool of workers that exit before they are ready: it has to give up, and to hold nothing then.
+    /// A pool of workers that exit before they are ready: it must give up and then hold nothing.
     Quitters,
 }
 
-/// A signal to somebody.
+/// A signal to a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Strike {
-    /// After the one before.
+    /// The delay after the previous strike.
     pub(crate) after_ms: u64,
     pub(crate) at: Mark,
     pub(crate) pick: u32,
@@ -47,7 +48,7 @@ pub(crate) struct Strike {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mark {
     Worker,
-    /// Whatever a worker has started: children, daemons in sessions of their own.
+    /// Any descendant of a worker: children, daemons in sessions of their own.
     Descendant,
     Sitter,
     Guardian,
@@ -58,38 +59,39 @@ pub(crate) enum Mark {
 pub(crate) enum How {
     Kill,
     Term,
-    /// SIGSTOP, and SIGCONT after so many milliseconds.
+    /// SIGSTOP, and SIGCONT after this many milliseconds.
     Pause(u64),
-    /// SIGSTOP for good.
+    /// SIGSTOP without SIGCONT.
     Halt,
 }
 
 /// How a host ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
-    /// `Ostler::stop`, in order.
+    /// `Ostler::stop`.
     Stop,
-    /// The same so many milliseconds after pools were begun anew.
+    /// `Ostler::stop`, this many milliseconds after restarting all pools.
     StopInStart(u64),
     /// The handle is dropped and `main` returns.
     Return,
     /// `std::process::abort`.
     Abort,
-    /// SIGKILL, with everything settled.
+    /// SIGKILL at full strength.
     Kill(Who),
-    /// SIGKILL so many milliseconds after pools were begun anew.
+    /// SIGKILL this many milliseconds after restarting all pools.
     KillInStart(Who, u64),
-    /// SIGKILL so many milliseconds after a stop was begun.
+    /// SIGKILL this many milliseconds after a stop request.
     KillInStop(Who, u64),
-    /// The guardian stands still for good, then the host is killed: only the next start's sweep can end what is left.
+    /// The guardian is stopped for good, then the host is killed: only the next start's sweep can
+    /// end the rest.
     KillWithGuardianHalted,
-    /// The same with a sitter that stands still.
+    /// The same with a stopped sitter.
     KillWithSitterHalted(u32),
-    /// The guardian is killed again and again: the root has to give up in order.
+    /// The guardian is killed repeatedly until the root gives up.
     GuardianTooOften,
 }
 
-/// Who is killed, at the same instant.
+/// Which processes are killed at the same instant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Who {
     Host,
@@ -97,16 +99,17 @@ pub(crate) enum Who {
     HostGuardianAndSitters,
 }
 
-/// So often may a guardian die in one era: the root gives up at the eleventh in a minute.
+/// How often the guardian may die in one era: the root gives up at the eleventh death within a
+/// minute.
 const GUARDIAN_DEATHS: u32 = 8;
-/// Each of so many eras is a long one, to see whether memory and descriptors stay flat.
+/// One in this many eras is long, to check that memory and descriptors stay flat.
 const LONG_ERA: u32 = 5;
-/// In each of so many the guardian is not killed, to see the same of it.
+/// In one of this many eras the guardian is not killed, to check the same for it.
 const ONE_GUARDIAN: u32 = 10;
-/// Those ends that take 20 s come this seldom: in one era of so many.
+/// Ends that take 20 s occur in one of this many eras.
 const SLOW_END: u32 = 40;
 
-/// All eras of a seed, without end.
+/// The endless sequence of a seed's eras.
 pub(crate) struct Plan {
     random: Rng,
     eras: u32,
@@ -126,7 +129,7 @@ impl Iterator for Plan {
 
     fn next(&mut self) -> Option<Era> {
         self.eras += 1;
-        // Each era has a generator of its own: what one draws moves no later one.
+        // Each era has its own generator, so that its draws do not change later eras.
         Some(Drawer::new(self.random.u64(..), self.eras).era())
     }
 }
@@ -135,7 +138,7 @@ struct Drawer {
     random: Rng,
     number: u32,
     severed: bool,
-    /// Those that are behind us.
+    /// Guardian deaths so far.
     guardian_deaths: u32,
 }
 
@@ -189,7 +192,7 @@ impl Drawer {
     }
 
     fn strikes(&mut self) -> Vec<Strike> {
-        let how_many = *self.random.choice(&[1, 1, 1, 2, 3, 6]).expect("the list is not empty");
+        let how_many = *self.random.choice(&[1, 1, 1, 2, 3, 6]).expect("non-empty list");
         let mut deaths = Deaths::default();
         (0..how_many).map(|_| self.strike(&mut deaths)).collect()
     }
@@ -204,7 +207,7 @@ impl Drawer {
         };
         let how = self.how(at, deaths);
         Strike {
-            after_ms: *self.random.choice(&[0, 0, 0, 1, 5, 30]).expect("not empty"),
+            after_ms: *self.random.choice(&[0, 0, 0, 1, 5, 30]).expect("non-empty list"),
             at,
             pick: self.random.u32(..),
             how,
@@ -217,7 +220,7 @@ impl Drawer {
             Mark::Worker | Mark::Descendant => *self
                 .random
                 .choice(&[How::Kill, How::Kill, How::Kill, How::Term, pause, How::Halt])
-                .expect("not empty"),
+                .expect("non-empty list"),
             Mark::Sitter if self.random.u32(..3) > 0 && (self.severed || !deaths.guardian) => {
                 deaths.sitter = true;
                 How::Kill
@@ -229,8 +232,8 @@ impl Drawer {
                 self.guardian_deaths += 1;
                 How::Kill
             }
-            Mark::Sitter | Mark::Guardian => *self.random.choice(&[pause, How::Term]).expect("not empty"),
-            // Its death ends an era, and is not one of its faults.
+            Mark::Sitter | Mark::Guardian => *self.random.choice(&[pause, How::Term]).expect("non-empty list"),
+            // The host's death ends an era and is not one of its faults.
             Mark::Host => pause,
         }
     }
@@ -259,11 +262,11 @@ impl Drawer {
     fn who(&mut self) -> Who {
         let all = [Who::Host, Who::HostAndGuardian, Who::HostGuardianAndSitters];
         let may = if self.severed { &all[..] } else { &all[..2] };
-        *self.random.choice(may).expect("not empty")
+        *self.random.choice(may).expect("non-empty list")
     }
 }
 
-/// Who has died in the fault under way.
+/// The deaths in the current fault.
 #[derive(Default)]
 struct Deaths {
     sitter: bool,
@@ -289,14 +292,14 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_gives_one_plan() {
+    fn same_seed_gives_the_same_plan() {
         assert_eq!(eras(7, 50), eras(7, 50));
         assert_eq!(eras(7, 50)[..20], eras(7, 20));
         assert_ne!(eras(7, 5), eras(8, 5));
     }
 
     #[test]
-    fn every_kind_comes() {
+    fn every_kind_of_fault_occurs() {
         let all = eras(1, 400);
         let marks_and_ways: HashSet<String> = all
             .iter()
@@ -307,7 +310,8 @@ mod tests {
                 how => format!("{:?} {how:?}", strike.at),
             })
             .collect();
-        // Four ways for workers and for what they start, three for sitters and guardian, one for the host.
+        // Four ways each for workers and their descendants, three each for sitters and guardian,
+        // one for the host.
         assert_eq!(marks_and_ways.len(), 4 + 4 + 3 + 3 + 1, "{marks_and_ways:?}");
         let word = |text: String| text.split([' ', '(', '{']).next().unwrap_or_default().to_owned();
         let faults: HashSet<String> = all
@@ -321,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn sitters_die_with_what_is_above_them_only_where_the_era_says_so() {
+    fn sitters_die_with_their_ancestors_only_in_severed_eras() {
         for era in (1..20).flat_map(|seed| eras(seed, 100)).filter(|era| !era.severed) {
             for fault in &era.faults {
                 let killed: HashSet<&str> = strikes(fault)
@@ -344,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn the_guardian_never_dies_so_often_that_a_root_must_give_up() {
+    fn guardian_deaths_stay_below_the_root_intensity() {
         for era in (1..20).flat_map(|seed| eras(seed, 100)) {
             let deaths = era.faults.iter().flat_map(strikes);
             let deaths = deaths.filter(|strike| strike.at == Mark::Guardian && strike.how == How::Kill);
@@ -353,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn only_workers_and_what_they_start_stand_still_for_good() {
+    fn only_workers_and_their_descendants_are_stopped_for_good() {
         for strike in eras(3, 300).iter().flat_map(|era| &era.faults).flat_map(strikes) {
             assert!(strike.how != How::Halt || matches!(strike.at, Mark::Worker | Mark::Descendant));
             assert!(strike.at != Mark::Host || matches!(strike.how, How::Pause(_)));

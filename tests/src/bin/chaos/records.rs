@@ -1,4 +1,4 @@
-//! The table that a dead host has left, against what the observer saw of it alive.
+//! Compares the table of a dead host with what the observer saw of it.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -10,16 +10,18 @@ use ostler_registry::{FoundRun, Identity, Record, RecordState, runs};
 use crate::census::Id;
 use crate::settle::Worker;
 
-/// The records of the dead run, by `pool/0#3`. Whoever looks holds the run's lock while it looks.
+/// The records of the dead run, by `pool/0#3`. The reader holds the run's lock.
 pub(crate) fn of_dead_run(app_dir: &Path, run: &str) -> Result<HashMap<String, Record>, String> {
-    let run: RunId = run.parse().map_err(|_| format!("{run} is no run's id"))?;
+    let run: RunId = run.parse().map_err(|_| format!("{run} is not a run id"))?;
     for found in runs(app_dir).map_err(|error| error.to_string())? {
         match found {
             FoundRun::Dead(dead) if dead.run() == run => {
-                let store = dead.records().map_err(|error| format!("the dead table: {error}"))?;
+                let store = dead
+                    .records()
+                    .map_err(|error| format!("reading the dead run's table: {error}"))?;
                 if !store.unreadable.is_empty() {
                     return Err(format!(
-                        "the dead table has rows that can't be read: {:?}",
+                        "the dead run's table has unreadable rows: {:?}",
                         store.unreadable
                     ));
                 }
@@ -27,27 +29,28 @@ pub(crate) fn of_dead_run(app_dir: &Path, run: &str) -> Result<HashMap<String, R
                 return Ok(store.records.into_iter().map(named).collect());
             }
             FoundRun::Live(live) if live.run == run => {
-                return Err(format!("run {run} counts as live, its host is dead"));
+                return Err(format!("run {run} counts as live, but its host is dead"));
             }
             _ => {}
         }
     }
-    Err(format!("the directory of run {run} is not there"))
+    Err(format!("run {run} has no directory"))
 }
 
-/// One record a worker, never two.
+/// Checks that no worker has two records.
 pub(crate) fn none_twice(records: &HashMap<String, Record>) -> Result<(), String> {
     let mut workers: HashMap<&WorkerId, &String> = HashMap::new();
     for (name, record) in records {
         if let Some(other) = workers.insert(&record.worker, name) {
-            return Err(format!("the dead table has {name} and {other}"));
+            return Err(format!("the dead run's table has {name} and {other}"));
         }
     }
     Ok(())
 }
 
-/// Every worker that was at full strength has its record, with its own identity. How many of them are recorded as
-/// reserved only: the identity is written when the process runs already, and until then the marker finds it.
+/// Checks that every worker at full strength has a record with its identity. Returns how many are
+/// only reserved: the identity is written after the process has started, and until then its marker
+/// identifies it.
 pub(crate) fn name_all(records: &HashMap<String, Record>, workers: &[Worker]) -> Result<u64, String> {
     let mut reserved = 0;
     for worker in workers {
@@ -60,7 +63,10 @@ pub(crate) fn name_all(records: &HashMap<String, Record>, workers: &[Worker]) ->
         if recorded.is_none() && record.state == RecordState::Reserved {
             reserved += 1;
         } else if recorded != Some(worker.leader) {
-            return Err(format!("{name} is {:?}, its record says {recorded:?}", worker.leader));
+            return Err(format!(
+                "{name} is {:?}, but its record has {recorded:?}",
+                worker.leader
+            ));
         }
     }
     Ok(reserved)

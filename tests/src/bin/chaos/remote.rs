@@ -1,4 +1,5 @@
-//! The host as the observer has it: orders, answers with a deadline, and its events under suspicion.
+//! The host as seen by the observer: requests, replies with a deadline, and its events, which are
+//! checked.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{BufRead, BufReader, Write};
@@ -9,16 +10,16 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::cast::QUITTERS;
 use crate::census::Id;
 use crate::host::HostArguments;
+use crate::pools::QUITTERS;
 
-/// An order that is not answered in this time hangs.
+/// The limit for a reply.
 pub(crate) const ANSWER: Duration = Duration::from_secs(40);
-/// So many events are kept for the story of a failure.
+/// The number of events kept for the report of a failure.
 const KEPT: usize = 250;
 
-/// What no fault of ours explains.
+/// Reasons that none of the faults explains.
 const UNEXPLAINED: [&str; 9] = [
     "release_timeout",
     "store_failed",
@@ -39,33 +40,30 @@ pub(crate) struct Host {
     lines: Receiver<Value>,
     answers: HashMap<u64, Value>,
     orders: u64,
-    /// What its start said, once it has.
+    /// The host's reply to its start.
     started: Option<Value>,
     pub(crate) failed: Option<String>,
-    /// How its root gave up, if it did.
+    /// Why its root gave up, if it did.
     pub(crate) over: Option<String>,
     pub(crate) guardian_losses: u32,
     /// `cgroup` or `sitter`.
     pub(crate) containment: String,
     pub(crate) events: u64,
     pub(crate) last: VecDeque<String>,
-    /// Of each worker the incarnation that was reserved last, and whether it was released.
+    /// The latest reserved incarnation of each worker, and whether it has been released.
     turns: HashMap<String, (u64, bool)>,
-    /// How often a port was held by somebody who is none of ours.
-    pub(crate) strangers: u64,
+    /// How often a port was held by an unrelated process.
+    pub(crate) foreign_holders: u64,
     tag: String,
-    /// What an event said that must not be.
+    /// The first event that must not occur.
     pub(crate) wrong: Option<String>,
 }
 
 impl Host {
-    /// Starts a host; [`Host::await_start`] waits for it.
-    #[expect(
-        clippy::zombie_processes,
-        reason = "the observer reaps whatever becomes its child, this one too"
-    )]
+    /// Starts a host. [`Host::await_start`] waits for it.
+    #[expect(clippy::zombie_processes, reason = "the observer reaps all its children")]
     pub(crate) fn launch(arguments: &HostArguments) -> Self {
-        let own: PathBuf = std::env::current_exe().expect("the path of this program");
+        let own: PathBuf = std::env::current_exe().expect("path of this program");
         let mut child = Command::new(own)
             .arg("--host")
             .args([&arguments.app, &arguments.tag])
@@ -75,11 +73,11 @@ impl Host {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("the host starts");
-        let stdout = BufReader::new(child.stdout.take().expect("its stdout"));
+            .expect("host starts");
+        let stdout = BufReader::new(child.stdout.take().expect("piped stdout"));
         let (sender, lines) = channel();
         std::thread::spawn(move || {
-            // A line that its death has cut off is none.
+            // The death of the host may cut off the last line.
             let values = stdout.lines().map_while(Result::ok);
             for value in values.filter_map(|line| serde_json::from_str(&line).ok()) {
                 if sender.send(value).is_err() {
@@ -87,10 +85,10 @@ impl Host {
                 }
             }
         });
-        let pid = i32::try_from(child.id()).expect("a pid");
+        let pid = i32::try_from(child.id()).expect("valid pid");
         Self {
-            id: Id::of(pid).expect("it is not reaped yet"),
-            stdin: child.stdin.take().expect("its stdin"),
+            id: Id::of(pid).expect("not reaped yet"),
+            stdin: child.stdin.take().expect("piped stdin"),
             lines,
             answers: HashMap::new(),
             orders: 0,
@@ -102,47 +100,47 @@ impl Host {
             events: 0,
             last: VecDeque::new(),
             turns: HashMap::new(),
-            strangers: 0,
+            foreign_holders: 0,
             tag: arguments.tag.clone(),
             wrong: None,
         }
     }
 
-    /// What the start told: the run, and what its sweep did.
+    /// The result of the start: the run, and what its sweep did.
     pub(crate) fn await_start(&mut self, within: Duration) -> Result<Value, String> {
         self.read_until(within, |host| host.started.is_some() || host.failed.is_some());
         match (self.started.clone(), &self.failed) {
             (Some(started), _) => Ok(started),
             (None, Some(failed)) => Err(format!("the host did not start: {failed}")),
-            (None, None) => Err(format!("the start hangs: no word of it within {within:?}")),
+            (None, None) => Err(format!("the start hangs: no reply within {within:?}")),
         }
     }
 
-    /// Gives an order, whose answer is to be asked for by the number.
+    /// Sends a request. Returns the number by which to ask for its reply.
     pub(crate) fn order(&mut self, mut order: Value) -> u64 {
         self.orders += 1;
         order["id"] = json!(self.orders);
-        // A host that has just died is seen by whoever waits for the answer.
+        // If the host has just died, waiting for the reply fails.
         _ = writeln!(self.stdin, "{order}");
         self.orders
     }
 
-    /// What an order came to.
+    /// The result of a request.
     pub(crate) fn answer(&mut self, order: u64) -> Result<Value, String> {
         self.answer_whole(order).map(|answer| answer["ok"].clone())
     }
 
-    /// The same with whatever else the answer says.
+    /// The complete reply to a request.
     pub(crate) fn answer_whole(&mut self, order: u64) -> Result<Value, String> {
         self.read_until(ANSWER, |host| host.answers.contains_key(&order) || host.over.is_some());
         let Some(answer) = self.answers.remove(&order) else {
             return Err(match &self.over {
-                Some(over) => format!("the instance is over: {over}"),
-                None => format!("order {order} hangs, or the host is gone: no answer within {ANSWER:?}"),
+                Some(over) => format!("the instance has ended: {over}"),
+                None => format!("request {order} hangs, or the host is gone: no reply within {ANSWER:?}"),
             });
         };
         match answer["error"].as_str() {
-            Some(error) => Err(format!("order {order}: {error}")),
+            Some(error) => Err(format!("request {order}: {error}")),
             None => Ok(answer),
         }
     }
@@ -152,14 +150,14 @@ impl Host {
         self.answer(order)
     }
 
-    /// Reads what has come so far.
+    /// Reads what has arrived so far.
     pub(crate) fn read(&mut self) {
         while let Ok(line) = self.lines.try_recv() {
             self.take(line);
         }
     }
 
-    /// Reads on until it is so, the host says no more, or the time is over.
+    /// Reads until the condition holds, the host's output ends, or the time is up.
     pub(crate) fn read_until(&mut self, within: Duration, so: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + within;
         while !so(self) {
@@ -183,11 +181,11 @@ impl Host {
         } else if let Some(over) = line["over"].as_str() {
             self.over = Some(over.to_owned());
         } else {
-            self.hear(&line);
+            self.check_event(&line);
         }
     }
 
-    fn hear(&mut self, event: &Value) {
+    fn check_event(&mut self, event: &Value) {
         self.events += 1;
         if self.last.len() == KEPT {
             self.last.pop_front();
@@ -203,7 +201,7 @@ impl Host {
                 self.guardian_losses += 1;
                 false
             }
-            // What was missed can't be judged.
+            // Nothing can be concluded about missing events.
             "events.dropped" => {
                 self.turns.clear();
                 false
@@ -214,8 +212,8 @@ impl Host {
                 false
             }
             "worker.gave_up" | "pool.gave_up" => !of_quitters,
-            "worker.failed" if self.is_held_by_a_stranger(event) => {
-                self.strangers += 1;
+            "worker.failed" if self.is_held_by_a_foreign_process(event) => {
+                self.foreign_holders += 1;
                 false
             }
             "worker.failed" => UNEXPLAINED.iter().any(|reason| event["reason"] == *reason),
@@ -223,13 +221,13 @@ impl Host {
             _ => false,
         };
         if wrong {
-            self.wrong.get_or_insert_with(|| format!("this must not be: {event}"));
+            self.wrong.get_or_insert_with(|| format!("unexpected event: {event}"));
         }
     }
 
-    /// A worker's port was taken by somebody else of this machine before the worker was replaced: that is what
-    /// `release_timeout` is for.
-    fn is_held_by_a_stranger(&self, event: &Value) -> bool {
+    /// Whether an unrelated process of this machine took the worker's port before the worker was
+    /// replaced, which `release_timeout` is for.
+    fn is_held_by_a_foreign_process(&self, event: &Value) -> bool {
         let holder = event["holder"].as_str().unwrap_or_default();
         let pid = holder.strip_prefix("pid ").and_then(|rest| rest.split(' ').next());
         let held_on_a_port = event["reason"] == "release_timeout" && holder.contains(" on ");
@@ -237,7 +235,7 @@ impl Host {
         held_on_a_port && command.is_none_or(|command| !command.split('\0').any(|word| word == self.tag))
     }
 
-    /// A reservation comes after the release of everything before it.
+    /// Whether a worker is reserved before its previous incarnation was released.
     fn is_out_of_turn(&mut self, event: &Value) -> bool {
         let (worker, incarnation) = turn(event);
         let before = self.turns.insert(worker, (incarnation, false));
@@ -255,7 +253,7 @@ fn turn(event: &Value) -> (String, u64) {
     (worker, event["incarnation"].as_u64().unwrap_or_default())
 }
 
-/// An event without what every event has.
+/// An event without the fields that every event has.
 fn brief(event: &Value) -> String {
     let mut brief = event.clone();
     if let Some(fields) = brief.as_object_mut() {

@@ -1,4 +1,4 @@
-//! A whole run: hosts one after another, each with what the plan has for it.
+//! A complete run: hosts one after another, each with its kind of the plan.
 
 use std::collections::{HashSet, VecDeque};
 use std::path::PathBuf;
@@ -6,43 +6,44 @@ use std::time::{Duration, Instant};
 
 use nix::sys::wait::WaitStatus;
 use ostler_tests::program;
-use ostler_tests::scene::dying_with_us;
+use ostler_tests::scene::killed_with_the_test;
 use serde_json::json;
 
-use crate::cast::{self, Part};
 use crate::census::{Census, Id, Observer, describe, pause};
 use crate::flat;
 use crate::host::HostArguments;
 use crate::plan::{End, Era, Plan};
+use crate::pools::{self, PoolKind};
 use crate::remote::Host;
 use crate::settle::{Expected, Settled, settled, two_at_once};
 use crate::tally::Tally;
 
-/// A fault is survived when everything is at full strength again in this time. Most need a hundredth of it.
+/// The limit for returning to full strength after a fault. Most faults take a hundredth of it.
 const STRENGTH: Duration = Duration::from_secs(40);
-/// A start may have to sweep what only a sweep can end: it waits 20 s for a guardian that stands still.
+/// The limit for a start, which may have to sweep: a sweep gives a halted guardian 20 s.
 const START: Duration = Duration::from_secs(60);
-/// What a sweep or an ordered stop has ended is gone by then; only its reaping is left, on a machine under load.
-pub(crate) const AT_ONCE: Duration = Duration::from_secs(10);
-/// So often people are told how far it is.
+/// The limit for processes to be gone that a sweep or a stop has already ended. Only reaping is
+/// left then, on a machine under load.
+pub(crate) const REAPED: Duration = Duration::from_secs(10);
+/// The interval of progress messages.
 const PROGRESS: Duration = Duration::from_secs(10);
-/// So many steps are told of a failure.
+/// The number of steps in the report of a failure.
 const STORY: usize = 25;
 
-/// How long, and from which seed.
+/// The length of the run, and its seed.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
     pub(crate) seed: u64,
     pub(crate) length: Duration,
 }
 
-/// What a host has left, for the next one's sweep.
+/// What a host left for the next one's sweep.
 #[derive(Debug, Default)]
 pub(crate) struct Left {
-    /// The dead run, unless it has removed itself.
+    /// The dead run, unless it removed itself.
     pub(crate) run: Option<String>,
     pub(crate) cgroup: Option<PathBuf>,
-    /// Who lives on and is to be ended by the sweep.
+    /// The processes that the sweep must end.
     pub(crate) alive: Vec<Id>,
 }
 
@@ -52,23 +53,23 @@ pub(crate) struct Run {
     directory: tempfile::TempDir,
     tag: String,
     pub(crate) left: Left,
-    /// Leaders of whose descendants some were struck.
+    /// Leaders with descendants that were signalled.
     pub(crate) wounded: HashSet<Id>,
-    /// Who stands still for good.
+    /// Processes that are stopped for good.
     pub(crate) halted: HashSet<Id>,
-    /// Who has to be gone before a fault counts as survived.
+    /// Processes that must be gone before a fault counts as survived.
     pub(crate) victims: Vec<Id>,
-    story: VecDeque<String>,
+    steps: VecDeque<String>,
     begun: Instant,
-    told: Instant,
+    last_progress: Instant,
 }
 
-/// A host under way, with what belongs to it.
+/// A running host, with its state.
 pub(crate) struct Scene {
     pub(crate) host: Host,
     pub(crate) run: String,
     pub(crate) cgroup: Option<PathBuf>,
-    pub(crate) parts: Vec<&'static Part>,
+    pub(crate) kinds: Vec<&'static PoolKind>,
     pub(crate) now: Settled,
 }
 
@@ -84,13 +85,13 @@ impl Run {
             wounded: HashSet::new(),
             halted: HashSet::new(),
             victims: Vec::new(),
-            story: VecDeque::new(),
+            steps: VecDeque::new(),
             begun: Instant::now(),
-            told: Instant::now(),
+            last_progress: Instant::now(),
         }
     }
 
-    /// Runs to the end of the time, or to the first thing that must not be; and ends all that is left.
+    /// Runs until the time is up or a check fails, and kills everything that is left.
     pub(crate) fn run(mut self, options: &Options) -> Result<Tally, String> {
         self.begin_bystanders();
         let outcome = self.eras(options);
@@ -113,7 +114,7 @@ impl Run {
             }
             self.era(&era, deadline)?;
         }
-        // The last word is an ordered stop, whose start has swept what came before.
+        // A final host sweeps what came before and stops normally.
         let last = Era {
             number: 0,
             cgroups: true,
@@ -137,7 +138,7 @@ impl Run {
             self.tally.faults += 1;
             self.tell(&format!("fault {}: {fault:?}", self.tally.faults));
             self.tally.count(fault);
-            let outcome = self.commit(&mut scene, fault).and_then(|()| self.recover(&mut scene));
+            let outcome = self.inject(&mut scene, fault).and_then(|()| self.recover(&mut scene));
             outcome.map_err(|what| self.with_events(&scene.host, &what))?;
         }
         self.tell(&format!("end: {:?}", era.end));
@@ -146,9 +147,8 @@ impl Run {
         outcome.map_err(|what| self.with_events(&scene.host, &what))?;
         self.tally.eras += 1;
         self.tally.events += scene.host.events;
-        if scene.host.strangers > 0 {
-            self.tally
-                .remark("a host was told of a stranger on a port of its workers");
+        if scene.host.foreign_holders > 0 {
+            self.tally.remark("an unrelated process held a worker's port");
         }
         let lost = self.observer.lost_bystanders();
         if !lost.is_empty() {
@@ -157,7 +157,7 @@ impl Run {
         self.tally.judge_weights()
     }
 
-    /// A host with all pools at full strength, after a sweep that has ended what was left.
+    /// Starts a host, checks its sweep, and waits until all pools are at full strength.
     fn begin(&mut self, era: &Era) -> Result<Scene, String> {
         self.observer.forget_ends();
         self.wounded.clear();
@@ -175,26 +175,27 @@ impl Run {
         let naked = !era.severed || host.containment == "cgroup";
         let run = started["run"].as_str().unwrap_or_default().to_owned();
         host.ask(json!({ "do": "begin", "naked": naked }))?;
-        let parts: Vec<_> = cast::parts(naked).collect();
-        let now = self.await_strength(&mut host, &parts);
+        let kinds: Vec<_> = pools::kinds(naked).collect();
+        let now = self.await_strength(&mut host, &kinds);
         let now = now.map_err(|what| self.with_events(&host, &what))?;
         let cgroup = self.cgroup_of(&run);
         Ok(Scene {
             host,
             run,
             cgroup,
-            parts,
+            kinds,
             now,
         })
     }
 
-    /// The dead run's processes, records and directories are gone; nobody else was touched.
+    /// Checks that the dead run's processes, records and directories are gone and that nothing else
+    /// was touched.
     fn check_sweep(&mut self, host: &Host, started: &serde_json::Value) -> Result<(), String> {
         let left = std::mem::take(&mut self.left);
-        // Everything of the new host is below it, so whoever is beside it is of the old one.
-        if let Err(left) = self.observer.await_nobody(Some(host.id.pid), AT_ONCE) {
+        // Everything of the new host is below it, so all other descendants belong to the old one.
+        if let Err(left) = self.observer.await_no_survivors(Some(host.id.pid), REAPED) {
             let names: Vec<String> = left.into_iter().map(describe).collect();
-            return Err(format!("the sweep has left {names:?}; it said {started}"));
+            return Err(format!("the sweep left {names:?}; its result: {started}"));
         }
         let killed = started["killed"].as_array().map_or(0, Vec::len) as u64;
         self.tally.swept += killed;
@@ -212,40 +213,40 @@ impl Run {
         ];
         if let Some((what, _)) = wrong.iter().find(|(_, wrong)| *wrong) {
             return Err(format!(
-                "the sweep's {what} are wrong: {started}; what was left: {left:?}"
+                "unexpected number of {what} in the sweep's result {started}; left before: {left:?}"
             ));
         }
         for remark in started["remarks"].as_array().into_iter().flatten() {
-            self.tally.remark(&format!("the sweep remarked {remark}"));
+            self.tally.remark(&format!("remark of a sweep: {remark}"));
         }
         if let Some(cgroup) = left.cgroup.filter(|cgroup| cgroup.exists()) {
-            return Err(format!("the sweep has left {}", cgroup.display()));
+            return Err(format!("the sweep left {}", cgroup.display()));
         }
         let of_runs = self.run_directories();
         if of_runs.len() != 1 {
-            return Err(format!("one run lives, and there are {of_runs:?}"));
+            return Err(format!("one run is live, but the directories are {of_runs:?}"));
         }
         Ok(())
     }
 
-    /// Waits until a fault is survived, and weighs the survivors.
+    /// Waits until a fault is survived, and samples the survivors' memory and descriptors.
     fn recover(&mut self, scene: &mut Scene) -> Result<(), String> {
         let begun = Instant::now();
-        scene.now = self.await_strength(&mut scene.host, &scene.parts)?;
+        scene.now = self.await_strength(&mut scene.host, &scene.kinds)?;
         self.tally.recovered.push(begun.elapsed());
         self.tally.weigh("host", scene.host.id, flat::HOST);
         self.tally.weigh("guardian", scene.now.guardian, flat::GUARDIAN);
-        if self.told.elapsed() >= PROGRESS {
-            self.told = Instant::now();
+        if self.last_progress.elapsed() >= PROGRESS {
+            self.last_progress = Instant::now();
             println!("{:>6} s  {}", self.begun.elapsed().as_secs(), self.tally.progress());
         }
         Ok(())
     }
 
-    pub(crate) fn await_strength(&mut self, host: &mut Host, parts: &[&'static Part]) -> Result<Settled, String> {
+    pub(crate) fn await_strength(&mut self, host: &mut Host, kinds: &[&'static PoolKind]) -> Result<Settled, String> {
         let begun = Instant::now();
         loop {
-            let last = self.strength(host, parts)?;
+            let last = self.strength(host, kinds)?;
             match last {
                 Ok(settled) => return Ok(settled),
                 Err(why) if begun.elapsed() > STRENGTH => {
@@ -256,12 +257,12 @@ impl Run {
         }
     }
 
-    /// One look. The outer error is a failure, the inner one what is still to come.
-    fn strength(&mut self, host: &mut Host, parts: &[&'static Part]) -> Result<Result<Settled, String>, String> {
+    /// One check. The outer error is a failure, the inner one says what is still missing.
+    fn strength(&mut self, host: &mut Host, kinds: &[&'static PoolKind]) -> Result<Result<Settled, String>, String> {
         self.observer.reap();
         if let Some(end) = self.observer.end_of(host.id.pid) {
             host.read();
-            return Err(format!("the host ended by itself: {end:?}, {:?}", host.over));
+            return Err(format!("the host ended on its own: {end:?}, {:?}", host.over));
         }
         let status = host.ask(json!({ "do": "status" }))?;
         self.tally.orders += 1;
@@ -273,12 +274,12 @@ impl Run {
             return Err(two);
         }
         if let Some(victim) = self.victims.iter().find(|victim| victim.is_alive()) {
-            return Ok(Err(format!("{} was killed and lives", describe(*victim))));
+            return Ok(Err(format!("{} was killed but is alive", describe(*victim))));
         }
         let expected = Expected {
             host: host.id,
             bystanders: self.observer.bystanders(),
-            parts,
+            kinds,
             wounded: &self.wounded,
         };
         let settled = settled(&status, &census, &expected);
@@ -288,17 +289,14 @@ impl Run {
         Ok(settled)
     }
 
-    /// Processes that look like workers of ours to anybody who goes by names, and are nobody's business.
-    #[expect(
-        clippy::zombie_processes,
-        reason = "the observer reaps whatever becomes its child, these too"
-    )]
+    /// Starts unrelated processes that look like workers to a search by name.
+    #[expect(clippy::zombie_processes, reason = "the observer reaps all its children")]
     fn begin_bystanders(&mut self) {
         for modes in ["sleep", "ignore-term+sleep"] {
             let mut command = std::process::Command::new(program("ostler-test-worker"));
             command.args([modes, "0", &self.tag]);
-            let child = dying_with_us(&command).spawn().expect("a bystander starts");
-            let id = Id::of(i32::try_from(child.id()).expect("a pid")).expect("it is not reaped yet");
+            let child = killed_with_the_test(&command).spawn().expect("bystander starts");
+            let id = Id::of(i32::try_from(child.id()).expect("valid pid")).expect("not reaped yet");
             self.observer.add_bystander(id);
         }
     }
@@ -311,7 +309,8 @@ impl Run {
         self.directory.path().join("state").join(self.app())
     }
 
-    /// All that is in the app's directory: runs', half-made and half-removed ones, stores that were set aside.
+    /// All entries of the app's directory: runs, partly created or removed runs, and stores that
+    /// were set aside.
     pub(crate) fn run_directories(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.app_dir()).into_iter().flatten().flatten();
         entries
@@ -325,14 +324,14 @@ impl Run {
         info["cgroup"].as_str().map(PathBuf::from)
     }
 
-    /// How a host ended, once it has.
+    /// The exit status of a host, once it has ended.
     pub(crate) fn await_end(&mut self, host: &mut Host, within: Duration) -> Result<WaitStatus, String> {
         let begun = Instant::now();
         loop {
             host.read();
             if let Some(status) = self.observer.end_of(host.id.pid) {
-                // All that it has said is in the pipe still.
-                host.read_until(AT_ONCE, |_| false);
+                // All its output is still in the pipe.
+                host.read_until(REAPED, |_| false);
                 return Ok(status);
             }
             if begun.elapsed() > within {
@@ -343,10 +342,10 @@ impl Run {
     }
 
     pub(crate) fn tell(&mut self, step: &str) {
-        if self.story.len() == STORY {
-            self.story.pop_front();
+        if self.steps.len() == STORY {
+            self.steps.pop_front();
         }
-        self.story
+        self.steps
             .push_back(format!("{:>9.3} s  {step}", self.begun.elapsed().as_secs_f64()));
     }
 
@@ -356,7 +355,7 @@ impl Run {
     }
 
     fn describe_failure(&mut self, what: &str) -> String {
-        let steps: Vec<&str> = self.story.iter().map(String::as_str).collect();
+        let steps: Vec<&str> = self.steps.iter().map(String::as_str).collect();
         let left: Vec<String> = self.observer.survivors(None).into_iter().map(describe).collect();
         format!(
             "{what}\n\nWhat happened:\n  {}\n\nProcesses now:\n  {}",

@@ -1,4 +1,4 @@
-//! What has happened so far: counted, timed, weighed.
+//! Counts, times and samples for the summary.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::census::{Id, weight};
 use crate::flat::{Allowance, Growth, Weights};
 
-/// Everything that a summary tells.
+/// The content of the summary.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) eras: u32,
@@ -18,13 +18,13 @@ pub(crate) struct Tally {
     kinds: BTreeMap<String, u64>,
     /// From a fault to full strength.
     pub(crate) recovered: Vec<Duration>,
-    /// From the death of a host to the last process.
+    /// From a host's death to the end of its last process.
     pub(crate) gone: Vec<Duration>,
     /// Processes that only the next start's sweep could end.
     pub(crate) swept: u64,
     pub(crate) remarks: BTreeMap<String, u64>,
     weights: HashMap<Id, (&'static str, Allowance, Weights)>,
-    /// The greatest growth of each kind of process that was long enough watched.
+    /// The greatest growth of each kind of process that was observed long enough.
     growths: BTreeMap<&'static str, (u64, Growth)>,
 }
 
@@ -47,7 +47,7 @@ impl Tally {
         }
     }
 
-    /// Judges what was weighed, at the end of a host.
+    /// Evaluates the samples at the end of a host.
     pub(crate) fn judge_weights(&mut self) -> Result<(), String> {
         for (id, (who, allowed, weights)) in std::mem::take(&mut self.weights) {
             let Some(growth) = weights.growth() else { continue };
@@ -85,10 +85,10 @@ impl fmt::Display for Tally {
         writeln!(f, "  every process gone after a host's death: {}", spread(&self.gone))?;
         writeln!(
             f,
-            "  left for the next start's sweep, and ended by it: {} processes",
+            "  left for the next start's sweep and ended by it: {} processes",
             self.swept
         )?;
-        writeln!(f, "  orders answered: {}", self.orders)?;
+        writeln!(f, "  requests answered: {}", self.orders)?;
         let kinds: Vec<String> = self
             .kinds
             .iter()
@@ -98,7 +98,7 @@ impl fmt::Display for Tally {
         for (who, (count, growth)) in &self.growths {
             writeln!(
                 f,
-                "  {count} {who}s watched for long, all flat; the worst: {} -> {} KiB, {} -> {} descriptors",
+                "  {count} {who}s observed for long, all flat; the worst: {} -> {} KiB, {} -> {} descriptors",
                 growth.kib.0, growth.kib.1, growth.descriptors.0, growth.descriptors.1
             )?;
         }
@@ -113,7 +113,7 @@ fn spread(times: &[Duration]) -> String {
     let mut sorted = times.to_vec();
     sorted.sort_unstable();
     match sorted.as_slice() {
-        [] => "nothing yet".to_owned(),
+        [] => "none yet".to_owned(),
         all => format!(
             "{} ms (median), {} ms (99 %), {} ms (worst) of {}",
             all[all.len() / 2].as_millis(),

@@ -1,4 +1,4 @@
-//! Children that end by themselves, and restarts: alone and in groups.
+//! Children that exit on their own, and restarts: of single children and of groups.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ impl<S: Clone> Policy<S> {
             }
             State::Stopping { on_behalf_of, .. } => {
                 let stop_for = on_behalf_of.clone();
-                self.report_unless_as_asked(key, reason);
+                self.report_unexpected_stop(key, reason);
                 self.settle_stopped(key, stop_for);
             }
             State::Undefined | State::Starting { .. } | State::Ended(_) | State::Restarting { .. } => {}
@@ -33,7 +33,7 @@ impl<S: Clone> Policy<S> {
     }
 
     /// OTP's `do_restart`.
-    pub(super) fn take_up_exit(&mut self, key: ChildKey, incarnation: u64, now: Moment) {
+    pub(super) fn handle_exit(&mut self, key: ChildKey, incarnation: u64, now: Moment) {
         let Some(child) = self.children.get(&key).filter(|child| child.incarnation == incarnation) else {
             return;
         };
@@ -58,10 +58,10 @@ impl<S: Clone> Policy<S> {
             Restart::Temporary => false,
         };
         if restarts {
-            self.note_end_of_row(key, lasted);
+            self.reset_attempts_after(key, lasted);
             self.restart(key, reason, counted, now);
         } else {
-            self.keep_unless_gone(key);
+            self.mark_down(key);
             self.auto_shutdown(significant, now);
         }
     }
@@ -81,8 +81,8 @@ impl<S: Clone> Policy<S> {
         }
     }
 
-    /// A child that was up long enough starts a new row of restarts.
-    fn note_end_of_row(&mut self, key: ChildKey, lasted: Duration) {
+    /// A child that was running long enough starts counting consecutive restarts anew.
+    fn reset_attempts_after(&mut self, key: ChildKey, lasted: Duration) {
         let reset = self
             .flags
             .backoff
@@ -96,13 +96,13 @@ impl<S: Clone> Policy<S> {
         }
     }
 
-    /// OTP's `restart/2`: counted first, then done as the strategy says.
+    /// OTP's `restart/2`: counts the restart, then carries it out according to the strategy.
     fn restart(&mut self, key: ChildKey, reason: ExitReason, counted: bool, now: Moment) {
         let Some(child) = self.children.get_mut(&key) else {
             return;
         };
         let reference = child.reference(key);
-        if counted && self.intensity.exceeded_by_one_more(now) {
+        if counted && self.intensity.add_restart(now) {
             let restarts = self.intensity.counted();
             self.report(Report::ReachedMaxRestartIntensity {
                 child: reference.clone(),
@@ -137,7 +137,8 @@ impl<S: Clone> Policy<S> {
         self.begin_restart(key, wait_until);
     }
 
-    /// A group is stopped at once, also when its start has to wait: its members depend on the one that is gone.
+    /// The group is stopped immediately even if its start is delayed: its members depend on the
+    /// child that is gone.
     fn begin_restart(&mut self, key: ChildKey, wait_until: Option<(Moment, ExitReason)>) {
         let first = match self.flags.strategy {
             Strategy::OneForOne | Strategy::SimpleOneForOne => {
@@ -171,8 +172,8 @@ impl<S: Clone> Policy<S> {
         );
     }
 
-    /// The delay of a restart is over, or the mailbox was let through after a failed attempt.
-    pub(super) fn take_up_due(&mut self, key: ChildKey, now: Moment) {
+    /// The delay of a restart is over, or the mailbox was handled after a failed attempt.
+    pub(super) fn handle_due(&mut self, key: ChildKey, now: Moment) {
         let Some(State::Restarting { next, reason, due }) = self.children.get(&key).map(|child| &child.state) else {
             return;
         };
@@ -188,7 +189,8 @@ impl<S: Clone> Policy<S> {
         }
     }
 
-    /// Stops the next member of the group, right to left, or starts the next one, left to right, when the one before is through.
+    /// Stops the next member of the group, right to left, or starts the next one, left to right,
+    /// once the previous one is done.
     pub(super) fn advance_restart(&mut self, now: Moment) {
         let Some(Doing::Restart(mut group)) = self.doing.take() else {
             return;
@@ -208,7 +210,7 @@ impl<S: Clone> Policy<S> {
         }
     }
 
-    /// Whether a member is being waited for to stop.
+    /// Returns whether a member is still stopping.
     fn stop_next(&mut self, group: &mut Group, now: Moment) -> bool {
         while let Some((&key, child)) = self.children.range(group.first..group.stopped_from).next_back() {
             match &child.state {
@@ -226,7 +228,8 @@ impl<S: Clone> Policy<S> {
         false
     }
 
-    /// Whether a member is being waited for to start. One that failed ends the restart: it is tried again later.
+    /// Returns whether a member is still starting. A failed start ends this attempt; it is retried
+    /// later.
     fn start_next(&mut self, group: &mut Group) -> bool {
         match group
             .launched

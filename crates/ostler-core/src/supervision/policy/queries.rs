@@ -1,11 +1,11 @@
-//! The questions, which are answered at any time.
+//! Queries, which are answered at any time.
 
 use super::{Child, Doing, Phase, Policy};
 use crate::supervision::child::State;
 use crate::supervision::{ChildCounts, ChildId, ChildInfo, ChildKey, ChildKind, ChildSpec, ChildStatus, Strategy};
 
 impl<S: Clone> Policy<S> {
-    /// The children, in start order (OTP's order is the reverse).
+    /// The children in start order (OTP's order is the reverse).
     pub fn which_children(&self) -> Vec<ChildInfo> {
         let info = |key: ChildKey, child: &Child<S>| ChildInfo {
             child: child.reference(key),
@@ -19,7 +19,7 @@ impl<S: Clone> Policy<S> {
         self.children.iter().map(|(key, child)| info(*key, child)).collect()
     }
 
-    /// Whether it is down and will be started by the restart that goes on.
+    /// Whether the child is down and the restart in progress will start it.
     fn awaits_its_group(&self, key: ChildKey, child: &Child<S>) -> bool {
         match &self.doing {
             Some(Doing::Restart(group)) => {
@@ -30,7 +30,7 @@ impl<S: Clone> Policy<S> {
         }
     }
 
-    /// How many there are.
+    /// Counts the children.
     pub fn count_children(&self) -> ChildCounts {
         let mut counts = ChildCounts {
             specs: self.children.len(),
@@ -49,7 +49,8 @@ impl<S: Clone> Policy<S> {
         counts
     }
 
-    /// The specification of a child, by name; none under simple_one_for_one, and none of a temporary child's `start`, which isn't kept.
+    /// The specification of a child, by id. `None` under simple_one_for_one. `start` is `None` for
+    /// a temporary child that has been started.
     pub fn child_spec(&self, id: &ChildId) -> Option<ChildSpec<Option<S>>> {
         let child = self.children.get(self.ids.get(id)?)?;
         Some(ChildSpec {
@@ -62,7 +63,7 @@ impl<S: Clone> Policy<S> {
         })
     }
 
-    /// Whether it stops or has ended: it takes no request any more.
+    /// Whether the supervisor is ending or has ended, so that it accepts no more requests.
     pub fn is_ending(&self) -> bool {
         matches!(self.phase, Phase::Stopping(_) | Phase::Ended)
     }

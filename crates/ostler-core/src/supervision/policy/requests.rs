@@ -1,4 +1,4 @@
-//! The requests, as OTP answers them.
+//! Requests, answered as OTP answers them.
 
 use super::{Doing, Policy, Postponed};
 use crate::moment::Moment;
@@ -9,12 +9,12 @@ use crate::supervision::{
 };
 
 impl<S: Clone> Policy<S> {
-    /// Answers a request, or lets it wait for what goes on.
+    /// Answers a request, or postpones it while an operation is in progress.
     pub(super) fn call(&mut self, call: CallId, request: Request<S>, now: Moment) {
         if self.is_ending() {
             self.refuse(call, &request);
         } else if self.doing.is_some() {
-            self.call_meanwhile(call, request);
+            self.call_while_busy(call, request);
         } else {
             match request {
                 Request::StartChild(spec) => self.start_child(call, spec),
@@ -25,8 +25,9 @@ impl<S: Clone> Policy<S> {
         }
     }
 
-    /// While something else goes on requests wait; only a start that hangs can be ended.
-    fn call_meanwhile(&mut self, call: CallId, request: Request<S>) {
+    /// Requests wait for the operation in progress, with one exception: a start that hangs can be
+    /// terminated.
+    fn call_while_busy(&mut self, call: CallId, request: Request<S>) {
         if let Request::TerminateChild(target) = &request
             && let Ok(Some(key)) = self.find(target)
             && matches!(self.children[&key].state, State::Starting { .. })
@@ -37,7 +38,7 @@ impl<S: Clone> Policy<S> {
         }
     }
 
-    /// A request about a child that is starting or stopping waits for that.
+    /// Postpones a request about a child that is starting or stopping.
     fn postpone(&mut self, key: ChildKey, call: CallId, request: Request<S>) {
         if let Some(child) = self.children.get_mut(&key) {
             child.postponed.push((call, request));
@@ -70,14 +71,15 @@ impl<S: Clone> Policy<S> {
         self.occupy(key);
     }
 
-    /// Where restarts touch siblings, nothing else is begun while one child starts or stops.
+    /// Under strategies whose restarts affect siblings, nothing else begins while one child starts
+    /// or stops.
     fn occupy(&mut self, key: ChildKey) {
         if self.flags.strategy.restarts_siblings() {
             self.doing = Some(Doing::Single(key));
         }
     }
 
-    /// The child that is meant; `None` for a dynamic child that was there once.
+    /// Finds the target. `None` is a dynamic child that has already ended.
     fn find(&self, target: &Target) -> Result<Option<ChildKey>, TerminateChildError> {
         let dynamic = self.flags.strategy == Strategy::SimpleOneForOne;
         match target {

@@ -1,4 +1,4 @@
-//! Starting children, and how a start can come out.
+//! Starting children, and the outcomes of a start.
 
 use super::{Doing, Effect, End, Phase, Policy};
 use crate::exit::ExitReason;
@@ -6,7 +6,7 @@ use crate::moment::Moment;
 use crate::supervision::child::{Retry, StartFor, State, StopFor};
 use crate::supervision::{ChildKey, ChildStart, Reply, Report, Restart, RestartChildError, StartChildError, Strategy};
 
-/// How a start came out, when the child is not up.
+/// The outcome of a start after which the child is not running.
 #[derive(Debug, Clone)]
 enum NotUp {
     Ignored,
@@ -35,7 +35,7 @@ impl<S: Clone> Policy<S> {
         self.effects.push(Effect::Start { child, start });
     }
 
-    /// Starts the next child of the specification, when the one before has started.
+    /// Starts the next specified child once the previous one has started.
     pub(super) fn advance_init(&mut self) {
         let Some(Doing::Init { launched }) = self.doing else {
             return;
@@ -55,13 +55,13 @@ impl<S: Clone> Policy<S> {
         }
     }
 
-    /// The child that was started after `key`, or the first from `first` on.
+    /// The child after `key` in start order, or the first one from `first` on.
     pub(super) fn next_after(&self, key: Option<ChildKey>, first: ChildKey) -> Option<ChildKey> {
         let from = key.map_or(first, |ChildKey(key)| ChildKey(key + 1));
         self.children.range(from..).next().map(|(key, _)| *key)
     }
 
-    /// The start that is under way for the child, if `incarnation` is it.
+    /// The start in progress of the child, if it is that of `incarnation`.
     fn start_of(&mut self, key: ChildKey, incarnation: u64) -> Option<(StartFor, Option<StopFor>)> {
         let child = self
             .children
@@ -121,7 +121,7 @@ impl<S: Clone> Policy<S> {
         }
         let child = self.children[&key].reference(key);
         match (on_behalf_of, outcome) {
-            (StartFor::Init | StartFor::Restart, NotUp::Ignored) => self.keep_unless_gone(key),
+            (StartFor::Init | StartFor::Restart, NotUp::Ignored) => self.mark_down(key),
             (StartFor::Init, NotUp::Failed { reason, .. }) => {
                 self.report(Report::StartError {
                     child: child.clone(),
@@ -146,7 +146,7 @@ impl<S: Clone> Policy<S> {
             }
             (StartFor::NewChild(call), NotUp::Ignored) => {
                 self.reply(call, Reply::StartChild(Ok(ChildStart::Ignored(child))));
-                self.keep_unless_gone(key);
+                self.mark_down(key);
             }
             (StartFor::NewChild(call), NotUp::Failed { reason, .. }) => {
                 self.reply_start_child(call, StartChildError::Failed(reason));
@@ -154,7 +154,7 @@ impl<S: Clone> Policy<S> {
             }
             (StartFor::Again(call), NotUp::Ignored) => {
                 self.reply(call, Reply::RestartChild(Ok(ChildStart::Ignored(child))));
-                self.keep_unless_gone(key);
+                self.mark_down(key);
             }
             (StartFor::Again(call), NotUp::Failed { reason, .. }) => {
                 self.reply(call, Reply::RestartChild(Err(RestartChildError::Failed(reason))));
@@ -171,8 +171,9 @@ impl<S: Clone> Policy<S> {
         }
     }
 
-    /// A child that is not there any more: its specification stays, unless it is temporary or dynamic, or the supervisor is ending.
-    pub(super) fn keep_unless_gone(&mut self, key: ChildKey) {
+    /// Handles a child that is down: its specification is kept, unless it is temporary or dynamic
+    /// or the supervisor is ending.
+    pub(super) fn mark_down(&mut self, key: ChildKey) {
         let Some(child) = self.children.get(&key) else { return };
         let dynamic = self.flags.strategy == Strategy::SimpleOneForOne;
         let ending = matches!(self.phase, Phase::Stopping(_));

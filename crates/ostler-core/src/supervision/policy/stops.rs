@@ -1,4 +1,4 @@
-//! Stopping children: one on request, a group for its restart, all at the end.
+//! Stopping children: one on request, a group for its restart, all at the supervisor's end.
 
 use super::{Effect, End, Phase, Policy, Postponed};
 use crate::exit::ExitReason;
@@ -10,7 +10,7 @@ use crate::supervision::{
 };
 
 impl<S: Clone> Policy<S> {
-    /// Asks a running child to stop, or kills it, as its specification says.
+    /// Stops a running child according to its specification: asks it to stop, or kills it.
     pub(super) fn stop_child(&mut self, key: ChildKey, on_behalf_of: StopFor, now: Moment) {
         let Some(child) = self.children.get(&key) else { return };
         let (effect, kill_at) = match child.shutdown {
@@ -22,7 +22,8 @@ impl<S: Clone> Policy<S> {
         self.set_state(key, State::Stopping { on_behalf_of, kill_at });
     }
 
-    /// Ends a start that is under way. Whoever wanted it stopped first is the one who is told.
+    /// Cancels a start in progress. If it is already cancelled, the first purpose is kept, and
+    /// further calls join those that wait.
     pub(super) fn cancel_start(&mut self, key: ChildKey, on_behalf_of: StopFor) {
         let Some(child) = self.children.get_mut(&key) else {
             return;
@@ -40,9 +41,9 @@ impl<S: Clone> Policy<S> {
         }
     }
 
-    /// A child that was being stopped, or whose start was cancelled, is not there any more.
+    /// Handles the end of a child that was stopped or whose start was cancelled.
     pub(super) fn settle_stopped(&mut self, key: ChildKey, on_behalf_of: StopFor) {
-        self.keep_unless_gone(key);
+        self.mark_down(key);
         if let StopFor::Calls(calls) = on_behalf_of {
             for call in calls {
                 self.reply(call, Reply::TerminateChild(Ok(())));
@@ -50,24 +51,25 @@ impl<S: Clone> Policy<S> {
         }
     }
 
-    /// Nothing is left to stop of a child that ended by itself before its turn came, or that waits to be restarted.
+    /// Handles a stop of a child that is already down: it exited before its turn came, or waits for
+    /// its restart.
     pub(super) fn settle_unless_running(&mut self, key: ChildKey) {
         if let Some(State::Ended(ended)) = self.children.get(&key).map(|child| &child.state) {
             let reason = ended.reason.clone();
-            self.report_unless_as_asked(key, reason);
+            self.report_unexpected_stop(key, reason);
         }
-        self.keep_unless_gone(key);
+        self.mark_down(key);
     }
 
-    pub(super) fn report_unless_as_asked(&mut self, key: ChildKey, reason: ExitReason) {
+    pub(super) fn report_unexpected_stop(&mut self, key: ChildKey, reason: ExitReason) {
         let Some(child) = self.children.get(&key) else { return };
-        if !child.stopped_as_asked(&reason) {
+        if !child.stopped_as_expected(&reason) {
             let child = child.reference(key);
             self.report(Report::ShutdownError { child, reason });
         }
     }
 
-    /// Begins to end the supervisor, unless it is ending already: the first cause is the one.
+    /// Begins to end the supervisor, unless it is already ending. The first cause wins.
     pub(super) fn begin_end(&mut self, end: End, now: Moment) {
         if self.is_ending() {
             return;
@@ -87,7 +89,8 @@ impl<S: Clone> Policy<S> {
         }
     }
 
-    /// Stops the children right to left, one at a time; dynamic ones were told all at once.
+    /// Stops the children right to left, one at a time. Dynamic children were all stopped at once
+    /// by `begin_end`.
     pub(super) fn advance_end(&mut self, now: Moment) {
         if self.flags.strategy != Strategy::SimpleOneForOne {
             while let Some((&last, _)) = self.children.last_key_value() {
@@ -105,7 +108,7 @@ impl<S: Clone> Policy<S> {
         }
     }
 
-    /// A child that is there is left to be waited for; one that isn't is removed.
+    /// Stops a child that is up, which is then waited for; removes one that is down.
     fn stop_for_the_end(&mut self, key: ChildKey, now: Moment) {
         match self.children.get(&key).map(|child| &child.state) {
             Some(State::Running { .. }) => self.stop_child(key, StopFor::End, now),
@@ -115,7 +118,7 @@ impl<S: Clone> Policy<S> {
         }
     }
 
-    /// The reply to a request that a supervisor takes no more.
+    /// Refuses a request because the supervisor is ending.
     pub(super) fn refuse(&mut self, call: CallId, request: &Request<S>) {
         let reply = match request {
             Request::StartChild(_) => Reply::StartChild(Err(StartChildError::Stopping)),

@@ -1,4 +1,4 @@
-//! The pools that everything happens to: each is one way in which real workers behave.
+//! The pools under test. Each is one kind of worker behaviour.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use ostler_tests::program;
 
 /// One kind of worker.
 #[derive(Debug)]
-pub(crate) struct Part {
+pub(crate) struct PoolKind {
     /// The pool's name.
     pub(crate) name: &'static str,
-    /// What the test worker does.
+    /// The modes of the test worker.
     modes: &'static str,
     pub(crate) workers: u32,
-    /// How many processes a settled worker is, itself among them.
+    /// The number of processes of a worker at rest, including itself.
     pub(crate) processes: usize,
     traits: Traits,
 }
@@ -21,25 +21,25 @@ pub(crate) struct Part {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Traits {
     Common,
-    /// Serves HTTP on a port, and is ready when it does.
+    /// Serves HTTP on a port; ready once it answers.
     Serves,
-    /// A host's death gives it TERM and a grace.
+    /// The host's death sends it TERM and gives it a grace.
     Graced,
-    /// It never lasts: what the others do goes on beside its restarts.
+    /// Dies soon after each start, so that the others' faults happen next to its restarts.
     Mortal,
-    /// It leaves a process with neither record nor marker.
+    /// Leaves a process with neither record nor marker.
     Naked,
 }
 
-/// So long has a worker to end after TERM.
+/// How long a worker has to end after TERM.
 pub(crate) const GRACE: Duration = Duration::from_millis(200);
 
-const fn part(name: &'static str, modes: &'static str, processes: usize, traits: Traits) -> Part {
+const fn kind(name: &'static str, modes: &'static str, processes: usize, traits: Traits) -> PoolKind {
     let workers = match traits {
         Traits::Mortal => 1,
         _ => 2,
     };
-    Part {
+    PoolKind {
         name,
         modes,
         workers,
@@ -48,28 +48,28 @@ const fn part(name: &'static str, modes: &'static str, processes: usize, traits:
     }
 }
 
-/// Every pool.
-const PARTS: [Part; 11] = [
-    part("plain", "sleep", 1, Traits::Common),
-    part("web", "http", 1, Traits::Serves),
-    part("deaf", "ignore-term+child+sleep", 2, Traits::Common),
-    part("daemons", "daemon+daemon+child+sleep", 4, Traits::Graced),
-    part("flood", "flood=2000000+sleep", 1, Traits::Common),
-    part("keeper", "port-keeper", 2, Traits::Serves),
-    part("loner", "setsid+ignore-term+child+daemon+sleep", 3, Traits::Graced),
-    part("groups", "setsid+ignore-term+child-groups+sleep", 5, Traits::Common),
-    part("stopped", "child-stopped+daemon+sleep", 3, Traits::Graced),
-    part("mortal", "daemon+pause=300+exit=3", 2, Traits::Mortal),
-    part("naked", "ignore-term+daemon-naked+daemon+child+sleep", 4, Traits::Naked),
+/// All kinds.
+const KINDS: [PoolKind; 11] = [
+    kind("plain", "sleep", 1, Traits::Common),
+    kind("web", "http", 1, Traits::Serves),
+    kind("deaf", "ignore-term+child+sleep", 2, Traits::Common),
+    kind("daemons", "daemon+daemon+child+sleep", 4, Traits::Graced),
+    kind("flood", "flood=2000000+sleep", 1, Traits::Common),
+    kind("keeper", "port-keeper", 2, Traits::Serves),
+    kind("loner", "setsid+ignore-term+child+daemon+sleep", 3, Traits::Graced),
+    kind("groups", "setsid+ignore-term+child-groups+sleep", 5, Traits::Common),
+    kind("stopped", "child-stopped+daemon+sleep", 3, Traits::Graced),
+    kind("mortal", "daemon+pause=300+exit=3", 2, Traits::Mortal),
+    kind("naked", "ignore-term+daemon-naked+daemon+child+sleep", 4, Traits::Naked),
 ];
 
-/// The pools of an era; `naked`: with those whose daemons have an empty environment.
-pub(crate) fn parts(naked: bool) -> impl Iterator<Item = &'static Part> {
-    PARTS.iter().filter(move |part| naked || part.traits != Traits::Naked)
+/// The kinds of an era; `naked` includes those whose daemons have an empty environment.
+pub(crate) fn kinds(naked: bool) -> impl Iterator<Item = &'static PoolKind> {
+    KINDS.iter().filter(move |kind| naked || kind.traits != Traits::Naked)
 }
 
-impl Part {
-    /// Whether it has a full strength to come back to.
+impl PoolKind {
+    /// Whether it has a state of rest to return to.
     pub(crate) fn is_steady(&self) -> bool {
         self.traits != Traits::Mortal
     }
@@ -79,7 +79,7 @@ impl Part {
         self.modes.contains("ignore-term")
     }
 
-    /// Its pool. Restarts are counted and never too many: giving up is what `quitters` are for.
+    /// Its pool. Restarts are counted but never exceed the intensity: only `quitters` give up.
     pub(crate) fn spec(&self, tag: &str) -> PoolSpec {
         let mut spec = base(self.name, self.modes, tag);
         spec.workers = self.workers;
@@ -99,10 +99,11 @@ impl Part {
     }
 }
 
-/// The pool that gives up.
+/// The name of the pool that gives up.
 pub(crate) const QUITTERS: &str = "quitters";
 
-/// Workers that leave a daemon and exit before they are ready, with status 0: the pool gives up at the third.
+/// A pool of workers that leave a daemon and exit with status 0 before they are ready. It gives up
+/// at the third exit.
 pub(crate) fn quitters(tag: &str) -> PoolSpec {
     let mut spec = base(QUITTERS, "daemon+stderr+exit=0", tag);
     (spec.workers, spec.intensity, spec.period) = (2, 2, Duration::from_secs(3600));

@@ -1,4 +1,4 @@
-//! The faults, as they are committed.
+//! Carries out the faults.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::run::{Run, Scene};
 use crate::settle::Worker;
 
 impl Run {
-    pub(crate) fn commit(&mut self, scene: &mut Scene, fault: &Fault) -> Result<(), String> {
+    pub(crate) fn inject(&mut self, scene: &mut Scene, fault: &Fault) -> Result<(), String> {
         match fault {
             Fault::Strikes(strikes) => {
                 self.strike(scene, strikes);
@@ -23,7 +23,8 @@ impl Run {
         }
     }
 
-    /// All strikes; who was only paused goes on before this returns.
+    /// Sends all signals of a fault. Processes that are only paused have been resumed when this
+    /// returns.
     fn strike(&mut self, scene: &Scene, strikes: &[Strike]) {
         let mut paused: Vec<(Instant, Id)> = Vec::new();
         for strike in strikes {
@@ -45,13 +46,13 @@ impl Run {
         paused.sort_unstable();
         for (until, id) in paused {
             std::thread::sleep(until.saturating_duration_since(Instant::now()));
-            // A second strike may have stopped it for good; then it goes on all the same.
+            // A second signal may have stopped it for good; it is resumed all the same.
             self.halted.remove(&id);
             id.signal(Signal::SIGCONT);
         }
     }
 
-    /// Who is meant, with a note of what is to be expected of it.
+    /// Chooses the target, and notes the effects to expect.
     fn target(&mut self, scene: &Scene, strike: Strike) -> Option<Id> {
         let pick = strike.pick as usize;
         let id = match strike.at {
@@ -88,9 +89,9 @@ impl Run {
 
     fn term_ends(&self, scene: &Scene, worker: &Worker) -> bool {
         let deaf = scene
-            .parts
+            .kinds
             .iter()
-            .any(|part| part.name == worker.pool && part.is_deaf());
+            .any(|kind| kind.name == worker.pool && kind.is_deaf());
         !deaf && !self.halted.contains(&worker.leader)
     }
 
@@ -113,10 +114,11 @@ impl Run {
             self.tally.orders += 1;
             match scene.host.answer(order) {
                 Ok(_) => {}
-                // Somebody else was at it: another order, or the strike. Full strength follows all the same.
+                // Another request or a signal interfered. The pool returns to full strength all the
+                // same.
                 Err(refused) if !undisturbed && refused.contains("can't be restarted") => {
                     self.tally
-                        .remark("a restart through the API was refused because another was under way");
+                        .remark("a restart through the API was refused because another was in progress");
                 }
                 Err(what) => return Err(what),
             }
@@ -129,17 +131,17 @@ impl Run {
     }
 
     fn cycle(&mut self, scene: &mut Scene, pick: u32, after_ms: u64) -> Result<(), String> {
-        let part = scene.parts[pick as usize % scene.parts.len()];
-        let naked = scene.parts.iter().any(|part| part.name == "naked");
-        let begin = json!({ "do": "begin", "pool": part.name, "naked": naked });
-        let end = json!({ "do": "end", "pool": part.name });
+        let kind = scene.kinds[pick as usize % scene.kinds.len()];
+        let naked = scene.kinds.iter().any(|kind| kind.name == "naked");
+        let begin = json!({ "do": "begin", "pool": kind.name, "naked": naked });
+        let end = json!({ "do": "end", "pool": kind.name });
         self.tally.orders += 4;
         scene.host.ask(end.clone())?;
         scene.host.ask(begin.clone())?;
         std::thread::sleep(Duration::from_millis(after_ms));
         scene.host.ask(end)?;
         scene.host.ask(begin)?;
-        let old = scene.now.workers.iter().filter(|worker| worker.pool == part.name);
+        let old = scene.now.workers.iter().filter(|worker| worker.pool == kind.name);
         self.victims.extend(old.map(|worker| worker.leader));
         Ok(())
     }
@@ -151,7 +153,7 @@ impl Run {
         if gave_up {
             Ok(())
         } else {
-            Err(format!("the quitters' pool should have given up, it came to {phase}"))
+            Err(format!("the quitters' pool should have given up, but it is {phase}"))
         }
     }
 }

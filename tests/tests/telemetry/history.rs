@@ -1,4 +1,5 @@
-//! A run with twenty workers, a hundred kills and a pool that gives up, told from what the receiver got alone.
+//! Reconstructs a run with twenty workers, a hundred kills and a pool that gives up from what the
+//! receiver got.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,7 +16,7 @@ const WORKERS: usize = 20;
 const KILLS: usize = 100;
 const LONG: Duration = Duration::from_secs(120);
 
-/// One transition: its number, its name, whom it is about, and why.
+/// One transition: its number, name, subject and reason.
 type Line = (u64, String, String, String, String);
 
 fn of_file(event: &Value) -> Line {
@@ -60,7 +61,8 @@ fn of_records(received: &Received) -> Vec<Line> {
     lines
 }
 
-/// The same from the spans alone: the events in the traces of starts and stops, and the spans that are events.
+/// The same from the spans alone: the span events of starts and stops, and the spans that represent
+/// events.
 fn of_spans(received: &Received) -> BTreeSet<(u64, String)> {
     let mut lines = BTreeSet::new();
     for span in &received.spans {
@@ -78,7 +80,7 @@ fn of_spans(received: &Received) -> BTreeSet<(u64, String)> {
 }
 
 #[test]
-fn every_transition_can_be_told_from_what_the_receiver_got() {
+fn every_transition_reaches_the_receiver() {
     let receiver = Receiver::grpc();
     let mut up = up(&receiver, |tag| {
         format!(
@@ -112,10 +114,10 @@ fn every_transition_can_be_told_from_what_the_receiver_got() {
     up.assert_nothing_left();
 
     let received = receiver.received();
-    let told: Vec<Line> = up.seen.iter().map(of_file).collect();
-    assert_eq!(of_records(&received), told, "the log records alone tell it");
-    let spans: BTreeSet<(u64, String)> = told.iter().map(|(seq, name, ..)| (*seq, name.clone())).collect();
-    assert_eq!(of_spans(&received), spans, "and so do the spans alone");
+    let lines: Vec<Line> = up.seen.iter().map(of_file).collect();
+    assert_eq!(of_records(&received), lines, "from the log records alone");
+    let spans: BTreeSet<(u64, String)> = lines.iter().map(|(seq, name, ..)| (*seq, name.clone())).collect();
+    assert_eq!(of_spans(&received), spans, "from the spans alone");
     let links = received
         .spans_named(span::WORKER_START)
         .filter(|span| !span.links.is_empty())
@@ -123,7 +125,7 @@ fn every_transition_can_be_told_from_what_the_receiver_got() {
     assert_eq!(
         links,
         KILLS + 3,
-        "each restart follows from an exit: the kills, and three of the pool that gave up"
+        "each restart links to an exit: the kills, and three of the pool that gave up"
     );
     let stops: BTreeSet<_> = received
         .spans_named(span::WORKER_STOP)
