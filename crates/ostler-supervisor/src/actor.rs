@@ -70,14 +70,29 @@ impl Shared {
 /// receiver's sender is dropped after that. The handle is that of the task that does so.
 pub(crate) fn accompany(join: JoinHandle<()>, shared: &Arc<Shared>) -> (watch::Receiver<()>, JoinHandle<()>) {
     let (alive, over) = watch::channel(());
-    let shared = Arc::clone(shared);
+    let last = Last {
+        shared: Arc::clone(shared),
+        _alive: alive,
+    };
     let task = tokio::spawn(async move {
         // An actor's task catches its panics: an error says that the runtime is shutting down, and the task is gone either way.
         let _ = join.await;
-        drop(shared.replace(None));
-        drop(alive);
+        drop(last);
     });
     (over, task)
+}
+
+/// Drops the engine, then tells those who wait. A runtime that shuts down drops the task that holds it: the engine must go then,
+/// too, for its children's specifications may hold handles of this very supervisor.
+struct Last {
+    shared: Arc<Shared>,
+    _alive: watch::Sender<()>,
+}
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        drop(self.shared.replace(None));
+    }
 }
 
 pub(crate) struct SupervisorActor;

@@ -214,3 +214,31 @@ async fn its_end_is_seen_from_outside_while_the_parent_is_busy() {
         parent.kill();
     }
 }
+
+/// A child's specification may hold its supervisor's handle. With the runtime, both go.
+#[test]
+fn a_runtime_that_is_shut_down_frees_what_the_children_hold() {
+    let held = std::sync::Arc::new(());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let kept = held.clone();
+    let supervisor = runtime.block_on(async {
+        let bench = Bench::new();
+        let handle = std::sync::Arc::new(std::sync::OnceLock::<Supervisor>::new());
+        let in_spec = (kept, handle.clone());
+        let child = bench.child("child").gate(move |_| {
+            let _kept = &in_spec;
+            std::future::ready(())
+        });
+        let started = Supervisor::spawn(None, SupervisorOptions::new(), vec![child])
+            .await
+            .unwrap();
+        handle.set(started.clone()).unwrap();
+        started
+    });
+    drop(runtime);
+    drop(supervisor);
+    assert_eq!(std::sync::Arc::strong_count(&held), 1);
+}
