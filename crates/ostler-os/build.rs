@@ -7,7 +7,7 @@ use std::env;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
-const SOURCES: [&str; 3] = ["guardian", "src/protocol.rs", "src/points.rs"];
+const SOURCES: [&str; 2] = ["guardian", "src/protocol.rs"];
 
 fn main() -> ExitCode {
     for source in SOURCES {
@@ -21,7 +21,16 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let root = PathBuf::from(required("CARGO_MANIFEST_DIR"));
-    let program = PathBuf::from(required("OUT_DIR")).join("ostler-guardian");
+    let out = PathBuf::from(required("OUT_DIR"));
+    let program = out.join("ostler-guardian");
+    // The guardian includes this file from OUT_DIR, so that a packaged crate needs nothing outside itself.
+    if let Err(error) = std::fs::write(out.join("points.rs"), ostler_failpoint::SOURCE) {
+        println!(
+            "cargo::error=the list of failpoints can't be written to {}: {error}",
+            out.display()
+        );
+        return ExitCode::FAILURE;
+    }
 
     let mut rustc = Command::new(required("RUSTC"));
     rustc

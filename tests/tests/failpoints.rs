@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use ostler_os::failpoint::{FILE, POINT, Point};
+use ostler_failpoint::{FILE, POINT, Point};
 use ostler_tests::{SOON, Up, pid_of, run_directories, send, survivors, worker};
 
 /// The number of concurrent scenarios. A scenario mostly waits.

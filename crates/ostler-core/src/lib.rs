@@ -10,6 +10,7 @@ pub mod ids;
 pub mod lifecycle;
 pub mod moment;
 pub mod pool;
+pub mod process;
 pub mod signal;
 pub mod spec;
 pub mod supervision;

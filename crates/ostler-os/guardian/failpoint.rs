@@ -1,17 +1,20 @@
-//! Failpoints of guardian, sitter and worker-to-be (ADR 0014): only with the library's feature `failpoints`, which the
-//! build script passes on. See the library's `failpoint.rs` for what they do.
+//! Failpoints of guardian, sitter and worker-to-be (ADR 0014). They exist only with the library's feature `failpoints`,
+//! which the build script passes on. The crate `ostler-failpoint` says what they do.
 
-#[path = "../src/points.rs"]
-mod points;
+/// The list of points, written by the build script from that crate's source. A module of its own: the file begins with
+/// its own documentation.
+mod points {
+    include!(concat!(env!("OUT_DIR"), "/points.rs"));
+}
 
 pub(crate) use points::Point;
 
-/// Learns which point was chosen, if any was.
+/// Reads from the environment which point is armed, if any.
 #[cfg(not(failpoints))]
 #[inline(always)]
 pub(crate) fn arm() {}
 
-/// This process has come to this point.
+/// Kills this process if the point is armed.
 #[cfg(not(failpoints))]
 #[inline(always)]
 pub(crate) fn reach(_: Point) {}
@@ -30,9 +33,9 @@ mod armed {
 
     const LONGEST_PATH: usize = 256;
 
-    /// Where the chosen point stands in the list, counted from 1; 0 for none. Forks have the same.
-    static CHOSEN: AtomicUsize = AtomicUsize::new(0);
-    /// The path of the file, with a zero behind it.
+    /// The armed point's index in the list plus one; 0 for none. Forks inherit it.
+    static ARMED: AtomicUsize = AtomicUsize::new(0);
+    /// The file's path, NUL-terminated.
     static PATH: [AtomicU8; LONGEST_PATH] = [const { AtomicU8::new(0) }; LONGEST_PATH];
 
     pub(crate) fn arm() {
@@ -44,7 +47,7 @@ mod armed {
         for variable in bytes[..length].split(|byte| *byte == 0) {
             if let Some(name) = variable.strip_prefix(b"OSTLER_FAILPOINT=") {
                 let at = Point::ALL.iter().position(|point| point.name().as_bytes() == name);
-                CHOSEN.store(at.map_or(0, |at| at + 1), Ordering::Relaxed);
+                ARMED.store(at.map_or(0, |at| at + 1), Ordering::Relaxed);
             }
             if let Some(path) = variable.strip_prefix(b"OSTLER_FAILPOINT_FILE=") {
                 for (to, from) in PATH[..LONGEST_PATH - 1].iter().zip(path) {
@@ -55,7 +58,7 @@ mod armed {
     }
 
     pub(crate) fn reach(point: Point) {
-        if CHOSEN.load(Ordering::Relaxed) == point as usize + 1
+        if ARMED.load(Ordering::Relaxed) == point as usize + 1
             && let Some(file) = open()
             && sys::size(file.raw()) == Ok(0)
             && sys::write(file.raw(), point.name().as_bytes()).is_ok()
@@ -70,7 +73,7 @@ mod armed {
             *to = from.load(Ordering::Relaxed);
         }
         let root = sys::open(c"/").ok()?;
-        // From the root: an absolute path is what it is whatever the directory.
+        // The path is absolute, so the directory does not matter.
         sys::open_in_to_write(&root, CStr::from_bytes_until_nul(&path).ok()?).ok()
     }
 }

@@ -1,9 +1,9 @@
-//! Who a process is, and signals that reach nobody else.
+//! Reads and verifies process identities, and sends signals that can't hit an unrelated process.
 //!
-//! A pid is a number that is used again. A process is identified by (boot, PID namespace, pid, start time) and, since
-//! Linux 6.9, by its pidfd's inode number, which no other process of the boot ever has. To touch
-//! one, a pidfd is opened *first* and the identity is compared *then*: what the pidfd holds can't change afterwards, so
-//! a signal through it reaches the process that was verified, or nobody (pidfd_open(2), pidfd_send_signal(2)).
+//! Pids are reused. A process is identified by boot, PID namespace, pid and start time and, since Linux 6.9, by the inode
+//! number of its pidfd, which is unique within a boot. To signal a process, open a pidfd *first* and compare the identity
+//! *then*: a pidfd keeps its process, so a signal through it reaches the verified process or none (pidfd_open(2),
+//! pidfd_send_signal(2)).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,63 +15,37 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 use nix::libc;
+pub use ostler_core::process::ProcessIdentity;
 use ostler_core::signal::Signal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{fstat, fstatfs};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::procfile;
 
-/// Who a process is: no other process has the same, ever.
-///
-/// The start time counts clock ticks (10 ms): two processes share it when a pid is given out again within one tick, as
-/// a small `pid_max` or a write to `ns_last_pid` allows. The pidfd's inode number tells those two apart as well.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct ProcessIdentity {
-    /// The boot of the machine (`/proc/sys/kernel/random/boot_id`).
-    pub boot_id: Uuid,
-    /// The PID namespace in which `pid` counts, by its inode number.
-    pub pid_namespace: u64,
-    /// The process id in that namespace.
-    pub pid: i32,
-    /// When it started, in clock ticks since boot (field 22 of `/proc/PID/stat`).
-    pub start_time: u64,
-    /// Inode number of its pidfds, unique in this boot (Linux 6.9, 64 bits); 0 where the kernel has none, or it is not
-    /// known.
-    #[serde(default)]
-    pub pidfd_inode: u64,
-}
-
-impl fmt::Display for ProcessIdentity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "pid {} (started at tick {})", self.pid, self.start_time)
-    }
-}
-
-/// What has become of an identity.
+/// The result of comparing an identity with the process that now has its pid.
 #[derive(Debug)]
 pub enum Verified {
-    /// It lives, and this holds it.
+    /// The process lives, and this holds it.
     Same(ProcessHandle),
     /// It has ended: reaped, a zombie without another thread, or of an earlier boot.
     Gone,
-    /// It has ended, and its pid now belongs to another process. Never touched.
-    Stranger,
-    /// Nothing can be said from here. Never touched, and not to be taken for gone.
+    /// It has ended, and an unrelated process has its pid now. That process is never touched.
+    Reused,
+    /// Neither proven nor refuted. The process is not touched, and must not be taken for gone.
     Unknown(Unverifiable),
 }
 
-/// Why nothing can be said of an identity.
+/// Why an identity can be neither proven nor refuted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unverifiable {
-    /// It was recorded in another PID namespace, where pids mean other processes.
+    /// It was recorded in another PID namespace, where pids name other processes.
     ForeignNamespace,
-    /// It lives, but `/proc` hides it from us (`hidepid`).
+    /// A process of this pid lives, but `/proc` hides it (`hidepid`).
     Hidden,
-    /// When it started was not known to whoever recorded it (0): a process of that pid lives, and may be another.
+    /// The identity has no start time (0): a process of this pid lives, and may be another one.
     NoStartTime,
 }
 
@@ -79,89 +53,98 @@ impl fmt::Display for Unverifiable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::ForeignNamespace => "it was recorded in another PID namespace",
-            Self::Hidden => "/proc hides it from us (hidepid)",
+            Self::Hidden => "/proc hides it (hidepid)",
             Self::NoStartTime => "it was recorded without its start time",
         })
     }
 }
 
-impl ProcessIdentity {
-    /// The identity of a living process; `None` when there is none of this pid, or it is a zombie.
-    ///
-    /// # Errors
-    /// When `/proc` can't be read or no descriptor is left.
-    pub fn of(pid: i32) -> io::Result<Option<Self>> {
-        Ok(ProcessHandle::open(pid)?.map(|handle| handle.identity))
-    }
-
-    /// Opens what now has the pid, compares, and says whether it is the same process.
-    ///
-    /// # Errors
-    /// When `/proc` can't be read or no descriptor is left: the identity is then neither proven nor refuted.
-    pub fn verify(&self) -> io::Result<Verified> {
-        let here = here()?;
-        if self.boot_id != here.boot_id {
-            return Ok(Verified::Gone);
-        }
-        if self.pid_namespace != here.pid_namespace {
-            return Ok(Verified::Unknown(Unverifiable::ForeignNamespace));
-        }
-        let Some(pidfd) = open_pidfd(self.pid)? else {
-            return Ok(Verified::Gone);
-        };
-        let Some(stat) = procfile::shown(procfile::stat(self.pid))?.flatten() else {
-            // The pidfd says that somebody lives whom /proc does not show, or it ended this very moment.
-            let ended = is_ready(pidfd.as_fd())?;
-            return Ok(if ended {
-                Verified::Gone
-            } else {
-                Verified::Unknown(Unverifiable::Hidden)
-            });
-        };
-        let inode = pidfd_inode(pidfd.as_fd());
-        if self.start_time == 0 && (self.pidfd_inode == 0 || inode == 0) {
-            return Ok(Verified::Unknown(Unverifiable::NoStartTime));
-        }
-        let now = Self {
-            start_time: stat.start_time,
-            pidfd_inode: inode,
-            ..*self
-        };
-        if !self.is_same_as(&now) {
-            return Ok(Verified::Stranger);
-        }
-        if stat.has_ended() || is_ready(pidfd.as_fd())? {
-            return Ok(Verified::Gone);
-        }
-        Ok(Verified::Same(ProcessHandle { identity: *self, pidfd }))
-    }
-
-    /// Whether both name one process: what both know must agree. A start time or an inode number that one of them lacks
-    /// (0) says nothing.
-    pub fn is_same_as(&self, other: &Self) -> bool {
-        let agree = |ours: u64, theirs: u64| ours == 0 || theirs == 0 || ours == theirs;
-        (self.boot_id, self.pid_namespace, self.pid) == (other.boot_id, other.pid_namespace, other.pid)
-            && agree(self.start_time, other.start_time)
-            && agree(self.pidfd_inode, other.pidfd_inode)
-    }
-
-    /// Signals the process, if it is still the same one.
-    ///
-    /// # Errors
-    /// [`SignalError`]; a process that has ended is no error.
-    pub fn signal(&self, signal: Signal, attribution: &Attribution) -> Result<Delivery, SignalError> {
-        match self.verify().map_err(|source| SignalError::Verify {
-            identity: *self,
-            source,
-        })? {
-            Verified::Same(handle) => handle.signal(signal, attribution),
-            Verified::Gone | Verified::Stranger => Ok(Delivery::Gone),
-            Verified::Unknown(why) => Err(SignalError::Unverifiable { identity: *self, why }),
-        }
-    }
+/// The identity of the living process with this pid; `None` when there is none, or it is a zombie.
+///
+/// # Errors
+/// When `/proc` can't be read, hides the process (`PermissionDenied`), or no descriptor is left.
+pub fn of(pid: i32) -> io::Result<Option<ProcessIdentity>> {
+    Ok(ProcessHandle::open(pid)?.map(|handle| handle.identity))
 }
 
-/// A process that is held by a pidfd, so that its pid can't come to mean another one.
+/// The identity of the calling process.
+///
+/// # Errors
+/// [`NoOwnIdentity`], which says what this machine does not allow.
+pub fn own() -> Result<ProcessIdentity, NoOwnIdentity> {
+    let here = here().map_err(NoOwnIdentity::Proc)?;
+    let pidfd = pidfd_open(getpid(), PidfdFlags::empty()).map_err(|error| NoOwnIdentity::Pidfd(error.into()))?;
+    let pid = getpid().as_raw_pid();
+    let stat = procfile::stat(pid).map_err(NoOwnIdentity::Proc)?;
+    let stat = stat.ok_or_else(|| NoOwnIdentity::Proc(io::Error::other("it does not show this process")))?;
+    Ok(ProcessIdentity {
+        boot_id: here.boot_id,
+        pid_namespace: here.pid_namespace,
+        pid,
+        start_time: stat.start_time,
+        pidfd_inode: pidfd_inode(pidfd.as_fd()),
+    })
+}
+
+/// Why this process can't identify itself, and so no other process either.
+#[derive(Debug, thiserror::Error)]
+pub enum NoOwnIdentity {
+    /// `/proc` is not mounted, or shows another PID namespace.
+    #[error("/proc can't be read: {0}; mount /proc for this PID namespace")]
+    Proc(io::Error),
+    /// pidfd_open(2) was refused, as by a seccomp filter or a kernel before 5.3.
+    #[error("pidfd_open was refused: {0}; it needs Linux 5.3, a seccomp profile that allows it, and a free descriptor")]
+    Pidfd(io::Error),
+}
+
+/// Opens the process that now has the pid, and compares. What the returned handle holds is the identified process.
+///
+/// # Errors
+/// When `/proc` can't be read or no descriptor is left: the identity is then neither proven nor refuted.
+pub fn verify(identity: &ProcessIdentity) -> io::Result<Verified> {
+    let here = here()?;
+    if identity.boot_id != here.boot_id {
+        return Ok(Verified::Gone);
+    }
+    if identity.pid_namespace != here.pid_namespace {
+        return Ok(Verified::Unknown(Unverifiable::ForeignNamespace));
+    }
+    let Some(pidfd) = open_pidfd(identity.pid)? else {
+        return Ok(Verified::Gone);
+    };
+    let inode = pidfd_inode(pidfd.as_fd());
+    let by_inode = identity.pidfd_inode != 0 && inode != 0;
+    if by_inode && identity.pidfd_inode != inode {
+        return Ok(Verified::Reused);
+    }
+    let Some(stat) = procfile::shown(procfile::stat(identity.pid))?.flatten() else {
+        let ended = is_ready(pidfd.as_fd())?;
+        return Ok(match (ended, by_inode) {
+            (true, _) => Verified::Gone,
+            // The inode number identifies the process even though /proc hides it.
+            (false, true) => Verified::Same(ProcessHandle {
+                identity: *identity,
+                pidfd,
+            }),
+            (false, false) => Verified::Unknown(Unverifiable::Hidden),
+        });
+    };
+    if identity.start_time == 0 && !by_inode {
+        return Ok(Verified::Unknown(Unverifiable::NoStartTime));
+    }
+    if identity.start_time != 0 && identity.start_time != stat.start_time {
+        return Ok(Verified::Reused);
+    }
+    if stat.has_ended() || is_ready(pidfd.as_fd())? {
+        return Ok(Verified::Gone);
+    }
+    Ok(Verified::Same(ProcessHandle {
+        identity: *identity,
+        pidfd,
+    }))
+}
+
+/// A process that is held by a pidfd: signals through it can't hit a later process with the same pid.
 #[derive(Debug)]
 pub struct ProcessHandle {
     identity: ProcessIdentity,
@@ -172,30 +155,22 @@ impl ProcessHandle {
     /// Holds the process that now has this pid; `None` when there is none, or it has ended.
     ///
     /// # Errors
-    /// When `/proc` can't be read, hides the process, or no descriptor is left.
+    /// When `/proc` can't be read, hides the process (`PermissionDenied`), or no descriptor is left.
     pub fn open(pid: i32) -> io::Result<Option<Self>> {
-        match open_pidfd(pid)? {
-            Some(pidfd) => Self::from_pidfd(pid, pidfd),
-            None => Ok(None),
-        }
-    }
-
-    /// Takes a pidfd that is known to hold `pid`, such as one that came from the process's parent.
-    ///
-    /// # Errors
-    /// When `/proc` can't be read, or hides the process.
-    pub fn from_pidfd(pid: i32, pidfd: OwnedFd) -> io::Result<Option<Self>> {
         let here = here()?;
+        let Some(pidfd) = open_pidfd(pid)? else {
+            return Ok(None);
+        };
         let Some(stat) = procfile::stat(pid)? else {
             if is_ready(pidfd.as_fd())? {
                 return Ok(None);
             }
             return Err(io::Error::new(
                 io::ErrorKind::PermissionDenied,
-                format!("/proc hides process {pid} from us"),
+                format!("/proc hides process {pid} (hidepid)"),
             ));
         };
-        // Still alive after /proc was read: what was read there is this process.
+        // Still alive after /proc was read, so what /proc says is about this process.
         if stat.has_ended() || is_ready(pidfd.as_fd())? {
             return Ok(None);
         }
@@ -209,7 +184,7 @@ impl ProcessHandle {
         Ok(Some(Self { identity, pidfd }))
     }
 
-    /// Who it is.
+    /// The process's identity.
     pub fn identity(&self) -> ProcessIdentity {
         self.identity
     }
@@ -234,7 +209,7 @@ impl ProcessHandle {
         self.has_ended()
     }
 
-    /// Signals it. Every signal of ours says who sent it and why: it is traced with its attribution.
+    /// Signals the process, and traces the signal with its attribution.
     ///
     /// # Errors
     /// [`SignalError::NotPermitted`] for a process of another user.
@@ -258,12 +233,12 @@ impl AsFd for ProcessHandle {
     }
 }
 
-/// Who sends a signal, and why: hours have gone into tracing a TERM that nobody owned up to.
+/// Who sends a signal, and why. Every signal of Ostler's is traced with it: an unexplained TERM costs hours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attribution {
-    /// The part of Ostler that sends it, such as `sweep`.
+    /// The part of Ostler that sends the signal, such as `sweep`.
     pub sender: Cow<'static, str>,
-    /// Its reason, such as `left by the dead run 9f3a-07c4`.
+    /// The reason, such as `left by the dead run 9f3a-07c4`.
     pub cause: Cow<'static, str>,
 }
 
@@ -286,7 +261,7 @@ impl fmt::Display for Attribution {
 /// What became of a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delivery {
-    /// The kernel has taken it.
+    /// The kernel accepted it.
     Sent,
     /// The process had ended before.
     Gone,
@@ -295,48 +270,32 @@ pub enum Delivery {
 /// Why a signal was not sent.
 #[derive(Debug, thiserror::Error)]
 pub enum SignalError {
-    /// EPERM: the process runs as a user whom we may not signal.
-    #[error("we may not signal {identity}: it runs as another user")]
+    /// EPERM: the process runs as another user.
+    #[error("{identity} can't be signalled: it runs as another user")]
     NotPermitted {
-        /// Whom it was for.
+        /// The process.
         identity: ProcessIdentity,
-    },
-    /// Nothing can be said of the identity from here, so it is not touched.
-    #[error("{identity} is not signalled: {why}")]
-    Unverifiable {
-        /// Whom it was for.
-        identity: ProcessIdentity,
-        /// What keeps us from knowing.
-        why: Unverifiable,
-    },
-    /// The identity could not be compared.
-    #[error("{identity} could not be verified")]
-    Verify {
-        /// Whom it was for.
-        identity: ProcessIdentity,
-        /// What went wrong.
-        source: io::Error,
     },
     /// The system call failed otherwise, such as EINVAL for a number that is no signal.
     #[error("{identity} could not be signalled")]
     Send {
-        /// Whom it was for.
+        /// The process.
         identity: ProcessIdentity,
         /// What went wrong.
         source: io::Error,
     },
 }
 
-/// Where we are: the part of an identity that is the same for all our processes.
+/// The part of an identity that all processes of this PID namespace share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Here {
     /// This boot of the machine.
     pub boot_id: Uuid,
-    /// Our own PID namespace, by its inode number.
+    /// The caller's PID namespace, by its inode number.
     pub pid_namespace: u64,
 }
 
-/// This boot and our PID namespace; read once.
+/// This boot and the caller's PID namespace. Read once.
 ///
 /// # Errors
 /// When `/proc` is not mounted or not readable.
@@ -351,7 +310,7 @@ pub fn here() -> io::Result<Here> {
     Ok(*HERE.get_or_init(|| Here { boot_id, pid_namespace }))
 }
 
-/// The inode number of a pidfd; 0 where the kernel gives pidfds none of their own (before 6.9, or on 32 bits).
+/// The inode number of a pidfd; 0 where pidfds have no inode of their own (before Linux 6.9, or on 32 bits).
 fn pidfd_inode(pidfd: BorrowedFd<'_>) -> u64 {
     if !has_pidfs() {
         return 0;
@@ -359,23 +318,23 @@ fn pidfd_inode(pidfd: BorrowedFd<'_>) -> u64 {
     fstat(pidfd).map_or(0, |stat| stat.st_ino)
 }
 
-/// Whether pidfds lie in a file system of their own, where each process has an inode; asked once.
+/// Whether pidfds are on a file system of their own, with one inode per process. Asked once.
 pub(crate) fn has_pidfs() -> bool {
     /// PID_FS_MAGIC of linux/magic.h.
     const PIDFS: i128 = 0x5049_4446;
     static HAS: OnceLock<bool> = OnceLock::new();
-    let of_ours = || {
+    let asked = || {
         let pidfd = pidfd_open(getpid(), PidfdFlags::empty()).ok()?;
         // The type of `f_type` differs among architectures.
         fstatfs(&pidfd).ok().map(|system| i128::from(system.f_type) == PIDFS)
     };
-    // A refusal, such as of a descriptor too many, is no answer: it is asked again.
+    // An error, such as EMFILE, is not an answer: ask again next time.
     HAS.get()
         .copied()
-        .unwrap_or_else(|| of_ours().is_some_and(|has| *HAS.get_or_init(|| has && cfg!(target_pointer_width = "64"))))
+        .unwrap_or_else(|| asked().is_some_and(|has| *HAS.get_or_init(|| has && cfg!(target_pointer_width = "64"))))
 }
 
-/// `None` when no process has this pid as its own; the id of a mere thread counts as none.
+/// `None` when this is not the pid of a process; the id of a thread that leads no process counts as none.
 fn open_pidfd(pid: i32) -> io::Result<Option<OwnedFd>> {
     let Some(pid) = (pid > 0).then(|| Pid::from_raw(pid)).flatten() else {
         return Ok(None);
@@ -391,7 +350,7 @@ fn open_pidfd(pid: i32) -> io::Result<Option<OwnedFd>> {
 /// pidfd_send_signal(2). rustix has it too, but for named signals only and without flags, and a spec may ask for a
 /// real-time signal.
 pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, signal: i32, flags: libc::c_uint) -> io::Result<()> {
-    // SAFETY: with a descriptor that is open, a null siginfo and flags it touches no memory of ours.
+    // SAFETY: with an open descriptor, a null siginfo and flags the call accesses no memory of ours.
     let result = unsafe {
         libc::syscall(
             libc::SYS_pidfd_send_signal,

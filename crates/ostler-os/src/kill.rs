@@ -16,7 +16,7 @@ use ostler_core::signal::Signal;
 
 use crate::holders::{ProcessHolder, describe_processes};
 use crate::identity::{
-    Attribution, Delivery, ProcessHandle, ProcessIdentity, SignalError, Unverifiable, Verified, wait_any,
+    self, Attribution, Delivery, ProcessHandle, ProcessIdentity, SignalError, Unverifiable, Verified, wait_any,
 };
 use crate::procfile;
 use crate::tree;
@@ -176,7 +176,7 @@ fn halt(
     let us = rustix::process::getpid().as_raw_nonzero().get();
     let mut members: BTreeMap<i32, Member> = BTreeMap::new();
     for root in roots.iter().filter(|root| !is_us(root)) {
-        if let Ok(Verified::Same(handle)) = root.verify() {
+        if let Ok(Verified::Same(handle)) = identity::verify(root) {
             members.insert(root.pid, Member::stop(&handle, attribution));
         }
     }
@@ -217,7 +217,7 @@ fn is_child_of_one(members: &BTreeMap<i32, Member>, pid: i32) -> bool {
         .ok()
         .flatten()
         .and_then(|stat| members.get(&stat.parent));
-    parent.is_some_and(|parent| matches!(parent.identity.verify(), Ok(Verified::Same(_))))
+    parent.is_some_and(|parent| matches!(identity::verify(&parent.identity), Ok(Verified::Same(_))))
 }
 
 fn is_us(identity: &ProcessIdentity) -> bool {
@@ -244,9 +244,9 @@ struct Round {
 
 impl Round {
     fn kill(&mut self, identity: ProcessIdentity, attribution: &Attribution) {
-        let handle = match identity.verify() {
+        let handle = match identity::verify(&identity) {
             Ok(Verified::Same(handle)) => handle,
-            Ok(Verified::Gone | Verified::Stranger) => return self.report.already_gone.push(identity),
+            Ok(Verified::Gone | Verified::Reused) => return self.report.already_gone.push(identity),
             Ok(Verified::Unknown(why)) => return self.refused.push((identity, Why::Unverifiable(why))),
             Err(error) => return self.refused.push((identity, Why::Failed(error.to_string()))),
         };
@@ -326,7 +326,7 @@ fn is_of_here(why: &Option<Why>) -> bool {
 fn has_ended(identity: &ProcessIdentity, handle: Option<&ProcessHandle>) -> bool {
     match handle {
         Some(handle) => handle.has_ended().unwrap_or(false),
-        None => matches!(identity.verify(), Ok(Verified::Gone | Verified::Stranger)),
+        None => matches!(identity::verify(identity), Ok(Verified::Gone | Verified::Reused)),
     }
 }
 

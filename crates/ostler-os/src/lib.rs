@@ -6,7 +6,6 @@
 //! something out: no ps, pgrep, kill or lsof.
 
 pub mod cgroup;
-pub mod failpoint;
 pub mod guardian;
 pub mod holders;
 pub mod identity;

@@ -13,7 +13,7 @@ use memchr::memmem;
 use nix::libc;
 use ostler_core::ids::{MARKER_PREFIX, RunId};
 
-use crate::identity::{ProcessIdentity, here};
+use crate::identity::{self, ProcessIdentity, here};
 use crate::procfile;
 use crate::slow_read;
 
@@ -140,7 +140,7 @@ impl Look {
 
 fn look_at(pid: i32, runs: &[RunId], is_ours: IsOurs) -> Look {
     // The identity comes first: what is read after it, while it still holds, belongs to it.
-    let identity = match ProcessIdentity::of(pid) {
+    let identity = match identity::of(pid) {
         Ok(Some(identity)) => identity,
         Ok(None) => return Look::Unmarked,
         Err(error) => return Look::failed(&error),
@@ -162,7 +162,7 @@ fn look_at(pid: i32, runs: &[RunId], is_ours: IsOurs) -> Look {
         .split(|&byte| byte == 0)
         .filter(|word| !word.is_empty())
         .collect();
-    match ProcessIdentity::of(pid) {
+    match identity::of(pid) {
         Ok(now) if is_ours(&words) || !now.is_some_and(|now| now.is_same_as(&identity)) => return Look::Unmarked,
         Ok(_) => {}
         Err(error) => return Look::failed(&error),

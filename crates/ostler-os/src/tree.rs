@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::sync::OnceLock;
 
-use crate::identity::{ProcessIdentity, Verified};
+use crate::identity::{self, ProcessIdentity, Verified};
 use crate::procfile::{self, Stat, shown};
 
 /// How long a chain of parents may be before it is taken for a loop (pids are used again while it is walked).
@@ -54,15 +54,15 @@ pub(crate) fn descendants_except(roots: &[i32], spared: Option<i32>) -> io::Resu
 pub fn living_descendants(root: &ProcessIdentity) -> io::Result<Vec<ProcessIdentity>> {
     let mut found = Vec::new();
     for pid in descendants(root.pid)? {
-        if let Some(identity) = shown(ProcessIdentity::of(pid))?.flatten()
+        if let Some(identity) = shown(identity::of(pid))?.flatten()
             && is_descendant(pid, root.pid)?
         {
             found.push(identity);
         }
     }
-    match root.verify()? {
+    match identity::verify(root)? {
         Verified::Same(_) => Ok(found),
-        Verified::Gone | Verified::Stranger | Verified::Unknown(_) => Ok(Vec::new()),
+        Verified::Gone | Verified::Reused | Verified::Unknown(_) => Ok(Vec::new()),
     }
 }
 

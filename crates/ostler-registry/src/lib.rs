@@ -22,8 +22,7 @@ mod table;
 
 pub use ledger::Refusal;
 pub use record::{
-    Activation, Containment, Identity, Key, Lease, LocalProcess, Owner, Record, RecordState, RecordedPort, Times,
-    UnixNanos,
+    Activation, Containment, Identity, Key, Lease, Owner, Record, RecordState, RecordedPort, Times, UnixNanos,
 };
 pub use run::{
     AppDirError, DeadRun, DirEnv, FoundRun, LiveRun, RUN_FORMAT, RunDir, RunDirError, RunInfo, RunInfoError, app_dir,

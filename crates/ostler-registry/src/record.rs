@@ -9,8 +9,8 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ostler_core::ids::{Incarnation, RunId, WorkerId};
+use ostler_core::process::ProcessIdentity;
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 /// A moment of the wall clock: nanoseconds since 1970, UTC. For people and for logs; nothing is decided by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -55,29 +55,12 @@ impl fmt::Display for RecordState {
     }
 }
 
-/// A process of this machine, named so that no other process ever matches: a pid is reused, a pid with its start time
-/// in one boot and one pid namespace is not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct LocalProcess {
-    /// The kernel's boot id, as `/proc/sys/kernel/random/boot_id` shows it.
-    pub boot_id: Uuid,
-    /// Inode of the pid namespace that `pid` is counted in.
-    pub pid_namespace: u64,
-    /// The process id in that namespace.
-    pub pid: i32,
-    /// Ticks between the boot and the start of the process: field 22 of `/proc/PID/stat`.
-    pub start_time: u64,
-    /// Inode number of its pidfds, which no other process of the boot has (Linux 6.9); 0: not known.
-    #[serde(default)]
-    pub pidfd_inode: u64,
-}
-
 /// What a record's process is, whatever driver started it. Drivers to come (a systemd unit, a pod) add a variant here
 /// and a version to the codec; nothing else in the table knows what a process is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Identity {
     /// A process that a guardian of this machine spawned.
-    LocalProcess(LocalProcess),
+    LocalProcess(ProcessIdentity),
 }
 
 /// An address that the worker was given or reported, to be bindable again before the record goes.
@@ -162,7 +145,7 @@ pub struct Record {
     /// What the process is; unknown until it is active.
     pub identity: Option<Identity>,
     /// The sitter that is its parent, once it is active.
-    pub sitter: Option<LocalProcess>,
+    pub sitter: Option<ProcessIdentity>,
     /// The ports that belong to it.
     pub ports: Vec<RecordedPort>,
     /// What holds its tree.
@@ -228,7 +211,7 @@ pub struct Activation {
     /// What the process is.
     pub identity: Identity,
     /// The sitter that is its parent, if it has one.
-    pub sitter: Option<LocalProcess>,
+    pub sitter: Option<ProcessIdentity>,
     /// The ports that it was given; those that it reports later come by an update.
     pub ports: Vec<RecordedPort>,
     /// What holds its tree.

@@ -27,9 +27,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use ostler_os::failpoint::{self, Point};
+use ostler_core::process::ProcessIdentity;
+use ostler_failpoint::{self as failpoint, Point};
 
-use crate::record::LocalProcess;
 use lock::{GUARDIAN_LOCK, HOST_LOCK, RunLock, Taken};
 
 pub use app_dir::{AppDirError, DirEnv, app_dir, check_app_name};
@@ -241,7 +241,7 @@ impl RunDir {
     ///
     /// # Errors
     /// [`RunDirError::Io`].
-    pub fn set_guardian(&self, guardian: Option<LocalProcess>) -> Result<(), RunDirError> {
+    pub fn set_guardian(&self, guardian: Option<ProcessIdentity>) -> Result<(), RunDirError> {
         self.change(|info| info.guardian = guardian)
     }
 

@@ -3,10 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ostler_core::ids::{Incarnation, RunId, WorkerId};
+use ostler_core::process::ProcessIdentity;
 use uuid::Uuid;
 
 use crate::record::{
-    Activation, Containment, Identity, Key, Lease, LocalProcess, Owner, Record, RecordState, RecordedPort, UnixNanos,
+    Activation, Containment, Identity, Key, Lease, Owner, Record, RecordState, RecordedPort, UnixNanos,
 };
 
 pub(crate) fn owner() -> Owner {
@@ -30,8 +31,8 @@ pub(crate) fn reserved(pool: &str, index: u32, incarnation: u64) -> Record {
     )
 }
 
-pub(crate) fn process(pid: i32) -> LocalProcess {
-    LocalProcess {
+pub(crate) fn process(pid: i32) -> ProcessIdentity {
+    ProcessIdentity {
         boot_id: Uuid::from_u128(0x0f6c_6a3e_7a5b_4a52_9a3f_7f5a_0f3b_8c11),
         pid_namespace: 4_026_531_836,
         pid,

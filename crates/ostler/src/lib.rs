@@ -33,7 +33,6 @@
 
 mod guard;
 mod hub;
-mod identity;
 mod instance;
 mod pool;
 mod process;

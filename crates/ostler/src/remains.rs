@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
 use ostler_core::ids::RunId;
-use ostler_os::identity::{Attribution, ProcessIdentity};
+use ostler_os::identity::{self, Attribution, ProcessIdentity};
 use ostler_os::marker::{self, Marked};
 use ostler_os::{kill, tree};
 
@@ -18,7 +18,7 @@ pub(crate) const KILL_LIMIT: Duration = Duration::from_secs(5);
 
 /// Our own process: what is older can't belong to our run. `None` where `/proc` does not show it; then nothing is ruled out.
 pub(crate) fn own_host() -> Option<ProcessIdentity> {
-    ProcessIdentity::of(std::process::id().cast_signed()).ok().flatten()
+    identity::of(std::process::id().cast_signed()).ok().flatten()
 }
 
 /// Every process that bears the marker of `run`, and which could not be inspected. `host` is the host of that run, where it is

@@ -18,7 +18,6 @@ use uuid::Uuid;
 
 use super::GuardianOptions;
 use super::error::{Attempt, LaunchError};
-use crate::failpoint;
 
 /// The program, built by this crate's build script for the target of this crate.
 const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/ostler-guardian"));
@@ -132,7 +131,7 @@ fn run(program: &Path, options: &GuardianOptions, control: &OwnedFd) -> io::Resu
         .args((!options.label.is_empty()).then_some(&options.label))
         .env_clear()
         .envs(markers)
-        .envs(failpoint::environment())
+        .envs(ostler_failpoint::environment())
         .stdin(Stdio::from(control.try_clone()?))
         .stdout(Stdio::from(null.try_clone()?))
         .stderr(Stdio::from(null))

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ostler_core::signal::Signal;
 use ostler_os::guardian::{GuardianEvent, OrderError, SpawnStep};
-use ostler_os::identity::{ProcessIdentity, here};
+use ostler_os::identity::{self, here};
 use rustix::io::Errno;
 
 use crate::support::{Bench, line, parent, request, rest, send, shell, stat, with_output};
@@ -48,7 +48,7 @@ async fn worker_is_identified_by_pid_and_start_time() {
     };
     let (pid, start) = (worker.pid as i32, worker.start_time);
     assert_eq!(stat(pid)[19], start.to_string());
-    let seen = ProcessIdentity::of(pid).expect("readable").expect("alive");
+    let seen = identity::of(pid).expect("readable").expect("alive");
     assert_eq!(
         worker.identity(here().expect("readable")),
         seen,

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ostler_core::signal::Signal;
-use ostler_os::identity::{Attribution, ProcessHandle, ProcessIdentity};
+use ostler_os::identity::{self, Attribution, ProcessHandle, ProcessIdentity, Verified};
 use ostler_os::procfile;
 
 /// No state that a test waits for takes longer on any machine that we know.
@@ -98,7 +98,7 @@ impl Troupe {
         let pids = procfile::all_pids().expect("readable");
         pids.into_iter()
             .filter(bears_tag)
-            .filter_map(|pid| ProcessIdentity::of(pid).expect("readable"))
+            .filter_map(|pid| identity::of(pid).expect("readable"))
             .collect()
     }
 
@@ -114,7 +114,9 @@ impl Troupe {
 impl Drop for Troupe {
     fn drop(&mut self) {
         for identity in self.living() {
-            let _ = identity.signal(Signal::KILL, &test_attribution());
+            if let Ok(Verified::Same(handle)) = identity::verify(&identity) {
+                let _ = handle.signal(Signal::KILL, &test_attribution());
+            }
         }
         for child in &mut self.children {
             // One that is in the middle of its exec shows no environment yet.

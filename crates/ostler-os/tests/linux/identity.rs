@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::time::Instant;
 
 use ostler_core::signal::Signal;
-use ostler_os::identity::{Delivery, ProcessHandle, ProcessIdentity, SignalError, Unverifiable, Verified};
+use ostler_os::identity::{self, Delivery, ProcessHandle, ProcessIdentity, SignalError, Unverifiable, Verified};
 use ostler_os::tree;
 
 use crate::common::{NOBODY, Troupe, handle_of, is_root, run_as_nobody, soon, test_attribution, until};
@@ -14,8 +14,8 @@ use crate::common::{NOBODY, Troupe, handle_of, is_root, run_as_nobody, soon, tes
 fn a_living_process_is_the_same_until_it_ends() {
     let mut troupe = Troupe::new();
     let pid = troupe.spawn(troupe.command("sleep", &["600"]));
-    let identity = ProcessIdentity::of(pid).expect("readable").expect("alive");
-    let Verified::Same(handle) = identity.verify().expect("readable") else {
+    let identity = identity::of(pid).expect("readable").expect("alive");
+    let Verified::Same(handle) = identity::verify(&identity).expect("readable") else {
         panic!("it lives")
     };
     assert_eq!(handle.identity(), identity);
@@ -25,46 +25,43 @@ fn a_living_process_is_the_same_until_it_ends() {
     );
     assert!(handle.wait_until(soon()).expect("polled"));
     // A zombie, as nobody has reaped it yet, counts as gone.
-    assert!(matches!(identity.verify().expect("readable"), Verified::Gone));
-    assert!(ProcessIdentity::of(pid).expect("readable").is_none());
+    assert!(matches!(identity::verify(&identity).expect("readable"), Verified::Gone));
+    assert!(identity::of(pid).expect("readable").is_none());
     troupe.assert_none_left();
-    assert!(matches!(identity.verify().expect("readable"), Verified::Gone));
-    assert_eq!(
-        identity.signal(Signal::KILL, &test_attribution()).expect("no error"),
-        Delivery::Gone
-    );
+    assert!(matches!(identity::verify(&identity).expect("readable"), Verified::Gone));
 }
 
 #[test]
-fn a_pid_that_went_to_another_process_is_a_stranger_and_is_not_signalled() {
+fn a_pid_of_another_process_is_reused() {
     let mut troupe = Troupe::new();
     let pid = troupe.spawn(troupe.command("sleep", &["600"]));
-    let now = ProcessIdentity::of(pid).expect("readable").expect("alive");
+    let now = identity::of(pid).expect("readable").expect("alive");
     let before = ProcessIdentity {
         start_time: now.start_time - 1,
         ..now
     };
-    assert!(matches!(before.verify().expect("readable"), Verified::Stranger));
-    assert_eq!(
-        before.signal(Signal::KILL, &test_attribution()).expect("no error"),
-        Delivery::Gone
+    assert!(matches!(identity::verify(&before).expect("readable"), Verified::Reused));
+    assert!(
+        !handle_of(pid).has_ended().expect("readable"),
+        "the other process lives"
     );
-    assert!(!handle_of(pid).has_ended().expect("readable"), "the stranger lives");
 }
 
 /// Real reuse of a pid at once, within one tick of start times if it comes so, where the machine lets us choose the next
 /// one: the inode number of the pidfd tells the two apart. Kernels without it leave 10 ms in which they can't be told.
 #[test]
-fn a_pid_that_is_really_used_again_is_a_stranger() {
+fn a_pid_that_the_kernel_reuses_is_recognised() {
     let mut reused = 0;
     for _ in 0..40 {
         let mut troupe = Troupe::new();
         let first = troupe.spawn(troupe.command("sleep", &["600"]));
-        let identity = ProcessIdentity::of(first).expect("readable").expect("alive");
+        let identity = identity::of(first).expect("readable").expect("alive");
         if identity.pidfd_inode == 0 {
             return println!("skipped: pidfds of this kernel have no inodes of their own");
         }
-        identity.signal(Signal::KILL, &test_attribution()).expect("permitted");
+        handle_of(first)
+            .signal(Signal::KILL, &test_attribution())
+            .expect("permitted");
         until("its pid is free", || {
             troupe.reap();
             !fs::exists(format!("/proc/{first}")).expect("readable")
@@ -78,13 +75,12 @@ fn a_pid_that_is_really_used_again_is_a_stranger() {
             continue;
         }
         reused += 1;
-        let now = ProcessIdentity::of(second).expect("readable").expect("alive");
+        let now = identity::of(second).expect("readable").expect("alive");
         assert!(!identity.is_same_as(&now));
-        assert!(matches!(identity.verify().expect("readable"), Verified::Stranger));
-        assert_eq!(
-            identity.signal(Signal::KILL, &test_attribution()).expect("no error"),
-            Delivery::Gone
-        );
+        assert!(matches!(
+            identity::verify(&identity).expect("readable"),
+            Verified::Reused
+        ));
         assert!(!handle_of(second).has_ended().expect("readable"));
         if now.start_time == identity.start_time {
             return;
@@ -99,8 +95,8 @@ fn a_pid_that_is_really_used_again_is_a_stranger() {
 fn what_is_not_known_of_an_identity_is_no_difference() {
     let mut troupe = Troupe::new();
     let pid = troupe.spawn(troupe.command("sleep", &["600"]));
-    let whole = ProcessIdentity::of(pid).expect("readable").expect("alive");
-    let same = |identity: &ProcessIdentity| matches!(identity.verify().expect("readable"), Verified::Same(_));
+    let whole = identity::of(pid).expect("readable").expect("alive");
+    let same = |identity: &ProcessIdentity| matches!(identity::verify(identity).expect("readable"), Verified::Same(_));
     let without_inode = ProcessIdentity {
         pidfd_inode: 0,
         ..whole
@@ -113,7 +109,7 @@ fn what_is_not_known_of_an_identity_is_no_difference() {
     assert!(same(&whole) && same(&without_inode));
     assert!(whole.is_same_as(&without_inode) && without_time.is_same_as(&without_inode));
     assert!(matches!(
-        without_both.verify().expect("readable"),
+        identity::verify(&without_both).expect("readable"),
         Verified::Unknown(Unverifiable::NoStartTime)
     ));
     if whole.pidfd_inode != 0 {
@@ -122,30 +118,31 @@ fn what_is_not_known_of_an_identity_is_no_difference() {
             pidfd_inode: whole.pidfd_inode + 1,
             ..without_time
         };
-        assert!(matches!(other.verify().expect("readable"), Verified::Stranger));
+        assert!(matches!(identity::verify(&other).expect("readable"), Verified::Reused));
     }
 }
 
 #[test]
 fn another_boot_is_gone_and_another_namespace_is_unknown() {
-    let us = ProcessIdentity::of(std::process::id() as i32)
+    let us = identity::of(std::process::id() as i32)
         .expect("readable")
         .expect("alive");
     let other_boot = ProcessIdentity {
         boot_id: uuid::Uuid::from_u128(1),
         ..us
     };
-    assert!(matches!(other_boot.verify().expect("readable"), Verified::Gone));
+    assert!(matches!(
+        identity::verify(&other_boot).expect("readable"),
+        Verified::Gone
+    ));
     let elsewhere = ProcessIdentity {
         pid_namespace: us.pid_namespace + 1,
         ..us
     };
     assert!(matches!(
-        elsewhere.verify().expect("readable"),
+        identity::verify(&elsewhere).expect("readable"),
         Verified::Unknown(Unverifiable::ForeignNamespace)
     ));
-    let refused = elsewhere.signal(Signal::TERM, &test_attribution());
-    assert!(matches!(refused, Err(SignalError::Unverifiable { .. })), "{refused:?}");
 }
 
 #[test]
@@ -182,7 +179,7 @@ ctypes.CDLL(None).pthread_exit(None)
     let handle = handle_of(pid);
     assert!(!handle.has_ended().expect("readable"));
     assert!(matches!(
-        handle.identity().verify().expect("readable"),
+        identity::verify(&handle.identity()).expect("readable"),
         Verified::Same(_)
     ));
     handle.signal(Signal::KILL, &test_attribution()).expect("permitted");
@@ -203,17 +200,17 @@ fn a_process_of_another_user_is_named_as_such() {
         run_as_nobody("identity::a_process_of_another_user_is_named_as_such");
         return;
     }
-    let init = ProcessIdentity::of(1).expect("readable").expect("alive");
+    let init = handle_of(1);
     let refused = init.signal(Signal::TERM, &test_attribution());
     assert!(
-        matches!(refused, Err(SignalError::NotPermitted { identity }) if identity == init),
+        matches!(refused, Err(SignalError::NotPermitted { identity }) if identity == init.identity()),
         "{refused:?}"
     );
 }
 
 #[test]
 fn identities_survive_json() {
-    let us = ProcessIdentity::of(std::process::id() as i32)
+    let us = identity::of(std::process::id() as i32)
         .expect("readable")
         .expect("alive");
     let text = serde_json::to_string(&us).expect("written");
@@ -255,4 +252,38 @@ fn root_may_signal_a_process_of_nobody() {
     let handle = handle_of(pid);
     handle.signal(Signal::TERM, &test_attribution()).expect("permitted");
     assert!(handle.wait_until(soon()).expect("polled"));
+}
+
+#[test]
+fn our_own_identity_is_what_others_read() {
+    let read = identity::of(std::process::id() as i32)
+        .expect("readable")
+        .expect("alive");
+    assert_eq!(identity::own().expect("this machine allows it"), read);
+}
+
+/// J.29 of issue 11: without a free descriptor pidfd_open fails, and the error used to blame /proc.
+#[test]
+fn a_refused_pidfd_is_not_blamed_on_proc() {
+    const INNER: &str = "OSTLER_TEST_NO_DESCRIPTORS";
+    if std::env::var_os(INNER).is_none() {
+        let name = "identity::a_refused_pidfd_is_not_blamed_on_proc";
+        let status = std::process::Command::new(std::env::current_exe().expect("this test binary"))
+            .args(["--exact", "--nocapture", name])
+            .env(INNER, "1")
+            .status()
+            .expect("it runs");
+        assert!(status.success());
+        return;
+    }
+    identity::here().expect("readable");
+    let (_, hard) = ostler_os::limits::descriptors();
+    let no_more = rustix::process::Rlimit {
+        current: Some(0),
+        maximum: Some(hard),
+    };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, no_more).expect("lowered");
+    let error = identity::own().expect_err("no descriptor is left");
+    assert!(matches!(error, identity::NoOwnIdentity::Pidfd(_)), "{error}");
+    assert!(error.to_string().contains("pidfd_open"), "{error}");
 }

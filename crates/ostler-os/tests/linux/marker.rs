@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ostler_core::ids::{Incarnation, RunId, WorkerId};
-use ostler_os::identity::ProcessIdentity;
+use ostler_os::identity;
 use ostler_os::marker::scan;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -89,7 +89,7 @@ fn role_without_descriptors() {
         return;
     }
     // What identities need is read once, and kept.
-    let us = ProcessIdentity::of(std::process::id() as i32)
+    let us = identity::of(std::process::id() as i32)
         .expect("readable")
         .expect("alive");
     let one = File::open("/dev/null").expect("one more").as_raw_fd() as u64;

@@ -4,10 +4,11 @@ use std::net::IpAddr;
 
 use bincode::{Decode, Encode};
 use ostler_core::ids::{Incarnation, RunId, WorkerId};
+use ostler_core::process::ProcessIdentity;
 use uuid::Uuid;
 
 use super::DecodeError;
-use crate::record::{Containment, Identity, Lease, LocalProcess, Record, RecordState, RecordedPort, Times, UnixNanos};
+use crate::record::{Containment, Identity, Lease, Record, RecordState, RecordedPort, Times, UnixNanos};
 
 #[derive(Encode, Decode)]
 pub(super) struct RecordV1 {
@@ -160,7 +161,7 @@ fn identity_to_model(identity: IdentityV1) -> Identity {
     }
 }
 
-fn process_to_wire(process: &LocalProcess) -> LocalProcessV1 {
+fn process_to_wire(process: &ProcessIdentity) -> LocalProcessV1 {
     LocalProcessV1 {
         boot_id: *process.boot_id.as_bytes(),
         pid_namespace: process.pid_namespace,
@@ -169,8 +170,8 @@ fn process_to_wire(process: &LocalProcess) -> LocalProcessV1 {
     }
 }
 
-fn process_to_model(process: LocalProcessV1) -> LocalProcess {
-    LocalProcess {
+fn process_to_model(process: LocalProcessV1) -> ProcessIdentity {
+    ProcessIdentity {
         boot_id: Uuid::from_bytes(process.boot_id),
         pid_namespace: process.pid_namespace,
         pid: process.pid,

@@ -4,7 +4,9 @@ use bincode::{Decode, Encode};
 
 use super::DecodeError;
 use super::v1::RecordV1;
-use crate::record::{Identity, LocalProcess, Record};
+use ostler_core::process::ProcessIdentity;
+
+use crate::record::{Identity, Record};
 
 #[derive(Encode, Decode)]
 pub(super) struct RecordV2 {
@@ -34,7 +36,7 @@ impl RecordV2 {
         if let Some(Identity::LocalProcess(process)) = &mut record.identity {
             process.pidfd_inode = self.identity_pidfd;
         }
-        record.sitter = record.sitter.map(|sitter| LocalProcess {
+        record.sitter = record.sitter.map(|sitter| ProcessIdentity {
             pidfd_inode: self.sitter_pidfd,
             ..sitter
         });

@@ -5,12 +5,13 @@ use std::io;
 use std::path::Path;
 
 use ostler_core::ids::RunId;
-use ostler_os::failpoint::{self, Point};
+use ostler_core::process::ProcessIdentity;
+use ostler_failpoint::{self as failpoint, Point};
 use serde::{Deserialize, Serialize};
 
 use super::RunDirError;
 use crate::codec::RECORD_VERSION;
-use crate::record::{LocalProcess, Owner, UnixNanos};
+use crate::record::{Owner, UnixNanos};
 use crate::store::Engine;
 
 const INFO_FILE: &str = "run.json";
@@ -30,9 +31,9 @@ pub struct RunInfo {
     /// The run.
     pub run: RunId,
     /// The process that runs it.
-    pub host: LocalProcess,
+    pub host: ProcessIdentity,
     /// Its guardian, once there is one.
-    pub guardian: Option<LocalProcess>,
+    pub guardian: Option<ProcessIdentity>,
     /// Name of the engine that keeps its table; a later Ostler may know others.
     pub engine: String,
     /// Version of the records in the table.
@@ -45,7 +46,7 @@ pub struct RunInfo {
 
 impl RunInfo {
     /// A run that starts now: no guardian and no cgroup yet.
-    pub fn new(owner: &Owner, host: LocalProcess, engine: Engine, started: UnixNanos) -> Self {
+    pub fn new(owner: &Owner, host: ProcessIdentity, engine: Engine, started: UnixNanos) -> Self {
         Self {
             format: RUN_FORMAT,
             app: owner.app.clone(),

@@ -5,7 +5,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use ostler_os::failpoint::{self, Point};
+use ostler_failpoint::{self as failpoint, Point};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{OnTableEvent, Shared, TableEvent, TableOptions, TableStatus};

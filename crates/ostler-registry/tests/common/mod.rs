@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use ostler_core::ids::{Incarnation, RunId, WorkerId};
-use ostler_registry::{
-    Engine, Key, LocalProcess, OnTableEvent, Owner, Record, RunDir, RunInfo, Table, TableOptions, UnixNanos,
-};
+use ostler_core::process::ProcessIdentity;
+use ostler_registry::{Engine, Key, OnTableEvent, Owner, Record, RunDir, RunInfo, Table, TableOptions, UnixNanos};
 use tokio::runtime::{Builder, Runtime};
 use uuid::Uuid;
 
@@ -99,8 +98,8 @@ pub(crate) fn owner() -> Owner {
     }
 }
 
-pub(crate) fn process(pid: i32) -> LocalProcess {
-    LocalProcess {
+pub(crate) fn process(pid: i32) -> ProcessIdentity {
+    ProcessIdentity {
         boot_id: Uuid::from_u128(7),
         pid_namespace: 4_026_531_836,
         pid,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ostler_core::exit::ExitReason;
-use ostler_os::failpoint::{self, Point};
+use ostler_failpoint::{self as failpoint, Point};
 use ostler_os::guardian::{Events, Guardian, GuardianEvent, GuardianOptions};
 use ostler_os::limits;
 use ostler_telemetry::{EventKind, Facts};

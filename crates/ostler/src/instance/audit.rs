@@ -13,15 +13,14 @@ use std::time::Duration;
 
 use ostler_core::ids::RunId;
 use ostler_core::lifecycle::State;
-use ostler_os::identity::{ProcessIdentity, Verified};
+use ostler_os::identity::{self, Verified};
 use ostler_os::{marker, tree};
-use ostler_registry::Record;
+use ostler_registry::{Identity, Record};
 
 use super::services::{Services, StopLevel};
 use super::tree::Tree;
 use crate::guard::NoCensus;
 use crate::hub::Hub;
-use crate::identity::{local, os_identity};
 use crate::remains;
 use compare::{Disagreement, GuardianView, Marked, Recorded, Up, View};
 
@@ -133,11 +132,11 @@ async fn ask_guardian(services: &Services) -> GuardianView {
 }
 
 fn recorded(record: &Record) -> io::Result<Recorded> {
-    let identity = record.identity.as_ref().and_then(local).map(os_identity);
-    let lives = match identity.as_ref().map(ProcessIdentity::verify).transpose()? {
+    let identity = record.identity.as_ref().map(|Identity::LocalProcess(process)| *process);
+    let lives = match identity.as_ref().map(identity::verify).transpose()? {
         None | Some(Verified::Unknown(_)) => None,
         Some(Verified::Same(_)) => Some(true),
-        Some(Verified::Gone | Verified::Stranger) => Some(false),
+        Some(Verified::Gone | Verified::Reused) => Some(false),
     };
     Ok(Recorded {
         worker: record.worker.marker_value(record.incarnation),

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use ostler_core::ids::RunId;
+use ostler_failpoint::{self as failpoint, Point};
 use ostler_os::cgroup::{CgroupUse, RunGroup, Site};
-use ostler_os::failpoint::{self, Point};
-use ostler_os::identity::ProcessIdentity;
+use ostler_os::identity::{self, NoOwnIdentity};
 use ostler_registry::{
     AppDirError, DirEnv, Engine, Owner, RunDir, RunDirError, RunInfo, Table, TableError, TableEvent, TableOptions,
     UnixNanos, app_dir,
@@ -24,7 +24,6 @@ use super::sweep::{self, Elsewhere, SweepReport};
 use super::tree::Tree;
 use crate::guard::{GuardianKeeper, KeeperArguments, Link};
 use crate::hub::{About, EventStream, Hub};
-use crate::identity::record_of;
 use crate::supervisor::{ChildSpec, Report, Restart, Shutdown, Supervisor, SupervisorError, SupervisorOptions};
 
 /// How often a part of the root (the guardian, before all) may be lost within [`ROOT_PERIOD`]: 10 times.
@@ -62,16 +61,13 @@ pub enum StartError {
         /// What went wrong.
         source: SupervisorError,
     },
-    /// `/proc` does not tell who we are.
-    #[error("/proc can't be read ({source}); Ostler needs it mounted")]
-    NoProc {
-        /// What the system said.
-        source: std::io::Error,
-    },
+    /// The host process can't be identified, and so no other process either.
+    #[error(transparent)]
+    NoIdentity(#[from] NoOwnIdentity),
 }
 
 impl StartError {
-    /// The failure reason that this is in events and in exit statuses.
+    /// Whether the process table or its directory is the cause.
     pub const fn is_store(&self) -> bool {
         matches!(
             self,
@@ -233,13 +229,13 @@ impl OstlerBuilder {
 
     /// Everything of the instance that is no actor.
     async fn open(self, app_dir: &Path) -> Result<Services, StartError> {
-        let host = own_identity()?;
+        let host = identity::own()?;
         let owner = Owner {
             app: self.app.clone(),
             instance: self.app.clone(),
             run: self.run,
         };
-        let info = RunInfo::new(&owner, record_of(&host), self.engine, UnixNanos::now());
+        let info = RunInfo::new(&owner, host, self.engine, UnixNanos::now());
         let run_dir = RunDir::create(app_dir, info).map_err(|source| StartError::RunDirectory { source })?;
         let options = TableOptions {
             engine: self.engine,
@@ -279,14 +275,6 @@ fn new_run_id() -> RunId {
     let mut random = [0; 10];
     random.copy_from_slice(&uuid::Uuid::new_v4().as_bytes()[..10]);
     RunId::from_parts(millis, random)
-}
-
-fn own_identity() -> Result<ProcessIdentity, StartError> {
-    let pid = i32::try_from(std::process::id()).unwrap_or(i32::MAX);
-    let missing = || std::io::Error::other("it does not show this process");
-    ProcessIdentity::of(pid)
-        .and_then(|found| found.ok_or_else(missing))
-        .map_err(|source| StartError::NoProc { source })
 }
 
 async fn sweep_dead_runs(app_dir: &Path) -> Result<SweepReport, RunDirError> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ostler_os::failpoint::{self, Point};
+use ostler_failpoint::{self as failpoint, Point};
 use ostler_telemetry::{EventKind, Facts};
 
 use super::cleaner;

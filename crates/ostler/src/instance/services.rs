@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use ostler_core::ids::RunId;
 use ostler_core::lifecycle::Cause;
 use ostler_core::moment::Moment;
+use ostler_failpoint::{self as failpoint, Point};
 use ostler_os::cgroup::RunGroup;
-use ostler_os::failpoint::{self, Point};
 use ostler_os::identity::ProcessIdentity;
 use ostler_registry::{Owner, RunDir, Table};
 use tokio::sync::{OnceCell, watch};
@@ -21,7 +21,6 @@ use tokio::sync::{OnceCell, watch};
 use super::cleaner::CleanupReport;
 use crate::guard::Link;
 use crate::hub::Hub;
-use crate::identity::record_of;
 
 /// How far the instance has been told to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -120,9 +119,7 @@ impl Services {
     /// `run.json` names this guardian from now on, so that the sweep after a dead host can wait for it.
     pub(crate) fn note_guardian(&self, guardian: &ProcessIdentity) {
         let run_dir = self.run_dir();
-        let noted = run_dir
-            .as_ref()
-            .map(|run_dir| run_dir.set_guardian(Some(record_of(guardian))));
+        let noted = run_dir.as_ref().map(|run_dir| run_dir.set_guardian(Some(*guardian)));
         if let Some(Err(error)) = noted {
             tracing::warn!(target: "ostler", %error, "run.json does not name the guardian");
         }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use ostler_core::lifecycle::State;
-use ostler_os::identity::ProcessIdentity;
+use ostler_os::identity::{self, ProcessIdentity};
 use ostler_os::tree;
 use ostler_telemetry::{Instance, PoolSnapshot, Snapshot, Usage};
 
@@ -66,7 +66,7 @@ fn counted_as(state: &WorkerState) -> &'static str {
 fn usage(slot: &Slot) -> Option<Usage> {
     let sitter = slot.sitter()?;
     let is_ours = |now: &ProcessIdentity| now.is_same_as(&sitter);
-    ProcessIdentity::of(sitter.pid).ok().flatten().filter(is_ours)?;
+    identity::of(sitter.pid).ok().flatten().filter(is_ours)?;
     let usage = tree::usage(sitter.pid).ok()?;
     Some(Usage {
         worker: slot.worker.clone(),

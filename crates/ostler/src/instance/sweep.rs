@@ -8,13 +8,12 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use ostler_failpoint::{self as failpoint, Point};
 use ostler_os::cgroup::RunGroup;
-use ostler_os::failpoint::{self, Point};
-use ostler_os::identity::{Attribution, ProcessIdentity, Verified, here};
+use ostler_os::identity::{self, Attribution, ProcessIdentity, Verified, here};
 use ostler_os::kill;
 use ostler_registry::{DeadRun, FoundRun, Identity, RunDirError, remove_leftovers, runs};
 
-use crate::identity::{local, os_identity};
 use crate::remains::{KILL_LIMIT, Killed, Remains};
 
 /// How long the sweep of a dead run waits for its guardians and sitters, which may still be giving databases their grace:
@@ -174,7 +173,7 @@ fn await_guardians(dead: &DeadRun, by: &Attribution, report: &mut SweepReport) -
         Err(_) => return false,
     }
     let guardian = dead.info().ok().and_then(|info| info.guardian.as_ref());
-    let guardian: Vec<ProcessIdentity> = guardian.map(os_identity).into_iter().collect();
+    let guardian: Vec<ProcessIdentity> = guardian.copied().into_iter().collect();
     // Itself only: its sitters give a grace that is theirs to give, or end their trees when they see it gone.
     let kills = kill::kill_all(&guardian, by, Instant::now() + KILL_LIMIT);
     report.killed.extend(kills.killed.iter().map(ToString::to_string));
@@ -209,9 +208,9 @@ fn await_recorded(dead: &DeadRun, deadline: Instant) -> io::Result<bool> {
     let Some(guardian) = dead.info().ok().and_then(|info| info.guardian.as_ref()) else {
         return Ok(true);
     };
-    match os_identity(guardian).verify()? {
+    match identity::verify(guardian)? {
         Verified::Same(guardian) => guardian.wait_until(deadline),
-        Verified::Gone | Verified::Stranger | Verified::Unknown(_) => Ok(true),
+        Verified::Gone | Verified::Reused | Verified::Unknown(_) => Ok(true),
     }
 }
 
@@ -227,11 +226,11 @@ fn recorded(dead: &DeadRun, report: &mut SweepReport) -> Vec<ProcessIdentity> {
             report
                 .remarks
                 .extend(store.unreadable.iter().map(|row| format!("run {}: {row}", dead.run())));
-            let process = |identity: &Identity| local(identity).map(os_identity);
             store
                 .records
                 .iter()
-                .filter_map(|record| record.identity.as_ref().and_then(process))
+                .filter_map(|record| record.identity.as_ref())
+                .map(|Identity::LocalProcess(process)| *process)
                 .collect()
         }
         Err(error) => {
@@ -251,7 +250,7 @@ fn recorded(dead: &DeadRun, report: &mut SweepReport) -> Vec<ProcessIdentity> {
 
 /// Kills what bears the dead run's marker. Returns whether every process could be inspected.
 fn kill_marked(dead: &DeadRun, by: &Attribution, report: &mut SweepReport) -> bool {
-    let host = dead.info().ok().map(|info| os_identity(&info.host));
+    let host = dead.info().ok().map(|info| info.host);
     let marked = Remains::of_run(dead.run(), host.as_ref());
     let seen_all = marked.unseen.is_empty();
     note(marked.kill(by, Instant::now() + KILL_LIMIT), report);
@@ -268,12 +267,9 @@ fn kill_cgroup(dead: &DeadRun, report: &mut SweepReport) {
     };
     let group = group.group();
     for pid in group.pids().unwrap_or_default() {
-        report.killed.extend(
-            ProcessIdentity::of(pid)
-                .ok()
-                .flatten()
-                .map(|process| process.to_string()),
-        );
+        report
+            .killed
+            .extend(identity::of(pid).ok().flatten().map(|process| process.to_string()));
     }
     if let Err(error) = group.kill() {
         report

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ostler_core::spec::PoolSpec;
-use ostler_os::failpoint::{self, Point};
+use ostler_failpoint::{self as failpoint, Point};
 use ostler_telemetry::Instance;
 use tokio::sync::watch;
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use ostler_core::lifecycle::{State, Transition};
 use ostler_core::signal::Signal;
-use ostler_os::failpoint::{self, Point};
+use ostler_failpoint::{self as failpoint, Point};
 use ostler_telemetry::{EventKind, Facts};
 
 use super::driver::Driver;

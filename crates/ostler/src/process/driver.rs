@@ -14,7 +14,7 @@ use ostler_core::failure::{Failure, Reason};
 use ostler_core::ids::Incarnation;
 use ostler_core::lifecycle::{Cause, Effect, Input, Lifecycle, Outcome, Rules, State, Transition};
 use ostler_core::spec::{Ports, StopSpec};
-use ostler_os::failpoint::{self, Point};
+use ostler_failpoint::{self as failpoint, Point};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use super::protocol::{Done, Line, Message, Progress, Told, Work};

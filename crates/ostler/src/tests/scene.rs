@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ostler_os::identity::ProcessIdentity;
+use ostler_os::identity;
 use ostler_os::marker;
 use ractor::{ActorCell, ActorRef};
 
@@ -127,7 +127,7 @@ fn line_of(events: &[Arc<Event>]) -> String {
 fn assert_nothing_left(run: crate::RunId, guardian: Option<u32>, directory: &Path) {
     let left = marker::scan(&[run], |_| false, Instant::now() + SOON).unwrap().found;
     assert!(left.is_empty(), "processes are left: {left:?}");
-    let guardian = guardian.and_then(|pid| ProcessIdentity::of(i32::try_from(pid).unwrap()).unwrap());
+    let guardian = guardian.and_then(|pid| identity::of(i32::try_from(pid).unwrap()).unwrap());
     assert_eq!(guardian, None, "the guardian lives");
     let runs = ostler_registry::runs(&directory.join("test")).unwrap();
     assert!(runs.is_empty(), "run directories are left: {runs:?}");

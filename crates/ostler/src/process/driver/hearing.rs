@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use ostler_core::failure::{ExitStatus, Failure, Reason};
 use ostler_core::lifecycle::{Input, State};
 use ostler_core::signal::Signal;
-use ostler_os::failpoint::{self, Point};
+use ostler_failpoint::{self as failpoint, Point};
 use ostler_os::guardian::{GuardianEvent, SignalCause};
 
 use super::super::protocol::{Done, Message};

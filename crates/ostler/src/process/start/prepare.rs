@@ -9,10 +9,10 @@ use std::sync::Arc;
 use ostler_core::failure::{Failure, Reason};
 use ostler_core::lifecycle::Input;
 use ostler_core::spec::{Port, Ports, Ready, WorkerSpec};
+use ostler_failpoint::{self as failpoint, Point};
 use ostler_os::cgroup::Group;
-use ostler_os::failpoint::{self, Point};
 use ostler_os::guardian::{EndPolicy, SpawnRequest, TreeProcess};
-use ostler_os::identity::{ProcessIdentity, here};
+use ostler_os::identity::{self, ProcessIdentity, here};
 use ostler_os::notify::NotifySocket;
 use ostler_os::output::{self, Capture, CaptureOptions};
 use ostler_os::port_choice::{self, PortChoice, PortReservation};
@@ -26,7 +26,6 @@ use super::super::slot::{Listeners, Slot};
 use super::super::watch::{LastAnswer, LineWatch};
 use super::environment::{self, Offers};
 use super::refusal;
-use crate::identity::record_of;
 use crate::services::PortMap;
 
 /// How many lines of stderr a failure carries.
@@ -328,15 +327,15 @@ impl Driver {
         };
         let sitter = i32::try_from(sitter)
             .ok()
-            .and_then(|pid| ProcessIdentity::of(pid).ok().flatten());
+            .and_then(|pid| identity::of(pid).ok().flatten());
         self.slot.note_sitter(sitter);
         let group = self.resources.cgroup.as_ref().filter(|_| in_cgroup);
         let containment = group.map_or(Containment::Sitter, |group| {
             Containment::Cgroup(group.path().display().to_string())
         });
         let activation = Activation {
-            identity: Identity::LocalProcess(record_of(&identity)),
-            sitter: sitter.as_ref().map(record_of),
+            identity: Identity::LocalProcess(identity),
+            sitter,
             ports: recorded_ports(&self.slot.spec.worker, &self.resources.ports),
             containment,
             at: UnixNanos::now(),

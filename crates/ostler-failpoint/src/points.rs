@@ -1,18 +1,19 @@
-//! The names of all failpoints (ADR 0014). Compiled into the library and into the guardian's program, as `protocol.rs` is.
+// The names of all failpoints (ADR 0014). Uses only `core`: the guardian's program includes this file, too, which is why
+// it has no inner documentation.
 
 macro_rules! points {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// A step at which a process can be made to end.
+        /// A step at which a process can be made to kill itself.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Point {
             $($(#[$doc])* $variant,)*
         }
 
         impl Point {
-            /// Every one, in the order of a run.
+            /// All points, in the order in which a run reaches them.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
-            /// Its name: before the first dot, whose life it is in.
+            /// The point's name: what does the step, a dot, the step.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => $name,)*
@@ -24,83 +25,83 @@ macro_rules! points {
 
 points! {
     // The host: its sweep of dead runs.
-    /// A dead run was found, and its lock is ours.
+    /// A dead run is found and its lock taken.
     SweepBegun = "sweep.begun",
-    /// Its guardian has ended.
+    /// The dead run's guardian has ended.
     SweepGuardianAwaited = "sweep.guardian_awaited",
-    /// What was in its cgroup is killed.
+    /// Everything in the dead run's cgroup is killed.
     SweepCgroupKilled = "sweep.cgroup_killed",
-    /// What its records name is killed.
+    /// Every process that a record of the dead run names is killed.
     SweepRecordedKilled = "sweep.recorded_killed",
-    /// What bears its marker is killed.
+    /// Every process with the dead run's marker is killed.
     SweepMarkedKilled = "sweep.marked_killed",
-    /// Its cgroup is removed.
+    /// The dead run's cgroup is removed.
     SweepCgroupRemoved = "sweep.cgroup_removed",
     /// All dead runs are swept.
     SweepDone = "sweep.done",
 
     // The host: its run's directory and its start.
-    /// The directory is made under its temporary name, and not locked.
+    /// The directory exists under its temporary name and is not locked yet.
     RunMade = "run.made",
-    /// It is locked.
+    /// The directory is locked.
     RunLocked = "run.locked",
-    /// It is described.
+    /// `run.json` is written.
     RunDescribed = "run.described",
-    /// It has its name.
+    /// The directory has its final name.
     RunNamed = "run.named",
-    /// A new description is written beside the old one.
+    /// A new `run.json` is written next to the old one.
     RunInfoWritten = "run.info_written",
     /// The process table is open.
     TableOpened = "table.opened",
-    /// The run's cgroup is made, and no file names it yet.
+    /// The run's cgroup exists and `run.json` does not name it yet.
     CgroupMade = "start.cgroup_made",
-    /// The guardian serves, and no file names it yet.
+    /// The guardian serves and `run.json` does not name it yet.
     GuardianLaunched = "start.guardian_launched",
-    /// The guardian is named.
+    /// `run.json` names the guardian.
     GuardianNoted = "start.guardian_noted",
 
-    // The host: every write of the table.
+    // The host: every write to the process table.
     /// A reservation is about to be written.
     ReserveWriting = "table.reserve_writing",
-    /// It is written, and not answered yet.
+    /// The reservation is written and not answered yet.
     ReserveWritten = "table.reserve_written",
     /// An activation is about to be written.
     ActivateWriting = "table.activate_writing",
-    /// It is written.
+    /// The activation is written.
     ActivateWritten = "table.activate_written",
     /// A change of a record is about to be written.
     UpdateWriting = "table.update_writing",
-    /// It is written.
+    /// The change is written.
     UpdateWritten = "table.update_written",
-    /// A removal was answered, and is about to be written.
+    /// A removal is answered and about to be written.
     RemoveWriting = "table.remove_writing",
-    /// It is written.
+    /// The removal is written.
     RemoveWritten = "table.remove_written",
     /// The table is closed.
     TableClosed = "table.closed",
 
-    // The host: from a reservation to a worker that is ready.
-    /// Pipes, sockets and cgroup of the spawn are made.
+    // The host: from the reservation to a ready worker.
+    /// Pipes, sockets and cgroup for the spawn exist.
     SpawnPrepared = "spawn.prepared",
-    /// The guardian has its order.
+    /// The order to spawn is sent to the guardian.
     SpawnOrdered = "spawn.ordered",
-    /// The sitter has said that exec succeeded.
+    /// The sitter reports that exec succeeded.
     SpawnTold = "spawn.told",
-    /// The worker is active: its record names its process.
+    /// The record names the worker's process.
     Active = "activation.done",
-    /// The worker is ready, and nobody was told.
+    /// The worker is ready and this is not announced yet.
     Ready = "activation.ready",
 
     // The host: release.
-    /// The sitter has said that the worker has ended.
+    /// The sitter reports the worker's exit.
     ExitTold = "release.exit_told",
-    /// The sitter has said that the tree is gone.
+    /// The sitter reports that the tree is gone.
     TreeGoneTold = "release.tree_gone_told",
     /// The ports can be bound again.
     PortsChecked = "release.ports_checked",
-    /// The record is removed, and nobody was told.
+    /// The record is removed and this is not announced yet.
     Unrecorded = "release.unrecorded",
-    /// The guardian has the order to end a worker.
+    /// The order to end a worker is sent to the guardian.
     EndOrdered = "release.end_ordered",
 
     // The host: its stop.
@@ -112,60 +113,60 @@ points! {
     StopChecked = "stop.checked",
     /// The guardian has ended.
     StopGuardianQuit = "stop.guardian_quit",
-    /// The run's directory is out of sight, and not removed.
+    /// The run's directory is renamed and not removed yet.
     RunHidden = "stop.run_hidden",
 
     // The guardian.
-    /// It has read the host's first message.
+    /// The guardian has read the host's first message.
     GuardianGreeted = "guardian.greeted",
-    /// It is set up, and has not said so.
+    /// The guardian is set up and has not answered yet.
     GuardianSetUp = "guardian.set_up",
-    /// It is about to pass on an order to spawn.
+    /// The guardian is about to forward an order to spawn.
     GuardianSpawning = "guardian.spawning",
-    /// It has forked a sitter, and not noted it.
+    /// The guardian has forked a sitter and not noted it yet.
     GuardianForked = "guardian.forked",
     /// The sitter has the order to spawn.
     GuardianSpawned = "guardian.spawned",
     /// The sitter has the order to end its worker.
     GuardianEnded = "guardian.ended",
-    /// It was told to end.
+    /// The guardian has received the order to quit.
     GuardianQuitting = "guardian.quitting",
-    /// It has reaped a sitter.
+    /// The guardian has reaped a sitter.
     GuardianReaped = "guardian.reaped",
-    /// It has seen that the host is gone.
+    /// The guardian has noticed that the host is gone.
     GuardianBereft = "guardian.bereft",
-    /// It has told one sitter of that, and not the others.
+    /// The guardian has passed this on to one sitter, not to the others.
     GuardianToldOne = "guardian.told_one",
-    /// It has no child, and says so.
+    /// The guardian has no child left and is about to report it.
     GuardianLeaving = "guardian.leaving",
 
     // A sitter.
-    /// It is a subreaper, and has no worker.
+    /// The sitter is a subreaper and has no worker yet.
     SitterBegun = "sitter.begun",
-    /// It has an order to spawn.
+    /// The sitter has received an order to spawn.
     SitterSpawning = "sitter.spawning",
-    /// It has forked a worker, and not noted it.
+    /// The sitter has forked a worker and not noted it yet.
     SitterForked = "sitter.forked",
-    /// It knows that exec succeeded, and has not said so.
+    /// The sitter knows that exec succeeded and has not reported it yet.
     SitterExecuted = "sitter.executed",
-    /// It has seen the worker's end, and not reaped it.
+    /// The sitter has noticed the worker's exit and not reaped it yet.
     SitterWorkerEnded = "sitter.worker_ended",
-    /// It has reaped the worker, and others of the tree are left.
+    /// The sitter has reaped the worker; the rest of its tree may be left.
     SitterWorkerReaped = "sitter.worker_reaped",
-    /// It is about to kill a tree.
+    /// The sitter is about to kill a tree.
     SitterKilling = "sitter.killing",
-    /// It has no child, and has not said so.
+    /// The sitter has no child left and has not reported it yet.
     SitterTreeGone = "sitter.tree_gone",
-    /// It has an order to end its worker.
+    /// The sitter has received an order to end its worker.
     SitterEnding = "sitter.ending",
-    /// It has seen that nobody is left who gives orders.
+    /// The sitter has noticed that the host or the guardian is gone.
     SitterBereft = "sitter.bereft",
-    /// Its slot is closed, and it is about to end.
+    /// The sitter's slot is closed and it is about to exit.
     SitterLeaving = "sitter.leaving",
 
     // A worker before its exec.
-    /// It is forked, and not tied to its sitter's death.
+    /// The worker is forked and not yet tied to its sitter's death.
     WorkerBorn = "worker.born",
-    /// All is ready for its exec.
+    /// The worker is about to exec.
     WorkerPlaced = "worker.placed",
 }
