@@ -4,6 +4,7 @@ mod chaos;
 mod ci;
 mod demo;
 mod native;
+mod python;
 mod steps;
 mod story;
 mod test;
@@ -21,6 +22,9 @@ cargo xtask demo [--store redb|rocksdb]
 cargo xtask test [ARGUMENTS OF cargo test]
     Fetches what the build needs (libclang, from PyPI, into the cache folder) and runs every test. The first time it
     compiles RocksDB: about 18 minutes on two cores.
+
+cargo xtask python
+    The tests of the Python package alone: mypy and pytest, in a virtual environment below the cache folder.
 
 cargo xtask chaos [--minutes N] [--seed S]
     Random faults of all kinds against a running set of pools, under an observer from outside (docs/testing.md). Builds with
@@ -41,6 +45,9 @@ fn main() -> ExitCode {
         ["demo"] | ["demo", "--store", "redb"] => demo::run(demo::Store::Redb),
         ["demo", "--store", "rocksdb"] => demo::run(demo::Store::RocksDb),
         ["test", rest @ ..] => test::run(rest),
+        ["python"] => {
+            python::run().map(|skipped| println!("── Python: {}", skipped.unwrap_or_else(|| "done".to_owned())))
+        }
         ["chaos", rest @ ..] => chaos::run(rest),
         ["ci"] => ci::run(),
         ["text"] => text::run(text::Mode::Check),

@@ -93,7 +93,7 @@ fn put(from: &Path, to: &Path) -> Outcome {
 }
 
 /// The project's folder for what is fetched: `$XDG_CACHE_HOME/ostler` or `~/.cache/ostler`.
-fn cache() -> Outcome<PathBuf> {
+pub(crate) fn cache() -> Outcome<PathBuf> {
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)

@@ -31,6 +31,9 @@ pub(crate) fn run(arguments: &[&str]) -> Outcome {
     test.args(["test", "--workspace", "--features", FAILPOINTS])
         .args(arguments);
     step("running every test", test.envs(environment))?;
+    if let Some(reason) = crate::python::run()? {
+        println!("skipped: the tests of the Python package: {reason}");
+    }
     println!("All of it took {}.", steps::seconds(started.elapsed()));
     Ok(())
 }

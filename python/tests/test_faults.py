@@ -1,0 +1,273 @@
+"""What a handler can do to its worker: each ends in its own named outcome."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from conftest import EVERYTHING, Supervisor, process_state, until
+from ostler_worker.testing import Worker, WorkerError, WorkerGone
+
+
+def test_print_and_children_go_to_stderr(worker: Worker) -> None:
+    assert worker.call("say", "a line") == "a line"
+    until(lambda: all(text in worker.stderr for text in ("a line", "written to 1", "from a child")))
+    assert "printed while importing" in worker.stderr
+
+
+def test_input_finds_no_frames(worker: Worker) -> None:
+    with pytest.raises(WorkerError) as raised:
+        worker.call("ask")
+    assert raised.value.type == "EOFError"
+
+
+@pytest.mark.parametrize("method", ["leave", "leave_later"])
+@pytest.mark.parametrize(
+    "how, code, type", [("sys.exit", "exit", "SystemExit"), ("SystemExit", "exit", "SystemExit"), ("KeyboardInterrupt", "interrupt", "KeyboardInterrupt")]
+)
+def test_leaving_is_an_error_response(worker: Worker, method: str, how: str, code: str, type: str) -> None:
+    with pytest.raises(WorkerError) as raised:
+        worker.call(method, how)
+    assert (raised.value.code, raised.value.type, raised.value.executed) == (code, type, True)
+    assert worker.call("add", 1, 2) == 3, "the worker goes on serving"
+
+
+def test_a_task_that_leaves_does_not_end_the_loop(worker: Worker) -> None:
+    assert worker.call("leave_a_task") == "still here"
+    assert worker.call("add_later", 1, 2) == 3
+    assert "a task raised SystemExit" in worker.stderr
+
+
+def test_os_exit_is_the_workers_end(start: Callable[..., Worker]) -> None:
+    with pytest.raises(WorkerGone) as raised:
+        start().call("leave", "os._exit")
+    assert raised.value.status == 5
+
+
+def test_a_closed_stdout_costs_nothing(start: Callable[..., Worker]) -> None:
+    worker = start()
+    assert worker.call("close", "1") == "1"
+    assert worker.call("close", "sys.stdout") == "sys.stdout"
+    assert worker.call("add", 1, 2) == 3
+
+
+def test_a_handler_that_closes_every_descriptor(start: Callable[..., Worker]) -> None:
+    with pytest.raises(WorkerGone) as raised:
+        start().call("close", "all")
+    assert raised.value.status == 74
+    assert "was closed by the worker's own code" in raised.value.stderr
+
+
+def test_a_forked_child_that_ends_itself(start: Callable[..., Worker]) -> None:
+    worker = start()
+    assert worker.call("fork", returns=False) == "the child ended with 0"
+    assert worker.call("children") == [1, 2]
+    assert worker.call("add", 1, 2) == 3
+
+
+def test_a_forked_child_that_comes_back_never_answers(start: Callable[..., Worker]) -> None:
+    worker = start()
+    assert worker.call("fork", returns=True) == "the child ended with 70"
+    assert worker.call("add", 1, 2) == 3
+    assert "a forked copy of the worker came back from the handler 'fork'" in worker.stderr
+
+
+def test_a_hang_in_native_code_is_seen_by_the_heartbeat(start: Callable[..., Worker], supervisor: Supervisor) -> None:
+    worker = start(env=supervisor.env(WATCHDOG_USEC="400000"))
+    supervisor.wait_for("WATCHDOG=1")
+    for method in ("hang_in_native_code", "hang_with_the_lock", "block_the_loop"):
+        worker.start(method, 2)
+        until(lambda: supervisor.silent("WATCHDOG=1", 0.4))
+        supervisor.wait_for("WATCHDOG=1")
+
+
+def test_a_handler_that_shows_progress_is_no_hang(start: Callable[..., Worker], supervisor: Supervisor) -> None:
+    worker = start(env=supervisor.env(WATCHDOG_USEC="400000"))
+    pending = worker.start("work", 1.5)
+    for _ in range(8):
+        supervisor.wait_for("WATCHDOG=1", 0.6)
+    assert pending.result() == "worked"
+
+
+HOST = """
+import os, subprocess, sys, time
+worker = subprocess.Popen([sys.executable, sys.argv[1]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+frame = sys.argv[2].encode()
+worker.stdin.write(frame + b"\\n")
+while b'"pong"' not in worker.stdout.readline():
+    pass
+if sys.argv[3] == "leak":
+    # Another process has our ends of the pipes: the worker sees no end of file.
+    subprocess.Popen(["sleep", "60"], close_fds=False, pass_fds=(worker.stdin.fileno(), worker.stdout.fileno()))
+print(worker.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def orphan(method: str, arguments: str, leak: str) -> int:
+    """Starts a worker that is busy below a host, kills the host, and returns the worker's pid."""
+    frame = '{"type":"request","id":1,"method":"%s","args":%s}\n{"type":"ping","id":2}' % (method, arguments)
+    env = {**os.environ, "OSTLER_TRANSPORT": "stdio", "OSTLER_FRAMING": "json", "OSTLER_GRACE_MS": "60000"}
+    host = subprocess.Popen(
+        [sys.executable, "-c", HOST, EVERYTHING, frame, leak], env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    assert host.stdout
+    pid = int(host.stdout.readline())
+    host.kill()
+    host.wait()
+    host.stdout.close()
+    return pid
+
+
+@pytest.mark.parametrize("leak", ["no", "leak"])
+@pytest.mark.parametrize("method, arguments", [("deadlock_in_native_code", "[]"), ("work", "[600]"), ("work_later", "[600]")])
+def test_a_worker_ends_with_its_host(method: str, arguments: str, leak: str) -> None:
+    pid = orphan(method, arguments, leak)
+    until(lambda: process_state(pid) in (None, "Z"), 5.0)
+    kill_leaked_sleepers()
+
+
+def kill_leaked_sleepers() -> None:
+    for stat in Path("/proc").glob("[0-9]*"):
+        try:
+            command, environment = (stat / "cmdline").read_bytes(), (stat / "environ").read_bytes()
+        except OSError:
+            continue
+        if command == b"sleep\x0060\x00" and b"OSTLER_GRACE_MS=60000" in environment:
+            os.kill(int(stat.name), signal.SIGKILL)
+
+
+def test_native_code_that_holds_the_lock_does_not_outlive_a_host_of_one_thread() -> None:
+    env = {**os.environ, "OSTLER_TRANSPORT": "stdio", "OSTLER_FRAMING": "json"}
+    host = subprocess.Popen(
+        [sys.executable, "-c", HOST, EVERYTHING, '{"type":"ping","id":2}', "no"], env=env, stdout=subprocess.PIPE
+    )
+    assert host.stdout
+    pid = int(host.stdout.readline())
+    with open(f"/proc/{host.pid}/fd/{_pipe_of(host.pid, pid)}", "wb", buffering=0) as stdin:
+        stdin.write(b'{"type":"request","id":1,"method":"hang_with_the_lock","body":600}\n')
+        until(lambda: _sleeps_in_libc(pid))
+    host.kill()
+    host.wait()
+    host.stdout.close()
+    until(lambda: process_state(pid) in (None, "Z"), 5.0)
+
+
+def _pipe_of(host: int, worker: int) -> str:
+    """The host's descriptor for the worker's stdin: the worker has it as one of its private ones."""
+    ours = {os.readlink(f"/proc/{worker}/fd/{fd}") for fd in os.listdir(f"/proc/{worker}/fd") if int(fd) >= 100}
+    return next(fd for fd in os.listdir(f"/proc/{host}/fd") if int(fd) > 2 and os.readlink(f"/proc/{host}/fd/{fd}") in ours)
+
+
+def _sleeps_in_libc(pid: int) -> bool:
+    return "hrtimer" in Path(f"/proc/{pid}/wchan").read_text() or "nanosleep" in Path(f"/proc/{pid}/wchan").read_text()
+
+
+def test_shared_memory_of_a_killed_worker_is_freed(start: Callable[..., Worker]) -> None:
+    worker = start()
+    data = b"x" * (4 << 20)
+    pending = worker.start("hold", data)
+    until(lambda: "memfd:ostler" in Path(f"/proc/{worker.process.pid}/maps").read_text())
+    worker.process.kill()
+    with pytest.raises(WorkerGone):
+        pending.result()
+    worker.close()
+    ours = [os.readlink(link) for link in map(str, Path("/proc/self/fd").iterdir()) if os.path.islink(link)]
+    assert not any("memfd:ostler" in name for name in ours), "the sender let go of it"
+    assert "memfd:ostler" not in Path("/proc/self/maps").read_text()
+
+
+def test_shared_memory_whose_sender_is_gone_fails_the_request(worker: Worker) -> None:
+    from ostler_worker import _shared, _values
+
+    segments = _shared.Segments()
+    reference = segments.create("request", memoryview(b"x" * 100))
+    assert reference is not None
+    segments.release("request")
+    lost = _values._ext(_values.EXT_SHARED, _values._pack(reference.to_map(), lambda value: value))
+    with pytest.raises(WorkerError) as raised:
+        worker.start("echo", lost).result()
+    assert (raised.value.code, raised.value.executed) == ("invalid_arguments", False)
+    assert "is gone" in raised.value.message
+
+
+def test_a_half_frame_and_what_is_no_frame_end_the_worker(start: Callable[..., Worker]) -> None:
+    cases: list[tuple[bytes, str]] = [
+        (b"\x00\x00\x00\x10half", "the input ended within a frame"),
+        (b"GET / HTTP/1.1\r\n", "a frame of 1195725856 bytes"),
+        (b"\x00\x00\x00\x01\xc1", "not MessagePack"),
+        (b"\x00\x00\x00\x01\x90", "a frame is a map, and this one is a list"),
+        (b"\x00\x00\x00\x00", "a frame of 0 bytes"),
+        (b"\x00\x00\x00\x01\x80", "a frame has no type"),
+    ]
+    for data, message in cases:
+        worker = start()
+        assert worker.process.stdin
+        worker.process.stdin.write(data)
+        worker.process.stdin.close()
+        assert worker.wait() == 76
+        assert message in worker.stderr, worker.stderr
+
+
+def test_unknown_frames_and_fields_are_ignored(worker: Worker) -> None:
+    worker.send({"type": "novelty", "id": 1, "a": 2})
+    worker.send({"type": "cancel", "id": 999_999})
+    assert worker.start("add", 1, 2, fields={"novelty": {"a": 1}}).result() == 3
+    assert "the unknown type 'novelty'" in worker.stderr
+
+
+def test_a_protocol_that_is_too_new_is_refused(start: Callable[..., Worker]) -> None:
+    worker = start()
+    worker.send({"type": "hello", "protocol": 2, "host": "ostler 9"})
+    assert worker.wait() == 78
+    assert "ostler 9 speaks version 2 of the worker protocol, this worker 1: upgrade ostler-worker" in worker.stderr
+
+
+START = "from ostler_worker import serve\nserve.method(abs)\n"
+
+
+@pytest.mark.parametrize(
+    "source, status, message",
+    [
+        ("import no_such_module", 1, "ModuleNotFoundError: No module named 'no_such_module'"),
+        (START + "serve.run(load=lambda: exit(0))", 1, "load called sys.exit(0)"),
+        (START + "serve.run(load=lambda: 1 / 0)", 1, "ZeroDivisionError"),
+        ("from ostler_worker import serve\nserve.run()", 78, "there is nothing to serve"),
+        (START + "serve.grpc(print, None)\nserve.run()", 78, "needs the transport grpc"),
+        (START + "import os; os.environ['OSTLER_CONCURRENCY'] = 'x'\nserve.run()", 78, "OSTLER_CONCURRENCY is 'x'"),
+        (START + "serve.method(abs)", 1, "there are two methods named 'abs'"),
+    ],
+)
+def test_a_worker_that_cannot_start(tmp_path: Path, source: str, status: int, message: str) -> None:
+    (tmp_path / "worker.py").write_text(source)
+    with pytest.raises(WorkerGone) as raised:
+        Worker(str(tmp_path / "worker.py"))
+    assert raised.value.status == status
+    assert message in raised.value.stderr
+
+
+def test_a_terminal_is_no_host() -> None:
+    master, slave = os.openpty()
+    done = subprocess.run([sys.executable, EVERYTHING], stdin=slave, capture_output=True, text=True, timeout=30)
+    os.close(master)
+    os.close(slave)
+    assert done.returncode == 78 and "python -m ostler_worker call" in done.stderr
+
+
+def test_numeric_libraries_have_one_thread(start: Callable[..., Worker]) -> None:
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    clean: Any = {name: "" for name in names}
+    for name in names:
+        os.environ.pop(name, None)
+    environment = start().call("environment")
+    assert [environment[name] for name in clean] == ["1", "1", "1"]
+    assert not any(name in environment for name in ("OSTLER_TRANSPORT", "NOTIFY_SOCKET")), "children do not inherit these"
+    assert start(env={"OMP_NUM_THREADS": "3"}).call("environment")["OMP_NUM_THREADS"] == "3"
+    assert start(env={"OSTLER_THREADS": "2"}).call("environment")["MKL_NUM_THREADS"] == "2"
+    assert "OMP_NUM_THREADS" not in start(env={"OSTLER_THREADS": "all"}).call("environment")

@@ -1,0 +1,298 @@
+"""The gRPC transport, with real grpcio on both sides and generated code."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any, Callable, Iterator, Optional
+
+import pytest
+
+from conftest import WORKERS, Supervisor, first_in_path, until
+
+grpc = pytest.importorskip("grpc")
+protoc = pytest.importorskip("grpc_tools.protoc")
+
+from ostler_worker import _values  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the code generated from test.proto."""
+    folder = tmp_path_factory.mktemp("generated")
+    here = Path(__file__).parent
+    assert protoc.main(["", f"-I{here}", f"--python_out={folder}", f"--grpc_python_out={folder}", str(here / "test.proto")]) == 0
+    sys.path.insert(0, str(folder))
+    return folder
+
+
+class Server:
+    """A worker that serves gRPC on a Unix socket."""
+
+    def __init__(self, generated: Path, kind: str, socket: Path, supervisor: Supervisor, **env: str) -> None:
+        environment = {**os.environ, **supervisor.env(**env)}
+        if "PORT" not in env:
+            environment["OSTLER_SOCKET"] = str(socket)
+        self.process = subprocess.Popen(
+            [sys.executable, str(WORKERS / "maths.py"), str(generated), kind],
+            env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )
+        self.stderr: Optional[str] = None
+        self.port = supervisor.wait_for("PORT=")[5:] if "PORT" in env else None
+        supervisor.wait_for("READY=1")
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.port}" if self.port else f"unix:{socket}")
+        import test_pb2_grpc
+
+        self.maths = test_pb2_grpc.MathsStub(self.channel)
+
+    def unary(self, method: str, frame: dict[str, Any], timeout: float = 20, **options: Any) -> Any:
+        call = self.channel.unary_unary(f"/ostler.worker.v1.Worker/{method}")
+        return _values.decode(call(_values.encode(frame), timeout=timeout, **options))
+
+    def health(self, service: str = "") -> bytes:
+        name = service.encode()
+        message = b"" if not name else b"\x0a" + bytes([len(name)]) + name
+        answer: bytes = self.channel.unary_unary("/grpc.health.v1.Health/Check")(message, timeout=10)
+        return answer
+
+    def end(self) -> str:
+        """Kills it, if it still runs; its stderr."""
+        if self.stderr is None:
+            self.channel.close()
+            self.process.kill()
+            self.stderr = self.process.communicate()[1]
+        return self.stderr
+
+
+@pytest.fixture(scope="module", params=["sync", "async"])
+def server(request: Any, generated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    supervisor = Supervisor(folder / "notify")
+    server = Server(generated, request.param, folder / "socket", supervisor, OSTLER_CONCURRENCY="2")
+    yield server
+    server.end()
+    supervisor.socket.close()
+
+
+@pytest.fixture
+def start_server(generated: Path, tmp_path: Path, supervisor: Supervisor) -> Iterator[Callable[..., Server]]:
+    """Starts servers, and ends those that a test has left."""
+    servers: list[Server] = []
+
+    def start(kind: str, **env: str) -> Server:
+        servers.append(Server(generated, kind, tmp_path / "socket", supervisor, **env))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.end()
+
+
+def number(value: int) -> Any:
+    import test_pb2
+
+    return test_pb2.Number(value=value)
+
+
+def numbers(*values: int) -> Iterator[Any]:
+    return iter([number(value) for value in values])
+
+
+def test_all_four_kinds_of_a_generated_servicer(server: Server) -> None:
+    maths = server.maths
+    assert maths.Double(number(4), timeout=10).value == 8
+    assert [each.value for each in maths.Count(number(3), timeout=10)] == [0, 1, 2]
+    assert maths.Sum(numbers(1, 2, 3), timeout=10).value == 6
+    assert [each.value for each in maths.Running(numbers(1, 2, 3), timeout=10)] == [1, 3, 6]
+
+
+def test_a_servicers_exception_is_a_status_with_its_traceback(server: Server) -> None:
+    with pytest.raises(grpc.RpcError) as raised:
+        server.maths.Double(number(-1), timeout=10)
+    assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert raised.value.details() == "ValueError: no negatives"
+    trailing = dict(raised.value.trailing_metadata())
+    error = _values.decode(trailing["ostler-error-bin"])
+    assert error["type"] == "ValueError" and "maths.py" in error["traceback"]
+
+
+def test_a_servicer_that_leaves_does_not_end_the_worker(server: Server) -> None:
+    with pytest.raises(grpc.RpcError) as raised:
+        server.maths.Double(number(-2), timeout=10)
+    assert (raised.value.code(), raised.value.details()[:11]) == (grpc.StatusCode.UNKNOWN, "SystemExit:")
+    assert server.maths.Double(number(1), timeout=10).value == 2
+
+
+def test_a_servicers_own_status_goes_through(server: Server) -> None:
+    with pytest.raises(grpc.RpcError) as raised:
+        server.maths.Double(number(-3), timeout=10)
+    assert (raised.value.code(), raised.value.details()) == (grpc.StatusCode.ALREADY_EXISTS, "its own status")
+
+
+def test_a_stream_that_fails_in_the_middle(server: Server) -> None:
+    answers = server.maths.Count(number(4), timeout=10)
+    got = []
+    with pytest.raises(grpc.RpcError) as raised:
+        for each in answers:
+            got.append(each.value)
+    assert got == [0, 1, 2] and raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_health(server: Server) -> None:
+    for service in ("", "ostler.test.Maths", "ostler.worker.v1.Worker"):
+        assert server.health(service) == b"\x08\x01"
+    with pytest.raises(grpc.RpcError) as raised:
+        server.health("unknown")
+    assert raised.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+def test_plain_methods_by_the_generic_service(server: Server) -> None:
+    hello = server.unary("Hello", {"type": "hello", "protocol": 1, "functions": ["lookup"], "features": ["shm"]})
+    assert hello["methods"]["add"] == {"input": "unary", "output": "unary"}
+    for method in ("add", "add_later"):
+        assert server.unary("Call", {"type": "request", "method": method, "args": [1, 2]})["ok"] == 3
+    error = server.unary("Call", {"type": "request", "method": "add", "args": [1, "a"]})["error"]
+    assert (error["code"], error["type"]) == ("exception", "TypeError")
+    error = server.unary("Call", {"type": "request", "method": "none"})["error"]
+    assert (error["code"], error["executed"]) == ("method_not_found", False)
+    assert server.unary("Ping", {"type": "ping"})["state"] == "serving"
+    assert server.unary("Call", {"type": "request", "method": "start_method"})["ok"] == "spawn"
+
+
+def test_what_is_no_message_is_an_invalid_argument(server: Server) -> None:
+    for message in (b"\xc1", b"\x90"):
+        with pytest.raises(grpc.RpcError) as raised:
+            server.channel.unary_unary("/ostler.worker.v1.Worker/Call")(message, timeout=10)
+        assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def frames(server: Server, *sent: dict[str, Any], answer: Any = None) -> list[dict[str, Any]]:
+    """The frames of a Stream call; `answer` makes the next frame to send of one that arrived."""
+    lock, queue, got = threading.Condition(), list(sent), []
+
+    def out() -> Iterator[bytes]:
+        while True:
+            with lock:
+                lock.wait_for(lambda: bool(queue), 20)
+                frame = queue.pop(0)
+            if frame is None:
+                return
+            yield _values.encode(frame)
+
+    for message in server.channel.stream_stream("/ostler.worker.v1.Worker/Stream")(out(), timeout=20):
+        got.append(_values.decode(message))
+        with lock:
+            queue.extend(answer(got[-1]) if answer else [])
+            lock.notify()
+    with lock:
+        queue.append(None)  # type: ignore[arg-type]
+        lock.notify()
+    return got
+
+
+def test_a_plain_stream_with_credit(server: Server) -> None:
+    def credit(frame: dict[str, Any]) -> list[Any]:
+        return [{"type": "credit", "n": 1}] if frame["type"] == "item" else []
+
+    got = frames(server, {"type": "request", "method": "count", "args": [40]}, answer=credit)
+    assert [frame["value"] for frame in got[:-1]] == list(range(40)) and got[-1]["type"] == "end"
+
+
+def test_a_handler_calls_the_host_in_a_stream(server: Server) -> None:
+    server.unary("Hello", {"type": "hello", "protocol": 1, "functions": ["lookup"]})
+
+    def answer(frame: dict[str, Any]) -> list[Any]:
+        return [{"type": "return", "id": frame["id"], "ok": "value of " + frame["args"][0]}] if frame["type"] == "call" else []
+
+    got = frames(server, {"type": "request", "method": "look_up", "args": ["k"]}, answer=answer)
+    assert got[-1]["ok"] == "value of k"
+
+
+def test_a_large_result_in_shared_memory_is_released(server: Server) -> None:
+    server.unary("Hello", {"type": "hello", "protocol": 1, "features": ["shm"]})
+
+    def release(frame: dict[str, Any]) -> list[Any]:
+        assert isinstance(frame["ok"], memoryview), "mapped, and not in the message"
+        return [{"type": "release"}, None]
+
+    got = frames(server, {"type": "request", "method": "big", "args": [2]}, answer=release)
+    assert len(got[-1]["ok"]) == 2 << 20
+    until(lambda: server.unary("Ping", {"type": "ping"})["segments"] == 0)
+    inline = server.unary("Call", {"type": "request", "method": "big", "args": [2]})
+    assert isinstance(inline["ok"], bytes), "a unary call has no room for a release"
+
+
+def test_a_forked_copy_never_answers(server: Server) -> None:
+    assert server.unary("Call", {"type": "request", "method": "fork"})["ok"] == "the child ended with 70"
+    assert server.maths.Double(number(1), timeout=10).value == 2
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_term_drains(start_server: Callable[..., Server], supervisor: Supervisor, kind: str) -> None:
+    server = start_server(kind, OSTLER_GRACE_MS="6000")
+    running = server.maths.Double.future(number(-4), timeout=20)
+    until(lambda: server.unary("Ping", {"type": "ping"})["in_flight"] == 1)
+    watch = server.channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=20)
+    assert next(watch) == b"\x08\x01"
+    server.process.terminate()
+    supervisor.wait_for("STOPPING=1")
+    assert next(watch) == b"\x08\x02"
+    assert running.result().value == -8
+    assert server.process.wait(20) == 0
+    assert "Traceback" not in server.end()
+
+
+def test_a_grace_too_short_for_grpc_names_what_it_cut_off(start_server: Callable[..., Server]) -> None:
+    server = start_server("sync", OSTLER_GRACE_MS="200")
+    running = server.maths.Double.future(number(-4), timeout=20)
+    until(lambda: server.unary("Ping", {"type": "ping"})["in_flight"] == 1)
+    server.process.terminate()
+    assert isinstance(running.exception(), grpc.RpcError)
+    assert server.process.wait(20) == 0
+    stderr = server.end()
+    assert "1 requests outlast the grace of 0.2 s" in stderr and "in Double" in stderr
+
+
+def test_port_0_is_reported(start_server: Callable[..., Server]) -> None:
+    server = start_server("sync", PORT="0")
+    assert server.maths.Double(number(2), timeout=10).value == 4
+
+
+def test_a_hung_servicer_sends_no_heartbeat(start_server: Callable[..., Server], supervisor: Supervisor) -> None:
+    server = start_server("sync", WATCHDOG_USEC="200000")
+    supervisor.wait_for("WATCHDOG=1")
+    running = server.maths.Double.future(number(-4), timeout=20)
+    until(lambda: supervisor.silent("WATCHDOG=1", 0.2))
+    supervisor.wait_for("WATCHDOG=1")
+    assert running.result().value == -8
+
+
+def start_alone(env: dict[str, str], tmp_path: Path) -> "subprocess.CompletedProcess[str]":
+    (tmp_path / "worker.py").write_text("from ostler_worker import serve\nserve.method(abs)\nserve.run()\n")
+    return subprocess.run(
+        [sys.executable, str(tmp_path / "worker.py")], env={**os.environ, **env}, capture_output=True, text=True, timeout=30
+    )
+
+
+@pytest.mark.parametrize(
+    "env, message",
+    [
+        ({"LISTEN_FDS": "1"}, 'set port = "unix" or "any"'),
+        ({"OSTLER_SOCKET": "/nowhere/at/all/socket"}, "cannot listen on unix:/nowhere/at/all/socket"),
+        ({"PORT": "http"}, "PORT is 'http'"),
+    ],
+)
+def test_where_it_cannot_listen(tmp_path: Path, env: dict[str, str], message: str) -> None:
+    done = start_alone(env, tmp_path)
+    assert done.returncode == 78 and message in done.stderr
+
+
+def test_without_grpcio_it_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "grpc.py").write_text("raise ImportError('No module named grpc')")
+    done = start_alone({"OSTLER_TRANSPORT": "grpc", **first_in_path(tmp_path)}, tmp_path)
+    assert done.returncode == 78 and "pip install 'ostler-worker[grpc]'" in done.stderr
+
+

@@ -1,0 +1,260 @@
+"""A worker with a method for each thing that a handler can do."""
+
+from __future__ import annotations
+
+from ostler_worker import Cancelled, Context, current_context, serve
+
+print("printed while importing")
+
+import asyncio  # noqa: E402
+import ctypes  # noqa: E402
+import os  # noqa: E402
+import subprocess  # noqa: E402
+import sys  # noqa: E402
+import threading  # noqa: E402
+import time  # noqa: E402
+from typing import Any, AsyncIterator, Iterator  # noqa: E402
+
+LIBC = ctypes.CDLL(None)
+LIBC_WITH_LOCK = ctypes.PyDLL(None)
+
+
+@serve.method
+def add(a: int, b: int = 1) -> int:
+    return a + b
+
+
+@serve.method
+async def add_later(a: int, b: int, ctx: Context) -> int:
+    await asyncio.sleep(0.01)
+    assert current_context() is ctx
+    return a + b
+
+
+@serve.method
+def echo(value: Any) -> Any:
+    return value
+
+
+@serve.method
+def count(to: int) -> Iterator[int]:
+    yield from range(to)
+
+
+@serve.method
+async def count_later(to: int) -> AsyncIterator[int]:
+    for number in range(to):
+        yield number
+
+
+@serve.method
+def total(numbers: Iterator[int], start: int = 0) -> int:
+    return sum(numbers, start)
+
+
+@serve.method
+async def double(numbers: AsyncIterator[int]) -> AsyncIterator[int]:
+    async for number in numbers:
+        yield 2 * number
+
+
+@serve.method
+def fail(kind: str, message: str) -> None:
+    kinds = {"ValueError": ValueError, "TimeoutError": TimeoutError, "MemoryError": MemoryError, "Own": OwnError}
+    raise kinds[kind](message)
+
+
+class OwnError(ValueError):
+    pass
+
+
+@serve.method
+def unsendable() -> object:
+    return object()
+
+
+@serve.method
+def about(ctx: Context) -> dict[str, Any]:
+    return {
+        "id": ctx.id,
+        "remaining": ctx.remaining(),
+        "traceparent": ctx.traceparent,
+        "session": ctx.session,
+        "metadata": dict(ctx.metadata),
+        "state": ctx.state,
+        "thread": threading.current_thread() is threading.main_thread(),
+    }
+
+
+@serve.method
+def look_up(key: str, ctx: Context) -> Any:
+    return ctx.host.lookup(key)
+
+
+@serve.method
+async def look_up_later(key: str, ctx: Context) -> Any:
+    return await ctx.host.lookup(key=key)
+
+
+@serve.method
+def work(seconds: float, ctx: Context) -> str:
+    """Works in steps, and looks at its context between them."""
+    print("work begins", file=sys.stderr)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.005)
+        try:
+            ctx.check()
+        except Cancelled as error:
+            print(f"saw {error}", file=sys.stderr)
+            raise
+    return "worked"
+
+
+@serve.method
+def gate(path: str, ctx: Context) -> str:
+    """Waits until there is such a file."""
+    while not os.path.exists(path):
+        time.sleep(0.005)
+        ctx.check()
+    return "passed"
+
+
+@serve.method
+async def work_later(seconds: float) -> str:
+    print("work begins", file=sys.stderr)
+    try:
+        await asyncio.sleep(seconds)
+    except asyncio.CancelledError:
+        print("saw it, too", file=sys.stderr)
+        raise
+    return "worked"
+
+
+@serve.method
+def tick(ctx: Context) -> Iterator[int]:
+    """A stream without an end."""
+    number = 0
+    try:
+        while True:
+            yield number
+            number += 1
+    except Cancelled:
+        print("the stream was cancelled", file=sys.stderr)
+        raise
+
+
+@serve.method
+def hang_in_native_code(seconds: int) -> None:
+    LIBC.sleep(seconds)
+
+
+@serve.method
+def deadlock_in_native_code() -> None:
+    """Unlike `sleep`, no signal ends it."""
+    mutex = ctypes.create_string_buffer(64)
+    LIBC.pthread_mutex_lock(mutex)
+    LIBC.pthread_mutex_lock(mutex)
+
+
+@serve.method
+def hang_with_the_lock(seconds: int) -> None:
+    LIBC_WITH_LOCK.sleep(seconds)
+
+
+@serve.method
+async def block_the_loop(seconds: int) -> None:
+    LIBC.sleep(seconds)
+
+
+@serve.method
+def say(text: str) -> str:
+    print(text)
+    os.write(1, b"written to 1\n")
+    subprocess.run(["echo", "from a child"], check=True)
+    return text
+
+
+@serve.method
+def ask() -> str:
+    return input("your name? ")
+
+
+@serve.method
+def leave(how: str) -> None:
+    if how == "sys.exit":
+        sys.exit(3)
+    if how == "SystemExit":
+        raise SystemExit
+    if how == "KeyboardInterrupt":
+        raise KeyboardInterrupt
+    if how == "os._exit":
+        os._exit(5)
+
+
+@serve.method
+async def leave_later(how: str) -> None:
+    leave(how)
+
+
+@serve.method
+async def leave_a_task() -> str:
+    async def quit() -> None:
+        raise SystemExit(4)
+
+    asyncio.ensure_future(quit())
+    await asyncio.sleep(0.01)
+    return "still here"
+
+
+@serve.method
+def close(what: str) -> str:
+    if what == "sys.stdout":
+        sys.stdout.close()
+    elif what == "1":
+        os.close(1)
+    elif what == "all":
+        os.closerange(3, 4096)
+    return what
+
+
+@serve.method
+def fork(returns: bool) -> str:
+    pid = os.fork()
+    if pid == 0 and not returns:
+        os._exit(0)
+    if pid == 0:
+        return "the child"
+    _, status = os.waitpid(pid, 0)
+    return f"the child ended with {os.waitstatus_to_exitcode(status)}"
+
+
+@serve.method
+def children() -> list[int]:
+    """A multiprocessing pool inside of a worker."""
+    import multiprocessing
+
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        return pool.map(abs, [-1, -2])
+
+
+@serve.method
+def environment() -> dict[str, str]:
+    return dict(os.environ)
+
+
+@serve.method
+def array(megabytes: int) -> Any:
+    import numpy
+
+    return numpy.arange(megabytes << 17, dtype="f8")
+
+
+@serve.method
+def hold(data: Any) -> None:
+    """Never returns while it has shared memory."""
+    time.sleep(600)
+
+
+if __name__ == "__main__":
+    serve.run(load=lambda: {"loaded": True})
