@@ -3,8 +3,10 @@
 mod chaos;
 mod ci;
 mod demo;
+mod listen;
 mod native;
 mod python;
+mod skips;
 mod steps;
 mod story;
 mod test;
@@ -30,8 +32,9 @@ cargo xtask chaos [--minutes N] [--seed S]
     Random faults of all kinds against a running set of pools, under an observer from outside (docs/testing.md). Builds with
     the light store. --help tells more.
 
-cargo xtask ci
-    Formatting, text, clippy, documentation, licences and advisories.
+cargo xtask ci [CHECK …]
+    What is checked besides the tests, or some of it: format, text, deny, guardian, clippy, features, targets, docs,
+    benches, packages. What was skipped is listed at the end; in CI (CI=true) it must be in .ci/expected-skips.
 
 cargo xtask text [--fix]
     The rules of docs/style.md that a program can check. --fix repairs wrapping.
@@ -49,7 +52,7 @@ fn main() -> ExitCode {
             python::run().map(|skipped| println!("── Python: {}", skipped.unwrap_or_else(|| "done".to_owned())))
         }
         ["chaos", rest @ ..] => chaos::run(rest),
-        ["ci"] => ci::run(),
+        ["ci", checks @ ..] => ci::run(checks),
         ["text"] => text::run(text::Mode::Check),
         ["text", "--fix"] => text::run(text::Mode::Fix),
         ["help" | "--help" | "-h"] => {

@@ -5,6 +5,7 @@
 //! when it is clean.
 
 mod comments;
+mod index;
 mod markdown;
 mod words;
 
@@ -32,10 +33,13 @@ pub(crate) fn run(mode: Mode) -> Outcome {
     for file in tracked()? {
         let text = read(&file)?;
         let is_clean = clean.iter().any(|path| Path::new(&file).starts_with(path));
-        let fixed = fix(&file, &text, is_clean);
+        let fixed = fix(&file, &text, is_clean)?;
         if mode == Mode::Fix && fixed != text {
             println!("fixed {file}");
             std::fs::write(root().join(&file), &fixed).map_err(|error| format!("writing {file}: {error}"))?;
+        }
+        if mode == Mode::Check && file == index::FILE && fixed != text {
+            offences.push(format!("{file}: the index does not list what the directory holds"));
         }
         let text = if mode == Mode::Fix { &fixed } else { &text };
         offences.extend(offences_in(&file, text, is_clean));
@@ -50,12 +54,13 @@ pub(crate) fn run(mode: Mode) -> Outcome {
     ))
 }
 
-fn fix(file: &str, text: &str, is_clean: bool) -> String {
-    match extension(file) {
+fn fix(file: &str, text: &str, is_clean: bool) -> Outcome<String> {
+    Ok(match extension(file) {
+        "md" if file == index::FILE => index::rendered(&markdown::joined(text))?,
         "md" => markdown::joined(text),
         "rs" if is_clean => comments::wrapped(text),
         _ => text.to_owned(),
-    }
+    })
 }
 
 fn offences_in(file: &str, text: &str, is_clean: bool) -> Vec<String> {
