@@ -15,7 +15,7 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// Takes one line; whether it is to be forwarded.
+    /// Takes one line; returns whether it should be forwarded.
     pub(crate) fn line(&mut self, line: &str, skips: &mut Skips) -> bool {
         if line == "successes:" {
             self.in_successes = true;

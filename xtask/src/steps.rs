@@ -17,7 +17,7 @@ pub(crate) fn root() -> PathBuf {
 
 /// The folder of this profile's programs: the one that this program itself was built into.
 pub(crate) fn programs() -> Outcome<PathBuf> {
-    let own = std::env::current_exe().map_err(|error| format!("where xtask itself is can't be told: {error}"))?;
+    let own = std::env::current_exe().map_err(|error| format!("finding xtask's own path: {error}"))?;
     Ok(own.parent().unwrap_or(&own).to_owned())
 }
 
