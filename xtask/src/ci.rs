@@ -1,6 +1,7 @@
 //! `cargo xtask ci`: what is checked besides `cargo xtask test`.
 //!
-//! The steps share one target folder and, where they can, one set of features: RocksDB is compiled once.
+//! The steps share one target folder and, where they can, one set of features: RocksDB is compiled
+//! once.
 
 mod features;
 mod guardian;
@@ -11,7 +12,7 @@ use std::time::Instant;
 
 use crate::skips::Skips;
 use crate::steps::{Outcome, cargo, exists, output, seconds, step, title};
-use crate::test::FAILPOINTS;
+use crate::test::FEATURES;
 use crate::{native, text};
 
 /// Something to check; may note that it was skipped.
@@ -64,7 +65,7 @@ fn text(_: &mut Skips) -> Outcome {
 fn clippy(_: &mut Skips) -> Outcome {
     native::announce_rocksdb()?;
     let mut clippy = cargo();
-    clippy.args(["clippy", "--workspace", "--all-targets", "--features", FAILPOINTS]);
+    clippy.args(["clippy", "--workspace", "--all-targets", "--features", FEATURES]);
     step(
         "clippy",
         clippy.args(["--", "-D", "warnings"]).envs(native::environment()?),
@@ -84,11 +85,12 @@ fn benches(_: &mut Skips) -> Outcome {
     benches.args(["bench", "--workspace", "--bench", "*", "--no-run", "--profile", "dev"]);
     step(
         "benchmarks compile",
-        benches.args(["--features", FAILPOINTS]).envs(native::environment()?),
+        benches.args(["--features", FEATURES]).envs(native::environment()?),
     )
 }
 
-/// cargo-deny, where it is installed. Its licence and source rules need no network; its advisories do.
+/// cargo-deny, where it is installed. Its licence and source rules need no network; its advisories
+/// do.
 fn deny(skips: &mut Skips) -> Outcome {
     if !exists("cargo-deny") {
         skips.step("licences and advisories", "cargo-deny is not installed");

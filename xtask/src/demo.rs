@@ -1,4 +1,5 @@
-//! `cargo xtask demo`: a pool starts, a worker is killed and replaced, the run stops. Whatever is printed was checked.
+//! `cargo xtask demo`: a pool starts, a worker is killed and replaced, the run stops. Whatever is
+//! printed was checked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
@@ -149,7 +150,8 @@ const RESTART: [&str; 7] = [
     "worker.ready",
 ];
 
-/// All events came, in this order: the old process was released before its replacement was reserved.
+/// All events came, in this order: the old process was released before its replacement was
+/// reserved.
 fn check_order(happened: &[String]) -> Outcome {
     let restart: Vec<&str> = happened
         .iter()
@@ -202,7 +204,8 @@ fn summary(said: &str) -> impl Iterator<Item = &str> {
 
 /// No process of the run is there, and every port can be bound.
 fn prove_nothing_is_left(pids: &BTreeSet<u32>, ports: impl Iterator<Item = u16>) -> Outcome {
-    // The guardian ends by itself when its host has ended; the kernel may need a moment to take its children off the list.
+    // The guardian ends by itself when its host has ended; the kernel may need a moment to take its
+    // children off the list.
     let deadline = Instant::now() + Duration::from_secs(2);
     loop {
         let left: Vec<String> = pids.iter().filter(|pid| is_alive(**pid)).map(u32::to_string).collect();
@@ -226,7 +229,8 @@ fn prove_nothing_is_left(pids: &BTreeSet<u32>, ports: impl Iterator<Item = u16>)
     Ok(())
 }
 
-/// Whether the process runs. If the kernel reuses a pid within these seconds, that is a false alarm, never a miss.
+/// Whether the process runs. If the kernel reuses a pid within these seconds, that is a false
+/// alarm, never a miss.
 fn is_alive(pid: u32) -> bool {
     stat(pid).is_some_and(|(state, _)| state != "Z")
 }

@@ -1,7 +1,8 @@
-//! Reads what `cargo test -- --show-output` prints: forwards it, and collects the tests that skipped themselves.
+//! Reads what `cargo test -- --show-output` prints: forwards it, and collects the tests that
+//! skipped themselves.
 //!
-//! A test says so with a line `skipped: WHY`, which libtest captures. `--show-output` prints what passing tests have
-//! captured, below a line `successes:`; that part is read and not forwarded.
+//! A test says so with a line `skipped: WHY`, which libtest captures. `--show-output` prints what
+//! passing tests have captured, below a line `successes:`; that part is read and not forwarded.
 
 use crate::skips::Skips;
 

@@ -1,6 +1,8 @@
-//! What RocksDB's build needs of the machine: a C++ compiler, and libclang for the bindings, which few machines have.
+//! What RocksDB's build needs of the machine: a C++ compiler, and libclang for the bindings, which
+//! few machines have.
 //!
-//! Cargo rebuilds RocksDB when one of these variables changes, which takes minutes: both values are always the same.
+//! Cargo rebuilds RocksDB when one of these variables changes, which takes minutes: both values are
+//! always the same.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -47,8 +49,8 @@ fn libclang() -> Outcome<PathBuf> {
     python_package(LIBCLANG, "libclang", "clang/native", "libclang.so").map_err(|error| format!("{error}; {hint}"))
 }
 
-/// The folder `name` in the cache with a `part` of what pip installs for a requirement, filled on the first call. It is
-/// complete when it has the file `proof`.
+/// The folder `name` in the cache with a `part` of what pip installs for a requirement, filled on
+/// the first call. It is complete when it has the file `proof`.
 pub(crate) fn python_package(requirement: &str, name: &str, part: &str, proof: &str) -> Outcome<PathBuf> {
     let tools = cache()?.join("tools");
     let folder = tools.join(name);
@@ -79,8 +81,8 @@ fn install(requirement: &str, into: &Path) -> Outcome {
         .map_err(|error| format!("{error}\n{requirement} could not be fetched; install pip"))
 }
 
-/// Moves the folder to its place in one step, so that no other process sees half of it. Another process may have been
-/// faster with the same.
+/// Moves the folder to its place in one step, so that no other process sees half of it. Another
+/// process may have been faster with the same.
 fn put(from: &Path, to: &Path, proof: &str) -> Outcome {
     match std::fs::rename(from, to) {
         Ok(()) => Ok(()),

@@ -1,11 +1,13 @@
-//! What a run skipped: counted and named at its end. In CI (`CI=true`) a skip fails the run unless `.ci/expected-skips`
-//! lists it with a reason; otherwise a check could be lost for months without a sign.
+//! What a run skipped: counted and named at its end. In CI (`CI=true`) a skip fails the run unless
+//! `.ci/expected-skips` lists it with a reason; otherwise a check could be lost for months without
+//! a sign.
 
 use std::fmt;
 
 use crate::steps::{Outcome, root};
 
-/// One line for each skip that CI accepts: the beginning of its message, ` = `, and why that is acceptable.
+/// One line for each skip that CI accepts: the beginning of its message, ` = `, and why that is
+/// acceptable.
 const EXPECTED: &str = ".ci/expected-skips";
 
 /// Everything that was skipped so far.

@@ -126,7 +126,8 @@ impl Run {
 impl Drop for Run {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
-            // The demo failed. Its guardian ends the workers when the program is killed; drop can't report errors.
+            // The demo failed. Its guardian ends the workers when the program is killed; drop can't
+            // report errors.
             self.child.kill().ok();
             self.child.wait().ok();
         }

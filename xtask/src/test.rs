@@ -11,8 +11,9 @@ use crate::native;
 use crate::skips::Skips;
 use crate::steps::{Outcome, cargo, exists, finished, seconds, step, title};
 
-/// Lets host, guardian and sitters kill themselves on demand: for tests, and for no release (ADR 0014).
-pub(crate) const FAILPOINTS: &str = "ostler-tests/failpoints";
+/// Lets host, guardian and sitters kill themselves on demand (ADR 0014), and opens the parsers that
+/// `fuzz/` calls: for tests, and for no release.
+pub(crate) const FEATURES: &str = "ostler-tests/failpoints,ostler-tests/fuzzing";
 
 /// How long the tests' stdout may stay open after cargo has ended, and how often that is looked at.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -34,14 +35,14 @@ pub(crate) fn run(arguments: &[&str]) -> Outcome {
     let (for_cargo, for_tests) = split(arguments);
     let mut build = cargo();
     build
-        .args(["test", "--workspace", "--no-run", "--features", FAILPOINTS])
+        .args(["test", "--workspace", "--no-run", "--features", FEATURES])
         .args(for_cargo.iter().filter(|word| **word != "--no-run"));
     step("building every test", build.envs(environment.clone()))?;
     if for_cargo.contains(&"--no-run") {
         return Ok(());
     }
     let mut test = cargo();
-    test.args(["test", "--workspace", "--features", FAILPOINTS])
+    test.args(["test", "--workspace", "--features", FEATURES])
         .args(for_cargo)
         .arg("--")
         .args(for_tests);

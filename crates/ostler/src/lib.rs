@@ -31,6 +31,9 @@
 //!
 //! Supervision of ordinary ractor actors, no process in sight, is in [`supervisor`].
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 mod hub;
 mod instance;

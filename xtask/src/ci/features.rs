@@ -1,4 +1,5 @@
-//! The combinations of features that people use. The default ones are what clippy and the tests are built with.
+//! The combinations of features that people use. The default ones are what clippy and the tests are
+//! built with.
 
 use crate::steps::{Outcome, cargo, output, step};
 
@@ -14,18 +15,30 @@ const COMBINATIONS: [(&str, &str); 5] = [
     ("all", "-p ostler --all-features"),
 ];
 
-/// Type-checks each, runs the supervision tests with ractor's cluster feature, and asks that a build without an engine
-/// says what to choose.
+/// Type-checks each, runs the supervision tests with ractor's cluster feature, and asks that a
+/// build without an engine says what to choose.
 pub(super) fn check(environment: &[(&'static str, String)]) -> Outcome {
     for (name, arguments) in COMBINATIONS {
         let mut check = cargo();
-        check.arg("check").args(arguments.split(' ')).envs(environment.iter().cloned());
+        check
+            .arg("check")
+            .args(arguments.split(' '))
+            .envs(environment.iter().cloned());
         step(&format!("features: {name}"), &mut check)?;
     }
     no_engine()?;
-    // Features of ractor are shared by a whole build: with this one its messages must be serialisable.
+    // Features of ractor are shared by a whole build: with this one its messages must be
+    // serialisable.
     let mut cluster = cargo();
-    cluster.args(["test", "--package", "ostler-supervisor", "--test", "supervisor", "--features", "cluster"]);
+    cluster.args([
+        "test",
+        "--package",
+        "ostler-supervisor",
+        "--test",
+        "supervisor",
+        "--features",
+        "cluster",
+    ]);
     step("features: cluster (tests of supervision)", &mut cluster)
 }
 

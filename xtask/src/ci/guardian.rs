@@ -1,4 +1,5 @@
-//! The guardian's program: the build script of ostler-os compiles it, so cargo's own fmt and clippy don't know of it.
+//! The guardian's program: the build script of ostler-os compiles it, so cargo's own fmt and clippy
+//! don't know of it.
 
 use std::process::Command;
 
@@ -37,7 +38,8 @@ pub(super) fn clippy() -> Outcome {
     Ok(())
 }
 
-/// clippy's own compiler, outside cargo. It needs the sysroot, which rustup's proxies tell it otherwise.
+/// clippy's own compiler, outside cargo. It needs the sysroot, which rustup's proxies tell it
+/// otherwise.
 fn driver() -> Outcome<Command> {
     let sysroot = output(Command::new("rustc").args(["--print", "sysroot"]).current_dir(root()))?;
     let mut driver = Command::new("clippy-driver");

@@ -1,5 +1,5 @@
-//! `cargo add ostler` works: every crate is packaged as it would be published, and an app outside the workspace is built
-//! from the packages, without a network, and run.
+//! `cargo add ostler` works: every crate is packaged as it would be published, and an app outside
+//! the workspace is built from the packages, without a network, and run.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -98,8 +98,9 @@ fn unpack(krate: &Published, place: &Path) -> Outcome {
     output(Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(place)).map(drop)
 }
 
-/// The app's manifest names the crates as crates.io would have them; the patches stand in for crates.io. Profile and lock
-/// file are the workspace's, so that what is compiled already is used again.
+/// The app's manifest names the crates as crates.io would have them; the patches stand in for
+/// crates.io. Profile and lock file are the workspace's, so that what is compiled already is used
+/// again.
 fn write_app(crates: &[Published], place: &Path) -> Outcome {
     let workspace = fs::read_to_string(root().join("Cargo.toml")).map_err(|error| format!("Cargo.toml: {error}"))?;
     let profiles = workspace.find("[profile.dev]").map_or("", |at| &workspace[at..]);
