@@ -6,6 +6,7 @@
 
 mod comments;
 mod index;
+mod maps;
 mod markdown;
 mod words;
 
@@ -29,20 +30,21 @@ pub(crate) enum Mode {
 pub(crate) fn run(mode: Mode) -> Outcome {
     let clean = read(CLEAN)?;
     let clean: Vec<&str> = clean.lines().filter(|line| !line.starts_with('#')).collect();
-    let mut offences = Vec::new();
-    for file in tracked()? {
-        let text = read(&file)?;
-        let is_clean = clean.iter().any(|path| Path::new(&file).starts_with(path));
-        let fixed = fix(&file, &text, is_clean)?;
+    let files = tracked()?;
+    let mut offences = maps::missing(&files, |path| root().join(path).is_file());
+    for file in &files {
+        let text = read(file)?;
+        let is_clean = clean.iter().any(|path| Path::new(file).starts_with(path));
+        let fixed = fix(file, &text, is_clean)?;
         if mode == Mode::Fix && fixed != text {
             println!("fixed {file}");
-            std::fs::write(root().join(&file), &fixed).map_err(|error| format!("writing {file}: {error}"))?;
+            std::fs::write(root().join(file), &fixed).map_err(|error| format!("writing {file}: {error}"))?;
         }
         if mode == Mode::Check && file == index::FILE && fixed != text {
             offences.push(format!("{file}: the index does not list what the directory holds"));
         }
         let text = if mode == Mode::Fix { &fixed } else { &text };
-        offences.extend(offences_in(&file, text, is_clean));
+        offences.extend(offences_in(file, text, is_clean));
     }
     if offences.is_empty() {
         return Ok(());
