@@ -32,6 +32,9 @@ pub(crate) fn run(mode: Mode) -> Outcome {
     let clean: Vec<&str> = clean.lines().filter(|line| !line.starts_with('#')).collect();
     let files = tracked()?;
     let mut offences = maps::missing(&files, |path| root().join(path).is_file());
+    for path in clean.iter().filter(|path| !root().join(path).exists()) {
+        offences.push(format!("{CLEAN}: there is no {path}"));
+    }
     for file in &files {
         let text = read(file)?;
         let is_clean = clean.iter().any(|path| Path::new(file).starts_with(path));
