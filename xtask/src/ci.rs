@@ -43,10 +43,10 @@ pub(crate) fn run(names: &[&str]) -> Outcome {
     }
     let started = Instant::now();
     let mut skips = Skips::default();
-    let chosen = CHECKS
+    let mut chosen = CHECKS
         .iter()
         .filter(|(name, _)| names.is_empty() || names.contains(name));
-    let outcome = chosen.map(|(_, check)| check(&mut skips)).collect::<Outcome>();
+    let outcome = chosen.try_for_each(|(_, check)| check(&mut skips));
     println!("All of it took {}.", seconds(started.elapsed()));
     let concluded = skips.conclude();
     outcome.and(concluded)
