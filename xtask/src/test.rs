@@ -6,8 +6,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use crate::listen::Listener;
-use crate::python;
 use crate::native;
+use crate::python;
 use crate::skips::Skips;
 use crate::steps::{Outcome, cargo, exists, finished, seconds, step, title};
 
@@ -85,6 +85,13 @@ fn listened(skips: &mut Skips, command: &mut Command) -> Outcome {
     }
     let status = child.wait().map_err(|error| format!("waiting for cargo: {error}"))?;
     finished(name, "cargo", status, started)
+}
+
+/// `cargo xtask python`.
+pub(crate) fn python_alone() -> Outcome {
+    let mut skips = Skips::default();
+    let outcome = python(&[], &mut skips);
+    outcome.and(skips.conclude())
 }
 
 /// The tests of the Python package, unless the caller chose tests of the workspace.

@@ -7,7 +7,7 @@ use crate::steps::{Outcome, cargo, output, step};
 const COMBINATIONS: [(&str, &str); 5] = [
     (
         "none (crates without an engine)",
-        "-p ostler-core -p ostler-os -p ostler-telemetry -p ostler-supervisor",
+        "-p ostler-core -p ostler-failpoint -p ostler-os -p ostler-telemetry -p ostler-supervisor",
     ),
     ("redb", "-p ostler -p ostler-cli --no-default-features --features redb"),
     ("rocksdb", "-p ostler --no-default-features --features rocksdb"),
