@@ -6,9 +6,6 @@
 //! something out: no ps, pgrep, kill or lsof.
 
 pub mod cgroup;
-#[cfg(feature = "fuzzing")]
-#[doc(hidden)]
-pub mod fuzzing;
 pub mod guardian;
 pub mod holders;
 pub mod identity;

@@ -6,9 +6,8 @@ use tokio::time::Instant;
 
 use crate::messages::{EngineMessage, Post};
 
-/// Posts a tick at the earliest deadline, or earlier: a deadline that is no longer needed leaves
-/// the timer set, and an early tick does nothing. That is cheaper than a timer for each child that
-/// stops.
+/// Posts a tick when the earliest deadline comes, possibly too early: deadlines that were met leave it set, and it rings for nothing then,
+/// which is cheaper than a timer for each child that stops.
 pub(crate) struct Alarm {
     post: Post,
     set_for: Option<Moment>,
@@ -24,7 +23,7 @@ impl Alarm {
         }
     }
 
-    /// Call this when the tick has arrived.
+    /// To be called when the tick has come.
     pub(crate) fn rang(&mut self) {
         self.set_for = None;
     }
@@ -37,7 +36,7 @@ impl Alarm {
         self.cancel();
         self.set_for = Some(due);
         if due <= now {
-            // Through the mailbox, so that the messages already there come first.
+            // By way of the mailbox, so that what waits there comes first.
             (self.post)(EngineMessage::tick());
         } else {
             let post = self.post.clone();

@@ -1,4 +1,4 @@
-//! Children of a supervisor: their specification, start, stop and release.
+//! Children of a supervisor: what they are, and how they are started, stopped and found to be released.
 
 use std::any::Any;
 use std::fmt;
@@ -15,15 +15,14 @@ use tokio::sync::oneshot;
 use crate::exit::{Exit, Ignore, Probe};
 use crate::supervised::Supervised;
 
-/// Additional information from a start function to the caller (OTP's `{ok, Pid, Info}`).
+/// What a child wants its starter to know beside its actor (OTP's `{ok, Pid, Info}`).
 pub type Info = Arc<dyn Any + Send + Sync>;
 
 type StartFn = Arc<dyn Fn(StartContext) -> BoxFuture<'static, Result<StartedChild, StartError>> + Send + Sync>;
 type Gate = Arc<dyn Fn(ChildRef) -> BoxFuture<'static, ()> + Send + Sync>;
 pub(crate) type StopFn = Arc<dyn Fn(&ActorCell) + Send + Sync>;
 
-/// How a child is started and how its release is awaited. The part of a [`ChildSpec`] that is kept
-/// for restarts.
+/// How a child is started and how its release is waited for. What a [`ChildSpec`] keeps for restarts.
 #[derive(Clone)]
 pub struct Launch {
     pub(crate) start: StartFn,
@@ -40,18 +39,17 @@ impl fmt::Debug for Launch {
     }
 }
 
-/// A child's specification as its supervisor stores it. `start` is `None` for a temporary child,
-/// whose start arguments OTP does not keep.
+/// A child's specification as its supervisor keeps it: `start` is `None` for a temporary child (OTP keeps no start arguments).
 pub type KeptSpec = supervision::ChildSpec<Option<Launch>>;
 
-/// The specification of a child, with OTP's defaults: a permanent worker with 5 s to stop.
+/// A child of a supervisor, with OTP's defaults: a permanent worker that has 5 s to stop.
 #[derive(Debug, Clone)]
 pub struct ChildSpec {
     pub(crate) spec: supervision::ChildSpec<Launch>,
 }
 
 impl ChildSpec {
-    /// A child that is an ordinary actor. Each start calls `make` for the actor and its arguments.
+    /// A child that is an ordinary actor: each start calls `make` for the actor and its arguments.
     pub fn actor<A, F>(id: impl Into<ChildId>, make: F) -> Self
     where
         A: Actor,
@@ -60,7 +58,7 @@ impl ChildSpec {
         ChildSpec::actor_with(id, None, move |_| make())
     }
 
-    /// The same, registered under `name` in ractor's registry while it runs.
+    /// The same, registered under `name` in ractor's registry while it lives.
     pub fn named_actor<A, F>(id: impl Into<ChildId>, name: impl Into<String>, make: F) -> Self
     where
         A: Actor,
@@ -69,7 +67,7 @@ impl ChildSpec {
         ChildSpec::actor_with(id, Some(name.into()), move |_| make())
     }
 
-    /// The same, with an optional name. `make` receives the incarnation.
+    /// The same, with or without a name, and told which incarnation it is.
     pub fn actor_with<A, F>(id: impl Into<ChildId>, name: Option<String>, make: F) -> Self
     where
         A: Actor,
@@ -82,9 +80,8 @@ impl ChildSpec {
         })
     }
 
-    /// A child started by the function `start`. It runs in a task of its own, so it may take long:
-    /// the supervisor still answers meanwhile. It must return soon after
-    /// [`StartContext::cancelled`], and if it fails, everything that it started must have ended.
+    /// A child that `start` starts, however it does it. It runs in a task of its own, so that it may take its time: its supervisor
+    /// answers meanwhile. It must end soon after [`StartContext::cancelled`]; and what it started must have ended when it fails.
     pub fn starting<F, Fut>(id: impl Into<ChildId>, start: F) -> Self
     where
         F: Fn(StartContext) -> Fut + Send + Sync + 'static,
@@ -103,48 +100,45 @@ impl ChildSpec {
         }
     }
 
-    /// The child's id within the supervisor.
+    /// Its name within the supervisor.
     pub fn id(&self) -> &ChildId {
         &self.spec.id
     }
 
-    /// Sets the child's id, for example for a child from a template.
+    /// Its name within the supervisor is to be this one (for one of many from a template).
     pub fn with_id(mut self, id: impl Into<ChildId>) -> Self {
         self.spec.id = id.into();
         self
     }
 
-    /// Sets when the child is restarted. Default: permanent.
+    /// When it is started again. Default: permanent.
     pub fn restart(mut self, restart: Restart) -> Self {
         self.spec.restart = restart;
         self
     }
 
-    /// Sets how the child is stopped. Default: 5 s for a worker, infinity for a supervisor.
+    /// How it is stopped. Default: 5 s for a worker, infinity for a supervisor.
     pub fn shutdown(mut self, shutdown: Shutdown) -> Self {
         self.spec.shutdown = shutdown;
         self
     }
 
-    /// Sets whether the child's own exit can shut down the supervisor (see `AutoShutdown`).
-    /// Default: false.
+    /// Its end by itself can end its supervisor (see `AutoShutdown`). Default: false.
     pub fn significant(mut self, significant: bool) -> Self {
         self.spec.significant = significant;
         self
     }
 
-    /// Sets the kind, and the shutdown to the default of that kind. Default: worker.
+    /// What it is; sets the shutdown to the default of that kind. Default: worker.
     pub fn kind(mut self, kind: ChildKind) -> Self {
         self.spec.kind = kind;
         self.spec.shutdown = Shutdown::default_of(kind);
         self
     }
 
-    /// Sets the release gate, a future that is awaited after each incarnation and each failed
-    /// start, once the actor has ended and its state is dropped. Until it completes, the child does
-    /// not count as ended: no replacement starts, and a stop of the supervisor waits for it. It
-    /// runs in a task of its own, even if the supervisor itself was killed. It should have a
-    /// deadline.
+    /// Its release gate: awaited after each incarnation (and each start that failed), once the actor has ended and its state is dropped.
+    /// Until it is through, the child counts as not yet ended: nothing takes its place, and a stop of the supervisor waits for it.
+    /// It runs in a task of its own, also when the supervisor itself was killed; it should have a deadline of its own.
     pub fn gate<F, Fut>(mut self, gate: F) -> Self
     where
         F: Fn(ChildRef) -> Fut + Send + Sync + 'static,
@@ -154,14 +148,14 @@ impl ChildSpec {
         self
     }
 
-    /// Sets how the child is asked to stop. Default: ractor's `stop` with the reason `"shutdown"`.
+    /// How it is asked to stop. Default: ractor's `stop` with the reason `"shutdown"`.
     pub fn stop_with(mut self, stop: impl Fn(&ActorCell) + Send + Sync + 'static) -> Self {
         self.spec.start.stop = Some(Arc::new(stop));
         self
     }
 }
 
-/// The argument of a start function.
+/// What a start function gets.
 pub struct StartContext {
     child: ChildRef,
     parent: ActorCell,
@@ -173,32 +167,29 @@ impl StartContext {
         StartContext { child, parent, cancel }
     }
 
-    /// The child being started: its id and incarnation.
+    /// Who is started: its id and incarnation.
     pub fn child(&self) -> &ChildRef {
         &self.child
     }
 
-    /// The supervisor to link to.
+    /// The supervisor, to link to.
     pub fn parent(&self) -> &ActorCell {
         &self.parent
     }
 
-    /// Completes if the start is cancelled: the child is being terminated, or the supervisor is
-    /// stopping or gone.
+    /// Ends when the start is no longer wanted: the child is being terminated, or the supervisor is stopping or gone.
     pub async fn cancelled(&mut self) {
-        // A dropped sender means that the supervisor is gone, which has the same effect. A
-        // completed receiver must not be polled again.
+        // A sender that is gone means a supervisor that is gone: the same to us. Once it has ended it must not be polled again.
         if !self.cancel.is_terminated() {
             let _ = (&mut self.cancel).await;
         }
     }
 
-    /// Spawns an actor linked to the supervisor, so that its exit reasons are distinguished as
-    /// described for [`Exit`]. A cancelled start drops `pre_start` at its next await.
+    /// Spawns an actor linked to the supervisor, so that its exits are told apart as [`Exit`] says. A cancelled start drops
+    /// `pre_start` at its next await.
     ///
     /// # Errors
-    ///
-    /// Returns [`StartError`] if `pre_start` fails, the name is taken or the start is cancelled.
+    /// [`StartError`], when `pre_start` fails, the name is taken or the start is cancelled.
     pub async fn spawn<A: Actor>(
         &mut self,
         name: Option<String>,
@@ -222,7 +213,7 @@ impl StartContext {
     }
 }
 
-/// A running child.
+/// A child that is up.
 #[derive(Debug)]
 pub struct StartedChild {
     pub(crate) cell: ActorCell,
@@ -232,9 +223,8 @@ pub struct StartedChild {
 }
 
 impl StartedChild {
-    /// Wraps an actor that was spawned with its supervisor as ractor supervisor, but not by
-    /// [`StartContext::spawn`]. A `stop(Some("killed"))` of such an actor is indistinguishable from
-    /// a kill.
+    /// An actor spawned with its supervisor as ractor supervisor, by other means than [`StartContext::spawn`]. A
+    /// `stop(Some("killed"))` of such an actor can't be told from a kill.
     pub fn new(cell: ActorCell, join: JoinHandle<()>) -> Self {
         StartedChild {
             cell,
@@ -249,39 +239,37 @@ impl StartedChild {
         &self.cell
     }
 
-    /// Adds information for the caller that requested the start.
+    /// Information for whoever asked for the start.
     pub fn with_info(mut self, info: Info) -> Self {
         self.info = Some(info);
         self
     }
 
-    /// Waits until the actor has ended and its state is dropped, for a start function that fails
-    /// after it has spawned the actor.
+    /// Waits until the actor has ended and its state is dropped; for a start function that gives up after all.
     pub async fn ended(self) {
-        // An actor's task catches its panics. An error means that the runtime is shutting down, and
-        // the task is gone either way.
+        // An actor's task catches its panics: an error says that the runtime is shutting down, and the task is gone either way.
         let _ = self.join.await;
     }
 }
 
-/// Why a child did not start.
+/// A start that did not come to be.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StartError {
-    /// The child declined, which is not a failure (OTP's `ignore`).
+    /// The child declined, which is no failure (OTP's `ignore`).
     Ignored,
-    /// The start failed.
+    /// It failed.
     Failed(Exit),
 }
 
 impl StartError {
-    /// The failure of a start that was [cancelled](StartContext::cancelled).
+    /// The start was [cancelled](StartContext::cancelled).
     pub fn cancelled() -> Self {
         StartError::Failed(ExitReason::SHUTDOWN.into())
     }
 }
 
 impl From<SpawnErr> for StartError {
-    /// Recognises [`Ignore`] and [`Exit`] as errors of `pre_start`.
+    /// `pre_start`'s error is read: [`Ignore`] and [`Exit`] are taken as such.
     fn from(error: SpawnErr) -> Self {
         match error {
             SpawnErr::StartupFailed(error) if error.is::<Ignore>() => StartError::Ignored,

@@ -1,4 +1,4 @@
-//! Typed exits of children, and the conversion of ractor's untyped exits to [`ExitReason`]s.
+//! How a child says why it ends, and how ractor's untyped endings become [`ExitReason`]s.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ostler_core::exit::{ExitReason, Failure};
 use ractor::{ActorId, ActorProcessingErr, SupervisionEvent};
 
-/// A typed exit. Return it as the error of any callback (`Err(Exit::from(reason).into())`), and the
-/// supervisor uses its reason. Returned from `pre_start`, it is the reason why the start failed.
+/// A typed ending: return it as the error of any of an actor's callbacks (`Err(Exit::from(reason).into())`), and its supervisor
+/// takes it as such. From `pre_start` it is the reason why the start failed.
 ///
-/// Without it, a supervisor derives the reason from how the actor ended:
+/// Without it, a supervisor reads these reasons:
 ///
 /// | the actor ended by | reason |
 /// |---|---|
@@ -20,20 +20,19 @@ use ractor::{ActorId, ActorProcessingErr, SupervisionEvent};
 /// | an error or a panic in a callback | `Failed` |
 #[derive(Debug, Clone, PartialEq)]
 pub struct Exit {
-    /// The exit reason.
+    /// Why it ends.
     pub reason: ExitReason,
-    /// Extension: false if the exit is not the child's fault, so that its restart does not count
-    /// towards the intensity.
+    /// Extension: false says that it is nobody's fault, and that its restart is not to be counted against the intensity.
     pub counted: bool,
 }
 
 impl Exit {
-    /// An exit whose restart is not counted (extension to OTP).
+    /// An exit that is nobody's fault: its restart is not counted (extension to OTP).
     pub fn uncounted(reason: ExitReason) -> Self {
         Exit { reason, counted: false }
     }
 
-    /// Converts the error that an actor failed with.
+    /// Reads the error that an actor failed with.
     pub(crate) fn of_error(error: ActorProcessingErr) -> Self {
         match error.downcast::<Exit>() {
             Ok(exit) => *exit,
@@ -43,7 +42,7 @@ impl Exit {
 }
 
 impl From<ExitReason> for Exit {
-    /// A counted exit, as in OTP.
+    /// Counted, as any exit of OTP.
     fn from(reason: ExitReason) -> Self {
         Exit { reason, counted: true }
     }
@@ -57,8 +56,7 @@ impl fmt::Display for Exit {
 
 impl std::error::Error for Exit {}
 
-/// Returned as the error of `pre_start`, declines the start, which is not a failure (OTP's
-/// `ignore`).
+/// Return it as `pre_start`'s error: the actor declines to start, which is no failure (OTP's `ignore`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ignore;
 
@@ -70,10 +68,10 @@ impl fmt::Display for Ignore {
 
 impl std::error::Error for Ignore {}
 
-/// What is known about an actor's end in addition to ractor's event: whether it stopped normally.
+/// What is known of an actor's ending beside ractor's event: whether it came to an orderly stop.
 ///
-/// ractor reports a kill with the string `"killed"`, which a user's `stop(Some("killed"))` produces
-/// as well. Only the latter reaches `post_stop`.
+/// ractor tells of a kill by the string `"killed"`, which a user's `stop(Some("killed"))` can say as well. Only the latter gets as
+/// far as `post_stop`.
 #[derive(Debug, Default)]
 pub(crate) struct Probe {
     stopped: AtomicBool,
@@ -89,14 +87,14 @@ impl Probe {
     }
 }
 
-/// The reason that ractor reports for a kill.
+/// The word that ractor's kill leaves as a reason.
 const KILLED: &str = "killed";
-/// The reason that ractor reports for an actor whose task was dropped.
+/// The word that ractor leaves when an actor's task was dropped.
 const TASK_CANCELLED: &str = "actor_task_cancelled";
-/// The reason with which supervisors stop their children: OTP's `shutdown`.
+/// The word that we stop children with: OTP's `shutdown`.
 pub(crate) const SHUTDOWN: &str = "shutdown";
 
-/// How an actor ended according to ractor's event, without the actor's state.
+/// How an actor ended, as ractor's event tells it, without the actor's state.
 #[derive(Debug)]
 pub(crate) enum Ending {
     Terminated {
@@ -107,8 +105,7 @@ pub(crate) enum Ending {
 }
 
 impl Ending {
-    /// Reads the event of a child that ended; `None` for any other event. Drops the event, and with
-    /// it the child's state.
+    /// Reads the event of a child that ended; `None` for any other event. Drops the event, and with it the child's state.
     pub(crate) fn read(event: SupervisionEvent) -> Option<(ActorId, Ending)> {
         match event {
             SupervisionEvent::ActorTerminated(cell, state, reason) => {
@@ -125,7 +122,7 @@ impl Ending {
         match self {
             Ending::Failed(error) => Exit::of_error(error),
             Ending::Terminated { reason, state_was_back } => {
-                // A kill during post_stop loses the state; any other kill does not reach post_stop.
+                // A kill during post_stop loses the state; any other kill never gets as far as post_stop.
                 let orderly = state_was_back && probe.is_some_and(Probe::stopped_orderly);
                 of_termination(reason, orderly).into()
             }
@@ -142,10 +139,9 @@ fn of_termination(reason: Option<String>, orderly: bool) -> ExitReason {
     }
 }
 
-/// The child's state is part of ractor's event. A panic in its `Drop` is the child's and must not
-/// end the supervisor.
+/// The child's state comes inside ractor's event: a panic in its `Drop` is the child's, and must not be the supervisor's.
 fn drop_guarded<T>(state: T) {
     if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(state))).is_err() {
-        tracing::warn!("dropping the state of a child panicked");
+        tracing::warn!("the state of a child that ended panicked while it was dropped");
     }
 }

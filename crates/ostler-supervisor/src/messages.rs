@@ -1,5 +1,4 @@
-//! All messages of a supervisor: reports from its tasks to the engine, and requests from its
-//! handles to its actor.
+//! Every message of a supervisor: what its tasks report to the engine, and what its handle asks of its actor.
 
 use std::sync::Arc;
 
@@ -13,14 +12,13 @@ use crate::child::{ChildSpec, Info, KeptSpec, StartError};
 use crate::exit::Probe;
 use crate::running::{ChildInfo, ChildStart};
 
-/// How a task of the engine posts to its actor's mailbox.
+/// How a task of the engine reaches its actor's mailbox.
 pub(crate) type Post = Arc<dyn Fn(EngineMessage) + Send + Sync>;
 
 /// Where the reply to a message goes.
 pub(crate) type ReplyTo<T> = oneshot::Sender<T>;
 
-/// A message of the engine to itself through its actor's mailbox: pass it to
-/// [`Engine::handle`](crate::Engine::handle).
+/// A message of the engine to itself, by way of its actor's mailbox: hand it to [`Engine::handle`](crate::Engine::handle).
 #[derive(Debug)]
 pub struct EngineMessage(pub(crate) ToEngine);
 
@@ -40,8 +38,7 @@ pub(crate) enum ToEngine {
         child: ChildRef,
         news: News,
     },
-    /// [`News::Over`] after another trip through the mailbox: every supervision event sent before
-    /// it has been handled.
+    /// [`News::Over`], once more: every supervision event that was sent before has been handled now.
     OverBefore(ChildRef),
     Tick,
 }
@@ -49,27 +46,27 @@ pub(crate) enum ToEngine {
 /// What the task that accompanies a child reports.
 #[derive(Debug)]
 pub(crate) enum News {
-    /// The child is running.
+    /// The child is up.
     Up(Up),
-    /// The child is not running, and holds nothing.
+    /// It is not, and holds nothing.
     NotUp(StartError),
-    /// The actor's task has finished. Its state may still be inside the supervision event.
+    /// The actor's task is over. Its state can still be inside the supervision event.
     Over,
-    /// The release gate has completed. Not sent for a child without one.
+    /// Its release gate is through; not sent for a child without one.
     Released,
 }
 
-/// A running child.
+/// A child that is up.
 #[derive(Debug)]
 pub(crate) struct Up {
     pub(crate) cell: ActorCell,
     pub(crate) probe: Option<Arc<Probe>>,
     pub(crate) info: Option<Info>,
-    /// For a child with a release gate: sent or dropped once the child's state is dropped.
+    /// For a child with a release gate: sent, or dropped, when its state is dropped.
     pub(crate) enter_gate: Option<oneshot::Sender<()>>,
 }
 
-/// The messages of a supervisor's actor.
+/// What a supervisor's actor handles.
 pub(crate) enum SupervisorMessage {
     Engine(EngineMessage),
     Stop,

@@ -1,4 +1,4 @@
-//! The options of a supervisor.
+//! How a supervisor is set up.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use ostler_core::supervision::{AutoShutdown, Backoff, Report, Strategy, Supervis
 
 type Reporter = Arc<dyn Fn(Report) + Send + Sync>;
 
-/// OTP's supervisor flags, and a receiver for reports.
+/// OTP's supervisor flags, and where the reports go.
 #[derive(Clone, Default)]
 pub struct SupervisorOptions {
     pub(crate) flags: SupervisorFlags,
@@ -31,42 +31,38 @@ impl From<SupervisorFlags> for SupervisorOptions {
 }
 
 impl SupervisorOptions {
-    /// OTP's defaults: one_for_one, one restart allowed within 5 s, no automatic shutdown. No
-    /// backoff.
+    /// OTP's defaults: one_for_one, more than 1 restart within 5 s ends it, no automatic shutdown; no backoff.
     pub fn new() -> Self {
         SupervisorOptions::default()
     }
 
-    /// Sets which children are restarted when one is. Default: one_for_one.
+    /// Who is restarted when one child is. Default: one_for_one.
     pub fn strategy(mut self, strategy: Strategy) -> Self {
         self.flags.strategy = strategy;
         self
     }
 
-    /// Sets the restart intensity: more than `restarts` within `period` (inclusive) end the
-    /// supervisor. Defaults: 1, 5 s. With 0 restarts, the first one ends it. A period of zero is
-    /// invalid.
+    /// More than `restarts` within `period` (its edge included) end the supervisor. Defaults: 1, 5 s. With 0 restarts the first one does;
+    /// a period of zero is refused.
     pub fn intensity(mut self, restarts: u32, period: Duration) -> Self {
         self.flags.intensity = restarts;
         self.flags.period = period;
         self
     }
 
-    /// Sets whether significant children that exit on their own shut down the supervisor. Default:
-    /// never.
+    /// Whether significant children that end by themselves end the supervisor. Default: never.
     pub fn auto_shutdown(mut self, auto_shutdown: AutoShutdown) -> Self {
         self.flags.auto_shutdown = auto_shutdown;
         self
     }
 
-    /// Extension: delays restarts. Default: no delay.
+    /// Extension: restarts wait. Default: they don't.
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.flags.backoff = Some(backoff);
         self
     }
 
-    /// Sets a function that is called with each report. It is called from within the supervisor and
-    /// must not block. Reports are emitted as tracing events in any case.
+    /// Called with each report, from within the supervisor: it must not block. Reports are tracing events in any case.
     pub fn reporter(mut self, reporter: impl Fn(Report) + Send + Sync + 'static) -> Self {
         self.reporter = Some(Arc::new(reporter));
         self

@@ -1,4 +1,4 @@
-//! Extensions to OTP: backoff, uncounted exits, release gates, and queries at any time.
+//! What goes beyond OTP: backoff, exits that are nobody's fault, release gates, answers in the middle of anything.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ fn delays(bench: &Bench) -> Vec<(u32, u128)> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn backoff_grows_until_the_child_has_run_for_a_while() {
+async fn restarts_wait_longer_and_longer_until_the_child_was_up_for_a_while() {
     let bench = Bench::new();
     let backoff = Backoff {
         reset: Some(Duration::from_secs(60)),
@@ -46,9 +46,9 @@ async fn backoff_grows_until_the_child_has_run_for_a_while() {
     within(supervisor.stop()).await;
 }
 
-/// A supervisor waiting to restart a child is queried, asked to delete it, and stopped.
+/// A supervisor that waits to restart a child is asked about it, told to forget it, and stopped.
 #[tokio::test]
-async fn delayed_restart_can_be_cancelled() {
+async fn a_restart_that_waits_can_be_called_off() {
     for strategy in [Strategy::OneForOne, Strategy::OneForAll] {
         let bench = Bench::new();
         let hour = Duration::from_secs(3600);
@@ -74,7 +74,7 @@ async fn delayed_restart_can_be_cancelled() {
 }
 
 #[tokio::test]
-async fn uncounted_exit_does_not_count() {
+async fn an_exit_that_is_nobodys_fault_is_not_counted() {
     let bench = Bench::new();
     let options = bench.with_intensity(Strategy::OneForOne, 0);
     let children = vec![bench.child("child").restart(Restart::Transient)];
@@ -95,7 +95,7 @@ async fn uncounted_exit_does_not_count() {
     ));
 }
 
-/// A gate that the test opens.
+/// A gate that a test opens.
 #[derive(Clone)]
 struct Gate(Arc<watch::Sender<bool>>);
 
@@ -115,7 +115,7 @@ impl Gate {
 }
 
 #[tokio::test]
-async fn no_restart_before_the_release_gate_completes() {
+async fn nothing_takes_a_childs_place_before_its_gate_is_through() {
     let bench = Bench::new();
     let gate = Gate::shut();
     let child = {
@@ -135,7 +135,7 @@ async fn no_restart_before_the_release_gate_completes() {
     assert_eq!(
         supervisor.which_children().await.unwrap()[0].child.incarnation,
         1,
-        "the restart must wait for the gate"
+        "it waits"
     );
     gate.open();
     bench.until_logged("start child", 2).await;
@@ -154,9 +154,9 @@ async fn no_restart_before_the_release_gate_completes() {
     assert_eq!(bench.log.lines(), expected);
 }
 
-/// Even after a failed start, and when the supervisor itself is killed.
+/// Also after a start that failed, and when the supervisor itself is killed.
 #[tokio::test]
-async fn gates_run_after_failed_starts_and_kills() {
+async fn gates_run_whatever_happens() {
     let bench = Bench::new();
     let gated = |id: &'static str, on_start: OnStart| {
         let log = bench.log.clone();
@@ -176,7 +176,7 @@ async fn gates_run_after_failed_starts_and_kills() {
         .unwrap_err();
     assert!(
         bench.log.lines().contains(&"released failing/1".to_owned()),
-        "the gate must complete before the reply"
+        "before the reply"
     );
     let starting = tokio::spawn({
         let (supervisor, child) = (supervisor.clone(), gated("hanging", OnStart::Hang));
@@ -191,9 +191,9 @@ async fn gates_run_after_failed_starts_and_kills() {
     bench.until_logged("gone up", 1).await;
 }
 
-/// A gate that panics counts as completed.
+/// A gate that panics is not waited for, for ever.
 #[tokio::test]
-async fn panicking_gate_counts_as_completed() {
+async fn a_gate_that_panics_hangs_nobody() {
     let bench = Bench::new();
     let child = bench.child("child").gate(|_| async { panic!("a broken gate") });
     let supervisor = bench.supervisor(Strategy::OneForOne, vec![child]).await;
@@ -201,10 +201,9 @@ async fn panicking_gate_counts_as_completed() {
     within(supervisor.stop()).await;
 }
 
-/// While one child hangs in its start and another one in its stop, other children are started,
-/// restarted and stopped.
+/// While one child hangs in its start and one in its stop, the others are started, restarted and stopped.
 #[tokio::test]
-async fn supervisor_answers_at_any_time() {
+async fn it_answers_in_the_middle_of_anything() {
     let bench = Bench::new();
     let stopping = bench
         .child_that("stopping", |_| OnStart::Up, OnStop::Hang)
@@ -248,9 +247,9 @@ async fn cell_of(supervisor: &Supervisor, id: &str) -> ractor::ActorCell {
         .unwrap()
 }
 
-/// A panic in a start function or in `pre_start` is a failed start.
+/// A start function that panics, or an actor that panics in `pre_start`, is a failed start.
 #[tokio::test]
-async fn panicking_start_is_a_failed_start() {
+async fn a_start_that_panics_is_a_start_that_failed() {
     let bench = Bench::new();
     let supervisor = bench.supervisor(Strategy::OneForOne, vec![]).await;
     let child = bench.child_that("child", |_| panic!("in pre_start"), OnStop::Obey);
