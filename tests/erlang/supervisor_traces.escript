@@ -1,8 +1,8 @@
 #!/usr/bin/env escript
-%% Runs histories under Erlang/OTP's own supervisor, and prints what happened: the other half of
-%% crates/ostler/tests/supervisor_erlang.rs, which says what a history and a trace are.
+%% Runs histories under Erlang/OTP's own supervisor and prints their traces: the counterpart of
+%% crates/ostler-supervisor/tests/supervisor_erlang.rs, which defines histories and traces.
 %%
-%% One history a line on stdin, as an Erlang term; its trace on stdout, a line an event, then "END".
+%% Reads one history per line from stdin, as an Erlang term. Writes its trace to stdout, one event per line, then "END".
 -mode(compile).
 -export([init/1, start/3, start_simple/1, log/2]).
 
@@ -24,7 +24,7 @@ loop() ->
             loop()
     end.
 
-%% Each history has a process of its own, which collects its trace in its mailbox.
+%% Each history runs in its own process, which collects the trace in its mailbox.
 in_parallel(Histories) ->
     Self = self(),
     Runners = [spawn_monitor(fun() -> Self ! {self(), run(History)} end) || History <- Histories],
@@ -124,7 +124,7 @@ lookup(Key) ->
         [] -> undefined
     end.
 
-%% Everything is done when all pids that supervisors list are alive, and no child is being restarted.
+%% Everything is at rest when all pids listed by supervisors are alive and no child is being restarted.
 settle_and_look(Top) ->
     try look(Top, top) of
         unsettled -> erlang:yield(), settle_and_look(Top);
@@ -162,7 +162,7 @@ id(Id) -> atom_to_list(Id).
 status(undefined) -> "undefined";
 status(_) -> "up".
 
-%% Logs and reports, in the order in which they came.
+%% Logs and reports, in order of arrival.
 flush() ->
     receive {trace, Line} -> [Line | flush()] after 0 -> [] end.
 
@@ -171,7 +171,7 @@ say(Format, Arguments) ->
     Runner ! {trace, io_lib:format(Format, Arguments)},
     ok.
 
-%% Supervisors: the callback runs in the supervisor, and leaves the world there.
+%% Supervisors: the callback runs in the supervisor process, where it stores the world.
 init({World, Name, {simple, Intensity, Period, Auto, {Restart, Significant, Shutdown}}, []}) ->
     put(world, World),
     put(name, Name),
@@ -224,14 +224,14 @@ worker_loop(Id, OnStop) ->
     receive
         {die, Reason} -> exit(Reason);
         {'EXIT', _, _} when OnStop =:= never ->
-            %% It may be killed before it can say anything.
+            %% It may be killed before it can log anything.
             worker_loop(Id, OnStop);
         {'EXIT', _, _} ->
             say("stop ~s~n", [Id]),
             exit(OnStop)
     end.
 
-%% The reports of the supervisors, logged in the supervisor's own process.
+%% The supervisors' reports, logged in the supervisor's own process.
 log(#{msg := {report, #{label := {supervisor, Label}, report := Report}}}, _) ->
     case get(world) of
         undefined -> ok;

@@ -1,4 +1,5 @@
-//! `cargo xtask chaos`: builds the chaos of the tests with the light store, and starts it. Its own help says what it does.
+//! `cargo xtask chaos`: builds the chaos of the tests with the light store, and starts it. Its own
+//! help says what it does.
 
 use crate::steps::{Outcome, cargo, programs, step};
 

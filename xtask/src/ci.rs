@@ -1,43 +1,99 @@
-//! `cargo xtask ci`: what has to hold of the code beside `cargo xtask test`.
+//! `cargo xtask ci`: what is checked besides `cargo xtask test`.
+//!
+//! The steps share one target folder and, where they can, one set of features: RocksDB is compiled
+//! once.
 
-use std::process::Command;
+mod features;
+mod guardian;
+mod packages;
+mod targets;
 
-use crate::native;
-use crate::steps::{Outcome, cargo, exists, output, step};
+use std::time::Instant;
 
-/// Formatting, clippy, supervision with another ractor, documentation, licences and advisories.
-pub(crate) fn run() -> Outcome {
-    let environment = native::environment()?;
-    step("formatting", cargo().args(["fmt", "--all", "--check"]))?;
-    println!("── text (docs/style.md)");
-    crate::text::run(crate::text::Mode::Check)?;
-    // Cargo does not know the guardian's program: the build script of ostler-os compiles it.
-    let guardian = "crates/ostler-os/guardian/main.rs";
-    let mut rustfmt = Command::new("rustfmt");
-    step(
-        "formatting of the guardian",
-        rustfmt.args(["--check", "--edition", "2024", guardian]),
-    )?;
-    native::announce_rocksdb()?;
-    let mut clippy = cargo();
-    clippy.args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
-    step("clippy", clippy.envs(environment.clone()))?;
-    // Features of ractor are the whole build's: with this one its messages want more, and its actors behave as before.
-    let mut cluster = cargo();
-    cluster.args(["test", "--package", "ostler-supervisor", "--test", "supervisor"]);
-    cluster.args(["--features", "cluster"]);
-    step("supervision with ractor's cluster feature", &mut cluster)?;
-    let mut doc = cargo();
-    doc.args(["doc", "--workspace", "--no-deps"])
-        .env("RUSTDOCFLAGS", "-D warnings");
-    step("documentation", doc.envs(environment))?;
-    deny()
+use crate::skips::Skips;
+use crate::steps::{Outcome, cargo, exists, output, seconds, step, title};
+use crate::test::FEATURES;
+use crate::{native, text};
+
+/// Something to check; may note that it was skipped.
+type Check = fn(&mut Skips) -> Outcome;
+
+/// The checks by name. Those that need no compiler come first.
+const CHECKS: [(&str, Check); 10] = [
+    ("format", format),
+    ("text", text),
+    ("deny", deny),
+    ("guardian", |_| guardian::clippy()),
+    ("clippy", clippy),
+    ("features", |_| features::check(&native::environment()?)),
+    ("targets", targets::check),
+    ("docs", docs),
+    ("benches", benches),
+    ("packages", |_| packages::build_an_app_from_them()),
+];
+
+/// Runs all checks, or those that are named. The first failure ends the run.
+pub(crate) fn run(names: &[&str]) -> Outcome {
+    if let Some(unknown) = names
+        .iter()
+        .find(|name| !CHECKS.iter().any(|(known, _)| known == *name))
+    {
+        let known: Vec<&str> = CHECKS.iter().map(|(name, _)| *name).collect();
+        return Err(format!("there is no check {unknown}; there are {}", known.join(", ")));
+    }
+    let started = Instant::now();
+    let mut skips = Skips::default();
+    let mut chosen = CHECKS
+        .iter()
+        .filter(|(name, _)| names.is_empty() || names.contains(name));
+    let outcome = chosen.try_for_each(|(_, check)| check(&mut skips));
+    println!("All of it took {}.", seconds(started.elapsed()));
+    let concluded = skips.conclude();
+    outcome.and(concluded)
 }
 
-/// cargo-deny, where it is installed. Its licence and source rules need no network; its advisories do.
-fn deny() -> Outcome {
+fn format(_: &mut Skips) -> Outcome {
+    step("formatting", cargo().args(["fmt", "--all", "--check"]))?;
+    guardian::formatting()
+}
+
+fn text(_: &mut Skips) -> Outcome {
+    title("text (docs/style.md)");
+    text::run(text::Mode::Check)
+}
+
+fn clippy(_: &mut Skips) -> Outcome {
+    native::announce_rocksdb()?;
+    let mut clippy = cargo();
+    clippy.args(["clippy", "--workspace", "--all-targets", "--features", FEATURES]);
+    step(
+        "clippy",
+        clippy.args(["--", "-D", "warnings"]).envs(native::environment()?),
+    )
+}
+
+fn docs(_: &mut Skips) -> Outcome {
+    let mut doc = cargo();
+    doc.args(["doc", "--workspace", "--no-deps", "--document-private-items"])
+        .env("RUSTDOCFLAGS", "-D warnings");
+    step("documentation", doc.envs(native::environment()?))
+}
+
+/// With the tests' features, so that only the benchmarks themselves are compiled here.
+fn benches(_: &mut Skips) -> Outcome {
+    let mut benches = cargo();
+    benches.args(["bench", "--workspace", "--bench", "*", "--no-run", "--profile", "dev"]);
+    step(
+        "benchmarks compile",
+        benches.args(["--features", FEATURES]).envs(native::environment()?),
+    )
+}
+
+/// cargo-deny, where it is installed. Its licence and source rules need no network; its advisories
+/// do.
+fn deny(skips: &mut Skips) -> Outcome {
     if !exists("cargo-deny") {
-        println!("── licences and advisories: skipped, cargo-deny is not installed");
+        skips.step("licences and advisories", "cargo-deny is not installed");
         return Ok(());
     }
     step(
@@ -46,7 +102,7 @@ fn deny() -> Outcome {
     )?;
     if let Err(why) = output(cargo().args(["deny", "fetch"])) {
         let why = why.lines().last().unwrap_or_default();
-        println!("── advisories: skipped, their data can't be had: {why}");
+        skips.step("advisories", &format!("their data could not be fetched: {why}"));
         return Ok(());
     }
     step(

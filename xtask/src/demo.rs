@@ -1,4 +1,5 @@
-//! `cargo xtask demo`: a pool, a murder, a replacement, a clean end. Each thing that is told has been checked.
+//! `cargo xtask demo`: a pool starts, a worker is killed and replaced, the run stops. Whatever is
+//! printed was checked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
@@ -19,7 +20,7 @@ pub(crate) enum Store {
     RocksDb,
 }
 
-const VICTIM: &str = "web/1";
+const KILLED: &str = "web/1";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A worker as its last events show it.
@@ -29,7 +30,7 @@ struct Seen {
     port: u16,
 }
 
-/// Runs the story; the first thing that does not happen ends it.
+/// Runs the demo; the first thing that does not happen ends it.
 pub(crate) fn run(store: Store) -> Outcome {
     let started = Instant::now();
     build(store)?;
@@ -37,14 +38,14 @@ pub(crate) fn run(store: Store) -> Outcome {
     let mut run = Run::start(&programs()?.join("ostler"), &root().join("examples/web/ostler.toml"))?;
     let mut pids = BTreeSet::from([run.pid()]);
     let workers = until_ready(&mut run, &mut pids)?;
-    println!("\n2. Each of them is asked who it is");
+    println!("\n2. Each of them is asked for its pid");
     for (name, worker) in &workers {
         check_answer(name, *worker)?;
     }
-    let victim = *workers.get(VICTIM).ok_or(format!("there is no {VICTIM}"))?;
-    println!("\n3. {VICTIM} is killed: kill -KILL {}", victim.pid);
-    let heir = until_replaced(&mut run, &mut pids, victim)?;
-    check_answer(VICTIM, heir)?;
+    let killed = *workers.get(KILLED).ok_or(format!("there is no {KILLED}"))?;
+    println!("\n3. {KILLED} is killed: kill -KILL {}", killed.pid);
+    let replacement = until_replaced(&mut run, &mut pids, killed)?;
+    check_answer(KILLED, replacement)?;
     println!("\n4. All of it is stopped: kill -TERM {}", run.pid());
     pids.extend(descendants(run.pid()));
     stop(run, &workers)?;
@@ -54,7 +55,7 @@ pub(crate) fn run(store: Store) -> Outcome {
     Ok(())
 }
 
-fn build(store: Store) -> Outcome {
+pub(crate) fn build(store: Store) -> Outcome {
     let mut build = cargo();
     build.args(["build", "--package", "ostler-cli"]);
     match store {
@@ -70,13 +71,13 @@ fn build(store: Store) -> Outcome {
     step("building ostler", &mut build)
 }
 
-/// Tells the start of the pool; gives each worker's process.
+/// Prints the start of the pool; returns each worker's process.
 fn until_ready(run: &mut Run, pids: &mut BTreeSet<u32>) -> Outcome<BTreeMap<String, Seen>> {
     let begun = Instant::now();
     let mut workers: BTreeMap<String, Seen> = BTreeMap::new();
     loop {
         let event = run.next(PATIENCE)?;
-        tell(&event, begun);
+        show(&event, begun);
         note(
             &event,
             workers.entry(event.text("worker").to_owned()).or_default(),
@@ -103,42 +104,42 @@ fn note(event: &Event, worker: &mut Seen, pids: &mut BTreeSet<u32>) {
     }
 }
 
-/// Kills the victim and follows its slot until another process stands in it.
-fn until_replaced(run: &mut Run, pids: &mut BTreeSet<u32>, victim: Seen) -> Outcome<Seen> {
-    let killed = Instant::now();
-    signal(victim.pid, Signal::SIGKILL)?;
+/// Kills the worker and follows its slot until another process fills it.
+fn until_replaced(run: &mut Run, pids: &mut BTreeSet<u32>, killed: Seen) -> Outcome<Seen> {
+    let begun = Instant::now();
+    signal(killed.pid, Signal::SIGKILL)?;
     let mut happened: Vec<String> = Vec::new();
-    let mut heir = Seen::default();
+    let mut replacement = Seen::default();
     while !happened.iter().any(|name| name == "pool.ready") {
         let event = run.next(PATIENCE)?;
-        tell(&event, killed);
-        if event.name() != "pool.ready" && event.text("worker") != VICTIM {
+        show(&event, begun);
+        if event.name() != "pool.ready" && event.text("worker") != KILLED {
             continue;
         }
-        note(&event, &mut heir, pids);
-        if event.is("worker.exited", VICTIM) && event.text("signal") != "KILL" {
-            return Err(format!("it did not end by the signal that was sent: {}", event.0));
+        note(&event, &mut replacement, pids);
+        if event.is("worker.exited", KILLED) && event.text("signal") != "KILL" {
+            return Err(format!("it did not end by the signal that it was sent: {}", event.0));
         }
         happened.push(event.name().to_owned());
     }
     check_order(&happened)?;
-    if heir.pid == victim.pid || heir.port != victim.port {
+    if replacement.pid == killed.pid || replacement.port != killed.port {
         return Err(format!(
-            "a new process on port {} was expected, and pid {} on port {} came",
-            victim.port, heir.pid, heir.port
+            "expected a new process on port {}, found pid {} on port {}",
+            killed.port, replacement.pid, replacement.port
         ));
     }
     println!(
         "   replaced after {}: pid {} instead of {}, still on port {}",
-        seconds(killed.elapsed()),
-        heir.pid,
-        victim.pid,
-        heir.port
+        seconds(begun.elapsed()),
+        replacement.pid,
+        killed.pid,
+        replacement.port
     );
-    Ok(heir)
+    Ok(replacement)
 }
 
-/// What a restart is made of, in the order in which it has to happen.
+/// The events of a restart, in the order in which they must come.
 const RESTART: [&str; 7] = [
     "worker.exited",
     "worker.failed",
@@ -149,7 +150,8 @@ const RESTART: [&str; 7] = [
     "worker.ready",
 ];
 
-/// All of it happened, and in this order: what it held was released before its replacement was so much as reserved.
+/// All events came, in this order: the old process was released before its replacement was
+/// reserved.
 fn check_order(happened: &[String]) -> Outcome {
     let restart: Vec<&str> = happened
         .iter()
@@ -160,7 +162,7 @@ fn check_order(happened: &[String]) -> Outcome {
         return Ok(());
     }
     Err(format!(
-        "this was expected: {}; and this happened: {}",
+        "expected: {}; found: {}",
         RESTART.join(", "),
         restart.join(", ")
     ))
@@ -172,13 +174,13 @@ fn stop(run: Run, workers: &BTreeMap<String, Seen>) -> Outcome {
     let mut released = BTreeSet::new();
     let mut clean = false;
     let (status, said) = run.end(PATIENCE, |event| {
-        tell(event, asked);
+        show(event, asked);
         clean |= event.name() == "cleanup.success";
         if event.name() == "worker.released" {
             released.insert(event.text("worker").to_owned());
         }
     })?;
-    println!("   what it says of the whole run:");
+    println!("   its summary:");
     for line in summary(&said) {
         println!("   │ {line}");
     }
@@ -202,7 +204,8 @@ fn summary(said: &str) -> impl Iterator<Item = &str> {
 
 /// No process of the run is there, and every port can be bound.
 fn prove_nothing_is_left(pids: &BTreeSet<u32>, ports: impl Iterator<Item = u16>) -> Outcome {
-    // The guardian ends by itself when its host has ended; the kernel may need a moment to take its children off the list.
+    // The guardian ends by itself when its host has ended; the kernel may need a moment to take its
+    // children off the list.
     let deadline = Instant::now() + Duration::from_secs(2);
     loop {
         let left: Vec<String> = pids.iter().filter(|pid| is_alive(**pid)).map(u32::to_string).collect();
@@ -226,7 +229,8 @@ fn prove_nothing_is_left(pids: &BTreeSet<u32>, ports: impl Iterator<Item = u16>)
     Ok(())
 }
 
-/// Whether the process runs. A pid that the kernel gave to somebody else within these seconds would be a false alarm, never a miss.
+/// Whether the process runs. If the kernel reuses a pid within these seconds, that is a false
+/// alarm, never a miss.
 fn is_alive(pid: u32) -> bool {
     stat(pid).is_some_and(|(state, _)| state != "Z")
 }
@@ -263,7 +267,7 @@ fn descendants(pid: u32) -> BTreeSet<u32> {
     }
 }
 
-/// Asks the server who it is, and compares the answer with what the events say.
+/// Asks the server for its pid, and compares the answer with the events.
 fn check_answer(name: &str, worker: Seen) -> Outcome {
     let answer =
         get(worker.port).map_err(|error| format!("{name} does not answer on port {}: {error}", worker.port))?;
@@ -283,13 +287,13 @@ fn get(port: u16) -> std::io::Result<String> {
     Ok(answer.rsplit("\r\n\r\n").next().unwrap_or_default().trim().to_owned())
 }
 
-/// One event as a line of the story.
-fn tell(event: &Event, since: Instant) {
+/// Prints one event as a line.
+fn show(event: &Event, since: Instant) {
     let about = match (event.text("worker"), event.text("pool")) {
         ("", pool) => pool,
         (worker, _) => worker,
     };
-    let facts: Vec<String> = worth_telling(event.name())
+    let facts: Vec<String> = shown_fields(event.name())
         .iter()
         .filter_map(|key| match &event.0[*key] {
             Value::Null => None,
@@ -310,8 +314,8 @@ fn tell(event: &Event, since: Instant) {
     );
 }
 
-/// What a reader of the story wants to know of this event.
-fn worth_telling(event: &str) -> &'static [&'static str] {
+/// The fields that are shown of this event.
+fn shown_fields(event: &str) -> &'static [&'static str] {
     match event {
         "worker.reserved" => &["incarnation", "port"],
         "worker.spawned" => &["pid", "containment"],
@@ -325,16 +329,16 @@ fn worth_telling(event: &str) -> &'static [&'static str] {
     }
 }
 
-/// What it means, for those who see it for the first time.
+/// What it means, for a first-time reader.
 fn meaning(event: &str) -> &'static str {
     match event {
         "run.started" => "the guardian, the process table and the cleaner are up",
-        "sweep.done" => "what earlier runs may have left was looked for",
-        "worker.reserved" => "it is on record before it runs",
+        "sweep.done" => "nothing of earlier runs is left",
+        "worker.reserved" => "recorded before it runs",
         "worker.spawned" => "exec has succeeded",
         "worker.ready" => "its own process answers /healthz",
-        "worker.released" => "its tree is gone, its port is free, its record is removed",
-        "worker.restarting" => "only now may another take its place",
+        "worker.released" => "its process tree is gone, its port is free, its record is removed",
+        "worker.restarting" => "only now is it replaced",
         "cleanup.success" => "the emergency cleaner found nothing",
         _ => "",
     }

@@ -1,10 +1,13 @@
-//! The project's own commands, as plain Rust: `cargo xtask demo`, `test`, `chaos`, `ci`.
+//! The project's own commands, as plain Rust: `cargo xtask help` lists them.
 
 mod chaos;
 mod ci;
 mod demo;
+mod listen;
 mod native;
 mod python;
+mod record;
+mod skips;
 mod steps;
 mod story;
 mod test;
@@ -15,8 +18,7 @@ use std::process::ExitCode;
 
 const HELP: &str = "\
 cargo xtask demo [--store redb|rocksdb]
-    Builds ostler, runs the web servers of examples/web as a pool, kills one of them under your eyes, and tells what
-    happens. One to four minutes from an empty target folder on two cores, seconds after that. --store rocksdb keeps the process table in
+    Builds ostler, runs the web servers of examples/web as a pool, kills one of them, and shows what happens. One to four minutes from an empty target folder on two cores, seconds after that. --store rocksdb keeps the process table in
     RocksDB instead of redb, and compiles it first if need be (about 18 minutes).
 
 cargo xtask test [ARGUMENTS OF cargo test]
@@ -28,15 +30,19 @@ cargo xtask python
 
 cargo xtask chaos [--minutes N] [--seed S]
     Random faults of all kinds against a running set of pools, under an observer from outside (docs/testing.md). Builds with
-    the light store. --help tells more.
+    the light store. Its --help has more.
 
-cargo xtask ci
-    Formatting, text, clippy, documentation, licences and advisories.
+cargo xtask ci [CHECK …]
+    What is checked besides the tests, or some of it: format, text, deny, guardian, clippy, features, targets, docs,
+    benches, packages. What was skipped is listed at the end; in CI (CI=true) it must be in .ci/expected-skips.
+
+cargo xtask record
+    Makes the recordings in docs/recording anew: the live table and the demo.
 
 cargo xtask text [--fix]
     The rules of docs/style.md that a program can check. --fix repairs wrapping.
 
-Exit status: 0 when everything that was promised happened, 1 when not.";
+Exit status: 0 when everything succeeded, 1 otherwise.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -45,19 +51,18 @@ fn main() -> ExitCode {
         ["demo"] | ["demo", "--store", "redb"] => demo::run(demo::Store::Redb),
         ["demo", "--store", "rocksdb"] => demo::run(demo::Store::RocksDb),
         ["test", rest @ ..] => test::run(rest),
-        ["python"] => {
-            python::run().map(|skipped| println!("── Python: {}", skipped.unwrap_or_else(|| "done".to_owned())))
-        }
+        ["python"] => test::python_alone(),
         ["chaos", rest @ ..] => chaos::run(rest),
-        ["ci"] => ci::run(),
+        ["ci", checks @ ..] => ci::run(checks),
+        ["record"] => record::run(),
         ["text"] => text::run(text::Mode::Check),
         ["text", "--fix"] => text::run(text::Mode::Fix),
         ["help" | "--help" | "-h"] => {
-            // Whoever reads only the first lines of it has read what was wanted.
+            // A reader such as `head` may close the pipe early: not an error.
             drop(writeln!(std::io::stdout(), "{HELP}"));
             return ExitCode::SUCCESS;
         }
-        _ => Err(format!("there is no such command.\n\n{HELP}")),
+        _ => Err(format!("unknown command\n\n{HELP}")),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,8 @@
-//! What RocksDB's build needs of the machine: a C++ compiler, and libclang for the bindings, which few machines have.
+//! What RocksDB's build needs of the machine: a C++ compiler, and libclang for the bindings, which
+//! few machines have.
 //!
-//! Cargo rebuilds RocksDB when one of these variables changes, and that takes minutes: both values are always the same.
+//! Cargo rebuilds RocksDB when one of these variables changes, which takes minutes: both values are
+//! always the same.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +12,7 @@ use crate::steps::{Outcome, exists, output, programs};
 /// The wheel of the libclang that bindgen loads.
 const LIBCLANG: &str = "libclang==18.1.1";
 
-/// The variables of a build with RocksDB, and what they are set to. Fetches libclang on the first call.
+/// The variables of a build with RocksDB, with their values. Fetches libclang on the first call.
 pub(crate) fn environment() -> Outcome<Vec<(&'static str, String)>> {
     if !exists("c++") {
         return Err("no c++ was found: RocksDB is C++; install a compiler (Debian: apt-get install g++)".to_owned());
@@ -28,7 +30,7 @@ pub(crate) fn environment() -> Outcome<Vec<(&'static str, String)>> {
     Ok(environment)
 }
 
-/// Says what the first build costs, when it has not been paid yet.
+/// Says what RocksDB's build costs, unless it is built.
 pub(crate) fn announce_rocksdb() -> Outcome {
     let built = programs()?.join("build");
     let is_rocksdb = |entry: std::fs::DirEntry| {
@@ -43,52 +45,49 @@ pub(crate) fn announce_rocksdb() -> Outcome {
 
 /// The folder with libclang.so, filled from PyPI when it is empty.
 fn libclang() -> Outcome<PathBuf> {
+    let hint = "or set LIBCLANG_PATH to a folder with libclang.so";
+    python_package(LIBCLANG, "libclang", "clang/native", "libclang.so").map_err(|error| format!("{error}; {hint}"))
+}
+
+/// The folder `name` in the cache with a `part` of what pip installs for a requirement, filled on
+/// the first call. It is complete when it has the file `proof`.
+pub(crate) fn python_package(requirement: &str, name: &str, part: &str, proof: &str) -> Outcome<PathBuf> {
     let tools = cache()?.join("tools");
-    let folder = tools.join("libclang");
-    if folder.join("libclang.so").is_file() {
+    let folder = tools.join(name);
+    if folder.join(proof).exists() {
         return Ok(folder);
     }
     if !exists("python3") {
-        return Err("no python3 was found: it fetches libclang, and runs the tests' workers (Debian: apt-get install python3 python3-pip); or set LIBCLANG_PATH to a folder with libclang.so".to_owned());
+        return Err(
+            "no python3 was found: it fetches what the build needs, and runs the tests' workers (Debian: apt-get install python3 python3-pip)"
+                .to_owned(),
+        );
     }
-    println!(
-        "libclang is fetched from PyPI ({LIBCLANG}, 24 MB) into {}.",
-        folder.display()
-    );
-    let unpacked = tools.join(format!("libclang.{}", std::process::id()));
-    let outcome = fetch(&unpacked).and_then(|()| put(&unpacked.join("clang/native"), &folder));
-    // What is left of it is only in the way; a failure to remove it harms nobody.
+    println!("fetching {requirement} from PyPI into {}", folder.display());
+    let unpacked = tools.join(format!("{name}.{}", std::process::id()));
+    let outcome = install(requirement, &unpacked).and_then(|()| put(&unpacked.join(part), &folder, proof));
+    // What is left of a failed attempt serves no purpose; a failure to remove it does no harm.
     std::fs::remove_dir_all(&unpacked).ok();
     outcome.map(|()| folder)
 }
 
-fn fetch(into: &Path) -> Outcome {
-    std::fs::create_dir_all(into).map_err(|error| format!("{} can't be made: {error}", into.display()))?;
-    let hint = |error: String| {
-        format!(
-            "{error}\nlibclang could not be fetched; install pip, or set LIBCLANG_PATH to a folder with libclang.so"
-        )
-    };
+fn install(requirement: &str, into: &Path) -> Outcome {
+    std::fs::create_dir_all(into).map_err(|error| format!("creating {}: {error}", into.display()))?;
     let mut pip = Command::new("python3");
-    pip.args([
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--target",
-    ]);
-    output(pip.arg(into).arg(LIBCLANG)).map(drop).map_err(hint)
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+        .args(["--only-binary=:all:", "--target"]);
+    output(pip.arg(into).arg(requirement))
+        .map(drop)
+        .map_err(|error| format!("{error}\n{requirement} could not be fetched; install pip"))
 }
 
-/// Puts the folder in its place at once, so that nobody sees half of it; whoever was faster has put the same there.
-fn put(from: &Path, to: &Path) -> Outcome {
+/// Moves the folder to its place in one step, so that no other process sees half of it. Another
+/// process may have been faster with the same.
+fn put(from: &Path, to: &Path, proof: &str) -> Outcome {
     match std::fs::rename(from, to) {
         Ok(()) => Ok(()),
-        Err(_) if to.join("libclang.so").is_file() => Ok(()),
-        Err(error) => Err(format!("libclang can't be put to {}: {error}", to.display())),
+        Err(_) if to.join(proof).exists() => Ok(()),
+        Err(error) => Err(format!("moving {} to {}: {error}", from.display(), to.display())),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Commands that are run one after another, each with its title and its time.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 /// What went wrong, for people.
@@ -17,7 +17,7 @@ pub(crate) fn root() -> PathBuf {
 
 /// The folder of this profile's programs: the one that this program itself was built into.
 pub(crate) fn programs() -> Outcome<PathBuf> {
-    let own = std::env::current_exe().map_err(|error| format!("where xtask itself is can't be told: {error}"))?;
+    let own = std::env::current_exe().map_err(|error| format!("finding xtask's own path: {error}"))?;
     Ok(own.parent().unwrap_or(&own).to_owned())
 }
 
@@ -29,19 +29,29 @@ pub(crate) fn cargo() -> Command {
 }
 
 /// Runs a command under a title; says how long it took.
-pub(crate) fn step(title: &str, command: &mut Command) -> Outcome {
-    println!("── {title}");
-    let started = Instant::now();
+pub(crate) fn step(name: &str, command: &mut Command) -> Outcome {
+    let started = title(name);
     let program = command.get_program().to_string_lossy().into_owned();
     let status = command
         .status()
         .map_err(|error| format!("{program} can't be run: {error}"))?;
+    finished(name, &program, status, started)
+}
+
+/// Prints the title of a step that starts now.
+pub(crate) fn title(name: &str) -> Instant {
+    println!("── {name}");
+    Instant::now()
+}
+
+/// Prints how long a step took; an error if its program failed.
+pub(crate) fn finished(name: &str, program: &str, status: ExitStatus, started: Instant) -> Outcome {
     let took = seconds(started.elapsed());
     if status.success() {
-        println!("── {title}: done in {took}");
+        println!("── {name}: done in {took}");
         Ok(())
     } else {
-        Err(format!("{title}: {program} ended with {status} after {took}"))
+        Err(format!("{name}: {program} ended with {status} after {took}"))
     }
 }
 

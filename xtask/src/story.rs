@@ -35,7 +35,7 @@ impl Event {
     }
 }
 
-/// The program while it runs. Dropped in the middle of the story, it is ended.
+/// The program while it runs. Dropping it ends the program.
 pub(crate) struct Run {
     child: Child,
     events: Receiver<Event>,
@@ -78,17 +78,14 @@ impl Run {
     pub(crate) fn next(&mut self, patience: Duration) -> Outcome<Event> {
         match self.events.recv_timeout(patience) {
             Ok(event) => Ok(event),
-            Err(RecvTimeoutError::Timeout) => Err(format!("ostler told nothing for {} s", patience.as_secs())),
+            Err(RecvTimeoutError::Timeout) => Err(format!("no event from ostler for {} s", patience.as_secs())),
             Err(RecvTimeoutError::Disconnected) => {
                 let said = self
                     .stderr
                     .take()
                     .and_then(|thread| thread.join().ok())
                     .unwrap_or_default();
-                Err(format!(
-                    "ostler ended in the middle of the story. It said:\n{}",
-                    said.trim_end()
-                ))
+                Err(format!("ostler ended unexpectedly. It printed:\n{}", said.trim_end()))
             }
         }
     }
@@ -116,7 +113,7 @@ impl Run {
         let status = self
             .child
             .wait()
-            .map_err(|error| format!("its end can't be told: {error}"))?;
+            .map_err(|error| format!("waiting for ostler: {error}"))?;
         let said = self
             .stderr
             .take()
@@ -129,7 +126,8 @@ impl Run {
 impl Drop for Run {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
-            // The story failed: its guardian ends the workers when the program is killed. There is nobody to tell of an error here.
+            // The demo failed. Its guardian ends the workers when the program is killed; drop can't
+            // report errors.
             self.child.kill().ok();
             self.child.wait().ok();
         }
@@ -151,7 +149,7 @@ fn follow(stdout: ChildStdout) -> Receiver<Event> {
     receiver
 }
 
-/// Sends a signal to a process that this story has started.
+/// Sends a signal to a process that the demo has started.
 pub(crate) fn signal(pid: u32, signal: Signal) -> Outcome {
     let number = i32::try_from(pid).map_err(|_| format!("{pid} is no pid"))?;
     kill(Pid::from_raw(number), signal).map_err(|error| format!("pid {pid} could not be sent {signal}: {error}"))

@@ -5,6 +5,8 @@
 //! when it is clean.
 
 mod comments;
+mod index;
+mod maps;
 mod markdown;
 mod words;
 
@@ -28,17 +30,24 @@ pub(crate) enum Mode {
 pub(crate) fn run(mode: Mode) -> Outcome {
     let clean = read(CLEAN)?;
     let clean: Vec<&str> = clean.lines().filter(|line| !line.starts_with('#')).collect();
-    let mut offences = Vec::new();
-    for file in tracked()? {
-        let text = read(&file)?;
-        let is_clean = clean.iter().any(|path| Path::new(&file).starts_with(path));
-        let fixed = fix(&file, &text, is_clean);
+    let files = tracked()?;
+    let mut offences = maps::missing(&files, |path| root().join(path).is_file());
+    for path in clean.iter().filter(|path| !root().join(path).exists()) {
+        offences.push(format!("{CLEAN}: there is no {path}"));
+    }
+    for file in &files {
+        let text = read(file)?;
+        let is_clean = clean.iter().any(|path| Path::new(file).starts_with(path));
+        let fixed = fix(file, &text, is_clean)?;
         if mode == Mode::Fix && fixed != text {
             println!("fixed {file}");
-            std::fs::write(root().join(&file), &fixed).map_err(|error| format!("writing {file}: {error}"))?;
+            std::fs::write(root().join(file), &fixed).map_err(|error| format!("writing {file}: {error}"))?;
+        }
+        if mode == Mode::Check && file == index::FILE && fixed != text {
+            offences.push(format!("{file}: the index does not list what the directory holds"));
         }
         let text = if mode == Mode::Fix { &fixed } else { &text };
-        offences.extend(offences_in(&file, text, is_clean));
+        offences.extend(offences_in(file, text, is_clean));
     }
     if offences.is_empty() {
         return Ok(());
@@ -50,12 +59,13 @@ pub(crate) fn run(mode: Mode) -> Outcome {
     ))
 }
 
-fn fix(file: &str, text: &str, is_clean: bool) -> String {
-    match extension(file) {
+fn fix(file: &str, text: &str, is_clean: bool) -> Outcome<String> {
+    Ok(match extension(file) {
+        "md" if file == index::FILE => index::rendered(&markdown::joined(text))?,
         "md" => markdown::joined(text),
         "rs" if is_clean => comments::wrapped(text),
         _ => text.to_owned(),
-    }
+    })
 }
 
 fn offences_in(file: &str, text: &str, is_clean: bool) -> Vec<String> {

@@ -1,27 +1,5 @@
-//! The `ostler` program: pools of supervised processes from a TOML file.
+//! The `ostler` program; everything is in the library of this crate, so that tests and fuzz targets reach it.
 
-mod check;
-mod cli;
-mod config;
-#[cfg(test)]
-mod docs;
-mod doctor;
-mod exit;
-mod sweep;
-mod tell;
-mod up;
-
-use std::process::ExitCode;
-
-use clap::Parser as _;
-
-fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
-    let outcome = match cli.command {
-        cli::Command::Up(args) => up::run(&args),
-        cli::Command::Check(args) => check::run(&args),
-        cli::Command::Sweep(args) => sweep::run(&args),
-        cli::Command::Doctor(args) => doctor::run(&args),
-    };
-    outcome.unwrap_or_else(exit::Failed::tell).into()
+fn main() -> std::process::ExitCode {
+    ostler_cli::main()
 }

@@ -6,6 +6,9 @@
 //! something out: no ps, pgrep, kill or lsof.
 
 pub mod cgroup;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod guardian;
 pub mod holders;
 pub mod identity;

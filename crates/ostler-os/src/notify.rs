@@ -46,7 +46,7 @@ pub struct Message {
 impl Message {
     /// What the lines of a message say, `None` when they say nothing that we know. `MAINPID`, `FDSTORE`, `BARRIER` and
     /// other variables of systemd's are passed over.
-    fn parse(sender_pid: i32, text: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(sender_pid: i32, text: &[u8]) -> Option<Self> {
         let mut message = Self {
             sender_pid,
             ..Self::default()

@@ -48,7 +48,7 @@ impl Stat {
         matches!(self.state, 'X' | 'x') || (self.state == 'Z' && self.threads <= 1)
     }
 
-    fn parse(text: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(text: &[u8]) -> Option<Self> {
         // The name stands in brackets and may hold anything: the fields go on after the *last* bracket.
         let open = text.iter().position(|&b| b == b'(')?;
         let close = text.iter().rposition(|&b| b == b')')?;
@@ -65,7 +65,7 @@ impl Stat {
             parent: fields.get(1)?.parse().ok()?,
             user_ticks: number(14)?,
             system_ticks: number(15)?,
-            waited_ticks: number(16)? + number(17)?,
+            waited_ticks: number(16)?.saturating_add(number(17)?),
             threads: number(20)?,
             start_time: number(22)?,
             resident_pages: number(24)?,

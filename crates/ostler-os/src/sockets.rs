@@ -147,27 +147,34 @@ fn ask_kernel(port: u16, which: Which) -> io::Result<Vec<TcpSocket>> {
             SendFlags::empty(),
             &SocketAddrNetlink::new(0, 0),
         )?;
-        'answer: loop {
+        loop {
             let (received, _) = recv(&socket, &mut buffer[..], RecvFlags::empty())?;
-            let mut rest = &buffer[..received];
-            while !rest.is_empty() {
-                let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest).map_err(io::Error::other)?;
-                match message.payload {
-                    NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                        sockets.push(socket_of(&response));
-                    }
-                    NetlinkPayload::Done(_) => break 'answer,
-                    NetlinkPayload::Error(error) => return Err(error.to_io()),
-                    _ => {}
-                }
-                // Messages are padded to 4 bytes; a length of 0 would loop.
-                let length = (message.header.length as usize).next_multiple_of(4).max(4);
-                rest = rest.get(length..).unwrap_or_default();
+            if read_answer(&buffer[..received], &mut sockets)? {
+                break;
             }
         }
     }
     sockets.retain(|socket: &TcpSocket| socket.address.port() == port);
     Ok(sockets)
+}
+
+/// Adds the sockets of one datagram of the kernel's answer; returns whether the answer is complete.
+pub(crate) fn read_answer(mut datagram: &[u8], sockets: &mut Vec<TcpSocket>) -> io::Result<bool> {
+    while !datagram.is_empty() {
+        let message = NetlinkMessage::<SockDiagMessage>::deserialize(datagram).map_err(io::Error::other)?;
+        match message.payload {
+            NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
+                sockets.push(socket_of(&response));
+            }
+            NetlinkPayload::Done(_) => return Ok(true),
+            NetlinkPayload::Error(error) => return Err(error.to_io()),
+            _ => {}
+        }
+        // Messages are padded to 4 bytes; a length of 0 would loop.
+        let length = (message.header.length as usize).next_multiple_of(4).max(4);
+        datagram = datagram.get(length..).unwrap_or_default();
+    }
+    Ok(false)
 }
 
 fn request(family: u8, port: u16, which: Which) -> Vec<u8> {

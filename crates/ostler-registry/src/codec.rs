@@ -122,7 +122,7 @@ fn decode_exactly<T: bincode::Decode<()>>(payload: &[u8]) -> Result<T, DecodeErr
     }
 }
 
-fn checksum(version: [u8; 2], payload: &[u8]) -> u32 {
+pub(crate) fn checksum(version: [u8; 2], payload: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&version);
     hasher.update(payload);

@@ -12,6 +12,9 @@
 //! What is *not* here: who decides when a process starts or ends, signals, and any look at `/proc`.
 
 pub mod codec;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod ledger;
 mod record;
 mod run;

@@ -1,7 +1,8 @@
-//! What supervision costs a child, in time and memory, beside ractor's bare `spawn_linked`, and that it grows linearly.
+//! What supervision costs per child in time and memory, compared with ractor's bare `spawn_linked`,
+//! and that it grows linearly.
 //!
-//! `cargo bench -p ostler-supervisor --bench supervisors`. Each figure is measured in a process of its own,
-//! so that no run pays for the one before.
+//! `cargo bench -p ostler-supervisor --bench supervisors`. Each figure is measured in its own
+//! process, so that no run is affected by the one before.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -10,13 +11,14 @@ use futures_util::StreamExt;
 use ostler_supervisor::{ChildSpec, DynamicSupervisor, Supervisor, SupervisorOptions};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-/// Bare `spawn_linked`; the first children of a supervisor; children added one after the other, each awaited; and added all at once.
+/// Bare `spawn_linked`; the initial children of a supervisor; children added one after another,
+/// each awaited; children added all at once.
 const KINDS: [&str; 4] = ["bare", "supervisor", "dynamic", "dynamic, all"];
 const COUNTS: [usize; 3] = [1_000, 10_000, 100_000];
-/// The best of so many counts: what is added by other work on the machine is no cost of ours.
+/// The best of this many rounds counts, because other work on the machine only adds to the time.
 const ROUNDS: usize = 3;
 
-/// The child: as little as can be.
+/// A minimal child.
 struct Idle;
 
 struct Nothing;
@@ -43,7 +45,7 @@ impl Actor for Idle {
     }
 }
 
-/// A figure a child.
+/// Costs per child.
 #[derive(Clone, Copy)]
 struct Cost {
     start: f64,
@@ -56,7 +58,7 @@ fn main() {
     if let [_, flag, kind, count] = arguments.as_slice()
         && flag == "--measure"
     {
-        return measure(kind, count.parse().expect("a count"));
+        return measure(kind, count.parse().expect("number of children"));
     }
     println!(
         "{:<12}{:>9}{:>12}{:>12}{:>12}{:>24}",
@@ -77,28 +79,28 @@ fn main() {
 }
 
 fn best(kind: &str, count: usize) -> Cost {
-    let rounds = (0..ROUNDS).map(|_| in_a_process_of_its_own(kind, count));
+    let rounds = (0..ROUNDS).map(|_| measure_in_own_process(kind, count));
     let least = |one: Cost, other: Cost| Cost {
         start: one.start.min(other.start),
         stop: one.stop.min(other.stop),
         bytes: one.bytes.min(other.bytes),
     };
-    rounds.reduce(least).expect("there is a round")
+    rounds.reduce(least).expect("at least one round")
 }
 
-fn in_a_process_of_its_own(kind: &str, count: usize) -> Cost {
-    let program = std::env::current_exe().expect("we are a program");
+fn measure_in_own_process(kind: &str, count: usize) -> Cost {
+    let program = std::env::current_exe().expect("path of this program");
     let output = Command::new(program)
         .args(["--measure", kind, &count.to_string()])
         .output()
-        .expect("it runs");
-    let text = String::from_utf8(output.stdout).expect("it prints figures");
+        .expect("running this program");
+    let text = String::from_utf8(output.stdout).expect("UTF-8 output");
     let figures: Vec<f64> = text
         .split_whitespace()
-        .map(|figure| figure.parse().expect("a figure"))
+        .map(|figure| figure.parse().expect("number"))
         .collect();
     let [start, stop, bytes] = figures[..] else {
-        panic!("three figures, not {text:?}")
+        panic!("expected three figures, got {text:?}")
     };
     Cost { start, stop, bytes }
 }
@@ -107,15 +109,16 @@ fn measure(kind: &str, count: usize) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .expect("a runtime");
+        .expect("tokio runtime");
     let kind = kind.to_owned();
-    // On a worker of the runtime, where actors live: its main thread would have to be woken for each reply.
+    // On a worker thread of the runtime, where actors run; the main thread would have to be woken
+    // for each reply.
     let measured = runtime.spawn(async move {
-        // Once before, so that what is set up once isn't counted.
+        // Warms up, so that one-time setup is not measured.
         run(&kind, 100).await;
         run(&kind, count).await
     });
-    let (start, stop, bytes) = runtime.block_on(measured).expect("it doesn't panic");
+    let (start, stop, bytes) = runtime.block_on(measured).expect("measuring task");
     let each = |time: Duration| time.as_secs_f64() * 1e6 / count as f64;
     println!("{} {} {}", each(start), each(stop), bytes / count as f64);
 }
@@ -130,12 +133,12 @@ async fn run(kind: &str, count: usize) -> (Duration, Duration, f64) {
 }
 
 async fn bare(count: usize) -> (Duration, Duration, f64) {
-    let (parent, _) = Actor::spawn(None, Idle, ()).await.expect("it starts");
+    let (parent, _) = Actor::spawn(None, Idle, ()).await.expect("spawning the parent");
     let (memory, before) = (resident(), Instant::now());
     for _ in 0..count {
         Actor::spawn_linked(None, Idle, (), parent.get_cell())
             .await
-            .expect("it starts");
+            .expect("spawning a child");
     }
     let (start, bytes) = (before.elapsed(), resident() - memory);
     let before = Instant::now();
@@ -152,7 +155,7 @@ async fn supervisor(count: usize) -> (Duration, Duration, f64) {
     let children = (0..count).map(|n| child().with_id(format!("child{n}"))).collect();
     let supervisor = Supervisor::spawn(None, SupervisorOptions::new(), children)
         .await
-        .expect("it starts");
+        .expect("starting the supervisor");
     let (start, bytes) = (before.elapsed(), resident() - memory);
     let before = Instant::now();
     supervisor.stop().await;
@@ -162,13 +165,13 @@ async fn supervisor(count: usize) -> (Duration, Duration, f64) {
 async fn dynamic(count: usize, at_once: usize) -> (Duration, Duration, f64) {
     let supervisor = DynamicSupervisor::spawn(None, SupervisorOptions::new())
         .await
-        .expect("it starts");
+        .expect("starting the supervisor");
     let template = child();
     let (memory, before) = (resident(), Instant::now());
     let starts = futures_util::stream::iter(0..count).map(|_| supervisor.start_child(template.clone()));
     starts
         .buffer_unordered(at_once)
-        .for_each(|started| async { drop(started.expect("it starts")) })
+        .for_each(|started| async { drop(started.expect("starting a child")) })
         .await;
     let (start, bytes) = (before.elapsed(), resident() - memory);
     let before = Instant::now();
@@ -176,17 +179,17 @@ async fn dynamic(count: usize, at_once: usize) -> (Duration, Duration, f64) {
     (start, before.elapsed(), bytes)
 }
 
-/// Memory of this process, in bytes.
+/// The resident memory of this process, in bytes.
 fn resident() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
     let line = status
         .lines()
         .find(|line| line.starts_with("VmRSS:"))
-        .expect("it has memory");
+        .expect("reading VmRSS");
     let kib: f64 = line
         .split_whitespace()
         .nth(1)
         .and_then(|kib| kib.parse().ok())
-        .expect("in KiB");
+        .expect("number of KiB");
     kib * 1024.0
 }

@@ -1,4 +1,4 @@
-//! The actor of a supervisor: an engine and nothing else.
+//! The actor of a supervisor: a thin wrapper around an engine.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -14,7 +14,7 @@ use crate::exit::SHUTDOWN;
 use crate::messages::{ReplyTo, SupervisorMessage};
 use crate::options::SupervisorOptions;
 
-/// What a supervisor's actor starts with.
+/// The arguments of a supervisor's actor.
 pub(crate) struct SupervisorArguments {
     pub(crate) options: SupervisorOptions,
     pub(crate) children: Vec<ChildSpec>,
@@ -24,8 +24,9 @@ pub(crate) struct SupervisorArguments {
 
 /// The engine, outside the actor's state.
 ///
-/// ractor moves the state of an actor that ends into its parent's mailbox, where it lies until the parent reads it: that may be
-/// never, when the parent itself waits for this end. What has to go with the actor is here instead, and goes by [`accompany`].
+/// ractor moves the state of an actor that ends into its parent's mailbox, where it stays until the
+/// parent handles the event. If the parent itself waits for this end, that is never. Everything
+/// that must be dropped with the actor is therefore stored here, and [`accompany`] drops it.
 #[derive(Default)]
 pub(crate) struct Shared {
     running: Mutex<Option<Running>>,
@@ -39,7 +40,7 @@ struct Running {
 }
 
 impl Shared {
-    /// Why it ended; `None` when ractor's own means ended it.
+    /// Why the supervisor ended. `None` if it was ended by ractor's own `stop` or `kill`.
     pub(crate) fn end(&self) -> Option<End> {
         self.end.get().cloned()
     }
@@ -49,7 +50,7 @@ impl Shared {
         std::mem::replace(&mut *held, running)
     }
 
-    /// Does something with the engine, then ends the actor if the engine has ended.
+    /// Runs `act` with the engine, then ends the actor if the engine has ended.
     fn with(&self, myself: &ActorRef<SupervisorMessage>, act: impl FnOnce(&mut Running)) {
         let mut held = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(running) = held.as_mut() else { return };
@@ -59,15 +60,15 @@ impl Shared {
                 ExitReason::Shutdown(Some(why)) => why,
                 _ => SHUTDOWN.to_owned(),
             };
-            // The engine ends once.
+            // The engine ends only once.
             let _ = self.end.set(end.clone());
             myself.stop(Some(reason));
         }
     }
 }
 
-/// Waits for the end of a supervisor's actor by its task, whatever becomes of the actor's state, and drops the engine then. The
-/// receiver's sender is dropped after that. The handle is that of the task that does so.
+/// Waits for the actor's task to finish, whatever happens to the actor's state, then drops the
+/// engine and after it the receiver's sender. The returned handle is that of the waiting task.
 pub(crate) fn accompany(join: JoinHandle<()>, shared: &Arc<Shared>) -> (watch::Receiver<()>, JoinHandle<()>) {
     let (alive, over) = watch::channel(());
     let last = Last {
@@ -75,15 +76,17 @@ pub(crate) fn accompany(join: JoinHandle<()>, shared: &Arc<Shared>) -> (watch::R
         _alive: alive,
     };
     let task = tokio::spawn(async move {
-        // An actor's task catches its panics: an error says that the runtime is shutting down, and the task is gone either way.
+        // An actor's task catches its panics. An error means that the runtime is shutting down, and
+        // the task is gone either way.
         let _ = join.await;
         drop(last);
     });
     (over, task)
 }
 
-/// Drops the engine, then tells those who wait. A runtime that shuts down drops the task that holds it: the engine must go then,
-/// too, for its children's specifications may hold handles of this very supervisor.
+/// Drops the engine, then notifies the waiting handles. This happens on drop because a runtime that
+/// shuts down drops the task: the engine must go then too, since its children's specifications may
+/// hold handles of this very supervisor.
 struct Last {
     shared: Arc<Shared>,
     _alive: watch::Sender<()>,
@@ -115,7 +118,7 @@ impl Actor for SupervisorActor {
         } = arguments;
         let mailbox = myself.clone();
         let engine = Engine::new(options, children, myself.get_cell(), move |message| {
-            // A supervisor that is gone has no use for news of its children.
+            // A supervisor that is gone does not need messages about its children.
             let _ = mailbox.cast(SupervisorMessage::Engine(message));
         })?;
         let ready = Some(ready);
@@ -172,6 +175,6 @@ fn handle(engine: &mut Engine, message: SupervisorMessage) {
 }
 
 fn give<T>(reply: ReplyTo<T>, value: T) {
-    // The caller may have gone meanwhile.
+    // The caller may be gone.
     let _ = reply.send(value);
 }

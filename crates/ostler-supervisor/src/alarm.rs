@@ -6,8 +6,9 @@ use tokio::time::Instant;
 
 use crate::messages::{EngineMessage, Post};
 
-/// Posts a tick when the earliest deadline comes, possibly too early: deadlines that were met leave it set, and it rings for nothing then,
-/// which is cheaper than a timer for each child that stops.
+/// Posts a tick at the earliest deadline, or earlier: a deadline that is no longer needed leaves
+/// the timer set, and an early tick does nothing. That is cheaper than a timer for each child that
+/// stops.
 pub(crate) struct Alarm {
     post: Post,
     set_for: Option<Moment>,
@@ -23,7 +24,7 @@ impl Alarm {
         }
     }
 
-    /// To be called when the tick has come.
+    /// Call this when the tick has arrived.
     pub(crate) fn rang(&mut self) {
         self.set_for = None;
     }
@@ -36,7 +37,7 @@ impl Alarm {
         self.cancel();
         self.set_for = Some(due);
         if due <= now {
-            // By way of the mailbox, so that what waits there comes first.
+            // Through the mailbox, so that the messages already there come first.
             (self.post)(EngineMessage::tick());
         } else {
             let post = self.post.clone();

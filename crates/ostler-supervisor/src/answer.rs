@@ -1,4 +1,4 @@
-//! Replies on their way to the caller.
+//! Replies to callers.
 
 use ostler_core::supervision::{
     self, ChildRef, DeleteChildError, Reply, RestartChildError, StartChildError, TerminateChildError,
@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use crate::running::{ChildStart, RunningChild};
 
-/// Where a reply goes. It is dropped if the caller has gone.
+/// Where a reply goes. The reply is dropped if the caller is gone.
 pub(crate) enum Answer {
     Start(oneshot::Sender<Result<ChildStart, StartChildError>>),
     Terminate(oneshot::Sender<Result<(), TerminateChildError>>),
@@ -16,7 +16,7 @@ pub(crate) enum Answer {
 }
 
 impl Answer {
-    /// `running` finds the actor of a child that has just been started.
+    /// `running` finds the actor of a child that has just started.
     pub(crate) fn give(self, reply: Reply, running: impl FnOnce(ChildRef) -> Option<RunningChild>) {
         match (self, reply) {
             (Answer::Start(to), Reply::StartChild(Ok(start))) => {
@@ -37,7 +37,7 @@ impl Answer {
             (Answer::Delete(to), Reply::DeleteChild(result)) => {
                 let _ = to.send(result);
             }
-            (_, reply) => tracing::error!(?reply, "a reply to another request than was made"),
+            (_, reply) => tracing::error!(?reply, "reply does not match its request"),
         }
     }
 }

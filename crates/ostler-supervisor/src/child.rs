@@ -1,4 +1,4 @@
-//! Children of a supervisor: what they are, and how they are started, stopped and found to be released.
+//! Children of a supervisor: their specification, start, stop and release.
 
 use std::any::Any;
 use std::fmt;
@@ -15,14 +15,15 @@ use tokio::sync::oneshot;
 use crate::exit::{Exit, Ignore, Probe};
 use crate::supervised::Supervised;
 
-/// What a child wants its starter to know beside its actor (OTP's `{ok, Pid, Info}`).
+/// Additional information from a start function to the caller (OTP's `{ok, Pid, Info}`).
 pub type Info = Arc<dyn Any + Send + Sync>;
 
 type StartFn = Arc<dyn Fn(StartContext) -> BoxFuture<'static, Result<StartedChild, StartError>> + Send + Sync>;
 type Gate = Arc<dyn Fn(ChildRef) -> BoxFuture<'static, ()> + Send + Sync>;
 pub(crate) type StopFn = Arc<dyn Fn(&ActorCell) + Send + Sync>;
 
-/// How a child is started and how its release is waited for. What a [`ChildSpec`] keeps for restarts.
+/// How a child is started and how its release is awaited. The part of a [`ChildSpec`] that is kept
+/// for restarts.
 #[derive(Clone)]
 pub struct Launch {
     pub(crate) start: StartFn,
@@ -39,17 +40,18 @@ impl fmt::Debug for Launch {
     }
 }
 
-/// A child's specification as its supervisor keeps it: `start` is `None` for a temporary child (OTP keeps no start arguments).
+/// A child's specification as its supervisor stores it. `start` is `None` for a temporary child,
+/// whose start arguments OTP does not keep.
 pub type KeptSpec = supervision::ChildSpec<Option<Launch>>;
 
-/// A child of a supervisor, with OTP's defaults: a permanent worker that has 5 s to stop.
+/// The specification of a child, with OTP's defaults: a permanent worker with 5 s to stop.
 #[derive(Debug, Clone)]
 pub struct ChildSpec {
     pub(crate) spec: supervision::ChildSpec<Launch>,
 }
 
 impl ChildSpec {
-    /// A child that is an ordinary actor: each start calls `make` for the actor and its arguments.
+    /// A child that is an ordinary actor. Each start calls `make` for the actor and its arguments.
     pub fn actor<A, F>(id: impl Into<ChildId>, make: F) -> Self
     where
         A: Actor,
@@ -58,7 +60,7 @@ impl ChildSpec {
         ChildSpec::actor_with(id, None, move |_| make())
     }
 
-    /// The same, registered under `name` in ractor's registry while it lives.
+    /// The same, registered under `name` in ractor's registry while it runs.
     pub fn named_actor<A, F>(id: impl Into<ChildId>, name: impl Into<String>, make: F) -> Self
     where
         A: Actor,
@@ -67,7 +69,7 @@ impl ChildSpec {
         ChildSpec::actor_with(id, Some(name.into()), move |_| make())
     }
 
-    /// The same, with or without a name, and told which incarnation it is.
+    /// The same, with an optional name. `make` receives the incarnation.
     pub fn actor_with<A, F>(id: impl Into<ChildId>, name: Option<String>, make: F) -> Self
     where
         A: Actor,
@@ -80,8 +82,9 @@ impl ChildSpec {
         })
     }
 
-    /// A child that `start` starts, however it does it. It runs in a task of its own, so that it may take its time: its supervisor
-    /// answers meanwhile. It must end soon after [`StartContext::cancelled`]; and what it started must have ended when it fails.
+    /// A child started by the function `start`. It runs in a task of its own, so it may take long:
+    /// the supervisor still answers meanwhile. It must return soon after
+    /// [`StartContext::cancelled`], and if it fails, everything that it started must have ended.
     pub fn starting<F, Fut>(id: impl Into<ChildId>, start: F) -> Self
     where
         F: Fn(StartContext) -> Fut + Send + Sync + 'static,
@@ -100,45 +103,48 @@ impl ChildSpec {
         }
     }
 
-    /// Its name within the supervisor.
+    /// The child's id within the supervisor.
     pub fn id(&self) -> &ChildId {
         &self.spec.id
     }
 
-    /// Its name within the supervisor is to be this one (for one of many from a template).
+    /// Sets the child's id, for example for a child from a template.
     pub fn with_id(mut self, id: impl Into<ChildId>) -> Self {
         self.spec.id = id.into();
         self
     }
 
-    /// When it is started again. Default: permanent.
+    /// Sets when the child is restarted. Default: permanent.
     pub fn restart(mut self, restart: Restart) -> Self {
         self.spec.restart = restart;
         self
     }
 
-    /// How it is stopped. Default: 5 s for a worker, infinity for a supervisor.
+    /// Sets how the child is stopped. Default: 5 s for a worker, infinity for a supervisor.
     pub fn shutdown(mut self, shutdown: Shutdown) -> Self {
         self.spec.shutdown = shutdown;
         self
     }
 
-    /// Its end by itself can end its supervisor (see `AutoShutdown`). Default: false.
+    /// Sets whether the child's own exit can shut down the supervisor (see `AutoShutdown`).
+    /// Default: false.
     pub fn significant(mut self, significant: bool) -> Self {
         self.spec.significant = significant;
         self
     }
 
-    /// What it is; sets the shutdown to the default of that kind. Default: worker.
+    /// Sets the kind, and the shutdown to the default of that kind. Default: worker.
     pub fn kind(mut self, kind: ChildKind) -> Self {
         self.spec.kind = kind;
         self.spec.shutdown = Shutdown::default_of(kind);
         self
     }
 
-    /// Its release gate: awaited after each incarnation (and each start that failed), once the actor has ended and its state is dropped.
-    /// Until it is through, the child counts as not yet ended: nothing takes its place, and a stop of the supervisor waits for it.
-    /// It runs in a task of its own, also when the supervisor itself was killed; it should have a deadline of its own.
+    /// Sets the release gate, a future that is awaited after each incarnation and each failed
+    /// start, once the actor has ended and its state is dropped. Until it completes, the child does
+    /// not count as ended: no replacement starts, and a stop of the supervisor waits for it. It
+    /// runs in a task of its own, even if the supervisor itself was killed. It should have a
+    /// deadline.
     pub fn gate<F, Fut>(mut self, gate: F) -> Self
     where
         F: Fn(ChildRef) -> Fut + Send + Sync + 'static,
@@ -148,14 +154,14 @@ impl ChildSpec {
         self
     }
 
-    /// How it is asked to stop. Default: ractor's `stop` with the reason `"shutdown"`.
+    /// Sets how the child is asked to stop. Default: ractor's `stop` with the reason `"shutdown"`.
     pub fn stop_with(mut self, stop: impl Fn(&ActorCell) + Send + Sync + 'static) -> Self {
         self.spec.start.stop = Some(Arc::new(stop));
         self
     }
 }
 
-/// What a start function gets.
+/// The argument of a start function.
 pub struct StartContext {
     child: ChildRef,
     parent: ActorCell,
@@ -167,29 +173,32 @@ impl StartContext {
         StartContext { child, parent, cancel }
     }
 
-    /// Who is started: its id and incarnation.
+    /// The child being started: its id and incarnation.
     pub fn child(&self) -> &ChildRef {
         &self.child
     }
 
-    /// The supervisor, to link to.
+    /// The supervisor to link to.
     pub fn parent(&self) -> &ActorCell {
         &self.parent
     }
 
-    /// Ends when the start is no longer wanted: the child is being terminated, or the supervisor is stopping or gone.
+    /// Completes if the start is cancelled: the child is being terminated, or the supervisor is
+    /// stopping or gone.
     pub async fn cancelled(&mut self) {
-        // A sender that is gone means a supervisor that is gone: the same to us. Once it has ended it must not be polled again.
+        // A dropped sender means that the supervisor is gone, which has the same effect. A
+        // completed receiver must not be polled again.
         if !self.cancel.is_terminated() {
             let _ = (&mut self.cancel).await;
         }
     }
 
-    /// Spawns an actor linked to the supervisor, so that its exits are told apart as [`Exit`] says. A cancelled start drops
-    /// `pre_start` at its next await.
+    /// Spawns an actor linked to the supervisor, so that its exit reasons are distinguished as
+    /// described for [`Exit`]. A cancelled start drops `pre_start` at its next await.
     ///
     /// # Errors
-    /// [`StartError`], when `pre_start` fails, the name is taken or the start is cancelled.
+    ///
+    /// Returns [`StartError`] if `pre_start` fails, the name is taken or the start is cancelled.
     pub async fn spawn<A: Actor>(
         &mut self,
         name: Option<String>,
@@ -213,7 +222,7 @@ impl StartContext {
     }
 }
 
-/// A child that is up.
+/// A running child.
 #[derive(Debug)]
 pub struct StartedChild {
     pub(crate) cell: ActorCell,
@@ -223,8 +232,9 @@ pub struct StartedChild {
 }
 
 impl StartedChild {
-    /// An actor spawned with its supervisor as ractor supervisor, by other means than [`StartContext::spawn`]. A
-    /// `stop(Some("killed"))` of such an actor can't be told from a kill.
+    /// Wraps an actor that was spawned with its supervisor as ractor supervisor, but not by
+    /// [`StartContext::spawn`]. A `stop(Some("killed"))` of such an actor is indistinguishable from
+    /// a kill.
     pub fn new(cell: ActorCell, join: JoinHandle<()>) -> Self {
         StartedChild {
             cell,
@@ -239,37 +249,39 @@ impl StartedChild {
         &self.cell
     }
 
-    /// Information for whoever asked for the start.
+    /// Adds information for the caller that requested the start.
     pub fn with_info(mut self, info: Info) -> Self {
         self.info = Some(info);
         self
     }
 
-    /// Waits until the actor has ended and its state is dropped; for a start function that gives up after all.
+    /// Waits until the actor has ended and its state is dropped, for a start function that fails
+    /// after it has spawned the actor.
     pub async fn ended(self) {
-        // An actor's task catches its panics: an error says that the runtime is shutting down, and the task is gone either way.
+        // An actor's task catches its panics. An error means that the runtime is shutting down, and
+        // the task is gone either way.
         let _ = self.join.await;
     }
 }
 
-/// A start that did not come to be.
+/// Why a child did not start.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StartError {
-    /// The child declined, which is no failure (OTP's `ignore`).
+    /// The child declined, which is not a failure (OTP's `ignore`).
     Ignored,
-    /// It failed.
+    /// The start failed.
     Failed(Exit),
 }
 
 impl StartError {
-    /// The start was [cancelled](StartContext::cancelled).
+    /// The failure of a start that was [cancelled](StartContext::cancelled).
     pub fn cancelled() -> Self {
         StartError::Failed(ExitReason::SHUTDOWN.into())
     }
 }
 
 impl From<SpawnErr> for StartError {
-    /// `pre_start`'s error is read: [`Ignore`] and [`Exit`] are taken as such.
+    /// Recognises [`Ignore`] and [`Exit`] as errors of `pre_start`.
     fn from(error: SpawnErr) -> Self {
         match error {
             SpawnErr::StartupFailed(error) if error.is::<Ignore>() => StartError::Ignored,

@@ -1,4 +1,5 @@
-//! The supervision engine: the pure policy, driven by ractor. A plain struct, to be used inside any actor.
+//! The supervision engine: the pure policy driven by ractor, as a plain struct for use inside any
+//! actor.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -24,11 +25,13 @@ use crate::options::SupervisorOptions;
 use crate::running::{ChildInfo, ChildStart, RunningChild};
 use crate::trace::trace;
 
-/// One supervisor, to be embedded in an actor, whose children it starts, stops and restarts.
+/// A supervisor for use inside an actor, whose children it starts, stops and restarts.
 ///
-/// Nothing here waits: each method does what can be done now, and the rest when the actor hands on what it gets: its
-/// [`EngineMessage`]s and *all* its supervision events. After each, the actor looks at [`ended`](Self::ended), and ends itself then.
-/// If the actor ends otherwise, the children are killed; starts under way are cancelled, and release gates still run, in tasks of their own.
+/// No method blocks. Each does what is possible immediately; the rest happens when the actor passes
+/// on its [`EngineMessage`]s and *all* its supervision events. After each of these, the actor must
+/// check [`ended`](Self::ended), and end itself if the engine has. If the actor ends in another
+/// way, the children are killed, starts in progress are cancelled, and release gates still run in
+/// tasks of their own.
 pub struct Engine {
     policy: Policy<Launch>,
     myself: ActorCell,
@@ -37,7 +40,7 @@ pub struct Engine {
     starting: HashMap<ChildKey, Starting>,
     live: HashMap<ChildKey, Live>,
     actors: HashMap<ActorId, ChildKey>,
-    /// Children can end before the news of their start is here.
+    /// Exits of children whose start message has not arrived yet.
     early: HashMap<ActorId, Ending>,
     calls: HashMap<CallId, Answer>,
     next_call: u64,
@@ -48,8 +51,9 @@ pub struct Engine {
 }
 
 impl Drop for Engine {
-    /// None is left when the engine has ended by itself. Otherwise its actor was killed, or panicked: ractor kills the
-    /// children then, but not one that is in its `post_stop`, which would go on for as long as that takes.
+    /// The map is empty if the engine has ended by itself. Otherwise the actor was killed or
+    /// panicked. ractor then kills the children, except one that is in its `post_stop`, which would
+    /// continue for as long as that takes.
     fn drop(&mut self) {
         for live in self.live.values() {
             live.cell.kill();
@@ -57,28 +61,29 @@ impl Drop for Engine {
     }
 }
 
-/// A start under way.
+/// A start in progress.
 struct Starting {
-    /// Dropped to cancel; none is left then.
+    /// Dropped to cancel the start; `None` afterwards.
     cancel: Option<oneshot::Sender<()>>,
     stop: Option<StopFn>,
 }
 
-/// A child that is up, or not yet released.
+/// A child that is running, or that has ended but is not yet released.
 struct Live {
     incarnation: u64,
     cell: ActorCell,
     probe: Option<Arc<Probe>>,
     info: Option<Info>,
     stop: Option<StopFn>,
-    /// How it ended, once ractor has told.
+    /// The exit reason, once ractor has reported it.
     exit: Option<Exit>,
-    /// Lets the release gate be entered, when there is one. Dropped with the engine, which says the same.
+    /// Lets a child's release gate run. Dropping it, for example with the engine, has the same
+    /// effect.
     enter_gate: Option<oneshot::Sender<()>>,
     asked: Asked,
 }
 
-/// What we did to end a child.
+/// How the engine ended a child.
 #[derive(Clone, Copy, PartialEq)]
 enum Asked {
     Nothing,
@@ -87,11 +92,13 @@ enum Asked {
 }
 
 impl Engine {
-    /// An engine inside the actor `myself`, with these children, which [`begin`](Self::begin) starts. `post` puts a message into the
-    /// actor's mailbox; it is called from other tasks.
+    /// Creates an engine inside the actor `myself` with these children, which
+    /// [`begin`](Self::begin) starts. `post` puts a message into the actor's mailbox; it is called
+    /// from other tasks.
     ///
     /// # Errors
-    /// Flags or children that OTP refuses.
+    ///
+    /// If the flags or a child specification are invalid.
     pub fn new(
         options: SupervisorOptions,
         children: Vec<ChildSpec>,
@@ -119,13 +126,14 @@ impl Engine {
         })
     }
 
-    /// Starts the children, left to right. `ready` hears when all are up, or why the supervisor ended instead.
+    /// Starts the children, left to right. `ready` receives the result: all children are running,
+    /// or why the supervisor ended.
     pub fn begin(&mut self, ready: oneshot::Sender<Result<(), End>>) {
         self.ready = Some(ready);
         self.feed(Event::Begin);
     }
 
-    /// Takes a message of its own back.
+    /// Handles one of the engine's own messages.
     pub fn handle(&mut self, message: EngineMessage) {
         match message.0 {
             ToEngine::Tick => {
@@ -152,7 +160,7 @@ impl Engine {
         }
     }
 
-    /// Takes a supervision event of its actor; those that are not about its children do nothing.
+    /// Handles a supervision event of the actor. Events about other actors are ignored.
     pub fn on_supervision_event(&mut self, event: SupervisionEvent) {
         let Some((actor, ending)) = Ending::read(event) else {
             return;
@@ -168,37 +176,41 @@ impl Engine {
         }
     }
 
-    /// Stops the children, right to left (simple_one_for_one: in parallel), then [ends](Self::ended). Idempotent; taken at any time.
+    /// Stops the children, right to left (simple_one_for_one: in parallel), then
+    /// [ends](Self::ended). Idempotent; accepted at any time.
     pub fn stop(&mut self) {
         self.feed(Event::Stop);
     }
 
-    /// Why it ended, once it has: no child is left, and its actor is to end with [`End::exit_reason`].
+    /// Why the engine ended, once it has. No child is left then, and the actor must end with
+    /// [`End::exit_reason`].
     pub fn ended(&self) -> Option<&End> {
         self.ended.as_ref()
     }
 
-    /// Adds a child and starts it. The reply comes when it is up, or is dropped when the supervisor is.
+    /// Adds a child and starts it. The reply comes once it is running; it is dropped if the
+    /// supervisor is.
     pub fn start_child(&mut self, spec: ChildSpec, reply: oneshot::Sender<Result<ChildStart, StartChildError>>) {
         self.call(Request::StartChild(spec.spec), Answer::Start(reply));
     }
 
-    /// Stops a child; the reply comes when it is gone and released. Its specification stays, unless it is temporary or dynamic.
+    /// Stops a child. The reply comes once it is gone and released. Its specification is kept,
+    /// unless it is temporary or dynamic.
     pub fn terminate_child(&mut self, target: Target, reply: oneshot::Sender<Result<(), TerminateChildError>>) {
         self.call(Request::TerminateChild(target), Answer::Terminate(reply));
     }
 
-    /// Starts a child that is not there.
+    /// Starts a child that is not running.
     pub fn restart_child(&mut self, id: ChildId, reply: oneshot::Sender<Result<ChildStart, RestartChildError>>) {
         self.call(Request::RestartChild(id), Answer::Restart(reply));
     }
 
-    /// Removes the specification of a child that is not there.
+    /// Removes the specification of a child that is not running.
     pub fn delete_child(&mut self, id: ChildId, reply: oneshot::Sender<Result<(), DeleteChildError>>) {
         self.call(Request::DeleteChild(id), Answer::Delete(reply));
     }
 
-    /// The children, in start order.
+    /// The children in start order.
     pub fn which_children(&self) -> Vec<ChildInfo> {
         let with_actor = |info: ostler_core::supervision::ChildInfo| {
             let live = self.live.get(&info.child.key);
@@ -213,12 +225,12 @@ impl Engine {
         self.policy.which_children().into_iter().map(with_actor).collect()
     }
 
-    /// How many there are.
+    /// Counts the children.
     pub fn count_children(&self) -> ChildCounts {
         self.policy.count_children()
     }
 
-    /// The specification of a child; a temporary child's start is not kept.
+    /// The specification of a child. A temporary child's start is not kept.
     pub fn child_spec(&self, id: &ChildId) -> Option<KeptSpec> {
         self.policy.child_spec(id)
     }
@@ -236,7 +248,7 @@ impl Engine {
             .early
             .remove(&up.cell.get_id())
             .map(|ending| ending.exit(up.probe.as_deref()));
-        self.forget_strangers();
+        self.forget_foreign_exits();
         self.actors.insert(up.cell.get_id(), child.key);
         let Up {
             cell,
@@ -261,7 +273,7 @@ impl Engine {
 
     fn not_up(&mut self, child: &ChildRef, error: StartError) {
         self.starting.remove(&child.key);
-        self.forget_strangers();
+        self.forget_foreign_exits();
         let (key, incarnation) = (child.key, child.incarnation);
         self.feed(match error {
             StartError::Ignored => Event::Ignored(key, incarnation),
@@ -274,16 +286,17 @@ impl Engine {
         });
     }
 
-    /// With no start under way, an ending that is kept was not a child's.
-    fn forget_strangers(&mut self) {
+    /// Without a start in progress, no early exit can belong to a child any more.
+    fn forget_foreign_exits(&mut self) {
         if self.starting.is_empty() {
             self.early.clear();
         }
     }
 
-    /// The actor's task is over. ractor's event, sent before, can still be behind this message (they come by two queues): after one
-    /// more turn through the mailbox it is here, or will never be, because the actor was unlinked. The event holds the actor's
-    /// state: only then is that dropped, and the gate can be entered.
+    /// The actor's task has finished. ractor's event was sent earlier but may still be behind this
+    /// message, because the two come through different queues. After another trip through the
+    /// mailbox the event has been handled, or will never come because the actor was unlinked. The
+    /// event owns the actor's state, so only then is the state dropped and the gate may run.
     fn over(&mut self, child: ChildRef, events_are_through: bool) {
         let Some(live) = self.live.get_mut(&child.key) else {
             return;
@@ -295,7 +308,7 @@ impl Engine {
             live.exit = Some(live.exit_unseen().into());
         }
         match live.enter_gate.take() {
-            // The task at the gate can't be gone: it says `Released` even if the gate panics.
+            // The gate's task cannot be gone: it sends `Released` even if the gate panics.
             Some(enter_gate) => drop(enter_gate.send(())),
             None => self.released(child.key),
         }
@@ -388,14 +401,14 @@ impl Engine {
 
     fn tell_ready(&mut self, outcome: Result<(), End>) {
         if let Some(ready) = self.ready.take() {
-            // Whoever asked may have gone meanwhile; the supervisor lives on all the same.
+            // The caller may be gone; the supervisor continues.
             let _ = ready.send(outcome);
         }
     }
 }
 
 impl Live {
-    /// How a child ended that was not linked to us any more.
+    /// The exit reason of a child that was no longer linked to the supervisor.
     fn exit_unseen(&self) -> ExitReason {
         let orderly = self.probe.as_deref().is_some_and(Probe::stopped_orderly);
         match (self.asked, orderly) {
@@ -403,7 +416,7 @@ impl Live {
             (Asked::Stop, true) => ExitReason::SHUTDOWN,
             (Asked::Nothing, true) => ExitReason::Normal,
             (Asked::Stop | Asked::Nothing, false) => {
-                ExitReason::failed("it ended while it was not linked to its supervisor")
+                ExitReason::failed("the child ended while it was not linked to its supervisor")
             }
         }
     }

@@ -1,4 +1,4 @@
-//! How a child says why it ends, and how ractor's untyped endings become [`ExitReason`]s.
+//! Typed exits of children, and the conversion of ractor's untyped exits to [`ExitReason`]s.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ostler_core::exit::{ExitReason, Failure};
 use ractor::{ActorId, ActorProcessingErr, SupervisionEvent};
 
-/// A typed ending: return it as the error of any of an actor's callbacks (`Err(Exit::from(reason).into())`), and its supervisor
-/// takes it as such. From `pre_start` it is the reason why the start failed.
+/// A typed exit. Return it as the error of any callback (`Err(Exit::from(reason).into())`), and the
+/// supervisor uses its reason. Returned from `pre_start`, it is the reason why the start failed.
 ///
-/// Without it, a supervisor reads these reasons:
+/// Without it, a supervisor derives the reason from how the actor ended:
 ///
 /// | the actor ended by | reason |
 /// |---|---|
@@ -20,19 +20,20 @@ use ractor::{ActorId, ActorProcessingErr, SupervisionEvent};
 /// | an error or a panic in a callback | `Failed` |
 #[derive(Debug, Clone, PartialEq)]
 pub struct Exit {
-    /// Why it ends.
+    /// The exit reason.
     pub reason: ExitReason,
-    /// Extension: false says that it is nobody's fault, and that its restart is not to be counted against the intensity.
+    /// Extension: false if the exit is not the child's fault, so that its restart does not count
+    /// towards the intensity.
     pub counted: bool,
 }
 
 impl Exit {
-    /// An exit that is nobody's fault: its restart is not counted (extension to OTP).
+    /// An exit whose restart is not counted (extension to OTP).
     pub fn uncounted(reason: ExitReason) -> Self {
         Exit { reason, counted: false }
     }
 
-    /// Reads the error that an actor failed with.
+    /// Converts the error that an actor failed with.
     pub(crate) fn of_error(error: ActorProcessingErr) -> Self {
         match error.downcast::<Exit>() {
             Ok(exit) => *exit,
@@ -42,7 +43,7 @@ impl Exit {
 }
 
 impl From<ExitReason> for Exit {
-    /// Counted, as any exit of OTP.
+    /// A counted exit, as in OTP.
     fn from(reason: ExitReason) -> Self {
         Exit { reason, counted: true }
     }
@@ -56,7 +57,8 @@ impl fmt::Display for Exit {
 
 impl std::error::Error for Exit {}
 
-/// Return it as `pre_start`'s error: the actor declines to start, which is no failure (OTP's `ignore`).
+/// Returned as the error of `pre_start`, declines the start, which is not a failure (OTP's
+/// `ignore`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ignore;
 
@@ -68,10 +70,10 @@ impl fmt::Display for Ignore {
 
 impl std::error::Error for Ignore {}
 
-/// What is known of an actor's ending beside ractor's event: whether it came to an orderly stop.
+/// What is known about an actor's end in addition to ractor's event: whether it stopped normally.
 ///
-/// ractor tells of a kill by the string `"killed"`, which a user's `stop(Some("killed"))` can say as well. Only the latter gets as
-/// far as `post_stop`.
+/// ractor reports a kill with the string `"killed"`, which a user's `stop(Some("killed"))` produces
+/// as well. Only the latter reaches `post_stop`.
 #[derive(Debug, Default)]
 pub(crate) struct Probe {
     stopped: AtomicBool,
@@ -87,14 +89,14 @@ impl Probe {
     }
 }
 
-/// The word that ractor's kill leaves as a reason.
+/// The reason that ractor reports for a kill.
 const KILLED: &str = "killed";
-/// The word that ractor leaves when an actor's task was dropped.
+/// The reason that ractor reports for an actor whose task was dropped.
 const TASK_CANCELLED: &str = "actor_task_cancelled";
-/// The word that we stop children with: OTP's `shutdown`.
+/// The reason with which supervisors stop their children: OTP's `shutdown`.
 pub(crate) const SHUTDOWN: &str = "shutdown";
 
-/// How an actor ended, as ractor's event tells it, without the actor's state.
+/// How an actor ended according to ractor's event, without the actor's state.
 #[derive(Debug)]
 pub(crate) enum Ending {
     Terminated {
@@ -105,7 +107,8 @@ pub(crate) enum Ending {
 }
 
 impl Ending {
-    /// Reads the event of a child that ended; `None` for any other event. Drops the event, and with it the child's state.
+    /// Reads the event of a child that ended; `None` for any other event. Drops the event, and with
+    /// it the child's state.
     pub(crate) fn read(event: SupervisionEvent) -> Option<(ActorId, Ending)> {
         match event {
             SupervisionEvent::ActorTerminated(cell, state, reason) => {
@@ -122,7 +125,7 @@ impl Ending {
         match self {
             Ending::Failed(error) => Exit::of_error(error),
             Ending::Terminated { reason, state_was_back } => {
-                // A kill during post_stop loses the state; any other kill never gets as far as post_stop.
+                // A kill during post_stop loses the state; any other kill does not reach post_stop.
                 let orderly = state_was_back && probe.is_some_and(Probe::stopped_orderly);
                 of_termination(reason, orderly).into()
             }
@@ -139,9 +142,10 @@ fn of_termination(reason: Option<String>, orderly: bool) -> ExitReason {
     }
 }
 
-/// The child's state comes inside ractor's event: a panic in its `Drop` is the child's, and must not be the supervisor's.
+/// The child's state is part of ractor's event. A panic in its `Drop` is the child's and must not
+/// end the supervisor.
 fn drop_guarded<T>(state: T) {
     if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(state))).is_err() {
-        tracing::warn!("the state of a child that ended panicked while it was dropped");
+        tracing::warn!("dropping the state of a child panicked");
     }
 }

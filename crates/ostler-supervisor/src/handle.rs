@@ -1,4 +1,4 @@
-//! What people hold of a supervisor.
+//! Handles to supervisors.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,16 +18,17 @@ use crate::messages::{ReplyTo, SupervisorMessage};
 use crate::options::SupervisorOptions;
 use crate::running::{ChildInfo, ChildStart, RunningChild};
 
-/// A handle to a supervisor. Cheap to clone; dropping it does nothing to the supervisor.
+/// A handle to a supervisor. Cheap to clone. Dropping it has no effect on the supervisor.
 ///
-/// It must be stopped by [`stop`](Self::stop), which stops its children in order and waits for them. ractor's own `stop` and `kill` on its
-/// actor make ractor kill the children, unordered; their release gates still run. A supervisor that is a child of another is stopped by that one
-/// as it should be.
+/// Use [`stop`](Self::stop), which stops the children in order and waits for them. ractor's own
+/// `stop` and `kill` on the supervisor's actor make ractor kill the children in no particular
+/// order; their release gates still run. A supervisor that is a child of another one is stopped
+/// correctly by it.
 #[derive(Clone)]
 pub struct Supervisor {
     actor: ActorRef<SupervisorMessage>,
     shared: Arc<Shared>,
-    /// Closed when the actor's task is over and the engine is dropped. Nothing is sent.
+    /// Closed when the actor's task has finished and the engine is dropped. No value is ever sent.
     over: watch::Receiver<()>,
 }
 
@@ -37,39 +38,42 @@ impl fmt::Debug for Supervisor {
     }
 }
 
-/// A supervisor that did not start. Nothing of it is left.
+/// Why a supervisor did not start. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
 pub enum SupervisorError {
-    /// The flags or a child are refused.
+    /// The flags or a child specification are invalid.
     #[error(transparent)]
     Invalid(#[from] SpecError),
-    /// A child did not start; those before it were stopped again, in reverse.
+    /// A child did not start. Those started before it were stopped again, in reverse order.
     #[error("child {child} did not start: {reason}")]
     Child {
-        /// Which.
+        /// The child.
         child: ChildRef,
         /// Why.
         reason: ExitReason,
     },
-    /// It ended otherwise before its children were up.
-    #[error("the supervisor was stopped while it started")]
+    /// The supervisor was stopped before all children were running.
+    #[error("the supervisor was stopped while it was starting")]
     Stopped,
-    /// ractor could not spawn it.
+    /// ractor could not spawn the actor.
     #[error("the supervisor's actor did not start: {0}")]
     Spawn(Failure),
 }
 
-/// The supervisor has ended.
+/// The error returned when the supervisor has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the supervisor has ended")]
 pub struct Gone;
 
 impl Supervisor {
-    /// Starts a supervisor without a supervisor of its own, and its children, left to right; returns when they are up. `name` is for
-    /// ractor's registry. Cancel safe: dropped before it returns, it stops what it has started, in order.
+    /// Starts a supervisor without a parent, and its children, left to right. Returns once they are
+    /// running. `name` is for ractor's registry.
+    ///
+    /// Cancel safe: if the future is dropped, everything started so far is stopped in order.
     ///
     /// # Errors
-    /// [`SupervisorError`]; nothing is left then.
+    ///
+    /// Returns [`SupervisorError`]; nothing is left running then.
     pub async fn spawn(
         name: Option<String>,
         options: SupervisorOptions,
@@ -80,10 +84,12 @@ impl Supervisor {
         start.finish(spawned).await
     }
 
-    /// The same, as a ractor child of `parent`, an actor of any kind. As a child of a [`Supervisor`], use [`ChildSpec::supervisor`].
+    /// The same, as a ractor child of `parent`, which can be any actor. To make it a child of a
+    /// [`Supervisor`], use [`ChildSpec::supervisor`].
     ///
     /// # Errors
-    /// [`SupervisorError`]; nothing is left then.
+    ///
+    /// Returns [`SupervisorError`]; nothing is left running then.
     pub async fn spawn_linked(
         name: Option<String>,
         options: SupervisorOptions,
@@ -95,15 +101,17 @@ impl Supervisor {
         start.finish(spawned).await
     }
 
-    /// Its actor, for ractor's registry, groups and links.
+    /// The supervisor's actor, for ractor's registry, groups and links.
     pub fn cell(&self) -> ActorCell {
         self.actor.get_cell()
     }
 
-    /// Adds a child at the end and starts it; returns when it is up.
+    /// Adds a child at the end and starts it. Returns once it is running.
     ///
     /// # Errors
-    /// OTP's ([`StartChildError`]); `Stopping` also when the supervisor has ended.
+    ///
+    /// The same as in OTP ([`StartChildError`]). `Stopping` is also returned if the supervisor has
+    /// ended.
     pub async fn start_child(&self, spec: ChildSpec) -> Result<ChildStart, StartChildError> {
         let answer = self
             .ask(|reply| SupervisorMessage::StartChild(Box::new(spec), reply))
@@ -111,83 +119,95 @@ impl Supervisor {
         answer.unwrap_or(Err(StartChildError::Stopping))
     }
 
-    /// Stops a child, given by id or by key; returns when it is gone and released. Its specification stays, unless it is temporary.
-    /// Idempotent.
+    /// Stops a child, given by id or key. Returns once it is gone and released. Its specification
+    /// is kept, unless it is temporary. Idempotent.
     ///
     /// # Errors
-    /// OTP's ([`TerminateChildError`]); `Stopping` also when the supervisor has ended.
+    ///
+    /// The same as in OTP ([`TerminateChildError`]). `Stopping` is also returned if the supervisor
+    /// has ended.
     pub async fn terminate_child(&self, child: impl Into<Target>) -> Result<(), TerminateChildError> {
         let target = child.into();
         let answer = self.ask(|reply| SupervisorMessage::TerminateChild(target, reply)).await;
         answer.unwrap_or(Err(TerminateChildError::Stopping))
     }
 
-    /// Starts a child that is specified and not there; returns when it is up.
+    /// Starts a child that is specified but not running. Returns once it is running.
     ///
     /// # Errors
-    /// OTP's ([`RestartChildError`]); `Stopping` also when the supervisor has ended.
+    ///
+    /// The same as in OTP ([`RestartChildError`]). `Stopping` is also returned if the supervisor
+    /// has ended.
     pub async fn restart_child(&self, id: impl Into<ChildId>) -> Result<ChildStart, RestartChildError> {
         let id = id.into();
         let answer = self.ask(|reply| SupervisorMessage::RestartChild(id, reply)).await;
         answer.unwrap_or(Err(RestartChildError::Stopping))
     }
 
-    /// Removes the specification of a child that is not there.
+    /// Removes the specification of a child that is not running.
     ///
     /// # Errors
-    /// OTP's ([`DeleteChildError`]); `Stopping` also when the supervisor has ended.
+    ///
+    /// The same as in OTP ([`DeleteChildError`]). `Stopping` is also returned if the supervisor has
+    /// ended.
     pub async fn delete_child(&self, id: impl Into<ChildId>) -> Result<(), DeleteChildError> {
         let id = id.into();
         let answer = self.ask(|reply| SupervisorMessage::DeleteChild(id, reply)).await;
         answer.unwrap_or(Err(DeleteChildError::Stopping))
     }
 
-    /// The children, in start order. Answered in the middle of anything, as the next two are.
+    /// The children in start order. Like the next two methods, it is answered at any time.
     ///
     /// # Errors
-    /// [`Gone`] when it has ended.
+    ///
+    /// [`Gone`] if the supervisor has ended.
     pub async fn which_children(&self) -> Result<Vec<ChildInfo>, Gone> {
         self.ask(SupervisorMessage::WhichChildren).await
     }
 
-    /// How many children there are.
+    /// Counts the children.
     ///
     /// # Errors
-    /// [`Gone`] when it has ended.
+    ///
+    /// [`Gone`] if the supervisor has ended.
     pub async fn count_children(&self) -> Result<ChildCounts, Gone> {
         self.ask(SupervisorMessage::CountChildren).await
     }
 
-    /// The specification of a child, if there is one of that name; a temporary child's start is not kept.
+    /// The specification of the child with this id, if there is one. A temporary child's start is
+    /// not kept.
     ///
     /// # Errors
-    /// [`Gone`] when it has ended.
+    ///
+    /// [`Gone`] if the supervisor has ended.
     pub async fn get_child_spec(&self, id: impl Into<ChildId>) -> Result<Option<KeptSpec>, Gone> {
         let id = id.into();
         self.ask(|reply| SupervisorMessage::GetChildSpec(id, reply)).await
     }
 
-    /// Stops the children, right to left, each as its specification says, then the supervisor; returns when nothing is left, with why it
-    /// ended (it may have given up before). Idempotent. It has no deadline of its own: it takes as long as the children's `shutdown` allows.
+    /// Stops the children, right to left, each according to its specification, then the supervisor.
+    /// Returns once nothing is left, with the reason for the end: it may have given up before.
+    /// Idempotent. There is no deadline: it takes as long as the children's `shutdown` allows.
     pub async fn stop(&self) -> Option<End> {
         self.request_stop();
         self.wait().await
     }
 
-    /// The same, without waiting.
+    /// Requests a stop without waiting for it.
     pub fn request_stop(&self) {
         request_stop(&self.actor);
     }
 
-    /// Waits until it has ended and nothing is left. `None`: it was stopped or killed by ractor's own means. It does not depend on
-    /// the actor that it is linked under: it may be awaited in any callback of that one. Cancel safe.
+    /// Waits until the supervisor has ended and nothing is left. Returns `None` if it was ended by
+    /// ractor's own `stop` or `kill`. Does not depend on the actor that the supervisor is linked
+    /// to, so it may be awaited in any callback of that actor. Cancel safe.
     pub async fn wait(&self) -> Option<End> {
         let mut over = self.over.clone();
         while over.changed().await.is_ok() {}
         self.shared.end()
     }
 
-    /// The reply; an error when there is nobody any more to give one.
+    /// Sends a request and waits for the reply. Fails if the supervisor is gone.
     async fn ask<T>(&self, message: impl FnOnce(ReplyTo<T>) -> SupervisorMessage) -> Result<T, Gone> {
         let (reply, answer) = oneshot::channel();
         self.actor.cast(message(reply)).map_err(|_| Gone)?;
@@ -196,7 +216,7 @@ impl Supervisor {
 }
 
 fn request_stop(actor: &ActorRef<SupervisorMessage>) {
-    // An actor that takes no message any more is stopping already.
+    // An actor that accepts no more messages is already stopping.
     let _ = actor.cast(SupervisorMessage::Stop);
 }
 
@@ -212,7 +232,7 @@ impl From<SpawnErr> for SupervisorError {
     }
 }
 
-/// A start under way.
+/// A start in progress.
 struct Start {
     ready: oneshot::Receiver<Result<(), End>>,
     shared: Arc<Shared>,
@@ -257,7 +277,7 @@ impl Start {
     }
 }
 
-/// Stops a supervisor whose start is given up by its caller: no handle to it will ever exist.
+/// Stops a supervisor whose start was abandoned by its caller, because no handle to it will exist.
 struct StopOnDrop(Option<ActorRef<SupervisorMessage>>);
 
 impl StopOnDrop {
@@ -274,7 +294,7 @@ impl Drop for StopOnDrop {
     }
 }
 
-/// Starts a supervisor as a child of another: it is up when its children are.
+/// Starts a supervisor as a child of another one. It counts as running once its children are.
 async fn start_nested(
     mut context: StartContext,
     options: SupervisorOptions,
@@ -310,7 +330,7 @@ async fn start_nested(
     }
 }
 
-/// A child that is a supervisor; `handle` makes what its starter gets of it.
+/// A child that is a supervisor. `handle` converts its handle to the info of its start.
 pub(crate) fn nested<F, I>(
     id: ChildId,
     options: SupervisorOptions,
@@ -334,8 +354,9 @@ where
 }
 
 impl ChildSpec {
-    /// A child that is a supervisor itself, with what `children` gives at each start. It is up when they are; its handle is the
-    /// [`info`](crate::RunningChild::info) of its start. Default shutdown: infinity.
+    /// A child that is a supervisor itself. `children` returns its children at each start. It
+    /// counts as running once they are. Its handle is the [`info`](crate::RunningChild::info) of
+    /// its start. Default shutdown: infinity.
     pub fn supervisor<F>(id: impl Into<ChildId>, options: SupervisorOptions, children: F) -> Self
     where
         F: Fn() -> Vec<ChildSpec> + Send + Sync + 'static,
@@ -352,7 +373,7 @@ impl RunningChild {
 }
 
 impl ChildInfo {
-    /// The handle of a child that is a [`Supervisor`], when it is up.
+    /// The handle of a running child that is a [`Supervisor`].
     pub fn supervisor(&self) -> Option<Supervisor> {
         self.info.as_ref()?.downcast_ref().cloned()
     }

@@ -1,4 +1,5 @@
-//! The task that accompanies one incarnation of a child, from its start until all that it had is released.
+//! The task that accompanies one incarnation of a child from its start until everything it held is
+//! released.
 
 use ostler_core::supervision::ChildRef;
 use ractor::ActorCell;
@@ -7,7 +8,8 @@ use tokio::sync::oneshot;
 use crate::child::{Launch, StartContext, StartError, StartedChild};
 use crate::messages::{EngineMessage, News, Post, Up};
 
-/// Starts a child. It is the caller's to keep the sender: the start is cancelled when it is dropped, so also when the supervisor is.
+/// Starts a child. The caller keeps the returned sender: dropping it, for example with the
+/// supervisor, cancels the start.
 pub(crate) fn launch(child: ChildRef, launch: Launch, parent: ActorCell, post: Post) -> oneshot::Sender<()> {
     let (cancel, cancelled) = oneshot::channel();
     let context = StartContext::new(child.clone(), parent, cancelled);
@@ -48,11 +50,12 @@ async fn accompany(launch: Launch, context: StartContext, mut messenger: Messeng
                 enter_gate,
             };
             messenger.say(News::Up(up), Said::Up);
-            // An actor's task catches its panics: an error says that the runtime is shutting down, and the task is gone either way.
+            // An actor's task catches its panics. An error means that the runtime is shutting down,
+            // and the task is gone either way.
             let _ = join.await;
             messenger.say(News::Over, if may_enter.is_some() { Said::Over } else { Said::All });
             if let Some((gate, may_enter)) = may_enter {
-                // An error says that the supervisor is gone, and the state with it.
+                // An error means that the supervisor is gone, and the state with it.
                 let _ = may_enter.await;
                 gate(messenger.child.clone()).await;
                 messenger.say(News::Released, Said::All);
@@ -67,7 +70,7 @@ async fn accompany(launch: Launch, context: StartContext, mut messenger: Messeng
     }
 }
 
-/// Sees to it that the engine hears of a child's end although a start function or a gate of the user's panics.
+/// Reports the child's end to the engine even if a user's start function or gate panics.
 struct Messenger {
     child: ChildRef,
     post: Post,
@@ -92,14 +95,15 @@ impl Messenger {
 impl Drop for Messenger {
     fn drop(&mut self) {
         match self.said {
-            // While the child is up only the end of the runtime drops this, and nobody listens.
+            // While the child is running, this is only dropped at the end of the runtime, when
+            // there is no engine to report to.
             Said::Up | Said::All => {}
             Said::Nothing => {
                 let panicked = ostler_core::exit::ExitReason::failed("the start function or the gate panicked");
                 self.say(News::NotUp(StartError::Failed(panicked.into())), Said::All);
             }
             Said::Over => {
-                tracing::error!(child = %self.child, "the release gate panicked: taken as released");
+                tracing::error!(child = %self.child, "the release gate panicked: treated as released");
                 self.say(News::Released, Said::All);
             }
         }

@@ -1,9 +1,11 @@
-//! Erlang/OTP's supervisors for any [ractor] actor.
+//! Erlang/OTP supervisors for [ractor] actors.
 //!
-//! ractor links actors and reports their ends; it restarts nothing. Here a [`Supervisor`] starts its children in order, restarts
-//! them as OTP does ([`Restart`], [`Strategy`], intensity), stops them in reverse, and gives up where OTP gives up. The children
-//! of a [`DynamicSupervisor`] come and go. [`Engine`] is the same inside an actor of your own. `docs/supervision.md` says what is
-//! promised. `ostler` re-exports this crate as `ostler::supervisor`; it knows nothing of processes.
+//! ractor links actors and reports their exits, but restarts nothing. A [`Supervisor`] starts its
+//! children in order, restarts them as OTP does ([`Restart`], [`Strategy`], intensity), stops them
+//! in reverse order, and gives up when OTP gives up. The children of a [`DynamicSupervisor`] are
+//! added and removed at run time. [`Engine`] is the same supervisor inside an actor of your own.
+//! `docs/supervision.md` lists the promises. `ostler` re-exports this crate as
+//! `ostler::supervisor`; this crate itself knows nothing about OS processes.
 //!
 //! ```
 //! use ostler_supervisor::{ChildSpec, Supervisor, SupervisorOptions};
@@ -24,7 +26,8 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let options = SupervisorOptions::new().intensity(3, Duration::from_secs(5));
-//! let supervisor = Supervisor::spawn(None, options, vec![ChildSpec::actor("greeter", || (Greeter, ()))]).await?;
+//! let children = vec![ChildSpec::actor("greeter", || (Greeter, ()))];
+//! let supervisor = Supervisor::spawn(None, options, children).await?;
 //! assert_eq!(supervisor.count_children().await?.active, 1);
 //! supervisor.stop().await;
 //! # Ok(())

@@ -1,4 +1,5 @@
-//! Every message of a supervisor: what its tasks report to the engine, and what its handle asks of its actor.
+//! All messages of a supervisor: reports from its tasks to the engine, and requests from its
+//! handles to its actor.
 
 use std::sync::Arc;
 
@@ -12,13 +13,14 @@ use crate::child::{ChildSpec, Info, KeptSpec, StartError};
 use crate::exit::Probe;
 use crate::running::{ChildInfo, ChildStart};
 
-/// How a task of the engine reaches its actor's mailbox.
+/// How a task of the engine posts to its actor's mailbox.
 pub(crate) type Post = Arc<dyn Fn(EngineMessage) + Send + Sync>;
 
 /// Where the reply to a message goes.
 pub(crate) type ReplyTo<T> = oneshot::Sender<T>;
 
-/// A message of the engine to itself, by way of its actor's mailbox: hand it to [`Engine::handle`](crate::Engine::handle).
+/// A message of the engine to itself through its actor's mailbox: pass it to
+/// [`Engine::handle`](crate::Engine::handle).
 #[derive(Debug)]
 pub struct EngineMessage(pub(crate) ToEngine);
 
@@ -38,7 +40,8 @@ pub(crate) enum ToEngine {
         child: ChildRef,
         news: News,
     },
-    /// [`News::Over`], once more: every supervision event that was sent before has been handled now.
+    /// [`News::Over`] after another trip through the mailbox: every supervision event sent before
+    /// it has been handled.
     OverBefore(ChildRef),
     Tick,
 }
@@ -46,27 +49,27 @@ pub(crate) enum ToEngine {
 /// What the task that accompanies a child reports.
 #[derive(Debug)]
 pub(crate) enum News {
-    /// The child is up.
+    /// The child is running.
     Up(Up),
-    /// It is not, and holds nothing.
+    /// The child is not running, and holds nothing.
     NotUp(StartError),
-    /// The actor's task is over. Its state can still be inside the supervision event.
+    /// The actor's task has finished. Its state may still be inside the supervision event.
     Over,
-    /// Its release gate is through; not sent for a child without one.
+    /// The release gate has completed. Not sent for a child without one.
     Released,
 }
 
-/// A child that is up.
+/// A running child.
 #[derive(Debug)]
 pub(crate) struct Up {
     pub(crate) cell: ActorCell,
     pub(crate) probe: Option<Arc<Probe>>,
     pub(crate) info: Option<Info>,
-    /// For a child with a release gate: sent, or dropped, when its state is dropped.
+    /// For a child with a release gate: sent or dropped once the child's state is dropped.
     pub(crate) enter_gate: Option<oneshot::Sender<()>>,
 }
 
-/// What a supervisor's actor handles.
+/// The messages of a supervisor's actor.
 pub(crate) enum SupervisorMessage {
     Engine(EngineMessage),
     Stop,

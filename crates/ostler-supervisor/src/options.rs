@@ -1,4 +1,4 @@
-//! How a supervisor is set up.
+//! The options of a supervisor.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use ostler_core::supervision::{AutoShutdown, Backoff, Report, Strategy, Supervis
 
 type Reporter = Arc<dyn Fn(Report) + Send + Sync>;
 
-/// OTP's supervisor flags, and where the reports go.
+/// OTP's supervisor flags, and a receiver for reports.
 #[derive(Clone, Default)]
 pub struct SupervisorOptions {
     pub(crate) flags: SupervisorFlags,
@@ -31,38 +31,42 @@ impl From<SupervisorFlags> for SupervisorOptions {
 }
 
 impl SupervisorOptions {
-    /// OTP's defaults: one_for_one, more than 1 restart within 5 s ends it, no automatic shutdown; no backoff.
+    /// OTP's defaults: one_for_one, one restart allowed within 5 s, no automatic shutdown. No
+    /// backoff.
     pub fn new() -> Self {
         SupervisorOptions::default()
     }
 
-    /// Who is restarted when one child is. Default: one_for_one.
+    /// Sets which children are restarted when one is. Default: one_for_one.
     pub fn strategy(mut self, strategy: Strategy) -> Self {
         self.flags.strategy = strategy;
         self
     }
 
-    /// More than `restarts` within `period` (its edge included) end the supervisor. Defaults: 1, 5 s. With 0 restarts the first one does;
-    /// a period of zero is refused.
+    /// Sets the restart intensity: more than `restarts` within `period` (inclusive) end the
+    /// supervisor. Defaults: 1, 5 s. With 0 restarts, the first one ends it. A period of zero is
+    /// invalid.
     pub fn intensity(mut self, restarts: u32, period: Duration) -> Self {
         self.flags.intensity = restarts;
         self.flags.period = period;
         self
     }
 
-    /// Whether significant children that end by themselves end the supervisor. Default: never.
+    /// Sets whether significant children that exit on their own shut down the supervisor. Default:
+    /// never.
     pub fn auto_shutdown(mut self, auto_shutdown: AutoShutdown) -> Self {
         self.flags.auto_shutdown = auto_shutdown;
         self
     }
 
-    /// Extension: restarts wait. Default: they don't.
+    /// Extension: delays restarts. Default: no delay.
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.flags.backoff = Some(backoff);
         self
     }
 
-    /// Called with each report, from within the supervisor: it must not block. Reports are tracing events in any case.
+    /// Sets a function that is called with each report. It is called from within the supervisor and
+    /// must not block. Reports are emitted as tracing events in any case.
     pub fn reporter(mut self, reporter: impl Fn(Report) + Send + Sync + 'static) -> Self {
         self.reporter = Some(Arc::new(reporter));
         self

@@ -1,4 +1,5 @@
-//! What a supervisor says of its children: the reply to a start, and the lines of `which_children`.
+//! What a supervisor reports about its children: the result of a start, and the rows of
+//! `which_children`.
 
 use std::fmt;
 
@@ -7,17 +8,17 @@ use ractor::ActorCell;
 
 use crate::child::Info;
 
-/// The result of a start that did not fail.
+/// The outcome of a start that did not fail.
 #[derive(Debug, Clone)]
 pub enum ChildStart {
-    /// The child is up.
+    /// The child is running.
     Started(RunningChild),
-    /// It declined to start; its specification is kept, unless it is temporary or dynamic.
+    /// The child declined to start. Its specification is kept, unless it is temporary or dynamic.
     Ignored(ChildRef),
 }
 
 impl ChildStart {
-    /// The child, if it is up.
+    /// The child, if it is running.
     pub fn started(self) -> Option<RunningChild> {
         match self {
             ChildStart::Started(child) => Some(child),
@@ -26,14 +27,14 @@ impl ChildStart {
     }
 }
 
-/// A child that is up.
+/// A running child.
 #[derive(Clone)]
 pub struct RunningChild {
     /// Its id, key and incarnation.
     pub child: ChildRef,
     /// The actor. It may have ended since.
     pub cell: ActorCell,
-    /// What its start function returned beside the actor; for a supervisor, its handle.
+    /// The additional information from its start function; for a supervisor, its handle.
     pub info: Option<Info>,
 }
 
@@ -46,18 +47,18 @@ impl fmt::Debug for RunningChild {
     }
 }
 
-/// A line of `which_children`.
+/// One row of `which_children`.
 #[derive(Clone)]
 pub struct ChildInfo {
-    /// Its id, key and latest incarnation; 0 before the first start.
+    /// Its id, key and latest incarnation, which is 0 before the first start.
     pub child: ChildRef,
     /// Running, starting, stopping, …
     pub status: ChildStatus,
     /// Worker or supervisor.
     pub kind: ChildKind,
-    /// The actor, when there is one.
+    /// The actor, if there is one.
     pub cell: Option<ActorCell>,
-    /// What its start function returned beside the actor; for a supervisor, its handle.
+    /// The additional information from its start function; for a supervisor, its handle.
     pub info: Option<Info>,
 }
 

@@ -1,4 +1,4 @@
-//! Any actor, seen from its supervisor: the same actor, and a note of how it ended.
+//! Wraps an actor so that its supervisor learns how it ended.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use crate::exit::Probe;
 
-/// Hands everything through to `actor`, and notes that `post_stop` was reached.
+/// Forwards everything to `actor`, and records that `post_stop` was reached.
 pub(crate) struct Supervised<A> {
     pub(crate) actor: A,
     pub(crate) probe: Arc<Probe>,

@@ -1,13 +1,13 @@
-//! Reports as tracing events, of the target `ostler::supervisor`.
+//! Emits reports as tracing events with the target `ostler::supervisor`.
 
 use ostler_core::supervision::Report;
 use ractor::ActorCell;
 use tracing::{debug, error, warn};
 
-/// What people filter by.
+/// The target that users filter by.
 const TARGET: &str = "ostler::supervisor";
 
-/// Progress is of level debug: OTP's default level doesn't show it either.
+/// Progress has level debug, because OTP's default level does not show it either.
 pub(crate) fn trace(supervisor: &ActorCell, report: &Report) {
     let supervisor = supervisor.get_name().unwrap_or_else(|| supervisor.get_id().to_string());
     let (name, child) = (report.name(), report.child());
@@ -23,7 +23,7 @@ pub(crate) fn trace(supervisor: &ActorCell, report: &Report) {
             error!(target: TARGET, report = name, supervisor, child = id, incarnation, %reason, counted, "child ended");
         }
         Report::ShutdownError { reason, .. } => {
-            error!(target: TARGET, report = name, supervisor, child = id, incarnation, %reason, "child did not stop as asked");
+            error!(target: TARGET, report = name, supervisor, child = id, incarnation, %reason, "child did not stop as requested");
         }
         Report::RestartScheduled {
             reason,
@@ -33,10 +33,10 @@ pub(crate) fn trace(supervisor: &ActorCell, report: &Report) {
             ..
         } => {
             let delay_ms = delay.as_millis();
-            warn!(target: TARGET, report = name, supervisor, child = id, incarnation, %reason, attempt, delay_ms, restarts, "child is restarted");
+            warn!(target: TARGET, report = name, supervisor, child = id, incarnation, %reason, attempt, delay_ms, restarts, "child will be restarted");
         }
         Report::ReachedMaxRestartIntensity { reason, restarts, .. } => {
-            error!(target: TARGET, report = name, supervisor, child = id, incarnation, %reason, restarts, "too many restarts: supervisor gives up");
+            error!(target: TARGET, report = name, supervisor, child = id, incarnation, %reason, restarts, "too many restarts: the supervisor gives up");
         }
     }
 }

@@ -1,5 +1,6 @@
-//! Supervisors on ractor: the conformance suite (each case of OTP's `supervisor_SUITE` that applies, under its name there), ractor's traps,
-//! and what is ours. `docs/supervision.md` lists the cases that don't apply.
+//! Supervisors on ractor: the conformance suite (the applicable cases of OTP's `supervisor_SUITE`
+//! under their own names), pitfalls of ractor, and extensions. `docs/supervision.md` lists the
+//! cases that do not apply.
 
 #[path = "supervisor/support.rs"]
 mod support;

@@ -1,7 +1,10 @@
-//! The differential test: random supervision trees with random histories, under Erlang's own `supervisor` and under ours. Who was
-//! started and stopped, in which order, what each request returned, what was reported, who gave up: the traces must be the same.
+//! Differential test: random supervision trees with random histories under Erlang's own
+//! `supervisor` and under ours. The traces must be the same: which children are started and
+//! stopped, in which order, what each request returns, what is reported, and which supervisors give
+//! up.
 //!
-//! It needs Erlang (Debian: `erlang-base`); where there is none it says so and passes. `OSTLER_HISTORIES=10000` runs so many.
+//! Needs Erlang (Debian: `erlang-base`); without it the test passes with a message.
+//! `OSTLER_HISTORIES=10000` sets the number of histories.
 
 #[path = "supervisor_erlang/erlang.rs"]
 mod erlang;
@@ -49,15 +52,16 @@ fn erlang_and_ostler_agree() {
     }
 }
 
-/// Histories in which time passes. Erlang counts whole seconds, so they wait for more than two, with a period of one: apart is apart and
-/// together is together for both. All of them wait at the same time.
+/// Histories in which time passes. Erlang counts whole seconds, so the histories have a period of
+/// one second and wait for more than two, which both sides judge the same way. All histories wait
+/// at the same time.
 #[test]
 fn erlang_and_ostler_agree_on_time() {
     let Some(mut erlang) = Erlang::start() else { return };
     let mut runner = TestRunner::deterministic();
     let timed = history::timed_histories();
     let histories: Vec<_> = (0..200)
-        .map(|_| timed.new_tree(&mut runner).expect("it generates").current())
+        .map(|_| timed.new_tree(&mut runner).expect("generating a history").current())
         .collect();
     let theirs = erlang.run_in_parallel(&histories);
     for (history, theirs) in histories.iter().zip(theirs) {

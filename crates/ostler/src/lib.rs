@@ -35,6 +35,9 @@
 //! Supervision of ordinary ractor actors, no process in sight, is in [`supervisor`].
 
 mod detached;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 mod hub;
 mod instance;

@@ -27,3 +27,5 @@ mod watch;
 pub use output::{RECORDS_A_SECOND, RECORDS_AT_ONCE};
 pub(crate) use protocol::{Message, Told};
 pub(crate) use slot::{Process, Slot};
+#[cfg(feature = "fuzzing")]
+pub use watch::ready_file;

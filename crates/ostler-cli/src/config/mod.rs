@@ -98,7 +98,7 @@ fn read_file(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 /// Reads the bytes of a file called `name`, whose relative paths are against `base`.
-fn parse(name: &str, base: &Path, bytes: &[u8]) -> Result<Config, Mistakes> {
+pub(crate) fn parse(name: &str, base: &Path, bytes: &[u8]) -> Result<Config, Mistakes> {
     let text = std::str::from_utf8(bytes).map_err(|error| Mistakes::of_encoding(name, bytes, error.valid_up_to()))?;
     let (table, errors) = DeTable::parse_recoverable(text);
     let mut walk = Walk::new(name, text);

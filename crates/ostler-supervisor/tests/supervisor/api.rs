@@ -53,7 +53,7 @@ async fn child_adm() {
         (started.child.key, 2)
     );
 
-    // Delete, and start anew.
+    // Delete, and start again.
     supervisor.terminate_child("child1").await.unwrap();
     supervisor.delete_child("child1").await.unwrap();
     assert_eq!(counts(&supervisor).await, [0, 0, 0, 0]);
@@ -65,7 +65,7 @@ async fn child_adm() {
         .unwrap();
     assert_ne!(anew.child.key, started.child.key);
 
-    // There is no such child.
+    // No such child.
     assert_eq!(
         supervisor.terminate_child("child2").await.unwrap_err(),
         TerminateChildError::NotFound
@@ -79,7 +79,7 @@ async fn child_adm() {
         DeleteChildError::NotFound
     );
 
-    // There is no supervisor any more.
+    // The supervisor is gone.
     within(supervisor.stop()).await;
     assert_eq!(
         supervisor.start_child(bench.child("child3")).await.unwrap_err(),
@@ -111,14 +111,14 @@ async fn child_adm_simple() {
         .unwrap();
     assert_eq!(supervisor.count_children().await.unwrap().active, 2);
 
-    // By key, and idempotent: a permanent child too is gone for good.
+    // By key, and idempotent. Even a permanent child is removed.
     supervisor.terminate_child(first.child.key).await.unwrap();
     supervisor.terminate_child(first.child.key).await.unwrap();
     let children = supervisor.which_children().await.unwrap();
     assert_eq!(children.len(), 1);
     assert_eq!(children[0].child, second.child);
 
-    // A key of another supervisor that was never given here.
+    // A key of another supervisor that this one never assigned.
     let other = bench.dynamic().await;
     let mut strange = Vec::new();
     for _ in 0..5 {
@@ -142,7 +142,7 @@ async fn child_adm_simple() {
     assert_eq!(bench.alive(), 0);
 }
 
-/// What a start function gives beside its actor comes to whoever asked for the start, each time.
+/// The additional information of a start function is returned by each start.
 #[tokio::test]
 async fn extra_return() {
     let bench = Bench::new();
@@ -166,7 +166,7 @@ async fn extra_return() {
     within(supervisor.stop()).await;
 }
 
-/// The matrix of what a child may be.
+/// All combinations of child specifications.
 #[tokio::test]
 async fn child_specs() {
     let bench = Bench::new();
@@ -274,7 +274,8 @@ async fn which_children_simple_one_for_one() {
     within(supervisor.stop()).await;
 }
 
-/// An actor of that name lives outside: the start fails and says so, and nothing is kept.
+/// An actor with that name already exists elsewhere: the start fails with that reason, and nothing
+/// is kept.
 #[tokio::test]
 async fn already_started_outside_supervisor() {
     let bench = Bench::new();

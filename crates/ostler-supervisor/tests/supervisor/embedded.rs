@@ -1,4 +1,4 @@
-//! The engine inside an actor of one's own.
+//! The engine inside a custom actor.
 
 use ostler_supervisor::{Engine, EngineMessage, ExitReason, Strategy};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -18,7 +18,7 @@ enum HostMessage {
 impl ractor::Message for HostMessage {}
 
 impl Host {
-    /// After whatever the engine was given.
+    /// Called after each message to the engine.
     fn look(myself: &ActorRef<HostMessage>, engine: &Engine) {
         if let Some(end) = engine.ended() {
             myself.stop(Some(end.exit_reason().to_string()));
@@ -78,7 +78,7 @@ impl Actor for Host {
 }
 
 #[tokio::test]
-async fn an_actor_supervises_with_an_engine_of_its_own() {
+async fn custom_actor_supervises_with_an_engine() {
     let bench = Bench::new();
     let (ready, is_ready) = oneshot::channel();
     let (host, ended) = Actor::spawn(None, Host, (bench.clone(), ready)).await.unwrap();

@@ -1,4 +1,4 @@
-//! What goes beyond OTP: backoff, exits that are nobody's fault, release gates, answers in the middle of anything.
+//! Extensions to OTP: backoff, uncounted exits, release gates, and queries at any time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ fn delays(bench: &Bench) -> Vec<(u32, u128)> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn restarts_wait_longer_and_longer_until_the_child_was_up_for_a_while() {
+async fn backoff_grows_until_the_child_has_run_for_a_while() {
     let bench = Bench::new();
     let backoff = Backoff {
         reset: Some(Duration::from_secs(60)),
@@ -46,9 +46,9 @@ async fn restarts_wait_longer_and_longer_until_the_child_was_up_for_a_while() {
     within(supervisor.stop()).await;
 }
 
-/// A supervisor that waits to restart a child is asked about it, told to forget it, and stopped.
+/// A supervisor waiting to restart a child is queried, asked to delete it, and stopped.
 #[tokio::test]
-async fn a_restart_that_waits_can_be_called_off() {
+async fn delayed_restart_can_be_cancelled() {
     for strategy in [Strategy::OneForOne, Strategy::OneForAll] {
         let bench = Bench::new();
         let hour = Duration::from_secs(3600);
@@ -74,7 +74,7 @@ async fn a_restart_that_waits_can_be_called_off() {
 }
 
 #[tokio::test]
-async fn an_exit_that_is_nobodys_fault_is_not_counted() {
+async fn uncounted_exit_does_not_count() {
     let bench = Bench::new();
     let options = bench.with_intensity(Strategy::OneForOne, 0);
     let children = vec![bench.child("child").restart(Restart::Transient)];
@@ -95,7 +95,7 @@ async fn an_exit_that_is_nobodys_fault_is_not_counted() {
     ));
 }
 
-/// A gate that a test opens.
+/// A gate that the test opens.
 #[derive(Clone)]
 struct Gate(Arc<watch::Sender<bool>>);
 
@@ -115,7 +115,7 @@ impl Gate {
 }
 
 #[tokio::test]
-async fn nothing_takes_a_childs_place_before_its_gate_is_through() {
+async fn no_restart_before_the_release_gate_completes() {
     let bench = Bench::new();
     let gate = Gate::shut();
     let child = {
@@ -135,7 +135,7 @@ async fn nothing_takes_a_childs_place_before_its_gate_is_through() {
     assert_eq!(
         supervisor.which_children().await.unwrap()[0].child.incarnation,
         1,
-        "it waits"
+        "the restart must wait for the gate"
     );
     gate.open();
     bench.until_logged("start child", 2).await;
@@ -154,9 +154,9 @@ async fn nothing_takes_a_childs_place_before_its_gate_is_through() {
     assert_eq!(bench.log.lines(), expected);
 }
 
-/// Also after a start that failed, and when the supervisor itself is killed.
+/// Even after a failed start, and when the supervisor itself is killed.
 #[tokio::test]
-async fn gates_run_whatever_happens() {
+async fn gates_run_after_failed_starts_and_kills() {
     let bench = Bench::new();
     let gated = |id: &'static str, on_start: OnStart| {
         let log = bench.log.clone();
@@ -176,7 +176,7 @@ async fn gates_run_whatever_happens() {
         .unwrap_err();
     assert!(
         bench.log.lines().contains(&"released failing/1".to_owned()),
-        "before the reply"
+        "the gate must complete before the reply"
     );
     let starting = tokio::spawn({
         let (supervisor, child) = (supervisor.clone(), gated("hanging", OnStart::Hang));
@@ -191,9 +191,9 @@ async fn gates_run_whatever_happens() {
     bench.until_logged("gone up", 1).await;
 }
 
-/// A gate that panics is not waited for, for ever.
+/// A gate that panics counts as completed.
 #[tokio::test]
-async fn a_gate_that_panics_hangs_nobody() {
+async fn panicking_gate_counts_as_completed() {
     let bench = Bench::new();
     let child = bench.child("child").gate(|_| async { panic!("a broken gate") });
     let supervisor = bench.supervisor(Strategy::OneForOne, vec![child]).await;
@@ -201,9 +201,10 @@ async fn a_gate_that_panics_hangs_nobody() {
     within(supervisor.stop()).await;
 }
 
-/// While one child hangs in its start and one in its stop, the others are started, restarted and stopped.
+/// While one child hangs in its start and another one in its stop, other children are started,
+/// restarted and stopped.
 #[tokio::test]
-async fn it_answers_in_the_middle_of_anything() {
+async fn supervisor_answers_at_any_time() {
     let bench = Bench::new();
     let stopping = bench
         .child_that("stopping", |_| OnStart::Up, OnStop::Hang)
@@ -247,9 +248,9 @@ async fn cell_of(supervisor: &Supervisor, id: &str) -> ractor::ActorCell {
         .unwrap()
 }
 
-/// A start function that panics, or an actor that panics in `pre_start`, is a failed start.
+/// A panic in a start function or in `pre_start` is a failed start.
 #[tokio::test]
-async fn a_start_that_panics_is_a_start_that_failed() {
+async fn panicking_start_is_a_failed_start() {
     let bench = Bench::new();
     let supervisor = bench.supervisor(Strategy::OneForOne, vec![]).await;
     let child = bench.child_that("child", |_| panic!("in pre_start"), OnStop::Obey);

@@ -1,4 +1,5 @@
-//! The end of a supervisor under an actor of the user's: it is seen however busy that actor is, also by that actor itself.
+//! The end of a supervisor below a user's actor is observable however busy that actor is, even from
+//! the actor itself.
 
 use std::future::Future;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use tokio::sync::oneshot;
 
 use crate::support::{Bench, Command, OnStart, OnStop, cell, tell, within};
 
-/// Something to await inside one of the parent's callbacks.
+/// A future to await inside one of the parent's callbacks.
 type Work = BoxFuture<'static, ()>;
 
 /// The user's actor.
@@ -61,7 +62,7 @@ impl Actor for Parent {
         if let SupervisionEvent::ActorTerminated(..) | SupervisionEvent::ActorFailed(..) = event
             && let Some(work) = orders.at_childs_end.take()
         {
-            // The event, and the state of the child inside it, is alive meanwhile.
+            // The event, and the child's state inside it, is alive meanwhile.
             work.await;
         }
         Ok(())
@@ -86,7 +87,7 @@ enum How {
     StoppedByRactor,
     /// By ractor's `kill`.
     Killed,
-    /// By ractor's `kill`, while it waits for a child that hangs in its `post_stop`.
+    /// By ractor's `kill` while it waits for a child that hangs in its `post_stop`.
     KilledWhileStopping,
 }
 
@@ -122,7 +123,7 @@ impl How {
     }
 }
 
-/// A parent, and a supervisor of one child under it.
+/// A parent with a supervisor of one child below it.
 async fn scene(how: How) -> (ActorRef<Order>, Bench, Supervisor) {
     let bench = Bench::new();
     let (parent, _) = Actor::spawn(None, Parent, ()).await.unwrap();
@@ -139,7 +140,7 @@ async fn scene(how: How) -> (ActorRef<Order>, Bench, Supervisor) {
     (parent, bench, supervisor)
 }
 
-/// Waits for the end inside one of the parent's callbacks, and says what it was.
+/// Waits for the end inside one of the parent's callbacks and returns what it was.
 fn waiting(
     work: impl Future<Output = ()> + Send + 'static,
     supervisor: Supervisor,
@@ -153,7 +154,7 @@ fn waiting(
 }
 
 #[tokio::test]
-async fn its_end_is_seen_in_a_handler_of_the_parent() {
+async fn end_is_observable_in_a_handler_of_the_parent() {
     for how in ALL {
         let (parent, bench, supervisor) = scene(how).await;
         let (work, seen) = waiting(how.end(bench.clone(), supervisor.clone()), supervisor);
@@ -165,12 +166,12 @@ async fn its_end_is_seen_in_a_handler_of_the_parent() {
 }
 
 #[tokio::test]
-async fn its_end_is_seen_while_the_parent_stops() {
+async fn end_is_observable_while_the_parent_stops() {
     for how in ALL {
         let (parent, bench, supervisor) = scene(how).await;
         let (work, seen) = waiting(how.end(bench.clone(), supervisor.clone()), supervisor);
         parent.cast(Order::AtStop(work)).ok().unwrap();
-        // A stop comes before the messages that wait.
+        // A stop comes before waiting messages.
         let (reply, taken) = oneshot::channel();
         let taken_now = async move {
             let _ = reply.send(());
@@ -184,7 +185,7 @@ async fn its_end_is_seen_while_the_parent_stops() {
 }
 
 #[tokio::test]
-async fn its_end_is_seen_by_the_parent_that_is_told_of_it() {
+async fn end_is_observable_in_the_parents_event_handler() {
     for how in ALL {
         let (parent, bench, supervisor) = scene(how).await;
         let (work, seen) = waiting(std::future::ready(()), supervisor.clone());
@@ -197,7 +198,7 @@ async fn its_end_is_seen_by_the_parent_that_is_told_of_it() {
 }
 
 #[tokio::test]
-async fn its_end_is_seen_from_outside_while_the_parent_is_busy() {
+async fn end_is_observable_from_outside_while_the_parent_is_busy() {
     for how in ALL {
         let (parent, bench, supervisor) = scene(how).await;
         let (started, busy) = oneshot::channel();
@@ -215,9 +216,9 @@ async fn its_end_is_seen_from_outside_while_the_parent_is_busy() {
     }
 }
 
-/// A child's specification may hold its supervisor's handle. With the runtime, both go.
+/// A child's specification may hold its supervisor's handle. Both are dropped with the runtime.
 #[test]
-fn a_runtime_that_is_shut_down_frees_what_the_children_hold() {
+fn shut_down_runtime_frees_what_the_children_hold() {
     let held = std::sync::Arc::new(());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,4 +1,4 @@
-//! The rest of OTP's suite: trees, counting, restart loops, order, scale.
+//! The rest of OTP's suite: trees, counting, restart loops, order, scaling.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,8 @@ use crate::support::{
     Bench, Command, OnStart, OnStop, cell, counts, crash_and_wait, find, settled, statuses, tell, within,
 };
 
-/// A child that unlinked itself can't hang the supervisor: it is stopped and found to be gone all the same.
+/// A child that unlinked itself cannot make the supervisor hang: it is stopped and its end is
+/// noticed.
 #[tokio::test]
 async fn child_unlink() {
     let bench = Bench::new();
@@ -26,7 +27,7 @@ async fn child_unlink() {
     assert_eq!(statuses(&supervisor).await, ["naughty:Undefined"]);
     assert_eq!(bench.reported("shutdown_error"), [""; 0]);
 
-    // One that ends by itself is noticed as well, which OTP doesn't.
+    // Unlike in OTP, its own exit is noticed too.
     supervisor.restart_child("naughty").await.unwrap();
     let child = cell(&supervisor, "naughty").await;
     child.unlink(supervisor.cell());
@@ -36,7 +37,8 @@ async fn child_unlink() {
     assert_eq!(bench.alive(), 0);
 }
 
-/// Under one_for_all, two supervisors: what one was given later is lost when it is restarted.
+/// Two supervisors under one_for_all: the children added to one at run time are lost when it is
+/// restarted.
 #[tokio::test]
 async fn tree() {
     let bench = Bench::new();
@@ -75,7 +77,7 @@ async fn tree() {
     assert_eq!(counts(&second).await, [2, 2, 0, 2]);
     assert_eq!(counts(&first).await, [2, 2, 0, 2]);
 
-    // child3 can't be restarted: its supervisor gives up, and the whole tree is restarted.
+    // child3 fails to restart, so its supervisor gives up and the whole tree is restarted.
     tell(&cell(&second, "child3").await, Command::Fail);
     within(second.wait()).await.unwrap();
     let up_again = |children: &[ostler_supervisor::ChildInfo]| {
@@ -85,7 +87,7 @@ async fn tree() {
     };
     settled(&top, up_again).await;
     assert_eq!(within(first.wait()).await, Some(End::Stopped));
-    assert_eq!(bench.alive(), 2, "child1 and child2, and no dynamic child");
+    assert_eq!(bench.alive(), 2, "child1 and child2 without dynamic children");
     within(top.stop()).await;
     assert_eq!(bench.alive(), 0);
 }
@@ -137,7 +139,7 @@ async fn count_children_supervisor() {
     within(supervisor.stop()).await;
 }
 
-/// Fails to start whenever this says so.
+/// A child that fails to start while `broken` is true.
 fn breakable(bench: &Bench, broken: &Arc<AtomicBool>) -> ChildSpec {
     let broken = broken.clone();
     let on_start = move |_| {
@@ -150,7 +152,7 @@ fn breakable(bench: &Bench, broken: &Arc<AtomicBool>) -> ChildSpec {
     bench.child_that("child", on_start, OnStop::Obey)
 }
 
-/// Children that are being restarted are there, and not active.
+/// Children waiting for a restart count, but are not active.
 #[tokio::test]
 async fn count_restarting_children() {
     let bench = Bench::new();
@@ -194,7 +196,7 @@ async fn count_restarting_children() {
     assert_eq!(bench.alive(), 0);
 }
 
-/// What starts a temporary child goes with its first start.
+/// The start arguments of a temporary child are dropped after its first start.
 #[tokio::test]
 async fn do_not_save_start_parameters_for_temporary_children() {
     for restart in [Restart::Permanent, Restart::Transient, Restart::Temporary] {
@@ -245,11 +247,11 @@ async fn do_not_save_child_specs_for_temporary_children() {
     within(supervisor.stop()).await;
 }
 
-/// Time of the processor, not of the wall: other tests run beside this one. A test's runtime is its thread.
+/// CPU time, because other tests run in parallel. A test's runtime runs on its own thread.
 fn time_used() -> Duration {
     use nix::time::{ClockId, clock_gettime};
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)
-        .expect("every thread has this clock")
+        .expect("reading the thread's CPU clock")
         .into()
 }
 
@@ -281,7 +283,7 @@ impl ractor::Actor for Quiet {
     }
 }
 
-/// As in OTP's suite, ten times as many must not take much more than ten times as long.
+/// As in OTP's suite, ten times as many children must not take much more than ten times as long.
 #[tokio::test]
 async fn simple_one_for_one_scale_many_temporary_children() {
     let few = start_and_stop_many(1_000).await;
@@ -290,7 +292,8 @@ async fn simple_one_for_one_scale_many_temporary_children() {
     assert!(scaling < 30.0, "{few:?} for 1,000 and {many:?} for 10,000");
 }
 
-/// The same with the first children of a one_for_one; `cargo bench` goes up to 100,000.
+/// The same with the initial children of a one_for_one supervisor. `cargo bench` goes up to
+/// 100,000.
 #[tokio::test]
 async fn scale_start_stop_many_children() {
     let start_and_stop = async |count: usize| {
@@ -308,7 +311,7 @@ async fn scale_start_stop_many_children() {
     assert!(scaling < 60.0, "{few:?} for 1,000 and {many:?} for 20,000");
 }
 
-/// A supervisor and a child known by a name that everybody can look up (OTP's global names; ractor's registry here).
+/// A supervisor and a child with globally known names (OTP's global names; ractor's registry here).
 #[tokio::test]
 async fn simple_global_supervisor() {
     let bench = Bench::new();
@@ -325,7 +328,7 @@ async fn simple_global_supervisor() {
     assert!(ractor::registry::where_is(name).is_none());
 }
 
-/// A supervisor in a restart loop answers, and can be stopped, and the loop too.
+/// A supervisor in a restart loop answers and can be stopped, and so can the loop.
 async fn hanging_restart_loop_of(strategy: Strategy) {
     let bench = Bench::new();
     let broken = Arc::new(AtomicBool::new(false));
@@ -361,9 +364,9 @@ async fn hanging_restart_loop_of(strategy: Strategy) {
         find(&supervisor.which_children().await.unwrap(), "child").status,
         ChildStatus::Undefined
     );
-    assert_eq!(bench.reported("start_error").len(), before, "the loop is over");
+    assert_eq!(bench.reported("start_error").len(), before, "the loop must end");
 
-    // Once more, and now the supervisor is stopped.
+    // Again, stopping the supervisor this time.
     broken.store(false, Ordering::SeqCst);
     supervisor.restart_child("child").await.unwrap();
     broken.store(true, Ordering::SeqCst);
@@ -406,7 +409,7 @@ async fn hanging_restart_loop_simple() {
     within(supervisor.stop()).await;
 }
 
-/// Children stand in the order in which they were added, and a group restart keeps it.
+/// Children are listed in the order in which they were added, and a group restart keeps it.
 #[tokio::test]
 async fn order_of_children() {
     let bench = Bench::new();
@@ -429,7 +432,7 @@ async fn order_of_children() {
     assert_eq!(order().await, ids);
     supervisor.terminate_child("id2").await.unwrap();
     supervisor.restart_child("id2").await.unwrap();
-    assert_eq!(order().await, ids, "its place is kept");
+    assert_eq!(order().await, ids, "the order must be kept");
     bench.log.clear();
     within(supervisor.stop()).await;
     let stops: Vec<String> = bench

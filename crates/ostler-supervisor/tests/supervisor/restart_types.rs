@@ -1,4 +1,5 @@
-//! OTP's groups `normal_termination`, `shutdown_termination` and `abnormal_termination`: which exits restart which children.
+//! OTP's groups `normal_termination`, `shutdown_termination` and `abnormal_termination`: which
+//! exits restart which children.
 
 use ostler_supervisor::{ChildSpec, ChildStatus, Exit, ExitReason, Report, Restart, StartError, Strategy};
 
@@ -6,7 +7,7 @@ use crate::support::{
     Bench, Command, cell, counts, crash_and_wait, find, normal, settled, shutdown, statuses, tell, within,
 };
 
-/// What becomes of a child that ends so.
+/// What happens to a child after such an exit.
 #[derive(Debug, PartialEq)]
 enum Fate {
     Restarted,
@@ -105,7 +106,7 @@ async fn temporary_abnormal() {
     );
 }
 
-/// A start on request that comes to nothing tells of no progress.
+/// A requested start that fails reports no progress.
 #[tokio::test]
 async fn external_start_no_progress_log() {
     let bench = Bench::new();
@@ -116,13 +117,14 @@ async fn external_start_no_progress_log() {
         Err(StartError::Failed(Exit::from(ExitReason::failed("no"))))
     });
     supervisor.start_child(failed).await.unwrap_err();
-    assert_eq!(bench.reports.lines(), [], "neither progress nor error");
+    assert_eq!(bench.reports.lines(), [], "neither progress nor an error");
     supervisor.start_child(bench.child("child")).await.unwrap();
     assert!(matches!(bench.reports.lines()[..], [Report::Progress { .. }]));
     within(supervisor.stop()).await;
 }
 
-/// A transient supervisor that gave up ended with `shutdown`, so that its own supervisor leaves it (OTP's application cases).
+/// A transient supervisor that gave up ends with `shutdown`, so its own supervisor does not restart
+/// it (OTP's application cases).
 #[tokio::test]
 async fn faulty_application_shutdown() {
     let bench = Bench::new();
@@ -154,12 +156,12 @@ async fn faulty_application_shutdown() {
     assert_eq!(
         bench.reported("child_terminated"),
         ["child/1 failed: boom"],
-        "the end of inner is not abnormal"
+        "the exit of inner must not be abnormal"
     );
     within(outer.stop()).await;
 }
 
-/// A temporary child that a group restart stops is not revived by it.
+/// A temporary child stopped by a group restart is not started again.
 #[tokio::test]
 async fn temporary_bystander() {
     for strategy in [Strategy::OneForAll, Strategy::RestForOne] {

@@ -18,7 +18,7 @@ async fn ended_by_itself(supervisor: &Supervisor, bench: &Bench) {
     assert_eq!(bench.alive(), 0);
 }
 
-/// Whatever it ends with, unless it is terminated.
+/// With any exit reason, unless it is terminated.
 #[tokio::test]
 async fn significant_temporary() {
     for end in [normal, shutdown, || Command::Fail] {
@@ -39,7 +39,7 @@ async fn significant_temporary() {
     ended_by_itself(&supervisor, &bench).await;
 }
 
-/// Only when it isn't restarted.
+/// Only if it is not restarted.
 #[tokio::test]
 async fn significant_transient() {
     for end in [normal, shutdown] {
@@ -99,7 +99,7 @@ async fn significant_simple() {
     assert_eq!(bench.alive(), 0);
 }
 
-/// Children that are stopped with a sibling, or on request, don't count as ended by themselves.
+/// Children stopped with a sibling, or on request, do not count as exits on their own.
 #[tokio::test]
 async fn significant_bystander() {
     for auto_shutdown in [AutoShutdown::AnySignificant, AutoShutdown::AllSignificant] {
@@ -118,7 +118,7 @@ async fn significant_bystander() {
     }
 }
 
-/// The end of a significant supervisor ends the one above.
+/// The end of a significant supervisor ends the one above it.
 #[tokio::test]
 async fn significant_escalation() {
     let bench = Bench::new();

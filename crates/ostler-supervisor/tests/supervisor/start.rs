@@ -1,4 +1,4 @@
-//! OTP's group `sup_start`: how supervisors and their first children start.
+//! OTP's group `sup_start`: how supervisors and their initial children start.
 
 use ostler_supervisor::{
     AutoShutdown, ChildKind, ChildSpec, ChildStart, ExitReason, Restart, RestartChildError, Shutdown, SpecError,
@@ -12,10 +12,10 @@ use crate::support::{Bench, OnStart, OnStop, counts, statuses, within};
 async fn sup_start_normal() {
     let bench = Bench::new();
     let supervisor = bench.supervisor(Strategy::OneForOne, vec![]).await;
-    within(supervisor.stop()).await.expect("it was told to");
+    within(supervisor.stop()).await.expect("stopped on request");
 }
 
-/// OTP's supervisor can decline in its `init`; here a start function declines for it.
+/// OTP's supervisor can decline in its `init`; here its start function declines.
 #[tokio::test]
 async fn sup_start_ignore_init() {
     let bench = Bench::new();
@@ -111,7 +111,7 @@ async fn sup_start_ignore_permanent_child_start_child_simple() {
     ignored_by_a_dynamic_supervisor(Restart::Permanent).await;
 }
 
-/// OTP: `init` returns rubbish. Types leave only flags and children that make no sense.
+/// OTP: `init` returns an invalid value. The types only leave invalid flags and children.
 #[tokio::test]
 async fn sup_start_error_return() {
     let options = SupervisorOptions::new().intensity(1, Duration::ZERO);
@@ -122,7 +122,7 @@ async fn sup_start_error_return() {
     );
 }
 
-/// A start function that panics is a start that failed.
+/// A start function that panics is a failed start.
 #[tokio::test]
 async fn sup_start_fail() {
     let options = SupervisorOptions::new();
@@ -135,7 +135,7 @@ async fn sup_start_fail() {
     assert!(reason.is_abnormal(), "{reason}");
 }
 
-/// Those that were started are stopped again, in reverse, and the error names the child.
+/// The children started so far are stopped again, in reverse order, and the error names the child.
 #[tokio::test]
 async fn sup_start_child_returns_error_at_init() {
     let bench = Bench::new();
@@ -167,9 +167,13 @@ async fn sup_start_child_returns_error() {
     let failing = bench.child_that("child1", |_| OnStart::Fail, OnStop::Obey);
     let error = supervisor.start_child(failing).await.unwrap_err();
     assert_eq!(error, StartChildError::Failed(ExitReason::failed("no start")));
-    assert_eq!(statuses(&supervisor).await, [""; 0], "the specification is dropped");
+    assert_eq!(
+        statuses(&supervisor).await,
+        [""; 0],
+        "the specification must be dropped"
+    );
     assert_eq!(counts(&supervisor).await, [0, 0, 0, 0]);
-    assert_eq!(bench.reported("start_error"), [""; 0], "only its caller's business");
+    assert_eq!(bench.reported("start_error"), [""; 0], "reported to the caller only");
     within(supervisor.stop()).await;
 }
 
@@ -247,8 +251,8 @@ async fn sup_start_map_simple() {
     within(supervisor.stop()).await;
 }
 
-/// What the types leave of OTP's faulty specifications: duplicates, significance that makes no sense, and a list under
-/// simple_one_for_one.
+/// OTP's faulty specifications as far as the types allow them: duplicate ids, invalid significance,
+/// and a list of children under simple_one_for_one.
 #[tokio::test]
 async fn sup_start_map_faulty_specs() {
     let bench = Bench::new();
@@ -276,5 +280,5 @@ async fn sup_start_map_faulty_specs() {
         refusal(simple, vec![bench.child("a")]).await,
         SpecError::InitialDynamicChildren
     );
-    assert_eq!(bench.log.lines(), [""; 0], "nothing was started");
+    assert_eq!(bench.log.lines(), [""; 0], "nothing may be started");
 }

@@ -46,7 +46,7 @@ async fn sup_stop_timeout() {
     assert_eq!(bench.reported("shutdown_error"), ["child2/1 killed"], "killed late");
 }
 
-/// One that is stuck in a message is killed as well.
+/// A child stuck in a message is killed as well.
 #[tokio::test]
 async fn sup_stop_timeout_in_a_message() {
     let bench = Bench::new();
@@ -60,7 +60,7 @@ async fn sup_stop_timeout_in_a_message() {
     assert_eq!(bench.reported("shutdown_error"), ["child/1 killed"]);
 }
 
-/// In parallel, under one shared time: all that don't obey are killed at once.
+/// In parallel with one timeout: all children that ignore the stop are killed at the same time.
 #[tokio::test(start_paused = true)]
 async fn sup_stop_timeout_dynamic() {
     let bench = Bench::new();
@@ -99,7 +99,7 @@ async fn sup_stop_brutal_kill() {
     assert_eq!(
         bench.log.lines()[2..],
         ["gone child2", "stop child1", "gone child1"],
-        "no post_stop for child2"
+        "child2 must not reach post_stop"
     );
     assert_eq!(bench.reported("shutdown_error"), [""; 0]);
 }
@@ -119,7 +119,7 @@ async fn sup_stop_brutal_kill_dynamic() {
     assert_eq!(bench.reported("shutdown_error"), [""; 0]);
 }
 
-/// Children that end by themselves while the supervisor stops.
+/// Children that exit on their own while the supervisor stops.
 #[tokio::test]
 async fn sup_stop_race() {
     for round in 0..20 {
@@ -147,11 +147,11 @@ async fn sup_stop_race() {
             .iter()
             .filter(|line| line.starts_with("start"))
             .count();
-        assert_eq!(starts, 3, "nothing was restarted");
+        assert_eq!(starts, 3, "nothing may be restarted");
     }
 }
 
-/// A child that ends otherwise than asked is reported.
+/// A child that ends in another way than requested is reported.
 #[tokio::test]
 async fn sup_stop_non_shutdown_exit_dynamic() {
     let bench = Bench::new();
@@ -164,9 +164,9 @@ async fn sup_stop_non_shutdown_exit_dynamic() {
     assert_eq!(bench.reported("shutdown_error"), ["child/1 failed: no stop"; 3]);
 }
 
-/// A start that hangs is cancelled by a stop, and what it had is dropped.
+/// A stop cancels a start that hangs, and drops what it had.
 #[tokio::test]
-async fn a_stop_cancels_a_start_that_hangs() {
+async fn stop_cancels_a_hanging_start() {
     let bench = Bench::new();
     let supervisor = bench.supervisor(Strategy::RestForOne, vec![bench.child("a")]).await;
     let hanging = bench.child_that("b", |_| OnStart::Hang, OnStop::Obey);
@@ -180,9 +180,9 @@ async fn a_stop_cancels_a_start_that_hangs() {
     assert_eq!(bench.log.lines(), ["start a", "start b", "gone b", "stop a", "gone a"]);
 }
 
-/// So is one of the first children, whoever waits for the supervisor.
+/// The same for an initial child, even while a caller waits for the supervisor to start.
 #[tokio::test]
-async fn a_supervisor_that_is_killed_while_it_starts_leaves_nothing() {
+async fn supervisor_killed_during_its_start_leaves_nothing() {
     let bench = Bench::new();
     let hanging = bench.child_that("b", |_| OnStart::Hang, OnStop::Obey);
     let inner = {

@@ -1,4 +1,4 @@
-//! Everything at once, on two threads: what must hold whoever is first.
+//! Concurrent operations on two threads: invariants that hold in every order.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicIsize, Ordering};
@@ -8,7 +8,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use crate::support::{Bench, Command, tell, within};
 
-/// How many incarnations of one child there are.
+/// The number of incarnations of one child.
 #[derive(Clone, Default)]
 struct Census {
     alive: Arc<AtomicIsize>,
@@ -31,10 +31,10 @@ impl Drop for Counted {
     }
 }
 
-/// Its start and its stop go through the executor now and then, so that others come in between.
-struct Victim;
+/// A child whose start and stop yield to the executor, so that other operations come in between.
+struct Yielding;
 
-impl Actor for Victim {
+impl Actor for Yielding {
     type Msg = Command;
     type State = Counted;
     type Arguments = Census;
@@ -71,7 +71,7 @@ impl Actor for Victim {
 const IDS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 
 async fn torment(supervisor: &Supervisor, specs: &[ChildSpec]) {
-    let id = fastrand::choice(IDS).expect("there are some");
+    let id = fastrand::choice(IDS).expect("non-empty list");
     match fastrand::u8(0..16) {
         0 => drop(supervisor.terminate_child(id).await),
         1 => drop(supervisor.restart_child(id).await),
@@ -113,7 +113,7 @@ async fn storm(strategy: Strategy) {
     let spec = |(id, census): (&&str, &Census)| {
         let (census, gates, of_this) = (census.clone(), gates.clone(), census.clone());
         let restart = [Restart::Permanent, Restart::Transient, Restart::Temporary][fastrand::usize(..3)];
-        ChildSpec::actor(*id, move || (Victim, census.clone()))
+        ChildSpec::actor(*id, move || (Yielding, census.clone()))
             .restart(restart)
             .shutdown(Shutdown::Timeout(std::time::Duration::from_millis(1)))
             .gate(move |_| {
@@ -122,7 +122,7 @@ async fn storm(strategy: Strategy) {
                     assert_eq!(
                         census.alive.load(Ordering::SeqCst),
                         0,
-                        "a gate before the state was dropped"
+                        "gate ran before the state was dropped"
                     );
                     gates.fetch_add(1, Ordering::SeqCst);
                     tokio::task::yield_now().await;
@@ -130,7 +130,7 @@ async fn storm(strategy: Strategy) {
             })
     };
     let specs: Vec<ChildSpec> = IDS.iter().zip(&censuses).map(spec).collect();
-    // Children are added one by one, since the first start may fail.
+    // Children are added one by one, because the first start may fail.
     let options = bench.with_intensity(strategy, u32::MAX);
     let supervisor = within(Supervisor::spawn(None, options, vec![])).await.unwrap();
     let tormentors: Vec<_> = (0..8)
@@ -148,14 +148,17 @@ async fn storm(strategy: Strategy) {
     }
     assert_eq!(within(supervisor.stop()).await, Some(End::Stopped));
     for census in &censuses {
-        assert_eq!(census.alive.load(Ordering::SeqCst), 0, "something is left");
-        assert!(census.most.load(Ordering::SeqCst) <= 1, "two incarnations at a time");
+        assert_eq!(census.alive.load(Ordering::SeqCst), 0, "children left");
+        assert!(
+            census.most.load(Ordering::SeqCst) <= 1,
+            "two incarnations at the same time"
+        );
     }
     let starts = bench.reported("progress").len();
-    assert!(starts > 20, "hardly anything happened: {starts} starts");
+    assert!(starts > 20, "too few starts: {starts}");
     assert!(
         gates.load(Ordering::SeqCst) >= starts as isize,
-        "each incarnation had its gate"
+        "each incarnation must have its gate"
     );
 }
 

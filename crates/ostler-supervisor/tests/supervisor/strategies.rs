@@ -1,4 +1,5 @@
-//! OTP's groups `restart_one_for_one` … `restart_rest_for_one`: who is restarted, in which order, and when a supervisor gives up.
+//! OTP's groups `restart_one_for_one` … `restart_rest_for_one`: which children are restarted, in
+//! which order, and when a supervisor gives up.
 
 use std::time::Duration;
 
@@ -10,12 +11,12 @@ use crate::support::{
     Bench, Command, OnStart, OnStop, cell, counts, crash_and_wait, find, settled, statuses, tell, within,
 };
 
-/// Up once, never again.
+/// A child that starts once and then never again.
 fn only_once(bench: &Bench, id: &'static str) -> ChildSpec {
     bench.child_that(id, |n| if n == 1 { OnStart::Up } else { OnStart::Fail }, OnStop::Obey)
 }
 
-/// The start fails this time only.
+/// A child whose second start fails.
 fn fails_second_time(bench: &Bench, id: &'static str) -> ChildSpec {
     bench.child_that(id, |n| if n == 2 { OnStart::Fail } else { OnStart::Up }, OnStop::Obey)
 }
@@ -27,7 +28,7 @@ async fn gave_up(supervisor: &Supervisor, bench: &Bench) {
     assert_eq!(bench.reported("reached_max_restart_intensity").len(), 1);
 }
 
-/// Under the limit it lives on; the period passes, and there is room again.
+/// Below the limit the supervisor continues; once the period has passed, more restarts are allowed.
 #[tokio::test(start_paused = true)]
 async fn multiple_restarts() {
     let bench = Bench::new();
@@ -37,7 +38,7 @@ async fn multiple_restarts() {
         .unwrap();
     for _ in 0..5 {
         crash_and_wait(&supervisor, "child1").await;
-        // The window includes its edge.
+        // The window is inclusive.
         tokio::time::advance(Duration::from_millis(1001)).await;
     }
     crash_and_wait(&supervisor, "child1").await;
@@ -55,7 +56,7 @@ async fn one_for_one() {
     crash_and_wait(&supervisor, "child1").await;
     assert_eq!(counts(&supervisor).await, [2, 2, 0, 2]);
     assert_eq!(cell(&supervisor, "child2").await, untouched);
-    // Two restarts are allowed, whoever's they are.
+    // Two restarts are allowed in total, of any child.
     crash_and_wait(&supervisor, "child2").await;
     tell(&cell(&supervisor, "child1").await, Command::Fail);
     gave_up(&supervisor, &bench).await;
@@ -95,7 +96,7 @@ async fn one_for_all() {
     assert_eq!(bench.log.lines()[..5], down);
     assert_eq!(bench.log.lines()[5..], ["start child1", "start child2", "start child3"]);
     assert_eq!(counts(&supervisor).await, [3, 3, 0, 3]);
-    // It counted once.
+    // The group restart counted once.
     crash_and_wait(&supervisor, "child1").await;
     tell(&cell(&supervisor, "child3").await, Command::Fail);
     gave_up(&supervisor, &bench).await;
@@ -110,7 +111,7 @@ async fn one_for_all_escalation() {
     gave_up(&supervisor, &bench).await;
 }
 
-/// When a sibling fails in mid-restart, what was started already is stopped again.
+/// If a sibling fails during a restart, the children already started are stopped again.
 #[tokio::test]
 async fn one_for_all_other_child_fails_restart() {
     let bench = Bench::new();
@@ -171,7 +172,7 @@ async fn rest_for_one_escalation() {
     gave_up(&supervisor, &bench).await;
 }
 
-/// It goes on from the one that failed: what was started before it stays.
+/// The restart continues from the child that failed; those started before it stay.
 #[tokio::test]
 async fn rest_for_one_other_child_fails_restart() {
     let bench = Bench::new();
@@ -221,7 +222,8 @@ async fn simple_one_for_one() {
     assert_eq!(bench.alive(), 0);
 }
 
-/// Children get their time in parallel: those that obey are waited for, the others killed when it is over.
+/// Children have their timeouts in parallel: those that stop are waited for, the others are killed
+/// afterwards.
 #[tokio::test(start_paused = true)]
 async fn simple_one_for_one_shutdown() {
     let bench = Bench::new();
@@ -243,7 +245,7 @@ async fn simple_one_for_one_shutdown() {
     assert_eq!(bench.reported("shutdown_error"), ["hanging/1 killed"]);
 }
 
-/// A start function that gives information is restarted as any other.
+/// A start function with additional information is restarted like any other.
 #[tokio::test]
 async fn simple_one_for_one_extra() {
     let bench = Bench::new();
@@ -277,7 +279,7 @@ async fn simple_one_for_one_escalation() {
     assert_eq!(bench.alive(), 0);
 }
 
-/// Each child keeps the arguments that it was started with, also when others come, go and fail in between.
+/// Each child keeps its own start arguments, even if others are added, removed and fail in between.
 #[tokio::test]
 async fn simple_one_for_one_corruption() {
     let bench = Bench::new();
@@ -314,7 +316,7 @@ async fn simple_one_for_one_corruption() {
     within(supervisor.stop()).await;
 }
 
-/// A dynamic child that declines to be restarted is forgotten.
+/// A dynamic child that declines its restart is removed.
 #[tokio::test]
 async fn simple_one_for_one_restart_ignore() {
     let bench = Bench::new();
@@ -337,7 +339,7 @@ async fn simple_one_for_one_restart_ignore() {
     within(supervisor.stop()).await;
 }
 
-/// The same under one_for_one: its specification stays.
+/// The same under one_for_one: its specification is kept.
 #[tokio::test]
 async fn one_for_one_restart_ignore() {
     let bench = Bench::new();

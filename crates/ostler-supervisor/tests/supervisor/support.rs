@@ -1,4 +1,4 @@
-//! An actor that behaves as a test wants, and logs that are waited on. No test sleeps.
+//! An actor with configurable behaviour, and logs that tests can wait on. No test sleeps.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -13,10 +13,10 @@ use ostler_supervisor::{
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use tokio::sync::watch;
 
-/// No wait of a test is longer.
+/// The limit of every wait.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A list that grows, and that can be waited on.
+/// A growing list that can be waited on.
 pub(crate) struct Log<T>(Arc<watch::Sender<Vec<T>>>);
 
 impl<T> Clone for Log<T> {
@@ -42,53 +42,53 @@ impl<T: Clone + Debug> Log<T> {
         self.0.send_modify(Vec::clear);
     }
 
-    pub(crate) async fn until(&self, wanted: impl Fn(&[T]) -> bool) {
+    pub(crate) async fn until(&self, matches: impl Fn(&[T]) -> bool) {
         let mut changes = self.0.subscribe();
-        let found = changes.wait_for(|lines| wanted(lines));
+        let found = changes.wait_for(|lines| matches(lines));
         if tokio::time::timeout(DEADLINE, found).await.is_err() {
-            panic!("waited in vain; so far: {:#?}", self.lines());
+            panic!("timeout; so far: {:#?}", self.lines());
         }
     }
 }
 
 /// Fails a test that waits too long.
 pub(crate) async fn within<T>(wait: impl Future<Output = T>) -> T {
-    tokio::time::timeout(DEADLINE, wait).await.expect("it takes too long")
+    tokio::time::timeout(DEADLINE, wait).await.expect("timeout")
 }
 
-/// How the start of a [`Subject`] comes out.
+/// The outcome of the start of a [`Subject`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum OnStart {
     Up,
     Ignore,
     Fail,
     Panic,
-    /// For ever, unless it is cancelled.
+    /// Hang until cancelled.
     Hang,
 }
 
-/// What a [`Subject`] does when it is told to stop.
+/// The reaction of a [`Subject`] to a stop.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum OnStop {
     Obey,
-    /// For ever, unless it is killed.
+    /// Hang until killed.
     Hang,
     Fail,
 }
 
-/// What a [`Subject`] can be told.
+/// A command to a [`Subject`].
 pub(crate) enum Command {
     Fail,
     Panic,
     Exit(Exit),
-    /// Never come back from this one.
+    /// Hang in the handler.
     Hang,
 }
 
 #[cfg(feature = "cluster")]
 impl ractor::Message for Command {}
 
-/// How a child of a test behaves.
+/// The behaviour of a child.
 #[derive(Clone)]
 pub(crate) struct Behaviour {
     pub(crate) id: &'static str,
@@ -100,7 +100,7 @@ pub(crate) struct Behaviour {
 
 pub(crate) struct Subject;
 
-/// Says when it is dropped, which is the end of an incarnation.
+/// Logs when it is dropped, which is the end of an incarnation.
 pub(crate) struct SubjectState(Behaviour);
 
 impl SubjectState {
@@ -167,7 +167,7 @@ impl Actor for Subject {
     }
 }
 
-/// What a test keeps: what its children did, and what was reported.
+/// The logs of a test: what its children did, and what was reported.
 #[derive(Clone)]
 pub(crate) struct Bench {
     pub(crate) log: Log<String>,
@@ -184,7 +184,7 @@ impl Bench {
         }
     }
 
-    /// OTP's suite runs most cases with these: two restarts an hour.
+    /// OTP's suite runs most cases with these: two restarts per hour.
     pub(crate) fn options(&self, strategy: Strategy) -> SupervisorOptions {
         self.with_intensity(strategy, 2)
     }
@@ -200,21 +200,21 @@ impl Bench {
     pub(crate) async fn supervisor(&self, strategy: Strategy, children: Vec<ChildSpec>) -> Supervisor {
         within(Supervisor::spawn(None, self.options(strategy), children))
             .await
-            .expect("it starts")
+            .expect("starting the supervisor")
     }
 
     pub(crate) async fn dynamic(&self) -> DynamicSupervisor {
         within(DynamicSupervisor::spawn(None, self.options(Strategy::OneForOne)))
             .await
-            .expect("it starts")
+            .expect("starting the supervisor")
     }
 
-    /// A permanent child that does as it is told.
+    /// A permanent child that carries out its commands.
     pub(crate) fn child(&self, id: &'static str) -> ChildSpec {
         self.child_that(id, |_| OnStart::Up, OnStop::Obey)
     }
 
-    /// `on_start` is asked with the incarnation.
+    /// `on_start` is called with the incarnation.
     pub(crate) fn child_that(
         &self,
         id: &'static str,
@@ -229,7 +229,7 @@ impl Bench {
         ChildSpec::actor_with(id, None, move |child| (Subject, (behaviour.clone(), child.incarnation)))
     }
 
-    /// Up when started, gone when told to stop.
+    /// Starts and stops without failure.
     pub(crate) fn obedient(&self, id: &'static str) -> Behaviour {
         let (log, alive) = (self.log.clone(), self.alive.clone());
         Behaviour {
@@ -262,18 +262,18 @@ impl Bench {
             .await;
     }
 
-    /// How many incarnations of children are there now.
+    /// The number of live incarnations of children.
     pub(crate) fn alive(&self) -> isize {
         self.alive.load(Ordering::SeqCst)
     }
 }
 
-/// Waits until the children are as wanted.
-pub(crate) async fn settled(supervisor: &Supervisor, wanted: impl Fn(&[ChildInfo]) -> bool) -> Vec<ChildInfo> {
+/// Waits until the children match.
+pub(crate) async fn settled(supervisor: &Supervisor, matches: impl Fn(&[ChildInfo]) -> bool) -> Vec<ChildInfo> {
     within(async {
         loop {
-            let children = supervisor.which_children().await.expect("the supervisor is up");
-            if wanted(&children) {
+            let children = supervisor.which_children().await.expect("supervisor is running");
+            if matches(&children) {
                 return children;
             }
             tokio::task::yield_now().await;
@@ -284,32 +284,32 @@ pub(crate) async fn settled(supervisor: &Supervisor, wanted: impl Fn(&[ChildInfo
 
 /// `id:Status` of all children, in start order.
 pub(crate) async fn statuses(supervisor: &Supervisor) -> Vec<String> {
-    let children = supervisor.which_children().await.expect("the supervisor is up");
+    let children = supervisor.which_children().await.expect("supervisor is running");
     children
         .iter()
         .map(|info| format!("{}:{:?}", info.child.id, info.status))
         .collect()
 }
 
-/// The actor of a child that is up.
+/// The actor of a running child.
 pub(crate) async fn cell(supervisor: &Supervisor, id: &str) -> ActorCell {
     let children = settled(supervisor, |children| find(children, id).status == ChildStatus::Running).await;
-    find(&children, id).cell.clone().expect("it is up")
+    find(&children, id).cell.clone().expect("child is running")
 }
 
 pub(crate) fn find<'a>(children: &'a [ChildInfo], id: &str) -> &'a ChildInfo {
     children
         .iter()
         .find(|info| info.child.id.as_str() == id)
-        .expect("there is such a child")
+        .expect("child exists")
 }
 
-/// Tells a child something.
+/// Sends a command to a child.
 pub(crate) fn tell(cell: &ActorCell, command: Command) {
     let _ = ActorRef::<Command>::from(cell.clone()).cast(command);
 }
 
-/// Ends a child abnormally, and waits until its next incarnation is up.
+/// Makes a child fail, and waits until its next incarnation is running.
 pub(crate) async fn crash_and_wait(supervisor: &Supervisor, id: &str) {
     let before = settled(supervisor, |children| find(children, id).status == ChildStatus::Running).await;
     let incarnation = find(&before, id).child.incarnation;
@@ -321,13 +321,13 @@ pub(crate) async fn crash_and_wait(supervisor: &Supervisor, id: &str) {
     .await;
 }
 
-/// `[specs, active, supervisors, workers]`, as OTP's suite has it.
+/// `[specs, active, supervisors, workers]`, as in OTP's suite.
 pub(crate) async fn counts(supervisor: &Supervisor) -> [usize; 4] {
-    let counts = supervisor.count_children().await.expect("the supervisor is up");
+    let counts = supervisor.count_children().await.expect("supervisor is running");
     [counts.specs, counts.active, counts.supervisors, counts.workers]
 }
 
-/// The reasons that children end with by themselves.
+/// The exit reasons with which children exit on their own.
 pub(crate) fn shutdown() -> Command {
     Command::Exit(ExitReason::SHUTDOWN.into())
 }

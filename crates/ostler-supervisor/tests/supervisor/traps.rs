@@ -1,4 +1,5 @@
-//! Traps of ractor 0.16.5, one test each. They tell when a later ractor changes what we rely on.
+//! Pitfalls of ractor 0.16.5, one test each. They fail if a later version changes what this crate
+//! relies on.
 
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
@@ -12,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::support::{Bench, Command, OnStart, OnStop, cell, crash_and_wait, find, settled, statuses, tell, within};
 
-/// Ends a transient child, and says whether it was restarted.
+/// Ends a transient child, and returns whether it was restarted.
 async fn is_restarted(end: impl Fn(&ractor::ActorCell)) -> bool {
     let bench = Bench::new();
     let child = bench.child("child").restart(Restart::Transient);
@@ -28,9 +29,9 @@ async fn is_restarted(end: impl Fn(&ractor::ActorCell)) -> bool {
     find(&settled, "child").status == ChildStatus::Running
 }
 
-/// ractor tells of a kill by the string "killed".
+/// ractor reports a kill as the string "killed".
 #[tokio::test]
-async fn a_stop_that_says_killed_is_no_kill() {
+async fn stop_with_reason_killed_is_not_a_kill() {
     assert!(is_restarted(|cell| cell.kill()).await);
     assert!(!is_restarted(|cell| cell.stop(Some("killed".into()))).await);
     assert!(!is_restarted(|cell| cell.stop(Some("actor_task_cancelled".into()))).await);
@@ -38,9 +39,9 @@ async fn a_stop_that_says_killed_is_no_kill() {
     assert!(!is_restarted(|cell| drop(cell.drain())).await);
 }
 
-/// A kill during `post_stop`, after `stop(Some("killed"))`, is one.
+/// A kill during `post_stop`, after `stop(Some("killed"))`, is a kill.
 #[tokio::test]
-async fn a_kill_while_it_stops_is_a_kill() {
+async fn kill_during_a_stop_is_a_kill() {
     let bench = Bench::new();
     let child = bench
         .child_that("child", |_| OnStart::Up, OnStop::Hang)
@@ -59,9 +60,9 @@ async fn a_kill_while_it_stops_is_a_kill() {
     within(supervisor.wait()).await;
 }
 
-/// A kill drops the handler at an await; `post_stop` is skipped, the state is dropped.
+/// A kill drops the handler at an await, skips `post_stop` and drops the state.
 #[tokio::test]
-async fn a_kill_in_the_middle_of_a_message_is_a_kill() {
+async fn kill_during_a_message_is_a_kill() {
     let bench = Bench::new();
     let supervisor = bench.supervisor(Strategy::OneForOne, vec![bench.child("child")]).await;
     let child = cell(&supervisor, "child").await;
@@ -77,9 +78,10 @@ async fn a_kill_in_the_middle_of_a_message_is_a_kill() {
     within(supervisor.stop()).await;
 }
 
-/// An actor whose task is dropped (the runtime shuts down, or somebody aborts it) was killed.
+/// An actor whose task is dropped, because the runtime shuts down or the task is aborted, counts as
+/// killed.
 #[tokio::test]
-async fn an_aborted_task_is_a_kill() {
+async fn aborted_task_is_a_kill() {
     let bench = Bench::new();
     let aborts = Arc::new(Mutex::new(Vec::new()));
     let child = {
@@ -101,9 +103,10 @@ async fn an_aborted_task_is_a_kill() {
     within(supervisor.stop()).await;
 }
 
-/// After a panic, and after a kill, ractor's event can be handled before the child's state is dropped.
+/// After a panic, and after a kill, ractor's event can be handled before the child's state is
+/// dropped.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_state_is_dropped_before_the_next_incarnation_starts() {
+async fn state_is_dropped_before_the_next_incarnation_starts() {
     let bench = Bench::new();
     let options = bench.with_intensity(Strategy::OneForOne, u32::MAX);
     let supervisor = Supervisor::spawn(None, options, vec![bench.child("child")])
@@ -135,7 +138,7 @@ async fn the_state_is_dropped_before_the_next_incarnation_starts() {
     assert_eq!(log.len(), 402);
 }
 
-/// An actor with a name and a `post_stop` that takes as long as a test wants.
+/// A named actor whose `post_stop` lasts as long as the test decides.
 struct Named(watch::Receiver<bool>);
 
 impl Actor for Named {
@@ -154,9 +157,10 @@ impl Actor for Named {
     }
 }
 
-/// A name is free before `post_stop` has run: the next of that name must wait for it all the same.
+/// A name is free before `post_stop` has run, but the next actor with the name must wait for it all
+/// the same.
 #[tokio::test]
-async fn a_free_name_is_not_a_released_actor() {
+async fn free_name_does_not_mean_a_released_actor() {
     let bench = Bench::new();
     let name = "a_free_name_is_not_a_released_actor";
     let (may_stop, receiver) = watch::channel(false);
@@ -185,9 +189,10 @@ async fn a_free_name_is_not_a_released_actor() {
     within(supervisor.stop()).await;
 }
 
-/// `stop_and_wait` of an actor in the middle returns while its own children still run. Ours waits for all.
+/// ractor's `stop_and_wait` of a parent returns while its own children still run. Ours waits for
+/// all.
 #[tokio::test]
-async fn when_a_supervisor_has_stopped_its_grandchildren_are_gone() {
+async fn grandchildren_are_gone_when_a_supervisor_has_stopped() {
     let bench = Bench::new();
     let name = "when_a_supervisor_has_stopped_its_grandchildren_are_gone";
     let grandchild = ChildSpec::named_actor("grandchild", name, || (Named(watch::channel(true).1), ()));
@@ -196,14 +201,14 @@ async fn when_a_supervisor_has_stopped_its_grandchildren_are_gone() {
     for _ in 0..50 {
         outer.terminate_child("inner").await.unwrap();
         assert!(ractor::registry::where_is(name).is_none());
-        outer.restart_child("inner").await.expect("the name is free");
+        outer.restart_child("inner").await.expect("name is free");
     }
     within(outer.stop()).await;
 }
 
-/// A second `stop_and_wait` returns an error at once. Ours waits as well.
+/// A second `stop_and_wait` returns an error immediately. Ours waits as well.
 #[tokio::test]
-async fn a_second_stop_waits_too() {
+async fn second_stop_waits_too() {
     let bench = Bench::new();
     let supervisor = bench.supervisor(Strategy::OneForOne, vec![bench.child("child")]).await;
     let stops: Vec<_> = (0..5)
@@ -220,9 +225,10 @@ async fn a_second_stop_waits_too() {
     }
 }
 
-/// ractor kills an actor's children in no order when it ends: a supervisor stops its own before.
+/// ractor kills an actor's children in no particular order when it ends, so a supervisor stops its
+/// own first.
 #[tokio::test]
-async fn children_of_a_supervisor_that_ends_are_stopped_in_order() {
+async fn children_of_an_ending_supervisor_are_stopped_in_order() {
     let bench = Bench::new();
     let inner = {
         let bench = bench.clone();
@@ -243,9 +249,10 @@ async fn children_of_a_supervisor_that_ends_are_stopped_in_order() {
     );
 }
 
-/// kill can't interrupt synchronous code: the child is waited for, however long.
+/// A kill cannot interrupt synchronous code: the supervisor waits for the child, however long it
+/// takes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_child_in_synchronous_code_is_waited_for() {
+async fn child_in_synchronous_code_is_waited_for() {
     struct Blocking(Mutex<mpsc::Receiver<()>>);
     impl Actor for Blocking {
         type Msg = Command;
@@ -274,7 +281,7 @@ async fn a_child_in_synchronous_code_is_waited_for() {
     let supervisor = bench.supervisor(Strategy::OneForOne, vec![child]).await;
     supervisor.request_stop();
     within(async {
-        // Asked, then killed, and still there: the supervisor says so, and answers.
+        // Stopped, then killed, and still running: the supervisor reports that and answers.
         while statuses(&supervisor).await != ["child:Stopping"] {
             tokio::task::yield_now().await;
         }
@@ -284,14 +291,15 @@ async fn a_child_in_synchronous_code_is_waited_for() {
     within(supervisor.wait()).await;
 }
 
-/// The state comes inside the event that a supervisor gets: a panic in its `Drop` must not be the supervisor's end.
+/// The state is part of the event that a supervisor receives: a panic in its `Drop` must not end
+/// the supervisor.
 #[tokio::test]
-async fn a_state_that_panics_when_dropped_harms_nobody() {
+async fn panic_while_dropping_a_state_does_not_end_the_supervisor() {
     struct Bomb;
     impl Drop for Bomb {
         fn drop(&mut self) {
             if !std::thread::panicking() {
-                panic!("a bomb");
+                panic!("panic in drop");
             }
         }
     }
@@ -313,24 +321,25 @@ async fn a_state_that_panics_when_dropped_harms_nobody() {
     within(supervisor.stop()).await;
 }
 
-/// Actors of the user's that are linked to a supervisor are none of its children.
+/// A user's actors that are linked to a supervisor are not its children.
 #[tokio::test]
-async fn strangers_that_end_do_nothing() {
+async fn exits_of_foreign_actors_are_ignored() {
     let bench = Bench::new();
     let supervisor = bench.supervisor(Strategy::OneForAll, vec![bench.child("child")]).await;
-    let (stranger, ended) = Actor::spawn_linked(None, Named(watch::channel(true).1), (), supervisor.cell())
+    let (foreign, ended) = Actor::spawn_linked(None, Named(watch::channel(true).1), (), supervisor.cell())
         .await
         .unwrap();
-    stranger.kill();
+    foreign.kill();
     within(ended).await.unwrap();
     crash_and_wait(&supervisor, "child").await;
     assert_eq!(bench.reported("child_terminated").len(), 1);
     within(supervisor.stop()).await;
 }
 
-/// A child that ends at once after its start: its end can be here before the news that it is up.
+/// A child that ends right after its start: its end can arrive before the message that it is
+/// running.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_child_that_ends_at_once_is_not_missed() {
+async fn child_that_ends_immediately_is_not_missed() {
     struct Flash;
     impl Actor for Flash {
         type Msg = Command;
@@ -346,7 +355,8 @@ async fn a_child_that_ends_at_once_is_not_missed() {
     let bench = Bench::new();
     let options = bench.with_intensity(Strategy::OneForOne, 500);
     let supervisor = Supervisor::spawn(None, options, vec![]).await.unwrap();
-    // Whether it is up when the reply is given is chance; that it is restarted until the supervisor gives up is not.
+    // Whether it is running when the reply is sent depends on timing, but it is restarted until the
+    // supervisor gives up.
     let _ = supervisor.start_child(ChildSpec::actor("child", || (Flash, ()))).await;
     within(supervisor.wait()).await;
     let reported = bench.reported("child_terminated");
@@ -358,9 +368,9 @@ async fn a_child_that_ends_at_once_is_not_missed() {
     );
 }
 
-/// A supervisor that ractor killed has no child left, and says that it was not stopped.
+/// A supervisor killed by ractor leaves no child, and reports that it was not stopped.
 #[tokio::test]
-async fn a_killed_supervisor_leaves_no_child() {
+async fn killed_supervisor_leaves_no_child() {
     let bench = Bench::new();
     let supervisor = bench
         .supervisor(Strategy::OneForOne, vec![bench.child("a"), bench.child("b")])
@@ -369,12 +379,12 @@ async fn a_killed_supervisor_leaves_no_child() {
     assert_eq!(within(supervisor.wait()).await, None);
     bench.until_logged("gone a", 1).await;
     bench.until_logged("gone b", 1).await;
-    assert_eq!(bench.log.lines().len(), 4, "nothing was restarted");
+    assert_eq!(bench.log.lines().len(), 4, "nothing may be restarted");
 }
 
-/// Nor one that was in its `post_stop`, which ractor's kill of a supervisor passes over.
+/// Nor a child in its `post_stop`, which ractor's kill of a supervisor skips.
 #[tokio::test]
-async fn a_killed_supervisor_leaves_no_child_that_hangs_in_its_stop() {
+async fn killed_supervisor_leaves_no_child_that_hangs_in_its_stop() {
     let bench = Bench::new();
     let hanging = bench
         .child_that("child", |_| OnStart::Up, OnStop::Hang)

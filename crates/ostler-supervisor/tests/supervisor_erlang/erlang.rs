@@ -17,7 +17,7 @@ pub(crate) struct Erlang {
 }
 
 impl Erlang {
-    /// `None`, and a word about it, when Erlang isn't installed.
+    /// `None`, with a message, if Erlang is not installed.
     pub(crate) fn start() -> Option<Self> {
         let spawned = Command::new("escript")
             .arg(SCRIPT)
@@ -27,7 +27,7 @@ impl Erlang {
         match spawned {
             Ok(mut process) => {
                 let input = process.stdin.take();
-                let output = BufReader::new(process.stdout.take().expect("it is piped"));
+                let output = BufReader::new(process.stdout.take().expect("piped stdout"));
                 Some(Erlang { process, input, output })
             }
             Err(error) => {
@@ -39,27 +39,30 @@ impl Erlang {
 
     pub(crate) fn run(&mut self, history: &History) -> Vec<String> {
         self.say(&history.term());
-        in_order(history, self.hear())
+        in_order(history, self.read_trace())
     }
 
     pub(crate) fn run_in_parallel(&mut self, histories: &[History]) -> Vec<Vec<String>> {
         let terms: Vec<String> = histories.iter().map(History::term).collect();
         self.say(&format!("{{parallel, [{}]}}", terms.join(", ")));
-        histories.iter().map(|history| in_order(history, self.hear())).collect()
+        histories
+            .iter()
+            .map(|history| in_order(history, self.read_trace()))
+            .collect()
     }
 
     fn say(&mut self, term: &str) {
-        let input = self.input.as_mut().expect("it is open");
+        let input = self.input.as_mut().expect("piped stdin");
         writeln!(input, "{term}.")
             .and_then(|()| input.flush())
-            .expect("Erlang listens");
+            .expect("writing to Erlang");
     }
 
-    fn hear(&mut self) -> Vec<String> {
+    fn read_trace(&mut self) -> Vec<String> {
         let mut lines = Vec::new();
         loop {
             let mut line = String::new();
-            let read = self.output.read_line(&mut line).expect("Erlang answers");
+            let read = self.output.read_line(&mut line).expect("reading from Erlang");
             assert!(read > 0, "Erlang ended; so far: {lines:#?}");
             match line.trim_end() {
                 "END" => return lines,
@@ -72,11 +75,12 @@ impl Erlang {
 impl Drop for Erlang {
     fn drop(&mut self) {
         drop(self.input.take());
-        self.process.wait().expect("Erlang ends with its input");
+        self.process.wait().expect("waiting for Erlang");
     }
 }
 
-/// Dynamic children are stopped all at once, and listed in no order: what OTP doesn't order is sorted on both sides.
+/// Dynamic children are stopped in parallel and listed in no order. What OTP leaves unordered is
+/// sorted on both sides.
 pub(crate) fn in_order(history: &History, lines: Vec<String>) -> Vec<String> {
     if !history.is_simple() {
         return lines;

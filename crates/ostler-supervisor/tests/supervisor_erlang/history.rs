@@ -1,4 +1,4 @@
-//! Random supervision trees and what happens to them, in words that both sides understand.
+//! Random supervision trees and histories, in a form that both sides understand.
 
 use ostler_supervisor::{AutoShutdown, Restart, Strategy as Restarts};
 use proptest::collection::vec;
@@ -19,7 +19,7 @@ pub(crate) struct History {
 pub(crate) struct Flags {
     pub(crate) strategy: Restarts,
     pub(crate) intensity: u32,
-    /// Seconds.
+    /// In seconds.
     pub(crate) period: u64,
     pub(crate) auto_shutdown: AutoShutdown,
 }
@@ -45,7 +45,7 @@ pub(crate) enum Body {
     Supervisor(Flags, Vec<Plan>),
 }
 
-/// The outcomes of its starts in turn (then they all succeed), and how it takes being told to stop.
+/// The outcome of each start in turn (later starts succeed), and the reaction to a stop.
 #[derive(Debug, Clone)]
 pub(crate) struct Script {
     pub(crate) starts: Vec<&'static str>,
@@ -61,7 +61,7 @@ pub(crate) enum Step {
     Terminate(String, String),
     Restart(String, String),
     Delete(String, String),
-    /// Milliseconds.
+    /// In milliseconds.
     Wait(u64),
     Stop,
 }
@@ -71,7 +71,7 @@ impl History {
         self.flags.strategy == Restarts::SimpleOneForOne
     }
 
-    /// As an Erlang term.
+    /// The history as an Erlang term.
     pub(crate) fn term(&self) -> String {
         let flags = match self.is_simple() {
             true => {
@@ -94,7 +94,7 @@ impl History {
         format!("{{{flags}, {}, [{}]}}", terms(&self.children), steps.join(", "))
     }
 
-    /// All dynamic children share it, so it must do for those that never stop.
+    /// All dynamic children share it, so it must also fit those that never stop.
     fn shutdown_of_template(&self) -> &'static str {
         match (self.template.brutal, self.has_stubborn_children()) {
             (true, _) => "brutal_kill",
@@ -116,7 +116,7 @@ impl Flags {
             Restarts::OneForOne => "one_for_one",
             Restarts::OneForAll => "one_for_all",
             Restarts::RestForOne => "rest_for_one",
-            Restarts::SimpleOneForOne => unreachable!("only at the top, and written otherwise"),
+            Restarts::SimpleOneForOne => unreachable!("only at the top, and written in another form"),
         };
         format!(
             "{{{strategy}, {}, {}, {}}}",
@@ -265,7 +265,7 @@ fn child() -> impl Strategy<Value = Plan> {
     prop_oneof![4 => worker(TOP), 1 => nested("s", NESTED), 1 => nested("u", NESTED_TOO)]
 }
 
-/// The first children have different names, and make sense.
+/// The initial children have different names and are valid.
 fn valid(flags: &Flags, planned: Vec<Plan>) -> Vec<Plan> {
     let mut children: Vec<Plan> = Vec::new();
     for mut plan in planned {
@@ -288,7 +288,7 @@ fn exit_reason() -> impl Strategy<Value = &'static str> {
     select(&["normal", "shutdown", "shutdown_done", "killed", "crash", "crash"][..])
 }
 
-/// A supervisor and a child that it may have.
+/// A supervisor and one of its possible children.
 fn place() -> impl Strategy<Value = (String, String)> {
     let of = |supervisor: &'static str, children: &'static [&'static str]| {
         select(children).prop_map(move |child| (supervisor.to_owned(), child.to_owned()))
@@ -326,7 +326,7 @@ fn fixed() -> impl Strategy<Value = History> {
 fn simple_step() -> impl Strategy<Value = Step> {
     let child = || (0..6usize).prop_map(|n| format!("k{n}"));
     prop_oneof![
-        // Its place in the history makes its name.
+        // Its name is derived from its position in the history.
         3 => script().prop_map(|script| Step::StartSimple(String::new(), script)),
         4 => (child(), exit_reason()).prop_map(|(child, reason)| Step::Exit(child, reason)),
         1 => child().prop_map(Step::TerminateSimple),
@@ -344,7 +344,8 @@ fn dynamic() -> impl Strategy<Value = History> {
             if let Step::StartSimple(child, script) = step {
                 *child = format!("k{count}");
                 count += 1;
-                // OTP 25 stores the "pid" of a dynamic child that declines to be restarted (mended later): only first starts decline.
+                // OTP 25 stores the "pid" of a dynamic child that declines its restart (fixed
+                // later), so only first starts decline.
                 for start in script.starts.iter_mut().skip(1).filter(|start| **start == "ignore") {
                     *start = "fail";
                 }
@@ -363,7 +364,7 @@ pub(crate) fn histories() -> impl Strategy<Value = History> {
     prop_oneof![4 => fixed(), 1 => dynamic()]
 }
 
-/// Workers of one supervisor that end now and then, with a period of one second.
+/// Workers of one supervisor that exit now and then, with a period of one second.
 pub(crate) fn timed_histories() -> impl Strategy<Value = History> {
     let step = prop_oneof![
         4 => (select(TOP), exit_reason()).prop_map(|(child, reason)| Step::Exit(child.into(), reason)),

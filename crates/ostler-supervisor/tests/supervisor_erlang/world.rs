@@ -1,4 +1,5 @@
-//! A history under our supervisors, with real actors. Time is tokio's paused clock: it moves on only when every task waits.
+//! Runs a history under our supervisors, with real actors. Tokio's clock is paused: it only
+//! advances when every task waits.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -15,7 +16,7 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use crate::erlang::in_order;
 use crate::history::{Body, Flags, History, Kind, Plan, Script, Step};
 
-/// What the actors of a history share.
+/// The state shared by the actors of a history.
 #[derive(Default)]
 struct Shared {
     trace: Vec<String>,
@@ -43,7 +44,7 @@ impl World {
     }
 }
 
-/// A worker: it ends when it is told to, as its script has it.
+/// A worker that ends as its script says when it is stopped.
 struct Worker {
     world: World,
     id: String,
@@ -146,7 +147,7 @@ async fn run_steps(world: &World, history: &History, top: &Supervisor) {
 }
 
 fn end(end: &Option<End>) -> String {
-    format!("end {}", reason(&end.as_ref().expect("nobody killed it").exit_reason()))
+    format!("end {}", reason(&end.as_ref().expect("not killed").exit_reason()))
 }
 
 fn options(world: &World, flags: &Flags) -> SupervisorOptions {
@@ -161,7 +162,7 @@ fn options(world: &World, flags: &Flags) -> SupervisorOptions {
                 world.say(format!("{} {}", report.name(), report.child().id));
             }
             _ => {
-                let because = reason(report.reason().expect("it has one"));
+                let because = reason(report.reason().expect("report with a reason"));
                 world.say(format!("{} {} {because}", report.name(), report.child().id));
             }
         })
@@ -218,7 +219,7 @@ fn worker(world: &World, id: &str, label: &str, script: &Script) -> ChildSpec {
     })
 }
 
-/// Does a step; what is to be said of it comes after what it did.
+/// Carries out a step. Its result is added to the trace after its effects.
 async fn take(world: &World, history: &History, top: &Supervisor, step: &Step) -> Option<String> {
     match step {
         Step::Exit(child, reason) => exit(world, child, reason),
@@ -245,7 +246,7 @@ async fn take(world: &World, history: &History, top: &Supervisor, step: &Step) -
         Step::TerminateSimple(child) => {
             let actor = world.actor(child)?;
             let children = top.which_children().await.ok()?;
-            // OTP terminates by pid: of one that is gone, too.
+            // OTP terminates by pid, even a child that is gone.
             match children.iter().find(|info| info.cell.as_ref() == Some(&actor)) {
                 Some(info) => Some(terminate_reply(top.terminate_child(info.child.key).await)),
                 None => Some("reply ok".into()),
@@ -282,7 +283,8 @@ fn exit(world: &World, child: &str, reason: &'static str) -> Option<String> {
     Some(format!("exit {child}"))
 }
 
-/// A supervisor that never was, or one that was and is gone: Erlang's side knows the pids of those.
+/// The trace for a supervisor that is missing. Erlang's side only knows the pids of those that
+/// existed.
 fn missing(world: &World, name: &str) -> Option<String> {
     let known = world
         .0
@@ -357,7 +359,7 @@ fn delete_reply(reply: Result<(), DeleteChildError>) -> String {
     format!("reply {word}")
 }
 
-/// Lets everything come to rest; `None` when the supervisor is gone.
+/// Waits until everything is at rest; `None` if the supervisor is gone.
 async fn settle(top: &Supervisor) -> Option<()> {
     loop {
         until_every_task_waits().await;
@@ -367,8 +369,8 @@ async fn settle(top: &Supervisor) -> Option<()> {
     }
 }
 
-/// The clock is paused: tokio moves it on, to the next timer, at the moment when every task waits. So this timer is that event,
-/// and takes no time; one that is shorter than any of a history's is the first to go off.
+/// With a paused clock, tokio advances to the next timer once every task waits. This timer, shorter
+/// than any of a history's, fires at that moment and takes no time.
 async fn until_every_task_waits() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
@@ -397,8 +399,8 @@ async fn look(world: &World, top: &Supervisor) {
 
 fn look_at<'a>(world: &'a World, supervisor: &'a Supervisor, name: String) -> BoxFuture<'a, ()> {
     async move {
-        let children = supervisor.which_children().await.expect("it is at rest");
-        let counts = supervisor.count_children().await.expect("it is at rest");
+        let children = supervisor.which_children().await.expect("supervisor is at rest");
+        let counts = supervisor.count_children().await.expect("supervisor is at rest");
         let mut line = name;
         for info in &children {
             let status = if info.status == ChildStatus::Running {

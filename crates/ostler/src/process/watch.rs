@@ -21,6 +21,8 @@ use ostler_core::failure::Failure;
 use ostler_core::supervision::Backoff;
 
 use file::ReadyFile;
+#[cfg(feature = "fuzzing")]
+pub use file::ready_file;
 pub(crate) use health::{HealthPlan, HealthProbe, watch};
 pub(crate) use lines::LineWatch;
 pub(crate) use notify::Notifications;

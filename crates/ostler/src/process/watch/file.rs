@@ -101,6 +101,21 @@ fn ports(text: &str, reported: &[String]) -> Result<PortMap, String> {
     reported.iter().map(line).collect()
 }
 
+/// A ready file with these bytes, of a worker that reports one port, and of one that reports two. For `fuzz/`.
+///
+/// # Panics
+/// When a port is missing from the answer, or is 0.
+#[cfg(feature = "fuzzing")]
+pub fn ready_file(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    for reported in [vec![String::new()], vec!["http".to_owned(), "metrics".to_owned()]] {
+        if let Ok(ports) = ports(&text, &reported) {
+            assert!(reported.iter().all(|name| ports.contains_key(name)), "{ports:?}");
+            assert!(ports.values().all(|port| *port != 0), "{ports:?}");
+        }
+    }
+}
+
 fn port_number(text: &str) -> Option<u16> {
     text.trim().parse().ok().filter(|number| *number != 0)
 }

@@ -1,0 +1,31 @@
+//! The `ostler` program: pools of supervised processes from a TOML file.
+
+mod check;
+mod cli;
+mod config;
+#[cfg(test)]
+mod docs;
+mod doctor;
+mod exit;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
+mod sweep;
+mod tell;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+/// Parses the command line and runs the command; returns the program's exit status.
+pub fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    let outcome = match cli.command {
+        cli::Command::Up(args) => up::run(&args),
+        cli::Command::Check(args) => check::run(&args),
+        cli::Command::Sweep(args) => sweep::run(&args),
+        cli::Command::Doctor(args) => doctor::run(&args),
+    };
+    outcome.unwrap_or_else(exit::Failed::tell).into()
+}

@@ -1,0 +1,58 @@
+//! The combinations of features that people use. The default ones are what clippy and the tests are
+//! built with.
+
+use crate::steps::{Outcome, cargo, output, step};
+
+/// A title, and the arguments of `cargo check`.
+const COMBINATIONS: [(&str, &str); 5] = [
+    (
+        "none (crates without an engine)",
+        "-p ostler-core -p ostler-failpoint -p ostler-os -p ostler-telemetry -p ostler-supervisor",
+    ),
+    ("redb", "-p ostler -p ostler-cli --no-default-features --features redb"),
+    ("rocksdb", "-p ostler --no-default-features --features rocksdb"),
+    ("redb, otlp", "-p ostler --no-default-features --features redb,otlp"),
+    ("all", "-p ostler --all-features"),
+];
+
+/// Type-checks each, runs the supervision tests with ractor's cluster feature, and asks that a
+/// build without an engine says what to choose.
+pub(super) fn check(environment: &[(&'static str, String)]) -> Outcome {
+    for (name, arguments) in COMBINATIONS {
+        let mut check = cargo();
+        check
+            .arg("check")
+            .args(arguments.split(' '))
+            .envs(environment.iter().cloned());
+        step(&format!("features: {name}"), &mut check)?;
+    }
+    no_engine()?;
+    // Features of ractor are shared by a whole build: with this one its messages must be
+    // serialisable.
+    let mut cluster = cargo();
+    cluster.args([
+        "test",
+        "--package",
+        "ostler-supervisor",
+        "--test",
+        "supervisor",
+        "--features",
+        "cluster",
+    ]);
+    step("features: cluster (tests of supervision)", &mut cluster)
+}
+
+/// A build without an engine is an error that names both.
+fn no_engine() -> Outcome {
+    let message = match output(cargo().args(["check", "-p", "ostler", "--no-default-features"])) {
+        Ok(_) => return Err("ostler compiles without an engine for the process table".to_owned()),
+        Err(message) => message,
+    };
+    if message.contains("rocksdb") && message.contains("redb") && message.contains("feature") {
+        println!("── features: no engine: refused, with the choice named");
+        return Ok(());
+    }
+    Err(format!(
+        "a build without an engine does not say what to choose:\n{message}"
+    ))
+}

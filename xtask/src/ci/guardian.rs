@@ -1,0 +1,48 @@
+//! The guardian's program: the build script of ostler-os compiles it, so cargo's own fmt and clippy
+//! don't know of it.
+
+use std::process::Command;
+
+use crate::steps::{Outcome, output, root, step};
+
+const MAIN: &str = "crates/ostler-os/guardian/main.rs";
+
+pub(super) fn formatting() -> Outcome {
+    let mut rustfmt = Command::new("rustfmt");
+    rustfmt.args(["--check", "--edition", "2024", MAIN]).current_dir(root());
+    step("formatting of the guardian", &mut rustfmt)
+}
+
+/// With and without failpoints, under the lints of ostler-os.
+pub(super) fn clippy() -> Outcome {
+    for cfg in [&[][..], &["--cfg", "failpoints"]] {
+        let mut clippy = driver()?;
+        clippy
+            .args([MAIN, "--crate-name", "ostler_guardian", "--crate-type", "bin"])
+            .args(["--edition", "2024", "--check-cfg", "cfg(failpoints)"])
+            .args(["--emit", "metadata", "-C", "panic=abort", "-o", "/dev/null"])
+            .args([
+                "-D",
+                "warnings",
+                "-D",
+                "clippy::all",
+                "-D",
+                "clippy::undocumented_unsafe_blocks",
+            ])
+            .args(["-D", "unsafe_op_in_unsafe_fn"])
+            // Host and guardian each use one half of the protocol file that they share.
+            .args(["-A", "dead_code"])
+            .args(cfg);
+        step(&format!("clippy of the guardian {}", cfg.join(" ")), &mut clippy)?;
+    }
+    Ok(())
+}
+
+/// clippy's own compiler, outside cargo. It needs the sysroot, which rustup's proxies tell it
+/// otherwise.
+fn driver() -> Outcome<Command> {
+    let sysroot = output(Command::new("rustc").args(["--print", "sysroot"]).current_dir(root()))?;
+    let mut driver = Command::new("clippy-driver");
+    driver.args(["--sysroot", &sysroot]).current_dir(root());
+    Ok(driver)
+}

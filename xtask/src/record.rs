@@ -1,0 +1,28 @@
+//! `cargo xtask record`: the recordings that the README shows, made anew.
+
+use std::process::Command;
+
+use crate::demo::{Store, build};
+use crate::native::python_package;
+use crate::steps::{Outcome, programs, root, step};
+
+/// The terminal emulator that turns what a program prints into pictures.
+const PYTE: &str = "pyte==0.8.2";
+
+/// Runs the live table and the demo in a pseudo terminal, and writes an SVG of each.
+pub(crate) fn run() -> Outcome {
+    build(Store::Redb)?;
+    let pyte = python_package(PYTE, "pyte", "", "pyte/screens.py")?;
+    let folder = root().join("docs/recording");
+    for (name, program) in [("table", "ostler"), ("demo", "xtask")] {
+        let mut record = Command::new("python3");
+        record
+            .arg(folder.join("record.py"))
+            .arg(name)
+            .arg(programs()?.join(program))
+            .arg(folder.join(format!("{name}.svg")))
+            .env("PYTHONPATH", &pyte);
+        step(&format!("recording {name}.svg"), &mut record)?;
+    }
+    Ok(())
+}
