@@ -3,7 +3,6 @@
 //! The steps share one target folder and, where they can, one set of features: RocksDB is compiled
 //! once.
 
-pub(crate) mod api;
 mod features;
 mod guardian;
 mod packages;
@@ -20,7 +19,7 @@ use crate::{native, text};
 type Check = fn(&mut Skips) -> Outcome;
 
 /// The checks by name. Those that need no compiler come first.
-const CHECKS: [(&str, Check); 11] = [
+const CHECKS: [(&str, Check); 10] = [
     ("format", format),
     ("text", text),
     ("deny", deny),
@@ -29,7 +28,6 @@ const CHECKS: [(&str, Check); 11] = [
     ("features", |_| features::check(&native::environment()?)),
     ("targets", targets::check),
     ("docs", docs),
-    ("api", api::check),
     ("benches", benches),
     ("packages", |_| packages::build_an_app_from_them()),
 ];

@@ -269,10 +269,7 @@ mod tests {
         );
         assert_eq!(
             status(StopReport {
-                root_gave_up: Some(ostler::RunGaveUp {
-                    part: "guardian".into(),
-                    reason: ostler::supervisor::ExitReason::Killed,
-                }),
+                root_gave_up: Some("guardian".into()),
                 ..clean()
             }),
             Exit::Machine

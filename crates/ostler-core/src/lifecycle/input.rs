@@ -60,8 +60,6 @@ pub enum Cause {
     PoolStop,
     /// The whole instance stops.
     InstanceStop,
-    /// The actor that the instance is linked under ends.
-    ParentEnded,
     /// It was not ready in time.
     StartTimeout,
     /// It can't become ready.
@@ -78,12 +76,11 @@ pub enum Cause {
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 10] = [
         Self::UserStop,
         Self::RestartRequested,
         Self::PoolStop,
         Self::InstanceStop,
-        Self::ParentEnded,
         Self::StartTimeout,
         Self::StartFailed,
         Self::Unhealthy,
@@ -99,7 +96,6 @@ impl Cause {
             Self::RestartRequested => "restart_requested",
             Self::PoolStop => "pool_stop",
             Self::InstanceStop => "instance_stop",
-            Self::ParentEnded => "parent_ended",
             Self::StartTimeout => "start_timeout",
             Self::StartFailed => "start_failed",
             Self::Unhealthy => "unhealthy",
