@@ -1,4 +1,4 @@
-//! Records as bytes: a version, a checksum, and bincode.
+//! The encoding of records: a version, a checksum, and bincode.
 //!
 //! | bytes | content |
 //! |---|---|
@@ -6,11 +6,11 @@
 //! | 2..6 | CRC-32 (IEEE) of the version's bytes and the payload, little endian |
 //! | 6..  | payload: bincode 2 of that version's wire struct |
 //!
-//! The version comes first and is judged first, so that a reader older than the writer says *too new* and not
-//! *corrupt*. The checksum is ours because an engine's own checks end where its interface begins, and bincode accepts
-//! many a flipped bit. bincode's options are spelt out, each of them, because they are part of the format; the crate
-//! is pinned, as its project has ended (ADR 0006). The wire structs are frozen once released: a change to the model
-//! makes a new version beside the old one.
+//! The version comes first and is checked first, so that a reader older than the writer reports
+//! *too new* instead of *corrupt*. We have our own checksum because an engine's checks end at its
+//! interface, and bincode accepts many flipped bits. All bincode options are explicit, because they
+//! are part of the format; the crate is pinned, because its project has ended (ADR 0006). Wire
+//! structs are frozen once released: a change of the model adds a new version next to the old one.
 
 mod v1;
 mod v2;
@@ -20,22 +20,22 @@ use crate::record::{Key, Record};
 /// The version that this build writes, and the newest that it reads.
 pub const RECORD_VERSION: u16 = 2;
 
-/// The greatest size of an encoded record, in bytes. A record has a few hundred; what claims more is refused before
-/// memory is set aside for it.
+/// The maximum size of an encoded record, in bytes. Records have a few hundred; a larger claimed
+/// size is refused before memory is allocated for it.
 pub const MAX_RECORD_BYTES: usize = 64 * 1024;
 
 const HEADER_BYTES: usize = 6;
 
-/// Why bytes are no record.
+/// Why bytes could not be decoded as a record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// A newer Ostler wrote it.
-    #[error("the record is of version {found}; this build knows versions up to {RECORD_VERSION}")]
+    /// The record was written by a newer Ostler.
+    #[error("the record has version {found}; this build supports versions up to {RECORD_VERSION}")]
     TooNew {
-        /// The version that it claims.
+        /// The version found.
         found: u16,
     },
-    /// The bytes are damaged, or were never a record.
+    /// The bytes are damaged, or are not a record.
     #[error("the record is damaged: {detail}")]
     Corrupt {
         /// What is wrong with them.
@@ -43,15 +43,15 @@ pub enum DecodeError {
     },
 }
 
-/// A record is larger than [`MAX_RECORD_BYTES`].
+/// The error returned for a record larger than [`MAX_RECORD_BYTES`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a record of {bytes} bytes is larger than the {MAX_RECORD_BYTES} that the process table takes")]
+#[error("a record of {bytes} bytes exceeds the process table's maximum of {MAX_RECORD_BYTES}")]
 pub struct RecordTooLarge {
-    /// Its encoded size, or 0 where the encoder gave up on it.
+    /// The encoded size, or 0 if the encoder gave up.
     pub bytes: usize,
 }
 
-/// Little endian, variable-length integers, at most [`MAX_RECORD_BYTES`] read.
+/// Little endian, variable-length integers, reading at most [`MAX_RECORD_BYTES`].
 fn wire_config() -> impl bincode::config::Config {
     bincode::config::standard()
         .with_little_endian()
@@ -59,9 +59,10 @@ fn wire_config() -> impl bincode::config::Config {
         .with_limit::<MAX_RECORD_BYTES>()
 }
 
-/// The bytes of a record, in the newest version.
+/// Encodes a record in the newest version.
 ///
 /// # Errors
+///
 /// [`RecordTooLarge`] above [`MAX_RECORD_BYTES`].
 pub fn encode_record(record: &Record) -> Result<Vec<u8>, RecordTooLarge> {
     let payload =
@@ -79,22 +80,24 @@ pub fn encode_record(record: &Record) -> Result<Vec<u8>, RecordTooLarge> {
     Ok(bytes)
 }
 
-/// The record that these bytes hold.
+/// Decodes a record.
 ///
 /// # Errors
-/// [`DecodeError::TooNew`] for a version above [`RECORD_VERSION`]; [`DecodeError::Corrupt`] for everything else that
-/// is not exactly what a version's encoder writes, bytes left over included.
+///
+/// [`DecodeError::TooNew`] for a version above [`RECORD_VERSION`]. [`DecodeError::Corrupt`] for
+/// anything else that is not exactly what the encoder of a version writes, including trailing
+/// bytes.
 pub fn decode_record(bytes: &[u8]) -> Result<Record, DecodeError> {
     let corrupt = |detail: String| DecodeError::Corrupt { detail };
     if bytes.len() > MAX_RECORD_BYTES {
         return Err(corrupt(format!(
-            "{} bytes are more than the {MAX_RECORD_BYTES} of the largest record",
+            "{} bytes exceed the maximum of {MAX_RECORD_BYTES}",
             bytes.len()
         )));
     }
     let Some((&[v0, v1, c0, c1, c2, c3], payload)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
         return Err(corrupt(format!(
-            "{} bytes are fewer than a header's {HEADER_BYTES}",
+            "{} bytes are too few for the header of {HEADER_BYTES}",
             bytes.len()
         )));
     };
@@ -103,12 +106,12 @@ pub fn decode_record(bytes: &[u8]) -> Result<Record, DecodeError> {
         return Err(DecodeError::TooNew { found: version });
     }
     if u32::from_le_bytes([c0, c1, c2, c3]) != checksum([v0, v1], payload) {
-        return Err(corrupt("its checksum does not fit".to_owned()));
+        return Err(corrupt("checksum mismatch".to_owned()));
     }
     match version {
         1 => decode_exactly::<v1::RecordV1>(payload)?.into_model(),
         2 => decode_exactly::<v2::RecordV2>(payload)?.into_model(),
-        other => Err(corrupt(format!("there never was a version {other}"))),
+        other => Err(corrupt(format!("unknown version {other}"))),
     }
 }
 
@@ -129,8 +132,9 @@ pub(crate) fn checksum(version: [u8; 2], payload: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// The bytes that a record is filed under: the pool's name, a zero, slot and incarnation in big endian. A pool's
-/// records lie together, in order; a record says itself whose it is, so keys are never taken apart.
+/// Encodes the key of a record: the pool's name, a zero, then slot and incarnation in big endian.
+/// The records of a pool are adjacent and in order. Keys are never decoded, because a record
+/// contains its own key.
 pub fn encode_key(key: &Key) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(key.worker.pool.len() + 13);
     bytes.extend_from_slice(key.worker.pool.as_bytes());

@@ -1,13 +1,15 @@
-//! The table's rules and its content in memory; no clock, no thread, no disk.
+//! The table's rules and its content in memory, without clock, thread or disk.
 //!
-//! The ledger is the truth while the host lives: the store follows it, and is written anew from it after a failure.
-//! Reads need no engine.
+//! The ledger is authoritative while the host is alive: the store follows it, and is rewritten from
+//! it after a failure. Reads do not need the engine.
 //!
 //! Invariants:
-//! - a worker has at most one record, so an incarnation is reserved only after the one before it was removed;
-//! - an incarnation is reserved once: its successor has a greater number;
-//! - a record's state never moves back;
-//! - a record beyond its reservation has an identity, unless its spawn failed.
+//!
+//! - A worker has at most one record, so an incarnation is reserved only after the previous one was
+//!   removed.
+//! - An incarnation is reserved once; later ones have greater numbers.
+//! - A record's state never moves backwards.
+//! - A record beyond its reservation has an identity, unless its spawn failed.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -17,7 +19,7 @@ use crate::codec::{RecordTooLarge, encode_key, encode_record};
 use crate::record::{Activation, Key, Record, RecordState, UnixNanos};
 use crate::store::Change;
 
-/// What a caller wants of the table.
+/// A request to change the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Request {
     Reserve(Record),
@@ -27,49 +29,49 @@ pub(crate) enum Request {
     Remove(Key),
 }
 
-/// A request that the table does not take as things stand. Nothing was changed.
+/// Why the table refused a request. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The worker still has a record: what its process held is not released yet.
-    #[error("{wanted} can't be reserved while {held} is {state}")]
+    #[error("{requested} can't be reserved while {held} is {state}")]
     StillHeld {
-        /// What was to be reserved.
-        wanted: Key,
-        /// The record that the worker has.
+        /// The requested reservation.
+        requested: Key,
+        /// The worker's current record.
         held: Key,
-        /// How far that one is.
+        /// The state of that record.
         state: RecordState,
     },
     /// The incarnation, or a later one, was reserved before.
-    #[error("{wanted} can't be reserved after incarnation {last} of the same worker")]
+    #[error("{requested} can't be reserved after incarnation {last} of the same worker")]
     NotNewer {
-        /// What was to be reserved.
-        wanted: Key,
-        /// The last incarnation that was reserved.
+        /// The requested reservation.
+        requested: Key,
+        /// The last reserved incarnation.
         last: Incarnation,
     },
     /// The table has no such record.
     #[error("the process table has no record of {key}")]
     Unknown {
-        /// What was asked for.
+        /// The requested record.
         key: Key,
     },
-    /// The record is past the state that it was to be put in.
-    #[error("{key} is {state} and can't become {wanted}")]
+    /// The record is already past the requested state.
+    #[error("{key} is {state} and can't become {requested}")]
     StateBackwards {
-        /// Whose record.
+        /// The record.
         key: Key,
         /// Its state.
         state: RecordState,
-        /// The earlier state that was asked for.
-        wanted: RecordState,
+        /// The requested state.
+        requested: RecordState,
     },
-    /// A reservation must be in state `Reserved`, and active only what was activated.
+    /// A reservation must be in state `Reserved`, and only an activated record can be active.
     #[error("{key} can't be {state} without an identity")]
     WithoutIdentity {
-        /// Whose record.
+        /// The record.
         key: Key,
-        /// The state that wants one.
+        /// The state that needs an identity.
         state: RecordState,
     },
     /// The record does not fit into a row.
@@ -82,12 +84,12 @@ pub enum Refusal {
 pub(crate) struct Ledger {
     records: BTreeMap<WorkerId, Record>,
     last_reserved: HashMap<WorkerId, Incarnation>,
-    /// Removals that were answered and that the store has still to follow, oldest first.
+    /// Removals that were already answered but not yet written to the store, oldest first.
     removals: Vec<Change>,
 }
 
 impl Ledger {
-    /// A ledger of what a store held.
+    /// Creates a ledger from the content of a store.
     pub(crate) fn of(records: Vec<Record>) -> Self {
         let mut ledger = Self::default();
         for record in records {
@@ -97,7 +99,8 @@ impl Ledger {
         ledger
     }
 
-    /// Takes a request; the change is what the store must do to follow. `None`: there was nothing to remove.
+    /// Handles a request. Returns the change for the store, or `None` if there was nothing to
+    /// remove.
     pub(crate) fn take(&mut self, request: Request) -> Result<Option<Change>, Refusal> {
         match request {
             Request::Reserve(record) => self.reserve(record).map(Some),
@@ -109,23 +112,23 @@ impl Ledger {
     }
 
     fn reserve(&mut self, record: Record) -> Result<Change, Refusal> {
-        let wanted = record.key();
+        let requested = record.key();
         if record.state != RecordState::Reserved {
             return Err(Refusal::StateBackwards {
-                key: wanted,
+                key: requested,
                 state: record.state,
-                wanted: RecordState::Reserved,
+                requested: RecordState::Reserved,
             });
         }
         if let Some(held) = self.records.get(&record.worker) {
             return Err(Refusal::StillHeld {
-                wanted,
+                requested,
                 held: held.key(),
                 state: held.state,
             });
         }
         match self.last_reserved.get(&record.worker) {
-            Some(&last) if record.incarnation <= last => return Err(Refusal::NotNewer { wanted, last }),
+            Some(&last) if record.incarnation <= last => return Err(Refusal::NotNewer { requested, last }),
             _ => {}
         }
         let last = (record.worker.clone(), record.incarnation);
@@ -163,7 +166,7 @@ impl Ledger {
             return Err(Refusal::StateBackwards {
                 key,
                 state,
-                wanted: record.state,
+                requested: record.state,
             });
         }
         if record.state == RecordState::Active && record.identity.is_none() {
@@ -175,21 +178,22 @@ impl Ledger {
         self.put(record)
     }
 
-    /// Removes a record; the store is to follow with what it does next, or when the removals have waited for long enough.
-    /// `None` without such a record: its reservation may be on its way still. True if no other removal waits.
+    /// Removes a record. The store follows with its next write, or once the removal has waited long
+    /// enough. Returns `None` without such a record, whose reservation may still be queued;
+    /// otherwise whether no other removal is waiting.
     pub(crate) fn remove_now(&mut self, key: &Key) -> Option<bool> {
         let removal = self.remove(key)?;
         self.removals.push(removal);
         Some(self.removals.len() == 1)
     }
 
-    /// Has the store follow these removals later, too. Whether any wait.
+    /// Keeps removals for a later write. Returns whether any are waiting.
     pub(crate) fn defer(&mut self, removals: Vec<Change>) -> bool {
         self.removals.extend(removals);
         !self.removals.is_empty()
     }
 
-    /// What the store has to do before anything that is taken from now on.
+    /// Takes the removals, which the store must write before anything requested from now on.
     pub(crate) fn take_removals(&mut self) -> Vec<Change> {
         std::mem::take(&mut self.removals)
     }
@@ -213,35 +217,35 @@ impl Ledger {
             .ok_or_else(|| Refusal::Unknown { key: key.clone() })
     }
 
-    /// All records, in the order of their workers.
+    /// All records, ordered by worker.
     pub(crate) fn records(&self) -> Vec<Record> {
         self.records.values().cloned().collect()
     }
 
-    /// The record of this key, if there is one.
+    /// The record with this key, if there is one.
     pub(crate) fn find(&self, key: &Key) -> Option<Record> {
         self.get(key).ok().cloned()
     }
 
-    /// The incarnation of a worker that may be reserved next.
+    /// The next incarnation of a worker that may be reserved.
     pub(crate) fn next_incarnation(&self, worker: &WorkerId) -> Incarnation {
         self.last_reserved
             .get(worker)
             .map_or(Incarnation::FIRST, |last| last.next())
     }
 
-    /// How many records there are.
+    /// The number of records.
     pub(crate) fn len(&self) -> usize {
         self.records.len()
     }
 
-    /// The changes that make a store hold exactly this ledger, when it holds rows under `stored` keys.
+    /// The changes that make a store with rows under the `stored` keys equal to this ledger.
     pub(crate) fn rewrite(&self, stored: &[Vec<u8>]) -> Vec<Change> {
         let kept: HashSet<Vec<u8>> = self.records.values().map(|record| encode_key(&record.key())).collect();
         let stale = stored.iter().filter(|key| !kept.contains(*key));
         stale
             .map(|key| Change::Remove { key: key.clone() })
-            // No record got here without having been encoded once, so none is left out.
+            // Every record here has been encoded before, so none is left out.
             .chain(self.records.values().flat_map(put_change))
             .collect()
     }
@@ -254,13 +258,13 @@ fn put_change(record: &Record) -> Result<Change, RecordTooLarge> {
     })
 }
 
-/// Moves a record to a state, with the time at which it got there first.
+/// Moves a record to a state and sets the time of its first arrival there.
 fn advance(record: &mut Record, state: RecordState, at: UnixNanos) -> Result<(), Refusal> {
     if state < record.state {
         return Err(Refusal::StateBackwards {
             key: record.key(),
             state: record.state,
-            wanted: state,
+            requested: state,
         });
     }
     record.state = state;

@@ -1,15 +1,19 @@
-//! The durable record of every process that Ostler owns.
+//! The durable process table: a record of every process that Ostler owns.
 //!
-//! A process is recorded before it is spawned, and its record is removed when all that it held is free again. Whatever
-//! dies first, whoever comes after finds in the table of the dead run what may still be there.
+//! A process is recorded before it is spawned, and its record is removed once everything it held is
+//! free again. Whatever dies first, the next start finds in the dead run's table what may still be
+//! there.
 //!
-//! - [`Record`]: what is recorded, and [`codec`]: its bytes, with a version in front;
-//! - [`Table`]: the table of a live run: rules and content in memory, rows in an engine on a thread of its own;
-//! - [`RunDir`]: a run's directory and lock; [`runs`]: those that a start finds, and [`DeadRun::records`].
+//! - [`Record`]: the content of a record, and [`codec`]: its versioned encoding;
+//! - [`Table`]: the table of a live run, with rules and content in memory and rows in a storage
+//!   engine on a separate thread;
+//! - [`RunDir`]: a run's directory and lock; [`runs`]: the runs found at a start, and
+//!   [`DeadRun::records`].
 //!
-//! Two engines keep the rows, RocksDB and redb, each a feature; at least one must be compiled in.
+//! Two engines can store the rows, RocksDB and redb. Each is a feature, and at least one must be
+//! enabled.
 //!
-//! What is *not* here: who decides when a process starts or ends, signals, and any look at `/proc`.
+//! This crate does *not* decide when processes start or end, send signals, or read `/proc`.
 
 pub mod codec;
 #[cfg(feature = "fuzzing")]

@@ -1,8 +1,8 @@
-//! What the process table says of one process.
+//! The content of the process table.
 //!
-//! A record is written before its process exists and removed after everything that the process held is free again. It
-//! names the process in a way that no other process can ever match, and says where its tree and its ports are to be
-//! found, for whoever comes after a host that died.
+//! A record is written before its process exists and removed after everything that the process held
+//! is free again. It identifies the process so that no other process can match it, and says where
+//! its tree and its ports are found, for the sweep after a host's death.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -12,35 +12,37 @@ use ostler_core::ids::{Incarnation, RunId, WorkerId};
 use ostler_core::process::ProcessIdentity;
 use serde::{Deserialize, Serialize};
 
-/// A moment of the wall clock: nanoseconds since 1970, UTC. For people and for logs; nothing is decided by it.
+/// A point in wall-clock time, in nanoseconds since 1970 UTC. For display and logs; nothing is
+/// decided by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct UnixNanos(pub u64);
 
 impl UnixNanos {
-    /// The wall clock's time now; 0 if the clock stands before 1970.
+    /// The current wall-clock time, or 0 if the clock is before 1970.
     pub fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         Self(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
     }
 
-    /// The same moment as the standard library's type.
+    /// Converts to the standard library's type.
     pub fn as_system_time(self) -> SystemTime {
         UNIX_EPOCH + Duration::from_nanos(self.0)
     }
 }
 
-/// How far the process of a record is on its way from intention to release.
+/// How far the process of a record is between reservation and release.
 ///
-/// A record only moves forward, and may skip a state: a spawn that failed goes from `Reserved` to `Releasing`.
+/// A record only moves forward, and may skip states: a failed spawn goes from `Reserved` to
+/// `Releasing`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RecordState {
-    /// The spawn is intended; whether a process exists is known to the guardian only.
+    /// The spawn is intended. Only the guardian knows whether a process exists.
     Reserved,
     /// The process is spawned and its identity recorded.
     Active,
-    /// It is being stopped, or has ended by itself.
+    /// The process is being stopped, or has exited on its own.
     Ending,
-    /// The process is gone; its tree, its ports or its registration are still being released.
+    /// The process is gone, but its tree, ports or registration are not released yet.
     Releasing,
 }
 
@@ -55,67 +57,69 @@ impl fmt::Display for RecordState {
     }
 }
 
-/// What a record's process is, whatever driver started it. Drivers to come (a systemd unit, a pod) add a variant here
-/// and a version to the codec; nothing else in the table knows what a process is.
+/// What a record's process is. Future kinds (a systemd unit, a pod) add a variant here and a
+/// version to the codec; nothing else in the table depends on it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Identity {
-    /// A process that a guardian of this machine spawned.
+    /// A process spawned by a guardian on this machine.
     LocalProcess(ProcessIdentity),
 }
 
-/// An address that the worker was given or reported, to be bindable again before the record goes.
+/// An address that the worker was given or reported, which must be free before the record is
+/// removed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RecordedPort {
-    /// The port's name in the spec; empty for the only port of a worker.
+    /// The port's name in the specification; empty for the port of a worker with one port.
     pub name: String,
-    /// The address that it is bound on.
+    /// The address that the port is bound on.
     pub address: IpAddr,
-    /// The TCP port's number; never 0.
+    /// The TCP port number; never 0.
     pub port: u16,
 }
 
-/// What holds the worker's whole tree together.
+/// What contains the worker's process tree.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Containment {
-    /// Nothing but the identity and the marker.
+    /// Nothing except the identity and the marker.
     None,
-    /// A sitter is subreaper and parent of the tree.
+    /// A sitter, which is the subreaper and parent of the tree.
     Sitter,
-    /// A sitter, and a cgroup v2 of the slot's own at this path below the cgroup mount's root.
+    /// A sitter and the slot's cgroup v2, with its path below the root of the cgroup mount.
     Cgroup(String),
 }
 
-/// A permission to outlive the host. Only independent workers hold one; `None` in a record means coupled.
+/// A permission to outlive the host. Only independent workers have one; `None` in a record means
+/// coupled.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Lease {
-    /// Until when the process may live without a host that renews the lease.
+    /// Until when the process may run without a host that renews the lease.
     pub until: UnixNanos,
 }
 
 /// When a record reached each of its states.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Times {
-    /// When the record was made.
+    /// When the record was created.
     pub reserved: UnixNanos,
     /// When the process was recorded as spawned.
     pub active: Option<UnixNanos>,
-    /// When its end was asked for or seen.
+    /// When the stop was requested or the exit observed.
     pub ending: Option<UnixNanos>,
-    /// When it was seen to be gone.
+    /// When the process was observed to be gone.
     pub releasing: Option<UnixNanos>,
 }
 
-/// Which process a record is about: unique in a run's table.
+/// The key of a record, unique in a run's table.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     /// The slot.
     pub worker: WorkerId,
-    /// Which process of the slot.
+    /// The incarnation of the slot.
     pub incarnation: Incarnation,
 }
 
 impl Key {
-    /// The key of one incarnation of one worker.
+    /// Creates the key of an incarnation of a worker.
     pub fn new(worker: WorkerId, incarnation: Incarnation) -> Self {
         Self { worker, incarnation }
     }
@@ -132,37 +136,38 @@ impl fmt::Display for Key {
 pub struct Record {
     /// The app's name.
     pub app: String,
-    /// Which of the app's instances.
+    /// The instance of the app.
     pub instance: String,
     /// The run that owns the process.
     pub run: RunId,
-    /// The slot: its pool and its number.
+    /// The slot: pool and index.
     pub worker: WorkerId,
-    /// Which process of the slot.
+    /// The incarnation of the slot.
     pub incarnation: Incarnation,
-    /// How far it is.
+    /// The state.
     pub state: RecordState,
-    /// What the process is; unknown until it is active.
+    /// What the process is; `None` until the record is active.
     pub identity: Option<Identity>,
-    /// The sitter that is its parent, once it is active.
+    /// The sitter that is the process's parent, once the record is active.
     pub sitter: Option<ProcessIdentity>,
-    /// The ports that belong to it.
+    /// The worker's ports.
     pub ports: Vec<RecordedPort>,
-    /// What holds its tree.
+    /// What contains its process tree.
     pub containment: Containment,
     /// Its permission to outlive the host, if it has one.
     pub lease: Option<Lease>,
-    /// The environment variable that its processes carry, as `NAME=value`.
+    /// The environment variable of its processes, as `NAME=value`.
     pub marker: String,
-    /// A hash of the spec that it was started by, to tell a record of an older spec.
+    /// A hash of the specification it was started with, which identifies records of an older
+    /// specification.
     pub spec_hash: u64,
-    /// When it reached its states.
+    /// When the record reached its states.
     pub times: Times,
 }
 
 impl Record {
-    /// The reservation of an incarnation, before anything is known of its process: no identity, no ports, no
-    /// containment, no lease, and the marker of its run.
+    /// Creates the record of a reservation, when nothing is known about the process yet: without
+    /// identity, ports, containment and lease, and with the marker of its run.
     pub fn reservation(owner: &Owner, key: Key, spec_hash: u64, now: UnixNanos) -> Self {
         let value = key.worker.marker_value(key.incarnation);
         Self {
@@ -188,34 +193,34 @@ impl Record {
         }
     }
 
-    /// What the record is found by.
+    /// The record's key.
     pub fn key(&self) -> Key {
         Key::new(self.worker.clone(), self.incarnation)
     }
 }
 
-/// Who the records of one table belong to.
+/// The owner of a table's records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
     /// The app's name.
     pub app: String,
-    /// Which of the app's instances.
+    /// The instance of the app.
     pub instance: String,
     /// The run.
     pub run: RunId,
 }
 
-/// What becomes known of a process by spawning it.
+/// What a spawn adds to a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Activation {
     /// What the process is.
     pub identity: Identity,
     /// The sitter that is its parent, if it has one.
     pub sitter: Option<ProcessIdentity>,
-    /// The ports that it was given; those that it reports later come by an update.
+    /// The assigned ports. Ports that the worker reports later are added by an update.
     pub ports: Vec<RecordedPort>,
-    /// What holds its tree.
+    /// What contains its process tree.
     pub containment: Containment,
-    /// When it was spawned.
+    /// When the process was spawned.
     pub at: UnixNanos,
 }

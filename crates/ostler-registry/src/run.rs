@@ -1,17 +1,19 @@
-//! The directory of a run: where its process table lies, and who may touch it.
+//! The directory of a run, which contains its process table, and its locks.
 //!
 //! ```text
 //! <app directory>/
-//!   <run id>/            made as `.new-<run id>`, locked, described, then renamed
+//! <run id>/            created as `.new-<run id>`, locked, described, then renamed
 //!     run.lock           held by the host for as long as it lives
 //!     guardian.lock      held as long as a guardian or a sitter of the run lives, and by the host
 //!     run.json           who the host and the guardian are, and which engine keeps the table
 //!     table.redb         or table.rocksdb/
 //!   set-aside/           stores that could not be read, kept for people
 //! ```
-//! **A lock that is free means a dead host**, with no pid involved; the guardian's lock says the same of guardians and sitters.
-//! Whoever finds the host's free takes it before looking further, so that two sweepers never share a run; a directory whose lock is held is not touched. Its removal begins
-//! with a rename to `.gone-<run id>.<pid>.<number>`, so a run's directory is never seen half there.
+//! **A free lock means that the host is dead**, without looking at any pid; the guardian's lock
+//! says the same about guardians and sitters. A sweep takes the host's lock before it looks
+//! further, so two sweeps never work on the same run, and a directory whose lock is held is not
+//! touched. Removal starts with a rename to `.gone-<run id>.<pid>.<number>`, so a run's directory
+//! is never visible in part.
 
 mod app_dir;
 mod dead;
@@ -40,45 +42,46 @@ const NEW_PREFIX: &str = ".new-";
 const GONE_PREFIX: &str = ".gone-";
 const SET_ASIDE: &str = "set-aside";
 
-/// How long a directory that a sweeper takes for a dead maker's is made anew: 2 s. A sweeper looks once, but it may be held up
-/// between its look and its removal.
+/// How long creating a directory is retried if a sweep mistakes it for one of a dead process: 2 s.
+/// A sweep looks only once, but may be delayed between its check and its removal.
 const MAKE_LIMIT: Duration = Duration::from_secs(2);
-/// Between two tries: 1 ms.
+/// The pause between attempts: 1 ms.
 const MAKE_PAUSE: Duration = Duration::from_millis(1);
 
-/// Why a run's directory can't be made, locked, listed or removed.
+/// Why a run's directory could not be created, locked, listed or removed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RunDirError {
-    /// The system refused.
+    /// The operating system returned an error.
     #[error("can't {action} {}: {source}", path.display())]
     Io {
-        /// What was to be done.
+        /// The attempted action.
         action: &'static str,
-        /// To what.
+        /// The path.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: Arc<io::Error>,
     },
-    /// The file system grants a lock twice, or none at all: whether a host lives could not be told there.
+    /// The file system grants a lock twice, or not at all, so it cannot show whether a host is
+    /// alive.
     #[error("locks do not work on the file system of {}: {detail}", path.display())]
     LocksDontWork {
-        /// The lock's file.
+        /// The lock file.
         path: PathBuf,
-        /// What was seen.
+        /// What was observed.
         detail: String,
     },
-    /// The directory was removed again and again while it was made.
-    #[error("{} is removed by somebody while it is made", path.display())]
+    /// The directory was repeatedly removed while it was being created.
+    #[error("{} is repeatedly removed by another process while it is being created", path.display())]
     Vanishes {
         /// The directory.
         path: PathBuf,
     },
-    /// A directory that looks like a run's lacks a lock: nothing can be said of those who should hold it.
-    #[error("{} has no {lock}, so whether anybody of its run lives is unknown", path.display())]
+    /// A run's directory lacks a lock, so nothing is known about the processes that should hold it.
+    #[error("{} has no {lock}, so it is unknown whether processes of its run are alive", path.display())]
     NoLock {
         /// The directory.
         path: PathBuf,
-        /// Which lock.
+        /// The name of the lock.
         lock: &'static str,
     },
 }
@@ -93,12 +96,12 @@ impl RunDirError {
         }
     }
 
-    /// Whether the error says that something is not there.
+    /// Whether something was not found.
     fn is_not_found(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 
-    /// What a person can do about it.
+    /// What the user can do about it.
     pub fn suggestion(&self) -> String {
         match self {
             Self::Io { path, source, .. } => match source.kind() {
@@ -131,12 +134,13 @@ impl RunDirError {
     }
 }
 
-/// Tries out whether runs could live in `dir`, and which directory that was tried in: `dir`, or the nearest directory above
-/// it that is there. What a run does first is done in it, in a directory of its own that is removed again: a lock is
-/// taken, and a second one has to be refused.
+/// Checks whether runs could be stored in `dir`, and returns the directory in which that was
+/// checked: `dir`, or its nearest existing ancestor. Does what a run does first, in a temporary
+/// directory: takes a lock, and checks that a second one is refused.
 ///
 /// # Errors
-/// [`RunDirError::Io`] where nothing can be written; [`RunDirError::LocksDontWork`].
+///
+/// [`RunDirError::Io`] if the directory is not writable; [`RunDirError::LocksDontWork`].
 pub fn try_out(dir: &Path) -> Result<PathBuf, RunDirError> {
     let place = dir.ancestors().find(|path| path.is_dir()).unwrap_or(dir);
     let trial = place.join(format!(".ostler-trial-{}", std::process::id()));
@@ -149,11 +153,12 @@ pub fn try_out(dir: &Path) -> Result<PathBuf, RunDirError> {
     }
 }
 
-/// The directory of a run of ours, locked for as long as this value lives.
+/// The directory of this process's own run, locked for as long as this value exists.
 ///
-/// The lock belongs to the open file, not to the process: a copy of the host made by fork without exec keeps it, and
-/// then the run counts as live until that copy ends, too. An exec does not pass it on. Dropping this without
-/// [`RunDir::remove`] leaves the directory as a dead host would, for the next start's sweep.
+/// The lock belongs to the open file, not to the process: a copy of the host forked without exec
+/// keeps it, and the run counts as live until that copy ends as well. An exec does not pass it on.
+/// Dropping this value without [`RunDir::remove`] leaves the directory as a dead host would, for
+/// the next start's sweep.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
@@ -163,11 +168,13 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Makes the directory of a new run in its app's directory, which is made if it is not there; both for this user
-    /// alone. When the directory is seen under its name it is locked and described.
+    /// Creates the directory of a new run in its app's directory, which is created if necessary;
+    /// both are accessible to this user only. Once the directory is visible under its final name,
+    /// it is locked and described.
     ///
     /// # Errors
-    /// [`RunDirError::Io`] on a disk that is full or can't be written; [`RunDirError::LocksDontWork`].
+    ///
+    /// [`RunDirError::Io`] if the disk is full or not writable; [`RunDirError::LocksDontWork`].
     pub fn create(app_dir: &Path, info: RunInfo) -> Result<Self, RunDirError> {
         make_private(app_dir, true)?;
         let deadline = Instant::now() + MAKE_LIMIT;
@@ -195,7 +202,8 @@ impl RunDir {
         })
     }
 
-    /// One attempt. `None`, or an error that something is not there, when a sweeper took it for a dead maker's.
+    /// One attempt. Returns `None` or a not-found error if a sweep mistook the directory for one of
+    /// a dead process.
     fn create_once(app_dir: &Path, info: &RunInfo) -> Result<Option<(RunLock, RunLock)>, RunDirError> {
         let unfinished = app_dir.join(format!("{NEW_PREFIX}{}", info.run));
         let finished = app_dir.join(info.run.to_string());
@@ -220,50 +228,55 @@ impl RunDir {
         &self.path
     }
 
-    /// What its `run.json` says.
+    /// The content of its `run.json`.
     pub fn info(&self) -> RunInfo {
         self.info.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The lock of the run's guardians and sitters: each of them is to hold a copy of this for as long as it lives, and nobody
-    /// else but the host. See [`DeadRun::await_guardians`].
+    /// The lock of the run's guardians and sitters. Each of them must hold a copy for as long as it
+    /// lives, and no other process except the host. See [`DeadRun::await_guardians`].
     pub fn guardian_lock(&self) -> Arc<OwnedFd> {
         Arc::clone(&self.guardian_lock)
     }
 
-    /// Where stores go that can't be read: beside the runs' directories, to outlive them.
+    /// Where unreadable stores are moved: next to the runs' directories, so that they outlive them.
     pub fn set_aside_dir(&self) -> PathBuf {
         set_aside_dir(&self.path)
     }
 
-    /// Names another guardian in `run.json`. A failure leaves the old file whole, and is no reason not to go on: a
+    /// Sets the guardian in `run.json`. A failure leaves the old file intact and can be ignored: a
     /// sweep that finds an older guardian still has the records and the marker.
     ///
     /// # Errors
+    ///
+    /// [`RunDirError::Io`].
     /// [`RunDirError::Io`].
     pub fn set_guardian(&self, guardian: Option<ProcessIdentity>) -> Result<(), RunDirError> {
         self.change(|info| info.guardian = guardian)
     }
 
-    /// Names the run's cgroup in `run.json`. As with [`RunDir::set_guardian`], a failure leaves the old file.
+    /// Sets the run's cgroup in `run.json`. As with [`RunDir::set_guardian`], a failure leaves the
+    /// old file.
     ///
     /// # Errors
+    ///
     /// [`RunDirError::Io`].
     pub fn set_cgroup(&self, cgroup: Option<String>) -> Result<(), RunDirError> {
         self.change(|info| info.cgroup = cgroup)
     }
 
-    /// What is known in memory is right also when it could not be written, and goes with the next write.
+    /// The value in memory is changed even if writing fails, and is written with the next change.
     fn change(&self, change: impl FnOnce(&mut RunInfo)) -> Result<(), RunDirError> {
         let mut info = self.info.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut info);
         info::write(&self.path, &info)
     }
 
-    /// Removes the directory, the last act of a run. Close its table before.
+    /// Removes the directory, as the last act of a run. Close its table first.
     ///
     /// # Errors
-    /// [`RunDirError::Io`]; what is left is found by the next start's [`remove_leftovers`].
+    ///
+    /// [`RunDirError::Io`]. The next start's [`remove_leftovers`] finds what is left.
     pub fn remove(self) -> Result<(), RunDirError> {
         remove_locked(&self.path)
     }
@@ -281,11 +294,12 @@ fn make_private(path: &Path, with_parents: bool) -> Result<(), RunDirError> {
     }
 }
 
-/// Removes a run's directory whose lock we hold: out of sight first, then in pieces.
+/// Removes the directory of a run whose lock this process holds: first renames it, then deletes the
+/// content.
 fn remove_locked(path: &Path) -> Result<(), RunDirError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let name = name.trim_start_matches(NEW_PREFIX);
-    // A name that nobody else empties just now: an earlier attempt of the same run may be on its way out, too.
+    // A unique name, because an earlier attempt for the same run may still be deleting.
     static REMOVALS: AtomicU64 = AtomicU64::new(0);
     let number = REMOVALS.fetch_add(1, Ordering::Relaxed);
     let gone = path.with_file_name(format!("{GONE_PREFIX}{name}.{}.{number}", std::process::id()));
@@ -294,8 +308,8 @@ fn remove_locked(path: &Path) -> Result<(), RunDirError> {
     remove_gone(&gone)
 }
 
-/// Removes what was renamed for removal. Its content is of no use to anybody, so no lock is asked for; another who
-/// does the same at the same time is no failure.
+/// Deletes a directory renamed for removal. Its content is no longer needed, so no lock is
+/// required, and another process doing the same at the same time is not an error.
 fn remove_gone(path: &Path) -> Result<(), RunDirError> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(RunDirError::io("remove", path)(error)),

@@ -1,4 +1,4 @@
-//! Records for tests, always the same.
+//! Records for tests.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -67,7 +67,7 @@ pub(crate) fn active(pool: &str, index: u32, incarnation: u64) -> Record {
     record
 }
 
-/// A record with something in every field.
+/// A record with a value in every field.
 pub(crate) fn full(pool: &str, index: u32, incarnation: u64) -> Record {
     let mut record = active(pool, index, incarnation);
     record.state = RecordState::Ending;

@@ -1,8 +1,8 @@
-//! Where rows are kept: one small trait, two engines.
+//! Storage of the rows: one small trait, two engines.
 //!
-//! What a row must survive is the death of the host's process at any instruction, not that of the machine: when the
-//! kernel goes, so does every process that a row describes. A write that reached the kernel is enough; no engine here
-//! flushes a disk (ADR 0005).
+//! A row must survive the death of the host's process at any instruction, but not that of the
+//! machine: the processes that the rows describe do not survive the kernel either. A write that
+//! reached the kernel is therefore sufficient, and no engine here flushes the disk (ADR 0005).
 
 mod place;
 #[cfg(feature = "redb")]
@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 pub use place::{DeadStore, SetAside, read_dead_store};
 pub(crate) use place::{Opened, Place, WhyAside};
 
-/// One thing that a store is to do.
+/// One change to a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Change {
     Put { key: Vec<u8>, value: Vec<u8> },
@@ -34,16 +34,17 @@ pub(crate) enum Change {
 /// A key and its value.
 pub(crate) type Row = (Vec<u8>, Vec<u8>);
 
-/// An open engine. After an error it is not used again, but dropped and opened anew.
+/// An open engine. After an error it is not used again, but dropped and opened again.
 pub(crate) trait Store: Send {
-    /// Does all changes, in order, or none. When it returns they survive a SIGKILL of this process.
+    /// Applies all changes in order, or none. When it returns, they survive a SIGKILL of this
+    /// process.
     fn apply(&mut self, changes: &[Change]) -> Result<(), StoreError>;
 
-    /// All rows, in the order of their keys.
+    /// All rows, ordered by key.
     fn scan(&mut self) -> Result<Vec<Row>, StoreError>;
 }
 
-/// The engines that Ostler knows, compiled into this build or not.
+/// The supported engines, whether or not they are compiled in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Engine {
@@ -54,14 +55,14 @@ pub enum Engine {
 }
 
 impl Engine {
-    /// The engine that is used where none is asked for: RocksDB, or redb in a build without it.
+    /// The default engine: RocksDB, or redb in a build without it.
     pub const DEFAULT: Self = if cfg!(feature = "rocksdb") {
         Self::RocksDb
     } else {
         Self::Redb
     };
 
-    /// All of them.
+    /// All engines.
     pub const ALL: [Self; 2] = [Self::RocksDb, Self::Redb];
 
     /// The engine's name in files: `rocksdb` or `redb`.
@@ -72,12 +73,12 @@ impl Engine {
         }
     }
 
-    /// The engine of this name, compiled in or not.
+    /// The engine with this name, compiled in or not.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|engine| engine.name() == name)
     }
 
-    /// Whether this build has it.
+    /// Whether this build contains the engine.
     pub const fn is_compiled_in(self) -> bool {
         match self {
             Self::RocksDb => cfg!(feature = "rocksdb"),
@@ -85,7 +86,7 @@ impl Engine {
         }
     }
 
-    /// Name of the file or directory, in the run's directory, that the engine keeps the table in.
+    /// The name of the file or directory that contains the table, inside the run's directory.
     pub(crate) const fn file_name(self) -> &'static str {
         match self {
             Self::RocksDb => "table.rocksdb",
@@ -93,7 +94,7 @@ impl Engine {
         }
     }
 
-    /// Opens the store at `path`, made if it is not there.
+    /// Opens the store at `path`, creating it if necessary.
     pub(crate) fn open(self, path: &Path) -> Result<Box<dyn Store>, StoreError> {
         match self {
             #[cfg(feature = "rocksdb")]
@@ -107,8 +108,8 @@ impl Engine {
         }
     }
 
-    /// The rows of the store at `path`, which nobody has open. Writes nothing: it works on a full disk too, and leaves
-    /// a damaged store as it was found.
+    /// Reads the rows of a store that no process has open. Writes nothing, so it works on a full
+    /// disk and leaves a damaged store unchanged.
     pub(crate) fn read(self, path: &Path) -> Result<Vec<Row>, StoreError> {
         match self {
             #[cfg(feature = "rocksdb")]
@@ -129,59 +130,60 @@ impl fmt::Display for Engine {
     }
 }
 
-/// Why a store can't be opened, read or written. The reason behind a worker's or a run's `store_failed`.
+/// Why a store could not be opened, read or written. Causes the failure reason `store_failed` of a
+/// worker or a run.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// The disk, the quota or the greatest file size is used up (ENOSPC, EDQUOT, EFBIG).
+    /// The disk, the quota or the maximum file size is exhausted (ENOSPC, EDQUOT, EFBIG).
     #[error("no space for the process table at {}: {source}", path.display())]
     Full {
         /// The store.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: Arc<io::Error>,
     },
-    /// The file system or its permissions let nobody like us write there (EROFS, EACCES, EPERM).
+    /// The file system or its permissions do not allow writing (EROFS, EACCES, EPERM).
     #[error("the process table at {} can't be written: {source}", path.display())]
     NotWritable {
         /// The store.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: Arc<io::Error>,
     },
-    /// Any other failure of reading or writing.
+    /// Any other failure to read or write.
     #[error("the process table at {} can't be used: {source}", path.display())]
     Io {
         /// The store.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: Arc<io::Error>,
     },
-    /// What is there is no store, or a damaged one.
+    /// The files are damaged, or are not a store.
     #[error("the process table at {} is damaged: {detail}", path.display())]
     Corrupt {
         /// The store.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with them.
         detail: String,
     },
-    /// A newer Ostler, or a newer engine, wrote it.
+    /// The store was written by a newer Ostler or a newer engine.
     #[error("the process table at {} is newer than this build: {detail}", path.display())]
     TooNew {
         /// The store.
         path: PathBuf,
-        /// Which version was found and which are known.
+        /// The version found and the versions supported.
         detail: String,
     },
-    /// This build was made without the engine.
+    /// This build lacks the engine.
     #[error("this build has no engine {name:?} for the process table")]
     EngineMissing {
-        /// The engine's name, as `run.json` has it.
+        /// The engine's name in `run.json`.
         name: String,
     },
 }
 
 impl StoreError {
-    /// An error of the operating system, sorted by what can be done about it.
+    /// Classifies an error of the operating system by what can be done about it.
     pub(crate) fn from_io(path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
         if matches!(source.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) {
@@ -199,11 +201,11 @@ impl StoreError {
         }
     }
 
-    /// What a person can do about it.
+    /// What the user can do about it.
     pub fn suggestion(&self) -> String {
         match self {
             Self::Full { path, .. } => format!(
-                "free space on the file system of {}, or choose another state directory; running workers are not touched",
+                "free space on the file system of {}, or choose another state directory; running workers are not affected",
                 path.display()
             ),
             Self::NotWritable { path, .. } => format!(
@@ -212,7 +214,7 @@ impl StoreError {
             ),
             Self::Io { path, .. } => format!("check the file system that holds {}", path.display()),
             Self::Corrupt { .. } => {
-                "the store is set aside and a new one started; keep the copy for a bug report, or remove it".to_owned()
+                "the store was set aside and a new one created; keep the copy for a bug report, or remove it".to_owned()
             }
             Self::TooNew { .. } => {
                 "run the newer Ostler that wrote it, or remove the copy that was set aside".to_owned()

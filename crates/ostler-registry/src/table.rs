@@ -1,17 +1,18 @@
-//! The process table: a handle for many tasks, an engine on a thread of its own.
+//! The process table: a handle for many tasks, and an engine on a separate thread.
 //!
 //! ```text
 //! handles ──(bounded queue)──▶ keeper thread ──▶ ledger (in memory, read by all handles)
 //!                                            └──▶ store  (follows the ledger)
 //! ```
-//! A call is answered when the store has done it, so what was answered survives a SIGKILL of this process. Calls that
-//! wait together are written together. A removal alone is done in the ledger at once, by its caller: it is written with
-//! the next change, at the latest after 2 ms, and a record that comes back by a death in between names a process that is
-//! gone.
+//! A call is answered once the store has written it, so what was answered survives a SIGKILL of
+//! this process. Calls that wait at the same time are written together. A removal is done in the
+//! ledger immediately, by its caller, and written with the next change or after 2 ms at the latest.
+//! A record that reappears because of a death in between describes a process that is gone.
 //!
-//! **A full disk does not stop a restart.** When the store fails, the keeper says so once, closes it, and answers from
-//! the ledger; it opens the store anew with backoff and, when that succeeds, writes the ledger out. Nothing is lost
-//! while this process lives. If it dies meanwhile, the next start has the store as it was, the guardian and the marker.
+//! **A full disk does not prevent a restart.** When the store fails, the keeper reports it once,
+//! closes it, and answers from the ledger. It reopens the store with a backoff and, once that
+//! succeeds, writes the ledger to it. Nothing is lost while this process lives. If it dies
+//! meanwhile, the next start has the store as it was, the guardian and the marker.
 
 mod keeper;
 
@@ -29,20 +30,21 @@ use crate::run::RunDir;
 use crate::store::{Engine, Place, SetAside, StoreError};
 use keeper::{Answer, Ask, Call, Keeper, Opener, Reply};
 
-/// How a table works.
+/// The options of a table.
 #[derive(Debug, Clone)]
 pub struct TableOptions {
-    /// The engine that keeps the rows. Default [`Engine::DEFAULT`].
+    /// The engine that stores the rows. Default: [`Engine::DEFAULT`].
     pub engine: Engine,
-    /// How long a call waits for its answer, from the call on. Default 5 s. It ends only on a disk that hangs. Zero
-    /// makes every call fail at once.
+    /// How long a call waits for its answer. Default: 5 s, which only a hanging disk exceeds. Zero
+    /// makes every call fail immediately.
     pub call_timeout: Duration,
-    /// How many asynchronous calls may wait at a time; the next one waits for a place, within its time. Default 1,024;
-    /// 0 counts as 1.
+    /// How many asynchronous calls may wait at the same time; further calls wait for a place,
+    /// within their timeout. Default: 1,024. 0 counts as 1.
     pub queue: usize,
-    /// Wait before the first attempt to open a failed store anew; doubled for each further one. Default 100 ms.
+    /// The delay before the first attempt to reopen a failed store; it doubles with each further
+    /// attempt. Default: 100 ms.
     pub retry_first: Duration,
-    /// The longest wait between two attempts. Default 10 s.
+    /// The maximum delay between two attempts. Default: 10 s.
     pub retry_max: Duration,
 }
 
@@ -58,97 +60,100 @@ impl Default for TableOptions {
     }
 }
 
-/// What befalls a table's store.
+/// An event of a table's store.
 #[derive(Debug, Clone)]
 pub enum TableEvent {
-    /// The store was damaged or too new; it was moved away and a new one begun.
+    /// The store was damaged or too new. It was moved away and replaced by a new one.
     SetAside(SetAside),
-    /// The store fails, and the table goes on without it. Said once, however long that lasts.
+    /// The store failed, and the table continues without it. Sent once, however long that lasts.
     Degraded {
         /// Why.
         error: StoreError,
     },
-    /// The store works again, and has every record.
+    /// The store works again and has every record.
     Recovered {
-        /// How many records were written to it.
+        /// The number of records written to it.
         records: usize,
         /// How long the table was without it.
         after: Duration,
     },
 }
 
-/// Called with each event, on the table's thread: it must not block, nor wait for the table.
+/// Called with each event, on the table's thread. It must not block or wait for the table.
 pub type OnTableEvent = Arc<dyn Fn(TableEvent) + Send + Sync>;
 
-/// Whether the records would survive this process.
+/// Whether the records would survive the death of this process.
 #[derive(Debug, Clone)]
 pub enum TableStatus {
     /// They would.
     Healthy,
-    /// Those since the store failed would not.
+    /// Records changed since the store failed would not.
     Degraded {
         /// Why the store failed.
         error: StoreError,
-        /// When it did.
+        /// When it failed.
         since: UnixNanos,
     },
 }
 
-/// Why a call on the table did not do what it should.
+/// Why a call to the table failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum TableError {
-    /// The table does not take the request as things stand; nothing was changed.
+    /// The table refused the request; nothing was changed.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The store can't be opened.
+    /// The store could not be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// No answer within the time: the disk hangs. The call may still be carried out; undo a reservation by removing
-    /// it, which is carried out after it.
+    /// No answer within the timeout, because the disk hangs. The call may still be carried out. To
+    /// undo a reservation, remove it: the removal is carried out after it.
     #[error("the process table did not answer within {waited:?}")]
     Slow {
         /// How long the call waited.
         waited: Duration,
     },
-    /// The table was closed.
+    /// The table is closed.
     #[error("the process table is closed")]
     Closed,
     /// The table's thread could not be started.
     #[error("the process table's thread can't be started: {source}")]
     NoThread {
-        /// What the system said.
+        /// The system's error.
         source: Arc<std::io::Error>,
     },
 }
 
 impl TableError {
-    /// What a person can do about it.
+    /// What the user can do about it.
     pub fn suggestion(&self) -> String {
         match self {
-            Self::Refused(_) => "release what the worker's last process held before the next is reserved".to_owned(),
+            Self::Refused(_) => "release what the worker's last process held before reserving the next".to_owned(),
             Self::Store(error) => error.suggestion(),
             Self::Slow { .. } => "check the file system that holds the process table".to_owned(),
             Self::Closed => "start another instance".to_owned(),
-            Self::NoThread { .. } => "raise the limit of processes and threads of this user (ulimit -u)".to_owned(),
+            Self::NoThread { .. } => "raise this user's limit on processes and threads (ulimit -u)".to_owned(),
         }
     }
 }
 
-/// What keeper and handles share.
+/// The state shared by keeper and handles.
 #[derive(Debug)]
 struct Shared {
     ledger: RwLock<Ledger>,
     status: RwLock<TableStatus>,
-    /// No removal is taken any more; set before the last one is written, and whenever the keeper ends.
+    /// Set when no more removals are accepted: before the last one is written, and whenever the
+    /// keeper ends.
     closed: AtomicBool,
 }
 
-/// The process table of one run. Clones are handles of the same table.
+/// The process table of one run. Clones are handles to the same table.
 ///
-/// Asynchronous calls want a tokio runtime with its timer. A call whose future is dropped may still be carried out.
+/// Asynchronous calls need a tokio runtime with timers. A call whose future is dropped may still be
+/// carried out.
 ///
-/// The drop of the last handle closes the store, and waits for that for at most a second: a host that returned from
-/// `main` meanwhile would run RocksDB's static destructors under its feet, which aborts. Rather call [`Table::close`].
+/// Dropping the last handle closes the store and waits for that, for one second at most: in a host
+/// that returns from `main` in the meantime, RocksDB's static destructors would run while the store
+/// is in use, and abort. Prefer [`Table::close`].
 #[derive(Debug, Clone)]
 pub struct Table {
     handle: Arc<Handle>,
@@ -162,23 +167,24 @@ struct Handle {
     call_timeout: Duration,
 }
 
-/// How long the drop of a table that was not closed waits for its store to close; a few milliseconds are usual.
+/// How long dropping an open table waits for its store to close; a few milliseconds are usual.
 const DROP_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // Closed before, or a disk that hangs: nothing is left to wait for.
+        // Already closed, or the disk hangs: there is nothing left to wait for.
         _ = self.call_blocking(Ask::Close, DROP_TIMEOUT);
     }
 }
 
 impl Table {
-    /// Opens the table of a run, on a thread of its own. Records that are there already are kept. A store that is
-    /// damaged or too new is moved away, reported, and begun anew.
+    /// Opens the table of a run on a separate thread. Existing records are kept. A store that is
+    /// damaged or too new is moved away, reported, and replaced.
     ///
     /// # Errors
-    /// [`TableError::Store`] if the store can be neither opened nor moved away: a full or read-only disk, an engine
-    /// that this build has not.
+    ///
+    /// [`TableError::Store`] if the store can be neither opened nor moved away, because the disk is
+    /// full or read-only or this build lacks the engine.
     pub async fn open(run: &RunDir, options: TableOptions, on_event: OnTableEvent) -> Result<Self, TableError> {
         let place = Place {
             engine: options.engine,
@@ -207,7 +213,7 @@ impl Table {
             .name("ostler-table".to_owned())
             .spawn(move || match Keeper::open(opener, shared, &options, on_event) {
                 Ok(keeper) => {
-                    // Whoever opened the table has given up waiting if nobody listens; the queue is closed then too.
+                    // If the caller has given up waiting, the queue is closed as well.
                     _ = opened.send(Ok(()));
                     keeper.run(&queue);
                 }
@@ -227,19 +233,23 @@ impl Table {
         }
     }
 
-    /// Records an incarnation before it is spawned. When this returns, no death of the host makes it unknown.
+    /// Records an incarnation before it is spawned. Once this returns, the record survives the
+    /// host's death.
     ///
     /// # Errors
-    /// [`Refusal::StillHeld`] while the worker has a record, [`Refusal::NotNewer`] for a number that was reserved
-    /// before; see [`TableError`] for the rest, here and below.
+    ///
+    /// [`Refusal::StillHeld`] while the worker has a record; [`Refusal::NotNewer`] for an
+    /// incarnation that was already reserved. For other errors, here and below, see [`TableError`].
     pub async fn reserve(&self, record: Record) -> Result<(), TableError> {
         self.handle.call(Ask::change(Request::Reserve(record))).await.map(drop)
     }
 
-    /// Records what was spawned: the reservation becomes active.
+    /// Records the spawned process: the reservation becomes active.
     ///
     /// # Errors
-    /// [`Refusal::Unknown`] without a reservation; [`Refusal::StateBackwards`] if it is ending already.
+    ///
+    /// [`Refusal::Unknown`] without a reservation; [`Refusal::StateBackwards`] if it is already
+    /// ending.
     pub async fn activate(&self, key: Key, activation: Activation) -> Result<(), TableError> {
         self.handle
             .call(Ask::change(Request::Activate(key, activation)))
@@ -247,9 +257,10 @@ impl Table {
             .map(drop)
     }
 
-    /// Moves a record forward. The time is kept for the first time that the record reaches the state.
+    /// Moves a record forward. The time of its first arrival in the state is kept.
     ///
     /// # Errors
+    ///
     /// [`Refusal::Unknown`]; [`Refusal::StateBackwards`].
     pub async fn set_state(&self, key: Key, state: RecordState, at: UnixNanos) -> Result<(), TableError> {
         self.handle
@@ -258,19 +269,24 @@ impl Table {
             .map(drop)
     }
 
-    /// Replaces a record by another of the same key: ports that the worker reported, a lease that was renewed.
+    /// Replaces a record by another one with the same key, for example with ports that the worker
+    /// reported.
     ///
     /// # Errors
+    ///
     /// [`Refusal::Unknown`]; [`Refusal::StateBackwards`].
     pub async fn update(&self, record: Record) -> Result<(), TableError> {
         self.handle.call(Ask::change(Request::Update(record))).await.map(drop)
     }
 
-    /// Removes a record, the last step of a release. False if there is none of this key, as after an earlier removal.
-    /// No reservation is written before it. Waits for nothing if the record is there: the store follows later.
+    /// Removes a record, the last step of a release. Returns false if there is none with this key,
+    /// for example after an earlier removal. No later reservation is written before it. If the
+    /// record exists, this returns without waiting for the store.
     ///
     /// # Errors
-    /// [`TableError::Slow`], while a reservation that was given up may still be carried out; [`TableError::Closed`].
+    ///
+    /// [`TableError::Slow`] while a reservation whose caller gave up may still be carried out;
+    /// [`TableError::Closed`].
     pub async fn remove(&self, key: Key) -> Result<bool, TableError> {
         match self.handle.remove_now(&key)? {
             true => Ok(true),
@@ -278,15 +294,16 @@ impl Table {
         }
     }
 
-    /// Closes the store after all calls that were made before. Calls made later answer [`TableError::Closed`].
+    /// Closes the store after all calls made before. Later calls return [`TableError::Closed`].
     ///
     /// # Errors
-    /// [`TableError::Closed`] if it was closed before; [`TableError::Slow`].
+    ///
+    /// [`TableError::Closed`] if it was already closed; [`TableError::Slow`].
     pub async fn close(&self) -> Result<(), TableError> {
         self.handle.call(Ask::Close).await.map(drop)
     }
 
-    /// All records, in the order of their workers. Never waits for the store.
+    /// All records, ordered by worker. Never waits for the store.
     pub fn records(&self) -> Vec<Record> {
         self.handle
             .shared
@@ -296,7 +313,7 @@ impl Table {
             .records()
     }
 
-    /// The record of this key, if there is one. Never waits for the store.
+    /// The record with this key, if there is one. Never waits for the store.
     pub fn record(&self, key: &Key) -> Option<Record> {
         self.handle
             .shared
@@ -306,8 +323,8 @@ impl Table {
             .find(key)
     }
 
-    /// The incarnation of a worker that may be reserved next: one more than the last in this run, also when its pool was
-    /// stopped and started again since. Never waits for the store.
+    /// The next incarnation of a worker that may be reserved: one more than the last in this run,
+    /// even if its pool was stopped and started again since. Never waits for the store.
     pub fn next_incarnation(&self, worker: &WorkerId) -> Incarnation {
         self.handle
             .shared
@@ -317,7 +334,7 @@ impl Table {
             .next_incarnation(worker)
     }
 
-    /// How many records there are. Never waits for the store.
+    /// The number of records. Never waits for the store.
     pub fn len(&self) -> usize {
         self.handle
             .shared
@@ -332,7 +349,7 @@ impl Table {
         self.len() == 0
     }
 
-    /// Whether the records would survive this process.
+    /// Whether the records would survive the death of this process.
     pub fn status(&self) -> TableStatus {
         self.handle
             .shared
@@ -344,7 +361,8 @@ impl Table {
 }
 
 impl Handle {
-    /// Removes the record if it is there. The keeper is told of the first removal that waits, and finds the others with it.
+    /// Removes the record if it exists. The keeper is notified of the first waiting removal only,
+    /// and finds the others with it.
     fn remove_now(&self, key: &Key) -> Result<bool, TableError> {
         let mut ledger = self.shared.ledger.write().unwrap_or_else(PoisonError::into_inner);
         if self.shared.closed.load(Ordering::SeqCst) {
@@ -355,7 +373,7 @@ impl Handle {
         if removed == Some(true) {
             self.send(Call {
                 ask: Ask::Removal,
-                reply: Reply::Nobody,
+                reply: Reply::None,
                 _place: None,
             })?;
         }
@@ -389,7 +407,8 @@ impl Handle {
         }
     }
 
-    /// A thread has one call in flight, so blocking calls need no place in the queue: its bound is that of threads.
+    /// A thread has one call in flight, so blocking calls need no place in the queue: the number of
+    /// threads bounds them.
     fn call_blocking(&self, ask: Ask, limit: Duration) -> Result<bool, TableError> {
         let (reply, answer) = mpsc::sync_channel::<Answer>(1);
         self.send(Call {

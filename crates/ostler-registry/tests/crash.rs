@@ -1,4 +1,4 @@
-//! A host that is SIGKILLed at any moment leaves behind every record that was acknowledged.
+//! A host that is SIGKILLed at any moment leaves every acknowledged record behind.
 
 mod common;
 #[path = "common/healthy.rs"]
@@ -7,16 +7,17 @@ mod healthy;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use common::{Running, child_task, engines, key, make_run, open, reservation, runtime, tell};
+use common::{Running, child_task, engines, key, make_run, open, report, reservation, runtime};
 use healthy::{activation, no_events};
 use ostler_registry::{Engine, FoundRun, RecordState, runs};
 
 const SLOTS: u32 = 4;
 
-/// What the table should hold, slot by slot: incarnation and state.
+/// The expected content of the table: incarnation and state by slot.
 type Model = BTreeMap<u32, (u64, RecordState)>;
 
-/// The work of the child, step by step, for ever: each slot is reserved, activated, removed and reserved again.
+/// The endless sequence of the child's operations: each slot is reserved, activated, removed and
+/// reserved again.
 fn step(number: u64) -> (u32, u64, u64) {
     let slot = (number % u64::from(SLOTS)) as u32;
     let round = number / u64::from(SLOTS);
@@ -41,7 +42,7 @@ fn work_until_killed(dir: &Path, engine: Engine) {
     runtime().block_on(async {
         let run = make_run(dir, engine);
         let table = open(&run, engine, no_events()).await;
-        tell("open");
+        report("open");
         for number in 0.. {
             match step(number) {
                 (slot, incarnation, 0) => table.reserve(reservation(slot, incarnation)).await.expect("reserved"),
@@ -53,7 +54,7 @@ fn work_until_killed(dir: &Path, engine: Engine) {
                 }
                 (slot, incarnation, _) => assert!(table.remove(key(slot, incarnation)).await.expect("removed")),
             }
-            tell(&number.to_string());
+            report(&number.to_string());
         }
     });
 }
@@ -61,7 +62,7 @@ fn work_until_killed(dir: &Path, engine: Engine) {
 fn found(dir: &Path) -> Model {
     let mut all = runs(dir).expect("listed");
     let Some(FoundRun::Dead(dead)) = all.pop() else {
-        panic!("the lock of a dead host is free")
+        panic!("the lock of a dead host must be free")
     };
     let stored = dead.records().expect("readable");
     assert!(stored.unreadable.is_empty(), "{:?}", stored.unreadable);
@@ -76,43 +77,44 @@ fn found(dir: &Path) -> Model {
 }
 
 #[test]
-fn what_was_acknowledged_survives_a_kill_at_any_moment() {
+fn acknowledged_records_survive_a_kill_at_any_moment() {
     if let Some((dir, engine)) = child_task() {
         return work_until_killed(&dir, engine);
     }
     for engine in engines() {
         for killed_after in [0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377] {
             let dir = tempfile::tempdir().expect("temporary directory");
-            let name = "what_was_acknowledged_survives_a_kill_at_any_moment";
+            let name = "acknowledged_records_survive_a_kill_at_any_moment";
             let mut child = Running::start(name, dir.path(), engine);
             assert_eq!(child.next().as_deref(), Some("open"));
             assert!(
                 matches!(runs(dir.path()).expect("listed").as_slice(), [FoundRun::Live(_)]),
-                "it lives"
+                "the child is running"
             );
             for _ in 0..killed_after {
-                child.next().expect("a step");
+                child.next().expect("step of the child");
             }
             child.kill();
-            // What it told before it died counts as well.
-            let told = killed_after + child.by_ref().count() as u64;
+            // Steps reported before the kill count as well.
+            let reported = killed_after + child.by_ref().count() as u64;
             assert!(!child.ended_well());
 
             let found = found(dir.path());
-            // One step more than was told may have been done; the removals that nothing followed may not be written.
-            let removals = (0..told).rev().take_while(|&number| step(number).2 == 2).count() as u64;
-            let mut possible = (told - removals..=told + 1).map(after);
+            // One step more than reported may have been done, and removals without a following
+            // change may not be written.
+            let removals = (0..reported).rev().take_while(|&number| step(number).2 == 2).count() as u64;
+            let mut possible = (reported - removals..=reported + 1).map(after);
             assert!(
                 possible.any(|model| model == found),
-                "{engine}: {found:?} found after {told} steps"
+                "{engine}: {found:?} found after {reported} steps"
             );
         }
     }
 }
 
-/// A table that is dropped and not closed, by a host that returns from `main` at once.
+/// A host that returns from `main` with a table that it dropped but did not close.
 #[test]
-fn a_host_that_forgets_to_close_its_table_exits_well() {
+fn host_that_does_not_close_its_table_exits_cleanly() {
     if let Some((dir, engine)) = child_task() {
         return runtime().block_on(async {
             let run = make_run(&dir, engine);
@@ -123,7 +125,7 @@ fn a_host_that_forgets_to_close_its_table_exits_well() {
     for engine in engines() {
         for _ in 0..10 {
             let dir = tempfile::tempdir().expect("temporary directory");
-            let mut child = Running::start("a_host_that_forgets_to_close_its_table_exits_well", dir.path(), engine);
+            let mut child = Running::start("host_that_does_not_close_its_table_exits_cleanly", dir.path(), engine);
             assert_eq!(child.next(), None);
             assert!(child.ended_well(), "{engine}");
             assert_eq!(found(dir.path()), Model::from([(0, (1, RecordState::Reserved))]));

@@ -1,4 +1,5 @@
-//! Real engines on a disk that is full, and then is not: no call fails, nothing is lost. And on one that can't be written.
+//! Real engines on a disk that is full and then has space again: no call fails, nothing is lost.
+//! Also on a disk that is not writable.
 
 mod common;
 
@@ -8,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Running, child_task, engines, make_run, open, owner, process, reservation, runtime, tell};
+use common::{Running, child_task, engines, make_run, open, owner, process, report, reservation, runtime};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -21,7 +22,8 @@ use ostler_registry::{
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::timeout;
 
-/// Enough, of a KiB each, to outgrow what engines set aside beforehand: RocksDB's log has half a MiB of it.
+/// Enough records of 1 KiB to exceed the space that engines preallocate: RocksDB's log has half a
+/// MiB.
 const RECORDS: u32 = 1_500;
 
 fn bulky(index: u32) -> Record {
@@ -31,8 +33,8 @@ fn bulky(index: u32) -> Record {
     }
 }
 
-/// Fills the table while the disk is full, empties the disk, and sees every record in the store of the run, which then
-/// counts as dead.
+/// Fills the table while the disk is full, frees space, and checks that every record is in the
+/// store of the run, which then counts as dead.
 async fn endure(dir: &Path, engine: Engine, fill: impl FnOnce(), make_room: impl FnOnce()) {
     let run = make_run(dir, engine);
     let (sender, mut events) = unbounded_channel();
@@ -40,9 +42,9 @@ async fn endure(dir: &Path, engine: Engine, fill: impl FnOnce(), make_room: impl
     table.reserve(bulky(0)).await.expect("reserved");
     fill();
     for index in 1..RECORDS {
-        table.reserve(bulky(index)).await.expect("reserved on a full disk");
+        table.reserve(bulky(index)).await.expect("reserving on a full disk");
     }
-    let next = timeout(Duration::from_secs(20), events.recv()).await.expect("in time");
+    let next = timeout(Duration::from_secs(20), events.recv()).await.expect("timeout");
     assert!(
         matches!(
             next,
@@ -54,7 +56,7 @@ async fn endure(dir: &Path, engine: Engine, fill: impl FnOnce(), make_room: impl
     );
     assert!(matches!(table.status(), TableStatus::Degraded { .. }));
     make_room();
-    let next = timeout(Duration::from_secs(20), events.recv()).await.expect("in time");
+    let next = timeout(Duration::from_secs(20), events.recv()).await.expect("timeout");
     assert!(matches!(next, Some(TableEvent::Recovered { .. })), "{next:?}");
     table.close().await.expect("closed");
     drop(run);
@@ -70,56 +72,58 @@ async fn endure(dir: &Path, engine: Engine, fill: impl FnOnce(), make_room: impl
     dead.remove().expect("removed");
 }
 
-fn in_a_child_for_each_engine(name: &str) {
+fn run_in_a_child_for_each_engine(name: &str) {
     for engine in engines() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let mut child = Running::start(name, dir.path(), engine);
-        let told: Vec<String> = child.by_ref().collect();
-        assert!(child.ended_well(), "{engine}: {told:?}");
-        match told.as_slice() {
+        let lines: Vec<String> = child.by_ref().collect();
+        assert!(child.ended_well(), "{engine}: {lines:?}");
+        match lines.as_slice() {
             [done] if done == "done" => {}
             other => eprintln!("SKIPPED for {engine}: {other:?}"),
         }
     }
 }
 
-/// EFBIG from a limit on the size of files, which anybody may set: each write fails, as on a disk without a byte.
+/// EFBIG from a limit on the file size, which needs no privileges: each write fails, as on a full
+/// disk.
 #[test]
-fn a_limit_on_file_sizes_is_a_full_disk() {
+fn file_size_limit_acts_like_a_full_disk() {
     let Some((dir, engine)) = child_task() else {
-        return in_a_child_for_each_engine("a_limit_on_file_sizes_is_a_full_disk");
+        return run_in_a_child_for_each_engine("file_size_limit_acts_like_a_full_disk");
     };
-    // The signal that comes with EFBIG ends a process; threads inherit that it is blocked.
-    SigSet::from(Signal::SIGXFSZ).thread_block().expect("blocked");
+    // The signal that comes with EFBIG would end the process. Threads inherit the blocked signal
+    // mask.
+    SigSet::from(Signal::SIGXFSZ).thread_block().expect("blocking SIGXFSZ");
     let (soft, hard) = getrlimit(Resource::RLIMIT_FSIZE).expect("limit");
     let limit = |soft| setrlimit(Resource::RLIMIT_FSIZE, soft, hard).expect("limited");
     runtime().block_on(endure(&dir, engine, || limit(1), || limit(soft)));
-    tell("done");
+    report("done");
 }
 
-/// ENOSPC from a small file system of the child's own; making one takes privileges.
+/// ENOSPC from a small file system that the child mounts, which needs privileges.
 #[test]
-fn a_full_file_system_is_a_full_disk() {
+fn full_file_system_is_a_full_disk() {
     let Some((dir, engine)) = child_task() else {
-        return in_a_child_for_each_engine("a_full_file_system_is_a_full_disk");
+        return run_in_a_child_for_each_engine("full_file_system_is_a_full_disk");
     };
     if let Err(error) = mount_small_tmpfs(&dir) {
-        return tell(&format!("a file system can't be mounted here: {error}"));
+        return report(&format!("a file system can't be mounted here: {error}"));
     }
     let (filler, app_dir) = (dir.join("filler"), dir.join("demo"));
     let make_room = || fs::remove_file(&filler).expect("removed");
     runtime().block_on(endure(&app_dir, engine, || fill(&filler), make_room));
-    tell("done");
+    report("done");
 }
 
-/// EROFS: nothing can be begun there, and the error says where and what to do.
+/// EROFS: nothing can be created there, and the error has the path and a suggestion.
 #[test]
-fn a_read_only_file_system_is_refused_by_its_path() {
+fn read_only_file_system_is_refused_with_its_path() {
     let Some((dir, engine)) = child_task() else {
-        return in_a_child_for_each_engine("a_read_only_file_system_is_refused_by_its_path");
+        return run_in_a_child_for_each_engine("read_only_file_system_is_refused_with_its_path");
     };
     if let Err(error) = mount_small_tmpfs(&dir) {
-        return tell(&format!("a file system can't be mounted here: {error}"));
+        return report(&format!("a file system can't be mounted here: {error}"));
     }
     let (run, later) = (
         make_run(&dir, engine),
@@ -154,10 +158,10 @@ fn a_read_only_file_system_is_refused_by_its_path() {
         );
         assert!(suggestion.contains("writable"), "{suggestion}");
     }
-    tell("done");
+    report("done");
 }
 
-/// A mount of its own, since the lock's descriptor is open for writing on the other.
+/// A separate mount, because the lock's descriptor is open for writing on the other one.
 fn bind_read_only(path: &Path) {
     let nothing = None::<&str>;
     mount(Some(path), path, nothing, MsFlags::MS_BIND, nothing).expect("bound");

@@ -1,4 +1,4 @@
-//! What the table costs: time for a worker's three writes, and memory. The figures stand in ADR 0007.
+//! What the table costs: the time of a worker's three writes, and memory. ADR 0007 has the figures.
 
 mod common;
 #[path = "common/healthy.rs"]
@@ -8,17 +8,20 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{Running, child_task, engines, key, make_run, open, reservation, runtime, tell};
+use common::{Running, child_task, engines, key, make_run, open, report, reservation, runtime};
 use healthy::{activation, no_events};
 use ostler_registry::Engine;
 
-/// reserve + activate + remove, each answered, at the median, as ADR 0007 wants it of an idle machine.
-const WANTED_MEDIAN: Duration = Duration::from_micros(60);
+/// The target of ADR 0007 on an idle machine: the median of reserve + activate + remove, each with
+/// its answer.
+const TARGET_MEDIAN: Duration = Duration::from_micros(60);
 
-/// Where the test fails: a slow or busy machine passes, a disk flush or a wait for a timer does not.
+/// The limit at which the test fails: a slow or busy machine passes, a disk flush or waiting for a
+/// timer does not.
 const MAX_MEDIAN: Duration = Duration::from_micros(240);
 
-/// Anonymous memory of a process with the table open and a thousand rows, beyond that without it.
+/// The anonymous memory of a process with an open table of a thousand rows, in addition to that
+/// without it.
 const MAX_MEMORY_KIB: u64 = 16 * 1024;
 
 const WORKERS: u32 = 1_000;
@@ -28,14 +31,14 @@ fn anonymous_kib() -> u64 {
     let line = rollup
         .lines()
         .find(|line| line.starts_with("Anonymous:"))
-        .expect("its line");
+        .expect("Anonymous in smaps_rollup");
     line.split_whitespace()
         .nth(1)
         .and_then(|kib| kib.parse().ok())
-        .expect("a number")
+        .expect("number")
 }
 
-/// Tells the median in nanoseconds of the best of five rounds, and the memory in KiB.
+/// Prints the median in nanoseconds of the best of five rounds, and the memory in KiB.
 fn measure(dir: &Path, engine: Engine) {
     keep_processors_awake();
     runtime().block_on(async {
@@ -61,18 +64,19 @@ fn measure(dir: &Path, engine: Engine) {
             table.activate(key(index, 9), activation(100)).await.expect("activated");
         }
         let memory = anonymous_kib() - before;
-        tell(&format!("{} {memory}", best.as_nanos()));
+        report(&format!("{} {memory}", best.as_nanos()));
     });
 }
 
-/// A processor that halts between two calls costs a virtual machine some 50 µs at each of six wake-ups, several times what the
-/// table does. On each of them somebody turns round who gives way to everybody, until this process ends.
+/// If a processor halts between two calls, each of the six wake-ups costs about 50 µs on a virtual
+/// machine, several times what the table needs. A low-priority thread therefore spins on each
+/// processor until this process ends.
 fn keep_processors_awake() {
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     for _ in 0..processors {
         std::thread::spawn(|| {
-            // Linux counts niceness by thread (sched(7)).
-            rustix::process::nice(19).expect("anybody may be nicer");
+            // Linux keeps niceness per thread (sched(7)).
+            rustix::process::nice(19).expect("raising the niceness");
             loop {
                 std::hint::spin_loop();
             }
@@ -81,22 +85,22 @@ fn keep_processors_awake() {
 }
 
 #[test]
-fn a_workers_writes_and_the_tables_memory_stay_within_their_bounds() {
+fn writes_and_memory_stay_within_their_bounds() {
     if let Some((dir, engine)) = child_task() {
         return measure(&dir, engine);
     }
     for engine in engines() {
         let dir = tempfile::tempdir().expect("temporary directory");
-        let name = "a_workers_writes_and_the_tables_memory_stay_within_their_bounds";
+        let name = "writes_and_memory_stay_within_their_bounds";
         let mut child = Running::start(name, dir.path(), engine);
-        let line = child.next().expect("a result");
+        let line = child.next().expect("result of the child");
         assert!(child.ended_well());
         let (nanos, kib) = line.split_once(' ').expect("two numbers");
         let median = Duration::from_nanos(nanos.parse().expect("nanoseconds"));
         let kib: u64 = kib.parse().expect("KiB");
-        let verdict = if median < WANTED_MEDIAN { "within" } else { "NOT within" };
+        let verdict = if median < TARGET_MEDIAN { "within" } else { "NOT within" };
         eprintln!(
-            "{engine}: reserve + activate + remove {median:?} at the median, {verdict} {WANTED_MEDIAN:?}; {kib} KiB of \
+            "{engine}: reserve + activate + remove {median:?} at the median, {verdict} {TARGET_MEDIAN:?}; {kib} KiB of \
              anonymous memory with {WORKERS} records"
         );
         assert!(median < MAX_MEDIAN, "{engine}: {median:?}");

@@ -4,7 +4,8 @@ use super::*;
 use crate::record::{Identity, RecordState};
 use crate::samples::{active, full, reserved};
 
-/// Every shape that a record can take, each with the end of the name of the file that holds its bytes as first released.
+/// All variants of a record, each with the suffix of the file that contains its bytes as first
+/// released.
 fn shapes() -> Vec<(&'static str, Record)> {
     let mut releasing = active("embed", 7, 3);
     releasing.state = RecordState::Releasing;
@@ -16,8 +17,8 @@ fn shapes() -> Vec<(&'static str, Record)> {
     ]
 }
 
-/// What version 1 knew of it.
-fn as_version_1_knew_it(mut record: Record) -> Record {
+/// The part of a record that version 1 stores.
+fn as_version_1(mut record: Record) -> Record {
     if let Some(Identity::LocalProcess(process)) = &mut record.identity {
         process.pidfd_inode = 0;
     }
@@ -33,7 +34,8 @@ fn fixture_path(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// `OSTLER_BLESS=1` writes fixtures that do not exist yet, for a new version; it never changes one.
+/// `OSTLER_BLESS=1` writes fixtures that do not exist yet, for a new version. It never changes
+/// existing ones.
 #[test]
 fn committed_records_are_read_and_written_byte_for_byte() {
     for (shape, record) in shapes() {
@@ -52,18 +54,18 @@ fn committed_records_are_read_and_written_byte_for_byte() {
 fn committed_records_of_version_1_are_read() {
     for (shape, record) in shapes() {
         let bytes = std::fs::read(fixture_path(&format!("record-v1-{shape}"))).expect("fixture");
-        assert_eq!(decode_record(&bytes), Ok(as_version_1_knew_it(record)), "{shape}");
+        assert_eq!(decode_record(&bytes), Ok(as_version_1(record)), "{shape}");
     }
 }
 
 #[test]
-fn a_newer_record_is_refused_by_its_version() {
+fn newer_record_is_refused_by_version() {
     let bytes = std::fs::read(fixture_path("record-too-new.bin")).expect("fixture");
     assert_eq!(decode_record(&bytes), Err(DecodeError::TooNew { found: u16::MAX }));
 }
 
 #[test]
-fn every_flipped_bit_is_noticed() {
+fn every_flipped_bit_is_detected() {
     let bytes = encode_record(&full("vector", 1, 2)).expect("encodes");
     for bit in 0..bytes.len() * 8 {
         let mut damaged = bytes.clone();
@@ -83,9 +85,9 @@ fn every_truncation_is_corrupt() {
     }
 }
 
-/// Trailing bytes under a right checksum: the checksum alone must not let them pass.
+/// Trailing bytes with a valid checksum: the checksum alone must not accept them.
 #[test]
-fn bytes_after_the_record_are_corrupt() {
+fn trailing_bytes_are_corrupt() {
     let mut payload = encode_record(&reserved("embed", 0, 1))
         .expect("encodes")
         .split_off(HEADER_BYTES);
@@ -99,7 +101,7 @@ fn bytes_after_the_record_are_corrupt() {
 }
 
 #[test]
-fn version_0_and_incarnation_0_never_were() {
+fn version_0_and_incarnation_0_are_invalid() {
     let mut zero = encode_record(&reserved("embed", 0, 1)).expect("encodes");
     zero[0] = 0;
     let sum = checksum([0, 0], &zero[HEADER_BYTES..]);
@@ -116,7 +118,7 @@ fn version_0_and_incarnation_0_never_were() {
 }
 
 #[test]
-fn an_oversized_record_is_refused_both_ways() {
+fn oversized_record_is_refused_both_ways() {
     let mut record = reserved("embed", 0, 1);
     record.marker = "m".repeat(MAX_RECORD_BYTES);
     assert!(encode_record(&record).is_err());

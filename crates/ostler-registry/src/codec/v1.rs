@@ -1,4 +1,4 @@
-//! Version 1 of the record's format. Frozen: the order and the types of these fields are the format.
+//! Version 1 of the record format. Frozen: the order and the types of these fields are the format.
 
 use std::net::IpAddr;
 
@@ -102,7 +102,7 @@ impl RecordV1 {
     pub(super) fn into_model(self) -> Result<Record, DecodeError> {
         if self.incarnation == 0 {
             return Err(DecodeError::Corrupt {
-                detail: "incarnations count from 1, this is 0".to_owned(),
+                detail: "incarnation 0 is invalid, they count from 1".to_owned(),
             });
         }
         Ok(Record {
@@ -176,7 +176,7 @@ fn process_to_model(process: LocalProcessV1) -> ProcessIdentity {
         pid_namespace: process.pid_namespace,
         pid: process.pid,
         start_time: process.start_time,
-        // Version 2 says it.
+        // Added in version 2.
         pidfd_inode: 0,
     }
 }

@@ -1,4 +1,5 @@
-//! Version 2 of the record's format: version 1, and after it the inode numbers of the pidfds. Frozen, as version 1 is.
+//! Version 2 of the record format: version 1 followed by the inode numbers of the pidfds. Frozen,
+//! like version 1.
 
 use bincode::{Decode, Encode};
 
@@ -11,9 +12,9 @@ use crate::record::{Identity, Record};
 #[derive(Encode, Decode)]
 pub(super) struct RecordV2 {
     first: RecordV1,
-    /// Of the identity; 0 when there is none, or it is not known.
+    /// The process's pidfd; 0 if there is no process or the number is unknown.
     identity_pidfd: u64,
-    /// Of the sitter; the same.
+    /// The sitter's pidfd; 0 as above.
     sitter_pidfd: u64,
 }
 

@@ -13,7 +13,7 @@ fn with(records: Vec<Record>) -> Ledger {
 }
 
 #[test]
-fn a_record_goes_from_reservation_to_removal() {
+fn record_goes_from_reservation_to_removal() {
     let mut ledger = with(vec![reserved("embed", 0, 1)]);
     let one = key("embed", 0, 1);
     ledger
@@ -39,13 +39,13 @@ fn a_record_goes_from_reservation_to_removal() {
 }
 
 #[test]
-fn the_next_incarnation_waits_for_the_release_of_the_last() {
+fn next_incarnation_needs_the_removal_of_the_last() {
     let mut ledger = with(vec![reserved("embed", 0, 1)]);
     let refused = ledger.take(Request::Reserve(reserved("embed", 0, 2)));
     assert_eq!(
         refused,
         Err(Refusal::StillHeld {
-            wanted: key("embed", 0, 2),
+            requested: key("embed", 0, 2),
             held: key("embed", 0, 1),
             state: RecordState::Reserved
         })
@@ -57,7 +57,7 @@ fn the_next_incarnation_waits_for_the_release_of_the_last() {
 }
 
 #[test]
-fn an_incarnation_is_reserved_once() {
+fn incarnation_is_reserved_once() {
     let mut ledger = with(vec![reserved("embed", 0, 2)]);
     assert_eq!(ledger.next_incarnation(&WorkerId::new("embed", 1)), Incarnation(1));
     ledger.take(Request::Remove(key("embed", 0, 2))).expect("removed");
@@ -66,7 +66,7 @@ fn an_incarnation_is_reserved_once() {
         assert_eq!(
             ledger.take(Request::Reserve(reserved("embed", 0, incarnation))),
             Err(Refusal::NotNewer {
-                wanted: key("embed", 0, incarnation),
+                requested: key("embed", 0, incarnation),
                 last: Incarnation(2)
             })
         );
@@ -74,7 +74,7 @@ fn an_incarnation_is_reserved_once() {
 }
 
 #[test]
-fn a_late_word_of_an_old_incarnation_changes_nothing() {
+fn late_request_of_an_old_incarnation_changes_nothing() {
     let mut ledger = with(vec![reserved("embed", 0, 2)]);
     let old = key("embed", 0, 1);
     let unknown = Err(Refusal::Unknown { key: old.clone() });
@@ -89,7 +89,7 @@ fn a_late_word_of_an_old_incarnation_changes_nothing() {
 }
 
 #[test]
-fn a_state_never_moves_back() {
+fn state_never_moves_backwards() {
     let mut ledger = with(vec![reserved("embed", 0, 1)]);
     let one = key("embed", 0, 1);
     ledger
@@ -109,7 +109,7 @@ fn a_state_never_moves_back() {
 }
 
 #[test]
-fn nothing_is_active_without_an_identity() {
+fn active_record_needs_an_identity() {
     let mut ledger = with(vec![reserved("embed", 0, 1)]);
     let mut nameless = active("embed", 0, 1);
     nameless.identity = None;
@@ -126,7 +126,7 @@ fn nothing_is_active_without_an_identity() {
 }
 
 #[test]
-fn a_record_too_large_for_a_row_leaves_no_trace() {
+fn record_too_large_for_a_row_leaves_no_trace() {
     let mut ledger = Ledger::default();
     let mut record = reserved("embed", 0, 1);
     record.marker = "m".repeat(MAX_RECORD_BYTES);
@@ -141,7 +141,7 @@ fn a_record_too_large_for_a_row_leaves_no_trace() {
 }
 
 #[test]
-fn a_rewrite_makes_a_store_hold_the_ledger_and_nothing_else() {
+fn rewrite_makes_a_store_equal_to_the_ledger() {
     let ledger = with(vec![reserved("embed", 0, 1), reserved("embed", 1, 1)]);
     let stale = encode_key(&key("gone", 0, 1));
     let changes = ledger.rewrite(&[stale.clone(), encode_key(&key("embed", 0, 1))]);
@@ -150,7 +150,7 @@ fn a_rewrite_makes_a_store_hold_the_ledger_and_nothing_else() {
         .iter()
         .map(|change| match change {
             Change::Put { value, .. } => decode_record(value).expect("decodes"),
-            Change::Remove { .. } => panic!("only the stale row goes"),
+            Change::Remove { .. } => panic!("only the stale row may be removed"),
         })
         .collect();
     assert_eq!(written, ledger.records());

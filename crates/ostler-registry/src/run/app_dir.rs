@@ -1,12 +1,13 @@
-//! Which directory an app's runs are in.
+//! The directory of an app's runs.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// The variables that the choice goes by, read by the caller.
+/// The environment variables used for the choice, read by the caller.
 #[derive(Debug, Clone, Default)]
 pub struct DirEnv {
-    /// `RUNTIME_DIRECTORY`, set by systemd for a unit with `RuntimeDirectory=`; several are separated by colons.
+    /// `RUNTIME_DIRECTORY`, set by systemd for a unit with `RuntimeDirectory=`; colon-separated if
+    /// there are several.
     pub runtime_directory: Option<OsString>,
     /// `XDG_RUNTIME_DIR`.
     pub xdg_runtime_dir: Option<OsString>,
@@ -17,7 +18,7 @@ pub struct DirEnv {
 }
 
 impl DirEnv {
-    /// The variables of this process.
+    /// Reads the variables of this process.
     pub fn from_process() -> Self {
         Self {
             runtime_directory: std::env::var_os("RUNTIME_DIRECTORY"),
@@ -31,9 +32,9 @@ impl DirEnv {
 /// Why there is no directory for an app's runs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AppDirError {
-    /// The app's name is not fit for the name of a directory.
-    #[error("the app's name {name:?} {wrong}")]
-    BadAppName {
+    /// The app's name is not valid as the name of a directory.
+    #[error("invalid app name {name:?}: it {wrong}")]
+    InvalidAppName {
         /// The name.
         name: String,
         /// What is wrong with it.
@@ -41,24 +42,28 @@ pub enum AppDirError {
     },
     /// No state directory was given, and the environment names none.
     #[error(
-        "there is no directory for the process table: no state directory is given, and none of RUNTIME_DIRECTORY, \
-         XDG_RUNTIME_DIR, XDG_STATE_HOME and HOME is an absolute path"
+        "no directory for the process table: no state directory was given, and none of RUNTIME_DIRECTORY, \
+         XDG_RUNTIME_DIR, XDG_STATE_HOME and HOME is set to an absolute path"
     )]
     NoDirectory,
 }
 
-/// The longest name of an app, in bytes.
+/// The maximum length of an app's name, in bytes.
 const MAX_APP_NAME: usize = 64;
 
-/// The directory that holds the runs of an app, all its instances'. Nothing is made, nothing is looked at.
+/// Returns the directory for the runs of all instances of an app, without creating it or checking
+/// that it exists.
 ///
-/// The first of: the state directory that was given; `$RUNTIME_DIRECTORY` (its first, of several);
-/// `$XDG_RUNTIME_DIR/ostler`; `$XDG_STATE_HOME/ostler`; `$HOME/.local/state/ostler`; and in it a directory of the
-/// app's name. Variables that are empty or no absolute path count as not set (XDG Base Directory Specification).
+/// It is a directory with the app's name in the first of: the given state directory;
+/// `$RUNTIME_DIRECTORY` (the first one, if there are several); `$XDG_RUNTIME_DIR/ostler`;
+/// `$XDG_STATE_HOME/ostler`; `$HOME/.local/state/ostler`. Variables that are empty or not absolute
+/// paths count as unset (XDG Base Directory Specification).
 ///
 /// # Errors
-/// [`AppDirError::BadAppName`] for a name that is empty, longer than 64 bytes, begins with a dot, or has anything but
-/// ASCII letters, digits, `.`, `_` and `-`; [`AppDirError::NoDirectory`].
+///
+/// [`AppDirError::InvalidAppName`] for a name that is empty, longer than 64 bytes, starts with a
+/// dot, or contains anything except ASCII letters, digits, `.`, `_` and `-`;
+/// [`AppDirError::NoDirectory`].
 pub fn app_dir(env: &DirEnv, app: &str, state_dir: Option<&Path>) -> Result<PathBuf, AppDirError> {
     check_app_name(app)?;
     let base = state_dir
@@ -84,26 +89,27 @@ fn absolute(value: Option<&OsString>) -> Option<PathBuf> {
     value.map(PathBuf::from).filter(|path| path.is_absolute())
 }
 
-/// Whether an app may have this name: it is a directory's, too.
+/// Checks the name of an app, which is also the name of a directory.
 ///
 /// # Errors
-/// [`AppDirError::BadAppName`], as [`app_dir`] has it.
+///
+/// [`AppDirError::InvalidAppName`], as in [`app_dir`].
 pub fn check_app_name(app: &str) -> Result<(), AppDirError> {
     let wrong = if app.is_empty() {
         "is empty"
     } else if app.len() > MAX_APP_NAME {
         "is longer than 64 bytes"
     } else if app.starts_with('.') {
-        "begins with a dot"
+        "starts with a dot"
     } else if !app
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
     {
-        "has something else than ASCII letters, digits, '.', '_' and '-'"
+        "may only contain ASCII letters, digits, '.', '_' and '-'"
     } else {
         return Ok(());
     };
-    Err(AppDirError::BadAppName {
+    Err(AppDirError::InvalidAppName {
         name: app.to_owned(),
         wrong,
     })
@@ -131,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_that_is_set_is_chosen() {
+    fn first_variable_that_is_set_is_used() {
         assert_eq!(
             chosen(&env("/run/svc", "/run/user/1", "/s", "/h"), Some("/given")),
             "/given/demo"
@@ -149,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_empty_or_relative_is_not_set() {
+    fn empty_and_relative_variables_count_as_unset() {
         assert_eq!(chosen(&env("", "run", "", "/h"), None), "/h/.local/state/ostler/demo");
         assert_eq!(
             app_dir(&env("", "run", "x", "-"), "demo", None),
@@ -158,10 +164,10 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_would_leave_the_directory_is_refused() {
+    fn name_that_would_leave_the_directory_is_refused() {
         for name in ["", ".", "..", ".new-x", "a/b", "a b", "ä", &"x".repeat(65)] {
             let refused = app_dir(&env("/run/svc", "-", "-", "-"), name, None);
-            assert!(matches!(refused, Err(AppDirError::BadAppName { .. })), "{name}");
+            assert!(matches!(refused, Err(AppDirError::InvalidAppName { .. })), "{name}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The runs of an app that are found at a start, and what is done with the dead ones.
+//! The runs of an app found at a start, and operations on the dead ones.
 
 use std::fs;
 use std::io;
@@ -13,21 +13,21 @@ use super::{
 };
 use crate::store::{DeadStore, Engine, Place, SetAside, StoreError, WhyAside, read_dead_store};
 
-/// Between two looks at a lock that is waited for: 5 ms.
+/// The pause between two attempts to take a lock: 5 ms.
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
-/// A run's directory, and what its lock says of its host.
+/// A run's directory, and what its lock says about its host.
 #[derive(Debug)]
 pub enum FoundRun {
-    /// Its lock is held: by its host, by a forked copy of it, or by another's sweep. Not to be touched.
+    /// The lock is held by the host, a forked copy of it, or another sweep. Must not be touched.
     Live(LiveRun),
-    /// Its host is dead, and its lock is ours now.
+    /// The host is dead, and this process now holds the lock.
     Dead(DeadRun),
-    /// Nothing can be said of its host. Not to be touched; to be reported.
+    /// The state of the host is unknown. Must not be touched, and should be reported.
     Unreadable {
         /// The directory.
         path: PathBuf,
-        /// Why nothing can be said.
+        /// Why the state is unknown.
         reason: RunDirError,
     },
 }
@@ -39,11 +39,11 @@ pub struct LiveRun {
     pub path: PathBuf,
     /// Its id.
     pub run: RunId,
-    /// What it says of itself.
+    /// The content of its `run.json`.
     pub info: Result<RunInfo, RunInfoError>,
 }
 
-/// A run whose host is dead. While this value lives nobody else sweeps it.
+/// A run whose host is dead. While this value exists, no other process sweeps it.
 #[derive(Debug)]
 pub struct DeadRun {
     path: PathBuf,
@@ -58,26 +58,30 @@ impl DeadRun {
         &self.path
     }
 
-    /// Its id, by which its processes are marked. Known also when nothing else is.
+    /// Its id, which marks its processes. Known even if nothing else is.
     pub fn run(&self) -> RunId {
         self.run
     }
 
-    /// What it said of itself.
+    /// The content of its `run.json`.
     ///
     /// # Errors
-    /// Why its `run.json` says nothing.
+    ///
+    /// Why its `run.json` could not be read.
     pub fn info(&self) -> Result<&RunInfo, &RunInfoError> {
         self.info.as_ref()
     }
 
-    /// Waits until every guardian of the run and every sitter has ended, at most until the deadline; whether they have. No pid
-    /// is involved: in whichever PID namespace they live, they hold the lock. Blocks.
+    /// Waits until all guardians and sitters of the run have ended, or until the deadline. Returns
+    /// whether they have. This works without pids, in any PID namespace, because they hold the
+    /// lock. Blocks.
     ///
-    /// A sitter ends when its tree has ended, unless it is killed; so what lives of the run after this had its sitter killed.
+    /// A sitter ends once its tree has ended, unless it is killed. Processes of the run that are
+    /// still alive afterwards therefore had their sitter killed.
     ///
     /// # Errors
-    /// When that can't be known: [`RunDirError::NoLock`], [`RunDirError::Io`].
+    ///
+    /// If this cannot be determined: [`RunDirError::NoLock`], [`RunDirError::Io`].
     pub fn await_guardians(&self, deadline: Instant) -> Result<bool, RunDirError> {
         loop {
             match RunLock::try_take(&self.path, GUARDIAN_LOCK)? {
@@ -89,17 +93,19 @@ impl DeadRun {
                     });
                 }
                 Taken::Held if Instant::now() >= deadline => return Ok(false),
-                // A timer, not a synchronisation: a lock that is let go is announced to nobody who could do with a deadline.
+                // Polling, because the kernel offers no notification of a released lock that can be
+                // combined with a deadline.
                 Taken::Held => std::thread::sleep(LOCK_PAUSE),
             }
         }
     }
 
-    /// Its records, read without changing anything. Blocks on the disk.
+    /// Reads its records without changing anything. Blocks on the disk.
     ///
     /// # Errors
-    /// [`StoreError::EngineMissing`] if this build lacks the engine that kept them; otherwise as
-    /// [`read_dead_store`]. The run is then to be swept by its guardian and its marker.
+    ///
+    /// [`StoreError::EngineMissing`] if this build lacks the run's engine; otherwise the same as
+    /// [`read_dead_store`]. The run can then still be swept with its guardian and its marker.
     pub fn records(&self) -> Result<DeadStore, StoreError> {
         match self.engine()? {
             Some(engine) => read_dead_store(&self.path, engine),
@@ -107,12 +113,14 @@ impl DeadRun {
         }
     }
 
-    /// Moves the store out of the directory, to be kept for people, if the error says that it is damaged or too new.
+    /// If `why` says that the store is damaged or too new, moves it out of the directory and keeps
+    /// it for inspection.
     ///
     /// # Errors
-    /// What the system said.
+    ///
+    /// The system's error.
     pub fn set_aside(&self, why: StoreError) -> Result<Option<SetAside>, StoreError> {
-        let (Some(word), Some(engine)) = (WhyAside::of(&why), self.engine()?) else {
+        let (Some(reason), Some(engine)) = (WhyAside::of(&why), self.engine()?) else {
             return Ok(None);
         };
         let place = Place {
@@ -120,18 +128,20 @@ impl DeadRun {
             run_dir: self.path.clone(),
             set_aside_dir: set_aside_dir(&self.path),
         };
-        place.set_aside(word).map(|path| Some(SetAside { path, why }))
+        place.set_aside(reason).map(|path| Some(SetAside { path, why }))
     }
 
     /// Removes the directory, after the sweep.
     ///
     /// # Errors
-    /// [`RunDirError::Io`]; what is left is found by the next [`remove_leftovers`].
+    ///
+    /// [`RunDirError::Io`]. The next [`remove_leftovers`] finds what is left.
     pub fn remove(self) -> Result<(), RunDirError> {
         remove_locked(&self.path)
     }
 
-    /// The engine by `run.json`, or where that says nothing by what lies there. `None`: no store was made.
+    /// The engine according to `run.json`, or else according to the files present. `None` if no
+    /// store was created.
     fn engine(&self) -> Result<Option<Engine>, StoreError> {
         match &self.info {
             Ok(info) => Engine::from_name(&info.engine)
@@ -146,11 +156,13 @@ impl DeadRun {
     }
 }
 
-/// The runs in an app's directory, oldest first. The locks of the dead ones are taken. An app's directory that is not
-/// there has none.
+/// Finds the runs in an app's directory, oldest first, and takes the locks of the dead ones. An app
+/// directory that does not exist contains none.
 ///
 /// # Errors
-/// [`RunDirError::Io`] if the app's directory can't be listed; what is wrong with one run is said in its place.
+///
+/// [`RunDirError::Io`] if the app's directory cannot be listed. Problems with a single run are
+/// returned in its place.
 pub fn runs(app_dir: &Path) -> Result<Vec<FoundRun>, RunDirError> {
     let mut ids: Vec<RunId> = names(app_dir)?.iter().filter_map(|name| name.parse().ok()).collect();
     ids.sort();
@@ -160,7 +172,7 @@ pub fn runs(app_dir: &Path) -> Result<Vec<FoundRun>, RunDirError> {
         .collect())
 }
 
-/// One run; `None` if it went away meanwhile.
+/// Finds one run; `None` if it has disappeared in the meantime.
 fn find(path: PathBuf, run: RunId) -> Option<FoundRun> {
     match RunLock::try_take(&path, HOST_LOCK) {
         Ok(Taken::Ours(lock)) => Some(FoundRun::Dead(DeadRun {
@@ -186,10 +198,11 @@ fn find(path: PathBuf, run: RunId) -> Option<FoundRun> {
     }
 }
 
-/// Removes what died while it was made or removed: directories without a run. Returns how many there were.
+/// Removes directories that were left half created or half removed. Returns how many there were.
 ///
 /// # Errors
-/// The first failure; the others are tried all the same.
+///
+/// The first failure; the other directories are still tried.
 pub fn remove_leftovers(app_dir: &Path) -> Result<usize, RunDirError> {
     let mut removed = 0;
     let mut failure = None;
@@ -210,13 +223,14 @@ pub fn remove_leftovers(app_dir: &Path) -> Result<usize, RunDirError> {
     failure.map_or(Ok(removed), Err)
 }
 
-/// Removes a half-made directory if its maker is dead. A maker that has not taken its lock yet may lose its directory
-/// here, notices, and makes another.
+/// Removes a half-created directory if its creator is dead. A live creator that has not taken its
+/// lock yet may lose its directory; it notices, and creates another one.
 fn remove_half_made(path: &Path) -> Result<bool, RunDirError> {
     match RunLock::try_take(path, HOST_LOCK)? {
         Taken::Held => Ok(false),
         Taken::Ours(_lock) => remove_locked(path).map(|()| true),
-        // Only an empty one goes: a maker that makes its lock just now is not disturbed.
+        // Removes an empty directory only, so a process that is just creating its lock file is not
+        // affected.
         Taken::Absent => match fs::remove_dir(path) {
             Ok(()) => Ok(true),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {

@@ -1,4 +1,4 @@
-//! `run.json`: what whoever comes after a dead host needs before it can read the table.
+//! `run.json`: what a sweep must know before it can read the table of a dead run.
 
 use std::fs;
 use std::io;
@@ -16,36 +16,37 @@ use crate::store::Engine;
 
 const INFO_FILE: &str = "run.json";
 
-/// The version of `run.json` that this build writes, and the newest that it reads.
+/// The format version that this build writes, and the newest that it reads.
 pub const RUN_FORMAT: u32 = 1;
 
-/// Who a run is.
+/// A description of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunInfo {
-    /// Version of this file's format.
+    /// The version of the file format.
     pub format: u32,
     /// The app's name.
     pub app: String,
-    /// Which of the app's instances.
+    /// The instance of the app.
     pub instance: String,
     /// The run.
     pub run: RunId,
-    /// The process that runs it.
+    /// The host process.
     pub host: ProcessIdentity,
-    /// Its guardian, once there is one.
+    /// The guardian, once there is one.
     pub guardian: Option<ProcessIdentity>,
-    /// Name of the engine that keeps its table; a later Ostler may know others.
+    /// The name of the engine that stores the table. A later Ostler may have others.
     pub engine: String,
-    /// Version of the records in the table.
+    /// The version of the records in the table.
     pub record_version: u16,
-    /// When it started.
+    /// When the run started.
     pub started: UnixNanos,
-    /// The cgroup v2 that holds its slots' cgroups, below the cgroup mount's root, if it has one.
+    /// The cgroup v2 that contains the slots' cgroups, relative to the root of the cgroup mount, if
+    /// there is one.
     pub cgroup: Option<String>,
 }
 
 impl RunInfo {
-    /// A run that starts now: no guardian and no cgroup yet.
+    /// Describes a run that starts now, without guardian and cgroup.
     pub fn new(owner: &Owner, host: ProcessIdentity, engine: Engine, started: UnixNanos) -> Self {
         Self {
             format: RUN_FORMAT,
@@ -62,22 +63,23 @@ impl RunInfo {
     }
 }
 
-/// Why a `run.json` says nothing. The run is swept by its marker all the same: its id is the directory's name.
+/// Why a `run.json` could not be read. The run can still be swept by its marker, because its id is
+/// the directory's name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RunInfoError {
-    /// There is none, or it can't be read.
+    /// The file does not exist or cannot be read.
     #[error("run.json can't be read: {detail}")]
     Unreadable {
-        /// What the system said.
+        /// The system's error.
         detail: String,
     },
-    /// A newer Ostler wrote it.
-    #[error("run.json is of format {found}; this build knows formats up to {RUN_FORMAT}")]
+    /// The file was written by a newer Ostler.
+    #[error("run.json has format {found}; this build supports formats up to {RUN_FORMAT}")]
     TooNew {
-        /// The format that it claims.
+        /// The format found.
         found: u32,
     },
-    /// It is damaged.
+    /// The file is damaged.
     #[error("run.json is damaged: {detail}")]
     Corrupt {
         /// What is wrong with it.
@@ -90,7 +92,7 @@ struct FormatOnly {
     format: u32,
 }
 
-/// Reads a run's `run.json`. The format is judged before anything else is looked at.
+/// Reads a run's `run.json`. The format is checked before everything else.
 pub(super) fn read(dir: &Path) -> Result<RunInfo, RunInfoError> {
     let text = fs::read(dir.join(INFO_FILE)).map_err(|error| RunInfoError::Unreadable {
         detail: error.to_string(),
@@ -105,7 +107,8 @@ pub(super) fn read(dir: &Path) -> Result<RunInfo, RunInfoError> {
     serde_json::from_slice(&text).map_err(corrupt)
 }
 
-/// Writes `run.json` beside itself and renames it, so that a reader sees the old file or the new one.
+/// Writes `run.json` to a temporary file and renames it, so that readers see either the old or the
+/// new file.
 pub(super) fn write(dir: &Path, info: &RunInfo) -> Result<(), RunDirError> {
     let path = dir.join(INFO_FILE);
     let unfinished = dir.join(".run.json.new");

@@ -1,8 +1,9 @@
-//! The locks that say that a host lives, and that guardians and sitters do.
+//! The locks that show whether a host, and whether guardians and sitters are alive.
 //!
-//! Each is an open-file-description lock (`F_OFD_SETLK`, fcntl(2)): the kernel drops it with the last copy of the descriptor,
-//! however the process ends; a second one in the same process conflicts, unlike a classic `fcntl` lock, and closing
-//! another descriptor of the file does not drop it. The descriptor is close-on-exec, so no worker keeps it.
+//! Each is an open-file-description lock (`F_OFD_SETLK`, fcntl(2)). The kernel releases it with the
+//! last copy of the descriptor, however the process ends. Unlike with a classic `fcntl` lock, a
+//! second lock in the same process conflicts, and closing another descriptor of the file does not
+//! release it. The descriptor is close-on-exec, so no worker keeps it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -18,28 +19,28 @@ use super::RunDirError;
 
 /// Held by the host.
 pub(super) const HOST_LOCK: &str = "run.lock";
-/// Held by the host, its guardians, and their sitters, all by one description of the open file.
+/// Held by the host, its guardians and their sitters, all through the same open file description.
 pub(super) const GUARDIAN_LOCK: &str = "guardian.lock";
 
-/// A lock held until this is dropped.
+/// A lock that is held until this value is dropped.
 #[derive(Debug)]
 pub(super) struct RunLock {
     file: File,
 }
 
-/// What became of an attempt to take a lock.
+/// The outcome of an attempt to take a lock.
 #[derive(Debug)]
 pub(super) enum Taken {
     Ours(RunLock),
-    /// Somebody alive holds it.
+    /// A live process holds it.
     Held,
-    /// The directory has no lock's file; or it had, and somebody removed it meanwhile.
+    /// The directory has no lock file, or it was removed in the meantime.
     Absent,
 }
 
 impl RunLock {
-    /// Makes the lock's file in a new directory, takes the lock, and makes sure that it keeps others out. `Held` if a
-    /// sweeper of half-made directories was faster.
+    /// Creates the lock file in a new directory, takes the lock, and checks that it excludes
+    /// others. Returns `Held` if a sweep of half-created directories was faster.
     pub(super) fn create(dir: &Path, name: &str) -> Result<Taken, RunDirError> {
         let path = dir.join(name);
         let mut options = OpenOptions::new();
@@ -52,7 +53,7 @@ impl RunLock {
         Ok(taken)
     }
 
-    /// Takes the lock of a directory that is there already, if it is free.
+    /// Takes the lock of an existing directory if it is free.
     pub(super) fn try_take(dir: &Path, name: &str) -> Result<Taken, RunDirError> {
         let path = dir.join(name);
         match OpenOptions::new().read(true).write(true).open(&path) {
@@ -62,7 +63,7 @@ impl RunLock {
         }
     }
 
-    /// What the lock is held by: whoever has a copy of it holds the lock, too.
+    /// The descriptor of the lock. Every process with a copy of it holds the lock.
     pub(super) fn descriptor(self) -> OwnedFd {
         self.file.into()
     }
@@ -77,7 +78,8 @@ fn take(file: File, path: &Path) -> Result<Taken, RunDirError> {
     }
 }
 
-/// A lock may be granted on a file that its last holder removed between our open and our lock: it is no lock then.
+/// Whether the lock file still exists. A lock may be granted on a file that its last holder removed
+/// between our open and our lock; such a lock is worthless.
 fn is_still_at(file: &File, path: &Path) -> Result<bool, RunDirError> {
     let ours = file.metadata().map_err(RunDirError::io("inspect", path))?;
     match fs::metadata(path) {
@@ -87,7 +89,8 @@ fn is_still_at(file: &File, path: &Path) -> Result<bool, RunDirError> {
     }
 }
 
-/// Some network and overlay file systems grant every lock: a second descriptor must be refused.
+/// Checks that a second descriptor is refused the lock, because some network and overlay file
+/// systems grant every lock.
 fn check_exclusive(path: &Path) -> Result<(), RunDirError> {
     let second = OpenOptions::new()
         .read(true)
@@ -96,7 +99,10 @@ fn check_exclusive(path: &Path) -> Result<(), RunDirError> {
         .map_err(RunDirError::io("open", path))?;
     match set_lock(&second) {
         Err(Errno::EAGAIN | Errno::EACCES) => Ok(()),
-        Ok(()) => Err(dont_work(path, "a second lock was granted beside the first".to_owned())),
+        Ok(()) => Err(dont_work(
+            path,
+            "a second lock was granted in addition to the first".to_owned(),
+        )),
         Err(errno) => Err(dont_work(path, format!("the system says {}", errno.desc()))),
     }
 }
@@ -123,9 +129,10 @@ fn dont_work(path: &Path, detail: String) -> RunDirError {
 mod tests {
     use super::*;
 
-    /// The second of two sweepers: it opens the file, the first removes the run, and only then it locks.
+    /// The second of two sweeps: it opens the file, the first one removes the run, and only then
+    /// the second takes the lock.
     #[test]
-    fn a_lock_on_a_file_that_was_removed_meanwhile_is_none() {
+    fn lock_on_a_removed_file_does_not_count() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let path = dir.path().join(HOST_LOCK);
         let opened_before = File::create_new(&path).expect("made");
@@ -135,15 +142,16 @@ mod tests {
             Ok(Taken::Absent)
         ));
         let Ok(Taken::Ours(_another)) = RunLock::create(dir.path(), HOST_LOCK) else {
-            panic!("another is made")
+            panic!("a new lock must be created")
         };
         assert!(matches!(take(opened_before, &path), Ok(Taken::Absent)));
     }
 
     #[test]
-    fn a_file_system_without_locks_is_refused_by_name() {
-        // /proc's files take no lock of the kind: the kernel says so, or there is nothing to write to.
-        let file = File::open("/proc/self/stat").expect("opens");
+    fn file_system_without_locks_is_refused_by_name() {
+        // Files in /proc do not support such locks: the kernel returns an error, or the file is not
+        // writable.
+        let file = File::open("/proc/self/stat").expect("opening the file");
         let refused = take(file, Path::new("/proc/self/stat"));
         assert!(matches!(refused, Err(RunDirError::LocksDontWork { .. })), "{refused:?}");
     }

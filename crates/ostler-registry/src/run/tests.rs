@@ -30,7 +30,7 @@ fn names(dir: &Path) -> BTreeSet<String> {
         .collect()
 }
 
-/// Leaves a run as a dead host would: its lock dropped, its directory there.
+/// Leaves a run as a dead host would: with its lock released and its directory in place.
 fn dead(app_dir: &Path, number: u64) -> PathBuf {
     RunDir::create(app_dir, info(number)).expect("made").path().to_owned()
 }
@@ -41,7 +41,7 @@ fn only(mut found: Vec<FoundRun>) -> FoundRun {
 }
 
 #[test]
-fn a_run_is_made_described_and_removed() {
+fn run_is_created_described_and_removed() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let app_dir = dir.path().join("state/demo");
     let run = RunDir::create(&app_dir, info(1)).expect("made");
@@ -67,7 +67,7 @@ fn a_run_is_made_described_and_removed() {
 }
 
 #[test]
-fn the_directories_are_for_their_user_alone() {
+fn directories_are_accessible_to_their_user_only() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().expect("temporary directory");
     let app_dir = dir.path().join("demo");
@@ -83,25 +83,25 @@ fn the_directories_are_for_their_user_alone() {
 }
 
 #[test]
-fn a_run_of_this_very_process_counts_as_live() {
+fn own_run_counts_as_live() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let _run = RunDir::create(dir.path(), info(1)).expect("made");
     let FoundRun::Live(live) = only(runs(dir.path()).expect("listed")) else {
         panic!("live")
     };
     assert_eq!((live.run, live.info), (info(1).run, Ok(info(1))));
-    // To have looked must not have dropped the lock, as it would with classic fcntl locks.
+    // The first look must not have released the lock, as it would with classic fcntl locks.
     assert!(matches!(only(runs(dir.path()).expect("listed")), FoundRun::Live(_)));
 }
 
 #[test]
-fn a_dead_run_is_found_by_one_sweeper_only() {
+fn dead_run_is_found_by_one_sweep_only() {
     let dir = tempfile::tempdir().expect("temporary directory");
     dead(dir.path(), 1);
     let first = runs(dir.path()).expect("listed");
     assert!(
         matches!(only(runs(dir.path()).expect("listed")), FoundRun::Live(_)),
-        "the first sweeper holds it"
+        "the first sweep holds the lock"
     );
     let FoundRun::Dead(run) = only(first) else {
         panic!("dead")
@@ -114,14 +114,14 @@ fn a_dead_run_is_found_by_one_sweeper_only() {
 }
 
 #[test]
-fn an_app_directory_that_is_not_there_has_no_runs() {
+fn missing_app_directory_has_no_runs() {
     let dir = tempfile::tempdir().expect("temporary directory");
     assert!(runs(&dir.path().join("nowhere")).expect("none").is_empty());
     assert_eq!(remove_leftovers(&dir.path().join("nowhere")).expect("none"), 0);
 }
 
 #[test]
-fn what_died_half_made_or_half_removed_is_cleared_away() {
+fn half_created_and_half_removed_directories_are_removed() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = |name: &str| dir.path().join(name);
     fs::create_dir(path(".new-empty")).expect("made");
@@ -147,7 +147,7 @@ fn what_died_half_made_or_half_removed_is_cleared_away() {
 }
 
 #[test]
-fn a_run_without_its_lock_is_reported_and_not_touched() {
+fn run_without_its_lock_is_reported_and_not_touched() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dead(dir.path(), 1);
     fs::remove_file(path.join("run.lock")).expect("removed");
@@ -160,12 +160,12 @@ fn a_run_without_its_lock_is_reported_and_not_touched() {
 }
 
 #[test]
-fn a_dead_run_that_says_nothing_of_itself_still_has_its_id() {
+fn dead_run_without_readable_description_still_has_its_id() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dead(dir.path(), 1);
     let newer = format!(r#"{{"format": {}, "something": "else"}}"#, RUN_FORMAT + 1);
     for (text, expected) in [
-        (newer.as_str(), "is of format 2"),
+        (newer.as_str(), "has format 2"),
         ("{", "damaged"),
         (r#"{"format": 1}"#, "damaged"),
     ] {
@@ -174,14 +174,14 @@ fn a_dead_run_that_says_nothing_of_itself_still_has_its_id() {
             panic!("dead")
         };
         assert_eq!(run.run(), info(1).run);
-        let error = run.info().expect_err("says nothing").to_string();
+        let error = run.info().expect_err("unreadable run.json").to_string();
         assert!(error.contains(expected), "{error}");
         assert!(run.records().expect("no store was made").records.is_empty());
     }
 }
 
 #[test]
-fn an_engine_of_the_future_is_missing_by_its_name() {
+fn unknown_engine_is_reported_by_name() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let future = RunInfo {
         engine: "dets".to_owned(),
@@ -199,7 +199,7 @@ fn an_engine_of_the_future_is_missing_by_its_name() {
 }
 
 #[test]
-fn a_dead_run_gives_up_the_records_it_can_and_its_damaged_store_is_kept() {
+fn readable_records_of_a_dead_run_are_returned_and_its_damaged_store_is_kept() {
     use crate::codec::encode_record;
     use crate::store::Change;
     let dir = tempfile::tempdir().expect("temporary directory");
@@ -232,20 +232,21 @@ fn a_dead_run_gives_up_the_records_it_can_and_its_damaged_store_is_kept() {
 }
 
 #[test]
-fn a_directory_that_cannot_be_written_is_an_error_with_path_and_cure() {
+fn unwritable_directory_is_an_error_with_path_and_suggestion() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let file = dir.path().join("demo");
     fs::write(&file, "in the way").expect("written");
     let error = RunDir::create(&file.join("sub"), info(1)).expect_err("not a directory");
     assert!(error.to_string().contains("demo/sub"), "{error}");
     assert!(error.suggestion().contains("state directory"));
-    // /proc refuses everybody, root too, to make a directory in it.
+    // /proc refuses to create a directory, even for root.
     assert!(RunDir::create(Path::new("/proc/ostler"), info(1)).is_err());
 }
 
-/// Makers and sweepers at once, in one directory: no maker fails, no live run is taken, nothing is left.
+/// Concurrent creation and sweeps in one directory: no creation fails, no live run is swept,
+/// nothing is left.
 #[test]
-fn makers_and_sweepers_do_not_disturb_each_other() {
+fn creation_and_sweeps_do_not_interfere() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let app_dir = dir.path();
     let (makers, rounds) = (3, 60);
@@ -294,25 +295,25 @@ fn makers_and_sweepers_do_not_disturb_each_other() {
             std::thread::yield_now();
         }
         done.store(true, Ordering::SeqCst);
-        assert_eq!(failed, 0, "makers were disturbed");
+        assert_eq!(failed, 0, "creations failed");
     });
     assert_eq!(swept.load(Ordering::SeqCst), makers * rounds as usize / 2);
     assert_eq!(names(app_dir), BTreeSet::new());
 }
 
 #[test]
-fn guardians_are_waited_for_as_long_as_anybody_has_their_lock() {
+fn guardians_are_waited_for_while_their_lock_is_held() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let run = RunDir::create(dir.path(), info(1)).expect("made");
-    // A sitter's copy, that outlives the host.
-    let copy = run.guardian_lock().try_clone().expect("copied");
+    // The copy of a sitter that outlives the host.
+    let copy = run.guardian_lock().try_clone().expect("cloning the lock");
     drop(run);
     let found = runs(dir.path()).expect("listed");
     let [FoundRun::Dead(dead)] = &found[..] else {
         panic!("{found:?}")
     };
     let soon = || Instant::now() + Duration::from_millis(20);
-    assert!(!dead.await_guardians(soon()).expect("known"), "a sitter lives");
+    assert!(!dead.await_guardians(soon()).expect("known"), "a sitter is alive");
     drop(copy);
     assert!(dead.await_guardians(soon()).expect("known"));
     fs::remove_file(dead.path().join("guardian.lock")).expect("removed");
@@ -321,9 +322,9 @@ fn guardians_are_waited_for_as_long_as_anybody_has_their_lock() {
 }
 
 #[test]
-fn a_place_is_tried_out_without_a_trace() {
+fn try_out_leaves_no_trace() {
     let dir = tempfile::tempdir().expect("temporary directory");
-    let place = try_out(&dir.path().join("not/there/yet")).expect("runs could live there");
+    let place = try_out(&dir.path().join("not/there/yet")).expect("usable directory");
     assert_eq!(place, dir.path());
     assert_eq!(names(dir.path()), BTreeSet::new());
     let refused = try_out(Path::new("/proc/self"));

@@ -1,4 +1,4 @@
-//! What every engine must do, checked on each that is compiled in.
+//! Tests that every compiled-in engine must pass.
 
 use std::fs;
 use std::path::Path;
@@ -32,7 +32,7 @@ fn row(key: &[u8], value: &[u8]) -> Row {
 }
 
 #[test]
-fn a_new_store_is_empty() {
+fn new_store_is_empty() {
     on_each_engine(|engine, path| {
         assert_eq!(
             engine.open(path).expect("opens").scan().expect("scans"),
@@ -48,7 +48,7 @@ fn rows_are_put_replaced_removed_and_listed_in_order() {
         let mut store = engine.open(path).expect("opens");
         store.apply(&[put(b"b", b"1"), put(b"a", b"2")]).expect("applies");
         store
-            .apply(&[put(b"b", b"3"), remove(b"never there")])
+            .apply(&[put(b"b", b"3"), remove(b"never stored")])
             .expect("applies");
         assert_eq!(
             store.scan().expect("scans"),
@@ -61,7 +61,7 @@ fn rows_are_put_replaced_removed_and_listed_in_order() {
 }
 
 #[test]
-fn changes_of_one_batch_are_done_in_their_order() {
+fn changes_of_one_batch_are_applied_in_order() {
     on_each_engine(|engine, path| {
         let mut store = engine.open(path).expect("opens");
         store
@@ -78,20 +78,20 @@ fn changes_of_one_batch_are_done_in_their_order() {
 }
 
 #[test]
-fn a_closed_store_is_opened_again_with_its_rows() {
+fn reopened_store_has_its_rows() {
     on_each_engine(|engine, path| {
         engine
             .open(path)
             .expect("opens")
             .apply(&[put(b"a", &[0, 255, 7])])
             .expect("applies");
-        let mut store = engine.open(path).expect("opens again");
+        let mut store = engine.open(path).expect("reopening the store");
         assert_eq!(store.scan().expect("scans"), vec![row(b"a", &[0, 255, 7])], "{engine}");
     });
 }
 
 #[test]
-fn thousands_of_rows_come_and_go() {
+fn thousands_of_rows_are_added_and_removed() {
     on_each_engine(|engine, path| {
         let mut store = engine.open(path).expect("opens");
         let keys: Vec<[u8; 4]> = (0_u32..3_000).map(u32::to_be_bytes).collect();
@@ -107,7 +107,7 @@ fn thousands_of_rows_come_and_go() {
 }
 
 #[test]
-fn reading_a_store_needs_no_permission_to_write_and_changes_nothing() {
+fn reading_a_store_needs_no_write_permission_and_changes_nothing() {
     on_each_engine(|engine, path| {
         engine
             .open(path)
@@ -120,7 +120,7 @@ fn reading_a_store_needs_no_permission_to_write_and_changes_nothing() {
     });
 }
 
-/// Names and bytes of what a store is made of, but for RocksDB's log for people.
+/// The files of a store with their bytes, except RocksDB's human-readable log.
 fn content(path: &Path) -> Vec<(String, Vec<u8>)> {
     if path.is_file() {
         return vec![(String::new(), fs::read(path).expect("read"))];
@@ -139,9 +139,9 @@ fn content(path: &Path) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// No damage may panic, hang or abort: whatever is found is an error or rows.
+/// No damage may cause a panic, a hang or an abort: the result is an error or rows.
 #[test]
-fn damage_anywhere_is_an_error_or_nothing_but_never_a_panic() {
+fn damage_anywhere_never_panics() {
     on_each_engine(|engine, path| {
         engine
             .open(path)
@@ -179,7 +179,7 @@ fn damage_anywhere_is_an_error_or_nothing_but_never_a_panic() {
 }
 
 #[test]
-fn a_file_that_never_was_a_store_is_corrupt() {
+fn file_that_is_not_a_store_is_corrupt() {
     on_each_engine(|engine, path| {
         let (file, head) = match engine {
             Engine::Redb => (path.to_owned(), None),
@@ -204,17 +204,17 @@ fn a_file_that_never_was_a_store_is_corrupt() {
 }
 
 #[test]
-fn a_directory_that_is_not_there_is_an_error_with_its_path() {
+fn missing_directory_is_an_error_with_its_path() {
     on_each_engine(|engine, path| {
         let nowhere = path.join("no/such").join(engine.file_name());
         fs::write(path, b"a file where a directory should be").expect("written");
-        let error = engine.open(&nowhere).map(|_| ()).expect_err("not there");
+        let error = engine.open(&nowhere).map(|_| ()).expect_err("missing directory");
         assert!(error.to_string().contains("no/such"), "{engine}: {error}");
     });
 }
 
 #[test]
-fn engines_are_known_by_name_whether_compiled_in_or_not() {
+fn engines_have_names_whether_compiled_in_or_not() {
     assert_eq!(Engine::from_name("rocksdb"), Some(Engine::RocksDb));
     assert_eq!(Engine::from_name("redb"), Some(Engine::Redb));
     assert_eq!(Engine::from_name("dets"), None);
@@ -223,7 +223,7 @@ fn engines_are_known_by_name_whether_compiled_in_or_not() {
 
 #[cfg(not(all(feature = "rocksdb", feature = "redb")))]
 #[test]
-fn an_engine_that_is_not_compiled_in_is_named() {
+fn engine_that_is_not_compiled_in_is_named() {
     let missing = Engine::ALL
         .into_iter()
         .find(|engine| !engine.is_compiled_in())

@@ -1,4 +1,4 @@
-//! Where a run's store lies, and what becomes of one that can't be read.
+//! The location of a run's store, and of one that was set aside because it cannot be read.
 
 use std::fmt;
 use std::fs;
@@ -10,17 +10,17 @@ use crate::record::Record;
 
 use super::{Engine, Row, Store, StoreError};
 
-/// Where a run's store is, and where it goes if it can't be used.
+/// Where a run's store is, and where it is moved if it cannot be used.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
     pub(crate) engine: Engine,
     /// The run's directory.
     pub(crate) run_dir: PathBuf,
-    /// Directory for stores that are damaged or too new.
+    /// The directory for stores that are damaged or too new.
     pub(crate) set_aside_dir: PathBuf,
 }
 
-/// Why a store is set aside; the word stands in the copy's name.
+/// Why a store is set aside. Part of the copy's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WhyAside {
     Corrupt,
@@ -46,16 +46,16 @@ impl WhyAside {
     }
 }
 
-/// A store that could not be read was moved out of the way, whole, and a new one begun.
+/// A store that could not be read was moved, completely, and replaced by a new one.
 #[derive(Debug, Clone)]
 pub struct SetAside {
-    /// Where it is now. The name says whose it was, why it was moved, and when (UTC).
+    /// The new path. Its name contains the run, the reason and the time (UTC).
     pub path: PathBuf,
-    /// What was wrong with it.
+    /// What was wrong with the store.
     pub why: StoreError,
 }
 
-/// A store just opened.
+/// A store that was just opened.
 pub(crate) struct Opened {
     pub(crate) store: Box<dyn Store>,
     pub(crate) rows: Vec<Row>,
@@ -68,15 +68,15 @@ impl Place {
         self.run_dir.join(self.engine.file_name())
     }
 
-    /// Opens the store; one that is damaged or too new is set aside, and a new one opened in its place.
+    /// Opens the store. One that is damaged or too new is set aside and replaced by a new one.
     pub(crate) fn open(&self) -> Result<Opened, StoreError> {
         match self.open_as_it_is() {
             Ok(opened) => Ok(opened),
             Err(why) => {
-                let Some(word) = WhyAside::of(&why) else {
+                let Some(reason) = WhyAside::of(&why) else {
                     return Err(why);
                 };
-                let path = self.set_aside(word)?;
+                let path = self.set_aside(reason)?;
                 let opened = self.open_as_it_is()?;
                 Ok(Opened {
                     set_aside: Some(SetAside { path, why }),
@@ -103,7 +103,7 @@ impl Place {
         })
     }
 
-    /// Moves the store out of the run's directory, so that it outlives that.
+    /// Moves the store out of the run's directory, so that it outlives the directory.
     pub(crate) fn set_aside(&self, why: WhyAside) -> Result<PathBuf, StoreError> {
         let from = self.path();
         let run = self.run_dir.file_name().unwrap_or_default().to_string_lossy();
@@ -126,22 +126,24 @@ fn undecodable(path: &Path, error: &DecodeError) -> StoreError {
     }
 }
 
-/// What a dead run's store still says.
+/// The content of a dead run's store.
 #[derive(Debug, Clone, Default)]
 pub struct DeadStore {
-    /// The records that can be read.
+    /// The readable records.
     pub records: Vec<Record>,
-    /// The rows that can't. A row of another kind than its neighbours does not make those useless: every identity is
-    /// verified before it is acted on.
+    /// The unreadable rows. They do not invalidate the others, because every identity is verified
+    /// before it is acted on.
     pub unreadable: Vec<DecodeError>,
 }
 
-/// Reads the store of a run whose host is dead, for its sweep. Hold the run's lock. Nothing is written, so that it works
-/// on a full disk or a read-only one; no store at all is an empty one, as a host may die before its first record.
+/// Reads the store of a run whose host is dead, for its sweep. The caller must hold the run's lock.
+/// Writes nothing, so it works on a full or read-only disk. A missing store is treated as empty,
+/// because a host may die before its first record.
 ///
 /// # Errors
-/// [`StoreError::EngineMissing`] if this build has not the engine; [`StoreError::Corrupt`] and [`StoreError::TooNew`]
-/// if the engine can't read the store; otherwise what the system said.
+///
+/// [`StoreError::EngineMissing`] if this build lacks the engine; [`StoreError::Corrupt`] and
+/// [`StoreError::TooNew`] if the engine cannot read the store; otherwise the system's error.
 pub fn read_dead_store(run_dir: &Path, engine: Engine) -> Result<DeadStore, StoreError> {
     if !engine.is_compiled_in() {
         return Err(StoreError::EngineMissing {

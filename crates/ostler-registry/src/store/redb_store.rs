@@ -1,9 +1,10 @@
 //! redb, for builds without C++.
 //!
-//! redb has two durabilities: `None` is lost with the process, `Immediate` flushes the disk at each commit. What the
-//! table needs lies between: each commit written to the kernel and never flushed. A storage backend over a plain file
-//! whose sync does nothing gives exactly that: redb overwrites no page of the commit before, the page cache has every
-//! write for every later reader, and of a commit that was cut short the checksums tell, so that the one before is used.
+//! redb has two durability levels: `None` is lost with the process, `Immediate` flushes the disk at
+//! each commit. The table needs a level in between: each commit is written to the kernel but never
+//! flushed. A storage backend over a plain file whose sync does nothing provides exactly that: redb
+//! overwrites no page of the previous commit, the page cache has every write for later readers, and
+//! checksums reveal an incomplete commit, so that the previous one is used.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -18,13 +19,14 @@ use super::{Change, Row, Store, StoreError};
 
 const TABLE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("processes");
 
-/// Page cache of the database, in bytes. A thousand rows are a third of it.
+/// The page cache of the database, in bytes. A thousand rows take a third of it.
 const CACHE_BYTES: usize = 1024 * 1024;
 
-/// The greatest file that is read back into memory; tables have a few hundred KiB.
+/// The largest file that is read into memory; tables have a few hundred KiB.
 const MAX_READ_BYTES: u64 = 256 * 1024 * 1024;
 
-/// A file that is never flushed: what was written survives the process, and that is all that is asked of it.
+/// A file that is never flushed: what was written survives the process, which is all that is
+/// required.
 #[derive(Debug)]
 struct UnsyncedFile(File);
 
@@ -52,18 +54,19 @@ impl StorageBackend for UnsyncedFile {
 
 /// The table in one file.
 pub(super) struct RedbStore {
-    /// There until the drop.
+    /// `None` only during drop.
     database: Option<Database>,
-    /// Reads what the last commit but one left, so that the pages which a commit frees are still in use when it ends. Else
-    /// redb frees them at once, in a further pass through its books that is a quarter of a commit's time. The next
-    /// commit frees them in passing.
+    /// A read transaction on the state before the last commit. It keeps the pages freed by a commit
+    /// in use until that commit ends. Otherwise redb frees them right away with another pass over
+    /// its bookkeeping, which takes a quarter of a commit's time. The next commit frees them along
+    /// the way.
     reader: Option<ReadTransaction>,
     path: PathBuf,
 }
 
 impl Drop for RedbStore {
-    /// redb writes its allocator's state as it closes, and on a damaged file panics there, too. Nothing is lost by that:
-    /// a store that was not closed is repaired when it is opened.
+    /// redb writes its allocator state when it closes, and may panic while doing so on a damaged
+    /// file. Nothing is lost: a store that was not closed is repaired when it is opened.
     fn drop(&mut self) {
         let (reader, database) = (self.reader.take(), self.database.take());
         let closed = without_panic(&self.path, || {
@@ -78,8 +81,8 @@ impl Drop for RedbStore {
 }
 
 impl RedbStore {
-    /// Opens the table. A new one is made under another name and then renamed, so that a host that dies meanwhile
-    /// leaves no half-made file behind.
+    /// Opens the table. A new one is created under another name and then renamed, so that a host
+    /// that dies meanwhile leaves no incomplete file.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         let io_failed = |error| StoreError::from_io(path, error);
         let mut options = OpenOptions::new();
@@ -94,14 +97,14 @@ impl RedbStore {
             .open(&unfinished)
             .map_err(io_failed)?;
         let mut store = Self::on(UnsyncedFile(file), path)?;
-        // The first commit makes the table itself, so that reading never misses it.
+        // The first commit creates the table itself, so that it is always there for reading.
         store.apply(&[])?;
         fs::rename(&unfinished, path).map_err(io_failed)?;
         Ok(store)
     }
 
-    /// Opens what is there, verifying its checksums: redb does that by itself only after an unclean end, and trusts a
-    /// damaged file otherwise.
+    /// Opens an existing table and verifies its checksums. redb does so itself only after an
+    /// unclean shutdown, and otherwise trusts a damaged file.
     fn existing(backend: impl StorageBackend, path: &Path) -> Result<Self, StoreError> {
         let mut store = Self::on(backend, path)?;
         if let Some(database) = &mut store.database {
@@ -172,13 +175,14 @@ impl Store for RedbStore {
     }
 }
 
-/// The rows of a store that nobody has open. A dead host never closed it, so redb repairs it first: in a copy in
-/// memory, as the disk may be full and a damaged file is evidence.
+/// Reads the rows of a store that no process has open. A dead host did not close it, so redb
+/// repairs it first; that happens in a copy in memory, because the disk may be full and a damaged
+/// file is evidence.
 pub(super) fn read(path: &Path) -> Result<Vec<Row>, StoreError> {
     let io_failed = |error| StoreError::from_io(path, error);
     let length = path.metadata().map_err(io_failed)?.len();
     if length > MAX_READ_BYTES {
-        let detail = format!("its {length} bytes are more than the {MAX_READ_BYTES} that a process table can have");
+        let detail = format!("its {length} bytes exceed a process table's maximum of {MAX_READ_BYTES}");
         return Err(StoreError::Corrupt {
             path: path.to_owned(),
             detail,
@@ -195,14 +199,14 @@ pub(super) fn read(path: &Path) -> Result<Vec<Row>, StoreError> {
     RedbStore::existing(copy, path)?.scan()
 }
 
-/// redb asserts some of its invariants; on a damaged file these fail as panics.
+/// redb asserts some of its invariants, which fail as panics on a damaged file.
 fn without_panic<T>(path: &Path, action: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(action)).unwrap_or_else(|panic| {
         let said = panic
             .downcast_ref::<String>()
             .map(String::as_str)
             .or(panic.downcast_ref::<&str>().copied());
-        let detail = format!("redb gave up on it: {}", said.unwrap_or("no reason given"));
+        let detail = format!("redb panicked: {}", said.unwrap_or("no reason given"));
         Err(StoreError::Corrupt {
             path: path.to_owned(),
             detail,
@@ -219,7 +223,7 @@ fn failed(path: &Path, error: redb::Error) -> StoreError {
         },
         redb::Error::UpgradeRequired(version) => StoreError::Corrupt {
             path: path.to_owned(),
-            detail: format!("redb's file format {version} is older than any that Ostler wrote"),
+            detail: format!("redb's file format {version} is older than any written by Ostler"),
         },
         redb::Error::Corrupted(detail) => StoreError::Corrupt {
             path: path.to_owned(),

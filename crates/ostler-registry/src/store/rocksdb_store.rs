@@ -1,7 +1,8 @@
-//! RocksDB, tuned for thousands of small rows that live for minutes.
+//! RocksDB, tuned for thousands of small, short-lived rows.
 //!
-//! A write goes to the write-ahead log by one `write` and into a small memtable; nothing is flushed to the disk. After
-//! a failed write RocksDB stays in an error state of its own: the table drops it and opens it anew.
+//! A write goes to the write-ahead log with one `write` and into a small memtable; nothing is
+//! flushed to disk. After a failed write RocksDB stays in an error state: the table drops it and
+//! opens it again.
 
 use std::fs;
 use std::io;
@@ -17,7 +18,8 @@ use super::{Change, Row, Store, StoreError};
 
 const KIB: usize = 1024;
 
-/// Rows held in memory before they become a file. A thousand records are about half of it.
+/// The size of the rows kept in memory before they are written to a file. A thousand records take
+/// about half of it.
 const WRITE_BUFFER_BYTES: usize = 512 * KIB;
 
 /// The table in one directory.
@@ -29,7 +31,8 @@ pub(super) struct RocksDbStore {
 
 impl RocksDbStore {
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        // RocksDB reports a directory that it can't make in words only; asking the system first gives the errno.
+        // RocksDB describes a directory that it cannot create only in words. Creating it ourselves
+        // first gives us the errno.
         fs::create_dir_all(path).map_err(|error| StoreError::from_io(path, error))?;
         check_not_headless(path)?;
         let database = DB::open(&options(), path).map_err(|error| failed(path, &error))?;
@@ -63,7 +66,7 @@ impl Store for RocksDbStore {
     }
 }
 
-/// The rows of a store that nobody has open: the log is replayed in memory only.
+/// Reads the rows of a store that no process has open. The log is replayed in memory only.
 pub(super) fn read(path: &Path) -> Result<Vec<Row>, StoreError> {
     if !check_not_headless(path)? {
         return Ok(Vec::new());
@@ -72,8 +75,9 @@ pub(super) fn read(path: &Path) -> Result<Vec<Row>, StoreError> {
     rows(&database, path)
 }
 
-/// Whether the directory holds a database at all. One without its `CURRENT` is not yet one if it has no data either,
-/// as RocksDB makes that file before any data; with data it is damaged, and RocksDB would silently begin anew in it.
+/// Whether the directory contains a database. Without `CURRENT` there is none if there is no data
+/// either, because RocksDB creates that file before any data. With data it is damaged, and RocksDB
+/// would silently start an empty database in it.
 fn check_not_headless(path: &Path) -> Result<bool, StoreError> {
     let mut has_data = false;
     for entry in fs::read_dir(path).map_err(|error| StoreError::from_io(path, error))? {
@@ -89,7 +93,7 @@ fn check_not_headless(path: &Path) -> Result<bool, StoreError> {
         false => Ok(false),
         true => Err(StoreError::Corrupt {
             path: path.to_owned(),
-            detail: "its file CURRENT is missing".to_owned(),
+            detail: "the file CURRENT is missing".to_owned(),
         }),
     }
 }
@@ -102,7 +106,7 @@ fn rows(database: &DB, path: &Path) -> Result<Vec<Row>, StoreError> {
         .map_err(|error| failed(path, &error))
 }
 
-/// What matters here: little memory, few files, few threads, no chatter. Figures in ADR 0007.
+/// Options for little memory, few files, few threads and a small log. Figures in ADR 0007.
 fn options() -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
@@ -116,7 +120,7 @@ fn options() -> Options {
     blocks.disable_cache();
     options.set_block_based_table_factory(&blocks);
 
-    // A process killed in the middle of a write leaves half a log entry, which was never acknowledged.
+    // A process killed during a write leaves half a log entry, which was never acknowledged.
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     options.set_max_open_files(32);
     options.set_max_file_opening_threads(1);
@@ -140,7 +144,8 @@ fn failed(path: &Path, error: &rocksdb::Error) -> StoreError {
             path: path.to_owned(),
             detail,
         },
-        // "Invalid argument" is how a table of foreign options or a foreign comparator is refused.
+        // "Invalid argument" is RocksDB's error for a table with foreign options or a foreign
+        // comparator.
         ErrorKind::Corruption | ErrorKind::InvalidArgument => StoreError::Corrupt {
             path: path.to_owned(),
             detail,
@@ -149,7 +154,7 @@ fn failed(path: &Path, error: &rocksdb::Error) -> StoreError {
     }
 }
 
-/// RocksDB passes the system's errors on as text; the text is `strerror`'s, by which the errno is found again.
+/// Finds the errno for a system error in RocksDB's text, which contains the text of `strerror`.
 fn io_error(detail: &str) -> io::Error {
     const KNOWN: [Errno; 6] = [
         Errno::ENOSPC,

@@ -13,15 +13,16 @@ use crate::ledger::{Ledger, Refusal, Request};
 use crate::record::UnixNanos;
 use crate::store::{Change, Opened, Store, StoreError};
 
-/// The most calls that are written together: enough to make a thousand starts cheap, few enough to answer soon.
+/// The maximum number of calls written together: enough to make a thousand starts cheap, few enough
+/// to answer soon.
 const BATCH: usize = 64;
 
-/// How long a removal may wait for another change to be written with. A record that is on the disk for longer than it
-/// should be names a process that is gone, which the sweep verifies: that costs nothing, and a write saved is a third
-/// of what a restart costs the table.
+/// How long a removal may wait to be written together with another change. A record that stays on
+/// disk for longer than necessary describes a process that is gone, which a sweep verifies, so it
+/// does no harm. A saved write is a third of what a restart costs the table.
 const LINGER: Duration = Duration::from_millis(2);
 
-/// Whether there was anything to change, or why it was not changed.
+/// Whether there was anything to change, or why it was refused.
 pub(super) type Answer = Result<bool, Refusal>;
 
 pub(super) type Opener = Box<dyn FnMut() -> Result<Opened, StoreError> + Send>;
@@ -29,7 +30,7 @@ pub(super) type Opener = Box<dyn FnMut() -> Result<Opened, StoreError> + Send>;
 #[derive(Debug)]
 pub(super) enum Ask {
     Request(Box<Request>),
-    /// A removal waits to be written.
+    /// A removal is waiting to be written.
     Removal,
     Close,
 }
@@ -40,12 +41,12 @@ impl Ask {
     }
 }
 
-/// Who waits for the answer. That nobody does any more is no failure: the call was carried out.
+/// Where the answer goes. If the receiver is gone, the call was still carried out.
 #[derive(Debug)]
 pub(super) enum Reply {
     Task(oneshot::Sender<Answer>),
     Thread(mpsc::SyncSender<Answer>),
-    Nobody,
+    None,
 }
 
 impl Reply {
@@ -53,7 +54,7 @@ impl Reply {
         match self {
             Self::Task(reply) => _ = reply.send(answer),
             Self::Thread(reply) => _ = reply.send(answer),
-            Self::Nobody => {}
+            Self::None => {}
         }
     }
 }
@@ -62,11 +63,11 @@ impl Reply {
 pub(super) struct Call {
     pub(super) ask: Ask,
     pub(super) reply: Reply,
-    /// The call's place in the bounded queue, free again when the call is answered.
+    /// The call's place in the bounded queue, released once the call is answered.
     pub(super) _place: Option<OwnedSemaphorePermit>,
 }
 
-/// A store that failed, and when it is tried again.
+/// A store that failed, and when to try it again.
 struct Failed {
     since: Instant,
     next_wait: Duration,
@@ -78,7 +79,8 @@ enum Condition {
     Failed(Failed),
 }
 
-/// Closes the table for removals when it is dropped: nobody is left to write them, also when the keeper panicked.
+/// Closes the table for removals when dropped, even after a panic of the keeper, because no thread
+/// would write them any more.
 struct Closing(Arc<Shared>);
 
 impl Drop for Closing {
@@ -88,13 +90,13 @@ impl Drop for Closing {
 }
 
 pub(super) struct Keeper {
-    /// First, so that no removal is taken while the rest is dropped.
+    /// The first field, so that no removal is accepted while the rest is dropped.
     _closing: Closing,
     opener: Opener,
     shared: Arc<Shared>,
     on_event: OnTableEvent,
     condition: Condition,
-    /// When the ledger's removals are written though nothing else is.
+    /// When the ledger's removals are written even if nothing else is.
     removals_due: Option<Instant>,
     retry_first: Duration,
     retry_max: Duration,
@@ -126,7 +128,7 @@ impl Keeper {
         })
     }
 
-    /// Serves until the table is closed or its last handle dropped.
+    /// Serves calls until the table is closed or its last handle dropped.
     pub(super) fn run(mut self, calls: &Receiver<Call>) {
         while let Some(batch) = self.next_batch(calls) {
             let closers = self.serve(batch);
@@ -139,7 +141,7 @@ impl Keeper {
         }
     }
 
-    /// The calls that wait; none of them when something else is due first; `None` when nobody can call any more.
+    /// The waiting calls, or none if something else is due first. `None` once all handles are gone.
     fn next_batch(&self, calls: &Receiver<Call>) -> Option<Vec<Call>> {
         let first = match self.next_due() {
             None => calls.recv().ok()?,
@@ -159,7 +161,7 @@ impl Keeper {
         }
     }
 
-    /// Carries out a batch and answers it; returns those who asked to close.
+    /// Carries out a batch and answers it. Returns the calls that asked to close the table.
     fn serve(&mut self, batch: Vec<Call>) -> Vec<Call> {
         let (mut closers, mut answers, mut written) = (Vec::new(), Vec::new(), Vec::new());
         let mut changes = Vec::with_capacity(batch.len());
@@ -212,8 +214,8 @@ impl Keeper {
         self.write(removals, Vec::new());
     }
 
-    /// Writes the removals that have waited, and then these changes, as one. A store that failed gets them all when it is
-    /// opened anew.
+    /// Writes the waiting removals and then these changes in one batch. A failed store gets all of
+    /// them when it is reopened.
     fn write(&mut self, removals: Vec<Change>, changes: Vec<Change>) {
         self.removals_due = None;
         let removes = !removals.is_empty();
@@ -233,7 +235,8 @@ impl Keeper {
         }
     }
 
-    /// Goes on without the store, which is dropped: an engine that failed once is not to be trusted with more.
+    /// Continues without the store and drops it, because an engine that failed once must not be
+    /// used any further.
     fn degrade(&mut self, error: StoreError) {
         let now = Instant::now();
         self.condition = Condition::Failed(Failed {
@@ -267,7 +270,8 @@ impl Keeper {
             }
             Err(_) => {
                 let next_wait = (wait * 2).min(self.retry_max);
-                // Counted from now that the attempt is over: a disk that answers slowly is not asked without pause.
+                // The delay counts from the end of the attempt, so that a slow disk is not retried
+                // without a pause.
                 self.condition = Condition::Failed(Failed {
                     since,
                     next_wait,
@@ -277,7 +281,7 @@ impl Keeper {
         }
     }
 
-    /// Opens the store anew and makes it hold what the ledger holds.
+    /// Reopens the store and makes it equal to the ledger.
     fn reopen(&mut self) -> Result<(Box<dyn Store>, usize), StoreError> {
         let mut opened = (self.opener)()?;
         if let Some(set_aside) = opened.set_aside.take() {
@@ -292,7 +296,8 @@ impl Keeper {
         Ok((opened.store, records))
     }
 
-    /// A last attempt to have the records in the store if it failed; then the store is closed before anybody is told.
+    /// If the store has failed, makes a last attempt to write the records. Then closes it, before
+    /// answering the callers.
     fn close(mut self, closers: Vec<Call>) {
         self.shared.closed.store(true, Ordering::SeqCst);
         self.write_removals();
@@ -311,7 +316,7 @@ impl Keeper {
     }
 }
 
-/// Where a process can be made to end at the write of this request: before and after. Removals are written later.
+/// The failpoints before and after writing this request. Removals are written later.
 fn points(request: &Request) -> Option<(Point, Point)> {
     match request {
         Request::Reserve(_) => Some((Point::ReserveWriting, Point::ReserveWritten)),

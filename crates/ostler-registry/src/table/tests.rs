@@ -1,4 +1,4 @@
-//! The table over stores that fail on demand, and over real ones.
+//! The table with stores that fail on demand, and with real ones.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,7 +13,7 @@ use crate::codec::decode_record;
 use crate::samples::{activation, active, key, owner, process, reserved};
 use crate::store::{Change, Opened, Row, Store};
 
-/// A disk in memory that is full, hangs or panics when told so.
+/// A disk in memory that can be made full, hang or panic.
 #[derive(Clone, Default)]
 struct FakeDisk {
     rows: Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>,
@@ -67,7 +67,7 @@ impl FakeDisk {
 impl Store for FakeDisk {
     fn apply(&mut self, changes: &[Change]) -> Result<(), StoreError> {
         let _hangs = self.hung.blocking_lock();
-        assert!(!self.broken.load(Ordering::SeqCst), "told to panic");
+        assert!(!self.broken.load(Ordering::SeqCst), "panic on demand");
         self.check()?;
         self.writes.fetch_add(1, Ordering::SeqCst);
         let mut rows = self.rows.lock().unwrap();
@@ -93,8 +93,8 @@ fn events() -> (OnTableEvent, UnboundedReceiver<TableEvent>) {
 async fn next(events: &mut UnboundedReceiver<TableEvent>) -> TableEvent {
     tokio::time::timeout(Duration::from_secs(20), events.recv())
         .await
-        .expect("an event in time")
-        .expect("an event")
+        .expect("timeout waiting for an event")
+        .expect("event")
 }
 
 fn quick() -> TableOptions {
@@ -114,7 +114,7 @@ async fn over(disk: &FakeDisk, options: TableOptions) -> (Table, UnboundedReceiv
 }
 
 #[tokio::test]
-async fn what_was_answered_is_in_the_store() {
+async fn acknowledged_changes_are_in_the_store() {
     let disk = FakeDisk::default();
     let (table, _) = over(&disk, quick()).await;
     table.reserve(reserved("embed", 0, 1)).await.expect("reserved");
@@ -133,7 +133,7 @@ async fn what_was_answered_is_in_the_store() {
 }
 
 #[tokio::test]
-async fn a_removal_is_written_with_the_next_reservation() {
+async fn removal_is_written_with_the_next_reservation() {
     let disk = FakeDisk::default();
     let (table, _) = over(&disk, quick()).await;
     for incarnation in 1..=50 {
@@ -144,11 +144,11 @@ async fn a_removal_is_written_with_the_next_reservation() {
         assert_eq!(
             disk.records(),
             vec![reserved("embed", 0, incarnation)],
-            "and none before it"
+            "no write before it"
         );
         table.remove(key("embed", 0, incarnation)).await.expect("removed");
     }
-    // One write each, but for a removal that had to wait longer than it may.
+    // One write each, except for a removal that reached its maximum wait.
     assert!(
         disk.writes.load(Ordering::SeqCst) < 75,
         "{} writes",
@@ -157,7 +157,7 @@ async fn a_removal_is_written_with_the_next_reservation() {
 }
 
 #[tokio::test]
-async fn a_removal_that_nothing_follows_is_written_all_the_same() {
+async fn removal_without_a_following_change_is_written() {
     let disk = FakeDisk::default();
     let (table, _) = over(&disk, quick()).await;
     table.reserve(reserved("embed", 0, 1)).await.expect("reserved");
@@ -169,11 +169,11 @@ async fn a_removal_that_nothing_follows_is_written_all_the_same() {
     };
     tokio::time::timeout(Duration::from_secs(20), written)
         .await
-        .expect("in time");
+        .expect("timeout");
 }
 
 #[tokio::test]
-async fn a_refusal_says_why_and_writes_nothing() {
+async fn refusal_has_a_reason_and_writes_nothing() {
     let disk = FakeDisk::default();
     let (table, _) = over(&disk, quick()).await;
     table.reserve(reserved("embed", 0, 1)).await.expect("reserved");
@@ -187,7 +187,7 @@ async fn a_refusal_says_why_and_writes_nothing() {
 }
 
 #[tokio::test]
-async fn calls_that_wait_together_are_written_together() {
+async fn waiting_calls_are_written_together() {
     let disk = FakeDisk::default();
     let (table, _) = over(&disk, quick()).await;
     let hung = disk.hung.lock().await;
@@ -196,7 +196,7 @@ async fn calls_that_wait_together_are_written_together() {
         let table = table.clone();
         calls.spawn(async move { table.reserve(reserved("embed", index, 1)).await });
     }
-    // All are queued once 100 places are taken; the first batch hangs in the store meanwhile.
+    // All calls are queued once 100 places are taken; the first batch hangs in the store meanwhile.
     while table.handle.places.available_permits() > 1024 - 100 {
         tokio::task::yield_now().await;
     }
@@ -213,14 +213,14 @@ async fn calls_that_wait_together_are_written_together() {
 }
 
 #[tokio::test]
-async fn a_full_disk_stops_no_restart_and_loses_nothing() {
+async fn full_disk_prevents_no_restart_and_loses_nothing() {
     let disk = FakeDisk::default();
     let (table, mut events) = over(&disk, quick()).await;
     table.reserve(reserved("embed", 0, 1)).await.expect("reserved");
     table.reserve(reserved("embed", 1, 1)).await.expect("reserved");
 
     disk.full.store(true, Ordering::SeqCst);
-    table.remove(key("embed", 0, 1)).await.expect("removed all the same");
+    table.remove(key("embed", 0, 1)).await.expect("removing on a full disk");
     assert!(matches!(
         next(&mut events).await,
         TableEvent::Degraded {
@@ -230,7 +230,7 @@ async fn a_full_disk_stops_no_restart_and_loses_nothing() {
     table
         .reserve(reserved("embed", 0, 2))
         .await
-        .expect("reserved all the same");
+        .expect("reserving on a full disk");
     assert!(matches!(
         table.status(),
         TableStatus::Degraded {
@@ -240,7 +240,7 @@ async fn a_full_disk_stops_no_restart_and_loses_nothing() {
     ));
     assert_eq!(table.records(), vec![reserved("embed", 0, 2), reserved("embed", 1, 1)]);
 
-    // A few attempts fail before there is space again; it is said once.
+    // A few attempts fail before there is space again; only one event is sent.
     let attempts = disk.opened.load(Ordering::SeqCst) + 3;
     while disk.opened.load(Ordering::SeqCst) < attempts {
         tokio::task::yield_now().await;
@@ -255,7 +255,7 @@ async fn a_full_disk_stops_no_restart_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_table_that_closes_tries_once_more_to_save_its_records() {
+async fn closing_table_tries_once_more_to_save_its_records() {
     let disk = FakeDisk::default();
     let far = Duration::from_secs(3600);
     let (table, mut events) = over(
@@ -276,7 +276,7 @@ async fn a_table_that_closes_tries_once_more_to_save_its_records() {
 }
 
 #[tokio::test]
-async fn a_disk_that_hangs_ends_calls_not_tasks() {
+async fn calls_time_out_on_a_hanging_disk() {
     let disk = FakeDisk::default();
     let options = TableOptions {
         call_timeout: Duration::from_millis(30),
@@ -286,14 +286,14 @@ async fn a_disk_that_hangs_ends_calls_not_tasks() {
     let hung = disk.hung.lock().await;
     let slow = table.reserve(reserved("embed", 0, 1)).await;
     assert!(matches!(slow, Err(TableError::Slow { .. })), "{slow:?}");
-    // That one is in the ledger; this one waits in the queue, and its removal behind it.
+    // The first call is in the ledger. This one waits in the queue, with its removal behind it.
     let slow = table.reserve(reserved("embed", 1, 1)).await;
     assert!(matches!(slow, Err(TableError::Slow { .. })), "{slow:?}");
     let slow = table.remove(key("embed", 1, 1)).await;
     assert!(matches!(slow, Err(TableError::Slow { .. })), "{slow:?}");
-    assert!(table.remove(key("embed", 0, 1)).await.expect("removed at once"));
+    assert!(table.remove(key("embed", 0, 1)).await.expect("removing immediately"));
     drop(hung);
-    // All were carried out, in their order.
+    // All were carried out in order.
     while !disk.records().is_empty() || table.next_incarnation(&key("embed", 1, 1).worker) == Incarnation::FIRST {
         tokio::task::yield_now().await;
     }
@@ -303,7 +303,7 @@ async fn a_disk_that_hangs_ends_calls_not_tasks() {
 }
 
 #[tokio::test]
-async fn calls_after_the_close_are_refused() {
+async fn calls_after_close_are_refused() {
     let disk = FakeDisk::default();
     let (table, _) = over(&disk, quick()).await;
     table.reserve(reserved("embed", 0, 1)).await.expect("reserved");
@@ -320,7 +320,7 @@ async fn calls_after_the_close_are_refused() {
 }
 
 #[tokio::test]
-async fn a_keeper_that_panicked_confirms_no_removal() {
+async fn panicked_keeper_confirms_no_removal() {
     let disk = FakeDisk::default();
     let (table, mut events) = over(&disk, quick()).await;
     for index in 0..2 {
@@ -329,7 +329,7 @@ async fn a_keeper_that_panicked_confirms_no_removal() {
     disk.broken.store(true, Ordering::SeqCst);
     let lost = table.reserve(reserved("embed", 2, 1)).await;
     assert!(matches!(lost, Err(TableError::Closed)), "{lost:?}");
-    // The keeper owns the events' sender: they end with it.
+    // The keeper owns the events' sender, so the events end with it.
     let ended = tokio::time::timeout(Duration::from_secs(20), events.recv()).await;
     assert!(matches!(ended, Ok(None)), "{ended:?}");
     for index in 0..2 {
@@ -340,14 +340,14 @@ async fn a_keeper_that_panicked_confirms_no_removal() {
 }
 
 #[tokio::test]
-async fn the_last_handle_closes_the_store() {
+async fn last_handle_closes_the_store() {
     let disk = FakeDisk::default();
     let (table, mut events) = over(&disk, quick()).await;
     drop(table);
-    // The keeper owns the events' sender: they end with it.
+    // The keeper owns the events' sender, so the events end with it.
     let ended = tokio::time::timeout(Duration::from_secs(20), events.recv())
         .await
-        .expect("in time");
+        .expect("timeout");
     assert!(ended.is_none(), "{ended:?}");
 }
 
@@ -361,9 +361,9 @@ fn engines() -> impl Iterator<Item = Engine> {
 }
 
 #[tokio::test]
-async fn a_store_that_cannot_be_read_is_set_aside_by_name_and_begun_anew() {
+async fn unreadable_store_is_set_aside_and_replaced() {
     for engine in engines() {
-        for (damage, word) in [(0_usize, "corrupt"), (1, "too-new")] {
+        for (damage, reason) in [(0_usize, "corrupt"), (1, "too-new")] {
             let dir = tempfile::tempdir().expect("temporary directory");
             let run = run_in(dir.path(), engine);
             let value = match damage {
@@ -385,9 +385,11 @@ async fn a_store_that_cannot_be_read_is_set_aside_by_name_and_begun_anew() {
 
             let (on_event, mut events) = events();
             let options = TableOptions { engine, ..quick() };
-            let table = Table::open(&run, options, on_event).await.expect("opens all the same");
+            let table = Table::open(&run, options, on_event)
+                .await
+                .expect("opening with a damaged store");
             let TableEvent::SetAside(SetAside { path, why }) = next(&mut events).await else {
-                panic!("set aside")
+                panic!("expected a SetAside event")
             };
             assert!(
                 path.exists() && path.starts_with(run.set_aside_dir()),
@@ -395,18 +397,18 @@ async fn a_store_that_cannot_be_read_is_set_aside_by_name_and_begun_anew() {
                 path.display()
             );
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            assert!(name.contains(&format!("{}-{word}-20", engine.file_name())), "{name}");
+            assert!(name.contains(&format!("{}-{reason}-20", engine.file_name())), "{name}");
             assert!(why.to_string().contains(engine.file_name()), "{why}");
             table.reserve(reserved("embed", 0, 1)).await.expect("reserved");
             table.close().await.expect("closed");
             run.remove().expect("removed");
-            assert!(path.exists(), "the copy outlives the run");
+            assert!(path.exists(), "the copy must outlive the run");
         }
     }
 }
 
 #[tokio::test]
-async fn an_open_table_is_found_again_by_its_records() {
+async fn reopened_table_has_its_records() {
     for engine in engines() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let run = run_in(dir.path(), engine);
@@ -414,7 +416,7 @@ async fn an_open_table_is_found_again_by_its_records() {
         let table = open().await.expect("opens");
         table.reserve(reserved("embed", 0, 7)).await.expect("reserved");
         table.close().await.expect("closed");
-        let table = open().await.expect("opens again");
+        let table = open().await.expect("reopening the table");
         assert_eq!(table.records(), vec![reserved("embed", 0, 7)], "{engine}");
         assert!(table.reserve(reserved("embed", 0, 7)).await.is_err());
     }

@@ -1,4 +1,4 @@
-//! What only the tests of a healthy table need.
+//! Helpers for tests of a healthy table.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use ostler_registry::{Activation, Containment, Identity, OnTableEvent, RecordedP
 use crate::common::process;
 
 pub(crate) fn no_events() -> OnTableEvent {
-    Arc::new(|event| panic!("nothing should happen, but {event:?} did"))
+    Arc::new(|event| panic!("unexpected event {event:?}"))
 }
 
 pub(crate) fn activation(pid: i32) -> Activation {

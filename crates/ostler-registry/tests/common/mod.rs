@@ -1,5 +1,5 @@
-//! What the tests with real processes share: a child that is this very test binary, run again for one test, told by an
-//! environment variable what to do.
+//! Helpers for tests with real processes: a child is this test binary, run again for one test, with
+//! its task in an environment variable.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -15,62 +15,62 @@ const DIR: &str = "OSTLER_TEST_DIR";
 const ENGINE: &str = "OSTLER_TEST_ENGINE";
 const MARK: &str = "@ostler ";
 
-/// The engines that this build has.
+/// The engines of this build.
 pub(crate) fn engines() -> impl Iterator<Item = Engine> {
     Engine::ALL.into_iter().filter(|engine| engine.is_compiled_in())
 }
 
-/// What a child is to do its work with; `None` in the parent.
+/// The task of a child: directory and engine. `None` in the parent.
 pub(crate) fn child_task() -> Option<(PathBuf, Engine)> {
     let dir = std::env::var_os(DIR)?;
     let engine = std::env::var(ENGINE)
         .ok()
         .and_then(|name| Engine::from_name(&name))
-        .expect("an engine's name");
+        .expect("name of an engine");
     Some((dir.into(), engine))
 }
 
-/// A line for the parent. The test harness prints lines of its own between them.
-pub(crate) fn tell(line: &str) {
+/// Prints a line for the parent. The test harness prints its own lines in between.
+pub(crate) fn report(line: &str) {
     println!("\n{MARK}{line}");
 }
 
-/// A running child. It is killed and waited for at the latest when this is dropped.
+/// A running child, killed and waited for on drop.
 pub(crate) struct Running {
     child: Child,
     lines: std::io::Lines<BufReader<ChildStdout>>,
 }
 
 impl Running {
-    /// Runs the test `name` of this binary as a child that finds its task by [`child_task`].
+    /// Runs the test `name` of this binary as a child, which gets its task from [`child_task`].
     pub(crate) fn start(name: &str, dir: &Path, engine: Engine) -> Self {
-        let mut child = Command::new(std::env::current_exe().expect("own path"))
+        let mut child = Command::new(std::env::current_exe().expect("path of this program"))
             .args([name, "--exact", "--nocapture", "--test-threads=1"])
             .env(DIR, dir)
             .env(ENGINE, engine.name())
             .stdout(Stdio::piped())
             .spawn()
             .expect("child");
-        let lines = BufReader::new(child.stdout.take().expect("its stdout")).lines();
+        let lines = BufReader::new(child.stdout.take().expect("piped stdout")).lines();
         Self { child, lines }
     }
 
-    /// SIGKILL, now.
+    /// Sends SIGKILL.
     pub(crate) fn kill(&mut self) {
-        // Only a child that is reaped can't be killed, and that is what is wanted.
+        // Only a reaped child cannot be killed, which is fine.
         _ = self.child.kill();
     }
 
-    /// Whether the child ended well; to be asked after its last line.
+    /// Whether the child exited successfully. Call this after its last line.
     pub(crate) fn ended_well(&mut self) -> bool {
-        self.child.wait().expect("waited for").success()
+        self.child.wait().expect("waiting for the child").success()
     }
 }
 
 impl Iterator for Running {
     type Item = String;
 
-    /// The next line that the child tells; `None` when it has ended.
+    /// The next line printed by the child; `None` once it has ended.
     fn next(&mut self) -> Option<String> {
         self.lines
             .by_ref()
@@ -82,7 +82,7 @@ impl Iterator for Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.kill();
-        self.child.wait().expect("waited for");
+        self.child.wait().expect("waiting for the child");
     }
 }
 

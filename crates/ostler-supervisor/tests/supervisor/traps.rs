@@ -162,7 +162,7 @@ impl Actor for Named {
 #[tokio::test]
 async fn free_name_does_not_mean_a_released_actor() {
     let bench = Bench::new();
-    let name = "a_free_name_is_not_a_released_actor";
+    let name = "free_name_does_not_mean_a_released_actor";
     let (may_stop, receiver) = watch::channel(false);
     let child = ChildSpec::named_actor("child", name, move || (Named(receiver.clone()), ()));
     let supervisor = bench.supervisor(Strategy::OneForOne, vec![child]).await;
@@ -194,7 +194,7 @@ async fn free_name_does_not_mean_a_released_actor() {
 #[tokio::test]
 async fn grandchildren_are_gone_when_a_supervisor_has_stopped() {
     let bench = Bench::new();
-    let name = "when_a_supervisor_has_stopped_its_grandchildren_are_gone";
+    let name = "grandchildren_are_gone_when_a_supervisor_has_stopped";
     let grandchild = ChildSpec::named_actor("grandchild", name, || (Named(watch::channel(true).1), ()));
     let inner = ChildSpec::supervisor("inner", SupervisorOptions::new(), move || vec![grandchild.clone()]);
     let outer = bench.supervisor(Strategy::OneForOne, vec![inner]).await;

@@ -2,7 +2,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 
-/// A file that takes `left` writes more and then fails them all, as if the process had been killed there.
+/// A file that accepts `left` more writes and then fails them all, as if the process had been
+/// killed.
 #[derive(Debug)]
 struct DiesAfter {
     file: UnsyncedFile,
@@ -49,11 +50,11 @@ fn put(key: u8) -> Change {
     }
 }
 
-/// So many that pages which one commit freed are used again by a later one.
+/// Enough commits for pages freed by one to be reused by a later one.
 const COMMITS: u8 = 9;
 
-/// Commits this often, dies at one write of the kernel's after the store was made, and says which commits were
-/// acknowledged and how many writes there were to die at.
+/// Makes this many commits and fails at one write after the store was created. Returns the number
+/// of acknowledged commits, and the total number of writes.
 fn die_at(step: usize, path: &Path) -> (u8, usize) {
     drop(RedbStore::open(path).expect("made"));
     let left = Arc::new(AtomicUsize::new(step));
@@ -77,7 +78,7 @@ fn die_at(step: usize, path: &Path) -> (u8, usize) {
 }
 
 #[test]
-fn what_was_acknowledged_is_there_after_a_death_at_each_write() {
+fn acknowledged_commits_survive_a_death_at_each_write() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let (all, steps) = die_at(1_000_000, &dir.path().join("counted"));
     assert_eq!(all, COMMITS);
@@ -99,12 +100,12 @@ fn what_was_acknowledged_is_there_after_a_death_at_each_write() {
 }
 
 #[test]
-fn a_newer_file_format_is_too_new() {
+fn newer_file_format_is_too_new() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("table.redb");
     drop(RedbStore::open(&path).expect("made"));
     let mut bytes = fs::read(&path).expect("read");
-    // The two commit slots of redb's header, 64 and 192 bytes in, begin with the format's version.
+    // The two commit slots in redb's header, at bytes 64 and 192, start with the format version.
     bytes[64] = 200;
     bytes[192] = 200;
     fs::write(&path, bytes).expect("written");
@@ -116,7 +117,7 @@ fn a_newer_file_format_is_too_new() {
 }
 
 #[test]
-fn a_death_while_the_file_is_made_leaves_no_half_store() {
+fn death_during_creation_leaves_no_incomplete_store() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("table.redb");
     fs::write(path.with_extension("redb-new"), b"half").expect("written");
