@@ -173,7 +173,7 @@ def table(ostler):
 
 
 def demo(xtask):
-    terminal = Terminal([xtask, "demo"], 132, 70, "cargo xtask demo")
+    terminal = Terminal([xtask, "demo"], 150, 84, "cargo xtask demo")
     return terminal, terminal.end()
 
 

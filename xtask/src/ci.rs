@@ -3,6 +3,7 @@
 //! The steps share one target folder and, where they can, one set of features: RocksDB is compiled
 //! once.
 
+pub(crate) mod api;
 mod features;
 mod guardian;
 mod packages;
@@ -19,7 +20,7 @@ use crate::{native, text};
 type Check = fn(&mut Skips) -> Outcome;
 
 /// The checks by name. Those that need no compiler come first.
-const CHECKS: [(&str, Check); 10] = [
+const CHECKS: [(&str, Check); 11] = [
     ("format", format),
     ("text", text),
     ("deny", deny),
@@ -28,6 +29,7 @@ const CHECKS: [(&str, Check); 10] = [
     ("features", |_| features::check(&native::environment()?)),
     ("targets", targets::check),
     ("docs", docs),
+    ("api", api::check),
     ("benches", benches),
     ("packages", |_| packages::build_an_app_from_them()),
 ];

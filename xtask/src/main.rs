@@ -33,8 +33,11 @@ cargo xtask chaos [--minutes N] [--seed S]
     the light store. Its --help has more.
 
 cargo xtask ci [CHECK …]
-    What is checked besides the tests, or some of it: format, text, deny, guardian, clippy, features, targets, docs,
+    What is checked besides the tests, or some of it: format, text, deny, guardian, clippy, features, targets, docs, api,
     benches, packages. What was skipped is listed at the end; in CI (CI=true) it must be in .ci/expected-skips.
+
+cargo xtask api
+    Writes docs/api/ostler.txt anew: the public API of the crate ostler. Needs cargo-public-api and nightly.
 
 cargo xtask record
     Makes the recordings in docs/recording anew: the live table and the demo.
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         ["python"] => test::python_alone(),
         ["chaos", rest @ ..] => chaos::run(rest),
         ["ci", checks @ ..] => ci::run(checks),
+        ["api"] => ci::api::write(),
         ["record"] => record::run(),
         ["text"] => text::run(text::Mode::Check),
         ["text", "--fix"] => text::run(text::Mode::Fix),

@@ -105,11 +105,10 @@ fn a_sweep_of_no_apps_name_is_a_wrong_command_line() {
 
 #[test]
 fn what_is_hardly_meant_is_said_and_not_refused() {
-    let (_folder, file) = folder("[pool.p]\ncommand = [\"true\", \"{port.htp}\"]\nworkers = 2\nport = 7001\n");
+    let (_folder, file) = folder("[pool.p]\ncommand = [\"true\", \"{port.htp}\"]\nport = 7001\n");
     let (status, shown, said) = run(&["check", utf8(&file)]);
     assert_eq!(status, Some(0), "{said}");
     assert!(shown.contains("port = 7001"), "{shown}");
-    assert!(said.contains("pool.p.workers: 2 workers want a port each"), "{said}");
     assert!(said.contains("pool.p.command: {port.htp} is no port"), "{said}");
     // With a port that whoever else is on this machine leaves to it.
     let (_folder, file) = folder("[pool.p]\ncommand = [\"true\", \"{port.htp}\"]\nport = \"any\"\n");
@@ -117,6 +116,17 @@ fn what_is_hardly_meant_is_said_and_not_refused() {
     assert_eq!(status, Some(0), "{said}");
     assert!(
         said.contains("WARN") && said.contains("{port.htp} is no port"),
+        "{said}"
+    );
+}
+
+#[test]
+fn more_workers_than_ports_are_refused() {
+    let (_folder, file) = folder("[pool.p]\ncommand = [\"true\"]\nworkers = 2\nport = 7001\n");
+    let (status, _, said) = run(&["check", utf8(&file)]);
+    assert_eq!(status, Some(2), "{said}");
+    assert!(
+        said.contains("2 workers need a port each, and 7001 is enough for 1"),
         "{said}"
     );
 }

@@ -1,4 +1,4 @@
-//! When a pool is ready, has finished, or gives up: what is said of pools beyond OTP (ADR 0001), as a pure value.
+//! When a pool is ready, degraded, has finished, or gives up: the rules of pools beyond OTP (ADR 0001), as a pure value.
 
 use crate::failure::Failure;
 use crate::spec::OnGiveUp;
@@ -16,13 +16,15 @@ enum Slot {
     GaveUp,
 }
 
-/// What the pool's watcher is told.
+/// What happens to a slot of a pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PoolInput {
     /// The slot's worker is ready.
     Ready(u32),
     /// The slot's worker is no longer ready.
     NotReady(u32),
+    /// The slot's worker ended by itself, and is being restarted.
+    Restarting(u32),
     /// The slot has finished.
     Finished(u32),
     /// The slot gave up, for the last failure of its worker.
@@ -32,8 +34,16 @@ pub enum PoolInput {
 /// What follows from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PoolEffect {
-    /// Every slot that is left is ready: for the first time, or again.
+    /// Every worker is ready: for the first time, or again.
     Ready,
+    /// The pool serves with fewer workers than it should: one is being restarted, or a slot gave up. Once until the pool is
+    /// ready again, and once more for each slot that gives up.
+    Degraded {
+        /// How many workers are ready.
+        ready: usize,
+        /// How many should be.
+        wanted: usize,
+    },
     /// Every slot has finished; nothing is left to supervise.
     Finished,
     /// The pool gives up: stop what is left of it.
@@ -45,6 +55,22 @@ pub enum PoolEffect {
     },
 }
 
+/// How many of a pool's workers serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// Not every worker has been ready yet, and no slot is known to stay empty.
+    Starting,
+    /// Every worker is ready. Those that have finished no longer count.
+    Ready,
+    /// Fewer workers are ready than should be: the pool was ready before, or slots gave up.
+    Degraded {
+        /// How many workers are ready.
+        ready: usize,
+        /// How many should be: all that have not finished.
+        wanted: usize,
+    },
+}
+
 /// The state of a pool's slots, and the rules for the pool as a whole.
 ///
 /// A pool gives up when fewer than `min_workers` slots are left that may still serve (finished ones do not count as
@@ -53,12 +79,23 @@ pub enum PoolEffect {
 #[derive(Debug, Clone)]
 pub struct PoolWatch {
     slots: Vec<Slot>,
-    /// How many slots are in each state: what is asked at each step of a thousand workers is not counted anew.
+    /// How many slots are in each state, so that a step costs the same in a pool of a thousand workers.
     tally: [usize; 4],
     min_workers: u32,
     on_give_up: OnGiveUp,
-    announced_ready: bool,
+    /// No slot has been busy at one moment at least: the pool's start is over.
+    started: bool,
+    announced: Announced,
     over: bool,
+}
+
+/// What was announced last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Announced {
+    /// Nothing that holds still.
+    Nothing,
+    Ready,
+    Degraded,
 }
 
 impl PoolWatch {
@@ -72,30 +109,56 @@ impl PoolWatch {
             tally,
             min_workers,
             on_give_up,
-            announced_ready: false,
+            started: false,
+            announced: Announced::Nothing,
             over: false,
         };
         let effect = watch.finished();
         (watch, effect)
     }
 
-    /// Takes what happened; says what follows.
+    /// Takes what happened; returns what follows.
     pub fn step(&mut self, input: PoolInput) -> Option<PoolEffect> {
         if self.over {
             return None;
         }
+        let mut lost = false;
         match input {
             PoolInput::Ready(index) => self.set(index, Slot::Ready),
             PoolInput::NotReady(index) => self.set(index, Slot::Busy),
+            PoolInput::Restarting(index) => {
+                self.set(index, Slot::Busy);
+                lost = self.announced != Announced::Degraded;
+            }
             PoolInput::Finished(index) => self.set(index, Slot::Finished),
             PoolInput::GaveUp(index, failure) => {
                 self.set(index, Slot::GaveUp);
                 if let Some(effect) = self.gave_up(index, failure) {
                     return Some(effect);
                 }
+                lost = true;
             }
         }
-        self.finished().or_else(|| self.ready())
+        if self.count(Slot::Busy) == 0 && !self.started {
+            self.started = true;
+            lost = true;
+        }
+        self.finished().or_else(|| self.ready()).or_else(|| self.degraded(lost))
+    }
+
+    /// How many workers serve. Of no meaning once the pool has finished or given up.
+    pub fn readiness(&self) -> Readiness {
+        let (ready, wanted) = (self.ready_workers(), self.slots.len() - self.count(Slot::Finished));
+        match self.started {
+            _ if ready == wanted && ready > 0 => Readiness::Ready,
+            true => Readiness::Degraded { ready, wanted },
+            false => Readiness::Starting,
+        }
+    }
+
+    /// Whether slots gave up, so that the pool can't become ready unless one of them is started again.
+    pub fn is_short(&self) -> bool {
+        self.count(Slot::GaveUp) > 0 && self.count(Slot::Busy) == 0
     }
 
     /// How many slots have a ready worker.
@@ -113,8 +176,8 @@ impl PoolWatch {
             self.tally[state as usize] += 1;
             *slot = state;
         }
-        if state != Slot::Ready {
-            self.announced_ready = false;
+        if state != Slot::Ready && self.announced == Announced::Ready {
+            self.announced = Announced::Nothing;
         }
     }
 
@@ -145,9 +208,21 @@ impl PoolWatch {
     }
 
     fn ready(&mut self) -> Option<PoolEffect> {
-        let news = self.count(Slot::Busy) == 0 && !self.announced_ready && self.count(Slot::Ready) > 0;
-        self.announced_ready |= news;
-        news.then_some(PoolEffect::Ready)
+        let news = self.readiness() == Readiness::Ready && self.announced != Announced::Ready;
+        news.then(|| {
+            self.announced = Announced::Ready;
+            PoolEffect::Ready
+        })
+    }
+
+    fn degraded(&mut self, lost: bool) -> Option<PoolEffect> {
+        match self.readiness() {
+            Readiness::Degraded { ready, wanted } if lost => {
+                self.announced = Announced::Degraded;
+                Some(PoolEffect::Degraded { ready, wanted })
+            }
+            Readiness::Degraded { .. } | Readiness::Ready | Readiness::Starting => None,
+        }
     }
 }
 
@@ -160,12 +235,66 @@ mod tests {
     }
 
     #[test]
-    fn ready_is_told_once_and_again_after_a_loss() {
+    fn ready_is_announced_once_and_again_after_a_loss() {
         let mut watch = pool(2, 1, OnGiveUp::Worker);
+        assert_eq!(watch.readiness(), Readiness::Starting);
         assert_eq!(watch.step(PoolInput::Ready(0)), None);
         assert_eq!(watch.step(PoolInput::Ready(1)), Some(PoolEffect::Ready));
         assert_eq!(watch.step(PoolInput::NotReady(0)), None);
         assert_eq!(watch.step(PoolInput::Ready(0)), Some(PoolEffect::Ready));
+    }
+
+    #[test]
+    fn a_crash_degrades_the_pool_until_its_worker_is_ready_again() {
+        let mut watch = pool(2, 1, OnGiveUp::Worker);
+        watch.step(PoolInput::Ready(0));
+        watch.step(PoolInput::Ready(1));
+        let degraded = |ready| PoolEffect::Degraded { ready, wanted: 2 };
+        assert_eq!(
+            watch.step(PoolInput::NotReady(0)),
+            None,
+            "it may finish, or be restarted on request"
+        );
+        assert_eq!(watch.readiness(), Readiness::Degraded { ready: 1, wanted: 2 });
+        assert_eq!(watch.step(PoolInput::Restarting(0)), Some(degraded(1)));
+        watch.step(PoolInput::NotReady(1));
+        assert_eq!(watch.step(PoolInput::Restarting(1)), None, "it is degraded already");
+        assert_eq!(watch.step(PoolInput::Ready(1)), None);
+        assert_eq!(watch.step(PoolInput::Ready(0)), Some(PoolEffect::Ready));
+        assert_eq!(watch.readiness(), Readiness::Ready);
+        watch.step(PoolInput::NotReady(1));
+        assert_eq!(watch.step(PoolInput::Restarting(1)), Some(degraded(1)));
+    }
+
+    #[test]
+    fn a_pool_with_slots_that_gave_up_is_never_ready() {
+        let mut watch = pool(3, 1, OnGiveUp::Worker);
+        assert_eq!(watch.step(PoolInput::GaveUp(0, None)), None, "it is starting");
+        assert_eq!(watch.step(PoolInput::Ready(1)), None);
+        let degraded = |ready| Some(PoolEffect::Degraded { ready, wanted: 3 });
+        assert!(!watch.is_short(), "worker 2 may become ready");
+        assert_eq!(watch.step(PoolInput::Ready(2)), degraded(2));
+        assert!(watch.is_short());
+        assert_eq!(watch.step(PoolInput::NotReady(2)), None);
+        assert_eq!(
+            watch.step(PoolInput::GaveUp(2, None)),
+            degraded(1),
+            "each slot that is lost is said"
+        );
+        assert_eq!(watch.readiness(), Readiness::Degraded { ready: 1, wanted: 3 });
+        assert_eq!(watch.step(PoolInput::Restarting(0)), None);
+        assert_eq!(watch.step(PoolInput::Ready(0)), None, "slot 2 is still lost");
+        assert_eq!(watch.step(PoolInput::Ready(2)), Some(PoolEffect::Ready));
+    }
+
+    #[test]
+    fn a_worker_that_finishes_no_longer_counts() {
+        let mut watch = pool(2, 1, OnGiveUp::Worker);
+        watch.step(PoolInput::Ready(0));
+        watch.step(PoolInput::Ready(1));
+        assert_eq!(watch.step(PoolInput::NotReady(0)), None);
+        assert_eq!(watch.step(PoolInput::Finished(0)), Some(PoolEffect::Ready));
+        assert_eq!(watch.readiness(), Readiness::Ready);
     }
 
     #[test]

@@ -78,6 +78,8 @@ event_kinds! {
     WorkerGaveUp = "worker.gave_up",
     /// All workers of the pool are ready.
     PoolReady = "pool.ready",
+    /// The pool serves with fewer workers than it should; `count` are ready.
+    PoolDegraded = "pool.degraded",
     /// All slots of the pool have finished.
     PoolFinished = "pool.finished",
     /// Fewer slots than `min_workers` are left, or the first one gave up under `on_give_up =
@@ -85,6 +87,9 @@ event_kinds! {
     PoolGaveUp = "pool.gave_up",
     /// The pool has stopped and everything it held is released.
     PoolStopped = "pool.stopped",
+    /// The root supervisor gave up: the guardian or another part of it was lost too often. The
+    /// instance ends.
+    RunGaveUp = "run.gave_up",
     /// The guardian died; a new guardian and the workers are started.
     GuardianLost = "guardian.lost",
     /// The leftovers of this app's dead runs were cleaned up; `count` processes were killed.
@@ -191,6 +196,7 @@ impl Event {
             | EventKind::WorkerUnhealthy
             | EventKind::WorkerGaveUp
             | EventKind::PoolGaveUp
+            | EventKind::RunGaveUp
             | EventKind::GuardianLost
             | EventKind::CleanupOrphansFound
             | EventKind::CleanupEmergencyKill
@@ -207,6 +213,7 @@ impl Event {
             | EventKind::WorkerRestarting
             | EventKind::WorkerFinished
             | EventKind::PoolReady
+            | EventKind::PoolDegraded
             | EventKind::PoolFinished
             | EventKind::PoolStopped
             | EventKind::CleanupSuccess => false,

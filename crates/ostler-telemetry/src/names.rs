@@ -88,6 +88,9 @@ pub mod metric {
         /// The largest share of its intensity used by any worker of the pool, by `ostler.pool`; at
         /// 1, the next restart exceeds it.
         INTENSITY_USED = "ostler.pool.intensity.used" in "1";
+        /// Workers that a degraded pool lacks, by `ostler.pool`; 0 while the pool is ready, and
+        /// while it starts.
+        MISSING = "ostler.pool.missing" in "{worker}";
         /// Starts that are queued (for `max_starting`, a release or a machine limit), by
         /// `ostler.pool`.
         STARTS_WAITING = "ostler.pool.starts.waiting" in "{start}";

@@ -93,6 +93,8 @@ pub struct PoolSnapshot {
     pub states: Vec<(&'static str, u64)>,
     /// Starts that are queued.
     pub waiting: u64,
+    /// Workers that it lacks while it is degraded.
+    pub missing: u64,
     /// The largest share of its intensity used by any worker.
     pub intensity_used: f64,
     /// The resource usage of each worker.

@@ -2,16 +2,19 @@
 //!
 //! - `builder`: from a name to a running instance
 //! - `handle`: [`Ostler`], what people hold of it
-//! - `tree`: its root and its pools; `conclude`: its end, however that came
+//! - `pool_builder`: makes its pools
+//! - `tree`: its root and its pools; `anchor`: its place under an actor of yours; `conclude`: its end, however that came
 //! - `services`: what its actors and drivers share
 //! - `sweep`, `cleaner`, `audit`: what looks for processes that should not be there: of dead runs, at the end, at an interval
 //! - `process_table`: the table's place in the tree; `report`: what a stop comes to; `snapshot`: what metrics read
 
+mod anchor;
 pub(crate) mod audit;
 pub(crate) mod builder;
 pub(crate) mod cleaner;
 mod conclude;
 pub(crate) mod handle;
+pub(crate) mod pool_builder;
 mod process_table;
 pub(crate) mod report;
 pub(crate) mod services;

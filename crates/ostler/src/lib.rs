@@ -21,8 +21,11 @@
 //!     .restart(Restart::Transient)
 //!     .start()
 //!     .await?;
-//! pool.wait_ready().await;
-//! pool.restart_worker(0).await?;
+//! pool.wait_ready().await?;
+//! let worker = pool.worker(0)?;
+//! worker.restart().await?;
+//! worker.ready().await?;
+//! println!("{} serves at {:?}", worker.id(), worker.addr());
 //! let report = ostler.stop().await?;
 //! assert!(report.is_success(), "{report}");
 //! # Ok(())
@@ -31,6 +34,7 @@
 //!
 //! Supervision of ordinary ractor actors, no process in sight, is in [`supervisor`].
 
+mod detached;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -46,12 +50,13 @@ use instance::services;
 
 pub use hub::{EVENT_BUFFER, EventStream};
 pub use instance::audit::AUDIT_INTERVAL;
-pub use instance::builder::{OstlerBuilder, ROOT_INTENSITY, ROOT_PERIOD, StartError};
+pub use instance::builder::{OstlerBuilder, PARENT_GRACE, ROOT_INTENSITY, ROOT_PERIOD, StartError};
 pub use instance::cleaner::CleanupReport;
 pub use instance::handle::{Killer, Ostler};
-pub use instance::report::{StopError, StopReport};
+pub use instance::pool_builder::PoolBuilder;
+pub use instance::report::{RunGaveUp, StopError, StopReport};
 pub use instance::sweep;
-pub use pool::{Pool, PoolBuilder, PoolError, PoolPhase};
+pub use pool::{NotRestartable, Pool, PoolEnd, PoolError, PoolPhase, Worker};
 pub use process::{RECORDS_A_SECOND, RECORDS_AT_ONCE};
 pub use status::WorkerState;
 pub use supervisor::{Backoff, Restart};

@@ -60,20 +60,22 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .intensity(3, Duration::from_secs(5))
         .start()
         .await?;
-    pool.wait_ready().await;
-    for (index, worker) in pool.workers().iter().enumerate() {
-        println!("web/{index} is ready: pid {:?}, ports {:?}", worker.pid, worker.ports);
+    pool.wait_ready().await?;
+    for worker in pool.ready() {
+        println!(
+            "{} is ready: pid {:?} at {:?}",
+            worker.id(),
+            worker.pid(),
+            worker.addr()
+        );
     }
 
     // A requested restart is a stop, a confirmed release and a start. It is complete once the next
     // process is ready.
-    let mut restart = ostler.subscribe();
-    pool.restart_worker(0).await?;
-    while let Some(event) = restart.recv().await {
-        if event.kind == EventKind::WorkerReady {
-            break;
-        }
-    }
+    let worker = pool.worker(0)?;
+    worker.restart().await?;
+    let incarnation = worker.ready().await?;
+    println!("{}#{incarnation} is ready at {:?}", worker.id(), worker.addr());
 
     let report = ostler.stop().await?;
     println!("stopped: {report}");

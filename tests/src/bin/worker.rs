@@ -41,6 +41,7 @@ fn run(mode: &str, port: u16, tag: &str) {
         "stderr" => eprintln!("ModuleNotFoundError: No module named 'nonesuch'"),
         "pause" => std::thread::sleep(Duration::from_millis(number)),
         "burn" => burn(Duration::from_millis(number)),
+        "exit-on-term" => exit_on_term(),
         "ignore-term" => block_polite_signals(),
         "flood" => flood(number),
         "http" => serve(&bind(port), number),
@@ -104,6 +105,16 @@ ValueError: 1";
 /// A variable, or an empty text if it is not set.
 fn set(name: &str) -> String {
     std::env::var(name).unwrap_or_default()
+}
+
+/// Ends in order: with status 0, on TERM. Says so when it is prepared for it.
+fn exit_on_term() -> ! {
+    let mut term = SigSet::empty();
+    term.add(Signal::SIGTERM);
+    term.thread_block().expect("blocking TERM");
+    println!("ready to serve");
+    term.wait().expect("waiting for TERM");
+    exit(0)
 }
 
 fn park() -> ! {

@@ -11,11 +11,11 @@ async fn orphan_is_found_named_and_killed() {
     let place = Place::new();
     let (ostler, mut seen) = start(&place).await;
     let pool = ostler.pool_from(place.pool("p", "sleep")).start().await.unwrap();
-    in_time(pool.wait_ready()).await;
+    in_time(pool.wait_ready()).await.unwrap();
     let mut strays = [0; 2].map(|_| stray(pool.workers()[0].pid.unwrap(), &place.tag));
     // The cleaner touches nothing while the tree is up, so a restart does not affect the orphan.
     in_time(pool.restart_worker(0)).await.unwrap();
-    in_time(pool.wait_ready()).await;
+    in_time(pool.wait_ready()).await.unwrap();
     assert!(strays.iter_mut().all(Stray::lives));
 
     let report = in_time(ostler.stop()).await.unwrap();
@@ -51,7 +51,7 @@ async fn without_orphans_it_reports_success() {
         .start()
         .await
         .unwrap();
-    in_time(pool.wait_ready()).await;
+    in_time(pool.wait_ready()).await.unwrap();
     in_time(ostler.stop()).await.unwrap();
     seen.until_run_stopped().await;
     let success = seen.events.iter().find(|event| event.kind == EventKind::CleanupSuccess);

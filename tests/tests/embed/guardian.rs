@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use ostler::{Backoff, EventKind, Ostler, Pool, PoolPhase, Ready, StopSpec};
+use ostler::{Backoff, EventKind, Ostler, Pool, Ready, StopSpec};
 use ostler_tests::{SOON, send, survivors};
 
 use super::scene::{Place, Seen, WORST, in_time, start, stop};
@@ -41,7 +41,7 @@ fn alive(tag: &str) -> HashSet<i32> {
 /// Waits until all workers have been replaced and none of `old` is left.
 async fn all_back(place: &Place, pool: &Pool, seen: &mut Seen, old: &HashSet<i32>) {
     seen.kind(EventKind::PoolReady).await;
-    assert_eq!(in_time(pool.wait_ready()).await, PoolPhase::Ready);
+    assert_eq!(in_time(pool.wait_ready()).await, Ok(()));
     assert_eq!(seen.count(EventKind::WorkerGaveUp), 0, "{}", seen.story());
     place.await_processes(pool.workers().len() * 3);
     let left: Vec<_> = alive(&place.tag).intersection(old).copied().collect();
@@ -88,15 +88,13 @@ async fn guardian_that_keeps_dying_ends_the_instance() {
         () = tokio::time::sleep(SOON) => panic!("timeout"),
     };
     assert!(
-        report
-            .root_gave_up
-            .as_deref()
-            .is_some_and(|why| why.contains("guardian")),
+        report.root_gave_up.as_ref().is_some_and(|why| why.part == "guardian"),
         "{report}"
     );
     seen.until_run_stopped().await;
     assert!(report.is_clean() && !report.is_success(), "{report}; {}", seen.story());
     seen.assert_balanced();
+    assert_eq!(seen.count(EventKind::RunGaveUp), 1);
     assert_eq!(
         seen.count(EventKind::GuardianLost),
         11,
@@ -296,7 +294,7 @@ async fn guardian_is_killed_during_twenty_starts() {
         send(guardian(&ostler), Signal::SIGKILL);
         seen.kind(EventKind::GuardianLost).await;
         seen.kind(EventKind::PoolReady).await;
-        in_time(pool.wait_ready()).await;
+        in_time(pool.wait_ready()).await.unwrap();
         assert_eq!(seen.count(EventKind::WorkerGaveUp), 0, "{}", seen.story());
         place.await_processes(60);
         stop(&place, ostler, &mut seen).await;
@@ -319,7 +317,7 @@ async fn parts_of_the_root_are_killed() {
     table.kill();
     let old = alive(&place.tag);
     in_time(pool.restart_worker(0)).await.unwrap();
-    in_time(pool.wait_ready()).await;
+    in_time(pool.wait_ready()).await.unwrap();
     assert_eq!(
         alive(&place.tag).intersection(&old).count(),
         3,
@@ -364,7 +362,7 @@ async fn sitter_that_dies_before_its_spawn_request_is_not_counted() {
         }
         send(guardian, Signal::SIGCONT);
         seen.kind(EventKind::PoolReady).await;
-        assert_eq!(in_time(pool.wait_ready()).await, PoolPhase::Ready, "{}", seen.story());
+        assert_eq!(in_time(pool.wait_ready()).await, Ok(()), "{}", seen.story());
         assert_eq!(seen.count(EventKind::WorkerGaveUp), 0, "{}", seen.story());
         stop(&place, ostler, &mut seen).await;
     }
@@ -406,7 +404,7 @@ async fn unresponsive_guardian_does_not_count_as_empty() {
     let mut spec = place.pool("p", "sleep");
     spec.backoff = Some(Backoff::new(SOON * 100, SOON * 100));
     let pool = ostler.pool_from(spec).start().await.unwrap();
-    in_time(pool.wait_ready()).await;
+    in_time(pool.wait_ready()).await.unwrap();
     send(pool.workers()[0].pid.unwrap(), Signal::SIGKILL);
     seen.kind(EventKind::WorkerReleased).await;
     let guardian = guardian(&ostler);
@@ -429,6 +427,6 @@ async fn unresponsive_guardian_does_not_count_as_empty() {
         next.swept()
     );
     let pool = next.pool_from(place.pool("p", "sleep")).start().await.unwrap();
-    in_time(pool.wait_ready()).await;
+    in_time(pool.wait_ready()).await.unwrap();
     stop(&place, next, &mut seen).await;
 }

@@ -126,7 +126,7 @@ async fn abandoned_stop_kills() {
     spec.worker.stop.grace = Duration::from_secs(3600);
     ostler.pool_from(spec).start().await.unwrap();
     seen.kind(EventKind::PoolReady).await;
-    let stopping = tokio::spawn(ostler.stop());
+    let stopping = tokio::spawn(async move { ostler.stop().await });
     seen.kind(EventKind::WorkerStopping).await;
     stopping.abort();
     seen.until_run_stopped().await;

@@ -47,7 +47,7 @@ impl Actor for App {
 async fn under_an_app(place: &Place) -> (ActorRef<Order>, mpsc::UnboundedReceiver<ActorId>, Ostler, Seen) {
     let (sender, ended) = mpsc::unbounded_channel();
     let (app, _) = Actor::spawn(None, App(sender), ()).await.unwrap();
-    let builder = place.builder();
+    let builder = place.builder().parent_grace(Duration::from_millis(100));
     let mut seen = Seen::new(builder.subscribe());
     let ostler = in_time(builder.start_linked(app.get_cell())).await.unwrap();
     let mut spec = place.pool("p", WORST);

@@ -1,8 +1,11 @@
 //! Ostler as a library, with real processes: whatever dies first, nothing is left.
 
+mod callbacks;
+mod cancel;
 mod cleaner;
 mod guardian;
 mod handle;
 mod instances;
 mod linked;
+mod pools;
 mod scene;

@@ -41,6 +41,8 @@ pub(crate) struct Tally {
     pub(crate) failures: BTreeMap<&'static str, u64>,
     pub(crate) workers_gave_up: u64,
     pub(crate) pools_gave_up: BTreeSet<String>,
+    /// The pools that serve with fewer workers than they should.
+    pub(crate) degraded: BTreeSet<String>,
     pub(crate) pools_ended: BTreeSet<String>,
     pub(crate) guardians_lost: u64,
     pub(crate) swept: u64,
@@ -103,6 +105,12 @@ impl Board {
             EventKind::PoolFinished => {
                 tally.pools_ended.insert(pool());
             }
+            EventKind::PoolDegraded => {
+                tally.degraded.insert(pool());
+            }
+            EventKind::PoolReady | EventKind::PoolStopped => {
+                tally.degraded.remove(&pool());
+            }
             EventKind::GuardianLost => tally.guardians_lost += 1,
             EventKind::SweepDone => tally.swept += count,
             EventKind::CleanupOrphansFound => tally.orphans += count,
@@ -113,8 +121,7 @@ impl Board {
             | EventKind::WorkerStopping
             | EventKind::WorkerExited
             | EventKind::WorkerFinished
-            | EventKind::PoolReady
-            | EventKind::PoolStopped
+            | EventKind::RunGaveUp
             | EventKind::CleanupSuccess
             | EventKind::CleanupEmergencyKill
             | EventKind::EventsDropped => {}
@@ -168,7 +175,9 @@ fn state_after(kind: EventKind) -> Option<&'static str> {
         EventKind::WorkerGaveUp => Some("gave up"),
         EventKind::RunStarted
         | EventKind::RunStopped
+        | EventKind::RunGaveUp
         | EventKind::PoolReady
+        | EventKind::PoolDegraded
         | EventKind::PoolFinished
         | EventKind::PoolGaveUp
         | EventKind::PoolStopped

@@ -102,6 +102,8 @@ fn sentence(event: &Event) -> Option<String> {
         EventKind::WorkerFinished => "has finished".to_owned(),
         EventKind::WorkerGaveUp => "has given up: its slot stays empty".to_owned(),
         EventKind::PoolReady => "is ready: every worker of it is".to_owned(),
+        EventKind::PoolDegraded => "is degraded".to_owned(),
+        EventKind::RunGaveUp => "the instance has given up".to_owned(),
         EventKind::PoolFinished => "has finished: every worker of it has".to_owned(),
         EventKind::PoolGaveUp => "has given up".to_owned(),
         EventKind::PoolStopped => "is stopped".to_owned(),

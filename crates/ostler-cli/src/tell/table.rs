@@ -112,6 +112,11 @@ fn footer(board: &Board, shown: usize) -> String {
     } else {
         String::new()
     };
+    let degraded = board.tally().degraded.iter().map(String::as_str).collect::<Vec<_>>();
+    let hint = match degraded.is_empty() {
+        true => hint,
+        false => format!("{hint}, degraded: {}", degraded.join(", ")),
+    };
     format!("{ready} of {all} ready{hint}; Ctrl-C stops, a second one kills")
 }
 

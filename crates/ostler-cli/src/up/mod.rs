@@ -269,7 +269,10 @@ mod tests {
         );
         assert_eq!(
             status(StopReport {
-                root_gave_up: Some("guardian".into()),
+                root_gave_up: Some(ostler::RunGaveUp {
+                    part: "guardian".into(),
+                    reason: ostler::supervisor::ExitReason::Killed,
+                }),
                 ..clean()
             }),
             Exit::Machine

@@ -60,6 +60,8 @@ pub enum Cause {
     PoolStop,
     /// The whole instance stops.
     InstanceStop,
+    /// The actor that the instance is linked under ends.
+    ParentEnded,
     /// It was not ready in time.
     StartTimeout,
     /// It can't become ready.
@@ -76,11 +78,12 @@ pub enum Cause {
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::UserStop,
         Self::RestartRequested,
         Self::PoolStop,
         Self::InstanceStop,
+        Self::ParentEnded,
         Self::StartTimeout,
         Self::StartFailed,
         Self::Unhealthy,
@@ -96,6 +99,7 @@ impl Cause {
             Self::RestartRequested => "restart_requested",
             Self::PoolStop => "pool_stop",
             Self::InstanceStop => "instance_stop",
+            Self::ParentEnded => "parent_ended",
             Self::StartTimeout => "start_timeout",
             Self::StartFailed => "start_failed",
             Self::Unhealthy => "unhealthy",

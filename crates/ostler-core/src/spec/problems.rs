@@ -47,6 +47,11 @@ impl PoolSpec {
                 format!("{} is not between 0 and 1", backoff.jitter)
             });
         }
+        for (_, port) in self.worker.ports.iter() {
+            if let Some(message) = too_few(self.workers, port) {
+                found.add("workers", message);
+            }
+        }
         self.worker.problems_into(&mut found);
         found.0
     }
@@ -56,11 +61,6 @@ impl PoolSpec {
     /// What can be meant, but hardly is: it is said, and nothing is refused.
     pub fn doubts(&self) -> Vec<SpecProblem> {
         let mut found = Problems(Vec::new());
-        for (_, port) in self.worker.ports.iter() {
-            if let Some(message) = too_few(self.workers, port) {
-                found.add("workers", message);
-            }
-        }
         for placeholder in self.worker.unknown_placeholders() {
             found.add(
                 "command",
@@ -107,7 +107,7 @@ fn too_few(workers: u32, port: Port) -> Option<String> {
     };
     (workers > room).then(|| {
         format!(
-            "{workers} workers want a port each, and {found} is enough for {room}; the others find it in use: take a larger range, or \"any\""
+            "{workers} workers need a port each, and {found} is enough for {room}: use a larger range, \"any\", or fewer workers"
         )
     })
 }
@@ -370,15 +370,32 @@ mod tests {
         );
         assert_eq!(doubts(3, one(Port::Range(7000, 7002)), ""), nothing);
         assert_eq!(doubts(9, named(Port::Listen), "{port.http}{port.metrics}"), nothing);
-        let few = doubts(2, named(Port::Fixed(7001)), "");
-        assert!(
-            few[0].starts_with("2 workers want a port each, and 7001 is enough for 1"),
-            "{few:?}"
-        );
-        let few = doubts(4, one(Port::Range(7000, 7002)), "");
-        assert!(few[0].contains("\"7000-7002\" is enough for 3"), "{few:?}");
         assert!(doubts(1, Ports::None, "--port={port}")[0].starts_with("{port} is no port"));
         assert!(doubts(1, named(Port::Any), "{port.htp}")[0].starts_with("{port.htp} is no port"));
+    }
+
+    #[test]
+    fn more_workers_than_ports_can_not_work() {
+        let problems = |workers, ports| {
+            let mut pool = spec();
+            pool.workers = workers;
+            pool.worker.ports = ports;
+            pool.problems()
+        };
+        let named = |port| Ports::Named([("http".to_owned(), Port::Any), ("metrics".to_owned(), port)].into());
+        assert_eq!(problems(1, Ports::One(Port::Fixed(7001))), []);
+        assert_eq!(problems(3, Ports::One(Port::Range(7000, 7002))), []);
+        assert_eq!(problems(9, named(Port::Any)), []);
+        let few = problems(2, named(Port::Fixed(7001)));
+        assert_eq!(few[0].key, "workers");
+        assert!(
+            few[0]
+                .message
+                .starts_with("2 workers need a port each, and 7001 is enough for 1"),
+            "{few:?}"
+        );
+        let few = problems(4, Ports::One(Port::Range(7000, 7002)));
+        assert!(few[0].message.contains("\"7000-7002\" is enough for 3"), "{few:?}");
     }
 
     #[test]

@@ -118,7 +118,9 @@ impl Instruments {
             | EventKind::WorkerExited
             | EventKind::WorkerReleased
             | EventKind::WorkerFinished
+            | EventKind::RunGaveUp
             | EventKind::PoolReady
+            | EventKind::PoolDegraded
             | EventKind::PoolFinished
             | EventKind::PoolGaveUp
             | EventKind::PoolStopped
@@ -251,6 +253,9 @@ fn observe_instances(meter: &Meter, watched: &Arc<Watched>) {
     });
     counts(meter, metric::STARTS_WAITING, watched, |watched, gauge| {
         watched.each_pool(|name, pool| gauge.observe(pool.waiting, &of_pool(name, &pool.pool)));
+    });
+    counts(meter, metric::MISSING, watched, |watched, gauge| {
+        watched.each_pool(|name, pool| gauge.observe(pool.missing, &of_pool(name, &pool.pool)));
     });
     counts(meter, metric::TABLE_SIZE, watched, |watched, gauge| {
         for snapshot in watched.look().iter() {

@@ -118,7 +118,7 @@ impl<'a> Ours<'a> {
         let begun = now();
         let pool = self.pool(workers);
         let started = self.worker.last_of(workers) - begun;
-        self.runtime.block_on(pool.wait_ready());
+        self.runtime.block_on(pool.wait_ready()).expect("the pool is ready");
         StartAndStop {
             started,
             stop: self.stop(&pool),
@@ -154,7 +154,7 @@ impl<'a> Ours<'a> {
         let before = memory::Footprint::of(self.guardian());
         let pool = self.pool(workers);
         self.worker.last_of(workers);
-        self.runtime.block_on(pool.wait_ready());
+        self.runtime.block_on(pool.wait_ready()).expect("the pool is ready");
         let with_workers = memory::Footprint::of(self.guardian());
         self.stop(&pool);
         with_workers.since(&before)

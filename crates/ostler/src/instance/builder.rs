@@ -14,7 +14,9 @@ use ostler_registry::{
 };
 use ostler_telemetry::{EventKind, Facts, Observer};
 use ractor::ActorCell;
+use ractor::concurrency::JoinHandle;
 
+use super::anchor::{self, Anchor};
 use super::audit::{self, AUDIT_INTERVAL};
 use super::cleaner::EmergencyCleaner;
 use super::handle::Ostler;
@@ -22,6 +24,7 @@ use super::process_table::ProcessTable;
 use super::services::{Parts, Services};
 use super::sweep::{self, Elsewhere, SweepReport};
 use super::tree::Tree;
+use crate::detached::detached;
 use crate::guard::{GuardianKeeper, KeeperArguments, Link};
 use crate::hub::{About, EventStream, Hub};
 use crate::supervisor::{ChildSpec, Report, Restart, Shutdown, Supervisor, SupervisorError, SupervisorOptions};
@@ -30,6 +33,9 @@ use crate::supervisor::{ChildSpec, Report, Restart, Shutdown, Supervisor, Superv
 pub const ROOT_INTENSITY: u32 = 10;
 /// The period of [`ROOT_INTENSITY`]: 60 s.
 pub const ROOT_PERIOD: Duration = Duration::from_secs(60);
+
+/// How long a linked instance has to stop in order when its parent ends: 10 s.
+pub const PARENT_GRACE: Duration = Duration::from_secs(10);
 
 /// Why an instance did not start. Nothing is left behind by a start that failed.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +94,7 @@ pub struct OstlerBuilder {
     cgroups: bool,
     audit: Duration,
     guardian_program: Option<PathBuf>,
+    parent_grace: Duration,
 }
 
 impl OstlerBuilder {
@@ -103,6 +110,7 @@ impl OstlerBuilder {
             cgroups: true,
             audit: AUDIT_INTERVAL,
             guardian_program: None,
+            parent_grace: PARENT_GRACE,
         }
     }
 
@@ -147,6 +155,13 @@ impl OstlerBuilder {
         self
     }
 
+    /// How long the instance has to stop in order when the actor that it is linked under ends; then its workers are killed.
+    /// Default [`PARENT_GRACE`]; zero: they are killed at once.
+    pub fn parent_grace(mut self, grace: Duration) -> Self {
+        self.parent_grace = grace;
+        self
+    }
+
     /// The id that the run will have.
     pub fn run_id(&self) -> RunId {
         self.run
@@ -165,28 +180,31 @@ impl OstlerBuilder {
         self.start_whole(None).await
     }
 
-    /// The same, linked under a supervisor of your own: it is told of the instance's end as of any child's, and takes
-    /// the instance down with it when it ends.
+    /// The same, linked under an actor of your own:
+    ///
+    /// | what happens | what follows |
+    /// |---|---|
+    /// | the parent stops, fails, panics or is killed | the instance stops in order, with the cause `parent_ended`; after [`parent_grace`](Self::parent_grace) its workers are killed |
+    /// | the runtime is shut down | the workers are killed at once |
+    /// | the instance is stopped by its handle | the parent sees a child that terminated with the reason `"shutdown"` |
+    /// | its last handle is dropped, or its actor is killed | its workers are killed, and the parent sees a child that terminated with `"killed"` |
+    /// | its root gives up | the parent sees a child that failed with [`RunGaveUp`](crate::RunGaveUp) |
+    ///
+    /// The parent sees the end when everything is released. No wait for the instance depends on the parent's mailbox.
     ///
     /// # Errors
     /// [`StartError`].
-    pub async fn start_linked(self, supervisor: ActorCell) -> Result<Ostler, StartError> {
-        self.start_whole(Some(supervisor)).await
+    pub async fn start_linked(self, parent: ActorCell) -> Result<Ostler, StartError> {
+        self.start_whole(Some(parent)).await
     }
 
     /// Starts in a task of its own, whose result is an instance that ends when it is dropped: a start that its caller
     /// gives up in the middle leaves nothing behind.
     async fn start_whole(self, parent: Option<ActorCell>) -> Result<Ostler, StartError> {
-        match tokio::spawn(self.start_under(parent)).await {
-            Ok(started) => started,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                // The runtime is shutting down.
-                Err(_) => Err(StartError::Root {
-                    source: SupervisorError::Stopped,
-                }),
-            },
-        }
+        let stopped = StartError::Root {
+            source: SupervisorError::Stopped,
+        };
+        detached(self.start_under(parent)).await.unwrap_or(Err(stopped))
     }
 
     async fn start_under(self, parent: Option<ActorCell>) -> Result<Ostler, StartError> {
@@ -200,7 +218,7 @@ impl OstlerBuilder {
             .await
             .map_err(|source| StartError::RunDirectory { source })?;
         let program = self.guardian_program.clone();
-        let audit_interval = self.audit;
+        let (audit_interval, parent_grace) = (self.audit, self.parent_grace);
         let services = Arc::new(self.open(&app_dir).await?);
         services
             .hub
@@ -213,9 +231,17 @@ impl OstlerBuilder {
             program,
             state_dir: app_dir,
         };
-        match start_root(keeper, parent).await {
-            Ok(root) => {
-                let tree = Tree::new(services, root);
+        let rooted = match start_root(keeper).await {
+            Ok(root) => link(root, parent).await,
+            Err(source) => Err(source),
+        };
+        match rooted {
+            Ok((root, anchored)) => {
+                let (anchor, join) = anchored.unzip();
+                let tree = Tree::new(services, root, anchor.clone());
+                if let (Some(anchor), Some(join)) = (anchor, join) {
+                    anchor::watch(&tree, anchor, join, parent_grace);
+                }
                 audit::start(&tree, audit_interval);
                 Ok(Ostler::new(tree, swept))
             }
@@ -344,7 +370,7 @@ fn swept_facts(report: &SweepReport) -> Facts {
     }
 }
 
-async fn start_root(keeper: KeeperArguments, parent: Option<ActorCell>) -> Result<Supervisor, SupervisorError> {
+async fn start_root(keeper: KeeperArguments) -> Result<Supervisor, SupervisorError> {
     let link = Arc::clone(&keeper.services.link);
     let options = SupervisorOptions::new()
         .intensity(ROOT_INTENSITY, ROOT_PERIOD)
@@ -364,8 +390,20 @@ async fn start_root(keeper: KeeperArguments, parent: Option<ActorCell>) -> Resul
         ChildSpec::actor("process table", move || (ProcessTable, Arc::clone(&for_table))),
         ChildSpec::actor("guardian", move || (GuardianKeeper, keeper.clone())).restart(Restart::Permanent),
     ];
-    match parent {
-        Some(parent) => Supervisor::spawn_linked(None, options, children, parent).await,
-        None => Supervisor::spawn(None, options, children).await,
+    Supervisor::spawn(None, options, children).await
+}
+
+/// Links the instance under its parent, when it has one.
+async fn link(
+    root: Supervisor,
+    parent: Option<ActorCell>,
+) -> Result<(Supervisor, Option<(Anchor, JoinHandle<()>)>), SupervisorError> {
+    let Some(parent) = parent else { return Ok((root, None)) };
+    match Anchor::link(parent).await {
+        Ok(anchored) => Ok((root, Some(anchored))),
+        Err(error) => {
+            root.stop().await;
+            Err(error.into())
+        }
     }
 }

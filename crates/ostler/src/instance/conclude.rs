@@ -6,13 +6,13 @@ use std::time::Duration;
 use ostler_failpoint::{self as failpoint, Point};
 use ostler_telemetry::{EventKind, Facts};
 
+use super::anchor::InstanceEnd;
 use super::cleaner;
-use super::report::StopReport;
+use super::report::{RunGaveUp, StopReport};
 use super::services::{Services, StopLevel};
 use super::tree::Tree;
 use crate::guard::Link;
 use crate::hub::About;
-use crate::supervisor::End;
 
 /// How long the guardian has to end, once everything is down, and then again its sitters: 5 s. Their own ends take a
 /// millisecond.
@@ -22,6 +22,14 @@ const QUIT_LIMIT: Duration = Duration::from_secs(5);
 pub(super) async fn conclude(tree: Arc<Tree>, runtime_guard: AbandonOnDrop) {
     let ended = tree.root.wait().await;
     let services = &tree.services;
+    let gave_up = ended.clone().and_then(RunGaveUp::of);
+    if let Some(why) = &gave_up {
+        let facts = Facts {
+            message: Some(why.to_string()),
+            ..Facts::default()
+        };
+        services.hub.emit(EventKind::RunGaveUp, About::run(), facts);
+    }
     services.link.expect_no_other();
     // A root that was killed has nobody left who would give the workers their grace, and see to its end.
     services.raise_stop_level(if ended.is_some() {
@@ -31,14 +39,14 @@ pub(super) async fn conclude(tree: Arc<Tree>, runtime_guard: AbandonOnDrop) {
     });
     for pool in tree.pools_in_order() {
         pool.settle().await;
-        pool.stopped();
+        pool.ended();
     }
     let cleanup = cleaner::check_once(services).await;
     failpoint::reach(Point::StopChecked);
     let unended = end_guardian(&services.link).await;
     failpoint::reach(Point::StopGuardianQuit);
     let mut report = StopReport::of_pools(&tree.pools_in_order());
-    report.root_gave_up = ended.and_then(why_gave_up);
+    report.root_gave_up.clone_from(&gave_up);
     report.orphans = cleanup.orphans;
     report.killed = cleanup.killed;
     report.unseen = cleanup.unseen;
@@ -49,6 +57,13 @@ pub(super) async fn conclude(tree: Arc<Tree>, runtime_guard: AbandonOnDrop) {
         .hub
         .emit(EventKind::RunStopped, About::run(), stopped_facts(&report));
     tree.report.send_replace(Some(report));
+    if let Some(anchor) = &tree.anchor {
+        anchor.end(match (gave_up, ended) {
+            (Some(why), _) => InstanceEnd::GaveUp(why),
+            (None, Some(_)) => InstanceEnd::Stopped,
+            (None, None) => InstanceEnd::Killed,
+        });
+    }
     drop(runtime_guard);
 }
 
@@ -80,13 +95,6 @@ async fn end_guardian(link: &Link) -> Option<String> {
     }
     let ended = link.all_ended(QUIT_LIMIT).await;
     (!ended).then(|| "sitters of this run: each ends with what its tree holds".to_owned())
-}
-
-fn why_gave_up(end: End) -> Option<String> {
-    match end {
-        End::MaxIntensity { child, reason, .. } => Some(format!("{} was lost too often: {reason}", child.id)),
-        End::Stopped | End::AutoShutdown | End::StartFailed { .. } => None,
-    }
 }
 
 fn stopped_facts(report: &StopReport) -> Facts {

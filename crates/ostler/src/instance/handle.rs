@@ -6,19 +6,44 @@ use ostler_core::ids::RunId;
 use ostler_core::spec::PoolSpec;
 
 use super::builder::OstlerBuilder;
+use super::pool_builder::PoolBuilder;
 use super::report::{StopError, StopReport};
-use super::services::{Services, StopLevel};
+use super::services::Services;
 use super::sweep::SweepReport;
 use super::tree::Tree;
 use crate::hub::EventStream;
-use crate::pool::{Pool, PoolBuilder, PoolError};
+use crate::pool::{Pool, PoolError};
 
-/// A running instance. Dropped without [`Ostler::stop`], it leaves nothing behind all the same: its workers are killed
-/// within a second, with or without a runtime.
-#[derive(Debug)]
+/// A running instance. Cheap to clone: one task can watch it while another stops it.
+///
+/// When the last handle is dropped before the instance has ended, its workers are killed within a second, with or without a
+/// runtime, also in the middle of a stop. Of a linked instance whose parent is ending the drop does nothing: the app's state that
+/// holds the handle goes with the app, and the instance is stopped in order (see [`OstlerBuilder::start_linked`]).
+///
+/// Every `async fn` here is cancel safe: what was ordered happens although its future is dropped once it was polled.
+#[derive(Debug, Clone)]
 pub struct Ostler {
+    held: Arc<Held>,
+}
+
+/// What all handles share. The last one drops it.
+#[derive(Debug)]
+struct Held {
     tree: Arc<Tree>,
     swept: SweepReport,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let parent_ends = self
+            .tree
+            .anchor
+            .as_ref()
+            .is_some_and(|anchor| anchor.parent_is_ending());
+        if !parent_ends && !self.tree.has_stopped() {
+            self.tree.kill();
+        }
+    }
 }
 
 impl Ostler {
@@ -28,69 +53,82 @@ impl Ostler {
     }
 
     pub(super) fn new(tree: Arc<Tree>, swept: SweepReport) -> Self {
-        Self { tree, swept }
+        Self {
+            held: Arc::new(Held { tree, swept }),
+        }
+    }
+
+    pub(super) fn tree(&self) -> &Arc<Tree> {
+        &self.held.tree
     }
 
     /// The id of this run.
     pub fn run_id(&self) -> RunId {
-        self.tree.services.run
+        self.tree().services.run
     }
 
     /// What the sweep at the start found.
     pub fn swept(&self) -> &SweepReport {
-        &self.swept
+        &self.held.swept
     }
 
     /// How many records the process table holds.
     pub fn table_len(&self) -> usize {
-        self.tree.services.table.len()
+        self.tree().services.table.len()
     }
 
     /// The guardian's pid, while there is one.
     pub fn guardian_pid(&self) -> Option<u32> {
-        self.tree.services.link.current().map(|guardian| guardian.pid())
+        self.tree().services.link.current().map(|guardian| guardian.pid())
     }
 
-    /// The root supervisor's actor.
+    /// The instance's actor, for links and names: of a linked instance the one that its parent sees, else the root supervisor's.
+    /// It is stopped by [`Ostler::stop`]; ractor's own `kill` kills the workers at once.
     pub fn cell(&self) -> ractor::ActorCell {
-        self.tree.root.cell()
+        match &self.tree().anchor {
+            Some(anchor) => anchor.cell(),
+            None => self.tree().root.cell(),
+        }
     }
 
     /// Begins a pool named `name` with every setting at its default.
-    pub fn pool(&self, name: impl Into<String>) -> PoolBuilder<'_> {
-        PoolBuilder::new(self, PoolSpec::new(name, Vec::<String>::new()))
+    pub fn pool(&self, name: impl Into<String>) -> PoolBuilder {
+        self.pool_from(PoolSpec::new(name, Vec::<String>::new()))
     }
 
     /// Begins a pool from a specification.
-    pub fn pool_from(&self, spec: PoolSpec) -> PoolBuilder<'_> {
-        PoolBuilder::new(self, spec)
+    pub fn pool_from(&self, spec: PoolSpec) -> PoolBuilder {
+        PoolBuilder::new(Arc::clone(self.tree()), spec)
     }
 
-    pub(crate) async fn start_pool(&self, spec: PoolSpec) -> Result<Pool, PoolError> {
-        self.tree.start_pool(spec).await
+    /// Starts a pool from a specification: [`PoolBuilder::start`].
+    ///
+    /// # Errors
+    /// As [`PoolBuilder::start`].
+    pub async fn add_pool(&self, spec: PoolSpec) -> Result<Pool, PoolError> {
+        self.pool_from(spec).start().await
     }
 
-    /// The pools that were started, in order.
+    /// The pools that were started, in order; one that has ended is there until the next of its name is started.
     pub fn pools(&self) -> Vec<Pool> {
-        let pool = |shared| Pool {
-            shared,
-            tree: Arc::clone(&self.tree),
-        };
-        self.tree.pools_in_order().into_iter().map(pool).collect()
+        let pools = self.tree().pools_in_order();
+        pools.into_iter().map(|shared| Pool { shared }).collect()
     }
 
     /// The events from now on.
     pub fn subscribe(&self) -> EventStream {
-        self.tree.services.hub.subscribe()
+        self.tree().services.hub.subscribe()
     }
 
     /// Stops everything in order: the pools, the last one first, then the root. Returns what was stopped, released and
-    /// found. Its time is bounded by the grace and the release timeout of the workers.
+    /// found; of an instance that has ended already, what there was. Its time is bounded by the grace and the release timeout
+    /// of the workers. It may be awaited anywhere, in the callbacks of the actor that the instance is linked under too.
     ///
     /// # Errors
     /// [`StopError`] when something could not be ended or released; it names it.
-    pub async fn stop(self) -> Result<StopReport, StopError> {
-        let report = self.tree.stop().await;
+    pub async fn stop(&self) -> Result<StopReport, StopError> {
+        self.request_stop();
+        let report = self.ended().await;
         if report.is_clean() {
             Ok(report)
         } else {
@@ -98,28 +136,21 @@ impl Ostler {
         }
     }
 
+    /// Begins [`Ostler::stop`] without waiting for it. Idempotent.
+    pub fn request_stop(&self) {
+        self.tree().begin_stop();
+    }
+
     /// Kills every worker at once, also in the middle of [`Ostler::stop`]. The stop itself goes on in order.
     pub fn killer(&self) -> Killer {
         Killer {
-            services: Arc::clone(&self.tree.services),
+            services: Arc::clone(&self.tree().services),
         }
     }
 
-    /// Waits until the instance has ended without having been told to: its root gave up, or was stopped by its
-    /// supervisor.
+    /// Waits until the instance has ended, however it did: it was stopped, its root gave up, or its parent ended.
     pub async fn ended(&self) -> StopReport {
-        self.tree.stopped().await
-    }
-}
-
-impl Drop for Ostler {
-    fn drop(&mut self) {
-        if self.tree.report.borrow().is_some() {
-            return;
-        }
-        self.tree.services.raise_stop_level(StopLevel::Kill);
-        self.tree.root.cell().kill();
-        self.tree.services.link.abandon();
+        self.tree().stopped().await
     }
 }
 
@@ -132,6 +163,6 @@ pub struct Killer {
 impl Killer {
     /// Kills every worker's whole tree, now. Idempotent.
     pub fn kill(&self) {
-        self.services.raise_stop_level(StopLevel::Kill);
+        self.services.kill_workers();
     }
 }

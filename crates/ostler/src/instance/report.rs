@@ -6,10 +6,35 @@ use std::sync::Arc;
 
 use ostler_core::failure::Reason;
 
-use crate::pool::{PoolPhase, PoolShared};
+use crate::pool::PoolEnd;
+use crate::pool::shared::PoolShared;
+use crate::supervisor::{End, ExitReason};
+
+/// The root supervisor of an instance gave up: a part of it (the guardian, above all) was lost more often than
+/// [`ROOT_INTENSITY`](crate::ROOT_INTENSITY) allows. As the error of the linked actor, it is what the parent of a linked instance sees.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{part} was lost too often: {reason}")]
+pub struct RunGaveUp {
+    /// The part, such as `guardian`.
+    pub part: String,
+    /// Why it was lost the last time.
+    pub reason: ExitReason,
+}
+
+impl RunGaveUp {
+    pub(super) fn of(end: End) -> Option<Self> {
+        match end {
+            End::MaxIntensity { child, reason } => Some(Self {
+                part: child.id.to_string(),
+                reason,
+            }),
+            End::Stopped | End::AutoShutdown | End::StartFailed { .. } => None,
+        }
+    }
+}
 
 /// What was stopped, released and found when an instance ended.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct StopReport {
     /// How many workers the pools had.
     pub workers: u64,
@@ -32,7 +57,7 @@ pub struct StopReport {
     /// What could not be looked at, so that it can't be said that nothing is left there. Empty in health.
     pub unseen: Vec<String>,
     /// Why the root supervisor gave up, if it did.
-    pub root_gave_up: Option<String>,
+    pub root_gave_up: Option<RunGaveUp>,
 }
 
 impl StopReport {
@@ -46,13 +71,10 @@ impl StopReport {
 
     fn add(&mut self, pool: &PoolShared) {
         let name = &pool.spec.name;
-        match &*pool.phase.borrow() {
-            PoolPhase::Stopped(before) => match **before {
-                PoolPhase::GaveUp(_) => self.gave_up.push(name.clone()),
-                PoolPhase::Finished => self.finished.push(name.clone()),
-                PoolPhase::Starting | PoolPhase::Ready | PoolPhase::Stopped(_) => {}
-            },
-            PoolPhase::Starting | PoolPhase::Ready | PoolPhase::Finished | PoolPhase::GaveUp(_) => {}
+        match pool.phase().end() {
+            Some(PoolEnd::GaveUp(_)) => self.gave_up.push(name.clone()),
+            Some(PoolEnd::Finished) => self.finished.push(name.clone()),
+            Some(PoolEnd::Stopped | PoolEnd::Degraded { .. }) | None => {}
         }
         for slot in &pool.slots {
             let state = slot.state();
@@ -104,7 +126,7 @@ impl fmt::Display for StopReport {
 }
 
 /// Something of the instance could not be ended or released: its run's directory is kept for the next start's sweep.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("not everything could be released: {report}; the next start of the app sweeps it")]
 pub struct StopError {
     /// What was stopped and released, and what is left.

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -36,7 +37,7 @@ pub(crate) enum StopLevel {
 /// How long the kernel may call the cgroup of a run that has ended busy: 500 ms.
 const CGROUP_LIMIT: Duration = Duration::from_millis(500);
 
-/// See the module's documentation.
+/// What every actor and driver of one instance works with.
 #[derive(Debug)]
 pub(crate) struct Services {
     /// App, instance and run, as records have them.
@@ -53,6 +54,7 @@ pub(crate) struct Services {
     /// What the emergency cleaner found, once it has looked.
     pub(crate) cleanup: OnceCell<CleanupReport>,
     pub(crate) stop_level: watch::Sender<StopLevel>,
+    parent_ended: AtomicBool,
     /// How many incarnations are not yet released.
     pub(crate) unreleased: watch::Sender<usize>,
     origin: Instant,
@@ -82,6 +84,7 @@ impl Services {
             run_dir: Mutex::new(Some(parts.run_dir)),
             cleanup: OnceCell::new(),
             stop_level: watch::Sender::new(StopLevel::None),
+            parent_ended: AtomicBool::new(false),
             unreleased: watch::Sender::new(0),
             origin: Instant::now(),
         }
@@ -104,6 +107,16 @@ impl Services {
             *current = (*current).max(level);
             rises
         });
+    }
+
+    /// Kills every worker, now.
+    pub(crate) fn kill_workers(&self) {
+        self.raise_stop_level(StopLevel::Kill);
+    }
+
+    /// The actor that the instance is linked under ends: that is the cause of what follows.
+    pub(crate) fn note_parent_ended(&self) {
+        self.parent_ended.store(true, Ordering::Release);
     }
 
     /// Whether the instance has been told to stop.
@@ -162,6 +175,7 @@ impl Services {
     pub(crate) fn stop_cause(&self) -> Cause {
         match *self.stop_level.borrow() {
             StopLevel::None => Cause::PoolStop,
+            StopLevel::Ordered | StopLevel::Kill if self.parent_ended.load(Ordering::Acquire) => Cause::ParentEnded,
             StopLevel::Ordered | StopLevel::Kill => Cause::InstanceStop,
         }
     }

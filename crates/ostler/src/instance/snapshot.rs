@@ -8,7 +8,8 @@ use ostler_os::tree;
 use ostler_telemetry::{Instance, PoolSnapshot, Snapshot, Usage};
 
 use super::tree::Tree;
-use crate::pool::PoolShared;
+use crate::pool::PoolPhase;
+use crate::pool::shared::PoolShared;
 use crate::process::Slot;
 use crate::status::WorkerState;
 
@@ -21,7 +22,7 @@ impl Instance for Tree {
     fn snapshot(&self, deadline: Instant) -> Snapshot {
         let services = self.services();
         let pools = self.pools_in_order();
-        let living = pools.iter().filter(|pool| !pool.is_stopped());
+        let living = pools.iter().filter(|pool| !pool.is_ended());
         Snapshot {
             app: services.owner.app.clone(),
             records: services.table.len() as u64,
@@ -36,6 +37,7 @@ fn of_pool(pool: &PoolShared, deadline: Instant) -> PoolSnapshot {
     let now = Instant::now();
     let mut snapshot = PoolSnapshot {
         pool: pool.spec.name.clone(),
+        missing: missing(&pool.phase()),
         ..PoolSnapshot::default()
     };
     for slot in &pool.slots {
@@ -51,6 +53,13 @@ fn of_pool(pool: &PoolShared, deadline: Instant) -> PoolSnapshot {
     }
     snapshot.states = states;
     snapshot
+}
+
+fn missing(phase: &PoolPhase) -> u64 {
+    match phase {
+        PoolPhase::Degraded { ready, wanted } => wanted.saturating_sub(*ready) as u64,
+        _ => 0,
+    }
 }
 
 fn counted_as(state: &WorkerState) -> &'static str {

@@ -1,5 +1,6 @@
 //! The tree of an instance: its root, its pools, and how they stop.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ostler_core::spec::PoolSpec;
@@ -7,10 +8,13 @@ use ostler_failpoint::{self as failpoint, Point};
 use ostler_telemetry::Instance;
 use tokio::sync::watch;
 
+use super::anchor::Anchor;
 use super::conclude::{self, AbandonOnDrop};
 use super::report::StopReport;
 use super::services::{Services, StopLevel};
-use crate::pool::{Pool, PoolError, PoolPhase, PoolShared, pool_child};
+use crate::pool::shared::PoolShared;
+use crate::pool::starter::pool_child;
+use crate::pool::{Pool, PoolError, PoolPhase};
 use crate::supervisor::{StartChildError, Supervisor};
 
 /// The tree of one instance, as all its handles see it.
@@ -18,19 +22,25 @@ use crate::supervisor::{StartChildError, Supervisor};
 pub(crate) struct Tree {
     pub(super) services: Arc<Services>,
     pub(super) root: Supervisor,
+    /// Its place under an actor of the user's, when it is linked.
+    pub(super) anchor: Option<Anchor>,
     /// In the order of their starts; one that has stopped stays until the next of its name.
     pools: Mutex<Vec<Arc<PoolShared>>>,
     pub(super) report: watch::Sender<Option<StopReport>>,
+    /// The ordered stop has begun.
+    stopping: AtomicBool,
 }
 
 impl Tree {
-    pub(crate) fn new(services: Arc<Services>, root: Supervisor) -> Arc<Self> {
+    pub(super) fn new(services: Arc<Services>, root: Supervisor, anchor: Option<Anchor>) -> Arc<Self> {
         let report = watch::Sender::new(None);
         let tree = Arc::new(Self {
             services,
             root,
+            anchor,
             pools: Mutex::default(),
             report,
+            stopping: AtomicBool::new(false),
         });
         if let Some(observer) = tree.services.hub.observer() {
             // As a type first, or the pointer would have no place for the trait's methods.
@@ -55,50 +65,38 @@ impl Tree {
     fn admit(&self, spec: PoolSpec) -> Result<Arc<PoolShared>, PoolError> {
         let mut pools = self.pools();
         if let Some(at) = pools.iter().position(|pool| pool.spec.name == spec.name) {
-            if !pools[at].is_stopped() {
+            if !pools[at].is_ended() {
                 return Err(PoolError::Exists { pool: spec.name });
             }
             pools.remove(at);
         }
-        let shared = PoolShared::new(spec, Arc::clone(&self.services));
+        let shared = PoolShared::new(spec, Arc::clone(&self.services), self.root.clone());
         pools.push(Arc::clone(&shared));
         Ok(shared)
     }
 
+    /// Starts a pool. Not cancel safe: its name is taken from the beginning.
     pub(super) async fn start_pool(self: &Arc<Self>, spec: PoolSpec) -> Result<Pool, PoolError> {
-        let name = spec.name.clone();
         if self.services.is_stopping() {
             return Err(PoolError::Stopping);
         }
         let shared = self.admit(spec)?;
         match self.root.start_child(pool_child(&shared)).await {
             Ok(_) => {
-                tokio::spawn(end_when_over(Arc::clone(self), Arc::clone(&shared)));
-                Ok(Pool {
-                    shared,
-                    tree: Arc::clone(self),
-                })
+                tokio::spawn(end_when_over(Arc::clone(&shared)));
+                Ok(Pool { shared })
             }
             Err(error) => {
-                shared.stopped();
+                shared.ended();
                 Err(match error {
                     StartChildError::Stopping | StartChildError::Cancelled => PoolError::Stopping,
-                    other => PoolError::NotStarted {
-                        pool: name,
-                        why: other.to_string(),
+                    reason => PoolError::NotStarted {
+                        pool: shared.spec.name.clone(),
+                        reason,
                     },
                 })
             }
         }
-    }
-
-    /// Stops a pool in order; returns when all it held is released, or its release is overdue.
-    pub(crate) async fn end_pool(&self, shared: &Arc<PoolShared>) {
-        // A root that has ended has taken its pools with it; the wait below sees to what they held.
-        drop(self.root.terminate_child(shared.child_id.as_str()).await);
-        drop(self.root.delete_child(shared.child_id.as_str()).await);
-        shared.settle().await;
-        shared.stopped();
     }
 
     /// The pools in the order of their starts.
@@ -106,17 +104,35 @@ impl Tree {
         self.pools().clone()
     }
 
-    pub(super) async fn stop(&self) -> StopReport {
+    /// Begins the ordered stop, once: the pools, the last one first, then the root. It goes on in a task of its own.
+    pub(super) fn begin_stop(self: &Arc<Self>) {
         self.services.raise_stop_level(StopLevel::Ordered);
-        failpoint::reach(Point::StopBegun);
-        for pool in self.pools_in_order().iter().rev() {
-            self.end_pool(pool).await;
+        if self.stopping.swap(true, Ordering::AcqRel) {
+            return;
         }
-        failpoint::reach(Point::StopPoolsDown);
-        self.root.request_stop();
-        self.stopped().await
+        let tree = Arc::clone(self);
+        tokio::spawn(async move {
+            failpoint::reach(Point::StopBegun);
+            for pool in tree.pools_in_order().iter().rev() {
+                pool.end().await;
+            }
+            failpoint::reach(Point::StopPoolsDown);
+            tree.root.request_stop();
+        });
     }
 
+    /// Kills everything, without a runtime too: what is left to end in order ends in its own tasks.
+    pub(super) fn kill(&self) {
+        self.services.kill_workers();
+        self.root.cell().kill();
+        self.services.link.abandon();
+    }
+
+    pub(super) fn has_stopped(&self) -> bool {
+        self.report.borrow().is_some()
+    }
+
+    /// Waits until the instance has ended and everything it held is released, or named in the report.
     pub(super) async fn stopped(&self) -> StopReport {
         let mut report = self.report.subscribe();
         // The sender lives in `self`.
@@ -128,9 +144,7 @@ impl Tree {
 }
 
 /// A pool that has finished or given up is taken down.
-async fn end_when_over(tree: Arc<Tree>, shared: Arc<PoolShared>) {
-    let over = shared.phase.subscribe().wait_for(PoolPhase::is_over).await.is_ok();
-    if over {
-        tree.end_pool(&shared).await;
-    }
+async fn end_when_over(shared: Arc<PoolShared>) {
+    shared.wait_ended(PoolPhase::is_over).await;
+    shared.end().await;
 }

@@ -1,6 +1,7 @@
 //! What a pool's handle, its supervisor, its starters and its workers have in common.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ostler_core::failure::Failure;
@@ -9,64 +10,60 @@ use ostler_core::spec::PoolSpec;
 use ostler_telemetry::{EventKind, Facts};
 use tokio::sync::{Semaphore, watch};
 
+use super::phase::{PoolEnd, PoolPhase};
 use crate::hub::About;
-use crate::instance::services::Services;
 use crate::process::Slot;
+use crate::services::Services;
 use crate::supervisor::{DynamicSupervisor, Supervisor};
 
-/// How far a pool is.
+/// How far the pool is, as those who wait see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PoolPhase {
-    /// Not every worker is ready.
-    Starting,
-    /// Every worker is ready.
-    Ready,
-    /// Every slot has finished, and the pool is being stopped.
-    Finished,
-    /// It gave up, and is being stopped.
-    GaveUp(Option<Failure>),
-    /// It is down, and all it held is released. The phase it was in before tells why.
-    Stopped(Box<PoolPhase>),
+pub(crate) struct Standing {
+    pub(crate) phase: PoolPhase,
+    /// No worker is starting, and slots gave up: it can't become ready by itself.
+    short: bool,
 }
 
-impl PoolPhase {
-    /// Whether the pool's end has begun: nothing will be restarted any more.
-    pub fn is_over(&self) -> bool {
-        matches!(self, Self::Finished | Self::GaveUp(_) | Self::Stopped(_))
-    }
-}
-
-/// See the module's documentation.
+/// What everything that belongs to one pool works with. It outlives the pool's actors.
 #[derive(Debug)]
 pub(crate) struct PoolShared {
     pub(crate) spec: Arc<PoolSpec>,
     pub(crate) services: Arc<Services>,
     pub(crate) slots: Vec<Arc<Slot>>,
-    pub(crate) phase: watch::Sender<PoolPhase>,
-    /// Its id in the root supervisor. No other pool of the run has it, not even a later one of the same name: whoever
-    /// ends this pool late can't end that one.
+    /// Its id in the root supervisor. No other pool of the run has it, not even a later one of the same name: a late end of
+    /// this pool can't end that one.
     pub(crate) child_id: String,
+    /// The pool is a child of this one.
+    root: Supervisor,
+    standing: watch::Sender<Standing>,
     watch: Mutex<PoolWatch>,
     starters: Mutex<HashMap<u32, Supervisor>>,
     supervisor: Mutex<Option<DynamicSupervisor>>,
+    turns: AtomicUsize,
 }
 
 impl PoolShared {
-    pub(crate) fn new(spec: PoolSpec, services: Arc<Services>) -> Arc<Self> {
+    pub(crate) fn new(spec: PoolSpec, services: Arc<Services>, root: Supervisor) -> Arc<Self> {
         let spec = Arc::new(spec);
         let starting = Arc::new(Semaphore::new(spec.max_starting as usize));
         let slot = |index| Slot::new(index, Arc::clone(&spec), Arc::clone(&services), Arc::clone(&starting));
         let slots = (0..spec.workers).map(slot).collect();
         let (watch, at_once) = PoolWatch::new(spec.workers, spec.min_workers, spec.on_give_up);
+        let standing = Standing {
+            phase: PoolPhase::Starting,
+            short: false,
+        };
         let shared = Arc::new(Self {
             spec: Arc::clone(&spec),
             services,
             slots,
-            phase: watch::Sender::new(PoolPhase::Starting),
             child_id: format!("pool {} ({})", spec.name, uuid::Uuid::new_v4().simple()),
+            root,
+            standing: watch::Sender::new(standing),
             watch: Mutex::new(watch),
             starters: Mutex::default(),
             supervisor: Mutex::default(),
+            turns: AtomicUsize::new(0),
         });
         if let Some(effect) = at_once {
             shared.carry_out(effect);
@@ -78,13 +75,25 @@ impl PoolShared {
     pub(crate) fn tell(&self, input: PoolInput) {
         let mut watch = lock(&self.watch);
         let effect = watch.step(input);
-        let ready = watch.ready_workers();
+        if self.is_over() {
+            return;
+        }
+        let (readiness, short) = (watch.readiness(), watch.is_short());
         // Carried out under the lock, so that events come in the order of their causes. Nothing in it waits.
         if let Some(effect) = effect {
             self.carry_out(effect);
-        } else if ready < self.slots.len() {
-            self.enter(|phase| *phase == PoolPhase::Ready, PoolPhase::Starting);
         }
+        self.update(|standing| {
+            let now = Standing {
+                phase: readiness.into(),
+                short,
+            };
+            let news = !standing.phase.is_over() && *standing != now;
+            if news {
+                *standing = now;
+            }
+            news
+        });
     }
 
     /// How many workers are ready.
@@ -92,60 +101,130 @@ impl PoolShared {
         lock(&self.watch).ready_workers()
     }
 
+    /// The slot whose turn it is to be picked.
+    pub(crate) fn next_turn(&self) -> usize {
+        self.turns.fetch_add(1, Ordering::Relaxed) % self.slots.len().max(1)
+    }
+
     /// The pool gives up for a reason that is not one of its slots'.
     pub(crate) fn give_up(&self, message: String) {
-        self.carry_out(PoolEffect::GaveUp { message, failure: None });
+        if !self.is_over() {
+            self.carry_out(PoolEffect::GaveUp { message, failure: None });
+        }
     }
 
     fn carry_out(&self, effect: PoolEffect) {
         match effect {
             PoolEffect::Ready => {
-                let count = Some(self.slots.len() as u64);
-                self.emit(
-                    EventKind::PoolReady,
-                    Facts {
-                        count,
-                        ..Facts::default()
-                    },
-                );
-                self.enter(|phase| *phase == PoolPhase::Starting, PoolPhase::Ready);
+                let facts = Facts {
+                    count: Some(self.slots.len() as u64),
+                    ..Facts::default()
+                };
+                self.emit(EventKind::PoolReady, facts);
+            }
+            PoolEffect::Degraded { ready, wanted } => {
+                let facts = Facts {
+                    count: Some(ready as u64),
+                    message: Some(format!("{ready} of {wanted} workers are ready")),
+                    ..Facts::default()
+                };
+                self.emit(EventKind::PoolDegraded, facts);
             }
             PoolEffect::Finished => {
                 self.emit(EventKind::PoolFinished, Facts::default());
-                self.enter(|phase| !phase.is_over(), PoolPhase::Finished);
+                self.begin_end(PoolEnd::Finished);
             }
             PoolEffect::GaveUp { message, failure } => {
                 self.emit(EventKind::PoolGaveUp, why(message, failure.as_ref()));
-                self.enter(|phase| !phase.is_over(), PoolPhase::GaveUp(failure));
+                self.begin_end(PoolEnd::GaveUp(failure));
             }
         }
     }
 
-    fn enter(&self, from: impl Fn(&PoolPhase) -> bool, to: PoolPhase) {
-        self.phase.send_if_modified(|phase| {
-            let enters = from(phase);
-            if enters {
-                *phase = to;
+    /// Changes the standing; `change` says whether it has.
+    fn update(&self, change: impl FnOnce(&mut Standing) -> bool) {
+        self.standing.send_if_modified(change);
+    }
+
+    /// Its end has begun. The first end counts.
+    fn begin_end(&self, end: PoolEnd) {
+        self.update(|standing| {
+            let begins = !standing.phase.is_over();
+            if begins {
+                standing.phase = PoolPhase::Ending(end);
             }
-            enters
+            begins
         });
+    }
+
+    /// Stops the pool in order; returns when all it held is released, or its release is overdue.
+    pub(crate) async fn end(&self) {
+        self.begin_end(PoolEnd::Stopped);
+        // A root that has ended has taken its pools with it; the wait below sees to what they held.
+        drop(self.root.terminate_child(self.child_id.as_str()).await);
+        drop(self.root.delete_child(self.child_id.as_str()).await);
+        self.settle().await;
+        self.ended();
     }
 
     /// The pool is down, and all it held is released.
-    pub(crate) fn stopped(&self) {
-        self.phase.send_if_modified(|phase| {
-            let news = !matches!(phase, PoolPhase::Stopped(_));
-            if news {
-                self.emit(EventKind::PoolStopped, Facts::default());
-                let before = std::mem::replace(phase, PoolPhase::Starting);
-                *phase = PoolPhase::Stopped(Box::new(before));
-            }
-            news
+    pub(crate) fn ended(&self) {
+        self.update(|standing| {
+            let end = match &standing.phase {
+                PoolPhase::Ended(_) => return false,
+                PoolPhase::Ending(end) => end.clone(),
+                PoolPhase::Starting | PoolPhase::Ready | PoolPhase::Degraded { .. } => PoolEnd::Stopped,
+            };
+            self.emit(EventKind::PoolStopped, Facts::default());
+            standing.phase = PoolPhase::Ended(end);
+            true
         });
     }
 
-    pub(crate) fn is_stopped(&self) -> bool {
-        matches!(&*self.phase.borrow(), PoolPhase::Stopped(_))
+    /// How far it is.
+    pub(crate) fn phase(&self) -> PoolPhase {
+        self.standing.borrow().phase.clone()
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
+    }
+
+    /// Waits until every worker is ready, or that will not happen.
+    pub(crate) async fn wait_ready(&self) -> Result<(), PoolEnd> {
+        let verdict = |standing: &Standing| match &standing.phase {
+            PoolPhase::Ready => Some(Ok(())),
+            PoolPhase::Ending(end) | PoolPhase::Ended(end) => Some(Err(end.clone())),
+            PoolPhase::Degraded { ready, wanted } if standing.short => Some(Err(PoolEnd::Degraded {
+                ready: *ready,
+                wanted: *wanted,
+            })),
+            PoolPhase::Starting | PoolPhase::Degraded { .. } => None,
+        };
+        let mut standing = self.subscribe();
+        // The sender lives in `self`.
+        match standing.wait_for(|standing| verdict(standing).is_some()).await {
+            Ok(standing) => verdict(&standing).unwrap_or(Ok(())),
+            Err(_) => Err(PoolEnd::Stopped),
+        }
+    }
+
+    /// Waits for a phase of the pool's end, and returns what end that is.
+    pub(crate) async fn wait_ended(&self, reached: impl Fn(&PoolPhase) -> bool) -> PoolEnd {
+        let mut standing = self.subscribe();
+        // The sender lives in `self`.
+        let at_end = standing.wait_for(|standing| reached(&standing.phase)).await;
+        at_end.map_or(PoolEnd::Stopped, |standing| {
+            standing.phase.end().cloned().unwrap_or(PoolEnd::Stopped)
+        })
+    }
+
+    fn is_over(&self) -> bool {
+        self.standing.borrow().phase.is_over()
+    }
+
+    pub(crate) fn is_ended(&self) -> bool {
+        matches!(self.standing.borrow().phase, PoolPhase::Ended(_))
     }
 
     /// Waits until every worker's latest incarnation is released, or its release is overdue; then its slots' sitters
@@ -179,7 +258,7 @@ impl PoolShared {
     }
 }
 
-/// What a pool says of its giving up: the last failure, so that nobody has to look for it.
+/// What the event of a pool that gives up says: the last failure, too, so that it need not be looked up.
 fn why(message: String, failure: Option<&Failure>) -> Facts {
     match failure {
         None => Facts {

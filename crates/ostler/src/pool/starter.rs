@@ -1,7 +1,7 @@
 //! Starter and pool supervisor, as specifications of children: neither has an actor type of its own.
 //!
-//! A starter stands between pool and worker so that a worker's restart is no business of the pool's, and so that a
-//! worker and the resources that belong to it end as one (ADR 0001, `ADR/0001-a-starter-between-pool-and-worker.md`).
+//! A starter stands between pool and worker so that a worker's restart does not involve the pool, and so that a
+//! worker and the resources that belong to it end together (ADR 0001, `ADR/0001-a-starter-between-pool-and-worker.md`).
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use ostler_core::pool::PoolInput;
 use ostler_telemetry::{EventKind, Facts};
 
 use super::shared::PoolShared;
-use super::worker::{Worker, WorkerArguments};
+use super::worker::{WorkerActor, WorkerArguments};
 use crate::hub::About;
 use crate::process::Slot;
 use crate::supervisor::{
@@ -123,7 +123,7 @@ pub(super) fn worker_child(slot: &Arc<Slot>, shared: &Arc<PoolShared>) -> ChildS
     let restart = slot.spec.restart;
     let make = move || {
         (
-            Worker,
+            WorkerActor,
             WorkerArguments {
                 slot: Arc::clone(&slot),
                 pool: Arc::clone(&pool),
@@ -158,6 +158,7 @@ fn tell(slot: &Slot, shared: &PoolShared, report: Report) {
             attempt, delay, reason, ..
         } => {
             slot.note_restart(Instant::now());
+            shared.tell(PoolInput::Restarting(slot.worker.index));
             let facts = Facts {
                 attempt: Some(attempt),
                 delay: Some(delay),

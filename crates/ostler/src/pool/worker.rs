@@ -16,7 +16,7 @@ use crate::process::{Process, Slot, Told};
 use crate::supervisor::Exit;
 
 /// One incarnation of a worker.
-pub(super) struct Worker;
+pub(super) struct WorkerActor;
 
 /// What a worker is made of.
 pub(super) struct WorkerArguments {
@@ -30,7 +30,7 @@ pub(super) struct WorkerActorState {
     process: Process,
 }
 
-impl Actor for Worker {
+impl Actor for WorkerActor {
     type Msg = WorkerMessage;
     type State = WorkerActorState;
     type Arguments = WorkerArguments;

@@ -31,7 +31,6 @@ pub(super) struct Memory {
     /// lengthens the pause before the next one.
     pub(super) uncounted_failures: u32,
     latest: Option<watch::Receiver<Progress>>,
-    state: WorkerState,
     /// Cgroups of the slot that were killed and could not be removed at once: they go with the run's.
     spent_cgroups: u64,
     /// Nothing starts here any more, and its number may be another slot's by now.
@@ -57,6 +56,7 @@ pub(crate) struct Slot {
     /// Starts in flight in the pool (`max_starting`).
     pub(super) starting: Arc<Semaphore>,
     memory: Mutex<Memory>,
+    state: watch::Sender<WorkerState>,
 }
 
 impl Slot {
@@ -75,6 +75,7 @@ impl Slot {
                 incarnations: next.0 - 1,
                 ..Memory::default()
             }),
+            state: watch::Sender::default(),
         })
     }
 
@@ -129,7 +130,18 @@ impl Slot {
 
     /// What is known of the worker now.
     pub(crate) fn state(&self) -> WorkerState {
-        self.memory().state.clone()
+        self.state.borrow().clone()
+    }
+
+    /// The worker's states from now on.
+    pub(crate) fn watch(&self) -> watch::Receiver<WorkerState> {
+        self.state.subscribe()
+    }
+
+    /// The latest incarnation that was begun. It may still wait for its turn.
+    pub(crate) fn begun(&self) -> Option<Incarnation> {
+        let incarnations = self.memory().incarnations;
+        (incarnations > 0).then_some(Incarnation(incarnations))
     }
 
     /// Its worker's next stop is for this reason.
@@ -187,7 +199,7 @@ impl Slot {
     /// Whether an incarnation waits for its turn.
     pub(crate) fn is_waiting(&self) -> bool {
         let memory = self.memory();
-        let reserved = memory.state.incarnation.map_or(0, |incarnation| incarnation.0);
+        let reserved = self.state.borrow().incarnation.map_or(0, |incarnation| incarnation.0);
         let held = |latest: &watch::Receiver<Progress>| *latest.borrow() != Progress::Released;
         memory.incarnations > reserved && memory.latest.as_ref().is_some_and(held)
     }
@@ -202,8 +214,8 @@ impl Slot {
 
     /// Whether it has finished or given up: nothing is started in it any more.
     pub(crate) fn is_over(&self) -> bool {
-        let memory = self.memory();
-        memory.state.finished || memory.state.gave_up
+        let state = self.state.borrow();
+        state.finished || state.gave_up
     }
 
     pub(crate) fn note_finished(&self) {
@@ -215,7 +227,7 @@ impl Slot {
     }
 
     pub(super) fn update_state(&self, change: impl FnOnce(&mut WorkerState)) {
-        change(&mut self.memory().state);
+        self.state.send_modify(change);
     }
 
     /// The ports and listeners that the worker had.

@@ -40,7 +40,7 @@ async fn full_strength(scene: &mut Scene, pool: &crate::Pool, actor: Actor) {
     }
     assert!(matches!(
         tokio::time::timeout(SOON, pool.wait_ready()).await,
-        Ok(crate::PoolPhase::Ready)
+        Ok(Ok(()))
     ));
     assert_eq!(pool.ready_workers(), pool.spec().workers as usize);
 }

@@ -1,0 +1,88 @@
+//! Why a pool can't do what it is asked.
+
+use ostler_core::ids::WorkerId;
+use ostler_core::spec::SpecProblem;
+use ostler_core::supervision::{RestartChildError, StartChildError};
+
+/// Why a pool can't do what it is asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PoolError {
+    /// The specification is invalid; every mistake in it.
+    #[error("pool {pool:?}: invalid specification: {}", list(problems))]
+    Invalid {
+        /// The pool.
+        pool: String,
+        /// The mistakes.
+        problems: Vec<SpecProblem>,
+    },
+    /// The instance has a pool of that name.
+    #[error("pool {pool:?} exists already; choose another name, or stop that pool first")]
+    Exists {
+        /// The name.
+        pool: String,
+    },
+    /// The pool has no such worker.
+    #[error("pool {pool:?} has no worker {index}; it has {workers}, counted from 0")]
+    NoSuchWorker {
+        /// The pool.
+        pool: String,
+        /// The index that was given.
+        index: u32,
+        /// How many workers it has.
+        workers: usize,
+    },
+    /// The worker can't be started or restarted.
+    #[error("worker {worker} can't be restarted: {reason}")]
+    NotRestartable {
+        /// The worker.
+        worker: WorkerId,
+        /// Why not.
+        reason: NotRestartable,
+    },
+    /// The instance is stopping, or has ended.
+    #[error("the instance is stopping; start another one")]
+    Stopping,
+    /// The pool's actors could not be started.
+    #[error("pool {pool:?} did not start: {reason}")]
+    NotStarted {
+        /// The pool.
+        pool: String,
+        /// What its supervisor reports.
+        reason: StartChildError,
+    },
+}
+
+/// Why a worker can't be started or restarted.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotRestartable {
+    /// Its slot gave up; stop the pool and start it again.
+    #[error("its slot gave up; stop its pool and start it again once the cause is removed")]
+    GaveUp,
+    /// Its slot has finished.
+    #[error("it has finished; stop its pool and start it again")]
+    Finished,
+    /// The whole pool gave up.
+    #[error("its pool gave up; stop the pool and start it again once the cause is removed")]
+    PoolGaveUp,
+    /// The whole pool has finished.
+    #[error("its pool has finished; start the pool again")]
+    PoolFinished,
+    /// Its pool or its instance is stopping, or has stopped.
+    #[error("its pool is stopping, or has stopped")]
+    Stopping,
+    /// Its starter is not up yet, or is being replaced.
+    #[error("its starter is not up yet; try again")]
+    Starting,
+    /// Its starter refused.
+    #[error(transparent)]
+    Refused(RestartChildError),
+    /// Its starter could not add it anew (a temporary worker).
+    #[error(transparent)]
+    NotAdded(StartChildError),
+}
+
+fn list(problems: &[SpecProblem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,212 @@
+//! What people hold of one worker.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ostler_core::ids::{Incarnation, WorkerId};
+use ostler_core::lifecycle::{Cause, State};
+use ostler_core::supervision::{RestartChildError, StartChildError, TerminateChildError};
+use tokio::sync::watch;
+
+use super::error::{NotRestartable, PoolError};
+use super::phase::{PoolEnd, PoolPhase};
+use super::shared::PoolShared;
+use super::starter;
+use crate::detached::detached;
+use crate::process::Slot;
+use crate::status::WorkerState;
+
+/// One worker of a pool, over all its incarnations. Cheap to clone; dropping it does nothing to the worker.
+///
+/// Every `async fn` here is cancel safe: what was ordered happens although its future is dropped once it was polled.
+#[derive(Debug, Clone)]
+pub struct Worker {
+    pool: Arc<PoolShared>,
+    slot: Arc<Slot>,
+}
+
+impl Worker {
+    pub(super) fn new(pool: &Arc<PoolShared>, slot: &Arc<Slot>) -> Self {
+        Self {
+            pool: Arc::clone(pool),
+            slot: Arc::clone(slot),
+        }
+    }
+
+    /// The worker's id, such as `web/0`.
+    pub fn id(&self) -> &WorkerId {
+        &self.slot.worker
+    }
+
+    /// The worker as it is now.
+    pub fn state(&self) -> WorkerState {
+        self.slot.state()
+    }
+
+    /// The states of the worker from now on, the present one first. Of states that follow each other faster than they are read,
+    /// the latest is seen.
+    pub fn watch(&self) -> watch::Receiver<WorkerState> {
+        self.slot.watch()
+    }
+
+    /// The process of its latest incarnation, while it has one.
+    pub fn pid(&self) -> Option<u32> {
+        self.state().pid
+    }
+
+    /// Its latest incarnation, from 1; `None` before the first is reserved.
+    pub fn incarnation(&self) -> Option<Incarnation> {
+        self.state().incarnation
+    }
+
+    /// The address of its port without a name, or of its only port. `None` while it has none.
+    pub fn addr(&self) -> Option<SocketAddr> {
+        let ports = self.state().ports;
+        let only = || ports.values().next().filter(|_| ports.len() == 1);
+        ports.get("").or_else(only).map(|port| self.at(*port))
+    }
+
+    /// The address of its port with this name. `None` while it has none of that name.
+    pub fn addr_of(&self, port: &str) -> Option<SocketAddr> {
+        self.state().ports.get(port).map(|port| self.at(*port))
+    }
+
+    fn at(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.slot.spec.worker.address, port)
+    }
+
+    /// Waits until its latest incarnation is ready, and returns which that is. Cancel safe.
+    ///
+    /// # Errors
+    /// [`PoolEnd`] when it will not become ready: its pool ends, or its slot has finished or given up.
+    pub async fn ready(&self) -> Result<Incarnation, PoolEnd> {
+        let mut states = self.slot.watch();
+        let mut ends = self.pool.subscribe();
+        loop {
+            let (state, started) = (states.borrow_and_update().clone(), self.slot.begun());
+            if state.state == Some(State::Ready) && state.incarnation == started {
+                return Ok(started.unwrap_or(Incarnation(1)));
+            }
+            if let Some(end) = ends.borrow_and_update().phase.end() {
+                return Err(end.clone());
+            }
+            if state.finished {
+                return Err(PoolEnd::Finished);
+            }
+            if state.gave_up {
+                return Err(PoolEnd::GaveUp(state.last_failure));
+            }
+            // Neither sender ends before this handle.
+            tokio::select! {
+                _ = states.changed() => {}
+                _ = ends.changed() => {}
+            }
+        }
+    }
+
+    /// Stops the worker and starts it again; returns the new incarnation when its actor is up. It is not ready then:
+    /// [`Worker::ready`] waits for that. Not counted against its intensity: OTP's `terminate_child` and `restart_child`.
+    ///
+    /// # Errors
+    /// [`PoolError::NotRestartable`]; [`PoolError::Stopping`] when the runtime is shutting down.
+    pub async fn restart(&self) -> Result<Incarnation, PoolError> {
+        let worker = self.clone();
+        let work = async move {
+            worker.end(Cause::RestartRequested).await?;
+            worker.begin().await
+        };
+        self.ordered(work).await
+    }
+
+    /// Stops the worker, and keeps its slot empty until [`Worker::start`]; returns when all it held is released. The cause in its
+    /// events is `user_stop`. Idempotent.
+    ///
+    /// # Errors
+    /// As [`Worker::restart`].
+    pub async fn stop(&self) -> Result<(), PoolError> {
+        let worker = self.clone();
+        self.ordered(async move { worker.end(Cause::UserStop).await }).await
+    }
+
+    /// Starts the worker that [`Worker::stop`] has stopped; returns the incarnation when its actor is up. Of a worker that
+    /// runs it returns the one that runs.
+    ///
+    /// # Errors
+    /// As [`Worker::restart`].
+    pub async fn start(&self) -> Result<Incarnation, PoolError> {
+        let worker = self.clone();
+        self.ordered(async move { worker.begin().await }).await
+    }
+
+    async fn ordered<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, PoolError>> + Send + 'static,
+    ) -> Result<T, PoolError> {
+        detached(work).await.unwrap_or(Err(PoolError::Stopping))
+    }
+
+    async fn end(&self, cause: Cause) -> Result<(), PoolError> {
+        let starter = self.starter()?;
+        self.slot.set_stop_cause(cause);
+        let ended = starter.terminate_child(starter::WORKER).await;
+        self.slot.take_stop_cause();
+        match ended {
+            // A temporary worker's specification went with it (OTP).
+            Ok(()) | Err(TerminateChildError::NotFound) => Ok(()),
+            Err(_) => Err(self.not(self.why_gone().unwrap_or(NotRestartable::Stopping))),
+        }
+    }
+
+    async fn begin(&self) -> Result<Incarnation, PoolError> {
+        let starter = self.starter()?;
+        let refused = match starter.restart_child(starter::WORKER).await {
+            Ok(_) | Err(RestartChildError::Running) => None,
+            Err(RestartChildError::NotFound) => {
+                let child = starter::worker_child(&self.slot, &self.pool);
+                match starter.start_child(child).await {
+                    Ok(_) | Err(StartChildError::AlreadyStarted(_)) => None,
+                    Err(error) => Some(NotRestartable::NotAdded(error)),
+                }
+            }
+            Err(error) => Some(NotRestartable::Refused(error)),
+        };
+        match refused {
+            None => Ok(self.slot.begun().unwrap_or(Incarnation(1))),
+            Some(refused) => Err(self.not(self.why_gone().unwrap_or(refused))),
+        }
+    }
+
+    fn starter(&self) -> Result<crate::supervisor::Supervisor, PoolError> {
+        if let Some(why) = self.why_gone() {
+            return Err(self.not(why));
+        }
+        self.pool
+            .starter(self.slot.worker.index)
+            .ok_or_else(|| self.not(NotRestartable::Starting))
+    }
+
+    /// Why nothing is started in its slot any more, if so.
+    fn why_gone(&self) -> Option<NotRestartable> {
+        let state = self.state();
+        match self.pool.phase() {
+            PoolPhase::Ending(PoolEnd::GaveUp(_)) | PoolPhase::Ended(PoolEnd::GaveUp(_)) => {
+                Some(NotRestartable::PoolGaveUp)
+            }
+            PoolPhase::Ending(PoolEnd::Finished) | PoolPhase::Ended(PoolEnd::Finished) => {
+                Some(NotRestartable::PoolFinished)
+            }
+            PoolPhase::Ending(_) | PoolPhase::Ended(_) => Some(NotRestartable::Stopping),
+            _ if self.slot.services.is_stopping() => Some(NotRestartable::Stopping),
+            _ if state.gave_up => Some(NotRestartable::GaveUp),
+            _ if state.finished => Some(NotRestartable::Finished),
+            PoolPhase::Starting | PoolPhase::Ready | PoolPhase::Degraded { .. } => None,
+        }
+    }
+
+    fn not(&self, reason: NotRestartable) -> PoolError {
+        PoolError::NotRestartable {
+            worker: self.slot.worker.clone(),
+            reason,
+        }
+    }
+}
