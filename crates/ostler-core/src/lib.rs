@@ -14,3 +14,4 @@ pub mod process;
 pub mod signal;
 pub mod spec;
 pub mod supervision;
+pub mod traceback;

@@ -14,6 +14,7 @@ use ostler_core::failure::{Failure, Reason};
 use ostler_core::ids::Incarnation;
 use ostler_core::lifecycle::{Cause, Effect, Input, Lifecycle, Outcome, Rules, State, Transition};
 use ostler_core::spec::{Ports, StopSpec};
+use ostler_core::traceback;
 use ostler_failpoint::{self as failpoint, Point};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
@@ -333,10 +334,7 @@ impl Driver {
             failure.stderr_tail = self.resources.stderr_tail();
         }
         let more = match failure.reason {
-            Reason::ExitedBeforeReady => failure
-                .stderr_tail
-                .last()
-                .map(|last| format!("its last line on stderr: {last}")),
+            Reason::ExitedBeforeReady => self.last_words(&mut failure),
             Reason::ReadyTimeout => self.resources.last_answer.get(),
             _ => None,
         };
@@ -344,6 +342,20 @@ impl Driver {
             failure.message = format!("{}; {more}", failure.message);
         }
         failure
+    }
+
+    /// What a worker that never got ready printed last: the exception of a Python program, with the
+    /// package that fixes it, or its last line on stderr.
+    fn last_words(&self, failure: &mut Failure) -> Option<String> {
+        let Some(found) = traceback::read(&failure.stderr_tail) else {
+            let last = failure.stderr_tail.last()?;
+            return Some(format!("its last line on stderr: {last}"));
+        };
+        if let Some(missing) = found.missing {
+            let python = self.slot.spec.worker.command.first().map_or("python3", String::as_str);
+            failure.suggestion = missing.suggestion(python);
+        }
+        Some(format!("its last exception: {}", found.line))
     }
 
     fn watch_ready(&mut self) {

@@ -1,0 +1,54 @@
+//! Finds the interpreter of a worker, and asks it who it is.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::command;
+use crate::error::PythonError;
+
+/// How long an interpreter may take to print its version.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(30);
+/// The oldest Python that `ostler-worker` runs on.
+const OLDEST: (u32, u32) = (3, 9);
+
+/// An interpreter that runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Interpreter {
+    pub(crate) path: PathBuf,
+    /// For example `3.11.7`.
+    pub(crate) version: String,
+}
+
+/// The interpreter at this path or of this name; default `python3`.
+pub(crate) fn find(name: Option<&str>, base: &Path) -> Result<Interpreter, PythonError> {
+    let name = name.unwrap_or("python3");
+    let path = which::which_in(name, std::env::var_os("PATH"), base)
+        .map_err(|_| PythonError::NoInterpreter(name.to_owned()))?;
+    examine(path)
+}
+
+/// Runs the interpreter once, and checks its version.
+pub(crate) fn examine(path: PathBuf) -> Result<Interpreter, PythonError> {
+    let interpreter = path.display().to_string();
+    let code = "import sys; print('.'.join(map(str, sys.version_info[:3])))";
+    let mut ask = Command::new(&path);
+    ask.args(["-I", "-c", code]);
+    let printed = command::run(&interpreter, &mut ask, VERSION_TIMEOUT).map_err(|error| match error {
+        PythonError::Install { why, .. } => PythonError::BrokenInterpreter {
+            interpreter: interpreter.clone(),
+            why,
+        },
+        other => other,
+    })?;
+    let version = printed.trim().to_owned();
+    let mut parts = version.split('.').map(|part| part.parse::<u32>().ok());
+    match (parts.next().flatten(), parts.next().flatten()) {
+        (Some(major), Some(minor)) if (major, minor) >= OLDEST => Ok(Interpreter { path, version }),
+        (Some(_), Some(_)) => Err(PythonError::OldInterpreter { interpreter, version }),
+        _ => Err(PythonError::BrokenInterpreter {
+            interpreter,
+            why: format!("its version is {version:?}"),
+        }),
+    }
+}

@@ -1,0 +1,181 @@
+//! The settings of a Python worker.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ostler_core::signal::Signal;
+use ostler_core::spec::{PoolSpec, Ready, StopSpec, WorkerSpec};
+
+use crate::error::PythonError;
+use crate::interpreter::{self, Interpreter};
+use crate::venv::{self, Progress};
+
+/// From TERM to KILL: 6 s, which a gRPC server needs to finish what is in flight.
+pub const STOP_GRACE: Duration = Duration::from_secs(6);
+/// The same when the host has died: 2 s.
+const HOST_DEATH_GRACE: Duration = Duration::from_secs(2);
+
+/// How requests reach the worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Transport {
+    /// Frames on stdin and stdout; needs no package but `ostler-worker`.
+    #[default]
+    Stdio,
+    /// gRPC on the pool's port; needs `ostler-worker[grpc]`.
+    Grpc,
+}
+
+impl Transport {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Stdio => "stdio",
+            Self::Grpc => "grpc",
+        }
+    }
+}
+
+/// A Python worker: its file, and where its interpreter and packages come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Python {
+    file: PathBuf,
+    arguments: Vec<String>,
+    base: PathBuf,
+    interpreter: Option<String>,
+    venv: Option<PathBuf>,
+    requirements: Option<PathBuf>,
+    transport: Transport,
+}
+
+impl Python {
+    /// The worker in `file`, run by the first of: the `venv`, a `.venv` next to the file, the
+    /// `interpreter`, `python3` in the PATH.
+    pub fn new(file: impl Into<PathBuf>) -> Self {
+        Self {
+            file: file.into(),
+            arguments: Vec::new(),
+            base: PathBuf::from("."),
+            interpreter: None,
+            venv: None,
+            requirements: None,
+            transport: Transport::default(),
+        }
+    }
+
+    /// What relative paths are relative to. Default: the working directory.
+    #[must_use]
+    pub fn base(mut self, base: impl Into<PathBuf>) -> Self {
+        self.base = base.into();
+        self
+    }
+
+    /// Arguments after the file.
+    #[must_use]
+    pub fn arguments(mut self, arguments: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.arguments = arguments.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The interpreter, by name or path; with `requirements`, the one that the virtual environment
+    /// is made with. Default `python3`.
+    #[must_use]
+    pub fn interpreter(mut self, interpreter: impl Into<String>) -> Self {
+        self.interpreter = Some(interpreter.into());
+        self
+    }
+
+    /// The virtual environment. It must exist, unless there are `requirements` to make it from.
+    #[must_use]
+    pub fn venv(mut self, venv: impl Into<PathBuf>) -> Self {
+        self.venv = Some(venv.into());
+        self
+    }
+
+    /// A requirements file of pip: the virtual environment is made from it, once, and again when it
+    /// changes. Without `venv`, it is kept in the user's cache folder.
+    #[must_use]
+    pub fn requirements(mut self, requirements: impl Into<PathBuf>) -> Self {
+        self.requirements = Some(requirements.into());
+        self
+    }
+
+    /// How requests reach it. Default stdio.
+    #[must_use]
+    pub const fn transport(mut self, transport: Transport) -> Self {
+        self.transport = transport;
+        self
+    }
+
+    /// The worker's file.
+    pub fn file(&self) -> PathBuf {
+        self.base.join(&self.file)
+    }
+
+    /// The requirements file.
+    pub fn requirements_file(&self) -> Option<PathBuf> {
+        self.requirements.as_ref().map(|file| self.base.join(file))
+    }
+
+    /// The interpreter that runs it; makes the virtual environment if need be, which can take
+    /// minutes. `progress` receives what is done.
+    ///
+    /// # Errors
+    /// See [`PythonError`].
+    pub fn prepare(&self, progress: &mut dyn FnMut(&str)) -> Result<PathBuf, PythonError> {
+        let file = self.file();
+        if !file.is_file() {
+            return Err(PythonError::NoFile(file));
+        }
+        Ok(self.find(progress)?.path)
+    }
+
+    fn find(&self, progress: Progress<'_>) -> Result<Interpreter, PythonError> {
+        let venv = self.venv.as_ref().map(|venv| self.base.join(venv));
+        if let Some(requirements) = self.requirements_file() {
+            let base = interpreter::find(self.interpreter.as_deref(), &self.base)?;
+            return venv::required(&base, venv.as_deref(), &requirements, progress);
+        }
+        if let Some(venv) = venv {
+            return venv::existing(&venv);
+        }
+        let beside = self.file().parent().unwrap_or(Path::new(".")).join(".venv");
+        if self.interpreter.is_none() && beside.is_dir() {
+            return venv::existing(&beside);
+        }
+        interpreter::find(self.interpreter.as_deref(), &self.base)
+    }
+
+    /// A pool of this worker, its interpreter prepared.
+    ///
+    /// # Errors
+    /// See [`PythonError`].
+    pub fn pool(&self, name: &str, progress: &mut dyn FnMut(&str)) -> Result<PoolSpec, PythonError> {
+        let interpreter = self.prepare(progress)?;
+        let mut pool = PoolSpec::new(name, [""; 1]);
+        pool.worker = self.worker(&interpreter);
+        Ok(pool)
+    }
+
+    /// The worker's spec: unbuffered output, readiness by notify, `STOP_GRACE` to drain, and TERM
+    /// with 2 s when the host has died. All of it can be changed afterwards.
+    pub fn worker(&self, interpreter: &Path) -> WorkerSpec {
+        let mut command = vec![interpreter.display().to_string(), "-u".to_owned()];
+        command.push(self.file().display().to_string());
+        command.extend(self.arguments.iter().cloned());
+        let mut spec = WorkerSpec::new(command);
+        spec.ready = Some(Ready::Notify);
+        spec.stop = StopSpec {
+            signal: Signal::TERM,
+            grace: STOP_GRACE,
+        };
+        spec.host_death = StopSpec {
+            signal: Signal::TERM,
+            grace: HOST_DEATH_GRACE,
+        };
+        spec.env.insert("PYTHONUNBUFFERED".to_owned(), "1".to_owned());
+        spec.env
+            .insert("OSTLER_TRANSPORT".to_owned(), self.transport.name().to_owned());
+        spec.env
+            .insert("OSTLER_GRACE_MS".to_owned(), STOP_GRACE.as_millis().to_string());
+        spec
+    }
+}

@@ -1,0 +1,255 @@
+//! Interpreters and virtual environments, with real ones.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ostler_core::spec::Ready;
+use ostler_python::{Python, PythonError, Transport, preflight};
+
+struct Project(tempfile::TempDir);
+
+impl Project {
+    fn new() -> Self {
+        let project = Self(tempfile::tempdir().expect("a temporary folder"));
+        project.write("worker.py", "import json\n");
+        project
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path().join(name);
+        fs::create_dir_all(path.parent().expect("it has a parent")).expect("its folder");
+        fs::write(&path, text).expect("the file is written");
+        path
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn worker(&self) -> Python {
+        Python::new("worker.py").base(self.path())
+    }
+
+    /// A requirement that pip installs without any network: a package in a folder.
+    fn package(&self, name: &str) -> PathBuf {
+        let wheel = format!(
+            "import zipfile\n\
+             with zipfile.ZipFile('{name}-1.0-py3-none-any.whl', 'w') as z:\n\
+             \x20   z.writestr('{name}.py', 'VALUE = 1')\n\
+             \x20   z.writestr('{name}-1.0.dist-info/METADATA', 'Metadata-Version: 2.1\\nName: {name}\\nVersion: 1.0\\n')\n\
+             \x20   z.writestr('{name}-1.0.dist-info/WHEEL', 'Wheel-Version: 1.0\\nGenerator: test\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n')\n\
+             \x20   z.writestr('{name}-1.0.dist-info/RECORD', '')\n"
+        );
+        let done = Command::new("python3")
+            .args(["-c", &wheel])
+            .current_dir(self.path())
+            .status();
+        assert!(done.expect("python3 runs").success());
+        self.path().join(format!("{name}-1.0-py3-none-any.whl"))
+    }
+}
+
+fn silent() -> impl FnMut(&str) {
+    |_: &str| {}
+}
+
+fn text(error: PythonError) -> String {
+    error.to_string()
+}
+
+#[test]
+fn python3_of_the_path_runs_a_worker_without_settings() {
+    let project = Project::new();
+    let python = project.worker().prepare(&mut silent()).expect("python3 is there");
+    let spec = project.worker().arguments(["--fast"]).worker(&python);
+    assert_eq!(spec.command[1], "-u");
+    assert!(spec.command[2].ends_with("worker.py"), "{:?}", spec.command);
+    assert_eq!(spec.command[3], "--fast");
+    assert_eq!(spec.ready, Some(Ready::Notify));
+    assert_eq!((spec.stop.grace.as_secs(), spec.host_death.grace.as_secs()), (6, 2));
+    assert_eq!(spec.env["OSTLER_TRANSPORT"], "stdio");
+    assert_eq!(spec.env["OSTLER_GRACE_MS"], "6000");
+    let grpc = project.worker().transport(Transport::Grpc).worker(&python);
+    assert_eq!(grpc.env["OSTLER_TRANSPORT"], "grpc");
+}
+
+#[test]
+fn a_missing_file_and_a_missing_interpreter_are_named() {
+    let project = Project::new();
+    let missing = Python::new("nothing.py").base(project.path()).prepare(&mut silent());
+    assert!(text(missing.expect_err("there is no such file")).contains("nothing.py does not exist"));
+    let none = project.worker().interpreter("python9.9").prepare(&mut silent());
+    assert!(text(none.expect_err("there is no such Python")).contains("no Python interpreter \"python9.9\" was found"));
+}
+
+#[test]
+fn an_interpreter_that_does_not_run_or_is_too_old_is_refused() {
+    let project = Project::new();
+    for (script, message) in [
+        (
+            "#!/bin/sh\necho no libpython >&2; exit 1\n",
+            "does not run: exit status: 1\nno libpython",
+        ),
+        (
+            "#!/bin/sh\necho 3.8.10\n",
+            "is Python 3.8.10, and ostler-worker needs 3.9 or later",
+        ),
+        ("#!/bin/sh\necho hello\n", "its version is \"hello\""),
+    ] {
+        let path = project.write("fake", script);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it is made executable");
+        let refused = project
+            .worker()
+            .interpreter(path.display().to_string())
+            .prepare(&mut silent());
+        let said = text(refused.expect_err("it is no Python"));
+        assert!(said.contains(message), "{said}");
+    }
+}
+
+#[test]
+fn half_made_environments_are_named() {
+    let project = Project::new();
+    let worker = project.worker().venv("env");
+    let missing = |part: &str| {
+        let said = text(worker.prepare(&mut silent()).expect_err("it is incomplete"));
+        assert!(
+            said.contains(&format!("is no complete virtual environment, {part} is missing")),
+            "{said}"
+        );
+    };
+    missing("the folder");
+    fs::create_dir(project.path().join("env")).expect("the folder");
+    missing("pyvenv.cfg");
+    project.write("env/pyvenv.cfg", "");
+    missing("bin/python");
+    fs::create_dir(project.path().join("env/bin")).expect("the folder");
+    std::os::unix::fs::symlink("/nowhere/python", project.path().join("env/bin/python")).expect("a dangling link");
+    missing("bin/python");
+}
+
+#[test]
+fn a_venv_is_made_once_and_again_when_it_is_half_made_or_its_requirements_change() {
+    let project = Project::new();
+    let wheel = project.package("ostler_test_one");
+    let requirements = project.write("requirements.txt", &format!("{}\n", wheel.display()));
+    let worker = project.worker().venv(".venv").requirements("requirements.txt");
+    assert_eq!(prepared_by_four(&worker), 1, "one makes it, and the others wait for it");
+    let python = worker.prepare(&mut silent()).expect("it is there");
+    assert!(
+        !fs::symlink_metadata(&python).expect("it is there").is_symlink(),
+        "a copy, and no link"
+    );
+    project.write("worker.py", "import ostler_test_one, ostler_test_two\n");
+    let report = preflight(&python, &worker.file(), None).expect("a report");
+    assert_eq!(report.modules[0].version.as_deref(), Some("1.0"));
+    assert_eq!(report.modules[1].missing.as_deref(), Some("ostler_test_two"));
+
+    let with = |line: &str| format!("--no-index\n{}\n{line}\n", wheel.display());
+    fs::write(&requirements, with("no-such-package-of-ours")).expect("it is written");
+    let said = text(worker.prepare(&mut silent()).expect_err("there is no such package"));
+    assert!(
+        said.contains("pip install failed") && said.contains("no-such-package-of-ours"),
+        "{said}"
+    );
+    assert!(python.is_file(), "half made: without its packages");
+
+    let second = project.package("ostler_test_two");
+    fs::write(&requirements, with(&second.display().to_string())).expect("it is written");
+    worker.prepare(&mut silent()).expect("it is made again");
+    let report = preflight(&python, &worker.file(), Some(&requirements)).expect("a report");
+    assert_eq!(report.problems(&python), [], "both are there now");
+}
+
+/// How many of four threads that need the environment at once have made it.
+fn prepared_by_four(worker: &Python) -> usize {
+    let made = AtomicUsize::new(0);
+    let prepare = || {
+        let mut count = |line: &str| {
+            if line.ends_with(": complete") {
+                made.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        worker.prepare(&mut count).expect("it is made");
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(prepare);
+        }
+    });
+    made.into_inner()
+}
+
+#[test]
+fn a_folder_that_is_no_venv_is_left_alone() {
+    let project = Project::new();
+    project.write("requirements.txt", "");
+    let precious = project.write("data/precious", "keep");
+    let refused = project
+        .worker()
+        .venv("data")
+        .requirements("requirements.txt")
+        .prepare(&mut silent());
+    assert!(matches!(refused, Err(PythonError::NotAVenv(_))), "{refused:?}");
+    assert!(precious.is_file());
+}
+
+#[test]
+fn preflight_reports_every_problem_at_once_and_runs_no_worker() {
+    let project = Project::new();
+    project.write("helper.py", "import yaml_that_is_missing\n");
+    project.write("broken.py", "raise RuntimeError('no driver')\n");
+    project.write(
+        "worker.py",
+        "from __future__ import annotations\nimport json\nimport PIL_missing.Image\nimport helper, broken\n\
+         from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import only_for_types\n\
+         try:\n    import optional_one\nexcept ImportError:\n    optional_one = None\n\
+         def handler():\n    import later_one\n\
+         open('served', 'w')\nprint('noise')\n",
+    );
+    let requirements = project.write(
+        "requirements.txt",
+        "# a comment\npip>=1000\nno-such-dist-of-ours==1.0\n-r other.txt\n",
+    );
+    let python = project.worker().prepare(&mut silent()).expect("python3 is there");
+    let report = preflight(&python, &project.path().join("worker.py"), Some(&requirements)).expect("a report");
+    let found: Vec<String> = report.problems(&python).iter().map(ToString::to_string).collect();
+    let install = |package: &str| format!("{} -m pip install {package}", python.display());
+    assert_eq!(found.len(), 5, "{found:#?}");
+    assert!(
+        found[0].starts_with("line 3: import PIL_missing.Image: ModuleNotFoundError"),
+        "{}",
+        found[0]
+    );
+    assert!(found[0].ends_with(&install("PIL_missing")), "{}", found[0]);
+    assert!(found[1].ends_with(&install("yaml_that_is_missing")), "{}", found[1]);
+    assert!(
+        found[2].starts_with("line 4: import broken: RuntimeError: no driver"),
+        "{}",
+        found[2]
+    );
+    assert!(found[3].starts_with("pip>=1000 is required, and "), "{}", found[3]);
+    assert!(
+        found[4].starts_with("no-such-dist-of-ours==1.0 is required, and not installed"),
+        "{}",
+        found[4]
+    );
+    assert!(
+        !project.path().join("served").exists(),
+        "the worker's own code did not run"
+    );
+}
+
+#[test]
+fn preflight_of_what_is_no_python_says_where() {
+    let project = Project::new();
+    let file = project.write("worker.py", "import json\ndef\n");
+    let python = project.worker().prepare(&mut silent()).expect("python3 is there");
+    let report = preflight(&python, &file, None).expect("a report");
+    let problems = report.problems(&python);
+    assert_eq!(problems.len(), 1);
+    assert!(problems[0].message.contains("line 2"), "{}", problems[0]);
+}
