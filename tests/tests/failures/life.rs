@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use ostler_tests::scene::pool;
+use ostler_tests::scene::{pool, pool_of, python};
 use ostler_tests::{Up, pid_of, send};
 
 use crate::{assert_message, gives_up, text};
@@ -18,6 +18,23 @@ fn exited_before_ready_has_status_and_stderr() {
     assert_eq!(failure["stderr_tail"], serde_json::json!([words]));
     assert_message(&failure, &["exit status 3", words]);
     assert!(stderr.contains(&format!("│ {words}")), "{stderr}");
+}
+
+#[test]
+fn exited_before_ready_of_python_names_the_exception_and_the_package() {
+    let program = "import atexit, sys\natexit.register(print, 'bye', file=sys.stderr)\nimport skimage.nonesuch";
+    let keys = "intensity = 0\nport = \"any\"\nready = { notify = true }";
+    let mut up = Up::start(|tag| pool_of(&python(program, tag), keys));
+    let (failure, _) = gives_up(&mut up, "exited_before_ready");
+    assert_eq!(failure["stderr_tail"].as_array().unwrap().last().unwrap(), "bye");
+    assert_message(
+        &failure,
+        &["its last exception: ModuleNotFoundError: No module named 'skimage'"],
+    );
+    assert_eq!(
+        text(&failure, "suggestion"),
+        "install it where this interpreter finds it: python3 -m pip install scikit-image"
+    );
 }
 
 #[test]
