@@ -1,6 +1,7 @@
 //! The guardian's program: the build script of ostler-os compiles it, so cargo's own fmt and clippy
-//! don't know of it.
+//! skip it.
 
+use std::path::Path;
 use std::process::Command;
 
 use crate::steps::{Outcome, output, root, step};
@@ -15,12 +16,22 @@ pub(super) fn formatting() -> Outcome {
 
 /// With and without failpoints, under the lints of ostler-os.
 pub(super) fn clippy() -> Outcome {
+    // Not /dev/null: rustc renames its output into place, which as root replaces the device by a
+    // regular file for the whole machine.
+    let metadata = std::env::temp_dir().join(format!("ostler-guardian-{}.rmeta", std::process::id()));
+    let outcome = lint(&metadata);
+    drop(std::fs::remove_file(&metadata));
+    outcome
+}
+
+fn lint(metadata: &Path) -> Outcome {
     for cfg in [&[][..], &["--cfg", "failpoints"]] {
         let mut clippy = driver()?;
         clippy
             .args([MAIN, "--crate-name", "ostler_guardian", "--crate-type", "bin"])
             .args(["--edition", "2024", "--check-cfg", "cfg(failpoints)"])
-            .args(["--emit", "metadata", "-C", "panic=abort", "-o", "/dev/null"])
+            .args(["--emit", "metadata", "-C", "panic=abort", "-o"])
+            .arg(metadata)
             .args([
                 "-D",
                 "warnings",
@@ -38,7 +49,7 @@ pub(super) fn clippy() -> Outcome {
     Ok(())
 }
 
-/// clippy's own compiler, outside cargo. It needs the sysroot, which rustup's proxies tell it
+/// clippy's own compiler, outside cargo. It needs the sysroot, which rustup's proxies pass
 /// otherwise.
 fn driver() -> Outcome<Command> {
     let sysroot = output(Command::new("rustc").args(["--print", "sysroot"]).current_dir(root()))?;

@@ -225,7 +225,7 @@ async fn draining_ends_with_the_last_handle() {
     let mut writer = File::from(write);
     let other = capture.clone();
     drop(capture);
-    writer.write_all(b"line\n").expect("pipe has a reader");
+    writer.write_all(b"hello\n").expect("pipe has a reader");
     until(|| other.bytes() == 6).await;
     drop(other);
     closes(&mut writer).await;
