@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// The layers, lowest first. A crate may only depend on crates listed before it.
-const LAYERS: [&str; 9] = [
+const LAYERS: [&str; 10] = [
     "ostler-failpoint",
     "ostler-core",
     "ostler-os",
@@ -14,6 +14,7 @@ const LAYERS: [&str; 9] = [
     "ostler-telemetry",
     "ostler-supervisor",
     "ostler",
+    "ostler-serve",
     "ostler-python",
     "ostler-cli",
 ];

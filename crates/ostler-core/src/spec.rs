@@ -4,6 +4,7 @@
 
 mod ports;
 mod problems;
+mod serve;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -13,6 +14,7 @@ use std::time::Duration;
 pub use ports::{Port, Ports};
 pub use problems::SpecProblem;
 use serde::{Deserialize, Serialize};
+pub use serve::{Affinity, Breaker, Codel, FailureRate, OnCancel, QueueOrder, QueueSpec, Recycle, ServeSpec, Sessions};
 
 use crate::signal::Signal;
 use crate::supervision::{Backoff, Restart};
@@ -104,6 +106,8 @@ pub struct WorkerSpec {
     /// From the worker's exit until all it held is released; then what still holds is named, and counts as a failed
     /// restart. Default 10 s; zero is refused.
     pub release_timeout: Duration,
+    /// What its stdin is. Default /dev/null.
+    pub stdin: Stdin,
     /// What is kept of its output.
     pub output: OutputSpec,
     /// Where the process lives. Only [`Mode::Coupled`] is built.
@@ -134,6 +138,7 @@ impl WorkerSpec {
                 grace: Duration::ZERO,
             },
             release_timeout: Duration::from_secs(10),
+            stdin: Stdin::Null,
             output: OutputSpec::default(),
             mode: Mode::Coupled,
         }
@@ -207,6 +212,19 @@ impl Health {
             misses: 3,
         }
     }
+}
+
+/// What a worker's stdin is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stdin {
+    /// /dev/null. Its stdout is captured, as its stderr is.
+    #[default]
+    Null,
+    /// A pipe that the host holds until the worker has ended. Its stdout then belongs to the same
+    /// client: it is neither kept nor logged, and is read only while a client is connected. Its
+    /// stderr is captured as ever.
+    Pipe,
 }
 
 /// What is kept of a worker's output.

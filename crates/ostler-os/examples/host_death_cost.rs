@@ -81,6 +81,7 @@ async fn host(workers: u32, kind: &str) {
             argv: vec!["sh".into(), "-c".into(), script.into()],
             env: std::env::vars_os().collect(),
             cwd: None,
+            stdin: None,
             stdout: writer.try_clone().expect("a copy").into(),
             stderr: writer.into(),
             cgroup: None,

@@ -55,6 +55,7 @@ async fn cycle(guardian: &Guardian, events: &mut Events, incarnation: u64, progr
         argv: vec![program.into()],
         env: std::env::vars_os().collect(),
         cwd: None,
+        stdin: None,
         stdout: null(),
         stderr: null(),
         cgroup: None,

@@ -269,9 +269,11 @@ impl Sitter {
     // From the order to exec.
 
     fn spawn(&mut self, order: &Order, fds: &mut Fds, truncated: bool) {
-        let wanted = 3 + usize::from(order.cgroup) + usize::from(order.listen);
+        let before_stdin = 3 + usize::from(order.cgroup);
+        let wanted = before_stdin + usize::from(order.stdin) + usize::from(order.listen);
         let (spec, stdout, stderr) = (fds.take(0), fds.take(1), fds.take(2));
         let cgroup = if order.cgroup { fds.take(3) } else { None };
+        let stdin = if order.stdin { fds.take(before_stdin) } else { None };
         // Nothing that is cloned into a spent cgroup lives: the worker starts outside, and the host is told that.
         let cgroup =
             cgroup.filter(|cgroup| self.spent == 0 || sys::inode(cgroup).is_ok_and(|inode| inode != self.spent));
@@ -294,6 +296,7 @@ impl Sitter {
         };
         let launch = Launch {
             spec: &spec,
+            stdin: stdin.as_ref(),
             stdout: &stdout,
             stderr: &stderr,
             cgroup: cgroup.as_ref(),

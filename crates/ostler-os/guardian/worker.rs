@@ -13,6 +13,7 @@ use crate::text;
 /// What a worker is started from. All of it stays the sitter's.
 pub(crate) struct Launch<'a> {
     pub(crate) spec: &'a Fd,
+    pub(crate) stdin: Option<&'a Fd>,
     pub(crate) stdout: &'a Fd,
     pub(crate) stderr: &'a Fd,
     pub(crate) cgroup: Option<&'a Fd>,
@@ -127,14 +128,18 @@ fn prepare(launch: &Launch<'_>, sitter: i32, report: i32) -> Result<(i32, Ready)
     Ok((report, ready))
 }
 
-/// 0 is /dev/null already; 1 and 2 are the pipes; listening sockets follow. All else is closed by exec. Returns where the
+/// 0 is /dev/null already, unless a pipe is given for it; 1 and 2 are the pipes; listening sockets follow. All else is closed by exec. Returns where the
 /// report pipe is now.
 fn place_descriptors(launch: &Launch<'_>, report: i32) -> sys::Result<i32> {
     let listeners = launch.listen.len();
     let first_free = 3 + listeners as i32;
     let (mut stdout, mut stderr, mut report) = (launch.stdout.raw(), launch.stderr.raw(), report);
+    let mut stdin = launch.stdin.map(Fd::raw);
     if listeners > 0 {
         // Sources may be where listeners must go: first everything out of the way, then each to its place.
+        if let Some(fd) = stdin {
+            stdin = Some(sys::duplicate_above(fd, first_free)?);
+        }
         stdout = sys::duplicate_above(stdout, first_free)?;
         stderr = sys::duplicate_above(stderr, first_free)?;
         report = sys::duplicate_above(report, first_free)?;
@@ -145,6 +150,9 @@ fn place_descriptors(launch: &Launch<'_>, report: i32) -> sys::Result<i32> {
         for (target, source) in (3..first_free).zip(aside) {
             sys::duplicate_to(source, target, false)?;
         }
+    }
+    if let Some(fd) = stdin {
+        sys::duplicate_to(fd, 0, false)?;
     }
     sys::duplicate_to(stdout, 1, false)?;
     sys::duplicate_to(stderr, 2, false)?;

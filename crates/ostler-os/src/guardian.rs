@@ -217,11 +217,13 @@ impl Guardian {
         order.signal = request.host_death.signal.number();
         order.grace_ms = milliseconds(request.host_death.grace);
         order.cgroup = request.cgroup.is_some();
+        order.stdin = request.stdin.is_some();
         order.listen = u16::try_from(request.listen.len()).unwrap_or(u16::MAX);
-        let mut fds = Vec::with_capacity(4 + request.listen.len());
+        let mut fds = Vec::with_capacity(5 + request.listen.len());
         fds.push(request.spec()?);
         fds.extend([request.stdout, request.stderr]);
         fds.extend(request.cgroup);
+        fds.extend(request.stdin);
         fds.extend(request.listen);
         self.link.orders.give(&order, fds)
     }

@@ -12,7 +12,7 @@
 //! the [`EventKind::Ready`] event keep their meaning in every version: they carry the version itself.
 
 /// Version of this protocol. Host and guardian must have the same one.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// First word of [`Hello`] and of a spec: tells a peer of ours from anything else (`OSTL`).
 pub const MAGIC: u32 = 0x4F53_544C;
@@ -23,8 +23,9 @@ pub const MAX_SLOTS: u32 = 1 << 20;
 /// At most this many listening sockets go with one spawn; the kernel's own limit for one message is 253 descriptors.
 pub const MAX_LISTEN: usize = 64;
 
-/// Descriptors that come before the listening sockets in a spawn's message: spec, stdout, stderr, and perhaps a cgroup.
-pub const MAX_SPAWN_FDS: usize = 4 + MAX_LISTEN;
+/// Descriptors before the listening sockets in a spawn's message: spec, stdout, stderr, and
+/// optionally a cgroup and stdin.
+pub const MAX_SPAWN_FDS: usize = 5 + MAX_LISTEN;
 
 /// Largest spec that a sitter's child maps, in bytes; far above what execve(2) takes (a quarter of the stack limit).
 pub const MAX_SPEC: usize = 64 << 20;
@@ -73,7 +74,7 @@ impl Hello {
 #[repr(u16)]
 pub enum OrderKind {
     /// Start this incarnation in its slot. Descriptors: spec, stdout, stderr, the slot's cgroup when `cgroup` is set,
-    /// then `listen` listening sockets. `signal` and `grace_ms` say how the tree ends when the host is gone.
+    /// stdin when `stdin` is set, then `listen` listening sockets. `signal` and `grace_ms` say how the tree ends when the host is gone.
     Spawn = 1,
     /// End this incarnation: `signal` to the worker's process group, `grace_ms`, then the whole tree is killed.
     End = 2,
@@ -119,6 +120,8 @@ pub struct Order {
     pub grace_ms: u64,
     /// Whether a cgroup's directory is among the descriptors.
     pub cgroup: bool,
+    /// Whether the worker's stdin is among the descriptors; otherwise it is /dev/null.
+    pub stdin: bool,
     /// How many listening sockets are among the descriptors.
     pub listen: u16,
 }
@@ -136,6 +139,7 @@ impl Order {
             signal: 0,
             grace_ms: 0,
             cgroup: false,
+            stdin: false,
             listen: 0,
         }
     }
@@ -148,7 +152,8 @@ impl Order {
         put(&mut out, 4, &self.slot.to_ne_bytes());
         put(&mut out, 8, &self.incarnation.to_ne_bytes());
         put(&mut out, 16, &self.signal.to_ne_bytes());
-        put(&mut out, 20, &u32::from(self.cgroup).to_ne_bytes());
+        let given = u32::from(self.cgroup) | u32::from(self.stdin) << 1;
+        put(&mut out, 20, &given.to_ne_bytes());
         put(&mut out, 24, &self.grace_ms.to_ne_bytes());
         out
     }
@@ -164,7 +169,8 @@ impl Order {
             slot: u32_at(bytes, 4),
             incarnation: u64_at(bytes, 8),
             signal: u32_at(bytes, 16) as i32,
-            cgroup: u32_at(bytes, 20) != 0,
+            cgroup: u32_at(bytes, 20) & 1 != 0,
+            stdin: u32_at(bytes, 20) & 2 != 0,
             grace_ms: u64_at(bytes, 24),
         })
     }

@@ -35,6 +35,7 @@
 //! Supervision of ordinary ractor actors, no process in sight, is in [`supervisor`].
 
 mod detached;
+mod follow;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -48,6 +49,7 @@ mod status;
 
 use instance::services;
 
+pub use follow::{Endpoint, Follower, ReadyWorker, Stdio, WorkerChange};
 pub use hub::{EVENT_BUFFER, EventStream};
 pub use instance::audit::AUDIT_INTERVAL;
 pub use instance::builder::{OstlerBuilder, PARENT_GRACE, ROOT_INTENSITY, ROOT_PERIOD, StartError};
@@ -69,7 +71,7 @@ pub use ostler_core::ids::{Incarnation, RunId, WorkerId};
 pub use ostler_core::lifecycle::{Cause, State};
 pub use ostler_core::signal::Signal;
 pub use ostler_core::spec::{
-    Health, Mode, OnGiveUp, OutputSpec, PoolSpec, Port, Ports, Probe, ProbeKind, Ready, SpecProblem, StopSpec,
+    Health, Mode, OnGiveUp, OutputSpec, PoolSpec, Port, Ports, Probe, ProbeKind, Ready, SpecProblem, Stdin, StopSpec,
     WorkerSpec,
 };
 pub use ostler_os::limits;

@@ -25,9 +25,11 @@ pub struct SpawnRequest {
     pub env: Vec<(OsString, OsString)>,
     /// Working directory; `None` for the one that the host was in when it launched the guardian.
     pub cwd: Option<PathBuf>,
+    /// Becomes descriptor 0; `None`: that is /dev/null.
+    pub stdin: Option<OwnedFd>,
     /// Becomes descriptor 1.
     pub stdout: OwnedFd,
-    /// Becomes descriptor 2. Descriptor 0 is /dev/null.
+    /// Becomes descriptor 2.
     pub stderr: OwnedFd,
     /// Directory of the cgroup (v2) that the worker is born in and that is killed with its tree. It must be the slot's
     /// own: whatever is in it when the worker has ended is killed. Where it cannot be entered, the worker starts outside,
@@ -176,6 +178,7 @@ mod tests {
             argv: vec!["true".into(), "".into(), "x y".into()],
             env: vec![("A".into(), "1".into()), ("LISTEN_PID".into(), "7".into())],
             cwd: Some("/tmp".into()),
+            stdin: None,
             stdout: null(),
             stderr: null(),
             cgroup: None,

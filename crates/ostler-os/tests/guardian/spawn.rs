@@ -305,3 +305,24 @@ async fn halted_worker_is_killed_after_its_grace() {
     crate::support::assert_gone(worker);
     bench.quit().await;
 }
+
+#[tokio::test]
+async fn a_pipe_becomes_stdin_with_and_without_listening_sockets() {
+    let mut bench = Bench::launch().await;
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    for listen in [vec![], vec![OwnedFd::from(listener)]] {
+        let mut cat = shell("read line; echo \"got $line\"; read line || echo end");
+        let output = with_output(&mut cat);
+        let (stdin, mut to_worker) = std::io::pipe().expect("a pipe");
+        cat.stdin = Some(stdin.into());
+        cat.listen = listen;
+        bench.start(0, 1, cat).await;
+        std::io::Write::write_all(&mut to_worker, b"hello\n").expect("the worker reads");
+        let (first, output) = line(output).await;
+        drop(to_worker);
+        let (second, _) = line(output).await;
+        assert_eq!((first.as_str(), second.as_str()), ("got hello", "end"));
+        bench.gone(0, 1).await;
+    }
+    bench.quit().await;
+}

@@ -165,6 +165,7 @@ pub(crate) fn request(program: &str, args: &[&str]) -> SpawnRequest {
         argv,
         env: vec![("PATH".into(), "/usr/local/bin:/usr/bin:/bin".into())],
         cwd: None,
+        stdin: None,
         stdout: null(),
         stderr: null(),
         cgroup: None,

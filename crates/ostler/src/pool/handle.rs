@@ -10,6 +10,7 @@ use super::phase::{PoolEnd, PoolPhase};
 use super::shared::PoolShared;
 use super::worker_handle::Worker;
 use crate::detached::detached;
+use crate::follow::Follower;
 use crate::status::WorkerState;
 
 /// A running pool. Cheap to clone; all clones are handles of the same pool, and dropping them does not stop it.
@@ -78,6 +79,12 @@ impl Pool {
     /// How many workers are ready.
     pub fn ready_workers(&self) -> usize {
         self.shared.ready_workers()
+    }
+
+    /// Calls this follower, in place, for each worker that is ready now and for all that happens to any of them from now on,
+    /// until the follower is dropped.
+    pub fn follow(&self, follower: &Arc<impl Follower>) {
+        self.shared.followers.add(follower);
     }
 
     /// Waits until every worker is ready. Cancel safe.

@@ -11,6 +11,7 @@ use ostler_telemetry::{EventKind, Facts};
 use tokio::sync::{Semaphore, watch};
 
 use super::phase::{PoolEnd, PoolPhase};
+use crate::follow::Followers;
 use crate::hub::About;
 use crate::process::Slot;
 use crate::services::Services;
@@ -32,6 +33,7 @@ pub(crate) struct PoolShared {
     pub(crate) slots: Vec<Arc<Slot>>,
     /// Its id in the root supervisor. No other pool of the run has it, not even a later one of the same name: a late end of
     /// this pool can't end that one.
+    pub(crate) followers: Arc<Followers>,
     pub(crate) child_id: String,
     /// The pool is a child of this one.
     root: Supervisor,
@@ -46,7 +48,11 @@ impl PoolShared {
     pub(crate) fn new(spec: PoolSpec, services: Arc<Services>, root: Supervisor) -> Arc<Self> {
         let spec = Arc::new(spec);
         let starting = Arc::new(Semaphore::new(spec.max_starting as usize));
-        let slot = |index| Slot::new(index, Arc::clone(&spec), Arc::clone(&services), Arc::clone(&starting));
+        let followers = Arc::new(Followers::default());
+        let slot = |index| {
+            let (spec, services) = (Arc::clone(&spec), Arc::clone(&services));
+            Slot::new(index, spec, services, Arc::clone(&starting), Arc::clone(&followers))
+        };
         let slots = (0..spec.workers).map(slot).collect();
         let (watch, at_once) = PoolWatch::new(spec.workers, spec.min_workers, spec.on_give_up);
         let standing = Standing {
@@ -57,6 +63,7 @@ impl PoolShared {
             spec: Arc::clone(&spec),
             services,
             slots,
+            followers,
             child_id: format!("pool {} ({})", spec.name, uuid::Uuid::new_v4().simple()),
             root,
             standing: watch::Sender::new(standing),

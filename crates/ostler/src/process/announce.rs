@@ -1,5 +1,7 @@
 //! From a transition of the lifecycle to the event that the world sees, and to what the slot shows of its worker.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ostler_core::lifecycle::{State, Transition};
@@ -8,6 +10,8 @@ use ostler_failpoint::{self as failpoint, Point};
 use ostler_telemetry::{EventKind, Facts};
 
 use super::driver::Driver;
+use super::watch::reachable;
+use crate::follow::{Endpoint, ReadyWorker, WorkerChange};
 use crate::hub::About;
 use crate::status::WorkerState;
 
@@ -33,6 +37,36 @@ pub(super) fn announce(driver: &mut Driver, what: Transition, elapsed: Duration)
     let (span, link) = driver.spans.enter(&driver.slot, driver.incarnation, pid, &what);
     driver.slot.services.hub.emit_in(span, link, kind, about, facts);
     driver.spans.leave(&driver.slot, &what);
+    tell_followers(driver, what);
+}
+
+fn tell_followers(driver: &Driver, what: Transition) {
+    let change = match what {
+        Transition::Reserved | Transition::Spawned => return,
+        Transition::Ready => WorkerChange::Ready(ready_worker(driver)),
+        Transition::Stopping { .. } | Transition::Unhealthy(_) => WorkerChange::Stopping,
+        Transition::Exited(_) => WorkerChange::Exited,
+        Transition::Failed(failure) => WorkerChange::Failed(Arc::new(failure)),
+        Transition::Released => WorkerChange::Released,
+    };
+    let slot = &driver.slot;
+    slot.followers.tell(&slot.worker, driver.incarnation, change);
+}
+
+fn ready_worker(driver: &Driver) -> ReadyWorker {
+    let address = driver.slot.spec.worker.address;
+    let ports = driver.resources.ports.iter();
+    let endpoint = |(name, port): (&String, &u16)| {
+        let address = reachable(SocketAddr::new(address, *port));
+        (name.clone(), Endpoint::Tcp(address))
+    };
+    ReadyWorker {
+        id: driver.slot.worker.clone(),
+        incarnation: driver.incarnation,
+        pid: driver.resources.pid,
+        endpoints: ports.map(endpoint).collect(),
+        stdio: driver.resources.stdio.clone(),
+    }
 }
 
 /// Tells the world that the grace of a stop is over, and that the sitter has killed what was left.

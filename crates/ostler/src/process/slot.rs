@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::driver;
 use super::protocol::{Line, Message, Progress, Told};
+use crate::follow::Followers;
 use crate::services::{PortMap, Services};
 use crate::status::WorkerState;
 
@@ -55,12 +56,20 @@ pub(crate) struct Slot {
     pub(crate) services: Arc<Services>,
     /// Starts in flight in the pool (`max_starting`).
     pub(super) starting: Arc<Semaphore>,
+    /// Who hears at once what becomes of the worker.
+    pub(super) followers: Arc<Followers>,
     memory: Mutex<Memory>,
     state: watch::Sender<WorkerState>,
 }
 
 impl Slot {
-    pub(crate) fn new(index: u32, spec: Arc<PoolSpec>, services: Arc<Services>, starting: Arc<Semaphore>) -> Arc<Self> {
+    pub(crate) fn new(
+        index: u32,
+        spec: Arc<PoolSpec>,
+        services: Arc<Services>,
+        starting: Arc<Semaphore>,
+        followers: Arc<Followers>,
+    ) -> Arc<Self> {
         let number = services.link.new_slot();
         let worker = WorkerId::new(spec.name.clone(), index);
         // A pool of the same name may have been stopped in this run: its numbers are used up.
@@ -71,6 +80,7 @@ impl Slot {
             spec,
             services,
             starting,
+            followers,
             memory: Mutex::new(Memory {
                 incarnations: next.0 - 1,
                 ..Memory::default()

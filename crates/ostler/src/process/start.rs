@@ -3,6 +3,7 @@
 mod environment;
 mod prepare;
 mod refusal;
+mod streams;
 mod turn;
 
 pub(super) use prepare::{Prepared, Resources};

@@ -26,7 +26,7 @@ pub use file::ready_file;
 pub(crate) use health::{HealthPlan, HealthProbe, watch};
 pub(crate) use lines::LineWatch;
 pub(crate) use notify::Notifications;
-pub(crate) use probe::ProbePlan;
+pub(crate) use probe::{ProbePlan, reachable};
 
 use crate::services::PortMap;
 

@@ -14,7 +14,7 @@ use ostler_os::cgroup::Group;
 use ostler_os::guardian::{EndPolicy, SpawnRequest, TreeProcess};
 use ostler_os::identity::{self, ProcessIdentity, here};
 use ostler_os::notify::NotifySocket;
-use ostler_os::output::{self, Capture, CaptureOptions};
+use ostler_os::output::Capture;
 use ostler_os::port_choice::{self, PortChoice, PortReservation};
 use ostler_os::{ports, program};
 use ostler_registry::{Activation, Containment, Identity, Key, Record, RecordedPort, UnixNanos};
@@ -26,6 +26,7 @@ use super::super::slot::{Listeners, Slot};
 use super::super::watch::{LastAnswer, LineWatch};
 use super::environment::{self, Offers};
 use super::refusal;
+use crate::follow::Stdio;
 use crate::services::PortMap;
 
 /// How many lines of stderr a failure carries.
@@ -48,6 +49,8 @@ pub(crate) struct Resources {
     pub(crate) cgroup: Option<Arc<Group>>,
     pub(crate) stdout: Option<Capture>,
     pub(crate) stderr: Option<Capture>,
+    /// Its stdin and stdout, where they belong to a client.
+    pub(crate) stdio: Option<Stdio>,
     pub(crate) notify: Option<Arc<tokio::sync::Mutex<NotifySocket>>>,
     pub(crate) ready_file: Option<PathBuf>,
     pub(crate) lines: Option<LineWatch>,
@@ -219,14 +222,15 @@ impl Driver {
         let named = argv.first().map_or("", String::as_str);
         let program = program::resolve(named, &env, spec.cwd.as_deref())
             .map_err(|error| Failure::new(error.reason(), error.to_string()))?;
-        let (stdout, stderr) = self.capture_output(spec)?;
+        let streams = self.streams(spec)?;
         Ok(SpawnRequest {
             program,
             argv: argv.into_iter().map(Into::into).collect(),
             env,
             cwd: spec.cwd.clone(),
-            stdout,
-            stderr,
+            stdin: streams.stdin,
+            stdout: streams.stdout,
+            stderr: streams.stderr,
             cgroup: self.cgroup(),
             listen,
             host_death: EndPolicy {
@@ -280,21 +284,6 @@ impl Driver {
             .collect::<Result<Vec<_>, Failure>>()?
             .into_iter()
             .unzip())
-    }
-
-    fn capture_output(&mut self, spec: &WorkerSpec) -> Result<(OwnedFd, OwnedFd), Failure> {
-        let pipe = || output::pipe().map_err(|error| refusal::of_io("a pipe for its output", &error));
-        let ((out_read, out_write), (err_read, err_write)) = (pipe()?, pipe()?);
-        let options = |stream| CaptureOptions {
-            ring: spec.output.ring,
-            on_line: self.on_line(spec, stream),
-        };
-        let (stdout, stderr) = (options("stdout"), options("stderr"));
-        self.resources.stdout =
-            Some(Capture::start(out_read, stdout).map_err(|error| refusal::of_io("the reader of its stdout", &error))?);
-        self.resources.stderr =
-            Some(Capture::start(err_read, stderr).map_err(|error| refusal::of_io("the reader of its stderr", &error))?);
-        Ok((out_write, err_write))
     }
 
     fn cgroup(&mut self) -> Option<OwnedFd> {

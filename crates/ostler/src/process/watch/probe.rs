@@ -111,7 +111,7 @@ fn not_built() -> Failure {
 }
 
 /// Nobody can be reached at a wildcard address; what listens there is reached on loopback.
-fn reachable(address: SocketAddr) -> SocketAddr {
+pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         ip if !ip.is_unspecified() => ip,
         IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),

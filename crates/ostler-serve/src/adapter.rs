@@ -1,0 +1,118 @@
+//! How a request travels to a worker, and its answer back.
+
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
+
+use tokio::time::Instant;
+
+use crate::worker::Worker;
+
+/// A protocol that a pool's workers speak.
+///
+/// Dispatch, queue, deadline, retries, circuit breaker and outcomes are the pool's; an adapter
+/// connects, sends and reads. All it has to be honest about is [`Sent`]: a call that fails before
+/// it is marked counts as refused, and may go to another worker; one that fails afterwards has an
+/// unknown outcome.
+pub trait Adapter: Send + Sync + 'static {
+    /// A connection to one worker, used by all its calls in flight (`concurrency`).
+    type Connection: Send + Sync + 'static;
+    /// What is sent.
+    type Request: Send;
+    /// What comes back.
+    type Response: Send;
+
+    /// Whether a worker can be connected to again when a connection was lost. If not, it is
+    /// replaced.
+    const RECONNECTS: bool = true;
+
+    /// Connects to a worker that is ready. It is called again, with growing pauses, until it
+    /// succeeds or the call's deadline comes; what it returns is kept for later calls.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    fn connect(&self, worker: &Arc<Worker>) -> impl Future<Output = Result<Self::Connection, String>> + Send;
+
+    /// Whether the connection can take another call. If not, another one is made. Default: it can.
+    fn is_open(&self, connection: &Self::Connection) -> bool {
+        let _ = connection;
+        true
+    }
+
+    /// Sends a request and reads the answer. Dropped when the caller gives up or the deadline
+    /// comes: cancel then, if the protocol can.
+    ///
+    /// # Errors
+    /// See [`Fault`].
+    fn call(
+        &self,
+        connection: &Self::Connection,
+        request: Self::Request,
+        attempt: &Attempt,
+    ) -> impl Future<Output = Result<Self::Response, Fault<Self::Request>>> + Send;
+
+    /// A copy of the request, for calls that are marked idempotent and may be sent again. Default:
+    /// there is none.
+    fn copy(&self, request: &Self::Request) -> Option<Self::Request> {
+        let _ = request;
+        None
+    }
+}
+
+/// Why a call has no answer, as its adapter sees it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Fault<R> {
+    /// Nothing was sent, and here is the request.
+    NotSent {
+        /// The request, for another worker.
+        request: R,
+        /// Why, for people.
+        why: String,
+    },
+    /// The request can't be sent to any worker. Nothing was sent.
+    Invalid(String),
+    /// The connection was lost; counts as not sent if the attempt was not marked.
+    Lost(String),
+    /// What came is no answer. The worker is replaced.
+    BadAnswer(String),
+}
+
+/// One attempt to have a request answered.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    pub(crate) sent: Sent,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) session: Option<Arc<str>>,
+}
+
+impl Attempt {
+    /// To be called before the first byte of the request may reach the worker.
+    pub fn sending(&self) {
+        self.sent.mark();
+    }
+
+    /// When the call has to be answered, to be passed on where the protocol can.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// The session that the call belongs to.
+    pub fn session(&self) -> Option<&str> {
+        self.session.as_deref()
+    }
+}
+
+/// Whether, and when, a request began to be sent.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Sent(Arc<OnceLock<Instant>>);
+
+impl Sent {
+    pub(crate) fn mark(&self) {
+        // Only the first time counts.
+        let _ = self.0.set(Instant::now());
+    }
+
+    pub(crate) fn at(&self) -> Option<Instant> {
+        self.0.get().copied()
+    }
+}

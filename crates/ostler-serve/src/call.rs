@@ -1,0 +1,305 @@
+//! A call from its beginning to its one outcome: queue, connection, attempt, retry.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ostler_core::spec::OnCancel;
+use tokio::time::Instant;
+
+use crate::adapter::{Adapter, Attempt, Fault};
+use crate::connect::{connection, sleep_until};
+use crate::dispatcher::Slot;
+use crate::flight::Flight;
+use crate::outcome::{CallError, Lost, Refused, Unknown};
+use crate::policy::breaker::Verdict;
+use crate::policy::queue::SessionId;
+use crate::pool::{Serving, Trial};
+use crate::worker::Worker;
+
+/// What a worker that has ended said before may still be in the connection: it is read for so long.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// A lost connection is the first sign of a worker's end, as a rule: that is waited for so long …
+pub(crate) const NOTICE: Duration = Duration::from_millis(200);
+
+/// … and, once it is ending, what it ended of, for so long.
+pub(crate) const POST_MORTEM: Duration = Duration::from_secs(2);
+
+/// The pause before the first retry; it doubles with each, and is shortened by up to a half at
+/// random.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How one call differs from the others of its pool.
+#[derive(Debug, Clone, Default)]
+#[must_use]
+pub struct CallOptions {
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) idempotent: bool,
+    pub(crate) key: Option<Arc<str>>,
+    pub(crate) session: Option<SessionId>,
+}
+
+impl CallOptions {
+    /// A call like the pool's others.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The one deadline for queue, call and retries. Default: the pool's `timeout` from now on.
+    pub fn deadline(mut self, deadline: Instant) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// The same, from the moment of the call. Zero: none.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// The worker may execute it more than once without harm: it is tried again when its outcome is
+    /// unknown because the worker or the connection was lost. Default: it is not.
+    pub fn idempotent(mut self) -> Self {
+        self.idempotent = true;
+        self
+    }
+
+    /// Names the request, so that crashes are counted over all calls with it (`poison`). Default:
+    /// each call is counted by itself.
+    pub fn key(mut self, key: impl Into<Arc<str>>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    fn due(&self, default: Duration) -> Option<Instant> {
+        let timeout = self.timeout.unwrap_or(default);
+        let after = (!timeout.is_zero()).then(|| Instant::now() + timeout);
+        self.deadline.or(after)
+    }
+}
+
+/// An attempt that came to nothing, with the request if it can be sent again.
+struct Failed<R> {
+    error: CallError,
+    request: Option<R>,
+}
+
+impl<R> Failed<R> {
+    fn refused(refused: Refused, request: Option<R>) -> Self {
+        let error = refused.into();
+        Self { error, request }
+    }
+}
+
+/// Makes a call on any worker of the pool. The answer comes with its flight, which the caller ends
+/// when the answer is complete.
+pub(crate) async fn call<A: Adapter>(
+    serving: &Arc<Serving>,
+    adapter: &A,
+    mut request: A::Request,
+    options: &CallOptions,
+) -> Result<(A::Response, Flight), CallError> {
+    let deadline = options.due(serving.spec().timeout);
+    serving.called();
+    let mut crashes = serving.crashes_on(options.key.as_deref());
+    let mut pause = FIRST_PAUSE;
+    loop {
+        if serving.is_poison(crashes) {
+            return Err(Refused::Poisoned { crashes }.into());
+        }
+        let trial = Trial::begin(serving)?;
+        let copy = options.idempotent.then(|| adapter.copy(&request)).flatten();
+        let checkout = serving.dispatcher().checkout(options.session.as_ref(), deadline);
+        let attempt = match checkout.await {
+            Ok(slot) => attempt(serving, adapter, Arc::new(slot), request, options, deadline).await,
+            Err(refused) => Err(Failed::refused(refused, None)),
+        };
+        let failed = match attempt {
+            Ok(answered) => {
+                trial.end(Verdict::Answered);
+                serving.answered(options.key.as_deref());
+                return Ok(answered);
+            }
+            Err(failed) => failed,
+        };
+        trial.end(verdict(&failed.error));
+        if crashed(&failed.error) {
+            crashes += 1;
+            serving.crashed_on(options.key.as_deref());
+        }
+        let again = failed.request.or(copy).filter(|_| may_retry(&failed.error));
+        let wait = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
+        let in_time = deadline.is_none_or(|deadline| Instant::now() + wait < deadline);
+        match again {
+            Some(again) if in_time && !serving.is_poison(crashes) && serving.may_retry() => request = again,
+            _ => return Err(failed.error),
+        }
+        tokio::time::sleep(wait).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Makes a call on the worker of a lease: it is tried once.
+pub(crate) async fn call_on<A: Adapter>(
+    serving: &Arc<Serving>,
+    slot: Arc<Slot<Arc<Worker>>>,
+    adapter: &A,
+    request: A::Request,
+    options: &CallOptions,
+) -> Result<(A::Response, Flight), CallError> {
+    let deadline = options.due(serving.spec().timeout);
+    let attempt = attempt(serving, adapter, slot, request, options, deadline).await;
+    attempt.map_err(|failed| failed.error)
+}
+
+fn verdict(error: &CallError) -> Verdict {
+    match error {
+        CallError::Unknown(unknown) if unknown.cause == Lost::Stopped => Verdict::Neutral,
+        CallError::Unknown(_) | CallError::Refused(Refused::Unreachable { .. }) => Verdict::Failed,
+        CallError::Refused(_) => Verdict::Neutral,
+    }
+}
+
+fn crashed(error: &CallError) -> bool {
+    matches!(error, CallError::Unknown(unknown) if unknown.cause == Lost::Worker)
+}
+
+/// Another worker may do better. A queue that is full or too slow will not, and a deadline has
+/// passed.
+fn may_retry(error: &CallError) -> bool {
+    match error {
+        CallError::Refused(refused) => matches!(refused, Refused::Unreachable { .. }),
+        CallError::Unknown(unknown) => {
+            matches!(unknown.cause, Lost::Worker | Lost::Stopped | Lost::Connection(_))
+        }
+    }
+}
+
+/// What ended a call first.
+enum End<T> {
+    Returned(T),
+    WorkerExited,
+    Deadline,
+}
+
+async fn attempt<A: Adapter>(
+    serving: &Arc<Serving>,
+    adapter: &A,
+    slot: Arc<Slot<Arc<Worker>>>,
+    request: A::Request,
+    options: &CallOptions,
+    deadline: Option<Instant>,
+) -> Result<(A::Response, Flight), Failed<A::Request>> {
+    let flight = Flight::begin(serving, slot);
+    let worker = Arc::clone(flight.worker());
+    let connection = match connection(adapter, &worker, deadline).await {
+        Ok(connection) => connection,
+        Err(why) => return Err(unreachable(flight, request, why, !A::RECONNECTS)),
+    };
+    let attempt = Attempt {
+        sent: flight.sent().clone(),
+        deadline,
+        session: options.session.clone(),
+    };
+    let end = {
+        let mut call = pin!(adapter.call(&connection, request, &attempt));
+        tokio::select! {
+            biased;
+            returned = &mut call => End::Returned(returned),
+            () = worker.exited() => match tokio::time::timeout(LAST_WORDS, &mut call).await {
+                Ok(returned) => End::Returned(returned),
+                Err(_) => End::WorkerExited,
+            },
+            () = sleep_until(deadline) => End::Deadline,
+        }
+    };
+    let fault = match end {
+        End::Returned(Ok(response)) => return Ok((response, flight)),
+        End::Returned(Err(fault)) => fault,
+        End::WorkerExited => Fault::Lost("its process has ended".to_owned()),
+        End::Deadline => return Err(overdue(flight)),
+    };
+    match fault {
+        Fault::NotSent { request, why } => {
+            let broken = !A::RECONNECTS && !adapter.is_open(&connection);
+            Err(unreachable(flight, request, why, broken))
+        }
+        Fault::Invalid(why) => {
+            flight.not_sent();
+            Err(Failed::refused(Refused::Invalid { why }, None))
+        }
+        // It can't be sent again: the adapter has consumed it.
+        Fault::Lost(why) if flight.sent().at().is_none() => {
+            let who = worker.who().clone();
+            flight.not_sent();
+            Err(Failed::refused(Refused::Unreachable { worker: who, why }, None))
+        }
+        Fault::Lost(why) => Err(lost(flight, Lost::Connection(why), A::RECONNECTS).await),
+        Fault::BadAnswer(why) => Err(lost(flight, Lost::Answer(why), false).await),
+    }
+}
+
+fn unreachable<R>(flight: Flight, request: R, why: String, broken: bool) -> Failed<R> {
+    let worker = flight.worker().who().clone();
+    if broken {
+        flight.broken();
+    } else {
+        flight.not_sent();
+    }
+    Failed::refused(Refused::Unreachable { worker, why }, Some(request))
+}
+
+fn overdue<R>(flight: Flight) -> Failed<R> {
+    let worker = flight.worker().who().clone();
+    let Some(sent) = flight.sent().at() else {
+        let why = "the deadline came before it could be sent".to_owned();
+        flight.not_sent();
+        return Failed::refused(Refused::Unreachable { worker, why }, None);
+    };
+    let sent_for = sent.elapsed();
+    // The worker is in the middle of it: as if the caller had given up.
+    drop(flight);
+    let error = Unknown {
+        worker,
+        cause: Lost::Deadline { sent_for },
+        failure: None,
+    };
+    Failed {
+        error: error.into(),
+        request: None,
+    }
+}
+
+/// The outcome of a call that was sent and lost, with what the worker ended of.
+async fn lost<R>(flight: Flight, cause: Lost, reconnects: bool) -> Failed<R> {
+    let worker = Arc::clone(flight.worker());
+    let error = post_mortem(&worker, cause).await;
+    let reuse = reconnects && flight.serving().spec().on_cancel == OnCancel::Reuse;
+    if reuse && matches!(error.cause, Lost::Connection(_)) {
+        flight.not_sent();
+    } else {
+        flight.broken();
+    }
+    Failed {
+        error: error.into(),
+        request: None,
+    }
+}
+
+/// What became of a call that was lost with this worker, or with the connection to it.
+pub(crate) async fn post_mortem(worker: &Worker, cause: Lost) -> Unknown {
+    let (cause, failure) = match worker.ended(NOTICE, POST_MORTEM).await {
+        Some(Some(failure)) => (Lost::Worker, Some(failure)),
+        Some(None) if worker.was_stopped() => (Lost::Stopped, None),
+        Some(None) => (Lost::Worker, None),
+        None => (cause, None),
+    };
+    Unknown {
+        worker: worker.who().clone(),
+        cause,
+        failure,
+    }
+}

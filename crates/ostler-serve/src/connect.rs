@@ -1,0 +1,90 @@
+//! The connection of one adapter to one worker: made within the deadline, kept, and made again when
+//! it is lost.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::adapter::Adapter;
+use crate::worker::Worker;
+
+/// The pause after the first failed attempt; it doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// Where the connection of an adapter is kept in its [`Worker`].
+struct Kept<C> {
+    current: Mutex<Option<Arc<C>>>,
+    /// One call connects; the others wait for it.
+    connecting: tokio::sync::Mutex<()>,
+}
+
+impl<C> Default for Kept<C> {
+    fn default() -> Self {
+        Self {
+            current: Mutex::new(None),
+            connecting: tokio::sync::Mutex::new(()),
+        }
+    }
+}
+
+impl<C> Kept<C> {
+    fn open<A: Adapter<Connection = C>>(&self, adapter: &A) -> Option<Arc<C>> {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.clone().filter(|connection| adapter.is_open(connection))
+    }
+}
+
+/// The open connection to this worker. Every error is taken for one that passes, as long as there
+/// is time and the worker serves.
+///
+/// # Errors
+/// The last error, when the deadline has come or the worker has ended.
+pub(crate) async fn connection<A: Adapter>(
+    adapter: &A,
+    worker: &Arc<Worker>,
+    deadline: Option<Instant>,
+) -> Result<Arc<A::Connection>, String> {
+    let kept = worker.kept::<A, Kept<A::Connection>>();
+    if let Some(open) = kept.open(adapter) {
+        return Ok(open);
+    }
+    let mut last = "there was no time to connect".to_owned();
+    let connecting = async {
+        let _connecting = kept.connecting.lock().await;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            if let Some(open) = kept.open(adapter) {
+                return Some(open);
+            }
+            match adapter.connect(worker).await {
+                Ok(connection) => {
+                    let connection = Arc::new(connection);
+                    *kept.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&connection));
+                    return Some(connection);
+                }
+                Err(why) => last = why,
+            }
+            if !A::RECONNECTS || !worker.is_serving() {
+                return None;
+            }
+            tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    };
+    let connected = tokio::select! {
+        connected = connecting => connected,
+        () = worker.exited() => None,
+        () = sleep_until(deadline) => None,
+    };
+    connected.ok_or(last)
+}
+
+/// Until the deadline; for ever, if there is none.
+pub(crate) async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

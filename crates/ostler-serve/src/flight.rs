@@ -1,0 +1,84 @@
+//! A call on a worker: what becomes of the worker when the call ends, in whatever way.
+
+use std::sync::Arc;
+
+use ostler_core::spec::OnCancel;
+
+use crate::adapter::Sent;
+use crate::dispatcher::Slot;
+use crate::pool::Serving;
+use crate::worker::Worker;
+
+/// A call that has room on a worker. It ends by [`Flight::answered`] or [`Flight::not_sent`]; when
+/// it is dropped before, its caller has given up or died, and the worker may be in the middle of
+/// it.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    serving: Arc<Serving>,
+    slot: Option<Arc<Slot<Arc<Worker>>>>,
+    worker: Arc<Worker>,
+    sent: Sent,
+}
+
+impl Flight {
+    /// A call on the worker of this slot. A lease lends its slot to one call after the other.
+    pub(crate) fn begin(serving: &Arc<Serving>, slot: Arc<Slot<Arc<Worker>>>) -> Self {
+        let worker = Arc::clone(slot.worker());
+        worker.call_began();
+        Self {
+            serving: Arc::clone(serving),
+            slot: Some(slot),
+            worker,
+            sent: Sent::default(),
+        }
+    }
+
+    pub(crate) fn serving(&self) -> &Arc<Serving> {
+        &self.serving
+    }
+
+    pub(crate) fn worker(&self) -> &Arc<Worker> {
+        &self.worker
+    }
+
+    pub(crate) fn sent(&self) -> &Sent {
+        &self.sent
+    }
+
+    /// The answer is complete: the worker is free for the next call.
+    pub(crate) fn answered(mut self) {
+        self.end();
+    }
+
+    /// Nothing was sent: the worker is as it was.
+    pub(crate) fn not_sent(mut self) {
+        self.end();
+    }
+
+    /// The worker can't be used any more: it is replaced.
+    pub(crate) fn broken(mut self) {
+        self.serving.replace(&self.worker);
+        self.end();
+    }
+
+    fn end(&mut self) {
+        if let Some(slot) = self.slot.take() {
+            self.worker.call_ended();
+            self.serving.note_served(&self.worker);
+            drop(slot);
+        }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if self.slot.is_none() {
+            return;
+        }
+        if self.sent.at().is_some() && self.serving.spec().on_cancel == OnCancel::Replace {
+            // Before the slot is given back, so that no other call gets the worker.
+            self.serving.replace(&self.worker);
+        }
+        self.end();
+    }
+}

@@ -1,0 +1,81 @@
+//! Leases: a worker for one holder, for as long as the holder keeps it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::adapter::Adapter;
+use crate::client::Client;
+use crate::dispatcher::Slot;
+use crate::flight::Flight;
+use crate::outcome::{Refused, WorkerRef};
+use crate::policy::queue::SessionId;
+use crate::pool::Serving;
+use crate::worker::Worker;
+
+/// Room on one worker, held by one holder.
+///
+/// It ends when it is dropped, however that comes about: the holder's task returns, panics or is
+/// aborted, or its runtime ends. The worker then serves others again. If a call on it, or a
+/// [`Lease::exchange`], was under way at that moment, the worker is dealt with by `on_cancel`: it
+/// is replaced, unless the pool says that it can be used on.
+#[derive(Debug)]
+pub struct Lease {
+    serving: Arc<Serving>,
+    slot: Arc<Slot<Arc<Worker>>>,
+}
+
+impl Lease {
+    pub(crate) async fn take(serving: &Arc<Serving>, session: Option<&SessionId>) -> Result<Self, Refused> {
+        let timeout = serving.spec().timeout;
+        let deadline = (timeout != Duration::ZERO).then(|| Instant::now() + timeout);
+        let slot = serving.dispatcher().checkout(session, deadline).await?;
+        Ok(Self {
+            serving: Arc::clone(serving),
+            slot: Arc::new(slot),
+        })
+    }
+
+    /// Which worker it is, and which of its processes.
+    pub fn who(&self) -> &WorkerRef {
+        self.slot.worker().who()
+    }
+
+    /// The worker: its process, and where it listens.
+    pub fn worker(&self) -> &Arc<Worker> {
+        self.slot.worker()
+    }
+
+    /// A client whose calls go to this worker. It keeps the lease: the worker is free when both are
+    /// dropped.
+    pub fn client<A: Adapter>(&self, adapter: A) -> Client<A> {
+        Client::on_lease(Arc::clone(&self.serving), adapter, Arc::clone(&self.slot))
+    }
+
+    /// For a holder that talks to the worker by itself: from now until [`Exchange::done`], the
+    /// worker is in the middle of something.
+    pub fn exchange(&self) -> Exchange {
+        let flight = Flight::begin(&self.serving, Arc::clone(&self.slot));
+        flight.sent().mark();
+        Exchange(flight)
+    }
+
+    /// Has the worker replaced: it gets no further calls, and is restarted.
+    pub fn discard(self) {
+        self.serving.replace(self.slot.worker());
+    }
+}
+
+/// A part of a conversation that must not be cut off. Dropped before it is [done](Exchange::done),
+/// the worker is dealt with by `on_cancel`.
+#[derive(Debug)]
+#[must_use]
+pub struct Exchange(Flight);
+
+impl Exchange {
+    /// It is complete: the worker is as it should be.
+    pub fn done(self) {
+        self.0.answered();
+    }
+}

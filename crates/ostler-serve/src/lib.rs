@@ -1,0 +1,33 @@
+//! Clients of an Ostler pool: dispatch, queue, leases, sessions, circuit breaker, retries and
+//! recycling.
+
+mod adapter;
+mod call;
+mod client;
+mod connect;
+mod dispatcher;
+mod flight;
+mod lease;
+mod outcome;
+mod policy;
+mod pool;
+mod session;
+#[cfg(feature = "stdio")]
+pub mod stdio;
+mod worker;
+
+pub use adapter::{Adapter, Attempt, Fault};
+pub use call::CallOptions;
+pub use client::Client;
+pub use lease::{Exchange, Lease};
+pub use outcome::{CallError, Lost, Refused, SessionLost, Unknown, WorkerRef};
+pub use policy::breaker::BreakerState;
+pub use policy::recycle::RecycleReason;
+pub use pool::{ServingPool, ServingState};
+pub use session::Session;
+pub use worker::Worker;
+
+pub use ostler::Endpoint;
+pub use ostler_core::spec::{
+    Affinity, Breaker, Codel, FailureRate, OnCancel, QueueOrder, QueueSpec, Recycle, ServeSpec, Sessions,
+};

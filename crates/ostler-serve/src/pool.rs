@@ -1,0 +1,296 @@
+//! A pool as its clients see it: which workers there are, and the state that calls share.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ostler::{Follower, Incarnation, Pool, WorkerChange, WorkerId};
+use ostler_core::spec::ServeSpec;
+use tokio::runtime::Handle;
+
+use crate::adapter::Adapter;
+use crate::client::Client;
+use crate::dispatcher::Dispatcher;
+use crate::lease::Lease;
+use crate::outcome::Refused;
+use crate::policy::breaker::{Breaker, BreakerState, Permit, Verdict};
+use crate::policy::budget::Budget;
+use crate::policy::poison::Poison;
+use crate::policy::recycle::Limits;
+use crate::session::Session;
+use crate::worker::{Life, Worker};
+
+/// A pool of workers that calls are made to. Clones are handles of the same pool.
+#[derive(Debug, Clone)]
+pub struct ServingPool {
+    serving: Arc<Serving>,
+}
+
+/// What a pool's clients see of it at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServingState {
+    /// Workers that get calls.
+    pub usable: usize,
+    /// Calls in flight on them.
+    pub in_flight: u64,
+    /// Calls that wait for one.
+    pub queued: usize,
+    /// Sessions that are bound to one.
+    pub sessions: usize,
+    /// The circuit breaker.
+    pub breaker: BreakerState,
+}
+
+impl ServingPool {
+    /// Serves calls with the workers of this pool. To be called within a tokio runtime; made twice
+    /// for one pool, the two do not know of each other's calls.
+    pub fn new(pool: Pool, spec: ServeSpec) -> Self {
+        let serving = Arc::new(Serving {
+            dispatcher: Dispatcher::new(pool.name(), &spec),
+            breaker: Mutex::new(Breaker::new(spec.breaker)),
+            budget: Mutex::new(Budget::new(spec.retry_budget)),
+            poison: Mutex::new(Poison::new(spec.poison)),
+            workers: Mutex::default(),
+            runtime: Handle::current(),
+            spec,
+            pool,
+        });
+        serving.pool.follow(&serving);
+        tokio::spawn(close_when_over(serving.pool.clone(), Arc::clone(&serving.dispatcher)));
+        tokio::spawn(recycle(Arc::downgrade(&serving)));
+        Self { serving }
+    }
+
+    /// The pool of processes below.
+    pub fn pool(&self) -> &Pool {
+        &self.serving.pool
+    }
+
+    /// How calls are served.
+    pub fn spec(&self) -> &ServeSpec {
+        &self.serving.spec
+    }
+
+    /// The pool at this moment.
+    pub fn state(&self) -> ServingState {
+        let breaker = lock(&self.serving.breaker).state();
+        self.serving.dispatcher.with(|dispatch, now| ServingState {
+            usable: dispatch.usable(),
+            in_flight: dispatch.in_flight(),
+            queued: dispatch.queued(),
+            sessions: dispatch.sessions(now),
+            breaker,
+        })
+    }
+
+    /// A client that speaks by this adapter. Clients are cheap; connections belong to the workers.
+    pub fn client<A: Adapter>(&self, adapter: A) -> Client<A> {
+        Client::new(Arc::clone(&self.serving), adapter)
+    }
+
+    /// The session of this name: calls that go to the same worker (`sessions`).
+    pub fn session(&self, name: impl Into<Arc<str>>) -> Session {
+        Session::new(Arc::clone(&self.serving), name.into())
+    }
+
+    /// Takes room on a worker for a conversation of several calls. With a `concurrency` of 1, the
+    /// worker serves no other caller until the lease ends. Waits in the queue for at most the
+    /// pool's
+    /// `timeout`; cancel-safe.
+    ///
+    /// # Errors
+    /// The pool is over, its queue is full, or no worker was free in time.
+    pub async fn checkout(&self) -> Result<Lease, Refused> {
+        Lease::take(&self.serving, None).await
+    }
+
+    /// Lets the worker finish what it has (`drain_timeout`), then restarts it. Meanwhile it gets no
+    /// new calls. Nothing happens where the worker is not ready.
+    pub fn replace(&self, index: u32) {
+        let worker = lock(&self.serving.workers).get(&index).cloned();
+        if let Some(worker) = worker {
+            self.serving.replace(&worker);
+        }
+    }
+}
+
+/// What the calls of one pool share.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    pool: Pool,
+    spec: ServeSpec,
+    dispatcher: Arc<Dispatcher<Arc<Worker>>>,
+    breaker: Mutex<Breaker>,
+    budget: Mutex<Budget>,
+    poison: Mutex<Poison>,
+    /// Those that are ready or on their way out, by index.
+    workers: Mutex<HashMap<u32, Arc<Worker>>>,
+    runtime: Handle,
+}
+
+impl Serving {
+    pub(crate) fn spec(&self) -> &ServeSpec {
+        &self.spec
+    }
+
+    pub(crate) fn dispatcher(&self) -> &Arc<Dispatcher<Arc<Worker>>> {
+        &self.dispatcher
+    }
+
+    /// A call was made: its share of the retry budget.
+    pub(crate) fn called(&self) {
+        lock(&self.budget).called();
+    }
+
+    pub(crate) fn may_retry(&self) -> bool {
+        lock(&self.budget).spend()
+    }
+
+    pub(crate) fn crashes_on(&self, key: Option<&str>) -> u32 {
+        key.map_or(0, |key| lock(&self.poison).crashes(key))
+    }
+
+    pub(crate) fn crashed_on(&self, key: Option<&str>) {
+        if let Some(key) = key {
+            lock(&self.poison).crashed(key);
+        }
+    }
+
+    pub(crate) fn answered(&self, key: Option<&str>) {
+        if let Some(key) = key {
+            lock(&self.poison).answered(key);
+        }
+    }
+
+    pub(crate) fn is_poison(&self, crashes: u32) -> bool {
+        lock(&self.poison).is_too_many(crashes)
+    }
+
+    /// A worker has served a call: it may be time for a fresh one.
+    pub(crate) fn note_served(self: &Arc<Self>, worker: &Arc<Worker>) {
+        let due = worker.limits.exceeded(Duration::ZERO, worker.served(), None);
+        if due.is_some() {
+            self.replace(worker);
+        }
+    }
+
+    /// The worker gets no further calls, finishes those it has, and is restarted. Once, however
+    /// often it is asked for.
+    pub(crate) fn replace(self: &Arc<Self>, worker: &Arc<Worker>) {
+        if !worker.leave() {
+            return;
+        }
+        self.dispatcher.unready(worker.key());
+        let (serving, worker) = (Arc::clone(self), Arc::clone(worker));
+        // Where the runtime is gone, so is the pool.
+        self.runtime.spawn(async move {
+            worker.drained(serving.spec.drain_timeout).await;
+            // It may have ended by itself, and then another one has its place.
+            if worker.is_serving()
+                && let Err(error) = serving.pool.restart_worker(worker.key().index).await
+            {
+                tracing::debug!(target: "ostler", worker = %worker.who(), %error, "a worker was not replaced");
+            }
+        });
+    }
+}
+
+impl Follower for Serving {
+    fn changed(&self, id: &WorkerId, incarnation: Incarnation, change: WorkerChange) {
+        let known = || {
+            let workers = lock(&self.workers);
+            workers
+                .get(&id.index)
+                .filter(|worker| worker.who().incarnation == incarnation)
+                .cloned()
+        };
+        let life = match change {
+            WorkerChange::Ready(ready) => {
+                let worker = Worker::new(ready, Limits::draw(&self.spec.recycle, fastrand::f64));
+                lock(&self.workers).insert(id.index, Arc::clone(&worker));
+                self.dispatcher.ready(worker.key(), worker);
+                return;
+            }
+            WorkerChange::Stopping => Life::Stopping,
+            WorkerChange::Exited => Life::Exited,
+            WorkerChange::Failed(failure) => Life::Failed(failure),
+            WorkerChange::Released => Life::Released,
+            _ => return,
+        };
+        let Some(worker) = known() else { return };
+        if let Life::Failed(failure) = &life {
+            let failure = Arc::clone(failure);
+            self.dispatcher
+                .with(|dispatch, _| dispatch.failed(worker.key(), failure));
+        }
+        self.dispatcher.unready(worker.key());
+        worker.set_life(life);
+    }
+}
+
+/// Leave of the circuit breaker for one attempt. Dropped without an end, it says nothing about the
+/// worker.
+#[derive(Debug)]
+pub(crate) struct Trial<'a> {
+    serving: &'a Arc<Serving>,
+    permit: Permit,
+    verdict: Verdict,
+}
+
+impl<'a> Trial<'a> {
+    /// # Errors
+    /// The breaker is open.
+    pub(crate) fn begin(serving: &'a Arc<Serving>) -> Result<Self, Refused> {
+        let now = serving.dispatcher.now();
+        match lock(&serving.breaker).permit(now) {
+            Ok(permit) => Ok(Self {
+                serving,
+                permit,
+                verdict: Verdict::Neutral,
+            }),
+            Err(until) => Err(Refused::BreakerOpen {
+                retry_after: until.since(now),
+            }),
+        }
+    }
+
+    pub(crate) fn end(mut self, verdict: Verdict) {
+        self.verdict = verdict;
+    }
+}
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        let now = self.serving.dispatcher.now();
+        let change = lock(&self.serving.breaker).report(self.permit, self.verdict, now);
+        let _ = change;
+    }
+}
+
+async fn close_when_over(pool: Pool, dispatcher: Arc<Dispatcher<Arc<Worker>>>) {
+    let end = pool.wait_over().await;
+    dispatcher.close(end.to_string());
+}
+
+/// How often workers are looked at for their age.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Replaces workers whose time has come, until the pool's clients are gone.
+async fn recycle(serving: std::sync::Weak<Serving>) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let Some(serving) = serving.upgrade() else { return };
+        let workers: Vec<_> = lock(&serving.workers).values().cloned().collect();
+        for worker in workers {
+            let due = worker.limits.exceeded(worker.ready_at.elapsed(), worker.served(), None);
+            if due.is_some() && worker.is_serving() {
+                serving.replace(&worker);
+            }
+        }
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,204 @@
+//! One incarnation of a worker, as its clients see it.
+
+use std::any::{Any, TypeId};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ostler::{Endpoint, ReadyWorker, Stdio};
+use ostler_core::failure::Failure;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::outcome::WorkerRef;
+use crate::policy::recycle::Limits;
+use crate::policy::workers::WorkerKey;
+
+/// How far a worker is.
+#[derive(Debug, Clone)]
+pub(crate) enum Life {
+    /// It serves.
+    Serving,
+    /// It is being ended, and may still finish what it has.
+    Stopping,
+    /// Its process has ended.
+    Exited,
+    /// It has failed.
+    Failed(Arc<Failure>),
+    /// All it held is released; no failure follows.
+    Released,
+}
+
+/// A worker of a pool that was ready: an [`Adapter`](crate::Adapter) connects to it.
+#[derive(Debug)]
+pub struct Worker {
+    who: WorkerRef,
+    pid: Option<u32>,
+    endpoints: BTreeMap<String, Endpoint>,
+    stdio: Option<Stdio>,
+    life: watch::Sender<Life>,
+    pub(crate) ready_at: Instant,
+    pub(crate) limits: Limits,
+    served: AtomicU64,
+    in_flight: AtomicU32,
+    idle: Notify,
+    /// It is being replaced, which happens once.
+    leaving: AtomicBool,
+    /// It was asked to end before it ended.
+    stopped: AtomicBool,
+    /// What adapters are connected by, one of each type.
+    connections: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
+}
+
+impl Worker {
+    pub(crate) fn new(ready: ReadyWorker, limits: Limits) -> Arc<Self> {
+        Arc::new(Self {
+            who: WorkerRef {
+                id: ready.id,
+                incarnation: ready.incarnation,
+            },
+            pid: ready.pid,
+            endpoints: ready.endpoints,
+            stdio: ready.stdio,
+            life: watch::Sender::new(Life::Serving),
+            ready_at: Instant::now(),
+            limits,
+            served: AtomicU64::new(0),
+            in_flight: AtomicU32::new(0),
+            idle: Notify::new(),
+            leaving: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+            connections: Mutex::default(),
+        })
+    }
+
+    /// Which worker this is, and which of its processes.
+    pub fn who(&self) -> &WorkerRef {
+        &self.who
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+
+    /// Where it listens: the port of this name, or its one port.
+    pub fn endpoint(&self, name: Option<&str>) -> Option<&Endpoint> {
+        match name {
+            Some(name) => self.endpoints.get(name),
+            None => self.endpoints.get("").or_else(|| {
+                let mut all = self.endpoints.values();
+                all.next().filter(|_| all.next().is_none())
+            }),
+        }
+    }
+
+    /// Its stdin and stdout, with `stdin = "pipe"`.
+    pub fn stdio(&self) -> Option<&Stdio> {
+        self.stdio.as_ref()
+    }
+
+    /// How many calls it has been sent.
+    pub fn served(&self) -> u64 {
+        self.served.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn key(&self) -> WorkerKey {
+        WorkerKey {
+            index: self.who.id.index,
+            incarnation: self.who.incarnation,
+        }
+    }
+
+    /// A failure is the last that is known of it: its release tells nothing more.
+    pub(crate) fn set_life(&self, life: Life) {
+        if matches!(life, Life::Stopping) {
+            self.stopped.store(true, Ordering::Relaxed);
+        }
+        self.life.send_if_modified(|current| {
+            let news = !matches!(current, Life::Failed(_));
+            if news {
+                *current = life;
+            }
+            news
+        });
+    }
+
+    /// Whether it serves: it has neither ended nor been asked to.
+    pub(crate) fn is_serving(&self) -> bool {
+        matches!(*self.life.borrow(), Life::Serving)
+    }
+
+    /// Whether it was asked to end before it ended.
+    pub(crate) fn was_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// True the first time: it must be replaced, and the caller does so.
+    pub(crate) fn leave(&self) -> bool {
+        !self.leaving.swap(true, Ordering::Relaxed)
+    }
+
+    /// Waits until its process has ended.
+    pub(crate) async fn exited(&self) {
+        let mut life = self.life.subscribe();
+        let over = |life: &Life| matches!(life, Life::Exited | Life::Failed(_) | Life::Released);
+        // The sender lives in `self`.
+        let _ = life.wait_for(over).await;
+    }
+
+    /// Waits until it is known what the worker ended of, at most so long: `Some(None)`, if it has
+    /// not failed; `None`, if it has not ended.
+    pub(crate) async fn ended(&self, notice: Duration, verdict: Duration) -> Option<Option<Arc<Failure>>> {
+        let mut life = self.life.subscribe();
+        let begun = life.wait_for(|life| !matches!(life, Life::Serving));
+        drop(tokio::time::timeout(notice, begun).await.ok()?.ok()?);
+        let over = life.wait_for(|life| matches!(life, Life::Failed(_) | Life::Released));
+        match &*tokio::time::timeout(verdict, over).await.ok()?.ok()? {
+            Life::Failed(failure) => Some(Some(Arc::clone(failure))),
+            _ => Some(None),
+        }
+    }
+
+    /// A call begins. Each is followed by [`Worker::call_ended`].
+    pub(crate) fn call_began(&self) {
+        self.in_flight.fetch_add(1, Ordering::AcqRel);
+        self.served.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn call_ended(&self) {
+        if self.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.idle.notify_waiters();
+        }
+    }
+
+    /// Waits until it has no call in flight, at most so long. It must not be given new ones
+    /// meanwhile.
+    pub(crate) async fn drained(&self, limit: Duration) {
+        let idle = async {
+            loop {
+                let idle = self.idle.notified();
+                if self.in_flight.load(Ordering::Acquire) == 0 {
+                    return;
+                }
+                idle.await;
+            }
+        };
+        let _ = tokio::time::timeout(limit, idle).await;
+    }
+
+    /// What is kept for adapters of type `K`; made when it is asked for first.
+    pub(crate) fn kept<K: 'static, T: Any + Send + Sync + Default>(&self) -> Arc<T> {
+        let mut connections = self.connections();
+        let kept = connections
+            .entry(TypeId::of::<K>())
+            .or_insert_with(|| Arc::new(T::default()));
+        // `K` belongs to one `T` alone.
+        Arc::clone(kept).downcast().unwrap_or_default()
+    }
+
+    fn connections(&self) -> MutexGuard<'_, HashMap<TypeId, Arc<dyn Any + Send + Sync>>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

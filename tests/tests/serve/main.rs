@@ -1,0 +1,5 @@
+//! Calls to a pool's workers, with real processes: every call has one outcome, and it is the right
+//! one.
+
+mod scene;
+mod stdio;

@@ -1,0 +1,102 @@
+//! An instance with a pool that is called, and the proof that nothing of it is left.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ostler::{Backoff, Ostler, Pool, PoolSpec, Restart};
+use ostler_serve::{ServeSpec, ServingPool};
+use ostler_tests::{SOON, program, survivors};
+use serde_json::{Value, json};
+
+/// An instance in a directory of its own, with one pool.
+pub(crate) struct Scene {
+    directory: tempfile::TempDir,
+    tag: String,
+    ostler: Ostler,
+    pub(crate) pool: Pool,
+    pub(crate) serving: ServingPool,
+}
+
+impl Scene {
+    /// A pool of so many workers that speak this protocol; `change` has the last word.
+    pub(crate) async fn start(
+        protocol: &str,
+        workers: u32,
+        serve: ServeSpec,
+        change: impl FnOnce(&mut PoolSpec),
+    ) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let name = directory.path().file_name().expect("a name").to_string_lossy();
+        let tag = name.trim_start_matches('.').to_owned();
+        let record = directory.path().join("record");
+        let worker = program("ostler-serve-worker").display().to_string();
+        let mut spec = PoolSpec::new("serve", [&worker, protocol, &record.display().to_string(), &tag]);
+        spec.workers = workers;
+        spec.restart = Restart::Permanent;
+        spec.intensity = 10_000;
+        spec.backoff = None::<Backoff>;
+        spec.worker.stop.grace = Duration::from_millis(200);
+        change(&mut spec);
+        let ostler = Ostler::builder(format!("test{tag}"))
+            .state_dir(directory.path().join("state"))
+            .start()
+            .await
+            .expect("it starts");
+        let pool = ostler.add_pool(spec).await.expect("the pool starts");
+        pool.wait_ready().await.expect("it becomes ready");
+        let serving = ServingPool::new(pool.clone(), serve);
+        Self {
+            directory,
+            tag,
+            ostler,
+            pool,
+            serving,
+        }
+    }
+
+    /// The keys that the workers have written down, in the order of their execution.
+    pub(crate) fn executed(&self) -> Vec<u64> {
+        let record = std::fs::read_to_string(self.record()).unwrap_or_default();
+        record.lines().map(|line| line.parse().expect("a key")).collect()
+    }
+
+    fn record(&self) -> PathBuf {
+        self.directory.path().join("record")
+    }
+
+    /// The processes of the workers.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        self.pool.workers().iter().filter_map(|worker| worker.pid).collect()
+    }
+
+    /// Waits until every worker is ready for calls and none is under way.
+    pub(crate) async fn at_full_strength(&self) {
+        let workers = self.pool.spec().workers as usize;
+        wait_until("the pool is at full strength", || {
+            let state = self.serving.state();
+            state.usable == workers && state.in_flight == 0 && state.queued == 0
+        })
+        .await;
+    }
+
+    /// Stops in order: nothing is left, and the emergency cleaner has found nothing.
+    pub(crate) async fn end(self) {
+        let report = self.ostler.stop().await.expect("it stops");
+        assert!(report.is_success(), "{report}");
+        assert_eq!(survivors(&self.tag), [], "processes are left");
+    }
+}
+
+/// Waits for a state, with a deadline.
+pub(crate) async fn wait_until(what: &str, reached: impl Fn() -> bool) {
+    let deadline = tokio::time::Instant::now() + SOON;
+    while !reached() {
+        assert!(tokio::time::Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// A request that asks for this, and is written down by its key.
+pub(crate) fn request(key: u64, what: &str) -> Value {
+    json!({"key": key, "do": what})
+}
