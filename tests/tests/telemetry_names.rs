@@ -141,7 +141,11 @@ async fn full_run(place: &Place, telemetry: &Telemetry, receiver: &Receiver) {
 
 /// Sends what a test can only cause with a flood of events or with a bug.
 fn provoke(telemetry: &Telemetry, run: ostler::RunId) {
-    for kind in [EventKind::EventsDropped, EventKind::CleanupSuccess] {
+    for kind in [
+        EventKind::EventsDropped,
+        EventKind::CleanupSuccess,
+        EventKind::RunGaveUp,
+    ] {
         let event = Event {
             seq: 1,
             time: SystemTime::now(),

@@ -18,7 +18,7 @@ use crate::supervised::Supervised;
 /// Additional information from a start function to the caller (OTP's `{ok, Pid, Info}`).
 pub type Info = Arc<dyn Any + Send + Sync>;
 
-type StartFn = Arc<dyn Fn(StartContext) -> BoxFuture<'static, Result<StartedChild, StartError>> + Send + Sync>;
+type StartFn = Arc<dyn Fn(StartContext) -> BoxFuture<'static, Result<StartedChild, NotStarted>> + Send + Sync>;
 type Gate = Arc<dyn Fn(ChildRef) -> BoxFuture<'static, ()> + Send + Sync>;
 pub(crate) type StopFn = Arc<dyn Fn(&ActorCell) + Send + Sync>;
 
@@ -88,7 +88,7 @@ impl ChildSpec {
     pub fn starting<F, Fut>(id: impl Into<ChildId>, start: F) -> Self
     where
         F: Fn(StartContext) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<StartedChild, StartError>> + Send + 'static,
+        Fut: Future<Output = Result<StartedChild, NotStarted>> + Send + 'static,
     {
         let start: StartFn = Arc::new(move |context| Box::pin(start(context)));
         ChildSpec {
@@ -198,13 +198,13 @@ impl StartContext {
     ///
     /// # Errors
     ///
-    /// Returns [`StartError`] if `pre_start` fails, the name is taken or the start is cancelled.
+    /// Returns [`NotStarted`] if `pre_start` fails, the name is taken or the start is cancelled.
     pub async fn spawn<A: Actor>(
         &mut self,
         name: Option<String>,
         actor: A,
         arguments: A::Arguments,
-    ) -> Result<StartedChild, StartError> {
+    ) -> Result<StartedChild, NotStarted> {
         let probe = Arc::new(Probe::default());
         let supervised = Supervised {
             actor,
@@ -213,7 +213,7 @@ impl StartContext {
         let parent = self.parent.clone();
         tokio::select! {
             biased;
-            () = self.cancelled() => Err(StartError::cancelled()),
+            () = self.cancelled() => Err(NotStarted::cancelled()),
             spawned = Actor::spawn_linked(name, supervised, arguments, parent) => {
                 let (actor, join) = spawned?;
                 Ok(StartedChild { probe: Some(probe), ..StartedChild::new(actor.get_cell(), join) })
@@ -266,27 +266,27 @@ impl StartedChild {
 
 /// Why a child did not start.
 #[derive(Debug, Clone, PartialEq)]
-pub enum StartError {
+pub enum NotStarted {
     /// The child declined, which is not a failure (OTP's `ignore`).
     Ignored,
     /// The start failed.
     Failed(Exit),
 }
 
-impl StartError {
+impl NotStarted {
     /// The failure of a start that was [cancelled](StartContext::cancelled).
     pub fn cancelled() -> Self {
-        StartError::Failed(ExitReason::SHUTDOWN.into())
+        NotStarted::Failed(ExitReason::SHUTDOWN.into())
     }
 }
 
-impl From<SpawnErr> for StartError {
+impl From<SpawnErr> for NotStarted {
     /// Recognises [`Ignore`] and [`Exit`] as errors of `pre_start`.
     fn from(error: SpawnErr) -> Self {
         match error {
-            SpawnErr::StartupFailed(error) if error.is::<Ignore>() => StartError::Ignored,
-            SpawnErr::StartupFailed(error) => StartError::Failed(Exit::of_error(error)),
-            error => StartError::Failed(ExitReason::Failed(Failure::new(error)).into()),
+            SpawnErr::StartupFailed(error) if error.is::<Ignore>() => NotStarted::Ignored,
+            SpawnErr::StartupFailed(error) => NotStarted::Failed(Exit::of_error(error)),
+            error => NotStarted::Failed(ExitReason::Failed(Failure::new(error)).into()),
         }
     }
 }

@@ -122,13 +122,13 @@ impl ChildSpec {
 impl RunningChild {
     /// The handle of a child that is a [`DynamicSupervisor`].
     pub fn dynamic_supervisor(&self) -> Option<DynamicSupervisor> {
-        self.info.as_ref()?.downcast_ref().cloned()
+        self.info_as()
     }
 }
 
 impl ChildInfo {
     /// The handle of a running child that is a [`DynamicSupervisor`].
     pub fn dynamic_supervisor(&self) -> Option<DynamicSupervisor> {
-        self.info.as_ref()?.downcast_ref().cloned()
+        self.info_as()
     }
 }

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::alarm::Alarm;
 use crate::answer::Answer;
-use crate::child::{ChildSpec, Info, KeptSpec, Launch, StartError, StopFn};
+use crate::child::{ChildSpec, Info, KeptSpec, Launch, NotStarted, StopFn};
 use crate::exit::{Ending, Exit, Probe, SHUTDOWN};
 use crate::launch::launch;
 use crate::messages::{EngineMessage, News, Post, ToEngine, Up};
@@ -271,13 +271,13 @@ impl Engine {
         self.feed(Event::Started(child.key, incarnation));
     }
 
-    fn not_up(&mut self, child: &ChildRef, error: StartError) {
+    fn not_up(&mut self, child: &ChildRef, error: NotStarted) {
         self.starting.remove(&child.key);
         self.forget_foreign_exits();
         let (key, incarnation) = (child.key, child.incarnation);
         self.feed(match error {
-            StartError::Ignored => Event::Ignored(key, incarnation),
-            StartError::Failed(Exit { reason, counted }) => Event::StartFailed {
+            NotStarted::Ignored => Event::Ignored(key, incarnation),
+            NotStarted::Failed(Exit { reason, counted }) => Event::StartFailed {
                 key,
                 incarnation,
                 reason,

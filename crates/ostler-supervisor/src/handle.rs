@@ -13,7 +13,7 @@ use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
 use tokio::sync::{oneshot, watch};
 
 use crate::actor::{Shared, SupervisorActor, SupervisorArguments, accompany};
-use crate::child::{ChildSpec, KeptSpec, StartContext, StartError, StartedChild};
+use crate::child::{ChildSpec, KeptSpec, NotStarted, StartContext, StartedChild};
 use crate::messages::{ReplyTo, SupervisorMessage};
 use crate::options::SupervisorOptions;
 use crate::running::{ChildInfo, ChildStart, RunningChild};
@@ -165,6 +165,29 @@ impl Supervisor {
         self.ask(SupervisorMessage::WhichChildren).await
     }
 
+    /// The child with this id, as it is now: for a supervisor, its present handle
+    /// ([`ChildInfo::supervisor`]).
+    ///
+    /// # Errors
+    /// [`Gone`] if the supervisor has exited.
+    pub async fn child(&self, id: impl Into<ChildId>) -> Result<Option<ChildInfo>, Gone> {
+        let id = id.into();
+        let children = self.which_children().await?;
+        Ok(children.into_iter().find(|info| info.child.id == id))
+    }
+
+    /// The present actor of the child with this id; `None` when it is not up, or handles messages
+    /// of another type.
+    ///
+    /// # Errors
+    /// [`Gone`] if the supervisor has exited.
+    pub async fn actor_ref<M: ractor::Message>(&self, id: impl Into<ChildId>) -> Result<Option<ActorRef<M>>, Gone> {
+        let cell = self.child(id).await?.and_then(|info| info.cell);
+        Ok(cell
+            .filter(|cell| cell.is_message_type_of::<M>() == Some(true))
+            .map(ActorRef::from))
+    }
+
     /// Counts the children.
     ///
     /// # Errors
@@ -299,7 +322,7 @@ async fn start_nested(
     mut context: StartContext,
     options: SupervisorOptions,
     children: Vec<ChildSpec>,
-) -> Result<(StartedChild, Supervisor), StartError> {
+) -> Result<(StartedChild, Supervisor), NotStarted> {
     let (arguments, mut start) = arguments(options, children);
     let mut started = context.spawn(None, SupervisorActor, arguments).await?;
     let actor = ActorRef::<SupervisorMessage>::from(started.cell().clone());
@@ -311,7 +334,7 @@ async fn start_nested(
         () = context.cancelled() => {
             request_stop(&actor);
             started.ended().await;
-            return Err(StartError::cancelled());
+            return Err(NotStarted::cancelled());
         }
     };
     match outcome {
@@ -321,11 +344,11 @@ async fn start_nested(
         }
         Ok(Err(end)) => {
             started.ended().await;
-            Err(StartError::Failed(end.exit_reason().into()))
+            Err(NotStarted::Failed(end.exit_reason().into()))
         }
         Err(_) => {
             started.ended().await;
-            Err(StartError::Failed(ExitReason::Killed.into()))
+            Err(NotStarted::Failed(ExitReason::Killed.into()))
         }
     }
 }
@@ -368,13 +391,13 @@ impl ChildSpec {
 impl RunningChild {
     /// The handle of a child that is a [`Supervisor`].
     pub fn supervisor(&self) -> Option<Supervisor> {
-        self.info.as_ref()?.downcast_ref().cloned()
+        self.info_as()
     }
 }
 
 impl ChildInfo {
     /// The handle of a running child that is a [`Supervisor`].
     pub fn supervisor(&self) -> Option<Supervisor> {
-        self.info.as_ref()?.downcast_ref().cloned()
+        self.info_as()
     }
 }

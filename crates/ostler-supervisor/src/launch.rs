@@ -5,7 +5,7 @@ use ostler_core::supervision::ChildRef;
 use ractor::ActorCell;
 use tokio::sync::oneshot;
 
-use crate::child::{Launch, StartContext, StartError, StartedChild};
+use crate::child::{Launch, NotStarted, StartContext, StartedChild};
 use crate::messages::{EngineMessage, News, Post, Up};
 
 /// Starts a child. The caller keeps the returned sender: dropping it, for example with the
@@ -100,7 +100,7 @@ impl Drop for Messenger {
             Said::Up | Said::All => {}
             Said::Nothing => {
                 let panicked = ostler_core::exit::ExitReason::failed("the start function or the gate panicked");
-                self.say(News::NotUp(StartError::Failed(panicked.into())), Said::All);
+                self.say(News::NotUp(NotStarted::Failed(panicked.into())), Said::All);
             }
             Said::Over => {
                 tracing::error!(child = %self.child, "the release gate panicked: treated as released");

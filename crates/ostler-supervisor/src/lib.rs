@@ -49,7 +49,7 @@ mod running;
 mod supervised;
 mod trace;
 
-pub use child::{ChildSpec, Info, KeptSpec, Launch, StartContext, StartError, StartedChild};
+pub use child::{ChildSpec, Info, KeptSpec, Launch, NotStarted, StartContext, StartedChild};
 pub use dynamic::DynamicSupervisor;
 pub use engine::Engine;
 pub use exit::{Exit, Ignore};
@@ -58,7 +58,7 @@ pub use messages::EngineMessage;
 pub use options::SupervisorOptions;
 pub use running::{ChildInfo, ChildStart, RunningChild};
 
-pub use ostler_core::exit::{ExitReason, Failure};
+pub use ostler_core::exit::{ExitReason, Failure as ExitFailure};
 pub use ostler_core::supervision::{
     AutoShutdown, Backoff, ChildCounts, ChildId, ChildKey, ChildKind, ChildRef, ChildStatus, DeleteChildError, End,
     Report, Restart, RestartChildError, Shutdown, SpecError, StartChildError, Strategy, SupervisorFlags, Target,

@@ -9,7 +9,7 @@ use ostler_core::supervision::{
 use ractor::ActorCell;
 use tokio::sync::oneshot;
 
-use crate::child::{ChildSpec, Info, KeptSpec, StartError};
+use crate::child::{ChildSpec, Info, KeptSpec, NotStarted};
 use crate::exit::Probe;
 use crate::running::{ChildInfo, ChildStart};
 
@@ -52,7 +52,7 @@ pub(crate) enum News {
     /// The child is running.
     Up(Up),
     /// The child is not running, and holds nothing.
-    NotUp(StartError),
+    NotUp(NotStarted),
     /// The actor's task has finished. Its state may still be inside the supervision event.
     Over,
     /// The release gate has completed. Not sent for a child without one.

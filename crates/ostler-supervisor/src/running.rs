@@ -38,6 +38,13 @@ pub struct RunningChild {
     pub info: Option<Info>,
 }
 
+impl RunningChild {
+    /// What its start function returned beside the actor, if it is of this type.
+    pub fn info_as<T: Clone + 'static>(&self) -> Option<T> {
+        self.info.as_ref()?.downcast_ref().cloned()
+    }
+}
+
 impl fmt::Debug for RunningChild {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RunningChild")
@@ -60,6 +67,13 @@ pub struct ChildInfo {
     pub cell: Option<ActorCell>,
     /// The additional information from its start function; for a supervisor, its handle.
     pub info: Option<Info>,
+}
+
+impl ChildInfo {
+    /// What its start function returned beside the actor, if it is of this type and the child is up.
+    pub fn info_as<T: Clone + 'static>(&self) -> Option<T> {
+        self.info.as_ref()?.downcast_ref().cloned()
+    }
 }
 
 impl fmt::Debug for ChildInfo {

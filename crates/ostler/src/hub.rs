@@ -2,13 +2,20 @@
 //!
 //! Nothing here can block: a subscriber that does not keep up loses the oldest events, and is told how many.
 
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
+use futures_util::stream::{Stream, StreamExt};
 use ostler_core::ids::{Incarnation, RunId, WorkerId};
 use ostler_telemetry::{Event, EventKind, Facts, Observer, SpanLink, context};
 use tokio::sync::broadcast;
+use tokio_stream::wrappers::BroadcastStream;
+use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 use tracing::Span;
+
+use crate::observers::Observers;
 
 /// How many events a subscriber may be behind before it loses the oldest: 16,384.
 pub const EVENT_BUFFER: usize = 16_384;
@@ -48,6 +55,8 @@ pub(crate) struct Hub {
     app: String,
     run: RunId,
     line: Mutex<Line>,
+    observers: Arc<Observers>,
+    /// All of them as one, when there is any.
     observer: OnceLock<Arc<dyn Observer>>,
 }
 
@@ -60,7 +69,11 @@ struct Line {
 
 impl Hub {
     pub(crate) fn new(app: String, run: RunId) -> Self {
-        let (sender, _) = broadcast::channel(EVENT_BUFFER);
+        Self::with_buffer(app, run, EVENT_BUFFER)
+    }
+
+    fn with_buffer(app: String, run: RunId, buffer: usize) -> Self {
+        let (sender, _) = broadcast::channel(buffer);
         Self {
             app,
             run,
@@ -68,6 +81,7 @@ impl Hub {
                 seq: 0,
                 sender: Some(sender),
             }),
+            observers: Arc::default(),
             observer: OnceLock::new(),
         }
     }
@@ -77,10 +91,11 @@ impl Hub {
         &self.app
     }
 
-    /// Everything is told to this observer, too; the first one stays.
-    pub(crate) fn set_observer(&self, observer: Arc<dyn Observer>) {
-        // The builder sets it, before anything is told.
-        let _ = self.observer.set(observer);
+    /// Everything is reported to this observer, too.
+    pub(crate) fn add_observer(&self, observer: Arc<dyn Observer>) {
+        self.observers.add(observer);
+        let all = || Arc::clone(&self.observers) as Arc<dyn Observer>;
+        self.observer.get_or_init(all);
     }
 
     pub(crate) fn observer(&self) -> Option<&Arc<dyn Observer>> {
@@ -151,9 +166,11 @@ impl Hub {
             None => broadcast::channel(1).1,
         };
         EventStream {
-            receiver,
+            events: BroadcastStream::new(receiver),
             waiting: None,
+            lost: 0,
             observer: self.observer().cloned(),
+            filter: Filter::default(),
         }
     }
 }
@@ -178,34 +195,103 @@ fn trace(event: &Event) {
     }
 }
 
-/// A subscriber's view of the events: each from the moment of the subscription on, in order.
+/// The events of a run from the moment of the subscription on, in order: a [`Stream`], read by [`EventStream::recv`] too.
+///
+/// A reader that falls more than [`EVENT_BUFFER`] events behind gets `events.dropped` with their count where they are missing,
+/// whatever filter it has. It never slows the instance.
+///
+/// ```no_run
+/// # async fn example(ostler: ostler::Ostler) {
+/// use ostler::EventKind;
+///
+/// let mut ends = ostler.subscribe().worker("web/0").kinds([EventKind::WorkerExited, EventKind::WorkerFailed]);
+/// while let Some(event) = ends.recv().await {
+///     println!("{} {:?}", event.kind.name(), event.facts.message);
+/// }
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct EventStream {
-    receiver: broadcast::Receiver<Arc<Event>>,
+    events: BroadcastStream<Arc<Event>>,
     waiting: Option<Arc<Event>>,
+    /// Events that were lost, and are not yet reported.
+    lost: u64,
     observer: Option<Arc<dyn Observer>>,
+    filter: Filter,
+}
+
+/// Which events a reader sees. `None`: all.
+#[derive(Debug, Default)]
+struct Filter {
+    pool: Option<String>,
+    worker: Option<String>,
+    kinds: Option<Vec<EventKind>>,
+}
+
+impl Filter {
+    fn passes(&self, event: &Event) -> bool {
+        let is_worker = |id: &String| event.worker.as_ref().is_some_and(|worker| worker.to_string() == *id);
+        let is_pool = |name: &String| event.pool_name() == Some(name);
+        self.kinds.as_ref().is_none_or(|kinds| kinds.contains(&event.kind))
+            && self.pool.as_ref().is_none_or(is_pool)
+            && self.worker.as_ref().is_none_or(is_worker)
+    }
 }
 
 impl EventStream {
-    /// The next event; `None` when the run is over and every event has been read.
-    ///
-    /// A subscriber that fell more than [`EVENT_BUFFER`] events behind gets `events.dropped` with their count where
-    /// they are missing. Cancel safe.
+    /// Only the events of this pool and of its workers, from now on.
+    pub fn pool(mut self, name: impl Into<String>) -> Self {
+        self.filter.pool = Some(name.into());
+        self
+    }
+
+    /// Only the events of this worker, such as `web/0`, from now on.
+    pub fn worker(mut self, id: impl Into<String>) -> Self {
+        self.filter.worker = Some(id.into());
+        self
+    }
+
+    /// Only events of these kinds, from now on.
+    pub fn kinds(mut self, kinds: impl IntoIterator<Item = EventKind>) -> Self {
+        self.filter.kinds = Some(kinds.into_iter().collect());
+        self
+    }
+
+    /// The next event; `None` when the run is over and every event has been read. Cancel safe.
     pub async fn recv(&mut self) -> Option<Arc<Event>> {
-        if let Some(event) = self.waiting.take() {
-            return Some(event);
+        self.next().await
+    }
+
+    fn dropped_before(&mut self, next: &Event) -> Arc<Event> {
+        let count = std::mem::take(&mut self.lost);
+        let dropped = Arc::new(Event::dropped_before(next, count, "their reader was too slow"));
+        if let Some(observer) = &self.observer {
+            observer.event(&dropped, &SpanLink::default());
         }
-        match self.receiver.recv().await {
-            Ok(event) => Some(event),
-            Err(broadcast::error::RecvError::Closed) => None,
-            Err(broadcast::error::RecvError::Lagged(count)) => {
-                let next = self.receiver.recv().await.ok()?;
-                let dropped = Arc::new(Event::dropped_before(&next, count, "their reader was too slow"));
-                if let Some(observer) = &self.observer {
-                    observer.event(&dropped, &SpanLink::default());
+        dropped
+    }
+}
+
+impl Stream for EventStream {
+    type Item = Arc<Event>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Arc<Event>>> {
+        loop {
+            if let Some(event) = self.waiting.take()
+                && self.filter.passes(&event)
+            {
+                return Poll::Ready(Some(event));
+            }
+            match ready!(Pin::new(&mut self.events).poll_next(context)) {
+                Some(Ok(event)) if self.lost == 0 => self.waiting = Some(event),
+                Some(Ok(event)) => {
+                    let dropped = self.dropped_before(&event);
+                    self.waiting = Some(event);
+                    return Poll::Ready(Some(dropped));
                 }
-                self.waiting = Some(next);
-                Some(dropped)
+                // The oldest that are left can be overwritten again before they are read.
+                Some(Err(BroadcastStreamRecvError::Lagged(count))) => self.lost += count,
+                None => return Poll::Ready(None),
             }
         }
     }
@@ -256,5 +342,53 @@ mod tests {
         assert_eq!(first.kind, EventKind::EventsDropped);
         assert_eq!(first.facts.count, Some(lost as u64));
         assert_eq!(stream.recv().await.unwrap().seq, lost as u64 + 1);
+    }
+
+    /// A reader that is overtaken again and again, also between the lag and the next event.
+    #[tokio::test]
+    async fn every_lag_is_reported_however_often() {
+        const TOTAL: u64 = 200_000;
+        let hub = Arc::new(Hub::with_buffer("test".into(), RunId::from_u128(1), 2));
+        let mut stream = hub.subscribe();
+        let writer = std::thread::spawn({
+            let hub = Arc::clone(&hub);
+            move || {
+                for _ in 0..TOTAL {
+                    hub.publish(EventKind::SweepDone, About::run(), Facts::default());
+                }
+                hub.publish(EventKind::RunStopped, About::run(), Facts::default());
+            }
+        });
+        let (mut read, mut lost) = (0, 0);
+        while let Some(event) = stream.recv().await {
+            match event.kind {
+                EventKind::EventsDropped => lost += event.facts.count.unwrap(),
+                _ => {
+                    read += 1;
+                    assert_eq!(event.seq, read + lost, "none is missing that was not reported");
+                }
+            }
+        }
+        writer.join().unwrap();
+        assert_eq!(read + lost, TOTAL + 1);
+        assert!(lost > 0);
+    }
+
+    #[tokio::test]
+    async fn a_filter_shows_what_it_names() {
+        let hub = hub();
+        let worker = |index| About::worker(&WorkerId::new("web".to_owned(), index), Some(Incarnation(1)));
+        let mut of_worker = hub.subscribe().worker("web/1").kinds([EventKind::WorkerReady]);
+        let of_pool = hub.subscribe().pool("web");
+        hub.emit(EventKind::WorkerReady, worker(0), Facts::default());
+        hub.emit(EventKind::WorkerExited, worker(1), Facts::default());
+        hub.emit(EventKind::WorkerReady, worker(1), Facts::default());
+        hub.emit(EventKind::PoolReady, About::pool("web"), Facts::default());
+        hub.emit(EventKind::PoolReady, About::pool("other"), Facts::default());
+        drop(hub);
+        assert_eq!(of_worker.next().await.map(|event| event.seq), Some(3));
+        assert!(of_worker.next().await.is_none());
+        let seqs: Vec<u64> = of_pool.map(|event| event.seq).collect().await;
+        assert_eq!(seqs, [1, 2, 3, 4]);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! - `builder`: from a name to a running instance
 //! - `handle`: [`Ostler`], what people hold of it
-//! - `pool_builder`: makes its pools
+//! - `pool_builder`: makes its pools; `child`: an instance as a child of a supervisor
 //! - `tree`: its root and its pools; `anchor`: its place under an actor of yours; `conclude`: its end, however that came
 //! - `services`: what its actors and drivers share
 //! - `sweep`, `cleaner`, `audit`: what looks for processes that should not be there: of dead runs, at the end, at an interval
@@ -11,6 +11,7 @@
 mod anchor;
 pub(crate) mod audit;
 pub(crate) mod builder;
+mod child;
 pub(crate) mod cleaner;
 mod conclude;
 pub(crate) mod handle;

@@ -42,6 +42,7 @@ pub mod fuzzing;
 mod guard;
 mod hub;
 mod instance;
+mod observers;
 mod pool;
 mod process;
 mod remains;
@@ -75,10 +76,12 @@ pub use ostler_core::spec::{
     WorkerSpec,
 };
 pub use ostler_os::limits;
-pub use ostler_registry::{DirEnv, Engine, app_dir, check_app_name};
+pub use ostler_registry::{AppDirError, DirEnv, Engine, RunDirError, TableError, app_dir, check_app_name};
 #[cfg(feature = "otlp")]
 pub use ostler_telemetry::otlp;
-pub use ostler_telemetry::{Event, EventKind, Facts, Observer};
+pub use ostler_telemetry::{
+    Event, EventKind, Facts, Instance, Observer, Output, Part, PoolSnapshot, Snapshot, SpanLink, Usage,
+};
 
 #[cfg(test)]
 mod tests;

@@ -1,12 +1,14 @@
 //! What a worker looks like from outside, at one moment.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use ostler_core::failure::Failure;
 use ostler_core::ids::Incarnation;
 use ostler_core::lifecycle::State;
 
-use crate::instance::services::PortMap;
+/// The ports of a worker by name; the one without a name has the empty name.
+pub(crate) type PortMap = BTreeMap<String, u16>;
 
 /// One worker at one moment, as [`Pool::workers`](crate::Pool::workers) shows it.
 #[derive(Debug, Clone, Default)]

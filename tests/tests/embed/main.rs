@@ -9,3 +9,4 @@ mod instances;
 mod linked;
 mod pools;
 mod scene;
+mod supervised;

@@ -69,7 +69,7 @@ fn every_key_is_read() {
         on_give_up = "pool"
         backoff = { first = "50ms", max = "2s", jitter = 0.5 }
         min_uptime = "250ms"
-        ports = { http = "any", metrics = 9100, range = "7000-7099", own = "listen" }
+        ports = { http = "any", metrics = "9100-9199", range = "7000-7099", own = "listen" }
         address = "::1"
         ready = { http = "/healthz", port = "http" }
         start_timeout = "7s"
@@ -102,7 +102,7 @@ fn every_key_is_read() {
     worker.min_uptime = Duration::from_millis(250);
     worker.ports = Ports::Named(BTreeMap::from([
         ("http".to_owned(), Port::Any),
-        ("metrics".to_owned(), Port::Fixed(9100)),
+        ("metrics".to_owned(), Port::Range(9100, 9199)),
         ("range".to_owned(), Port::Range(7000, 7099)),
         ("own".to_owned(), Port::Listen),
     ]));

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ostler_supervisor::{
-    AutoShutdown, ChildKind, ChildSpec, ChildStatus, DeleteChildError, Failure, Restart, RestartChildError, SpecError,
-    StartChildError, Strategy, Supervisor, SupervisorOptions, TerminateChildError,
+    AutoShutdown, ChildKind, ChildSpec, ChildStatus, DeleteChildError, ExitFailure, Restart, RestartChildError,
+    SpecError, StartChildError, Strategy, Supervisor, SupervisorOptions, TerminateChildError,
 };
 use ractor::{Actor, SpawnErr};
 
@@ -290,7 +290,7 @@ async fn already_started_outside_supervisor() {
     let StartChildError::Failed(ostler_supervisor::ExitReason::Failed(failure)) = error else {
         panic!("{error}")
     };
-    let taken = |failure: &Failure| matches!(failure.downcast_ref(), Some(SpawnErr::ActorAlreadyRegistered(_)));
+    let taken = |failure: &ExitFailure| matches!(failure.downcast_ref(), Some(SpawnErr::ActorAlreadyRegistered(_)));
     assert!(taken(&failure), "{failure}");
     assert_eq!(counts(&supervisor).await, [0, 0, 0, 0]);
 

@@ -1,7 +1,7 @@
 //! OTP's groups `normal_termination`, `shutdown_termination` and `abnormal_termination`: which
 //! exits restart which children.
 
-use ostler_supervisor::{ChildSpec, ChildStatus, Exit, ExitReason, Report, Restart, StartError, Strategy};
+use ostler_supervisor::{ChildSpec, ChildStatus, Exit, ExitReason, NotStarted, Report, Restart, Strategy};
 
 use crate::support::{
     Bench, Command, cell, counts, crash_and_wait, find, normal, settled, shutdown, statuses, tell, within,
@@ -111,10 +111,10 @@ async fn temporary_abnormal() {
 async fn external_start_no_progress_log() {
     let bench = Bench::new();
     let supervisor = bench.supervisor(Strategy::OneForOne, vec![]).await;
-    let ignored = ChildSpec::starting("ignored", |_| async { Err(StartError::Ignored) });
+    let ignored = ChildSpec::starting("ignored", |_| async { Err(NotStarted::Ignored) });
     supervisor.start_child(ignored).await.unwrap();
     let failed = ChildSpec::starting("failed", |_| async {
-        Err(StartError::Failed(Exit::from(ExitReason::failed("no"))))
+        Err(NotStarted::Failed(Exit::from(ExitReason::failed("no"))))
     });
     supervisor.start_child(failed).await.unwrap_err();
     assert_eq!(bench.reports.lines(), [], "neither progress nor an error");

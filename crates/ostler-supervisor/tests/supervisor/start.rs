@@ -1,8 +1,8 @@
 //! OTP's group `sup_start`: how supervisors and their initial children start.
 
 use ostler_supervisor::{
-    AutoShutdown, ChildKind, ChildSpec, ChildStart, ExitReason, Restart, RestartChildError, Shutdown, SpecError,
-    StartChildError, StartError, Strategy, Supervisor, SupervisorError, SupervisorOptions,
+    AutoShutdown, ChildKind, ChildSpec, ChildStart, ExitReason, NotStarted, Restart, RestartChildError, Shutdown,
+    SpecError, StartChildError, Strategy, Supervisor, SupervisorError, SupervisorOptions,
 };
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ async fn sup_start_normal() {
 #[tokio::test]
 async fn sup_start_ignore_init() {
     let bench = Bench::new();
-    let declining = ChildSpec::starting("sup", |_| async { Err(StartError::Ignored) }).kind(ChildKind::Supervisor);
+    let declining = ChildSpec::starting("sup", |_| async { Err(NotStarted::Ignored) }).kind(ChildKind::Supervisor);
     let supervisor = bench.supervisor(Strategy::OneForOne, vec![declining]).await;
     assert_eq!(statuses(&supervisor).await, ["sup:Undefined"]);
     within(supervisor.stop()).await;

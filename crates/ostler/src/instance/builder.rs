@@ -148,10 +148,10 @@ impl OstlerBuilder {
         self
     }
 
-    /// Has everything told to this observer, as `Telemetry` is one (feature `otlp`): metrics and log records. Spans go
-    /// through `tracing`. The first one stays. Default: none.
+    /// Adds an observer, such as `Telemetry` (feature `otlp`): it hears of every event, measurement and line of output. Spans go
+    /// through `tracing`. Several observers hear the same, in the order in which they were added. Default: none.
     pub fn observer(self, observer: impl Observer + 'static) -> Self {
-        self.hub.set_observer(Arc::new(observer));
+        self.hub.add_observer(Arc::new(observer));
         self
     }
 

@@ -3,7 +3,6 @@
 //! It lives outside every actor, so that it outlives each of them: however an actor ends, what it owned can still be
 //! ended and released.
 
-use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +21,7 @@ use tokio::sync::{OnceCell, watch};
 use super::cleaner::CleanupReport;
 use crate::guard::Link;
 use crate::hub::Hub;
+pub(crate) use crate::status::PortMap;
 
 /// How far the instance has been told to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -180,6 +180,3 @@ impl Services {
         }
     }
 }
-
-/// The ports of a worker by name; the one without a name has the empty name.
-pub(crate) type PortMap = BTreeMap<String, u16>;

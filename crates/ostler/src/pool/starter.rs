@@ -15,8 +15,8 @@ use super::worker::{WorkerActor, WorkerArguments};
 use crate::hub::About;
 use crate::process::Slot;
 use crate::supervisor::{
-    AutoShutdown, ChildKind, ChildSpec, DynamicSupervisor, End, ExitReason, Report, Restart, Shutdown, StartContext,
-    StartError, StartedChild, Supervisor, SupervisorError, SupervisorOptions,
+    AutoShutdown, ChildKind, ChildSpec, DynamicSupervisor, End, ExitReason, NotStarted, Report, Restart, Shutdown,
+    StartContext, StartedChild, Supervisor, SupervisorError, SupervisorOptions,
 };
 
 /// The id of the worker in its starter.
@@ -37,7 +37,7 @@ pub(crate) fn pool_child(shared: &Arc<PoolShared>) -> ChildSpec {
         })
 }
 
-async fn start_pool(shared: Arc<PoolShared>, mut context: StartContext) -> Result<StartedChild, StartError> {
+async fn start_pool(shared: Arc<PoolShared>, mut context: StartContext) -> Result<StartedChild, NotStarted> {
     let spec = &shared.spec;
     let reports = Arc::clone(&shared);
     let options = SupervisorOptions::new()
@@ -55,8 +55,8 @@ async fn start_pool(shared: Arc<PoolShared>, mut context: StartContext) -> Resul
         let starting = supervisor.start_child(starter_child(slot, &shared));
         let started = tokio::select! {
             biased;
-            () = context.cancelled() => Err(StartError::cancelled()),
-            started = starting => started.map(drop).map_err(|error| StartError::Failed(ExitReason::failed(error.to_string()).into())),
+            () = context.cancelled() => Err(NotStarted::cancelled()),
+            started = starting => started.map(drop).map_err(|error| NotStarted::Failed(ExitReason::failed(error.to_string()).into())),
         };
         if let Err(error) = started {
             supervisor.stop().await;
@@ -89,7 +89,7 @@ async fn start_starter(
     slot: Arc<Slot>,
     shared: Arc<PoolShared>,
     context: StartContext,
-) -> Result<StartedChild, StartError> {
+) -> Result<StartedChild, NotStarted> {
     let spec = &slot.spec;
     let reports = (Arc::clone(&slot), Arc::clone(&shared));
     let mut options = SupervisorOptions::new()
@@ -213,6 +213,6 @@ fn failure(reason: &ExitReason) -> Option<&Failure> {
     }
 }
 
-fn start_error(error: SupervisorError) -> StartError {
-    StartError::Failed(ExitReason::failed(error.to_string()).into())
+fn start_error(error: SupervisorError) -> NotStarted {
+    NotStarted::Failed(ExitReason::failed(error.to_string()).into())
 }

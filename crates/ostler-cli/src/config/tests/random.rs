@@ -44,6 +44,12 @@ prop_compose! {
         grace in any_duration(), number in 1_i32..32, health in any::<bool>(),
     ) -> PoolSpec {
         let mut pool = PoolSpec::new(name, command);
+        // More workers than ports are refused.
+        let workers = workers.min(match port {
+            Some(Port::Fixed(_)) => 1,
+            Some(Port::Range(first, last)) => u32::from(last - first) + 1,
+            _ => u32::MAX,
+        });
         pool.workers = workers;
         pool.min_workers = workers;
         pool.restart = restart;
