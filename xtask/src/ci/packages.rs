@@ -1,5 +1,5 @@
 //! `cargo add ostler` works: every crate is packaged as it would be published, and an app outside
-//! the workspace is built from the packages, without a network, and run.
+//! the workspace, the README's example, is built from the packages, without a network, and run.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -9,32 +9,6 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::steps::{Outcome, cargo, output, root, step};
-
-/// The app: a pool of two processes from their start to their release.
-const MAIN: &str = r#"
-use ostler::{Ostler, Restart};
-
-#[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let state = std::env::temp_dir().join(format!("ostler-app-{}", std::process::id()));
-    std::fs::create_dir(&state)?;
-    let ostler = Ostler::builder("packaged").state_dir(&state).start().await?;
-    let pool = ostler
-        .pool("sleepers")
-        .command(["sleep", "600"])
-        .workers(2)
-        .restart(Restart::Permanent)
-        .start()
-        .await?;
-    pool.wait_ready().await;
-    pool.restart_worker(0).await?;
-    let report = ostler.stop().await?;
-    std::fs::remove_dir_all(&state)?;
-    assert!(report.is_success(), "{report}");
-    println!("{report}");
-    Ok(())
-}
-"#;
 
 pub(super) fn build_an_app_from_them() -> Outcome {
     let crates = published()?;
@@ -54,7 +28,9 @@ pub(super) fn build_an_app_from_them() -> Outcome {
     write_app(&crates, &place)?;
     let app = place.join("app");
     let mut run = cargo();
-    run.args(["run", "--offline"]).current_dir(&app);
+    run.args(["run", "--offline"])
+        .current_dir(&app)
+        .env("RUNTIME_DIRECTORY", &place);
     step("an app built from the packages", &mut run)
 }
 
@@ -125,9 +101,24 @@ fn write_app(crates: &[Published], place: &Path) -> Outcome {
         fs::write(app.join(file), text).map_err(|error| format!("{}: {error}", app.join(file).display()))
     };
     put("Cargo.toml", &manifest)?;
-    put("src/main.rs", MAIN)?;
+    put("src/main.rs", &main_of_readme()?)?;
+    fs::copy(root().join("examples/web/server.py"), app.join("server.py"))
+        .map_err(|error| format!("server.py: {error}"))?;
     fs::copy(root().join("Cargo.lock"), app.join("Cargo.lock")).map_err(|error| format!("Cargo.lock: {error}"))?;
     Ok(())
+}
+
+/// The README's example in Rust, as a program.
+fn main_of_readme() -> Outcome<String> {
+    let readme = fs::read_to_string(root().join("README.md")).map_err(|error| format!("README.md: {error}"))?;
+    let (_, rest) = readme
+        .split_once("```rust\n")
+        .ok_or("README.md has no example in Rust")?;
+    let (example, _) = rest.split_once("```").ok_or("README.md: the example does not end")?;
+    Ok(format!(
+        "#[tokio::main]\nasync fn main() -> Result<(), Box<dyn std::error::Error>> {{\n{example}\n\
+         drop(events);\nassert!(report.is_success(), \"{{report}}\");\nprintln!(\"{{report}}\");\nOk(())\n}}\n"
+    ))
 }
 
 /// Profiles of packages that the app does not have would be warnings.
