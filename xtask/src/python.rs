@@ -29,7 +29,8 @@ pub(crate) fn run() -> Outcome<Option<String>> {
     Ok(None)
 }
 
-/// The interpreter of the environment with these requirements; it is made on the first call, and when they change.
+/// The interpreter of the environment with these requirements; it is made on the first call, and
+/// when they change.
 fn environment(requirements: &Path) -> Outcome<PathBuf> {
     let text = fs::read_to_string(requirements).map_err(|error| format!("{}: {error}", requirements.display()))?;
     let version = output(Command::new("python3").args(["-c", "import sys; print(sys.version)"]))?;

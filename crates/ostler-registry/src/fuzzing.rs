@@ -2,8 +2,8 @@
 
 use crate::codec::{checksum, decode_record, encode_record};
 
-/// A row of the process table, as it is and with the right checksum, which a fuzzer does not guess. What decodes is
-/// encoded again and must decode as the same.
+/// A row of the process table, as it is and with the right checksum, which a fuzzer does not guess.
+/// What decodes is encoded again and must decode as the same.
 ///
 /// # Panics
 /// When it does not.

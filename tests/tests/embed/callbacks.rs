@@ -1,4 +1,5 @@
-//! A linked instance, used from inside the actor that it is linked under: every combination of who waits and how it ended.
+//! A linked instance, used from inside the actor that it is linked under: every combination of who
+//! waits and how it ended.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -9,7 +9,8 @@ use ostler::{EventKind, Incarnation, PoolEnd, Ready, Restart, State};
 
 use super::scene::{Place, in_time, start, stop};
 
-/// Drops a future after so many polls, if it is not ready before: so it is dropped at each of its awaits.
+/// Drops a future after so many polls, if it is not ready before: so it is dropped at each of its
+/// awaits.
 async fn drop_after(polls: usize, future: impl Future) {
     let mut future = pin!(future);
     let mut polled = 0;

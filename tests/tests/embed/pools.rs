@@ -22,9 +22,9 @@ async fn a_pool_with_slots_that_gave_up_is_degraded_and_never_ready() {
     let place = Place::new();
     let (ostler, mut seen) = start(&place).await;
     let pool = ostler.add_pool(one_of(3, &place)).await.unwrap();
-    let degraded = PoolEnd::Degraded { ready: 1, wanted: 3 };
+    let degraded = PoolEnd::Degraded { ready: 1, expected: 3 };
     assert_eq!(in_time(pool.wait_ready()).await, Err(degraded));
-    assert_eq!(pool.phase(), PoolPhase::Degraded { ready: 1, wanted: 3 });
+    assert_eq!(pool.phase(), PoolPhase::Degraded { ready: 1, expected: 3 });
     assert_eq!((pool.ready_workers(), pool.ready().count()), (1, 1));
     let event = seen.kind(EventKind::PoolDegraded).await;
     assert_eq!(event.facts.count, Some(1));

@@ -1,4 +1,5 @@
-//! A way in for each directory of sources: `lib.rs`, `main.rs` or `mod.rs` in it, `DIR.rs` beside it, or a README.md.
+//! A way in for each directory of sources: `lib.rs`, `main.rs` or `mod.rs` in it, `DIR.rs` beside
+//! it, or a README.md.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
