@@ -42,7 +42,7 @@ pub enum PoolEffect {
         /// How many workers are ready.
         ready: usize,
         /// How many should be.
-        wanted: usize,
+        expected: usize,
     },
     /// Every slot has finished; nothing is left to supervise.
     Finished,
@@ -67,7 +67,7 @@ pub enum Readiness {
         /// How many workers are ready.
         ready: usize,
         /// How many should be: all that have not finished.
-        wanted: usize,
+        expected: usize,
     },
 }
 
@@ -148,10 +148,10 @@ impl PoolWatch {
 
     /// How many workers serve. Of no meaning once the pool has finished or given up.
     pub fn readiness(&self) -> Readiness {
-        let (ready, wanted) = (self.ready_workers(), self.slots.len() - self.count(Slot::Finished));
+        let (ready, expected) = (self.ready_workers(), self.slots.len() - self.count(Slot::Finished));
         match self.started {
-            _ if ready == wanted && ready > 0 => Readiness::Ready,
-            true => Readiness::Degraded { ready, wanted },
+            _ if ready == expected && ready > 0 => Readiness::Ready,
+            true => Readiness::Degraded { ready, expected },
             false => Readiness::Starting,
         }
     }
@@ -217,9 +217,9 @@ impl PoolWatch {
 
     fn degraded(&mut self, lost: bool) -> Option<PoolEffect> {
         match self.readiness() {
-            Readiness::Degraded { ready, wanted } if lost => {
+            Readiness::Degraded { ready, expected } if lost => {
                 self.announced = Announced::Degraded;
-                Some(PoolEffect::Degraded { ready, wanted })
+                Some(PoolEffect::Degraded { ready, expected })
             }
             Readiness::Degraded { .. } | Readiness::Ready | Readiness::Starting => None,
         }
@@ -249,13 +249,13 @@ mod tests {
         let mut watch = pool(2, 1, OnGiveUp::Worker);
         watch.step(PoolInput::Ready(0));
         watch.step(PoolInput::Ready(1));
-        let degraded = |ready| PoolEffect::Degraded { ready, wanted: 2 };
+        let degraded = |ready| PoolEffect::Degraded { ready, expected: 2 };
         assert_eq!(
             watch.step(PoolInput::NotReady(0)),
             None,
             "it may finish, or be restarted on request"
         );
-        assert_eq!(watch.readiness(), Readiness::Degraded { ready: 1, wanted: 2 });
+        assert_eq!(watch.readiness(), Readiness::Degraded { ready: 1, expected: 2 });
         assert_eq!(watch.step(PoolInput::Restarting(0)), Some(degraded(1)));
         watch.step(PoolInput::NotReady(1));
         assert_eq!(watch.step(PoolInput::Restarting(1)), None, "it is degraded already");
@@ -271,7 +271,7 @@ mod tests {
         let mut watch = pool(3, 1, OnGiveUp::Worker);
         assert_eq!(watch.step(PoolInput::GaveUp(0, None)), None, "it is starting");
         assert_eq!(watch.step(PoolInput::Ready(1)), None);
-        let degraded = |ready| Some(PoolEffect::Degraded { ready, wanted: 3 });
+        let degraded = |ready| Some(PoolEffect::Degraded { ready, expected: 3 });
         assert!(!watch.is_short(), "worker 2 may become ready");
         assert_eq!(watch.step(PoolInput::Ready(2)), degraded(2));
         assert!(watch.is_short());
@@ -281,7 +281,7 @@ mod tests {
             degraded(1),
             "each slot that is lost is said"
         );
-        assert_eq!(watch.readiness(), Readiness::Degraded { ready: 1, wanted: 3 });
+        assert_eq!(watch.readiness(), Readiness::Degraded { ready: 1, expected: 3 });
         assert_eq!(watch.step(PoolInput::Restarting(0)), None);
         assert_eq!(watch.step(PoolInput::Ready(0)), None, "slot 2 is still lost");
         assert_eq!(watch.step(PoolInput::Ready(2)), Some(PoolEffect::Ready));

@@ -71,7 +71,7 @@ fn metadata() -> Outcome<Value> {
 
 fn unpack(krate: &Published, place: &Path) -> Outcome {
     let archive = target_directory()?.join(format!("package/{}-{}.crate", krate.name, krate.version));
-    output(Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(place)).map(drop)
+    output(Command::new("tar").arg("-xmzf").arg(archive).arg("-C").arg(place)).map(drop)
 }
 
 /// The app's manifest names the crates as crates.io would have them; the patches stand in for

@@ -16,7 +16,7 @@ pub enum PoolPhase {
         /// How many workers are ready.
         ready: usize,
         /// How many should be: all that have not finished.
-        wanted: usize,
+        expected: usize,
     },
     /// Its end has begun: nothing is restarted any more.
     Ending(PoolEnd),
@@ -44,7 +44,7 @@ impl From<Readiness> for PoolPhase {
         match readiness {
             Readiness::Starting => Self::Starting,
             Readiness::Ready => Self::Ready,
-            Readiness::Degraded { ready, wanted } => Self::Degraded { ready, wanted },
+            Readiness::Degraded { ready, expected } => Self::Degraded { ready, expected },
         }
     }
 }
@@ -63,11 +63,11 @@ pub enum PoolEnd {
     #[error("the pool was stopped")]
     Stopped,
     /// Slots gave up, and the others serve on. Only [`Pool::wait_ready`](super::Pool::wait_ready) returns it: the pool lives.
-    #[error("the pool is degraded: {ready} of {wanted} workers are ready, and the slots of the others gave up")]
+    #[error("the pool is degraded: {ready} of {expected} workers are ready, and the slots of the others gave up")]
     Degraded {
         /// How many workers are ready.
         ready: usize,
         /// How many should be.
-        wanted: usize,
+        expected: usize,
     },
 }

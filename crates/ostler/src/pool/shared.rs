@@ -129,10 +129,10 @@ impl PoolShared {
                 };
                 self.emit(EventKind::PoolReady, facts);
             }
-            PoolEffect::Degraded { ready, wanted } => {
+            PoolEffect::Degraded { ready, expected } => {
                 let facts = Facts {
                     count: Some(ready as u64),
-                    message: Some(format!("{ready} of {wanted} workers are ready")),
+                    message: Some(format!("{ready} of {expected} workers are ready")),
                     ..Facts::default()
                 };
                 self.emit(EventKind::PoolDegraded, facts);
@@ -202,9 +202,9 @@ impl PoolShared {
         let verdict = |standing: &Standing| match &standing.phase {
             PoolPhase::Ready => Some(Ok(())),
             PoolPhase::Ending(end) | PoolPhase::Ended(end) => Some(Err(end.clone())),
-            PoolPhase::Degraded { ready, wanted } if standing.short => Some(Err(PoolEnd::Degraded {
+            PoolPhase::Degraded { ready, expected } if standing.short => Some(Err(PoolEnd::Degraded {
                 ready: *ready,
-                wanted: *wanted,
+                expected: *expected,
             })),
             PoolPhase::Starting | PoolPhase::Degraded { .. } => None,
         };
