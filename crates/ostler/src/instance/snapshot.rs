@@ -57,7 +57,7 @@ fn of_pool(pool: &PoolShared, deadline: Instant) -> PoolSnapshot {
 
 fn missing(phase: &PoolPhase) -> u64 {
     match phase {
-        PoolPhase::Degraded { ready, wanted } => wanted.saturating_sub(*ready) as u64,
+        PoolPhase::Degraded { ready, expected } => expected.saturating_sub(*ready) as u64,
         _ => 0,
     }
 }
