@@ -194,51 +194,55 @@ fn inode_of(socket: &OwnedFd) -> io::Result<u64> {
     Ok(std::fs::metadata(format!("/proc/self/fd/{}", socket.as_raw_fd()))?.ino())
 }
 
-/// Who listens where a probe would connect.
+/// The owner of the listener that a probe would connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ListenerOwner {
-    /// Nobody listens there.
-    Nobody,
-    /// A process of the tree has it; where several sockets share the port (SO_REUSEPORT), all of them are the tree's.
+    /// There is no listener.
+    None,
+    /// A process of the tree. If several sockets share the port (SO_REUSEPORT), all of them belong to
+    /// the tree.
     Tree {
         /// One such process.
         pid: i32,
     },
-    /// Somebody else's: what answers there is not the worker. Named by [`sockets::name_holders`].
-    Stranger(Vec<TcpSocket>),
-    /// Nobody that we may look into has it, and these processes of the tree may not be looked into (another user's, or
-    /// protected): it can't be told whose it is.
+    /// A foreign process, so an answer would not come from the worker. [`sockets::name_holders`] names
+    /// it.
+    Foreign(Vec<TcpSocket>),
+    /// Unknown: no process that we may inspect holds the listener, and these processes of the tree may
+    /// not be inspected (they belong to another user, or are protected).
     Unreadable {
         /// The processes of the tree that hide their descriptors.
         pids: Vec<i32>,
     },
 }
 
-/// Whether the listener that a connection to `address` would reach belongs to a descendant of `sitter`: a stranger's 200
-/// is not ours. The wildcard addresses stand for loopback, as a probe would reach them there.
+/// Checks whether the listener that a connection to `address` would reach belongs to a descendant of
+/// `sitter`, because an answer of a foreign process says nothing about the worker. Wildcard addresses
+/// are treated as loopback, where a probe would reach them.
 ///
-/// Cheap enough for every probe of a starting worker: one question to the kernel, and the descriptors of the worker's
-/// own tree (about 0.1 ms for a small one).
+/// Cheap enough for every probe of a starting worker: one query to the kernel, and the descriptors of
+/// the worker's own tree (about 0.1 ms for a small one).
 ///
 /// # Errors
-/// When the kernel can't be asked.
+///
+/// If the kernel cannot be queried.
 pub fn listener_in_tree(address: SocketAddr, sitter: i32) -> io::Result<ListenerOwner> {
     let listeners = reached_by(address)?;
     if listeners.is_empty() {
-        return Ok(ListenerOwner::Nobody);
+        return Ok(ListenerOwner::None);
     }
     let inodes: HashSet<u64> = listeners.iter().map(|socket| socket.inode).collect();
     let owners = sockets::owners(&inodes, tree::descendants(sitter)?);
-    let stranger: Vec<TcpSocket> = listeners
+    let foreign: Vec<TcpSocket> = listeners
         .into_iter()
         .filter(|socket| !owners.by_inode.contains_key(&socket.inode))
         .collect();
     Ok(match owners.by_inode.values().next() {
-        Some(&pid) if stranger.is_empty() => ListenerOwner::Tree { pid },
+        Some(&pid) if foreign.is_empty() => ListenerOwner::Tree { pid },
         _ if !owners.unreadable.is_empty() => ListenerOwner::Unreadable {
             pids: owners.unreadable,
         },
-        _ => ListenerOwner::Stranger(stranger),
+        _ => ListenerOwner::Foreign(foreign),
     })
 }
 

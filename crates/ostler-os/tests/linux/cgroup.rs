@@ -1,4 +1,4 @@
-//! Containment by cgroup, where this machine has it.
+//! Containment by cgroup, on machines that provide it.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::time::Instant;
 use ostler_core::ids::{RunId, WorkerId};
 use ostler_os::cgroup::{CgroupUse, RunGroup, Site, Unusable};
 
-use crate::common::{Troupe, is_root, run_as_nobody, soon, until};
+use crate::common::{Troupe, is_root, run_unprivileged, soon, until};
 
 fn some_run() -> RunId {
     RunId::from_u128(uuid::Uuid::now_v7().as_u128())
@@ -24,7 +24,7 @@ fn site() -> Option<Site> {
     }
 }
 
-/// A run whose group goes at the end of the test, however that ends.
+/// A run whose group is removed on drop, even if the test fails.
 struct TestRun(RunGroup);
 
 impl TestRun {
@@ -48,23 +48,24 @@ impl Drop for TestRun {
     }
 }
 
-/// A shell that enters the group by itself and only then starts the others: what the guardian does at clone.
+/// Starts a shell that enters the group before it starts other processes, as the guardian does at
+/// clone.
 fn spawn_inside(troupe: &mut Troupe, group: &Path, script: &str) -> i32 {
     let script = format!("echo $$ > {}/cgroup.procs && {script}", group.display());
-    let (pid, line) = troupe.spawn_and_hear(troupe.command("sh", &["-c", &script]));
+    let (pid, line) = troupe.spawn_and_read_line(troupe.command("sh", &["-c", &script]));
     assert_eq!(line, "up");
     pid
 }
 
 #[test]
-fn switched_off_is_off() {
+fn containment_can_be_switched_off() {
     assert!(matches!(Site::find(CgroupUse::Off), Err(Unusable::SwitchedOff)));
 }
 
 #[test]
-fn nobody_is_told_why_there_is_none() {
+fn unprivileged_user_gets_the_reason_for_missing_cgroups() {
     if is_root() {
-        run_as_nobody("cgroup::nobody_is_told_why_there_is_none");
+        run_unprivileged("cgroup::unprivileged_user_gets_the_reason_for_missing_cgroups");
         return;
     }
     match Site::find(CgroupUse::Auto) {
@@ -75,7 +76,7 @@ fn nobody_is_told_why_there_is_none() {
 }
 
 #[test]
-fn a_group_kills_all_that_was_born_in_it_whatever_it_did() {
+fn group_kills_every_process_started_in_it() {
     let Some(site) = site() else { return };
     let mut troupe = Troupe::new();
     let run = TestRun::new(&site, some_run());
@@ -87,58 +88,68 @@ fn a_group_kills_all_that_was_born_in_it_whatever_it_did() {
     // Double-forked, in sessions of their own, without environment, ignoring TERM.
     let script = "trap '' TERM; (setsid env -i sh -c \"trap '' TERM; sleep 600 & sleep 600\" &) ; echo up; sleep 600";
     spawn_inside(&mut troupe, slot.path(), script);
-    until("all of them are in it", || slot.pids().expect("read").len() >= 5);
+    until("all processes are in the group", || {
+        slot.pids().expect("read").len() >= 5
+    });
     assert_eq!(
         run.group().pids().expect("read").len(),
         slot.pids().expect("read").len()
     );
     assert!(slot.is_populated().expect("read") && run.group().is_populated().expect("read"));
-    assert!(!slot.try_remove().expect("asked"), "somebody is in it");
+    assert!(
+        !slot.try_remove().expect("removing the group"),
+        "the group is not empty"
+    );
 
     slot.kill().expect("killed");
-    until("it is empty", || !slot.is_populated().expect("read"));
+    until("the group is empty", || !slot.is_populated().expect("read"));
     troupe.assert_none_left();
     assert!(slot.remove_until(soon()).expect("removed"));
-    assert!(slot.try_remove().expect("what is gone is removed"));
-    slot.kill().expect("what is gone has nobody to kill");
-    assert!(!slot.is_populated().expect("what is gone has nobody"));
+    assert!(slot.try_remove().expect("a missing group counts as removed"));
+    slot.kill().expect("killing a missing group");
+    assert!(!slot.is_populated().expect("reading a missing group"));
     assert!(run.group().remove_until(soon()).expect("removed"));
     assert!(!run.group().path().exists());
 }
 
 #[test]
-fn the_next_incarnation_takes_the_slots_group_as_it_is() {
+fn next_incarnation_reuses_the_slots_group() {
     let Some(site) = site() else { return };
     let run = TestRun::new(&site, some_run());
     let first = run.slot(&WorkerId::new("embed", 7)).expect("made");
     let second = run.slot(&WorkerId::new("embed", 7)).expect("taken");
     assert_eq!(first.path(), second.path());
     assert_ne!(run.slot(&WorkerId::new("embed", 8)).expect("made").path(), first.path());
-    assert!(run.group().remove_until(soon()).expect("removed with its slots"));
+    assert!(
+        run.group()
+            .remove_until(soon())
+            .expect("removing the group with its slots")
+    );
 }
 
-/// A late kill for an incarnation whose group was removed meanwhile struck the next one, which had got its path.
+/// Regression: a late kill for an incarnation whose group had been removed hit the next one, which
+/// had the same path.
 #[test]
-fn a_group_that_is_gone_kills_nobody_in_the_next_of_its_name() {
+fn removed_group_kills_nothing_in_its_successor() {
     let Some(site) = site() else { return };
     let mut troupe = Troupe::new();
     let run = TestRun::new(&site, some_run());
     let worker = WorkerId::new("embed", 0);
     let gone = run.slot(&worker).expect("made");
     assert!(gone.remove_until(soon()).expect("removed"));
-    let next = run.slot(&worker).expect("made again");
+    let next = run.slot(&worker).expect("creating the group again");
     assert_eq!(gone.path(), next.path());
     let innocent = spawn_inside(&mut troupe, next.path(), "echo up; sleep 600");
-    until("it is in the next one", || {
+    until("the process is in the new group", || {
         next.pids().expect("read").contains(&innocent)
     });
 
-    gone.kill().expect("what is gone has nobody to kill");
-    assert!(!gone.is_populated().expect("what is gone has nobody"));
-    assert!(gone.is_empty_by(Instant::now()).expect("what is gone has nobody"));
+    gone.kill().expect("killing a missing group");
+    assert!(!gone.is_populated().expect("reading a missing group"));
+    assert!(gone.is_empty_by(Instant::now()).expect("waiting for a missing group"));
     assert!(!next.is_empty_by(Instant::now()).expect("read"));
-    // The kernel kills while the write is under way: who lives now was not struck.
-    let fate = fs::read_to_string(format!("/proc/{innocent}/stat")).expect("it lives");
+    // The kernel kills during the write, so a process that is alive now was not hit.
+    let fate = fs::read_to_string(format!("/proc/{innocent}/stat")).expect("process is running");
     assert!(!fate.contains(") Z "), "{fate}");
 
     next.kill().expect("killed");
@@ -147,14 +158,14 @@ fn a_group_that_is_gone_kills_nobody_in_the_next_of_its_name() {
 }
 
 #[test]
-fn a_dead_runs_group_is_killed_and_removed_whole_and_no_other_is() {
+fn only_the_dead_runs_group_is_killed_and_removed() {
     let Some(site) = site() else { return };
     let mut troupe = Troupe::new();
     let (dead, live) = (some_run(), some_run());
     let dead_path = {
         let run = site.create_run(dead).expect("made");
         let slot = run.slot(&WorkerId::new("embed", 0)).expect("made");
-        // An Ostler inside the worker has made a group of its own below.
+        // An Ostler inside the worker has created its own group below.
         let nested = slot.path().join("ostler-nested");
         fs::create_dir(&nested).expect("made");
         spawn_inside(&mut troupe, &nested, "echo up; sleep 600");
@@ -164,7 +175,7 @@ fn a_dead_runs_group_is_killed_and_removed_whole_and_no_other_is() {
 
     assert!(
         RunGroup::of_dead_run(live_run.group().path(), dead).is_err(),
-        "a path of another run is refused"
+        "a path of another run must be refused"
     );
     assert!(RunGroup::of_dead_run(Path::new("/tmp"), dead).is_err());
     let missing = live_run.group().path().with_file_name(format!("ostler-{}", some_run()));
@@ -172,7 +183,7 @@ fn a_dead_runs_group_is_killed_and_removed_whole_and_no_other_is() {
         .file_name()
         .and_then(|name| name.to_str())
         .and_then(|name| name.strip_prefix("ostler-"));
-    let missing_run = missing_run.expect("a name").parse().expect("a run");
+    let missing_run = missing_run.expect("name of the run").parse().expect("run id");
     assert!(RunGroup::of_dead_run(&missing, missing_run).expect("asked").is_none());
 
     let found = RunGroup::of_dead_run(&dead_path, dead).expect("opened").expect("there");
@@ -184,11 +195,11 @@ fn a_dead_runs_group_is_killed_and_removed_whole_and_no_other_is() {
 }
 
 #[test]
-fn what_only_looks_like_a_group_is_refused() {
+fn directory_that_is_not_a_cgroup_is_refused() {
     let run = some_run();
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join(format!("ostler-{run}"));
     fs::create_dir(&path).expect("made");
-    assert!(RunGroup::of_dead_run(&path, run).is_err(), "it is no cgroup");
+    assert!(RunGroup::of_dead_run(&path, run).is_err(), "not a cgroup");
     assert!(path.exists());
 }

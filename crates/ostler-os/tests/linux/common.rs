@@ -1,4 +1,5 @@
-//! What the tests share: processes that are proven gone at the end, waiting for a state, running as `nobody`.
+//! Helpers: processes that must be gone at the end of a test, waiting for a state, running as an
+//! unprivileged user.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -10,21 +11,21 @@ use ostler_core::signal::Signal;
 use ostler_os::identity::{self, Attribution, ProcessHandle, ProcessIdentity, Verified};
 use ostler_os::procfile;
 
-/// No state that a test waits for takes longer on any machine that we know.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// The limit for every wait.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The user `nobody`.
-pub(crate) const NOBODY: u32 = 65534;
+/// The id of an unprivileged user.
+pub(crate) const UNPRIVILEGED: u32 = 65534;
 
 pub(crate) fn soon() -> Instant {
-    Instant::now() + PATIENCE
+    Instant::now() + TIMEOUT
 }
 
-/// Waits until `state` holds; fails the test when it does not in time.
+/// Waits until `state` holds. Panics if that takes too long.
 pub(crate) fn until(what: &str, mut state: impl FnMut() -> bool) {
     let deadline = soon();
     while !state() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
+        assert!(Instant::now() < deadline, "timeout: {what}");
         thread::park_timeout(Duration::from_millis(1));
     }
 }
@@ -33,8 +34,8 @@ pub(crate) fn test_attribution() -> Attribution {
     Attribution::new("test", "the test is over")
 }
 
-/// A process of a test with everything it starts, found by a variable in the environment that is this test's own.
-/// Dropping it kills them all; [`Troupe::assert_none_left`] proves that none was left to kill.
+/// The processes of a test with their descendants, identified by an environment variable unique to
+/// the test. Dropping it kills them all; [`Troupe::assert_none_left`] asserts that none is left.
 pub(crate) struct Troupe {
     tag: String,
     children: Vec<Child>,
@@ -48,27 +49,28 @@ impl Troupe {
         }
     }
 
-    /// A command that bears the tag.
+    /// A command with the tag.
     pub(crate) fn command(&self, program: &str, args: &[&str]) -> Command {
         let mut command = Command::new(program);
         command.args(args).env(&self.tag, "1").stdin(Stdio::null());
         command
     }
 
-    /// Spawns; returns the pid.
+    /// Starts a process and returns its pid.
     pub(crate) fn spawn(&mut self, mut command: Command) -> i32 {
-        let child = command.spawn().expect("the test's child starts");
+        let child = command.spawn().expect("starting a process");
         let pid = child.id() as i32;
         self.children.push(child);
         pid
     }
 
-    /// Spawns with a piped stdout and waits for its first line: the pid and the line, without its end.
-    pub(crate) fn spawn_and_hear(&mut self, mut command: Command) -> (i32, String) {
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("the test's child starts");
+    /// Starts a process with a piped stdout, and returns its pid and its first line without the
+    /// newline.
+    pub(crate) fn spawn_and_read_line(&mut self, mut command: Command) -> (i32, String) {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("starting a process");
         let mut line = String::new();
         let stdout = child.stdout.as_mut().expect("piped");
-        // Unbuffered on purpose: what follows the first line stays in the pipe.
+        // Unbuffered, so that what follows the first line stays in the pipe.
         BufReader::with_capacity(1, stdout.by_ref())
             .read_line(&mut line)
             .expect("readable");
@@ -77,19 +79,19 @@ impl Troupe {
         (pid, line.trim_end().to_owned())
     }
 
-    /// `python3 -c script`, and its first line.
+    /// Runs `python3 -c script` and reads its first line.
     pub(crate) fn python(&mut self, script: &str) -> (i32, String) {
         let command = self.command("python3", &["-u", "-c", script]);
-        self.spawn_and_hear(command)
+        self.spawn_and_read_line(command)
     }
 
-    /// Reaps those of our own children that have ended.
+    /// Reaps children that have ended.
     pub(crate) fn reap(&mut self) {
         self.children
             .retain_mut(|child| !matches!(child.try_wait(), Ok(Some(_))));
     }
 
-    /// Living processes that bear the tag.
+    /// The living processes with the tag.
     pub(crate) fn living(&self) -> Vec<ProcessIdentity> {
         let bears_tag = |pid: &i32| {
             let tag = self.tag.as_bytes();
@@ -102,7 +104,7 @@ impl Troupe {
             .collect()
     }
 
-    /// Proves that nothing of the test lives on.
+    /// Asserts that no process of the test is left.
     pub(crate) fn assert_none_left(&mut self) {
         until("every process of the test is gone", || {
             self.reap();
@@ -119,42 +121,42 @@ impl Drop for Troupe {
             }
         }
         for child in &mut self.children {
-            // One that is in the middle of its exec shows no environment yet.
+            // A process in the middle of an exec has no visible environment yet.
             let _ = child.kill();
             let _ = child.wait();
         }
     }
 }
 
-/// The handle of a living process.
+/// A handle to a running process.
 pub(crate) fn handle_of(pid: i32) -> ProcessHandle {
     ProcessHandle::open(pid).expect("readable").expect("alive")
 }
 
-/// Whether we are root, as on machines where tests run in a container.
+/// Whether the tests run as root, as they usually do in a container.
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Runs one test of this binary again, as `nobody`, and fails when it fails. Needs root.
-pub(crate) fn run_as_nobody(test: &str) {
-    run_as_nobody_by(&["sh", "-c"], "true", test);
+/// Runs one test of this program again as an unprivileged user. Panics if it fails. Needs root.
+pub(crate) fn run_unprivileged(test: &str) {
+    run_unprivileged_by(&["sh", "-c"], "true", test);
 }
 
-/// The same, with a line of shell before it that root runs in a mount namespace of its own.
-pub(crate) fn run_as_nobody_after(line: &str, test: &str) {
-    run_as_nobody_by(&["unshare", "--mount", "sh", "-c"], line, test);
+/// The same, after a line of shell that root runs in a new mount namespace.
+pub(crate) fn run_unprivileged_after(line: &str, test: &str) {
+    run_unprivileged_by(&["unshare", "--mount", "sh", "-c"], line, test);
 }
 
-fn run_as_nobody_by(shell: &[&str], line: &str, test: &str) {
+fn run_unprivileged_by(shell: &[&str], line: &str, test: &str) {
     let dir = tempfile::Builder::new()
         .permissions(world_readable())
         .tempdir()
-        .expect("a directory");
+        .expect("temporary directory");
     let copy = dir.path().join("tests");
-    fs::copy(std::env::current_exe().expect("we have a program"), &copy).expect("copied");
+    fs::copy(std::env::current_exe().expect("path of this program"), &copy).expect("copying this program");
     fs::set_permissions(&copy, world_readable()).expect("permitted");
-    let user = format!("setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups");
+    let user = format!("setpriv --reuid={UNPRIVILEGED} --regid={UNPRIVILEGED} --clear-groups");
     let output = Command::new(shell[0])
         .args(&shell[1..])
         .arg(format!("{line} && exec {user} \"$0\" \"$@\""))
@@ -162,7 +164,7 @@ fn run_as_nobody_by(shell: &[&str], line: &str, test: &str) {
         .args(["--exact", test, "--nocapture"])
         .current_dir("/")
         .output()
-        .expect("the tests run as nobody");
+        .expect("running the test unprivileged");
     let text = format!(
         "{}{}",
         String::from_utf8_lossy(&output.stdout),
@@ -170,7 +172,7 @@ fn run_as_nobody_by(shell: &[&str], line: &str, test: &str) {
     );
     assert!(
         output.status.success() && text.contains("1 passed"),
-        "as nobody: {text}"
+        "unprivileged: {text}"
     );
 }
 

@@ -1,4 +1,4 @@
-//! Identity and verified signals.
+//! Process identities and verified signals.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -8,15 +8,15 @@ use ostler_core::signal::Signal;
 use ostler_os::identity::{self, Delivery, ProcessHandle, ProcessIdentity, SignalError, Unverifiable, Verified};
 use ostler_os::tree;
 
-use crate::common::{NOBODY, Troupe, handle_of, is_root, run_as_nobody, soon, test_attribution, until};
+use crate::common::{Troupe, UNPRIVILEGED, handle_of, is_root, run_unprivileged, soon, test_attribution, until};
 
 #[test]
-fn a_living_process_is_the_same_until_it_ends() {
+fn living_process_is_the_same_until_it_ends() {
     let mut troupe = Troupe::new();
     let pid = troupe.spawn(troupe.command("sleep", &["600"]));
     let identity = identity::of(pid).expect("readable").expect("alive");
     let Verified::Same(handle) = identity::verify(&identity).expect("readable") else {
-        panic!("it lives")
+        panic!("process is running")
     };
     assert_eq!(handle.identity(), identity);
     assert_eq!(
@@ -24,7 +24,7 @@ fn a_living_process_is_the_same_until_it_ends() {
         Delivery::Sent
     );
     assert!(handle.wait_until(soon()).expect("polled"));
-    // A zombie, as nobody has reaped it yet, counts as gone.
+    // A zombie that is not reaped yet counts as gone.
     assert!(matches!(identity::verify(&identity).expect("readable"), Verified::Gone));
     assert!(identity::of(pid).expect("readable").is_none());
     troupe.assert_none_left();
@@ -32,7 +32,7 @@ fn a_living_process_is_the_same_until_it_ends() {
 }
 
 #[test]
-fn a_pid_of_another_process_is_reused() {
+fn pid_of_another_process_counts_as_reused() {
     let mut troupe = Troupe::new();
     let pid = troupe.spawn(troupe.command("sleep", &["600"]));
     let now = identity::of(pid).expect("readable").expect("alive");
@@ -43,14 +43,15 @@ fn a_pid_of_another_process_is_reused() {
     assert!(matches!(identity::verify(&before).expect("readable"), Verified::Reused));
     assert!(
         !handle_of(pid).has_ended().expect("readable"),
-        "the other process lives"
+        "the other process must survive"
     );
 }
 
-/// Real reuse of a pid at once, within one tick of start times if it comes so, where the machine lets us choose the next
-/// one: the inode number of the pidfd tells the two apart. Kernels without it leave 10 ms in which they can't be told.
+/// Immediate reuse of a pid, if possible within one tick of start times, on machines where the test
+/// may choose the next pid. The inode number of the pidfd distinguishes the two; without it,
+/// kernels leave 10 ms in which they are indistinguishable.
 #[test]
-fn a_pid_that_the_kernel_reuses_is_recognised() {
+fn pid_reused_by_the_kernel_is_recognised() {
     let mut reused = 0;
     for _ in 0..40 {
         let mut troupe = Troupe::new();
@@ -62,14 +63,15 @@ fn a_pid_that_the_kernel_reuses_is_recognised() {
         handle_of(first)
             .signal(Signal::KILL, &test_attribution())
             .expect("permitted");
-        until("its pid is free", || {
+        until("the pid is free", || {
             troupe.reap();
             !fs::exists(format!("/proc/{first}")).expect("readable")
         });
         if fs::write("/proc/sys/kernel/ns_last_pid", (first - 1).to_string()).is_err() {
-            return println!("skipped: ns_last_pid is not ours to write");
+            return println!("skipped: ns_last_pid is not writable");
         }
-        // Another process of the machine may take the pid between the write and the spawn: the next round has another.
+        // Another process of the machine may take the pid between the write and the spawn; then the
+        // next round tries again.
         let second = troupe.spawn(troupe.command("sleep", &["600"]));
         if second != first {
             continue;
@@ -86,13 +88,13 @@ fn a_pid_that_the_kernel_reuses_is_recognised() {
             return;
         }
     }
-    assert!(reused > 0, "no pid was given out again");
-    println!("{reused} pids were given out again, none within one tick");
+    assert!(reused > 0, "no pid was reused");
+    println!("{reused} pids were reused, none within one tick");
 }
 
-/// What recorders did not know is no difference, and what they knew is enough.
+/// Fields unknown to the recorder are not compared; the known ones suffice.
 #[test]
-fn what_is_not_known_of_an_identity_is_no_difference() {
+fn unknown_fields_of_an_identity_are_not_compared() {
     let mut troupe = Troupe::new();
     let pid = troupe.spawn(troupe.command("sleep", &["600"]));
     let whole = identity::of(pid).expect("readable").expect("alive");
@@ -146,7 +148,7 @@ fn another_boot_is_gone_and_another_namespace_is_unknown() {
 }
 
 #[test]
-fn the_id_of_a_thread_is_no_process() {
+fn thread_id_is_not_a_process() {
     let (sender, receiver) = std::sync::mpsc::channel();
     let (_keep, wait) = std::sync::mpsc::channel::<()>();
     std::thread::spawn(move || {
@@ -162,7 +164,7 @@ fn the_id_of_a_thread_is_no_process() {
 }
 
 #[test]
-fn a_leader_that_left_its_threads_behind_lives() {
+fn process_whose_main_thread_exited_is_alive() {
     let mut troupe = Troupe::new();
     let script = "
 import ctypes, threading, time
@@ -171,7 +173,7 @@ print('up')
 ctypes.CDLL(None).pthread_exit(None)
 ";
     let (pid, _) = troupe.python(script);
-    until("the leader shows Z", || {
+    until("the main thread is in state Z", || {
         ostler_os::procfile::stat(pid)
             .expect("readable")
             .is_some_and(|s| s.state == 'Z')
@@ -188,16 +190,16 @@ ctypes.CDLL(None).pthread_exit(None)
 }
 
 #[test]
-fn a_wait_ends_at_its_deadline() {
+fn wait_ends_at_its_deadline() {
     let mut troupe = Troupe::new();
     let pid = troupe.spawn(troupe.command("sleep", &["600"]));
     assert!(!handle_of(pid).wait_until(Instant::now()).expect("polled"));
 }
 
 #[test]
-fn a_process_of_another_user_is_named_as_such() {
+fn process_of_another_user_is_reported_as_such() {
     if is_root() {
-        run_as_nobody("identity::a_process_of_another_user_is_named_as_such");
+        run_unprivileged("identity::process_of_another_user_is_reported_as_such");
         return;
     }
     let init = handle_of(1);
@@ -218,10 +220,10 @@ fn identities_survive_json() {
 }
 
 #[test]
-fn a_tree_is_found_through_forks_and_sessions() {
+fn tree_is_found_across_forks_and_sessions() {
     let mut troupe = Troupe::new();
     let script = "sleep 600 & setsid sh -c 'sleep 600 & echo up; wait' & wait";
-    let (root, line) = troupe.spawn_and_hear(troupe.command("sh", &["-c", script]));
+    let (root, line) = troupe.spawn_and_read_line(troupe.command("sh", &["-c", script]));
     assert_eq!(line, "up");
     let all = tree::descendants(root).expect("readable");
     until("both sleeps have started", || {
@@ -240,14 +242,14 @@ fn a_tree_is_found_through_forks_and_sessions() {
 }
 
 #[test]
-fn root_may_signal_a_process_of_nobody() {
+fn root_may_signal_a_process_of_another_user() {
     if !is_root() {
         println!("skipped: needs root");
         return;
     }
     let mut troupe = Troupe::new();
     let mut command = troupe.command("sleep", &["600"]);
-    command.uid(NOBODY).gid(NOBODY);
+    command.uid(UNPRIVILEGED).gid(UNPRIVILEGED);
     let pid = troupe.spawn(command);
     let handle = handle_of(pid);
     handle.signal(Signal::TERM, &test_attribution()).expect("permitted");
@@ -255,7 +257,7 @@ fn root_may_signal_a_process_of_nobody() {
 }
 
 #[test]
-fn our_own_identity_is_what_others_read() {
+fn own_identity_equals_the_one_read_from_outside() {
     let read = identity::of(std::process::id() as i32)
         .expect("readable")
         .expect("alive");
@@ -264,15 +266,15 @@ fn our_own_identity_is_what_others_read() {
 
 /// J.29 of issue 11: without a free descriptor pidfd_open fails, and the error used to blame /proc.
 #[test]
-fn a_refused_pidfd_is_not_blamed_on_proc() {
+fn failed_pidfd_open_is_not_blamed_on_proc() {
     const INNER: &str = "OSTLER_TEST_NO_DESCRIPTORS";
     if std::env::var_os(INNER).is_none() {
-        let name = "identity::a_refused_pidfd_is_not_blamed_on_proc";
+        let name = "identity::failed_pidfd_open_is_not_blamed_on_proc";
         let status = std::process::Command::new(std::env::current_exe().expect("this test binary"))
             .args(["--exact", "--nocapture", name])
             .env(INNER, "1")
             .status()
-            .expect("it runs");
+            .expect("running this program");
         assert!(status.success());
         return;
     }

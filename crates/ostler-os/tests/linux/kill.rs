@@ -1,4 +1,4 @@
-//! Killing what is not ours by birth: trees that do their worst, and survivors with a name.
+//! Killing processes that are not our children: trees that resist, and survivors with a reason.
 
 use std::time::{Duration, Instant};
 
@@ -7,55 +7,57 @@ use ostler_os::identity::ProcessIdentity;
 use ostler_os::kill::{Why, kill_all, kill_trees};
 use ostler_os::procfile;
 
-use crate::common::{Troupe, handle_of, is_root, run_as_nobody, run_as_nobody_after, soon, test_attribution, until};
+use crate::common::{
+    Troupe, handle_of, is_root, run_unprivileged, run_unprivileged_after, soon, test_attribution, until,
+};
 
 fn identity(pid: i32) -> ProcessIdentity {
     handle_of(pid).identity()
 }
 
 #[test]
-fn all_are_killed_before_any_is_waited_for() {
+fn all_are_killed_before_waiting_for_any() {
     let mut troupe = Troupe::new();
     let identities: Vec<_> = (0..200)
         .map(|_| identity(troupe.spawn(troupe.command("sh", &["-c", "trap '' TERM INT HUP; sleep 600"]))))
         .collect();
     let report = kill_all(&identities, &test_attribution(), soon());
     assert!(report.is_clean(), "{:?}", report.survivors);
-    assert_eq!(report.killed.len(), 200, "more than the pidfds that are kept open");
-    // Their sleeps are left: kill_all takes exactly whom it is given.
+    assert_eq!(report.killed.len(), 200, "more than the number of pidfds kept open");
+    // Their sleeps are left, because kill_all kills exactly the given processes.
     let left = troupe.living();
     assert!(kill_all(&left, &test_attribution(), soon()).is_clean());
     troupe.assert_none_left();
 }
 
 #[test]
-fn strangers_and_the_gone_are_reported_and_not_touched() {
+fn foreign_and_missing_processes_are_reported_and_not_touched() {
     let mut troupe = Troupe::new();
     let alive = identity(troupe.spawn(troupe.command("sleep", &["600"])));
-    let stranger = ProcessIdentity {
+    let foreign = ProcessIdentity {
         start_time: alive.start_time - 1,
         ..alive
     };
-    let nobody = ProcessIdentity { pid: i32::MAX, ..alive };
+    let missing = ProcessIdentity { pid: i32::MAX, ..alive };
     let elsewhere = ProcessIdentity {
         pid_namespace: alive.pid_namespace + 1,
         ..alive
     };
-    let report = kill_trees(&[stranger, nobody, elsewhere], &test_attribution(), soon());
-    assert_eq!(report.already_gone, vec![stranger, nobody]);
+    let report = kill_trees(&[foreign, missing, elsewhere], &test_attribution(), soon());
+    assert_eq!(report.already_gone, vec![foreign, missing]);
     assert_eq!(report.survivors.len(), 1);
     assert!(matches!(report.survivors[0].why, Why::Unverifiable(_)));
     assert_eq!(
         report.survivors[0].holder, None,
-        "a pid of another namespace is not named here"
+        "a pid of another namespace means nothing here"
     );
     assert!(!handle_of(alive.pid).has_ended().expect("readable"));
     let state = procfile::stat(alive.pid).expect("readable").expect("alive").state;
-    assert_ne!(state, 'T', "nor was it stopped");
+    assert_ne!(state, 'T', "it must not be stopped either");
 }
 
 #[test]
-fn a_tree_that_forks_while_it_is_killed_is_gone_whole() {
+fn tree_that_forks_while_being_killed_is_gone_completely() {
     let mut troupe = Troupe::new();
     let script = "
 import os, signal, sys, time
@@ -77,17 +79,17 @@ while True:
 }
 
 #[test]
-fn grandchildren_in_sessions_of_their_own_go_with_the_root() {
+fn grandchildren_in_other_sessions_are_killed_with_the_root() {
     let mut troupe = Troupe::new();
     let script = "trap '' TERM; setsid sh -c \"trap '' TERM; sleep 600 & sleep 600 & echo up; wait\" & wait";
-    let (root, _) = troupe.spawn_and_hear(troupe.command("sh", &["-c", script]));
+    let (root, _) = troupe.spawn_and_read_line(troupe.command("sh", &["-c", script]));
     let report = kill_trees(&[identity(root)], &test_attribution(), soon());
     assert!(report.is_clean() && report.killed.len() >= 3, "{report:?}");
     troupe.assert_none_left();
 }
 
 #[test]
-fn a_stopped_process_is_killed_too() {
+fn stopped_process_is_killed_too() {
     let mut troupe = Troupe::new();
     let pid = troupe.spawn(troupe.command("sleep", &["600"]));
     let stop = Signal::from_number(19).expect("SIGSTOP");
@@ -96,9 +98,9 @@ fn a_stopped_process_is_killed_too() {
     troupe.assert_none_left();
 }
 
-/// The worst that a dead run's record could ask for: a root whose tree holds us.
+/// The worst case of a dead run's record: a root whose tree contains this process.
 #[test]
-fn we_are_spared_in_the_tree_of_another() {
+fn own_process_is_spared_in_a_killed_tree() {
     const INNER: &str = "OSTLER_TEST_KILLS_ITS_PARENT";
     if std::env::var_os(INNER).is_some() {
         let parent = std::os::unix::process::parent_id() as i32;
@@ -107,17 +109,17 @@ fn we_are_spared_in_the_tree_of_another() {
         return;
     }
     let mut troupe = Troupe::new();
-    let tests = std::env::current_exe().expect("we have a program");
-    // A shell that runs the inner test as its child, not in its own place.
-    let script = "sleep 600 & \"$0\" --exact kill::we_are_spared_in_the_tree_of_another --nocapture; exit";
+    let tests = std::env::current_exe().expect("path of this program");
+    // A shell that runs the inner test as its child, without exec.
+    let script = "sleep 600 & \"$0\" --exact kill::own_process_is_spared_in_a_killed_tree --nocapture; exit";
     let mut command = troupe.command("sh", &["-c", script]);
-    let said = tempfile::NamedTempFile::new().expect("a file");
+    let said = tempfile::NamedTempFile::new().expect("temporary file");
     command
         .arg(tests)
         .env(INNER, "1")
         .stdout(said.reopen().expect("opened"));
     troupe.spawn(command);
-    until("the inner test has said how it went", || {
+    until("the inner test has printed its result", || {
         let said = std::fs::read_to_string(said.path()).expect("readable");
         assert!(!said.contains("1 failed"), "{said}");
         said.contains("killed 2") && said.contains("1 passed")
@@ -125,9 +127,10 @@ fn we_are_spared_in_the_tree_of_another() {
     troupe.assert_none_left();
 }
 
-/// A killed child under a stopped tracer with PTRACE_O_TRACEEXIT does not end, and the tracer is named.
+/// A killed child of a stopped tracer with PTRACE_O_TRACEEXIT does not end, and the tracer is
+/// named.
 #[test]
-fn a_traced_process_is_named_with_its_tracer() {
+fn traced_process_is_named_with_its_tracer() {
     let mut troupe = Troupe::new();
     let script = "
 import ctypes, os, sys, time
@@ -144,7 +147,7 @@ while True: time.sleep(600)
 ";
     let (tracer, line) = troupe.python(script);
     let Ok(victim) = line.parse::<i32>() else {
-        println!("skipped: this machine forbids ptrace");
+        println!("skipped: ptrace is not permitted");
         return;
     };
     let deadline = Instant::now() + Duration::from_millis(200);
@@ -153,19 +156,19 @@ while True: time.sleep(600)
     assert_eq!(report.survivors[0].why, Why::Traced { by: tracer });
     let text = report.survivors[0].to_string();
     assert!(text.contains(&format!("traced by pid {tracer}")), "{text}");
-    // With its tracer gone it ends.
+    // Without its tracer it ends.
     assert!(kill_all(&[identity(tracer)], &test_attribution(), soon()).is_clean());
     troupe.assert_none_left();
 }
 
 #[test]
-fn a_process_of_another_user_survives_by_name() {
+fn process_of_another_user_survives_and_is_named() {
     if is_root() {
-        run_as_nobody("kill::a_process_of_another_user_survives_by_name");
+        run_unprivileged("kill::process_of_another_user_survives_and_is_named");
         return;
     }
     let start = Instant::now();
-    // kill_all, not kill_trees: the tree of init is everybody, us included.
+    // kill_all and not kill_trees: the tree of init contains every process, including this one.
     let report = kill_all(&[identity(1)], &test_attribution(), soon());
     assert_eq!(report.survivors.len(), 1);
     assert_eq!(report.survivors[0].why, Why::NotPermitted);
@@ -178,19 +181,19 @@ fn a_process_of_another_user_survives_by_name() {
     );
     assert!(
         start.elapsed() < Duration::from_secs(10),
-        "nobody waits for whom it may not kill"
+        "no wait for a process that may not be killed"
     );
 }
 
-/// With `hidepid=1`: one descendant that /proc keeps from us hides none of the others, and is told of.
+/// With `hidepid=1`: a descendant hidden by /proc does not hide the others, and is reported.
 #[test]
-fn who_is_kept_from_us_hides_nobody_else() {
+fn hidden_process_does_not_hide_others() {
     if is_root() {
         let mount = "mount -t proc -o hidepid=1 proc /proc";
-        return run_as_nobody_after(mount, "kill::who_is_kept_from_us_hides_nobody_else");
+        return run_unprivileged_after(mount, "kill::hidden_process_does_not_hide_others");
     }
     if procfile::stat(1).is_ok() {
-        return println!("skipped: a /proc of its own takes root");
+        return println!("skipped: mounting /proc needs root");
     }
     let mut troupe = Troupe::new();
     let script = "import ctypes, os, signal
@@ -206,13 +209,13 @@ def below(change):
 kept = below(lambda: ctypes.CDLL(None).prctl(4, 0, 0, 0, 0))
 print(kept, below(os.setsid))
 while True: signal.pause()";
-    let (root, told) = troupe.python(script);
-    let pids: Vec<i32> = told.split(' ').map(|pid| pid.parse().expect("a pid")).collect();
+    let (root, line) = troupe.python(script);
+    let pids: Vec<i32> = line.split(' ').map(|pid| pid.parse().expect("valid pid")).collect();
     let (kept, shown) = (pids[0], identity(pids[1]));
     let report = kill_trees(&[identity(root)], &test_attribution(), soon());
-    let kept_pid = rustix::process::Pid::from_raw(kept).expect("a pid");
-    // Ours by birth, and not reaped by anybody whom we know: it is there to be killed as long as it is not.
-    rustix::process::kill_process(kept_pid, rustix::process::Signal::KILL).expect("it was left");
+    let kept_pid = rustix::process::Pid::from_raw(kept).expect("valid pid");
+    // A child of the script that no process reaps, so it can be killed as long as it exists.
+    rustix::process::kill_process(kept_pid, rustix::process::Signal::KILL).expect("the hidden process must be left");
     assert!(report.killed.contains(&shown), "{report:?}");
     let left: Vec<String> = report.left().collect();
     assert!(
@@ -223,13 +226,13 @@ while True: signal.pause()";
 }
 
 #[test]
-fn a_deadline_in_the_past_kills_and_does_not_wait() {
+fn past_deadline_kills_without_waiting() {
     let mut troupe = Troupe::new();
     let pid = troupe.spawn(troupe.command("sleep", &["600"]));
     let start = Instant::now();
     let _ = kill_all(&[identity(pid)], &test_attribution(), start);
     assert!(start.elapsed() < Duration::from_secs(5));
-    until("killed all the same", || {
+    until("the process is killed", || {
         procfile::stat(pid)
             .expect("readable")
             .is_none_or(|stat| stat.has_ended())

@@ -11,7 +11,7 @@ use ostler_os::identity;
 use ostler_os::marker::scan;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::common::{NOBODY, Troupe, is_root, run_as_nobody, soon};
+use crate::common::{Troupe, UNPRIVILEGED, is_root, run_unprivileged, soon};
 
 fn some_run() -> RunId {
     RunId::from_u128(uuid::Uuid::now_v7().as_u128())
@@ -28,24 +28,24 @@ fn marked_processes_and_their_children_are_found_and_others_are_not() {
     let value = WorkerId::new("embed", 0).marker_value(Incarnation(3));
     let mut command = troupe.command("sh", &["-c", "sleep 600 & setsid sleep 600 & echo up; wait"]);
     command.env(outer.marker_name(), &value);
-    let (root, _) = troupe.spawn_and_hear(command);
+    let (root, _) = troupe.spawn_and_read_line(command);
     let mut nested = troupe.command("sleep", &["600"]);
     nested
         .env(outer.marker_name(), &value)
         .env(inner.marker_name(), "web/1#1");
     let nested = troupe.spawn(nested);
-    let mut stranger = troupe.command("sleep", &["600"]);
-    stranger
+    let mut unmarked = troupe.command("sleep", &["600"]);
+    unmarked
         .env(other.marker_name(), "x/0#1")
         .env("NOTE", outer.marker_name());
-    let stranger = troupe.spawn(stranger);
+    let unmarked = troupe.spawn(unmarked);
 
-    crate::common::until("all have their programs", || {
+    crate::common::until("all programs are running", || {
         scan(&[outer], nobody_is_ours, soon()).expect("readable").found.len() == 4
     });
     let found = scan(&[outer], nobody_is_ours, soon()).expect("readable").found;
     assert!(found.iter().any(|marked| marked.identity.pid == root));
-    assert!(found.iter().all(|marked| marked.identity.pid != stranger));
+    assert!(found.iter().all(|marked| marked.identity.pid != unmarked));
     assert!(
         found
             .iter()
@@ -73,53 +73,57 @@ fn marked_processes_and_their_children_are_found_and_others_are_not() {
 }
 
 #[test]
-fn a_scan_is_bounded_and_its_cost_is_known() {
+fn scan_is_bounded_and_reports_its_cost() {
     let past = scan(&[some_run()], nobody_is_ours, Instant::now()).expect("readable");
-    assert!(!past.unread.is_empty(), "what was not read is said");
+    assert!(!past.unread.is_empty(), "unread processes must be reported");
     let scan = scan(&[some_run()], nobody_is_ours, soon()).expect("readable");
     assert!(scan.read > 0 && scan.unread.is_empty());
     println!("{} processes read in {:?}", scan.read, scan.elapsed);
     assert!(scan.elapsed < Duration::from_secs(5), "{:?}", scan.elapsed);
 }
 
-/// One descriptor is enough to list /proc, and too few to look at anybody. Run alone: the limit is the process's.
+/// One descriptor suffices to list /proc but not to read a process. Run in its own process, because
+/// the limit is per process.
 #[test]
 fn role_without_descriptors() {
     if std::env::var_os("OSTLER_TEST_ROLE").is_none() {
         return;
     }
-    // What identities need is read once, and kept.
+    // What identities need is read once and cached.
     let us = identity::of(std::process::id() as i32)
         .expect("readable")
         .expect("alive");
-    let one = File::open("/dev/null").expect("one more").as_raw_fd() as u64;
+    let one = File::open("/dev/null").expect("opening /dev/null").as_raw_fd() as u64;
     let all = getrlimit(Resource::Nofile);
     let few = Rlimit {
         current: Some(one + 1),
         ..all
     };
     setrlimit(Resource::Nofile, few).expect("set");
-    let few = scan(&[some_run()], nobody_is_ours, soon()).expect("/proc is listed");
+    let few = scan(&[some_run()], nobody_is_ours, soon()).expect("listing /proc");
     setrlimit(Resource::Nofile, all).expect("set");
     assert!(
         few.unread.contains(&1),
-        "init was not looked at, and is not named: {few:?}"
+        "init was not read, and is not reported: {few:?}"
     );
     assert!(few.missed(None).is_some_and(|words| words.contains("pid 1")));
     let mut later = us;
     later.start_time += 100_000_000;
-    assert_eq!(few.missed(Some(&later)), None, "nobody is so young");
+    assert_eq!(few.missed(Some(&later)), None, "no process is that young");
     later.boot_id = uuid::Uuid::nil();
-    assert!(few.missed(Some(&later)).is_some(), "ticks of another boot say nothing");
+    assert!(
+        few.missed(Some(&later)).is_some(),
+        "start times of another boot are not comparable"
+    );
 }
 
 #[test]
-fn who_could_not_be_looked_at_is_not_taken_for_unmarked() {
-    let output = Command::new(std::env::current_exe().expect("we have a program"))
+fn process_that_could_not_be_read_does_not_count_as_unmarked() {
+    let output = Command::new(std::env::current_exe().expect("path of this program"))
         .args(["--exact", "marker::role_without_descriptors", "--test-threads=1"])
         .env("OSTLER_TEST_ROLE", "1")
         .output()
-        .expect("it runs");
+        .expect("running this program");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
@@ -127,11 +131,11 @@ fn who_could_not_be_looked_at_is_not_taken_for_unmarked() {
 #[test]
 fn processes_of_other_users_are_counted_as_unreadable() {
     if is_root() {
-        run_as_nobody("marker::processes_of_other_users_are_counted_as_unreadable");
+        run_unprivileged("marker::processes_of_other_users_are_counted_as_unreadable");
         return;
     }
     let scan = scan(&[some_run()], nobody_is_ours, soon()).expect("readable");
-    assert!(scan.unreadable > 0, "init is root's");
+    assert!(scan.unreadable > 0, "init belongs to root");
 }
 
 #[test]
@@ -143,9 +147,12 @@ fn root_reads_the_markers_of_others() {
     let mut troupe = Troupe::new();
     let run = some_run();
     let mut command = troupe.command("sleep", &["600"]);
-    command.uid(NOBODY).gid(NOBODY).env(run.marker_name(), "embed/0#1");
+    command
+        .uid(UNPRIVILEGED)
+        .gid(UNPRIVILEGED)
+        .env(run.marker_name(), "embed/0#1");
     troupe.spawn(command);
-    crate::common::until("it is found", || {
+    crate::common::until("the process is found", || {
         scan(&[run], nobody_is_ours, soon()).expect("readable").found.len() == 1
     });
 }

@@ -13,11 +13,11 @@ use ostler_os::sockets::{Which, name_holders, on_port};
 use rustix::net::sockopt::{set_socket_reuseaddr, set_socket_reuseport};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
 
-use crate::common::{NOBODY, Troupe, handle_of, is_root, run_as_nobody, test_attribution, until};
+use crate::common::{Troupe, UNPRIVILEGED, handle_of, is_root, run_unprivileged, test_attribution, until};
 
 const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// A socket with the options of the table in ADR 0008.
+/// A socket with the options in the table of ADR 0008.
 struct Options {
     reuse_address: bool,
     reuse_port: bool,
@@ -41,7 +41,7 @@ fn bound(address: SocketAddr, options: &Options) -> (OwnedFd, SocketAddr) {
     } else {
         AddressFamily::INET6
     };
-    let fd = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None).expect("a socket");
+    let fd = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None).expect("creating a socket");
     set_socket_reuseaddr(&fd, options.reuse_address).expect("set");
     set_socket_reuseport(&fd, options.reuse_port).expect("set");
     bind(&fd, &address).expect("bound");
@@ -51,7 +51,7 @@ fn bound(address: SocketAddr, options: &Options) -> (OwnedFd, SocketAddr) {
     let address = rustix::net::getsockname(&fd)
         .expect("named")
         .try_into()
-        .expect("an internet address");
+        .expect("internet address");
     (fd, address)
 }
 
@@ -62,11 +62,12 @@ fn local(port: u16) -> SocketAddr {
 fn held(address: SocketAddr) -> Vec<Holder> {
     match check(address).expect("checked") {
         PortState::Held(holders) => holders,
-        PortState::Free => panic!("{address} is held, and was called free"),
+        PortState::Free => panic!("{address} is held but was reported as free"),
     }
 }
 
-/// A child that another test is just starting has our descriptors until its exec: hence states, and not first answers.
+/// Another test's child may hold our descriptors until its exec, so tests wait for a state instead
+/// of using the first answer.
 fn until_free(address: SocketAddr) {
     until("the port is free", || {
         check(address).expect("checked") == PortState::Free
@@ -80,7 +81,7 @@ fn is_held_by_us(address: SocketAddr, state: &str) -> bool {
     })
 }
 
-/// Listens, accepts one connection, closes both ends so that the server's side is the one in TIME_WAIT.
+/// Listens, accepts one connection and closes both ends, so that the server's side is in TIME_WAIT.
 fn leave_a_time_wait(options: &Options) -> SocketAddr {
     let (listener, address) = bound(local(0), options);
     let listener = TcpListener::from(listener);
@@ -91,13 +92,15 @@ fn leave_a_time_wait(options: &Options) -> SocketAddr {
     drop(listener);
     until("the connection is in TIME_WAIT", || {
         on_port(address.port(), Which::All)
-            .expect("asked")
+            .expect("checking the port")
             .iter()
             .all(|socket| socket.state.as_str() == "in TIME_WAIT")
     });
     assert!(
-        !on_port(address.port(), Which::All).expect("asked").is_empty(),
-        "the server closed first"
+        !on_port(address.port(), Which::All)
+            .expect("checking the port")
+            .is_empty(),
+        "the server must close first"
     );
     address
 }
@@ -120,15 +123,15 @@ fn time_wait_of_a_listener_without_reuseaddr_is_held_by_the_kernel() {
 }
 
 #[test]
-fn a_live_listener_is_held_by_its_process() {
+fn live_listener_is_held_by_its_process() {
     for options in [PLAIN, REUSING] {
         let (_listener, address) = bound(local(0), &options);
-        until("it is held by us", || is_held_by_us(address, "listening"));
+        until("held by this process", || is_held_by_us(address, "listening"));
     }
 }
 
 #[test]
-fn a_live_listener_with_reuseport_is_held() {
+fn live_listener_with_reuseport_is_held() {
     let (_listener, address) = bound(
         local(0),
         &Options {
@@ -137,12 +140,13 @@ fn a_live_listener_with_reuseport_is_held() {
             listens: true,
         },
     );
-    until("it is held by us", || is_held_by_us(address, "listening"));
+    until("held by this process", || is_held_by_us(address, "listening"));
 }
 
-/// Linux tells of such sockets from 6.8 on; before, they can't be seen and the worker's bind succeeds beside them.
+/// Linux reports such sockets since 6.8. Before, they are invisible, and the worker's bind succeeds
+/// next to them.
 #[test]
-fn a_port_that_is_bound_and_not_listening_is_held() {
+fn bound_port_without_listener_is_held() {
     let (_bound, address) = bound(
         local(0),
         &Options {
@@ -151,11 +155,14 @@ fn a_port_that_is_bound_and_not_listening_is_held() {
             listens: false,
         },
     );
-    if on_port(address.port(), Which::Owning).expect("asked").is_empty() {
-        println!("skipped: this kernel does not tell of bound sockets");
+    if on_port(address.port(), Which::Owning)
+        .expect("checking the port")
+        .is_empty()
+    {
+        println!("skipped: this kernel does not report bound sockets");
         return;
     }
-    until("it is held by us", || is_held_by_us(address, "bound"));
+    until("held by this process", || is_held_by_us(address, "bound"));
     let (_plain, address) = bound(
         local(0),
         &Options {
@@ -164,11 +171,11 @@ fn a_port_that_is_bound_and_not_listening_is_held() {
             listens: false,
         },
     );
-    until("it is held by us", || is_held_by_us(address, "bound"));
+    until("held by this process", || is_held_by_us(address, "bound"));
 }
 
 #[test]
-fn a_connection_without_its_listener_is_free() {
+fn connection_without_its_listener_is_free() {
     let (listener, address) = bound(local(0), &REUSING);
     let listener = TcpListener::from(listener);
     let _client = TcpStream::connect(address).expect("connected");
@@ -183,22 +190,24 @@ fn other_loopback_addresses_are_free_and_wildcards_are_not() {
     let port = address.port();
     let other = SocketAddr::from(([127, 0, 0, 2], port));
     assert_eq!(check(other).expect("checked"), PortState::Free);
-    until("it is held by us", || {
+    until("held by this process", || {
         is_held_by_us(SocketAddr::from(([0, 0, 0, 0], port)), "listening")
     });
 }
 
 #[test]
-fn a_dual_stack_listener_holds_v4_too() {
+fn dual_stack_listener_holds_v4_too() {
     if TcpListener::bind("[::1]:0").is_err() {
-        println!("skipped: no IPv6 here");
+        println!("skipped: no IPv6");
         return;
     }
-    let (_listener, address) = bound("[::]:0".parse().expect("an address"), &REUSING);
-    until("it is held by us", || is_held_by_us(local(address.port()), "listening"));
-    until("it is held by us", || {
+    let (_listener, address) = bound("[::]:0".parse().expect("valid address"), &REUSING);
+    until("held by this process", || {
+        is_held_by_us(local(address.port()), "listening")
+    });
+    until("held by this process", || {
         is_held_by_us(
-            SocketAddr::new("::1".parse().expect("an address"), address.port()),
+            SocketAddr::new("::1".parse().expect("valid address"), address.port()),
             "listening",
         )
     });
@@ -207,32 +216,35 @@ fn a_dual_stack_listener_holds_v4_too() {
 #[test]
 fn v6_addresses_are_checked_and_freed() {
     let Ok(listener) = TcpListener::bind("[::1]:0") else {
-        println!("skipped: no IPv6 here");
+        println!("skipped: no IPv6");
         return;
     };
     let address = listener.local_addr().expect("named");
-    until("it is held by us", || is_held_by_us(address, "listening"));
+    until("held by this process", || is_held_by_us(address, "listening"));
     drop(listener);
     until_free(address);
     let us = std::process::id() as i32;
-    assert_eq!(listener_in_tree(address, us).expect("asked"), ListenerOwner::Nobody);
+    assert_eq!(
+        listener_in_tree(address, us).expect("checking the port"),
+        ListenerOwner::None
+    );
 }
 
 #[test]
-fn an_address_that_is_not_ours_and_a_port_that_is_not_allowed_say_so() {
-    let elsewhere: SocketAddr = "192.0.2.1:7001".parse().expect("an address");
+fn foreign_address_and_forbidden_port_are_errors() {
+    let elsewhere: SocketAddr = "192.0.2.1:7001".parse().expect("valid address");
     assert!(matches!(check(elsewhere), Err(PortError::NotOurs { .. })));
 }
 
 #[test]
-fn a_low_port_is_not_permitted_to_nobody() {
+fn low_port_is_not_permitted_to_an_unprivileged_user() {
     if is_root() {
-        run_as_nobody("ports::a_low_port_is_not_permitted_to_nobody");
+        run_unprivileged("ports::low_port_is_not_permitted_to_an_unprivileged_user");
         return;
     }
     match check(local(1)) {
         Err(PortError::NotPermitted { .. }) => {}
-        Ok(PortState::Free) => println!("skipped: low ports are free to all here"),
+        Ok(PortState::Free) => println!("skipped: low ports are not restricted"),
         other => panic!("{other:?}"),
     }
 }
@@ -245,7 +257,7 @@ print(s.getsockname()[1])
 time.sleep(600)
 ";
 
-/// The listener is a grandchild that made itself a session of its own; its parent has gone.
+/// The listener is a grandchild in its own session whose parent has exited.
 const DETACHED_LISTENER: &str = "
 import os, socket, sys, time
 if os.fork() == 0:
@@ -260,16 +272,19 @@ time.sleep(600)
 ";
 
 #[test]
-fn a_foreign_holder_is_named_by_pid_and_command_until_it_is_gone() {
+fn foreign_holder_is_named_with_pid_and_command_until_it_is_gone() {
     let mut troupe = Troupe::new();
     let (pid, port) = troupe.python(LISTENER);
-    let address = local(port.parse().expect("a port"));
+    let address = local(port.parse().expect("port"));
     let text = held(address)[0].to_string();
     assert!(
         text.starts_with(&format!("pid {pid} (")) && text.contains("import os"),
         "{text}"
     );
-    assert_eq!(owner(address).expect("asked").map(|(pid, _)| pid), Some(pid));
+    assert_eq!(
+        owner(address).expect("checking the port").map(|(pid, _)| pid),
+        Some(pid)
+    );
     let handle = handle_of(pid);
     assert_eq!(
         handle.signal(Signal::KILL, &test_attribution()).expect("permitted"),
@@ -278,36 +293,39 @@ fn a_foreign_holder_is_named_by_pid_and_command_until_it_is_gone() {
     until("the port is free", || {
         check(address).expect("checked") == PortState::Free
     });
-    assert_eq!(owner(address).expect("asked"), None);
+    assert_eq!(owner(address).expect("checking the port"), None);
     troupe.assert_none_left();
 }
 
 #[test]
-fn the_listener_of_a_grandchild_is_the_trees_and_of_nobody_else() {
+fn listener_of_a_grandchild_belongs_to_the_tree_only() {
     let mut troupe = Troupe::new();
     let (root, port) = troupe.python(DETACHED_LISTENER);
-    let address = local(port.parse().expect("a port"));
+    let address = local(port.parse().expect("port"));
     let us = std::process::id() as i32;
-    let ListenerOwner::Tree { pid } = listener_in_tree(address, us).expect("asked") else {
-        panic!("it is under us")
+    let ListenerOwner::Tree { pid } = listener_in_tree(address, us).expect("checking the port") else {
+        panic!("the listener is below this process")
     };
     assert!(
-        matches!(listener_in_tree(address, root).expect("asked"), ListenerOwner::Tree { pid: same } if same == pid)
+        matches!(listener_in_tree(address, root).expect("checking the port"), ListenerOwner::Tree { pid: same } if same == pid)
     );
     let elsewhere = troupe.spawn(troupe.command("sleep", &["600"]));
-    let ListenerOwner::Stranger(sockets) = listener_in_tree(address, elsewhere).expect("asked") else {
-        panic!("it is a stranger's")
+    let ListenerOwner::Foreign(sockets) = listener_in_tree(address, elsewhere).expect("checking the port") else {
+        panic!("the listener is foreign")
     };
     assert!(
         name_holders(&sockets)[0]
             .to_string()
             .starts_with(&format!("pid {pid} ("))
     );
-    assert_eq!(listener_in_tree(local(1), root).expect("asked"), ListenerOwner::Nobody);
+    assert_eq!(
+        listener_in_tree(local(1), root).expect("checking the port"),
+        ListenerOwner::None
+    );
 }
 
 #[test]
-fn a_stranger_that_shares_the_port_by_reuseport_spoils_it() {
+fn foreign_process_sharing_the_port_by_reuseport_is_reported() {
     let mut troupe = Troupe::new();
     let sharing = Options {
         reuse_address: true,
@@ -319,67 +337,67 @@ fn a_stranger_that_shares_the_port_by_reuseport_spoils_it() {
         .replace("SO_REUSEADDR", "SO_REUSEPORT")
         .replace(", 0))", &format!(", {}))", address.port()));
     let (root, _) = troupe.python(&script);
-    // The sharer is a descendant of ours, but our own socket is in no tree under it.
+    let is_foreign = |sitter| {
+        let owner = listener_in_tree(address, sitter).expect("checking the port");
+        matches!(owner, ListenerOwner::Foreign(_))
+    };
+    // The other socket belongs to a descendant of this process, but our own socket is in no tree
+    // below it, once the children of other tests have reached their exec.
     let us = std::process::id() as i32;
-    assert!(matches!(
-        listener_in_tree(address, us).expect("asked"),
-        ListenerOwner::Stranger(_)
-    ));
-    assert!(matches!(
-        listener_in_tree(address, root).expect("asked"),
-        ListenerOwner::Stranger(_)
-    ));
+    until("our own socket is in no tree", || is_foreign(us));
+    until("our own socket is in no tree", || is_foreign(root));
 }
 
 #[test]
-fn a_wildcard_listener_answers_for_loopback_unless_a_closer_one_does() {
+fn wildcard_listener_answers_for_loopback_unless_a_closer_one_does() {
     let mut troupe = Troupe::new();
     let (root, port) = troupe.python(&LISTENER.replace("127.0.0.1", "0.0.0.0"));
-    let port: u16 = port.parse().expect("a port");
+    let port: u16 = port.parse().expect("port");
     let us = std::process::id() as i32;
     for address in [local(port), SocketAddr::from(([0, 0, 0, 0], port))] {
         assert_eq!(
-            listener_in_tree(address, us).expect("asked"),
+            listener_in_tree(address, us).expect("checking the port"),
             ListenerOwner::Tree { pid: root }
         );
     }
-    // Now ask as the worker of somebody whose tree holds nothing.
+    // The tree of another worker holds nothing.
     assert!(matches!(
-        listener_in_tree(local(port), root).expect("asked"),
-        ListenerOwner::Stranger(_)
+        listener_in_tree(local(port), root).expect("checking the port"),
+        ListenerOwner::Foreign(_)
     ));
 }
 
-/// A worker that protects itself (as a set-uid program is) hides its descriptors from an unprivileged host.
+/// A worker that protects itself, like a set-uid program, hides its descriptors from an
+/// unprivileged host.
 #[test]
-fn a_protected_worker_is_unreadable_and_not_called_a_stranger() {
+fn protected_worker_is_unreadable_and_not_foreign() {
     if is_root() {
-        run_as_nobody("ports::a_protected_worker_is_unreadable_and_not_called_a_stranger");
+        run_unprivileged("ports::protected_worker_is_unreadable_and_not_foreign");
         return;
     }
     let mut troupe = Troupe::new();
     let protect = "import ctypes; PR_SET_DUMPABLE = 4; ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)\n";
     let (pid, port) = troupe.python(&format!("{protect}{LISTENER}"));
     let us = std::process::id() as i32;
-    let address = local(port.parse().expect("a port"));
+    let address = local(port.parse().expect("port"));
     assert_eq!(
-        listener_in_tree(address, us).expect("asked"),
+        listener_in_tree(address, us).expect("checking the port"),
         ListenerOwner::Unreadable { pids: vec![pid] }
     );
     let text = held(address)[0].to_string();
-    assert!(text.contains(&format!("user {NOBODY}")), "{text}");
+    assert!(text.contains(&format!("user {UNPRIVILEGED}")), "{text}");
 }
 
 #[test]
 fn probes_of_readiness_and_of_release_are_cheap() {
     let mut troupe = Troupe::new();
     let (_, port) = troupe.python(LISTENER);
-    let address = local(port.parse().expect("a port"));
+    let address = local(port.parse().expect("port"));
     let us = std::process::id() as i32;
     let start = Instant::now();
     for _ in 0..100 {
         assert!(matches!(
-            listener_in_tree(address, us).expect("asked"),
+            listener_in_tree(address, us).expect("checking the port"),
             ListenerOwner::Tree { .. }
         ));
     }
@@ -387,7 +405,7 @@ fn probes_of_readiness_and_of_release_are_cheap() {
     println!("listener_in_tree: {each:?}");
     assert!(each.as_millis() < 50, "{each:?}");
 
-    let reservation = reserve(LOCAL, PortChoice::Any, None, "embed/0").expect("a port");
+    let reservation = reserve(LOCAL, PortChoice::Any, None, "embed/0").expect("port");
     let start = Instant::now();
     for _ in 0..100 {
         assert_eq!(check(reservation.address()).expect("checked"), PortState::Free);
@@ -398,9 +416,9 @@ fn probes_of_readiness_and_of_release_are_cheap() {
 }
 
 #[test]
-fn two_workers_never_get_the_same_port_and_a_dropped_one_is_free_again() {
+fn workers_never_share_a_port_and_a_dropped_one_is_free_again() {
     let reservations: Vec<_> = (0..300)
-        .map(|_| reserve(LOCAL, PortChoice::Any, None, "embed/0").expect("a port"))
+        .map(|_| reserve(LOCAL, PortChoice::Any, None, "embed/0").expect("port"))
         .collect();
     let mut ports: Vec<u16> = reservations
         .iter()
@@ -410,32 +428,32 @@ fn two_workers_never_get_the_same_port_and_a_dropped_one_is_free_again() {
     ports.dedup();
     assert_eq!(ports.len(), 300);
     let port = ports[0];
-    let taken = reserve(LOCAL, PortChoice::Fixed(port), None, "embed/1").expect_err("it is reserved");
+    let taken = reserve(LOCAL, PortChoice::Fixed(port), None, "embed/1").expect_err("the port is reserved");
     assert!(
         matches!(&taken, PortError::InUse { holders, .. } if matches!(&holders[0], Holder::Reserved { owner, .. } if owner == "embed/0")),
         "{taken}"
     );
     drop(reservations);
-    let mut again = reserve(LOCAL, PortChoice::Fixed(port), None, "embed/1").expect("it is free");
+    let mut again = reserve(LOCAL, PortChoice::Fixed(port), None, "embed/1").expect("the port is free");
     again.settle();
     until("the claim is taken again", || again.renew());
 }
 
 #[test]
-fn a_restart_gets_the_port_it_had_unless_it_is_taken() {
-    let first = reserve(LOCAL, PortChoice::Any, None, "embed/0").expect("a port");
+fn restart_reuses_its_port_unless_it_is_taken() {
+    let first = reserve(LOCAL, PortChoice::Any, None, "embed/0").expect("port");
     let port = first.address().port();
     drop(first);
-    let again = || reserve(LOCAL, PortChoice::Any, Some(port), "embed/0").expect("a port");
-    until("it gets the same", || again().address().port() == port);
+    let again = || reserve(LOCAL, PortChoice::Any, Some(port), "embed/0").expect("port");
+    until("the port is reused", || again().address().port() == port);
     until_free(local(port));
-    let _stranger = TcpListener::bind(local(port)).expect("bound");
-    let third = reserve(LOCAL, PortChoice::Any, Some(port), "embed/0").expect("a port");
+    let _holder = TcpListener::bind(local(port)).expect("bound");
+    let third = reserve(LOCAL, PortChoice::Any, Some(port), "embed/0").expect("port");
     assert_ne!(third.address().port(), port);
 }
 
 #[test]
-fn a_fixed_port_that_is_taken_names_its_holder() {
+fn fixed_port_in_use_names_its_holder() {
     let (_listener, address) = bound(local(0), &REUSING);
     let error = reserve(LOCAL, PortChoice::Fixed(address.port()), None, "embed/0").expect_err("taken");
     let text = error.to_string();
@@ -443,46 +461,49 @@ fn a_fixed_port_that_is_taken_names_its_holder() {
         text.contains(&format!("pid {}", std::process::id())) && text.contains("in use"),
         "{text}"
     );
-    // The failed try has left no reservation behind.
+    // The failed attempt left no reservation behind.
     drop(_listener);
     until_free(address);
-    drop(reserve(LOCAL, PortChoice::Fixed(address.port()), None, "embed/0").expect("free now"));
+    drop(reserve(LOCAL, PortChoice::Fixed(address.port()), None, "embed/0").expect("the port is free again"));
 }
 
-/// An address of loopback that no other test uses, so that a range on it is this test's own.
+/// A loopback address that no other test uses, so that a range on it belongs to this test.
 fn own_ip(last: u8) -> IpAddr {
     Ipv4Addr::new(127, 77, 0, last).into()
 }
 
 #[test]
-fn a_range_skips_what_is_taken_and_names_the_holders_when_all_is() {
+fn range_skips_used_ports_and_names_all_holders_when_exhausted() {
     let ip = own_ip(1);
     let range = PortChoice::Range {
         first: 27_100,
         last: 27_103,
     };
-    let _stranger = TcpListener::bind(SocketAddr::new(ip, 27_100)).expect("bound");
-    let first = reserve(ip, range, None, "embed/0").expect("a port");
+    let _holder = TcpListener::bind(SocketAddr::new(ip, 27_100)).expect("bound");
+    let first = reserve(ip, range, None, "embed/0").expect("port");
     assert_eq!(first.address().port(), 27_101);
-    let second = reserve(ip, range, Some(27_103), "embed/1").expect("a port");
-    assert_eq!(second.address().port(), 27_103, "the previous one first");
-    let third = reserve(ip, range, Some(9), "embed/2").expect("a port");
+    let second = reserve(ip, range, Some(27_103), "embed/1").expect("port");
+    assert_eq!(second.address().port(), 27_103, "the previous port comes first");
+    let third = reserve(ip, range, Some(9), "embed/2").expect("port");
     assert_eq!(
         third.address().port(),
         27_102,
-        "a previous one outside of the range is not taken"
+        "a previous port outside the range is not used"
     );
-    let PortError::RangeTaken { holders, .. } = reserve(ip, range, None, "embed/3").expect_err("all are taken") else {
-        panic!("a range that is taken")
+    let PortError::RangeTaken { holders, .. } =
+        reserve(ip, range, None, "embed/3").expect_err("the range is exhausted")
+    else {
+        panic!("expected RangeTaken")
     };
     assert_eq!(holders.len(), 4);
     assert!(holders[0].to_string().contains(&format!("pid {}", std::process::id())));
     assert!(holders[1].to_string().contains("embed/0"), "{}", holders[1]);
 }
 
-/// What another Ostler host does: it holds the claim of a port that it chose and whose worker has not bound it yet.
+/// As another Ostler host does: holds the claim on a port that it chose and whose worker has not
+/// bound it yet.
 #[test]
-fn a_port_that_another_host_has_claimed_is_not_chosen() {
+fn port_claimed_by_another_host_is_not_chosen() {
     let mut troupe = Troupe::new();
     let ip = own_ip(2);
     let script = "
@@ -494,20 +515,20 @@ s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.bind('\\0ostler-port-272
         first: 27_200,
         last: 27_201,
     };
-    let reservation = reserve(ip, range, None, "embed/0").expect("a port");
+    let reservation = reserve(ip, range, None, "embed/0").expect("port");
     assert_eq!(reservation.address().port(), 27_201);
-    // Neither may the port be taken again for a restart while the other host has claimed it.
+    // The port cannot be claimed again for a restart either while the other host has claimed it.
     let mut fixed =
-        reserve(ip, PortChoice::Fixed(27_200), None, "embed/1").expect("a fixed port goes by what holds it");
+        reserve(ip, PortChoice::Fixed(27_200), None, "embed/1").expect("a fixed port only depends on sockets");
     assert!(!fixed.renew());
     handle_of(pid)
         .signal(Signal::KILL, &test_attribution())
         .expect("permitted");
-    until("the claim went with its host", || fixed.renew());
+    until("the claim ended with its host", || fixed.renew());
 }
 
 #[test]
-fn a_listener_for_a_worker_is_bound_here_or_names_who_has_it() {
+fn listener_for_a_worker_is_bound_or_names_the_holder() {
     let listener = bind_listener(local(0)).expect("bound");
     let address = listener.local_addr().expect("named");
     let error = bind_listener(address).expect_err("taken");

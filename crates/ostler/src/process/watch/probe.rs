@@ -80,11 +80,11 @@ impl ProbePlan {
         let (address, sitter) = (self.address, self.sitter);
         let look = move || match listener_in_tree(address, sitter) {
             Ok(ListenerOwner::Tree { .. }) => Owner::Ours,
-            Ok(ListenerOwner::Nobody) => Owner::NotYet(format!("nobody listens on {address} yet")),
+            Ok(ListenerOwner::None) => Owner::NotYet(format!("nobody listens on {address} yet")),
             Ok(ListenerOwner::Unreadable { pids }) => Owner::NotYet(format!(
                 "whose listener {address} has can't be told: processes {pids:?} of the worker may not be looked into"
             )),
-            Ok(ListenerOwner::Stranger(sockets)) => {
+            Ok(ListenerOwner::Foreign(sockets)) => {
                 let names: Vec<String> = name_holders(&sockets).iter().map(ToString::to_string).collect();
                 Owner::Strangers {
                     named: names.join(", "),
