@@ -7,7 +7,7 @@ use std::env;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
-const SOURCES: [&str; 2] = ["guardian", "src/protocol.rs"];
+const SOURCES: [&str; 2] = ["guardian", "src/protocol"];
 
 fn main() -> ExitCode {
     for source in SOURCES {

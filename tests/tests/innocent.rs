@@ -35,7 +35,7 @@ fn with_pid(pid: u32) -> Bystander {
 
 #[test]
 fn reused_pids_on_record_are_not_touched() {
-    if !inside_a_pid_namespace("pids_on_record_that_went_to_bystanders_are_not_touched") {
+    if !inside_a_pid_namespace("reused_pids_on_record_are_not_touched") {
         return;
     }
     let (up, anatomy, worker) = dead_run(|_| {});

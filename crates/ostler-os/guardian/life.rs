@@ -1,4 +1,4 @@
-//! When a worker's tree is signalled and killed: one incarnation's life as a pure value, with time passed in.
+//! When a worker's tree is signalled and killed: the life of one incarnation, as a pure value with time passed in.
 //!
 //! ```text
 //! Idle ─begin→ Starting ─executed→ Running ─────worker ended by itself────────────→ Killing ─finish→ Idle
@@ -7,7 +7,7 @@
 //!                 └──── exec failed, reaped ──finish→ Idle                             │ or the grace is over
 //!                                  end(KILL or no grace), grace over, in any state ────┘
 //! ```
-//! Nothing leaves `Killing` but the proof that no child is left.
+//! `Killing` ends only with the proof that no child is left.
 
 use crate::protocol::Cause;
 
@@ -18,27 +18,27 @@ pub(crate) const SIGKILL: i32 = 9;
 pub(crate) enum Phase {
     /// The slot is free.
     Idle,
-    /// Forked; exec has neither succeeded nor failed.
+    /// Forked. Exec has neither succeeded nor failed yet.
     Starting,
     /// The worker runs.
     Running,
-    /// It was told to end and has ended; others of its process group have the rest of the grace.
+    /// The worker was ordered to end and has ended. The rest of its process group has the rest of the grace period.
     Draining,
-    /// Everything that is left is being killed.
+    /// The rest of the tree is being killed.
     Killing,
 }
 
-/// What is to be done to the tree now.
+/// What to do with the tree now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Do {
     Nothing,
     /// Send this signal to the worker's process group.
     Signal(i32, Cause),
-    /// Kill the whole tree, and go on until it is gone.
+    /// Kill the whole tree, until it is gone.
     Kill(Cause),
 }
 
-/// How a tree ends when nobody is left to give orders.
+/// How a tree ends when host or guardian is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Policy {
     pub(crate) signal: i32,
@@ -50,7 +50,7 @@ pub(crate) struct Life {
     phase: Phase,
     incarnation: u64,
     policy: Policy,
-    /// Nanoseconds of the monotonic clock at which the grace is over.
+    /// When the grace period ends, in nanoseconds of the monotonic clock.
     deadline: Option<u64>,
     /// Bit n: signal n was sent.
     sent: u64,
@@ -75,7 +75,7 @@ impl Life {
         self.phase
     }
 
-    /// The incarnation in the slot, or the last one that was.
+    /// The incarnation in the slot, or the last one.
     pub(crate) fn incarnation(&self) -> u64 {
         self.incarnation
     }
@@ -102,7 +102,7 @@ impl Life {
         }
     }
 
-    /// The end is ordered. A repeated order can only hasten it.
+    /// The end is ordered. A repeated order can only bring it forward.
     pub(crate) fn end(&mut self, signal: i32, grace_ms: u64, cause: Cause, now: u64) -> Do {
         if matches!(self.phase, Phase::Idle | Phase::Killing) {
             return Do::Nothing;
@@ -120,8 +120,8 @@ impl Life {
         Do::Signal(signal, cause)
     }
 
-    /// Nobody gives orders any more: the tree ends by its policy.
-    pub(crate) fn bereaved(&mut self, cause: Cause, now: u64) -> Do {
+    /// Host or guardian is gone: the tree ends by its policy.
+    pub(crate) fn master_gone(&mut self, cause: Cause, now: u64) -> Do {
         self.end(self.policy.signal, self.policy.grace_ms, cause, now)
     }
 
@@ -137,7 +137,7 @@ impl Life {
         }
     }
 
-    /// No member of the worker's process group is left.
+    /// The worker's process group is empty.
     pub(crate) fn drained(&mut self) -> Do {
         match self.phase {
             Phase::Draining => self.kill(Cause::TreeKill),

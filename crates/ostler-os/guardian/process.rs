@@ -1,4 +1,4 @@
-//! System calls about processes: who we are, signals, groups, fork, limits, exec.
+//! System calls about processes: own identity, signals, groups, fork, limits, exec.
 
 use core::ffi::CStr;
 
@@ -23,7 +23,7 @@ pub(crate) fn parent_pid() -> i32 {
     unsafe { call(number::GETPPID, [0; 6]) }.map_or(0, |pid| pid as i32)
 }
 
-/// The process group of a process; 0 means the caller.
+/// The process group of a process; 0 for the caller's.
 pub(crate) fn group_of(pid: i32) -> Result<i32> {
     // SAFETY: no pointers.
     unsafe { call(number::GETPGID, [pid as usize, 0, 0, 0, 0, 0]) }.map(|group| group as i32)
@@ -34,7 +34,7 @@ pub(crate) fn new_session() -> Result<()> {
     unsafe { call(number::SETSID, [0; 6]) }.map(drop)
 }
 
-/// Signals one process. Never everybody, never our own group: numbers that kill(2) reads in that way are refused.
+/// Signals one process. Refuses the numbers by which kill(2) means all processes or the caller's group.
 pub(crate) fn signal(pid: i32, signal: i32) -> Result<()> {
     if pid <= 1 {
         return Err(Errno::EINVAL);
@@ -43,7 +43,7 @@ pub(crate) fn signal(pid: i32, signal: i32) -> Result<()> {
     unsafe { call(number::KILL, [pid as usize, signal as usize, 0, 0, 0, 0]) }.map(drop)
 }
 
-/// Signals all members of a process group: the only place where a pid is negated.
+/// Signals all members of a process group. The only place where a pid is negated.
 pub(crate) fn signal_group(group: i32, signal: i32) -> Result<()> {
     if group <= 1 {
         return Err(Errno::EINVAL);
@@ -55,36 +55,36 @@ pub(crate) fn signal_group(group: i32, signal: i32) -> Result<()> {
 /// fork(2): 0 in the child.
 pub(crate) fn fork() -> Result<i32> {
     const SIGCHLD: usize = 17;
-    // SAFETY: without CLONE_VM the child has memory of its own, so both go on here as if alone.
+    // SAFETY: without CLONE_VM the child has its own memory, so both return from here.
     unsafe { call(number::CLONE, [SIGCHLD, 0, 0, 0, 0, 0]) }.map(|pid| pid as i32)
 }
 
 const PAGE: usize = 4096;
 
-/// fork(2) of a child that goes on in `entry`, on a page of the stack that begins with it: it makes copies of no page but
-/// those that its own calls fill.
+/// fork(2) of a child that continues in `entry`, on a fresh page of the stack: it copies only the pages that its own calls
+/// write to.
 pub(crate) fn fork_to(entry: extern "C" fn(usize) -> !, argument: usize) -> Result<i32> {
     const SIGCHLD: usize = 17;
-    /// What a leaf function may have below its stack pointer.
+    /// What a leaf function may use below its stack pointer.
     const RED_ZONE: usize = 128;
     let here = 0_u8;
     let stack = (&raw const here as usize - RED_ZONE) & !(PAGE - 1);
-    // SAFETY: without CLONE_VM the child has memory of its own: below our frames, the rest of the stack.
+    // SAFETY: without CLONE_VM the child has its own memory: the rest of the stack, below our frames.
     sys::outcome(unsafe { arch::clone_onto(SIGCHLD, stack, entry, argument) }).map(|pid| pid as i32)
 }
 
-/// In the first frame of a child of [`fork_to`]: gives back its parent's frames. The parent writes to them before it forks
-/// the next child, so that each child would have a copy of its own.
+/// In the first frame of a child of [`fork_to`]: releases the parent's frames. The parent writes to them before it forks
+/// the next child, so each child would keep its own copy.
 ///
 /// # Safety
-/// Nothing refers to those frames any more.
+/// Nothing refers to those frames.
 pub(crate) unsafe fn forget_parents_frames() {
     const MADV_DONTNEED: usize = 4;
-    /// More than the guardian's own frames ever fill; what lies above them is nobody's copy.
+    /// More than the guardian's frames ever need; no page above them is copied.
     const FRAMES: usize = 4 * PAGE;
     let here = 0_u8;
     let border = (&raw const here as usize | (PAGE - 1)) + 1;
-    // SAFETY: the caller's promise. Where it is refused, the copies stay.
+    // SAFETY: the caller's promise. If the call fails, the copies stay.
     let _ = unsafe { call(number::MADVISE, [border, FRAMES, MADV_DONTNEED, 0, 0, 0]) };
 }
 
@@ -95,7 +95,7 @@ pub(crate) fn fork_into(cgroup: &Fd) -> Result<i32> {
     // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid,
     // set_tid_size, cgroup.
     let args: [u64; 11] = [CLONE_INTO_CGROUP, 0, 0, 0, SIGCHLD, 0, 0, 0, 0, 0, cgroup.raw() as u64];
-    // SAFETY: the kernel reads 88 bytes; without CLONE_VM the child has memory of its own.
+    // SAFETY: the kernel reads 88 bytes; without CLONE_VM the child has its own memory.
     unsafe { call(number::CLONE3, [args.as_ptr() as usize, size_of_val(&args), 0, 0, 0, 0]) }.map(|pid| pid as i32)
 }
 
@@ -109,29 +109,37 @@ pub(crate) fn open(pid: i32) -> Result<Fd> {
 }
 
 const PR_SET_PDEATHSIG: usize = 1;
+const PR_SET_DUMPABLE: usize = 4;
 const PR_SET_NAME: usize = 15;
 const PR_SET_CHILD_SUBREAPER: usize = 36;
 
-/// The kernel sends this process `signal` when the one that forked it ends (more exactly: when that one's thread does).
+/// Has the kernel send this process `signal` when the thread that forked it ends.
 pub(crate) fn signal_at_parents_end(signal: i32) -> Result<()> {
     // SAFETY: no pointers.
     unsafe { call(number::PRCTL, [PR_SET_PDEATHSIG, signal as usize, 0, 0, 0, 0]) }.map(drop)
 }
 
-/// Whoever is stopped when its parent ends could not see that the line to it is closed: the kernel wakes it, also where
-/// SIGCONT is blocked (signal(7)).
+/// A stopped process would not notice that its parent's socket is closed: has the kernel continue it when the parent ends,
+/// which works although SIGCONT is blocked (signal(7)).
 pub(crate) fn wake_at_parents_end() {
-    // It cannot fail for a signal's number (prctl(2)).
+    // It can't fail for a valid signal (prctl(2)).
     let _ = signal_at_parents_end(SIGCONT);
 }
 
-/// Orphans among this process's descendants become its children.
+/// Keeps processes of the same user, without CAP_SYS_PTRACE, from tracing this process and from copying its descriptors
+/// (ptrace(2), pidfd_getfd(2)). Forked processes inherit this until they exec.
+pub(crate) fn forbid_tracing() {
+    // SAFETY: no pointers. It can't fail for 0 (prctl(2)).
+    let _ = unsafe { call(number::PRCTL, [PR_SET_DUMPABLE, 0, 0, 0, 0, 0]) };
+}
+
+/// Makes this process adopt the orphans among its descendants.
 pub(crate) fn become_subreaper() -> Result<()> {
     // SAFETY: no pointers.
     unsafe { call(number::PRCTL, [PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0, 0]) }.map(drop)
 }
 
-/// The name in process listings, at most 15 bytes; it cannot fail for a readable string.
+/// Sets the name in process listings, at most 15 bytes. It can't fail for a readable string.
 pub(crate) fn set_name(name: &CStr) {
     // SAFETY: a C string that outlives the call.
     let _ = unsafe { call(number::PRCTL, [PR_SET_NAME, name.as_ptr() as usize, 0, 0, 0, 0]) };
@@ -165,15 +173,15 @@ pub(crate) fn set_descriptor_limit(limit: DescriptorLimit) -> Result<()> {
     .map(drop)
 }
 
-/// Sets our own soft limit to the hard one; workers are given what the host had.
+/// Raises our own soft limit to the hard one. Workers get the host's limits.
 pub(crate) fn raise_descriptor_limit() -> Result<()> {
     let hard = descriptor_limit()?.hard;
     set_descriptor_limit(DescriptorLimit { soft: hard, hard })
 }
 
-/// [`sys::poll`] under any limit on descriptors. Whoever may signal us may set our limits, too, and below the number of entries
-/// no wait is possible: we would not hear of anybody's death. The soft limit is ours to raise again. Where that is no
-/// help we end: whoever is above or below us then ends what we had.
+/// [`sys::poll`] under any descriptor limit. A process that may signal us may also lower our limits, and with fewer
+/// descriptors than entries no wait is possible: we would not notice a death. We may raise the soft limit again. If that
+/// does not help we exit, and the processes above and below us end what we had.
 pub(crate) fn wait(entries: &mut [PollFd], until: Option<u64>) {
     if sys::poll(entries, until).is_ok() {
         return;
@@ -183,7 +191,7 @@ pub(crate) fn wait(entries: &mut [PollFd], until: Option<u64>) {
     }
 }
 
-/// Gives every signal its default action back. KILL and STOP cannot be set, which is no error here.
+/// Restores every signal's default action. For KILL and STOP the call fails, which does not matter.
 pub(crate) fn default_signal_actions() {
     // struct sigaction of the kernel: handler (0: default), flags, restorer, mask; one word longer than some need.
     let action = [0_u64; 4];
@@ -222,10 +230,10 @@ pub(crate) fn child_signals() -> Result<Fd> {
     unsafe { call(number::SIGNALFD4, args) }.map(|raw| Fd::own(raw as i32))
 }
 
-/// Takes a pending SIGCHLD; there is at most one, however many children have ended.
+/// Takes a pending SIGCHLD. At most one is pending, however many children have ended.
 pub(crate) fn take_child_signal(fd: i32) {
     let mut info = [0; 128];
-    // Nothing pending is as good.
+    // It fails if none is pending.
     let _ = read(fd, &mut info);
 }
 

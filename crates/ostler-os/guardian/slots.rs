@@ -1,20 +1,20 @@
-//! The guardian's table of slots: one anonymous mapping, as long as the highest slot in use needs, never shorter.
+//! The guardian's table of slots: one anonymous mapping that grows with the highest slot in use.
 
 use core::slice;
 
 use crate::protocol::MAX_SLOTS;
 use crate::sys::{self, Errno};
 
-/// What a slot has. All zeros is an empty slot, so that fresh memory needs no filling.
+/// One slot. All zeros is an empty slot, so that fresh memory needs no initialisation.
 #[repr(C)]
 pub(crate) struct Slot {
-    /// The incarnation that was last passed on.
+    /// The last incarnation that was forwarded.
     pub(crate) incarnation: u64,
     /// The sitter's pid.
     pub(crate) sitter: i32,
-    /// Our end of the sitter's socket; 0 when it is closed.
+    /// Our end of the sitter's socket; 0 once it is closed.
     pub(crate) socket: i32,
-    /// How the sitter ended, as wait(2) encodes it.
+    /// The sitter's wait status.
     pub(crate) status: i32,
     state: u8,
 }
@@ -24,9 +24,9 @@ pub(crate) enum State {
     /// No sitter.
     Empty,
     Serving,
-    /// Told to end with its tree.
+    /// Ordered to exit with its tree.
     Closing,
-    /// Its sitter died; what it left is being killed.
+    /// The sitter died. What it left is being killed.
     Lost,
 }
 
@@ -49,7 +49,7 @@ impl Slot {
         };
     }
 
-    /// Whether there is a sitter process.
+    /// Whether there is a sitter.
     pub(crate) fn has_sitter(&self) -> bool {
         matches!(self.state(), State::Serving | State::Closing)
     }
@@ -63,14 +63,14 @@ pub(crate) struct Slots {
 const PAGE: usize = 4096;
 
 impl Slots {
-    /// Room for the first hundred or so.
+    /// Room for the first hundred slots or so.
     pub(crate) fn new() -> sys::Result<Self> {
         let start = sys::map(PAGE)?;
         sys::keep_from_children(start, PAGE);
         Ok(Self { start, bytes: PAGE })
     }
 
-    /// The slot of this number, whose place is made if need be.
+    /// The slot of this number. Grows the table if necessary.
     pub(crate) fn at(&mut self, slot: u32) -> sys::Result<&mut Slot> {
         if slot >= MAX_SLOTS {
             return Err(Errno::EINVAL);
@@ -78,9 +78,9 @@ impl Slots {
         let index = slot as usize;
         let needed = (index + 1) * size_of::<Slot>();
         if needed > self.bytes {
-            // Doubling, so that n slots cost n moves at most.
+            // Doubling, so that n slots cost at most n moves.
             let larger = needed.max(self.bytes * 2).next_multiple_of(PAGE);
-            // SAFETY: the mapping of `new`, and no reference into it lives: `self` is borrowed for changing.
+            // SAFETY: the mapping of `new`, and no reference into it lives: `self` is borrowed mutably.
             self.start = unsafe { sys::grow(self.start, self.bytes, larger) }?;
             self.bytes = larger;
             sys::keep_from_children(self.start, larger);
@@ -88,15 +88,15 @@ impl Slots {
         Ok(&mut self.all()[index])
     }
 
-    /// The slot of this number if it has a place.
+    /// The slot of this number, if the table has it.
     pub(crate) fn get(&mut self, slot: u32) -> Option<&mut Slot> {
         self.all().get_mut(slot as usize)
     }
 
-    /// Every place there is.
+    /// All slots in the table.
     pub(crate) fn all(&mut self) -> &mut [Slot] {
-        // SAFETY: the mapping holds this many slots, aligned to a page; any bytes are a valid slot, and `self` is borrowed
-        // for changing.
+        // SAFETY: the mapping holds this many slots and is page-aligned, any bytes are a valid slot, and `self` is borrowed
+        // mutably.
         unsafe { slice::from_raw_parts_mut(self.start.cast(), self.bytes / size_of::<Slot>()) }
     }
 

@@ -1,21 +1,22 @@
-//! From the guardian's first instruction to its first answer.
+//! From the guardian's first instruction to its first event.
 
 use crate::failpoint::{self, Point};
 use crate::fd;
+use crate::outbox::Outbox;
 use crate::process::{self, DescriptorLimit};
-use crate::protocol::{Event, EventKind, Hello, MAGIC, VERSION};
+use crate::protocol::{Event, Hello, VERSION};
 use crate::server;
 use crate::slots::Slots;
 use crate::status;
 use crate::sys::{self, Fd, PollFd};
-use crate::wire::{Fds, Outbox, Received, receive};
+use crate::wire::{Fds, Received, receive};
 
-/// The guardian from its first instruction on; its standard input is the control socket.
+/// Runs the guardian. Its standard input is the control socket.
 pub(crate) fn run() -> ! {
     failpoint::arm();
     let hello = take_hello();
     failpoint::reach(Point::GuardianGreeted);
-    let slots = set_up();
+    let slots = set_up(&hello);
     let limit = match &slots {
         Ok(_) => raise_limit(&hello),
         Err(errno) => Err(*errno),
@@ -23,13 +24,7 @@ pub(crate) fn run() -> ! {
     failpoint::reach(Point::GuardianSetUp);
     let errno = limit.as_ref().map_or_else(|errno| errno.0, |_| 0);
     let mut outbox = Outbox::new();
-    let ready = Event {
-        a: process::own_pid(),
-        b: errno,
-        c: u64::from(VERSION),
-        ..Event::new(EventKind::Ready, MAGIC, 0)
-    };
-    outbox.push(ready);
+    outbox.push(Event::ready(process::own_pid(), errno, VERSION));
     outbox.flush(sys::now());
     if hello.version != VERSION {
         process::exit(status::VERSION);
@@ -48,12 +43,12 @@ fn take_hello() -> Hello {
         match receive(0, &mut bytes, &mut fds) {
             Received::Message { length, .. } => break length,
             Received::Nothing => {}
-            // The host ended before it said anything.
+            // The host ended before it sent anything.
             Received::End => process::exit(status::DONE),
         }
     };
     let (hello, events, host) = (Hello::decode(&bytes[..length]), fds.take(0), fds.take(1));
-    // Without one its place is filled all the same: nothing else may come to lie there, where sitters inherit it.
+    // Without a lock its place is filled anyway, so that sitters inherit no other descriptor there.
     let lock = fds.take(2).map_or(1, Fd::into_raw);
     let (Some(hello), Some(events), Some(host)) = (hello, events, host) else {
         process::exit(status::NO_HELLO)
@@ -64,7 +59,7 @@ fn take_hello() -> Hello {
         (lock, fd::LOCK),
         (host.raw(), fd::HOST),
     ];
-    // First everything out of the way, then each to its place; 1 is /dev/null.
+    // Everything is moved out of the way first, then to its place. 1 is /dev/null.
     let aside = placed.map(|(raw, place)| sys::duplicate_above(raw, fd::HOST + 1).map(|raw| (raw, place)));
     for copy in aside {
         let done = copy.and_then(|(raw, place)| sys::duplicate_to(raw, place, true));
@@ -72,9 +67,9 @@ fn take_hello() -> Hello {
             process::exit(status::SETUP);
         }
     }
-    // Their numbers may be places that have just been filled, or the signalfd's, which is filled next.
+    // Their numbers may be places that are filled now, or the signalfd's, which is filled next.
     let _ = (events.into_raw(), host.into_raw());
-    // The copies, and whatever a careless host has let us inherit.
+    // The copies, and anything that the host leaked.
     let highest = process::descriptor_limit().map_or(1024, |limit| limit.soft.min(65_536));
     sys::close_from(fd::HOST + 1, highest as i32);
     if sys::duplicate_to(1, 0, false).is_err() {
@@ -83,13 +78,13 @@ fn take_hello() -> Hello {
     hello
 }
 
-/// What makes this process a guardian.
-fn set_up() -> sys::Result<Slots> {
+/// Turns this process into a guardian.
+fn set_up(hello: &Hello) -> sys::Result<Slots> {
     process::set_name(c"ostler-guardian");
-    // It fails only in a leader of a process group, which a freshly spawned process is not; a terminal's signals are
+    // It fails only for the leader of a process group, which a freshly spawned process is not. A terminal's signals are
     // blocked anyway.
     let _ = process::new_session();
-    // Blocked rather than ignored: nothing reaches us, and what workers inherit is every signal's default action.
+    // Blocked rather than ignored: nothing reaches us, and workers inherit every signal's default action.
     process::default_signal_actions();
     process::set_blocked_signals(u64::MAX)?;
     let signals = process::child_signals()?;
@@ -100,12 +95,16 @@ fn set_up() -> sys::Result<Slots> {
             sys::duplicate_to(signals.raw(), fd::SIGNALS, true)?;
         }
     }
+    if !hello.dumpable {
+        // Sitters inherit it: no process of this user, workers included, can trace them or take their sockets.
+        process::forbid_tracing();
+    }
     process::become_subreaper()?;
     process::wake_at_parents_end();
     Slots::new()
 }
 
-/// Raises our own limit of descriptors as far as it goes. Returns what workers get back.
+/// Raises our own descriptor limit as far as possible. Returns the limit of workers.
 fn raise_limit(hello: &Hello) -> sys::Result<DescriptorLimit> {
     let own = process::descriptor_limit()?;
     process::set_descriptor_limit(DescriptorLimit {

@@ -1,5 +1,5 @@
-//! System calls with types: files, sockets, memory, time. Processes are in `process`, their ends
-//! in `wait`, messages in `wire`.
+//! Typed system calls: files, sockets, memory, time. Processes are in `process`, waiting for them is in `wait`, messages
+//! are in `wire`.
 
 use core::ffi::CStr;
 use core::ptr::null;
@@ -36,7 +36,7 @@ pub(crate) unsafe fn call(number: usize, args: [usize; 6]) -> Result<usize> {
     outcome(unsafe { syscall(number, args) })
 }
 
-/// What the kernel has answered: its errors are -4095 to -1 (syscall(2)).
+/// The result of a system call: errors are -4095 to -1 (syscall(2)).
 pub(crate) fn outcome(answer: isize) -> Result<usize> {
     match answer {
         error @ -4095..=-1 => Err(Errno(-error as i32)),
@@ -49,7 +49,7 @@ pub(crate) fn outcome(answer: isize) -> Result<usize> {
 pub(crate) struct Fd(i32);
 
 impl Fd {
-    /// Takes a descriptor over that nothing else closes.
+    /// Takes over a descriptor that nothing else closes.
     pub(crate) fn own(raw: i32) -> Self {
         Self(raw)
     }
@@ -58,7 +58,7 @@ impl Fd {
         self.0
     }
 
-    /// Gives it up without closing it.
+    /// Returns the descriptor without closing it.
     pub(crate) fn into_raw(self) -> i32 {
         core::mem::ManuallyDrop::new(self).0
     }
@@ -70,13 +70,13 @@ impl Drop for Fd {
     }
 }
 
-/// The descriptor is gone afterwards whatever close(2) says, so its answer changes nothing.
+/// Whatever close(2) returns, the descriptor is closed.
 pub(crate) fn close(fd: i32) {
     // SAFETY: no pointers.
     let _ = unsafe { call(number::CLOSE, [fd as usize, 0, 0, 0, 0, 0]) };
 }
 
-/// Closes `first` and all above. Kernels before 5.9 lack the call: then those up to `highest`.
+/// Closes `first` and all above; without the call (before Linux 5.9) those up to `highest`.
 pub(crate) fn close_from(first: i32, highest: i32) {
     // SAFETY: no pointers.
     if unsafe { call(number::CLOSE_RANGE, [first as usize, u32::MAX as usize, 0, 0, 0, 0]) }.is_err() {
@@ -84,7 +84,7 @@ pub(crate) fn close_from(first: i32, highest: i32) {
     }
 }
 
-/// Marks `first` and all above close-on-exec; an error means that the kernel (before 5.11) cannot.
+/// Marks `first` and all above close-on-exec. Fails before Linux 5.11.
 pub(crate) fn close_on_exec_from(first: i32) -> Result<()> {
     const CLOSE_RANGE_CLOEXEC: usize = 4;
     // SAFETY: no pointers.
@@ -123,7 +123,7 @@ fn open_at(directory: i32, path: &CStr, flags: usize) -> Result<Fd> {
 }
 
 pub(crate) fn read(fd: i32, buffer: &mut [u8]) -> Result<usize> {
-    // SAFETY: the buffer is ours to write for its whole length.
+    // SAFETY: the kernel writes at most the buffer's length.
     unsafe {
         call(
             number::READ,
@@ -133,7 +133,7 @@ pub(crate) fn read(fd: i32, buffer: &mut [u8]) -> Result<usize> {
 }
 
 pub(crate) fn write(fd: i32, bytes: &[u8]) -> Result<usize> {
-    // SAFETY: the bytes are readable for their whole length.
+    // SAFETY: the kernel reads at most the bytes' length.
     unsafe {
         call(
             number::WRITE,
@@ -144,7 +144,7 @@ pub(crate) fn write(fd: i32, bytes: &[u8]) -> Result<usize> {
 
 /// The next entries of a directory, as `linux_dirent64` records; 0 bytes at the end.
 pub(crate) fn read_directory(fd: &Fd, buffer: &mut [u8]) -> Result<usize> {
-    // SAFETY: the buffer is ours to write for its whole length.
+    // SAFETY: the kernel writes at most the buffer's length.
     unsafe {
         call(
             number::GETDENTS64,
@@ -179,7 +179,7 @@ pub(crate) fn inode(fd: &Fd) -> Result<u64> {
     Ok(words[4])
 }
 
-/// A pipe: reading end, writing end; neither blocks, both are close-on-exec.
+/// A pipe: reading end, writing end. Both are non-blocking and close-on-exec.
 pub(crate) fn pipe() -> Result<(Fd, Fd)> {
     let mut ends = [0_i32; 2];
     // SAFETY: room for the two numbers that the kernel writes.
@@ -192,7 +192,7 @@ pub(crate) fn pipe() -> Result<(Fd, Fd)> {
     Ok((Fd(ends[0]), Fd(ends[1])))
 }
 
-/// Two ends of a connection that keeps message borders.
+/// Two ends of a connection that keeps message boundaries.
 pub(crate) fn socket_pair() -> Result<(Fd, Fd)> {
     const AF_UNIX: usize = 1;
     const SOCK_SEQPACKET: usize = 5;
@@ -203,7 +203,7 @@ pub(crate) fn socket_pair() -> Result<(Fd, Fd)> {
     Ok((Fd(ends[0]), Fd(ends[1])))
 }
 
-/// Makes `to` the same as `from`; `to` is close-on-exec only if asked for. The two must differ.
+/// Makes `to` a copy of `from`, close-on-exec or not. The two must differ.
 pub(crate) fn duplicate_to(from: i32, to: i32, close_on_exec: bool) -> Result<()> {
     let flags = if close_on_exec { O_CLOEXEC } else { 0 };
     // SAFETY: no pointers.
@@ -217,7 +217,7 @@ pub(crate) fn duplicate_above(fd: i32, least: i32) -> Result<i32> {
     unsafe { call(number::FCNTL, [fd as usize, F_DUPFD_CLOEXEC, least as usize, 0, 0, 0]) }.map(|raw| raw as i32)
 }
 
-/// One entry for [`poll`]; a negative descriptor is left out (poll(2)).
+/// One entry for [`poll`]. A negative descriptor is ignored (poll(2)).
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct PollFd {
@@ -233,7 +233,7 @@ impl PollFd {
         revents: 0,
     };
 
-    /// Wakes when it can be read, and at its end.
+    /// Wakes when it can be read, and when the other end is closed.
     pub(crate) const fn readable(fd: i32) -> Self {
         Self {
             fd,
@@ -242,7 +242,7 @@ impl PollFd {
         }
     }
 
-    /// Wakes at its end only, whatever there is to be read.
+    /// Wakes only when the other end is closed.
     pub(crate) const fn end_only(fd: i32) -> Self {
         Self {
             fd,
@@ -251,7 +251,7 @@ impl PollFd {
         }
     }
 
-    /// Wakes when it can be written, and at its end.
+    /// Wakes when it can be written, and when the other end is closed.
     pub(crate) const fn writable(fd: i32) -> Self {
         Self {
             fd,
@@ -271,8 +271,8 @@ struct Timespec {
     nanoseconds: i64,
 }
 
-/// Waits until an entry wakes, or `until` on the clock of [`now`]; `None` waits for ever. An interrupted wait ends early with
-/// nothing awake, which callers see as one more turn. EINVAL: the limit on descriptors is less than the entries (ppoll(2)).
+/// Waits until an entry wakes, or until `until` on the clock of [`now`]; `None` waits forever. An interrupted wait returns
+/// early with no entry awake. EINVAL: the descriptor limit is lower than the number of entries (ppoll(2)).
 pub(crate) fn poll(entries: &mut [PollFd], until: Option<u64>) -> Result<()> {
     let left = until.map(|until| until.saturating_sub(now()));
     let time = left.map(|left| Timespec {
@@ -303,7 +303,7 @@ pub(crate) fn now() -> u64 {
         seconds: 0,
         nanoseconds: 0,
     };
-    // SAFETY: room for what the kernel writes. It cannot fail for this clock (clock_gettime(2)).
+    // SAFETY: room for what the kernel writes. It can't fail for this clock (clock_gettime(2)).
     let _ = unsafe {
         call(
             number::CLOCK_GETTIME,
@@ -335,20 +335,20 @@ pub(crate) fn map_file(fd: i32, bytes: usize) -> Result<*mut u8> {
 
 const READ_WRITE: usize = 3;
 
-/// Grows a mapping of [`map`]; the new part is zeroed. It may move.
+/// Grows a mapping of [`map`], and may move it. The new part is zeroed.
 ///
 /// # Safety
-/// `at` is such a mapping of `bytes` bytes, and nothing refers to it any more.
+/// `at` is such a mapping of `bytes` bytes, and nothing refers to it.
 pub(crate) unsafe fn grow(at: *mut u8, bytes: usize, larger: usize) -> Result<*mut u8> {
     const MREMAP_MAYMOVE: usize = 1;
     // SAFETY: the caller's promise.
     unsafe { call(number::MREMAP, [at as usize, bytes, larger, MREMAP_MAYMOVE, 0, 0]) }.map(|at| at as *mut u8)
 }
 
-/// Keeps a mapping out of forked processes. Where that is refused, they carry a copy that they never look at.
+/// Keeps a mapping out of forked processes. If this fails, they carry a copy that they never use.
 pub(crate) fn keep_from_children(at: *mut u8, bytes: usize) {
     const MADV_DONTFORK: usize = 10;
-    // SAFETY: advice changes no memory of this process.
+    // SAFETY: this advice changes no memory of this process.
     let _ = unsafe { call(number::MADVISE, [at as usize, bytes, MADV_DONTFORK, 0, 0, 0]) };
 }
 

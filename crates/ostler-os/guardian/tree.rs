@@ -1,66 +1,66 @@
-//! Killing a tree: everything that descends from the worker, and everything in its cgroup.
+//! Kills a tree: every descendant of the worker, and everything in its cgroup.
 //!
-//! The sitter is a subreaper, so whatever loses its parent becomes the sitter's child: a tree of any shape is killed by
-//! killing the sitter's children until there are none. Process groups and the cgroup come first because they cannot be
-//! outrun by fork; the children catch what left both.
+//! The sitter is a subreaper and adopts orphans, so a tree of any shape is killed by killing the sitter's children until
+//! none is left. Process groups and the cgroup come first because fork can't outrun them; the children are those that
+//! left both.
 
 use crate::children;
 use crate::life::SIGKILL;
 use crate::process;
-use crate::protocol::flag;
+use crate::protocol::TreeKill;
 use crate::sys::{self, Errno, Fd};
 use crate::text;
 
 const MILLISECOND: u64 = 1_000_000;
 
-/// From the kill of the worker's group to the first look for others, if the worker takes so long to die: what it leaves
-/// comes into sight only then.
+/// From the kill of the worker's group to the first look for other processes. The worker's children become ours only when
+/// it has died; its end brings the look forward.
 const FIRST_LOOK: u64 = 20 * MILLISECOND;
-/// From an end to the next look: a group that was killed at a stroke mostly is gone by then.
+/// From a child's end to the next look. Most of a killed group is gone by then.
 const SHORTEST_PAUSE: u64 = 2 * MILLISECOND;
-/// Between two looks at a tree in which nothing ends: doubled each time up to this.
+/// The longest pause between two looks while nothing ends; the pause doubles each time.
 const LONGEST_PAUSE: u64 = 512 * MILLISECOND;
-/// From the beginning of the kill to saying that the tree resists.
+/// From the beginning of the kill to the report that the tree is held.
 const PATIENCE: u64 = 1_000 * MILLISECOND;
 
 /// The kill of one tree, from its first signal until nothing is left.
-pub(crate) struct TreeKill {
+pub(crate) struct Kill {
     next_look: u64,
     pause: u64,
     held_at: Option<u64>,
     looked: bool,
     /// Whether the host knows that the tree is being killed.
-    pub(crate) told: bool,
-    /// Processes other than the worker that died of a kill.
+    pub(crate) reported: bool,
+    /// The number of processes, other than the worker, that died of SIGKILL.
     pub(crate) killed: i32,
-    /// Bits of [`flag`].
-    pub(crate) flags: u16,
+    /// How the kill goes about it.
+    pub(crate) how: TreeKill,
 }
 
-/// What the kill of a tree may go by.
+/// What a kill is aimed at.
 pub(crate) struct Targets<'a> {
-    /// The worker, which leads the group and the session of the same number; 0 once it is reaped.
+    /// The worker, leader of the group and the session with the same number; 0 once it is reaped.
     pub(crate) worker: i32,
-    /// Once killed, a cgroup is spent: kernels since 6.14 (and older ones that took over the change) kill whatever is
-    /// cloned into it from outside, because they compare the number of its kills with that of the parent's cgroup.
+    /// A cgroup is spent once it was killed: kernels since 6.14 (and older ones with the change) kill whatever is cloned
+    /// into it from outside, because they compare the number of its kills with that of the parent's cgroup.
     pub(crate) cgroup: Option<&'a Fd>,
 }
 
-impl TreeKill {
-    /// Begins: the worker's group at once, the rest at the first look. Only while the worker is not reaped is its group's
-    /// number surely its own. `told`: the host knows already that the tree is being killed.
+impl Kill {
+    /// Begins with the worker's group, whose number can't be reused while the worker is not reaped. The rest is killed at
+    /// the first look. `reported`: the host already knows that the tree is being killed.
     ///
-    /// The cgroup waits for the second look, because its kill spends it (see [`Targets::cgroup`]) and is seldom needed.
-    pub(crate) fn begin(targets: &Targets<'_>, told: bool, now: u64) -> Self {
+    /// The cgroup is killed at the second look, because this spends it (see [`Targets::cgroup`]) and is seldom needed.
+    pub(crate) fn begin(targets: &Targets<'_>, reported: bool, now: u64) -> Self {
         let mut kill = Self {
-            // Without the worker there is nothing to kill at a stroke.
+            // Without the worker there is no group to kill first.
             next_look: if targets.worker == 0 { now } else { now + FIRST_LOOK },
             pause: SHORTEST_PAUSE,
             held_at: Some(now + PATIENCE),
             looked: false,
-            told,
+            reported,
             killed: 0,
-            flags: 0,
+            how: TreeKill::NONE,
         };
         if targets.worker != 0 {
             kill.worker(targets.worker);
@@ -73,13 +73,13 @@ impl TreeKill {
         self.next_look
     }
 
-    /// Something ended: its children, if any, are ours now.
+    /// A child ended: its own children, if any, are ours now.
     pub(crate) fn hurry(&mut self, now: u64) {
         self.pause = SHORTEST_PAUSE;
         self.next_look = self.next_look.min(now + SHORTEST_PAUSE);
     }
 
-    /// Kills everything in sight, once. Returns how many children there are.
+    /// Kills everything that is found now. Returns the number of children.
     pub(crate) fn look(&mut self, targets: &Targets<'_>, now: u64) -> i32 {
         self.next_look = now + self.pause;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
@@ -93,7 +93,7 @@ impl TreeKill {
         self.children(targets.worker)
     }
 
-    /// True once, when the kill has taken so long that the host should hear of it.
+    /// True once, when the kill has taken so long that the host should know.
     pub(crate) fn is_held(&mut self, now: u64) -> bool {
         let held = self.held_at.is_some_and(|at| now >= at);
         if held {
@@ -103,7 +103,7 @@ impl TreeKill {
     }
 
     fn worker(&mut self, worker: i32) {
-        // No such group: the child has not come to setsid yet, and has no children of its own.
+        // No such group: the child has not called setsid yet, and has no children.
         match process::signal_group(worker, SIGKILL) {
             Err(Errno::ESRCH) => self.note(process::signal(worker, SIGKILL)),
             outcome => self.note(outcome),
@@ -111,59 +111,58 @@ impl TreeKill {
     }
 
     fn cgroup(&mut self, cgroup: &Fd) {
-        // A kernel without cgroup.kill (before 5.14), or a cgroup that is gone: the children are found all the same.
+        // It fails without cgroup.kill (before Linux 5.14) or when the cgroup is gone. The children are killed anyway.
         let killed = sys::open_in_to_write(cgroup, c"cgroup.kill").and_then(|file| sys::write(file.raw(), b"1"));
         if killed.is_ok() {
-            self.flags |= flag::KILLED_CGROUP;
+            self.how.cgroup = true;
         }
     }
 
-    /// A zombie counts as well: what is not reaped is still a child, and one whose threads live has not ended. That nothing is
-    /// left is never told by this count, but by wait(2) when there is no child.
+    /// Zombies count, too: they are still children, and one with living threads has not ended. Only wait(2), not this
+    /// count, proves that nothing is left.
     fn children(&mut self, worker: i32) -> i32 {
         let own_group = process::group_of(0).unwrap_or(0);
         let mut count = 0;
         let looked = children::each(|child| {
             count += 1;
             if child != worker {
-                self.flags |= flag::KILLED_STRAYS;
+                self.how.strays = true;
                 self.note(kill_with_group(child, own_group));
             }
         });
-        // When /proc cannot be read (EMFILE, ENOMEM, not mounted), the next look tries again.
+        // If /proc can't be read (EMFILE, ENOMEM, not mounted), the next look tries again.
         make_room(looked.err());
         count
     }
 
     fn note(&mut self, outcome: sys::Result<()>) {
         if outcome == Err(Errno::EPERM) {
-            self.flags |= flag::REFUSED;
+            self.how.refused = true;
         }
     }
 }
 
-/// Kills a child, and with it its process group unless that is ours: groups never reach outside the tree, because
-/// setpgid(2) keeps them inside a session, and sessions are inherited.
+/// Kills a child, and its process group unless that is ours. A group never reaches outside the tree: setpgid(2) keeps it
+/// within a session, and sessions are inherited.
 pub(crate) fn kill_with_group(child: i32, own_group: i32) -> sys::Result<()> {
     let outcome = process::signal(child, SIGKILL);
     match process::group_of(child) {
-        // Members that died meanwhile, or refuse us, are found as children sooner or later.
+        // Members that refuse the signal are found as children later.
         Ok(group) if group != own_group => drop(process::signal_group(group, SIGKILL)),
         _ => {}
     }
     outcome
 }
 
-/// Whether a child of ours is in this process group. A pass over /proc: for the rare case only.
+/// Whether a child of ours is in this process group.
 pub(crate) fn group_has_child(group: i32) -> bool {
     let mut any = false;
-    // Not being able to look counts as no: the group loses the rest of its grace, nothing is left behind.
+    // An error counts as no: the group loses the rest of its grace period, and nothing is left behind.
     let _ = children::each(|child| any |= process::group_of(child) == Ok(group));
     any
 }
 
-/// Whether the cgroup has members. When that cannot be read for want of something, it may have; when the cgroup itself
-/// is gone, it has none.
+/// Whether the cgroup has members. Assumes so if that can't be read, unless the cgroup itself is gone.
 pub(crate) fn is_populated(cgroup: &Fd) -> bool {
     let mut events = [0; 256];
     match sys::open_in(cgroup, c"cgroup.events").and_then(|file| sys::read(file.raw(), &mut events)) {
@@ -175,8 +174,8 @@ pub(crate) fn is_populated(cgroup: &Fd) -> bool {
     }
 }
 
-/// After a look for which no descriptor was left: somebody has lowered our limit, and the soft one is ours to raise. Where
-/// that is refused, the next look fails as this one did.
+/// After a look that failed for want of a descriptor: our limit was lowered from outside, and we may raise the soft one
+/// again. If that is refused, the next look fails, too.
 fn make_room(error: Option<Errno>) {
     if error == Some(Errno::EMFILE) {
         let _ = process::raise_descriptor_limit();

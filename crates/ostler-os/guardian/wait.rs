@@ -1,4 +1,4 @@
-//! Children that end: waitid(2), which can look at one without reaping it, and tells our children from all others.
+//! Waits for children with waitid(2), which can look at one without reaping it and knows children from other processes.
 
 use crate::arch::number;
 use crate::sys::{Result, call};
@@ -7,11 +7,11 @@ use crate::sys::{Result, call};
 #[derive(Clone, Copy)]
 pub(crate) struct Ended {
     pub(crate) pid: i32,
-    /// As wait(2) encodes it.
+    /// The wait status, as wait(2) encodes it.
     pub(crate) status: i32,
 }
 
-/// siginfo_t as waitid(2) fills it: signo, errno, code, padding, pid, uid, status; 128 bytes.
+/// The siginfo_t that waitid(2) fills in: signo, errno, code, padding, pid, uid, status; 128 bytes.
 #[repr(C, align(8))]
 struct ChildInfo {
     signo: i32,
@@ -29,7 +29,7 @@ const P_PID: usize = 1;
 const WNOHANG: usize = 1;
 const WEXITED: usize = 4;
 const WNOWAIT: usize = 0x0100_0000;
-/// Children of every kind, also those that tell their end by another signal.
+/// Children of every kind, including those whose exit signal is not SIGCHLD.
 const WALL: usize = 0x4000_0000;
 
 fn wait(kind: usize, pid: i32, flags: usize) -> Result<Option<Ended>> {
@@ -58,23 +58,28 @@ fn wait(kind: usize, pid: i32, flags: usize) -> Result<Option<Ended>> {
     Ok(Some(Ended { pid: info.pid, status }))
 }
 
-/// A child that has ended, left as it is: its pid and its process group's number stay taken until it is reaped. `None`
-/// when every child lives; ECHILD when there is none.
+/// A child that has ended, without reaping it: its pid and its process group's id stay taken until it is reaped. `None`
+/// if all children live; ECHILD if there is none.
 pub(crate) fn peek_ended() -> Result<Option<Ended>> {
     wait(P_ALL, 0, WNOWAIT)
 }
 
-/// Reaps any child that has ended. `None` when every child lives; ECHILD when there is none.
+/// Reaps any child that has ended. `None` if all children live; ECHILD if there is none.
 pub(crate) fn reap_any() -> Result<Option<Ended>> {
     wait(P_ALL, 0, 0)
 }
 
-/// Reaps one child. `None` when it lives.
+/// Reaps one child. `None` if it lives.
 pub(crate) fn reap(pid: i32) -> Result<Option<Ended>> {
     wait(P_PID, pid, 0)
 }
 
-/// Whether this pid is a child of ours, alive or not reaped. Then it cannot be reused: only we reap.
+/// Whether there is any child, alive or not reaped.
+pub(crate) fn has_child() -> bool {
+    peek_ended().is_ok()
+}
+
+/// Whether this pid is a child of ours, alive or not reaped. Then it can't be reused: only we reap it.
 pub(crate) fn is_child(pid: i32) -> bool {
     wait(P_PID, pid, WNOWAIT).is_ok()
 }

@@ -1,10 +1,9 @@
-//! Messages with descriptors in, messages with descriptors out, and the events that wait for room.
+//! Sends and receives messages and the descriptors that come with them.
 
 use core::mem::size_of;
 
 use crate::arch::number;
-use crate::fd;
-use crate::protocol::{Event, MAX_SPAWN_FDS};
+use crate::protocol::MAX_SPAWN_FDS;
 use crate::sys::{Errno, Fd, Result, call};
 
 const SOL_SOCKET: i32 = 1;
@@ -21,7 +20,7 @@ struct Slice {
     length: usize,
 }
 
-/// struct msghdr of the kernel (user_msghdr).
+/// The kernel's struct msghdr (user_msghdr).
 #[repr(C)]
 struct Header {
     name: *mut u8,
@@ -33,7 +32,7 @@ struct Header {
     flags: i32,
 }
 
-/// struct cmsghdr with room for as many descriptors as one message may bring.
+/// struct cmsghdr with room for the descriptors of one message.
 #[repr(C, align(8))]
 struct Rights {
     length: usize,
@@ -69,7 +68,7 @@ impl Fds {
         }
     }
 
-    /// Closes all. In place: the frames of those who receive are what a sitter's memory is.
+    /// Closes all, in place: a second value in a receiver's frame would cost every sitter memory.
     fn clear(&mut self) {
         self.count = 0;
         for place in &mut self.list {
@@ -86,12 +85,12 @@ impl Fds {
         self.list.get_mut(index)?.take()
     }
 
-    /// Those from `first` on that were not taken.
+    /// The descriptors from `first` on that were not taken.
     pub(crate) fn rest(&self, first: usize) -> &[Option<Fd>] {
         self.list.get(first..self.count).unwrap_or(&[])
     }
 
-    /// The highest number among them.
+    /// The highest descriptor number; -1 if there is none.
     pub(crate) fn highest(&self) -> i32 {
         self.list[..self.count]
             .iter()
@@ -102,20 +101,20 @@ impl Fds {
     }
 }
 
-/// What a socket gave.
+/// The result of [`receive`].
 pub(crate) enum Received {
     Message {
         length: usize,
-        /// Some descriptors could not be taken in: this process's table is full.
+        /// Some descriptors were lost: this process's descriptor table is full.
         truncated: bool,
     },
-    /// There is nothing to read.
+    /// No message is waiting.
     Nothing,
-    /// The other end is closed, or the socket is of no use any more.
+    /// The other end is closed, or the socket is broken.
     End,
 }
 
-/// Takes one message into `buffer`, its descriptors into `fds`, without waiting.
+/// Receives one message into `buffer` and its descriptors into `fds`. Never waits.
 pub(crate) fn receive(socket: i32, buffer: &mut [u8], fds: &mut Fds) -> Received {
     let mut rights = Rights::empty();
     let mut slice = Slice {
@@ -172,7 +171,7 @@ pub(crate) fn send(socket: i32, bytes: &[u8]) -> Result<()> {
     .map(drop)
 }
 
-/// The same with all of `fds`, which stay the caller's.
+/// Like [`send`], with all of `fds`, which stay the caller's.
 pub(crate) fn send_with(socket: i32, bytes: &[u8], fds: &Fds) -> Result<()> {
     let mut rights = Rights::empty();
     let mut count = 0;
@@ -214,126 +213,4 @@ pub(crate) fn send_with(socket: i32, bytes: &[u8], fds: &Fds) -> Result<()> {
         )
     }
     .map(drop)
-}
-
-/// How soon a send is tried again for which the kernel had no memory: no socket tells when it has.
-const MEMORY_RETRY: u64 = 10_000_000;
-
-/// Why events wait.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stalled {
-    No,
-    /// Until the socket has room.
-    Full,
-    /// Until this time.
-    NoMemory(u64),
-}
-
-/// Events on their way to the host, in order. The host may be slow or stopped: they wait here, and nothing else does.
-pub(crate) struct Outbox {
-    events: [Event; Self::CAPACITY],
-    first: usize,
-    count: usize,
-    stalled: Stalled,
-    /// Nobody will ever read an event: the host is gone.
-    unheard: bool,
-    /// Something waits that the host does not know of itself.
-    pressing: bool,
-}
-
-impl Outbox {
-    const CAPACITY: usize = 32;
-
-    pub(crate) const fn new() -> Self {
-        let nothing = Event::new(crate::protocol::EventKind::Bye, 0, 0);
-        Self {
-            events: [nothing; Self::CAPACITY],
-            first: 0,
-            count: 0,
-            stalled: Stalled::No,
-            unheard: false,
-            pressing: false,
-        }
-    }
-
-    /// How many more events can wait. Callers keep room for what they must be able to say before they take an order.
-    pub(crate) fn room(&self) -> usize {
-        Self::CAPACITY - self.count
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    /// Adds an event. Without room it is dropped: only answers and signals that are said often can meet that, because
-    /// no order is taken while the room is low.
-    pub(crate) fn push(&mut self, event: Event) {
-        self.pressing = true;
-        self.push_unhurried(event);
-    }
-
-    /// Adds what only confirms an order of the host's: it goes with the next event. When a pool is stopped, that is one
-    /// message a worker, and one wake-up of the host, in place of two.
-    pub(crate) fn push_unhurried(&mut self, event: Event) {
-        if self.unheard || self.room() == 0 {
-            return;
-        }
-        self.events[(self.first + self.count) % Self::CAPACITY] = event;
-        self.count += 1;
-    }
-
-    /// The host is gone: forgets what waits, and whatever is said later.
-    pub(crate) fn give_up(&mut self) {
-        self.unheard = true;
-        self.count = 0;
-        self.stalled = Stalled::No;
-    }
-
-    /// Sends what there is room for.
-    pub(crate) fn flush(&mut self, now: u64) {
-        if matches!(self.stalled, Stalled::NoMemory(until) if now < until) {
-            return;
-        }
-        self.stalled = Stalled::No;
-        if !self.pressing {
-            return;
-        }
-        while self.count > 0 {
-            let batch = self.count.min(Event::BATCH);
-            let mut bytes = [0; Event::SIZE * Event::BATCH];
-            for (index, place) in bytes.chunks_exact_mut(Event::SIZE).take(batch).enumerate() {
-                place.copy_from_slice(&self.events[(self.first + index) % Self::CAPACITY].encode());
-            }
-            match send(fd::EVENTS, &bytes[..batch * Event::SIZE]) {
-                Ok(()) => {
-                    self.first = (self.first + batch) % Self::CAPACITY;
-                    self.count -= batch;
-                }
-                Err(Errno::EAGAIN) => {
-                    self.stalled = Stalled::Full;
-                    return;
-                }
-                Err(Errno::ENOBUFS | Errno::ENOMEM | Errno::EINTR) => {
-                    self.stalled = Stalled::NoMemory(now + MEMORY_RETRY);
-                    return;
-                }
-                // EPIPE, ECONNRESET: the reading end is closed.
-                Err(_) => self.give_up(),
-            }
-        }
-        self.pressing = false;
-    }
-
-    /// Whether to wait for room in the socket.
-    pub(crate) fn wants_room(&self) -> bool {
-        self.stalled == Stalled::Full
-    }
-
-    /// When to flush again by the clock.
-    pub(crate) fn retry_at(&self) -> Option<u64> {
-        match self.stalled {
-            Stalled::NoMemory(until) => Some(until),
-            Stalled::No | Stalled::Full => None,
-        }
-    }
 }

@@ -10,9 +10,10 @@ use crate::status;
 use crate::sys::{self, Errno, Fd};
 use crate::text;
 
-/// What a worker is started from. All of it stays the sitter's.
+/// What a worker is started from. The sitter keeps all of it.
 pub(crate) struct Launch<'a> {
     pub(crate) spec: &'a Fd,
+    /// `None` for /dev/null.
     pub(crate) stdin: Option<&'a Fd>,
     pub(crate) stdout: &'a Fd,
     pub(crate) stderr: &'a Fd,
@@ -24,7 +25,7 @@ pub(crate) struct Launch<'a> {
 /// A child that is on its way to exec.
 pub(crate) struct Born {
     pub(crate) pid: i32,
-    /// Read by [`outcome`]: closed by a successful exec.
+    /// For [`outcome`]. A successful exec closes the other end.
     pub(crate) exec: Fd,
     pub(crate) in_cgroup: bool,
 }
@@ -32,18 +33,15 @@ pub(crate) struct Born {
 /// Why there is no worker.
 #[derive(Clone, Copy)]
 pub(crate) struct Failure {
-    pub(crate) step: i32,
-    pub(crate) errno: i32,
+    pub(crate) step: Step,
+    pub(crate) errno: Errno,
 }
 
 fn at(step: Step) -> impl Fn(Errno) -> Failure {
-    move |errno| Failure {
-        step: step as i32,
-        errno: errno.0,
-    }
+    move |errno| Failure { step, errno }
 }
 
-/// Forks the worker-to-be. Nothing here waits for it.
+/// Forks the worker-to-be. Does not wait for it.
 pub(crate) fn start(launch: &Launch<'_>) -> Result<Born, Failure> {
     let (exec, report) = sys::pipe().map_err(at(Step::Pipe))?;
     let sitter = process::own_pid();
@@ -54,8 +52,8 @@ pub(crate) fn start(launch: &Launch<'_>) -> Result<Born, Failure> {
     Ok(Born { pid, exec, in_cgroup })
 }
 
-/// A cgroup that cannot be entered (an old kernel, a seccomp filter, a cgroup that is gone) does not stop the start: the
-/// host is told. A process limit, the cgroup's own included, does.
+/// A cgroup that can't be entered (an old kernel, a seccomp filter, a removed cgroup) does not prevent the start: the host
+/// is informed. A process limit, including the cgroup's own, does.
 fn fork(cgroup: Option<&Fd>) -> sys::Result<(i32, bool)> {
     if let Some(cgroup) = cgroup {
         match process::fork_into(cgroup) {
@@ -67,10 +65,10 @@ fn fork(cgroup: Option<&Fd>) -> sys::Result<(i32, bool)> {
     process::fork().map(|pid| (pid, false))
 }
 
-/// What the pipe of [`Born`] tells.
+/// The outcome of a start.
 pub(crate) enum Outcome {
     Undecided,
-    /// Exec succeeded, or the child was killed before it could tell anything else.
+    /// Exec succeeded, or the child was killed before it could report anything else.
     Executed,
     Failed(Failure),
 }
@@ -80,27 +78,28 @@ pub(crate) fn outcome(exec: &Fd) -> Outcome {
     match sys::read(exec.raw(), &mut bytes) {
         Err(Errno::EAGAIN | Errno::EINTR) => Outcome::Undecided,
         Ok(0) => Outcome::Executed,
-        // Eight bytes are written at once, and a pipe does not tear them (pipe(7)).
+        // Eight bytes are written at once, and a pipe does not split them (pipe(7)).
         Ok(_) => {
             let [a, b, c, d, e, f, g, h] = bytes;
-            let (step, errno) = (i32::from_ne_bytes([a, b, c, d]), i32::from_ne_bytes([e, f, g, h]));
+            let step = Step::from_wire(i32::from_ne_bytes([a, b, c, d])).unwrap_or(Step::Pipe);
+            let errno = Errno(i32::from_ne_bytes([e, f, g, h]));
             Outcome::Failed(Failure { step, errno })
         }
         Err(errno) => Outcome::Failed(at(Step::Pipe)(errno)),
     }
 }
 
-/// The end of a child that could not exec: tells why, and ends.
+/// Ends a child that could not exec, after reporting why.
 fn fail((failure, report): (Failure, i32)) -> ! {
     let mut bytes = [0; 8];
-    bytes[..4].copy_from_slice(&failure.step.to_ne_bytes());
-    bytes[4..].copy_from_slice(&failure.errno.to_ne_bytes());
-    // When even this fails, the sitter sees an end with status 127.
+    bytes[..4].copy_from_slice(&(failure.step as i32).to_ne_bytes());
+    bytes[4..].copy_from_slice(&failure.errno.0.to_ne_bytes());
+    // If this fails, the sitter sees an exit with status 127.
     let _ = sys::write(report, &bytes);
     process::exit(status::NOT_STARTED)
 }
 
-/// Runs in the child; returns only if it failed, with where to tell it.
+/// Runs in the child. Returns only on failure, with the pipe that reports it.
 fn become_worker(launch: &Launch<'_>, sitter: i32, report: i32) -> (Failure, i32) {
     match prepare(launch, sitter, report) {
         Err(failure) => (failure, report),
@@ -112,14 +111,14 @@ fn prepare(launch: &Launch<'_>, sitter: i32, report: i32) -> Result<(i32, Ready)
     failpoint::reach(Point::WorkerBorn);
     process::signal_at_parents_end(SIGKILL).map_err(at(Step::Parent))?;
     if process::parent_pid() != sitter {
-        // It died before it could be a parent to die with.
+        // The sitter died before PR_SET_PDEATHSIG was set.
         return Err(at(Step::Parent)(Errno::ESRCH));
     }
     process::new_session().map_err(at(Step::Session))?;
     let ready = Ready::map(launch.spec).map_err(at(Step::Spec))?;
     let report = place_descriptors(launch, report).map_err(at(Step::Descriptors))?;
     process::set_descriptor_limit(launch.limit).map_err(at(Step::Limits))?;
-    // The guardian has given every signal its default action, and has everything blocked.
+    // The guardian has restored every signal's default action, and blocks all signals.
     process::set_blocked_signals(0).map_err(at(Step::Session))?;
     if let Some(directory) = ready.directory() {
         sys::change_directory(directory).map_err(at(Step::Directory))?;
@@ -128,15 +127,15 @@ fn prepare(launch: &Launch<'_>, sitter: i32, report: i32) -> Result<(i32, Ready)
     Ok((report, ready))
 }
 
-/// 0 is /dev/null already, unless a pipe is given for it; 1 and 2 are the pipes; listening sockets follow. All else is closed by exec. Returns where the
-/// report pipe is now.
+/// 0 is /dev/null already, or the given stdin; 1 and 2 are the pipes, then the listening sockets. Exec closes everything else. Returns the
+/// report pipe's descriptor.
 fn place_descriptors(launch: &Launch<'_>, report: i32) -> sys::Result<i32> {
     let listeners = launch.listen.len();
     let first_free = 3 + listeners as i32;
     let (mut stdout, mut stderr, mut report) = (launch.stdout.raw(), launch.stderr.raw(), report);
     let mut stdin = launch.stdin.map(Fd::raw);
     if listeners > 0 {
-        // Sources may be where listeners must go: first everything out of the way, then each to its place.
+        // A source may be at a listener's place: move everything out of the way first, then each to its place.
         if let Some(fd) = stdin {
             stdin = Some(sys::duplicate_above(fd, first_free)?);
         }
@@ -156,13 +155,12 @@ fn place_descriptors(launch: &Launch<'_>, report: i32) -> sys::Result<i32> {
     }
     sys::duplicate_to(stdout, 1, false)?;
     sys::duplicate_to(stderr, 2, false)?;
-    // All our descriptors are close-on-exec from their birth; this is for one that we might have overlooked, and kernels
-    // before 5.11 do without.
+    // All our descriptors are close-on-exec already. This is for one that was overlooked; kernels before 5.11 lack it.
     let _ = sys::close_on_exec_from(first_free);
     Ok(report)
 }
 
-/// A spec, mapped and made into what execve takes.
+/// A mapped spec, ready for execve.
 struct Ready {
     bytes: &'static [u8],
     head: SpecHead,
@@ -175,12 +173,12 @@ impl Ready {
             return Err(Errno::EINVAL);
         }
         let start = sys::map_file(spec.raw(), size)?;
-        // SAFETY: a fresh private mapping of `size` bytes that nothing else refers to, and that is never unmapped. The
-        // host does not shrink the file: it keeps no descriptor of it.
+        // SAFETY: a fresh private mapping of `size` bytes that nothing else refers to and that is never unmapped. The
+        // host can't shrink the file: it keeps no descriptor of it.
         let bytes = unsafe { core::slice::from_raw_parts_mut(start, size) };
         let head = SpecHead::decode(bytes, size).ok_or(Errno::EINVAL)?;
         if bytes.last() != Some(&0) {
-            // Then every string that begins inside ends inside.
+            // Some string would not end inside the file.
             return Err(Errno::EINVAL);
         }
         if head.listen_pid != 0 {
@@ -202,7 +200,7 @@ impl Ready {
 
     fn execute(&self) -> Failure {
         let table = |at: u32| self.bytes[at as usize..].as_ptr().cast::<u64>();
-        // SAFETY: both tables were turned into pointers to strings of this mapping, and end with a null pointer.
+        // SAFETY: both tables hold pointers to strings of this mapping, and end with a null pointer.
         let errno = unsafe {
             process::execute(
                 self.string(self.head.program),
@@ -214,7 +212,7 @@ impl Ready {
     }
 }
 
-/// Turns a table of offsets into pointers, in place. The head was checked: the table lies inside.
+/// Turns a table of offsets into pointers, in place. The head is checked: the table lies inside.
 fn relocate(bytes: &mut [u8], start: u64, table: u32, count: u32) -> sys::Result<()> {
     let size = bytes.len() as u64;
     let mut cells = bytes[table as usize..].chunks_exact_mut(8);

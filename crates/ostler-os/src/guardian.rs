@@ -1,10 +1,11 @@
-//! The host's link to its guardian: the small program that starts every worker, and ends every tree when the host is gone.
+//! The host's link to its guardian: the small program that starts every worker and ends every tree when the host is gone.
 //!
-//! [`Guardian::launch`] starts the program and returns two halves: the [`Guardian`], a handle that gives orders and
-//! never waits, and the [`Events`], which tell what came of them. The host holds no descriptor and no child but the
-//! guardian; everything about a worker comes as a [`GuardianEvent`]. The program and its shape: ADR 0002; how it gets
-//! onto the machine: ADR 0003.
+//! [`Guardian::launch`] starts the program and returns two halves: the [`Guardian`], a handle that sends orders and never
+//! waits, and the [`Events`], which report what came of them. The host has no child but the guardian and receives no
+//! descriptors; everything about a worker arrives as a [`GuardianEvent`]. ADR 0002 describes the program, ADR 0003 how it
+//! gets onto the machine.
 
+mod ending;
 mod error;
 mod event;
 mod events;
@@ -23,9 +24,10 @@ use std::time::Duration;
 
 use ostler_core::signal::Signal;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use rustix::process::{PidfdFlags, Resource};
+use rustix::process::{Pid, PidfdFlags, Resource, getpid};
 use tokio::sync::watch;
 
+use ending::Ending;
 pub use error::{Attempt, LaunchError, OrderError, QuitError};
 pub use event::{GuardianEvent, SignalCause, SpawnStep, TreeKill, TreeProcess};
 pub use events::Events;
@@ -39,24 +41,24 @@ use orders::Orders;
 /// How the guardian is launched.
 #[derive(Debug, Clone)]
 pub struct GuardianOptions {
-    /// A program to run in place of the built-in one. It wins over the environment variable `OSTLER_GUARDIAN`, which
-    /// does the same unless it is empty. Default: none.
+    /// A program to run instead of the built-in one. It takes precedence over the environment variable `OSTLER_GUARDIAN`,
+    /// which does the same unless it is empty, or the host runs set-uid (AT_SECURE). Default: none.
     pub program: Option<PathBuf>,
     /// Whether to run the built-in program from a memory file, which leaves nothing on disk. When this is false, or the
-    /// system forbids it, a file in a cache directory is used. Default: true.
+    /// system forbids that, a file in a cache directory is used. Default: true.
     pub memfd: bool,
-    /// Where that file may go when neither `$XDG_CACHE_HOME` nor `~/.cache` will do; made if missing, and refused when
-    /// others may write in it. Default: none.
+    /// The directory for that file if neither `$XDG_CACHE_HOME` nor `~/.cache` can be used. Created if missing; refused if
+    /// other users own it or may write to it. Default: none.
     pub state_dir: Option<PathBuf>,
-    /// How long the guardian may take from exec to its first answer. Zero fails the launch. Default: 5 s.
+    /// The limit from exec to the guardian's first answer. Zero fails the launch. Default: 5 s.
     pub handshake_timeout: Duration,
-    /// Soft and hard `RLIMIT_NOFILE` that workers start with. `None`: this process's at the time of the launch, which is
-    /// wrong when it has raised its own soft limit by then. Default: `None`.
+    /// The soft and hard `RLIMIT_NOFILE` of workers. `None`: this process's limits at the launch, which is wrong if it has
+    /// raised its own soft limit by then. Default: `None`.
     pub worker_nofile: Option<(u64, u64)>,
-    /// A descriptor that guardian and sitters keep open for as long as they live, and no worker gets: who can take a lock on
-    /// that open file knows that all of them have ended. Default: none.
+    /// A descriptor that guardian and sitters keep open for as long as they live, and that no worker inherits: once a lock on
+    /// that open file can be taken, all of them have ended. Default: none.
     pub lock: Option<Arc<OwnedFd>>,
-    /// Shown as the argument of guardian and sitters in process listings, such as a run's short id. Default: empty.
+    /// The argument of guardian and sitters in process listings, such as the app's name. Default: empty.
     pub label: OsString,
 }
 
@@ -74,17 +76,17 @@ impl Default for GuardianOptions {
     }
 }
 
-/// Bytes of events that may wait for the reader in the socket: up to some 1,300 messages, since the
-/// kernel doubles it. It is capped at `net.core.wmem_max`.
+/// Bytes of events that may wait in the socket: up to about 1,300 messages, since the kernel doubles the value. The kernel
+/// caps it at `net.core.wmem_max`.
 const EVENTS_BUFFER: usize = 512 * 1024;
 
-/// How the guardian ended; `None` inside when something else in this process reaped it.
+/// How the guardian ended; `None` inside if another part of this process reaped it.
 #[derive(Debug, Clone, Copy)]
 struct Exit(Option<ExitStatus>);
 
-/// A handle for giving orders; clones are the same guardian. No method waits for the guardian, except [`quit`](Self::quit).
+/// A handle that sends orders. Clones refer to the same guardian. Only [`quit`](Self::quit) waits for the guardian.
 ///
-/// Dropping the last clone lets go of the guardian, as [`abandon`](Self::abandon) does.
+/// Dropping the last clone lets go of the guardian, like [`abandon`](Self::abandon).
 #[derive(Debug, Clone)]
 pub struct Guardian {
     link: Arc<Link>,
@@ -93,15 +95,25 @@ pub struct Guardian {
 #[derive(Debug)]
 struct Link {
     process: ProcessHandle,
+    program: ProgramFrom,
     orders: Arc<Orders>,
     exit: watch::Receiver<Option<Exit>>,
+    ending: Ending,
+    /// The process that launched the guardian.
+    host: Pid,
 }
 
 impl Link {
-    /// Closes the line, and wakes a guardian that somebody has stopped: else it would not see that.
+    /// Closes the control socket, and continues a guardian that is stopped: otherwise it would not notice.
+    ///
+    /// A forked copy of the host does nothing: the connection is the host's, which may still use it.
     fn let_go(&self) {
+        if getpid() != self.host {
+            return;
+        }
+        self.ending.order();
         self.orders.close();
-        self.signal(Signal::CONT, "it is let go");
+        self.signal(Signal::CONT, "the host lets go of it");
     }
 
     /// A guardian that has ended needs no signal.
@@ -118,13 +130,13 @@ impl Drop for Link {
     }
 }
 
-/// A program that was started, and has not shown yet that it is a guardian: dropped, it is killed.
+/// A program that was started and has not proved yet that it is a guardian. Killed on drop.
 struct Unproven(Option<Link>);
 
 impl Drop for Unproven {
     fn drop(&mut self) {
         if let Some(link) = &self.0 {
-            link.signal(Signal::KILL, "it is no guardian of ours");
+            link.signal(Signal::KILL, "it did not answer as a guardian");
         }
     }
 }
@@ -133,24 +145,25 @@ impl Guardian {
     /// Starts a guardian and waits for its first answer.
     ///
     /// The calling process is the host: when it ends in any way, the guardian ends every tree. Needs a tokio runtime with
-    /// I/O and time, which serves the link from then on. When that runtime ends first, orders are still sent where the
-    /// socket has room, and dropping the handle still ends everything.
+    /// I/O and time, which serves the link from then on. After that runtime has ended, orders are still sent as long as
+    /// the socket has room, and dropping the handle still ends everything. Cancel safe: nothing is left running.
     ///
     /// # Errors
-    /// When the program cannot be run, does not answer in `handshake_timeout`, or is of another protocol version.
-    /// Nothing is left running then.
+    /// If the program can't be run, does not answer within `handshake_timeout`, or has another protocol version. Nothing is
+    /// left running.
     pub async fn launch(options: GuardianOptions) -> Result<(Self, Events), LaunchError> {
         let setup = |what| move |source: io::Error| LaunchError::Setup { what, source };
         let (control, guardian_control) = socket_pair().map_err(setup("control socket"))?;
         let (events, guardian_events) = socket_pair().map_err(setup("events socket"))?;
-        // As large as this system allows, so that a burst of events does not wait for a slow reader; any size works.
+        // As large as the system allows, so that a burst of events does not wait for a slow reader. Any size works.
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(&guardian_events, EVENTS_BUFFER);
-        let host = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
+        let host = rustix::process::pidfd_open(getpid(), PidfdFlags::empty())
             .map_err(|e| setup("pidfd of this process")(e.into()))?;
 
         let (nofile_soft, nofile_hard) = options.worker_nofile.unwrap_or_else(own_nofile);
         let hello = Hello {
             version: VERSION,
+            dumpable: must_be_dumpable(),
             nofile_soft,
             nofile_hard,
         };
@@ -160,19 +173,27 @@ impl Guardian {
         }
         orders::send(control.as_fd(), &hello.encode(), &given).map_err(|e| setup("first message")(e.into()))?;
         drop(given);
-        // Everything that may fail for want of something comes before there is a process.
+        // Everything that may fail for want of resources comes before there is a process.
         let (reaper, exit) = Reaper::start().map_err(setup("thread that waits for the guardian"))?;
-        let mut events = Events::new(events, exit.clone()).map_err(setup("events socket"))?;
+        let ending = Ending::default();
+        let mut events = Events::new(events, exit.clone(), ending.clone()).map_err(setup("events socket"))?;
         let orders = Arc::new(Orders::new(control));
         let sending = Arc::clone(&orders).sending().map_err(setup("control socket"))?;
 
-        let child = program::start(&options, &guardian_control).await?;
+        let (child, program) = program::start(&options, &guardian_control).await?;
         drop(guardian_control);
         let process = reaper.take(child).map_err(setup("identity of the guardian"))?;
         let Some(process) = process else {
             return Err(events.died().await);
         };
-        let mut launched = Unproven(Some(Link { process, orders, exit }));
+        let mut launched = Unproven(Some(Link {
+            process,
+            program,
+            orders,
+            exit,
+            ending,
+            host: getpid(),
+        }));
         match tokio::time::timeout(options.handshake_timeout, events.ready()).await {
             Ok(answer) => answer?,
             Err(_) => {
@@ -191,24 +212,21 @@ impl Guardian {
         self.identity().pid.unsigned_abs()
     }
 
-    /// Who the guardian is, for whoever looks for it after this process's end.
+    /// The guardian's identity, which outlives this process in records.
     pub fn identity(&self) -> ProcessIdentity {
         self.link.process.identity()
     }
 
     /// How its program got onto this machine (ADR 0003).
-    ///
-    /// # Errors
-    /// When `/proc` does not say what program it runs.
-    pub fn program(&self) -> io::Result<ProgramFrom> {
-        program::of(self.pid())
+    pub fn program(&self) -> &ProgramFrom {
+        &self.link.program
     }
 
-    /// Starts an incarnation in its slot. Slots are dense indexes from 0; a slot that was never used, or was closed,
-    /// gets a sitter first. Answered by `Spawned` or `SpawnFailed`; a slot that still has a tree fails with EBUSY.
+    /// Starts an incarnation in its slot. Slots are dense indexes from 0. A slot that is new, or was closed, gets a sitter
+    /// first. Answered by `Spawned` or `SpawnFailed`; a slot that still has a tree fails with EBUSY.
     ///
     /// # Errors
-    /// When the request cannot be passed on, or the guardian is gone. Nothing was started then.
+    /// If the request can't be sent, or the guardian is gone. Nothing was started.
     pub fn spawn(&self, slot: u32, incarnation: u64, request: SpawnRequest) -> Result<(), OrderError> {
         if slot >= MAX_SLOTS {
             return Err(OrderError::SlotRange { slot });
@@ -228,14 +246,15 @@ impl Guardian {
         self.link.orders.give(&order, fds)
     }
 
-    /// Ends an incarnation: `signal` to its process group; when `grace` (whole milliseconds, zero is at once) is over,
-    /// or the whole group has ended sooner, KILL to all that is left of its tree. Answered by `Exited` and `TreeGone`.
+    /// Ends an incarnation: `signal`, then CONT, to its process group. After `grace` (whole milliseconds; zero kills at
+    /// once), or as soon as the whole group has ended, KILL to the rest of its tree. Answered by `Exited` and `TreeGone`.
     ///
-    /// Right in every state and any number of times: a further call can only hasten the end, and its signal is sent if
-    /// it has not been sent before. An incarnation that is not in the slot is left alone.
+    /// Can be called in every state and any number of times. Another call can only bring the end forward; its signal is sent
+    /// if it has not been sent before. It also continues a sitter that was stopped from outside. Has no effect on an
+    /// incarnation that is not in the slot.
     ///
     /// # Errors
-    /// When the guardian is gone.
+    /// If the guardian is gone.
     pub fn end(&self, slot: u32, incarnation: u64, signal: Signal, grace: Duration) -> Result<(), OrderError> {
         let mut order = Order::new(OrderKind::End, slot, incarnation);
         order.signal = signal.number();
@@ -243,63 +262,59 @@ impl Guardian {
         self.link.orders.give(&order, Vec::new())
     }
 
-    /// Gives a slot up: its sitter ends as soon as its tree is gone, which this does not bring about. Answered by `Closed`.
+    /// Gives up a slot: its sitter exits once its tree is gone, which this does not cause. Answered by `Closed`.
     ///
     /// # Errors
-    /// When the guardian is gone.
+    /// If the guardian is gone.
     pub fn close(&self, slot: u32) -> Result<(), OrderError> {
         self.link
             .orders
             .give(&Order::new(OrderKind::Close, slot, 0), Vec::new())
     }
 
-    /// Asks for the children that a slot's sitter still has. Answered by `Children`, or `OrderFailed` with ENOENT when
-    /// the slot has no sitter.
+    /// Requests the guardian's sitters and its other children. Answered by `Census`.
     ///
     /// # Errors
-    /// When the guardian is gone.
-    pub fn query(&self, slot: u32) -> Result<(), OrderError> {
-        self.link
-            .orders
-            .give(&Order::new(OrderKind::Query, slot, 0), Vec::new())
-    }
-
-    /// Asks for all sitters, and for children of the guardian that are none. Answered by `Census`.
-    ///
-    /// # Errors
-    /// When the guardian is gone.
+    /// If the guardian is gone.
     pub fn census(&self) -> Result<(), OrderError> {
         self.link.orders.give(&Order::new(OrderKind::Census, 0, 0), Vec::new())
     }
 
-    /// Closes every slot, and waits at most `within` for the guardian to end, which it does when no tree is left.
+    /// Closes every slot, and waits at most `within` for the guardian to end, which it does once no tree is left. Cancel
+    /// safe: the guardian ends anyway.
     ///
     /// # Errors
-    /// When something is still held at the deadline; the guardian then serves nothing new, and ends as soon as it can.
+    /// If a tree is still held at the deadline. The guardian then starts nothing new, and ends as soon as it can.
     pub async fn quit(&self, within: Duration) -> Result<(), QuitError> {
+        self.link.ending.order();
         self.link.orders.give(&Order::new(OrderKind::Quit, 0, 0), Vec::new())?;
         let mut exit = self.link.exit.clone();
         match tokio::time::timeout(within, exit.wait_for(Option::is_some)).await {
-            // The sender is gone only after it has told the exit.
+            // The sender is dropped only after it has sent the exit.
             Ok(_) => Ok(()),
             Err(_) => Err(QuitError::Timeout { within }),
         }
     }
 
-    /// Lets go of the guardian at once: it ends every tree by its `host_death` policy, and then itself. Needs no runtime
-    /// and does not wait. Events still come; orders fail with [`OrderError::Gone`].
+    /// Lets go of the guardian at once: it ends every tree by its `host_death` policy, then exits. Needs no runtime and does
+    /// not wait. Events still come; orders fail with [`OrderError::Gone`]. Does nothing in a forked copy of the host.
     pub fn abandon(&self) {
         self.link.let_go();
     }
 
-    /// Kills the guardian, where it does not end as told: each of its sitters then ends its tree, and itself. Does not wait.
+    /// Continues a guardian that was stopped from outside. Does not wait.
+    pub fn wake(&self) {
+        self.link.signal(Signal::CONT, "an answer is overdue");
+    }
+
+    /// Kills a guardian that does not answer. Each of its sitters then ends its tree and exits. Does not wait.
     pub fn kill(&self) {
-        self.link.signal(Signal::KILL, "it did not end as told");
+        self.link.signal(Signal::KILL, "it does not answer");
     }
 }
 
-/// Waits for the guardian on a thread of its own: with or without a runtime, it never stays behind as a zombie. The thread
-/// is there before its child is, so that no child is left without one.
+/// Waits for the guardian on a thread, so that it is reaped with or without a runtime. The thread exists before the child,
+/// so that no child is left without one.
 struct Reaper(mpsc::Sender<Child>);
 
 impl Reaper {
@@ -311,22 +326,22 @@ impl Reaper {
             .stack_size(64 * 1024)
             .spawn(move || {
                 let Ok(mut child) = given.recv() else { return };
-                // ECHILD, when SIGCHLD is ignored or the host waits for every child itself: it is gone all the same.
+                // ECHILD if SIGCHLD is ignored or the host reaps every child itself: the guardian is gone anyway.
                 let status = child.wait().ok();
                 tell.send_replace(Some(Exit(status)));
             })?;
         Ok((Self(give), told))
     }
 
-    /// Takes a child over, and says who it is; `None` when it has ended. One that cannot be known is killed.
+    /// Takes over a child, and identifies it; `None` if it has ended. A child that can't be identified is killed.
     fn take(self, mut child: Child) -> io::Result<Option<ProcessHandle>> {
-        // Nobody has waited for it yet, so the pid is its own.
+        // It is not reaped yet, so the pid can't be reused.
         let process = ProcessHandle::open(child.id() as i32);
         if process.is_err() {
-            // It cannot fail for a child that is not reaped.
+            // It can't fail for an unreaped child.
             let _ = child.kill();
         }
-        // The thread waits for just this.
+        // The thread waits for exactly this.
         let _ = self.0.send(child);
         process
     }
@@ -349,4 +364,10 @@ fn own_nofile() -> (u64, u64) {
 
 fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Where `/proc` hides processes of other users, it hides undumpable ones of our own user, too: the host could not follow
+/// its sitters' trees there. The mount can't be examined without `/proc`, and then nothing is hidden either.
+fn must_be_dumpable() -> bool {
+    crate::machine::hidepid().is_ok_and(|hidden| hidden.is_some())
 }

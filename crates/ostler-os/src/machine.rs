@@ -103,7 +103,7 @@ fn proc() -> io::Result<Proc> {
 }
 
 /// The option of the last mount on /proc, which is the one that is seen.
-fn hidepid() -> io::Result<Option<String>> {
+pub(crate) fn hidepid() -> io::Result<Option<String>> {
     let mounts = Process::myself()
         .and_then(|us| us.mountinfo())
         .map_err(io::Error::other)?;
@@ -160,6 +160,13 @@ fn system_processes() -> Option<u64> {
     let text = fs::read_to_string("/proc/loadavg").ok()?;
     let (_, all) = text.split_ascii_whitespace().nth(3)?.split_once('/')?;
     all.parse().ok()
+}
+
+/// Whether this program runs with more rights than the user who started it (set-uid, set-gid, file capabilities;
+/// AT_SECURE of getauxval(3)). Then nothing in its environment may choose what it executes or where it writes.
+pub fn is_secure_execution() -> bool {
+    // SAFETY: the call has no preconditions.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
 fn number_in(path: &str) -> Option<u64> {

@@ -7,6 +7,7 @@ use std::process::Command;
 use crate::steps::{Outcome, output, root, step};
 
 const MAIN: &str = "crates/ostler-os/guardian/main.rs";
+const POINTS: &str = "crates/ostler-failpoint/src/points.rs";
 
 pub(super) fn formatting() -> Outcome {
     let mut rustfmt = Command::new("rustfmt");
@@ -16,22 +17,26 @@ pub(super) fn formatting() -> Outcome {
 
 /// With and without failpoints, under the lints of ostler-os.
 pub(super) fn clippy() -> Outcome {
-    // Not /dev/null: rustc renames its output into place, which as root replaces the device by a
-    // regular file for the whole machine.
-    let metadata = std::env::temp_dir().join(format!("ostler-guardian-{}.rmeta", std::process::id()));
-    let outcome = lint(&metadata);
-    drop(std::fs::remove_file(&metadata));
+    let directory = std::env::temp_dir().join(format!("ostler-guardian-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    let outcome = lint(&directory);
+    drop(std::fs::remove_dir_all(&directory));
     outcome
 }
 
-fn lint(metadata: &Path) -> Outcome {
+fn lint(directory: &Path) -> Outcome {
+    // The build script puts the list of failpoints there.
+    std::fs::copy(root().join(POINTS), directory.join("points.rs")).map_err(|error| format!("{POINTS}: {error}"))?;
     for cfg in [&[][..], &["--cfg", "failpoints"]] {
         let mut clippy = driver()?;
         clippy
             .args([MAIN, "--crate-name", "ostler_guardian", "--crate-type", "bin"])
             .args(["--edition", "2024", "--check-cfg", "cfg(failpoints)"])
             .args(["--emit", "metadata", "-C", "panic=abort", "-o"])
-            .arg(metadata)
+            // Not /dev/null: rustc renames its output into place, which as root replaces the device
+            // by a regular file for the whole machine.
+            .arg(directory.join("guardian.rmeta"))
+            .env("OUT_DIR", directory)
             .args([
                 "-D",
                 "warnings",

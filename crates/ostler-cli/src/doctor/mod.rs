@@ -89,9 +89,9 @@ fn start_guardian(state_dir: Option<&Path>) -> Result<ProgramFrom, String> {
     };
     runtime.block_on(async {
         let (guardian, _events) = Guardian::launch(options).await.map_err(|error| chain(&error))?;
-        let program = guardian.program().map_err(|error| error.to_string());
+        let program = guardian.program().clone();
         guardian.quit(QUIT_LIMIT).await.map_err(|error| chain(&error))?;
-        program
+        Ok(program)
     })
 }
 

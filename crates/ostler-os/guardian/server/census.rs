@@ -1,15 +1,15 @@
-//! The census: who the guardian's children are, told as far as there is room for it.
+//! The census: reports the guardian's children, as fast as the outbox has room.
 
 use super::{ROOM, Server};
 use crate::children;
-use crate::protocol::{Event, EventKind};
+use crate::protocol::{Event, Payload};
 
-/// Strays that a census names.
+/// The most strays that a census reports one by one.
 const NAMED: i32 = 8;
 
 impl Server {
-    /// Goes on naming sitters as far as there is room; strays and the totals come last.
-    pub(super) fn go_on_with_census(&mut self) {
+    /// Reports more sitters while there is room. Strays and totals come last.
+    pub(super) fn continue_census(&mut self) {
         let Some(mut next) = self.census else { return };
         while self.outbox.room() >= ROOM {
             let Some(slot) = self.slots.get(next) else {
@@ -18,7 +18,7 @@ impl Server {
             };
             if slot.has_sitter() {
                 let pid = slot.sitter;
-                self.say(EventKind::CensusSitter, next, 0, pid, 0);
+                self.report(next, 0, Payload::CensusSitter { pid });
             }
             next += 1;
         }
@@ -28,22 +28,18 @@ impl Server {
     fn end_census(&mut self) {
         let (slots, outbox) = (&mut self.slots, &mut self.outbox);
         let mut strays = 0;
-        // What cannot be read is not named, and not counted.
+        // A stray that can't be looked up is not counted.
         let _ = children::each(|pid| {
             if slots.of_sitter(pid).is_some() {
                 return;
             }
             strays += 1;
             if strays <= NAMED {
-                let c = children::start_time(pid);
-                outbox.push(Event {
-                    a: pid,
-                    c,
-                    ..Event::new(EventKind::CensusStray, 0, 0)
-                });
+                let start_time = children::start_time(pid);
+                outbox.push(Event::new(0, 0, Payload::CensusStray { pid, start_time }));
             }
         });
         let sitters = i32::try_from(self.sitters).unwrap_or(i32::MAX);
-        self.say(EventKind::Census, 0, 0, sitters, strays);
+        self.report(0, 0, Payload::Census { sitters, strays });
     }
 }

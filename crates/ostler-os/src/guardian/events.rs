@@ -10,45 +10,46 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
-use super::Exit;
 use super::error::LaunchError;
 use super::event::{Assembler, GuardianEvent};
-use crate::protocol::{Event, EventKind, MAGIC, VERSION};
+use super::{Ending, Exit};
+use crate::protocol::{Event, MAGIC, Payload, VERSION};
 
-/// What guardian and sitters tell, in the order in which it happened for each slot.
+/// The events of guardian and sitters, in order for each slot.
 ///
-/// A reader that is slow, or does not read at all, delays nobody: a sitter keeps what it has to say until there is room,
-/// and goes on killing and reaping meanwhile.
+/// A slow reader delays only the events: a sitter keeps them until there is room, and goes on killing and reaping.
 #[derive(Debug)]
 pub struct Events {
     socket: AsyncFd<OwnedFd>,
     exit: watch::Receiver<Option<Exit>>,
     assembler: Assembler,
     decoded: VecDeque<GuardianEvent>,
-    /// The first answer, before it was looked at.
+    /// The guardian's first event, until it is checked.
     answer: Option<Event>,
     farewell: Farewell,
+    /// Whether the host has ordered the end.
+    ending: Ending,
 }
 
-/// How far the end has come.
+/// How far the guardian's end has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Farewell {
     /// The guardian serves.
     None,
-    /// It has said that it ends, or that it was lost has been told.
+    /// It has announced its end, or `Lost` is reported.
     Said,
-    /// All writers are gone; `Ended` is told.
+    /// All writers are gone. `Ended` is reported.
     Ended,
 }
 
 enum Woke {
-    /// A message of this length; 0 is the end of the socket.
+    /// A message of this length; 0 at the end of the socket.
     Read(usize),
     GuardianEnded(Exit),
 }
 
 impl Events {
-    pub(super) fn new(socket: OwnedFd, exit: watch::Receiver<Option<Exit>>) -> io::Result<Self> {
+    pub(super) fn new(socket: OwnedFd, exit: watch::Receiver<Option<Exit>>, ending: Ending) -> io::Result<Self> {
         // SAFETY: an OwnedFd stays open, and keeps its number, for as long as it exists.
         let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?;
         Ok(Self {
@@ -58,10 +59,11 @@ impl Events {
             decoded: VecDeque::new(),
             answer: None,
             farewell: Farewell::None,
+            ending,
         })
     }
 
-    /// Waits for the guardian's first answer.
+    /// Waits for the guardian's first event.
     pub(super) async fn ready(&mut self) -> Result<(), LaunchError> {
         loop {
             self.more().await;
@@ -80,7 +82,7 @@ impl Events {
         LaunchError::Died { status }
     }
 
-    /// The next event; `None` once [`GuardianEvent::Ended`] was told. Cancel safe.
+    /// The next event; `None` after [`GuardianEvent::Ended`]. Cancel safe.
     pub async fn recv(&mut self) -> Option<GuardianEvent> {
         loop {
             if let Some(event) = self.decoded.pop_front() {
@@ -93,7 +95,7 @@ impl Events {
         }
     }
 
-    /// Waits for a message, for the end of the socket, or for the guardian's end, and takes it in.
+    /// Waits for a message, for the end of the socket, or for the guardian's end, and processes it.
     async fn more(&mut self) {
         let watching = self.farewell == Farewell::None;
         let mut buffer = Buffer::default();
@@ -103,7 +105,7 @@ impl Events {
                 Ok(mut ready) => match ready.try_io(|socket| Ok(buffer.read(socket.get_ref().as_fd())?)) {
                     Ok(Ok(length)) => Woke::Read(length),
                     Err(_would_block) => return,
-                    // An error of a socket that was sound until now is as good as its end.
+                    // An error on a socket that worked until now counts as its end.
                     Ok(Err(_)) => Woke::Read(0),
                 },
                 Err(_) => Woke::Read(0),
@@ -121,8 +123,8 @@ impl Events {
         }
     }
 
-    /// What the guardian said before its end comes first, whether or not the runtime has noticed it yet. True when the
-    /// socket has ended too.
+    /// Reads what the guardian sent before its end, whether or not the runtime has noticed it yet. True when the socket has
+    /// ended, too.
     fn lost_after_last_words(&mut self, exit: Exit) -> bool {
         let mut at_end = false;
         while !at_end && self.farewell == Farewell::None {
@@ -146,7 +148,7 @@ impl Events {
 
     async fn ended(&mut self) {
         if self.farewell == Farewell::None {
-            // It has closed its end without a farewell, so it is dead or dying.
+            // It closed its end without an announcement, so it is dead or dying.
             let exit = self.wait_exit().await;
             self.lost(exit);
         }
@@ -163,12 +165,15 @@ impl Events {
             .unwrap_or(Exit(None))
     }
 
-    /// Takes a message in; true when it is the end of the socket.
+    /// Processes a message. True at the end of the socket.
     fn take(&mut self, buffer: &Buffer, length: usize) -> bool {
         for event in buffer.0[..length].chunks_exact(Event::SIZE).filter_map(Event::decode) {
-            match event.kind {
-                EventKind::Ready => self.answer = Some(event),
-                EventKind::Bye => self.farewell = Farewell::Said,
+            match event.payload {
+                Payload::Ready { .. } => self.answer = Some(event),
+                // A guardian that leaves unasked, as when a forked copy of the host shut its socket down, is lost: its
+                // exit, which comes next, says so.
+                Payload::Bye if self.ending.is_ordered() => self.farewell = Farewell::Said,
+                Payload::Bye => {}
                 _ => self.decoded.extend(self.assembler.accept(event)),
             }
         }
@@ -195,13 +200,16 @@ impl Buffer {
 }
 
 fn check(answer: Event) -> Result<(), LaunchError> {
-    if answer.slot != MAGIC || answer.c != u64::from(VERSION) {
+    let Payload::Ready { errno, version, .. } = answer.payload else {
+        return Err(LaunchError::Died { status: None });
+    };
+    if answer.slot != MAGIC || version != u64::from(VERSION) {
         return Err(LaunchError::Version {
             ours: VERSION,
-            theirs: answer.c,
+            theirs: version,
         });
     }
-    match answer.b {
+    match errno {
         0 => Ok(()),
         errno => Err(LaunchError::Refused {
             source: io::Error::from_raw_os_error(errno),

@@ -1,4 +1,4 @@
-//! The host's end of the control socket: orders go out at once where there is room, else from a queue, in order.
+//! The host's end of the control socket: orders are sent at once if there is room, otherwise from a queue, in order.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -16,8 +16,8 @@ use tokio::sync::Notify;
 use super::error::OrderError;
 use crate::protocol::{MAX_SPAWN_FDS, Order};
 
-/// How soon a send is tried again that the kernel refused for want of memory, or because this user has too many
-/// descriptors in flight: no socket tells when there is more.
+/// How soon a send is retried that failed for want of kernel memory, or because this user has too many descriptors in
+/// flight: no socket becomes ready when that changes.
 const REFUSED_RETRY: Duration = Duration::from_millis(2);
 
 /// An order that waits for room in the socket, with the descriptors that go with it.
@@ -31,7 +31,7 @@ struct Outgoing {
 pub(super) struct Orders {
     socket: OwnedFd,
     queue: Mutex<Queue>,
-    /// Told when the queue is no longer empty, and when it is closed.
+    /// Notified when the queue is no longer empty, and when it is closed.
     wake: Notify,
 }
 
@@ -46,7 +46,7 @@ enum Blocked {
     Empty,
     Closed,
     Full,
-    /// By the kernel, although there may be room in the socket.
+    /// The kernel refused, although the socket may have room.
     Refused,
 }
 
@@ -59,7 +59,7 @@ impl Orders {
         }
     }
 
-    /// Sends at once, or queues behind what waits already. An error means that nothing was sent or queued.
+    /// Sends at once, or queues behind earlier orders. On an error nothing is sent or queued.
     pub(super) fn give(&self, order: &Order, fds: Vec<OwnedFd>) -> Result<(), OrderError> {
         let mut queue = self.lock();
         if queue.closed {
@@ -81,19 +81,19 @@ impl Orders {
         Ok(())
     }
 
-    /// Lets go of the guardian, for which the host is dead from now on. Needs no runtime. A copy of the socket in a
-    /// forked process does not keep it open: the connection itself is shut down.
+    /// Lets go of the guardian, for which the host counts as dead from now on. Needs no runtime. Shuts the connection itself
+    /// down, so that a copy of the socket in a forked process does not keep it open.
     pub(super) fn close(&self) {
         let mut queue = self.lock();
         queue.closed = true;
         queue.waiting.clear();
-        // It fails only when the guardian's end is closed already, which is what is wanted.
+        // It fails only if the guardian's end is closed already.
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
         self.wake.notify_one();
     }
 
-    /// What writes the queue out whenever there is room, until the orders are closed: to be run as a task. What may fail
-    /// has been done when it is given.
+    /// A task that sends queued orders whenever there is room, until the orders are closed. Everything that can fail is done
+    /// before this returns.
     pub(super) fn sending(self: Arc<Self>) -> io::Result<impl Future<Output = ()>> {
         let socket = self.socket.try_clone()?;
         // SAFETY: an OwnedFd stays open, and keeps its number, for as long as it exists.
@@ -110,7 +110,7 @@ impl Orders {
                 Blocked::Full => {
                     // It fails only when the runtime ends, and this task with it.
                     let Ok(mut ready) = socket.writable().await else { return };
-                    // The readiness may be an old one: only a send that would block clears it.
+                    // The readiness may be stale: only a send that would block clears it.
                     if matches!(self.flush(), Blocked::Full) {
                         ready.clear_ready();
                     }
@@ -134,7 +134,7 @@ impl Orders {
                 }
                 Err(Errno::AGAIN) => return Blocked::Full,
                 Err(error) if is_refused(error) => return Blocked::Refused,
-                // Whatever else it is, no order will ever go through: the events socket says what became of the guardian.
+                // After any other error no order gets through. The events socket shows what happened to the guardian.
                 Err(_) => {
                     queue.closed = true;
                     queue.waiting.clear();
@@ -144,7 +144,7 @@ impl Orders {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
-        // A panic while it was held leaves a queue that is whole: each change is one call.
+        // A panic can't leave the queue half changed: each change is one call.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

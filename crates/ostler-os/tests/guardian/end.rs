@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ostler_core::signal::Signal;
 use ostler_os::guardian::{GuardianEvent, SignalCause};
 
-use crate::support::{Bench, alive, assert_gone, line, pids, python, shell, with_output};
+use crate::support::{Bench, alive, assert_gone, line, pids, python, rest, send, shell, until_state, with_output};
 
 const LONG: Duration = Duration::from_secs(600);
 const SHORT: Duration = Duration::from_millis(100);
@@ -235,20 +235,24 @@ async fn repeated_order_can_only_shorten_the_grace() {
         .guardian
         .end(0, 7, Signal::KILL, Duration::ZERO)
         .expect("queuing the request");
-    bench.guardian.query(0).expect("queuing the request");
-    let mut signals = 0;
+    bench.term(0, 1, SHORT);
+    let mut signals = Vec::new();
     loop {
         match bench.next().await {
-            GuardianEvent::Signalled { .. } => signals += 1,
-            GuardianEvent::Children { total, .. } => {
-                break assert!(total >= 1, "an order for another incarnation changes nothing");
-            }
+            GuardianEvent::Signalled { signal, cause, .. } => signals.push((signal, cause)),
+            GuardianEvent::Exited { status, .. } => assert_eq!(status.signal(), Some(9)),
+            GuardianEvent::TreeGone { .. } => break,
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(signals, 1, "TERM is sent once");
-    bench.term(0, 1, SHORT);
-    assert_eq!(bench.gone(0, 1).await.0.signal(), Some(9));
+    assert_eq!(
+        signals,
+        [
+            (Signal::TERM, SignalCause::Stop),
+            (Signal::KILL, SignalCause::GraceOver)
+        ],
+        "TERM is sent once, and an order for another incarnation changes nothing"
+    );
     bench.term(0, 1, SHORT);
     bench.quit().await;
 }
@@ -284,17 +288,30 @@ async fn tree_held_by_a_halted_tracer_is_named_and_finally_gone() {
     bench
         .until(|event| matches!(event, GuardianEvent::Held { children: 1.., .. }).then_some(()))
         .await;
-    bench.guardian.query(0).expect("queuing the request");
-    let named = bench.until(|event| match event {
-        GuardianEvent::Children { named, .. } => Some(named.clone()),
-        _ => None,
-    });
-    assert!(
-        named.await.iter().any(|child| child.pid as i32 == worker),
-        "the held process must be named"
-    );
     tracer.kill();
     bench.gone(0, 1).await;
     assert_gone(worker);
+    bench.quit().await;
+}
+
+/// D.14 of issue 11: a stopped process receives no signal but KILL until it is continued.
+#[tokio::test]
+async fn stopped_worker_ends_gracefully() {
+    let mut bench = Bench::launch().await;
+    let mut spawn_request = python(
+        "import os, signal, sys\n\
+         def end(*_):\n    os.write(1, b'ended gracefully')\n    os._exit(7)\n\
+         signal.signal(signal.SIGTERM, end)\n\
+         print('ready', flush=True)\n\
+         while True: signal.pause()",
+    );
+    let output = with_output(&mut spawn_request);
+    let worker = bench.start(0, 1, spawn_request).await as i32;
+    let (_, output) = line(output).await;
+    send(worker, rustix::process::Signal::STOP);
+    until_state(worker, "T").await;
+    bench.term(0, 1, LONG);
+    assert_eq!(bench.gone(0, 1).await.0.code(), Some(7));
+    assert_eq!(rest(output).await.trim(), "ended gracefully");
     bench.quit().await;
 }

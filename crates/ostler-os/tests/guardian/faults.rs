@@ -156,12 +156,12 @@ async fn role_few_descriptors() {
     let pid = bench.guardian.pid() as i32;
     send(pid, Signal::STOP);
     for _ in 0..MANY {
-        bench.guardian.query(0).expect("queuing the request");
+        bench.guardian.close(0).expect("queuing the request");
     }
     send(pid, Signal::CONT);
     for _ in 0..MANY {
         match bench.next().await {
-            GuardianEvent::OrderFailed { slot: 0, .. } => {}
+            GuardianEvent::Closed { slot: 0 } => {}
             other => panic!("{other:?}"),
         }
     }
@@ -188,4 +188,76 @@ async fn guardian_closes_descriptors_leaked_by_its_host() {
     );
     works(&mut bench, 0, 1).await;
     bench.quit().await;
+}
+
+/// The lowest SEQPACKET socket of this process: the host's end of the control socket.
+fn control_socket() -> std::os::fd::OwnedFd {
+    let mut descriptors: Vec<i32> = std::fs::read_dir("/proc/self/fd")
+        .expect("readable")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    descriptors.sort_unstable();
+    let is_seqpacket = |raw: &i32| {
+        let link = std::fs::read_link(format!("/proc/self/fd/{raw}"));
+        // SAFETY: the descriptor is only borrowed for this call, and nothing else in this process closes sockets now.
+        let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(*raw) };
+        link.is_ok_and(|link| link.to_string_lossy().starts_with("socket:"))
+            && rustix::net::sockopt::socket_type(fd) == Ok(rustix::net::SocketType::SEQPACKET)
+    };
+    let raw = descriptors.into_iter().find(is_seqpacket).expect("a control socket");
+    // SAFETY: as above.
+    unsafe { std::os::fd::BorrowedFd::borrow_raw(raw) }
+        .try_clone_to_owned()
+        .expect("copied")
+}
+
+/// Plays the host of the tests below, in a process of its own: it forks and inspects descriptors.
+#[tokio::test]
+async fn role_forked_copy() {
+    match role().as_deref() {
+        Some("copy drops") => {
+            let mut bench = Bench::launch().await;
+            // SAFETY: the child only drops the handle and exits, without using the runtime.
+            match unsafe { nix::unistd::fork() }.expect("forked") {
+                nix::unistd::ForkResult::Child => {
+                    drop(bench.guardian);
+                    // SAFETY: ends the child at once, without running exit handlers of the copied process.
+                    unsafe { nix::libc::_exit(0) }
+                }
+                nix::unistd::ForkResult::Parent { child } => {
+                    nix::sys::wait::waitpid(child, None).expect("reaped");
+                }
+            }
+            works(&mut bench, 0, 1).await;
+            bench.quit().await;
+            println!("\nserved=yes");
+        }
+        Some("copy shuts down") => {
+            let mut bench = Bench::launch().await;
+            bench.start(0, 1, shell("sleep 1000")).await;
+            rustix::net::shutdown(control_socket(), rustix::net::Shutdown::Both).expect("shut down");
+            bench
+                .until(|event| matches!(event, GuardianEvent::Lost { .. }).then_some(()))
+                .await;
+            bench
+                .until(|event| matches!(event, GuardianEvent::Ended).then_some(()))
+                .await;
+            println!("\nlost=yes");
+        }
+        _ => {}
+    }
+}
+
+/// G.18 of issue 11.
+#[tokio::test]
+async fn forked_copy_of_the_host_does_not_let_go_of_the_guardian() {
+    let (_role, output) = Role::start(role_process("faults::role_forked_copy", "copy drops"));
+    line_with(output, "served=").await;
+}
+
+/// G.18 of issue 11: the guardian leaves cleanly, but nothing in the host asked it to.
+#[tokio::test]
+async fn guardian_that_leaves_unasked_is_lost() {
+    let (_role, output) = Role::start(role_process("faults::role_forked_copy", "copy shuts down"));
+    line_with(output, "lost=").await;
 }

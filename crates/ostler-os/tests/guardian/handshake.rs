@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ostler_os::guardian::{Guardian, GuardianOptions, LaunchError};
 
-use crate::support::{Bench, Role, alive, line_with, role, role_process, shell, stat};
+use crate::support::{Bench, Role, alive, line_with, role, role_process, shell, stat, unprivileged};
 
 #[tokio::test]
 async fn guardian_starts_in_its_own_session_and_quits() {
@@ -77,7 +77,16 @@ async fn other_version_is_refused_by_number() {
     })
     .await
     .expect_err("refused");
-    assert!(matches!(error, LaunchError::Version { ours: 2, theirs: 99 }), "{error}");
+    assert!(
+        matches!(
+            error,
+            LaunchError::Version {
+                ours: ostler_os::protocol::VERSION,
+                theirs: 99
+            }
+        ),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -259,4 +268,36 @@ async fn dropping_the_handle_ends_the_guardian_and_all_workers() {
     bench.events.recv().await.expect("receiving the end");
     crate::support::assert_gone(worker);
     crate::support::assert_gone(pid);
+}
+
+/// I.25 of issue 11: a set-uid host runs with rights that the user who set its environment lacks.
+#[tokio::test]
+async fn set_uid_host_ignores_a_program_in_its_environment() {
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("skipped: making a set-uid program needs root");
+    }
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let role = role_process(LAUNCH, "launch");
+    let mut command = unprivileged(&[], &role, directory.path());
+    let copy = directory.path().join("test");
+    fs::set_permissions(&copy, std::os::unix::fs::PermissionsExt::from_mode(0o4755)).expect("set-uid");
+    // no-new-privs would disable set-uid.
+    let args: Vec<_> = command
+        .get_args()
+        .filter(|arg| *arg != "--no-new-privs")
+        .map(std::ffi::OsString::from)
+        .collect();
+    let envs: Vec<_> = command
+        .get_envs()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())))
+        .collect();
+    command = std::process::Command::new(command.get_program());
+    command
+        .args(args)
+        .envs(envs)
+        .env("OSTLER_GUARDIAN", "/nowhere/guardian")
+        .current_dir("/");
+    let (_role, output) = Role::start(command);
+    let (program, _) = line_with(output, "ran=").await;
+    assert!(program.starts_with("/memfd:ostler-guardian"), "{program}");
 }

@@ -209,3 +209,48 @@ async fn releasing_many_slots_ends_the_guardian_without_a_reader() {
     }
     assert_eq!(gone, SLOTS);
 }
+
+/// Workers whose trees are one process each, or two, the second in a session of its own.
+async fn stop_time(bench: &mut Bench, with_strays: bool) -> Duration {
+    const SLOTS: u32 = 400;
+    let script = if with_strays {
+        "setsid sleep 1000 & exec sleep 1000"
+    } else {
+        "exec sleep 1000"
+    };
+    for slot in 0..SLOTS {
+        bench.start(slot, 1, shell(script)).await;
+    }
+    let begin = Instant::now();
+    for slot in 0..SLOTS {
+        bench.term(slot, 1, Duration::from_secs(60));
+    }
+    let mut gone = 0;
+    while gone < SLOTS {
+        if let GuardianEvent::TreeGone { .. } = bench.next().await {
+            gone += 1;
+        }
+    }
+    begin.elapsed()
+}
+
+/// H.20 of issue 11: each sitter used to read all of /proc, so that stopping took quadratic time: 16
+/// times as long as for plain workers at 400. A busy machine is given three tries.
+#[tokio::test]
+async fn strays_cost_a_sitter_the_same_however_many_processes_there_are() {
+    let mut ratios = Vec::new();
+    for _ in 0..3 {
+        let mut bench = Bench::launch().await;
+        let plain = stop_time(&mut bench, false).await;
+        bench.quit().await;
+        let mut bench = Bench::launch().await;
+        let strays = stop_time(&mut bench, true).await;
+        bench.quit().await;
+        eprintln!("plain {plain:?}, with strays {strays:?}");
+        ratios.push(strays.as_secs_f64() / plain.as_secs_f64());
+        if ratios.last().is_some_and(|ratio| *ratio < 6.0) {
+            return;
+        }
+    }
+    panic!("{ratios:?}");
+}

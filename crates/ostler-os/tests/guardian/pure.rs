@@ -105,17 +105,20 @@ fn kill_and_zero_grace_take_effect_immediately_in_every_state() {
     }
     let mut idle = Life::new();
     assert_eq!(idle.end(SIGKILL, 0, Cause::Stop, 0), Do::Nothing);
-    assert_eq!(idle.bereaved(Cause::HostDeath, 0), Do::Nothing);
+    assert_eq!(idle.master_gone(Cause::HostDeath, 0), Do::Nothing);
 }
 
 #[test]
 fn orphaned_sitter_follows_its_policy_and_shortens_an_ordered_grace() {
     let mut life = running();
-    assert_eq!(life.bereaved(Cause::HostDeath, 0), Do::Signal(TERM, Cause::HostDeath));
+    assert_eq!(
+        life.master_gone(Cause::HostDeath, 0),
+        Do::Signal(TERM, Cause::HostDeath)
+    );
     assert_eq!(life.deadline(), Some(50 * MS));
     let mut life = running();
     life.end(TERM, 60_000, Cause::Stop, 0);
-    assert_eq!(life.bereaved(Cause::GuardianDeath, 0), Do::Nothing);
+    assert_eq!(life.master_gone(Cause::GuardianDeath, 0), Do::Nothing);
     assert_eq!(life.deadline(), Some(50 * MS));
 }
 

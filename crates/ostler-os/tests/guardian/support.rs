@@ -371,3 +371,12 @@ pub(crate) async fn line_with(mut output: BufReader<File>, key: &str) -> (String
         }
     }
 }
+
+/// Waits until the process is in this state (`T`: stopped).
+pub(crate) async fn until_state(pid: i32, state: &str) {
+    let end = Instant::now() + DEADLINE;
+    while stat(pid)[0] != state {
+        assert!(Instant::now() < end, "process {pid} is in state {}", stat(pid)[0]);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}

@@ -397,7 +397,6 @@ fn about(event: &GuardianEvent) -> Option<(u32, u64)> {
         | GuardianEvent::Exited { slot, incarnation, .. }
         | GuardianEvent::TreeGone { slot, incarnation, .. }
         | GuardianEvent::Held { slot, incarnation, .. }
-        | GuardianEvent::Children { slot, incarnation, .. }
         | GuardianEvent::SitterLost { slot, incarnation, .. }
         | GuardianEvent::OrderFailed { slot, incarnation, .. } => Some((*slot, *incarnation)),
         GuardianEvent::Closed { .. }
