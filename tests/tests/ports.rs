@@ -131,17 +131,23 @@ fn exhausted_range_names_the_holders() {
     up.assert_nothing_left();
 }
 
-/// Two workers with a range of one port: the failure of the second names the first.
+/// Two pools with the same range of one port: the failure of the second worker names the first.
 #[test]
 fn port_held_by_another_worker_names_that_worker() {
     let port = free_row(1);
-    let keys = format!("workers = 2\nintensity = 0\nport = \"{port}-{port}\"\n{HTTP}");
-    let mut up = Up::start(|tag| pool("http", tag, &keys));
+    let keys = format!("intensity = 0\nport = \"{port}-{port}\"\n{HTTP}");
+    let mut up = Up::start(|tag| {
+        let second = pool("http", tag, &keys).replace("[pool.p]", "[pool.q]");
+        format!("{}{second}", pool("http", tag, &keys))
+    });
     let failure = up.wait_for_event("worker.failed");
     assert_eq!(failure["reason"], "port_in_use");
-    let other = if failure["worker"] == "p/0" { "p/1" } else { "p/0" };
+    let other = if failure["worker"] == "p/0" { "q/0" } else { "p/0" };
     assert!(failure["holder"].as_str().unwrap().contains(other), "{failure}");
-    up.stop_cleanly();
+    up.signal(Signal::SIGTERM);
+    let (status, stderr) = up.end(SOON);
+    assert_eq!(status.code(), Some(1), "one pool gave up: {stderr}");
+    up.assert_nothing_left();
 }
 
 #[test]

@@ -61,10 +61,7 @@ impl Place {
 }
 
 fn http() -> Probe {
-    Probe {
-        kind: ProbeKind::Http("/".into()),
-        port: None,
-    }
+    Probe::new(ProbeKind::Http("/".into()))
 }
 
 async fn until(events: &mut EventStream, what: &str, mut fits: impl FnMut(&Event) -> bool) {

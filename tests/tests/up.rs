@@ -92,7 +92,7 @@ fn sequence_numbers_have_no_gaps() {
 
 #[test]
 fn exits_before_ready_make_the_pool_give_up_and_show_stderr() {
-    let keys = "workers = 2\nport = \"any\"\nready = { http = \"/\" }";
+    let keys = "workers = 2\nport = \"any\"\nready = { http = \"/\" }\nintensity = 3";
     let begun = Instant::now();
     let mut up = Up::start(|tag| pool("stderr+exit=0", tag, keys));
     let (status, stderr) = up.end(SOON);
@@ -183,7 +183,13 @@ fn fixed_port_is_reused_although_a_grandchild_held_it() {
 fn unrelated_process_on_the_port_is_named() {
     let foreign = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = foreign.local_addr().unwrap().port();
-    let mut up = Up::start(|tag| pool("http", tag, &format!("port = {port}\nready = {{ http = \"/\" }}")));
+    let mut up = Up::start(|tag| {
+        pool(
+            "http",
+            tag,
+            &format!("port = {port}\nready = {{ http = \"/\" }}\nintensity = 3"),
+        )
+    });
     let (status, _) = up.end(SOON);
     assert_eq!(status.code(), Some(1));
     let failure = up.named("worker.failed").next().unwrap();

@@ -1,21 +1,19 @@
 //! `ostler check`: is the file right, and what does it mean?
 
-use std::io::{self, Write as _};
+use std::io;
 
 use crate::cli::CheckArgs;
 use crate::config;
-use crate::exit::{Exit, Failed};
+use crate::exit::{self, Exit, Failed};
+use crate::output::text::{self, Line, lines_of};
 
-/// Prints the resolved specification, or every mistake; what is hardly meant goes to stderr.
+/// Prints the resolved specification, or every mistake; warnings go to stderr.
 pub(crate) fn run(args: &CheckArgs) -> Result<Exit, Failed> {
-    let config = config::load(&args.file).map_err(Failed::wrong)?;
-    for doubt in config.doubts() {
-        // A stderr that nobody reads is no failure of the check.
-        drop(writeln!(io::stderr(), "{}: {doubt}", args.file.display()));
-    }
-    match io::stdout().write_all(config::show(&config).as_bytes()) {
-        // A reader such as `head` that has seen enough is no failure.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failed::machine(format!("stdout: {error}"))),
-        _ => Ok(Exit::Clean),
-    }
+    let config = config::load(&args.file).map_err(Failed::mistakes)?;
+    let warning = |warning| Line::plain(format!("{}: warning: {warning}", args.file.display()));
+    let warnings: Vec<Line> = config.warnings().map(warning).collect();
+    // The check does not fail because nobody reads stderr.
+    drop(text::print(&mut io::stderr(), &warnings));
+    exit::print(&lines_of(&config::show(&config)))?;
+    Ok(Exit::Clean)
 }

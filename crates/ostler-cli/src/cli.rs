@@ -30,7 +30,8 @@ Exit status:
   2  the file or the command line is wrong
   3  something could not be found out";
 
-/// Runs pools of processes from a TOML file: starts, watches, restarts and stops them, and leaves nothing behind.
+/// Runs pools of processes from a TOML file: starts, watches, restarts and stops them, and leaves
+/// nothing behind.
 #[derive(Debug, Parser)]
 #[command(name = "ostler", version, after_help = STATUSES)]
 pub(crate) struct Cli {
@@ -46,7 +47,8 @@ pub(crate) enum Command {
     /// Checks a file, and prints the specification that it means, with every default
     #[command(after_help = STATUSES)]
     Check(CheckArgs),
-    /// Ends what dead runs of an app have left, and removes their records; live runs are not touched
+    /// Ends what dead runs of an app have left, and removes their records; live runs are not
+    /// touched
     #[command(after_help = STATUSES)]
     Sweep(SweepArgs),
     /// Says what this machine allows, what that means for the promises, and what to do about it
@@ -95,12 +97,13 @@ pub(crate) struct SweepArgs {
     #[arg(long, value_name = "NAME", value_parser = app_name)]
     pub(crate) app: String,
 
-    /// Where its process table is kept, as [app] state_dir has it; default: the runtime directory of the machine
+    /// Where its process table is kept, as [app] state_dir has it; default: the runtime directory
+    /// of the machine
     #[arg(long, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
 
-    /// Remove dead runs of other PID namespaces, too: of containers that are gone. What has escaped its guardian in one that is
-    /// not is found by no sweep then
+    /// Remove dead runs of other PID namespaces, too: of containers that are gone. What has escaped
+    /// its guardian in one that is not is found by no sweep then
     #[arg(long)]
     pub(crate) forget_elsewhere: bool,
 }

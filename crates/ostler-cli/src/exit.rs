@@ -1,18 +1,21 @@
-//! Exit statuses, and the last words before them.
+//! Exit statuses, and the messages before them.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::process::ExitCode;
 
-/// How the program ends. What each means is in the help, and in `docs/cli.md`.
+use crate::config::Mistakes;
+use crate::output::text::{self, Line};
+
+/// How the program ends. The help and `docs/cli.md` explain each status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// Nothing is left, and no pool gave up.
     Clean = 0,
     /// A pool gave up, or an orphan was found.
     Trouble = 1,
-    /// The file or the command line is wrong. clap's own status for the latter is the same.
+    /// The file or the command line is wrong. clap uses the same status for the latter.
     Wrong = 2,
-    /// The machine or the store fails us.
+    /// The machine or the store fails.
     Machine = 3,
 }
 
@@ -22,33 +25,41 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// An end before there is anything to stop.
+/// An end before anything was started.
 #[derive(Debug)]
 pub(crate) struct Failed {
     exit: Exit,
-    message: String,
+    lines: Vec<Line>,
 }
 
 impl Failed {
-    /// The file or the command line is wrong; the message is complete.
+    /// The file or the command line is wrong, in one line.
     pub(crate) fn wrong(message: impl ToString) -> Self {
         Self {
             exit: Exit::Wrong,
-            message: message.to_string(),
+            lines: vec![Line::plain(message.to_string())],
         }
     }
 
-    /// The machine does not let us.
+    /// The file is wrong: a line for each mistake.
+    pub(crate) fn mistakes(mistakes: Mistakes) -> Self {
+        Self {
+            exit: Exit::Wrong,
+            lines: mistakes.lines().map(Line::plain).collect(),
+        }
+    }
+
+    /// The machine does not allow it, in one line.
     pub(crate) fn machine(message: impl ToString) -> Self {
         Self {
             exit: Exit::Machine,
-            message: format!("ostler: {}", message.to_string()),
+            lines: vec![Line::plain(format!("ostler: {}", message.to_string()))],
         }
     }
 
     /// Why.
-    pub(crate) fn message(&self) -> &str {
-        &self.message
+    pub(crate) fn lines(&self) -> &[Line] {
+        &self.lines
     }
 
     /// With which status.
@@ -56,10 +67,18 @@ impl Failed {
         self.exit
     }
 
-    /// Says why, to whoever still reads stderr.
-    pub(crate) fn tell(self) -> Exit {
-        // `eprintln!` panics when stderr is closed; nobody is left to be told then.
-        drop(writeln!(io::stderr(), "{}", self.message));
+    /// Prints why, and gives the status.
+    pub(crate) fn print(self) -> Exit {
+        // A stderr that can't be written to leaves nobody to say so.
+        drop(text::print(&mut io::stderr(), &self.lines));
         self.exit
     }
+}
+
+/// Prints a command's result on stdout.
+///
+/// # Errors
+/// [`Exit::Machine`] when it can't be written, as on a full disk.
+pub(crate) fn print(lines: &[Line]) -> Result<(), Failed> {
+    text::print(&mut io::stdout(), lines).map_err(|error| Failed::machine(format!("stdout: {error}")))
 }

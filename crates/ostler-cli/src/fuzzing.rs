@@ -16,6 +16,9 @@ pub fn toml(bytes: &[u8]) {
     let shown = config::show(&config);
     match config::parse("shown.toml", base, shown.as_bytes()) {
         Ok(again) => assert_eq!(again, config, "{shown}"),
-        Err(mistakes) => panic!("what `check` prints is refused: {mistakes}\n{shown}"),
+        Err(mistakes) => {
+            let mistakes: Vec<_> = mistakes.lines().collect();
+            panic!("what `check` prints is invalid: {mistakes:#?}\n{shown}")
+        }
     }
 }

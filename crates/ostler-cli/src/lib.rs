@@ -10,8 +10,9 @@ mod exit;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod output;
+mod signals;
 mod sweep;
-mod tell;
 mod up;
 
 use std::process::ExitCode;
@@ -20,12 +21,13 @@ use clap::Parser as _;
 
 /// Parses the command line and runs the command; returns the program's exit status.
 pub fn main() -> ExitCode {
+    let signals = signals::set_up();
     let cli = cli::Cli::parse();
     let outcome = match cli.command {
-        cli::Command::Up(args) => up::run(&args),
+        cli::Command::Up(args) => up::run(&args, &signals),
         cli::Command::Check(args) => check::run(&args),
         cli::Command::Sweep(args) => sweep::run(&args),
         cli::Command::Doctor(args) => doctor::run(&args),
     };
-    outcome.unwrap_or_else(exit::Failed::tell).into()
+    outcome.unwrap_or_else(exit::Failed::print).into()
 }

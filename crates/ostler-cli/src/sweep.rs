@@ -1,14 +1,14 @@
-//! `ostler sweep`: what dead runs of an app have left is ended, and their records are removed.
-
-use std::io::{self, Write as _};
+//! `ostler sweep`: ends what dead runs of an app left behind, and removes their records.
 
 use ostler::DirEnv;
 use ostler::sweep::{self, Elsewhere, SweepReport};
 
 use crate::cli::SweepArgs;
-use crate::exit::{Exit, Failed};
+use crate::exit::{self, Exit, Failed};
+use crate::output::lines::counted;
+use crate::output::text::Line;
 
-/// Sweeps, and says what was found.
+/// Sweeps, and prints what was found.
 pub(crate) fn run(args: &SweepArgs) -> Result<Exit, Failed> {
     let app_dir =
         ostler::app_dir(&DirEnv::from_process(), &args.app, args.state_dir.as_deref()).map_err(Failed::machine)?;
@@ -17,27 +17,23 @@ pub(crate) fn run(args: &SweepArgs) -> Result<Exit, Failed> {
         false => Elsewhere::Keep,
     };
     let report = sweep::sweep(&app_dir, elsewhere).map_err(Failed::machine)?;
-    // A stdout that nobody reads is no failure of the sweep.
-    drop(writeln!(io::stdout(), "{}", text(&args.app, &report)));
+    exit::print(&lines(&args.app, &report))?;
     Ok(if report.kept == 0 { Exit::Clean } else { Exit::Machine })
 }
 
-fn text(app: &str, report: &SweepReport) -> String {
-    let mut lines = vec![format!(
-        "{app}: {} dead runs removed, {} processes killed, {} live runs left alone",
-        report.runs,
-        report.killed.len(),
-        report.live
-    )];
-    lines.extend(report.killed.iter().map(|process| format!("  killed {process}")));
-    lines.extend(
-        report
-            .survivors
-            .iter()
-            .map(|process| format!("  could not be killed: {process}")),
+fn lines(app: &str, report: &SweepReport) -> Vec<Line> {
+    let head = format!(
+        "{app}: {} removed, {} killed, {} left alone",
+        counted(report.runs, "dead run", "dead runs"),
+        counted(report.killed.len() as u64, "process", "processes"),
+        counted(report.live, "live run", "live runs")
     );
-    lines.extend(report.remarks.iter().map(|remark| format!("  {remark}")));
-    lines.join("\n")
+    let killed = report.killed.iter().map(|process| format!("  killed {process}"));
+    let survivors = report.survivors.iter();
+    let survivors = survivors.map(|process| format!("  could not be killed: {process}"));
+    let remarks = report.remarks.iter().map(|remark| format!("  {remark}"));
+    let below = killed.chain(survivors).chain(remarks);
+    [head].into_iter().chain(below).map(Line::plain).collect()
 }
 
 #[cfg(test)]
@@ -45,16 +41,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_says_what_was_found() {
+    fn it_prints_what_was_found() {
         let report = SweepReport {
             runs: 1,
             killed: vec!["pid 7 (sleep)".into()],
             survivors: vec!["pid 8 (dd): uninterruptible".into()],
             ..SweepReport::default()
         };
+        let texts: Vec<_> = lines("demo", &report).into_iter().map(|line| line.text).collect();
         assert_eq!(
-            text("demo", &report),
-            "demo: 1 dead runs removed, 1 processes killed, 0 live runs left alone\n  killed pid 7 (sleep)\n  could not be killed: pid 8 (dd): uninterruptible"
+            texts.join("\n"),
+            "demo: 1 dead run removed, 1 process killed, 0 live runs left alone\n  killed pid 7 (sleep)\n  could not be killed: pid 8 (dd): uninterruptible"
         );
     }
 }

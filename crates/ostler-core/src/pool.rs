@@ -1,4 +1,5 @@
-//! When a pool is ready, degraded, has finished, or gives up: the rules of pools beyond OTP (ADR 0001), as a pure value.
+//! When a pool is ready, degraded, has finished, or gives up: the rules of pools beyond OTP (ADR
+//! 0001), as a pure value.
 
 use crate::failure::Failure;
 use crate::spec::OnGiveUp;
@@ -36,8 +37,8 @@ pub enum PoolInput {
 pub enum PoolEffect {
     /// Every worker is ready: for the first time, or again.
     Ready,
-    /// The pool serves with fewer workers than it should: one is being restarted, or a slot gave up. Once until the pool is
-    /// ready again, and once more for each slot that gives up.
+    /// The pool serves with fewer workers than it should: one is being restarted, or a slot gave
+    /// up. Once until the pool is ready again, and once more for each slot that gives up.
     Degraded {
         /// How many workers are ready.
         ready: usize,
@@ -73,13 +74,15 @@ pub enum Readiness {
 
 /// The state of a pool's slots, and the rules for the pool as a whole.
 ///
-/// A pool gives up when fewer than `min_workers` slots are left that may still serve (finished ones do not count as
-/// lost), or at the first slot that gives up under [`OnGiveUp::Pool`]. It has finished when every slot has finished,
-/// or gave up without taking the pool with it. Both happen once, and nothing follows them.
+/// A pool gives up when fewer than `min_workers` slots are left that may still serve (finished ones
+/// do not count as lost), or at the first slot that gives up under [`OnGiveUp::Pool`]. It has
+/// finished when every slot has finished, or gave up without taking the pool with it. Both happen
+/// once, and nothing follows them.
 #[derive(Debug, Clone)]
 pub struct PoolWatch {
     slots: Vec<Slot>,
-    /// How many slots are in each state, so that a step costs the same in a pool of a thousand workers.
+    /// How many slots are in each state, so that a step costs the same in a pool of a thousand
+    /// workers.
     tally: [usize; 4],
     min_workers: u32,
     on_give_up: OnGiveUp,
@@ -156,7 +159,8 @@ impl PoolWatch {
         }
     }
 
-    /// Whether slots gave up, so that the pool can't become ready unless one of them is started again.
+    /// Whether slots gave up, so that the pool can't become ready unless one of them is started
+    /// again.
     pub fn is_short(&self) -> bool {
         self.count(Slot::GaveUp) > 0 && self.count(Slot::Busy) == 0
     }

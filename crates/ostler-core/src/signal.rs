@@ -16,6 +16,12 @@ const NAMES: [&str; 31] = [
     "PWR", "SYS",
 ];
 
+/// The first real-time signal that a program can use.
+const RTMIN: u8 = 34;
+
+/// The last signal.
+const RTMAX: u8 = 64;
+
 impl Signal {
     /// SIGHUP.
     pub const HUP: Self = Self(1);
@@ -40,12 +46,13 @@ impl Signal {
         self.0 as i32
     }
 
-    /// The name without `SIG`, for example `TERM`. Real-time signals are named `RTMIN+n`, counted
-    /// from the kernel's first real-time signal, 32.
+    /// The name without `SIG`, such as `TERM`. Real-time signals are `RTMIN+n` as kill(1) and
+    /// systemd count them, from 34; 32 and 33, which the C library keeps for itself, are numbers.
     pub fn name(self) -> String {
         match NAMES.get(usize::from(self.0) - 1) {
             Some(name) => (*name).to_owned(),
-            None => format!("RTMIN+{}", self.0 - 32),
+            None if self.0 < RTMIN => self.0.to_string(),
+            None => format!("RTMIN+{}", self.0 - RTMIN),
         }
     }
 }
@@ -62,9 +69,25 @@ impl fmt::Debug for Signal {
     }
 }
 
+/// The number of a real-time signal, or of one without a name.
+fn unnamed(name: &str) -> Option<u8> {
+    let number = match name {
+        "RTMIN" => RTMIN,
+        "RTMAX" => RTMAX,
+        other => match (other.strip_prefix("RTMIN+"), other.strip_prefix("RTMAX-")) {
+            (Some(above), _) => RTMIN.checked_add(above.parse().ok()?)?,
+            (_, Some(below)) => RTMAX
+                .checked_sub(below.parse().ok()?)
+                .filter(|number| *number >= RTMIN)?,
+            (None, None) => other.parse().ok().filter(|number| (32..RTMIN).contains(number))?,
+        },
+    };
+    (number <= RTMAX).then_some(number)
+}
+
 /// The error returned when a signal name is unknown.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid signal {name:?}: expected a name such as TERM, INT, HUP, QUIT, USR1 or KILL")]
+#[error("expected a signal such as TERM, INT, HUP, QUIT, USR1, KILL or RTMIN+3, found {name:?}")]
 pub struct UnknownSignal {
     name: String,
 }
@@ -72,7 +95,7 @@ pub struct UnknownSignal {
 impl FromStr for Signal {
     type Err = UnknownSignal;
 
-    /// Accepts `TERM` and `SIGTERM` in upper or lower case.
+    /// Accepts `TERM` and `SIGTERM` in upper or lower case, and whatever [`Signal::name`] returns.
     fn from_str(text: &str) -> Result<Self, UnknownSignal> {
         let upper = text.to_ascii_uppercase();
         let name = upper.strip_prefix("SIG").unwrap_or(&upper);
@@ -80,6 +103,7 @@ impl FromStr for Signal {
             .iter()
             .position(|known| *known == name)
             .and_then(|index| u8::try_from(index + 1).ok())
+            .or_else(|| unnamed(name))
             .map(Self)
             .ok_or_else(|| UnknownSignal { name: text.to_owned() })
     }
@@ -95,7 +119,16 @@ mod tests {
         assert_eq!("kill".parse(), Ok(Signal::KILL));
         assert_eq!(Signal::from_number(15), Some(Signal::TERM));
         assert_eq!(Signal::from_number(31).map(Signal::name), Some("SYS".to_owned()));
-        assert_eq!(Signal::from_number(34).map(Signal::name), Some("RTMIN+2".to_owned()));
+        for number in 1..=64 {
+            let signal = Signal::from_number(number).unwrap();
+            assert_eq!(signal.name().parse(), Ok(signal), "{number}");
+        }
+        // As `kill -l` has it.
+        assert_eq!("SIGRTMIN+3".parse().map(Signal::number), Ok(37));
+        assert_eq!("RTMAX-1".parse().map(Signal::number), Ok(63));
+        for wrong in ["RTMIN+31", "RTMAX-31", "RTMIN+-1", "15", "31", "65", ""] {
+            assert!(wrong.parse::<Signal>().is_err(), "{wrong}");
+        }
         assert_eq!(Signal::from_number(0), None);
         assert_eq!(Signal::from_number(65), None);
         assert!("NOPE".parse::<Signal>().is_err());

@@ -1,6 +1,8 @@
-//! What a pool and its workers are to be: data that a TOML file, a builder or another program fills in.
+//! Specifications of pools and workers: data that a TOML file, a builder or another program fills
+//! in.
 //!
-//! Every default stands here, once. [`PoolSpec::problems`] says what can't be meant.
+//! Every default is here, once. [`PoolSpec::problems`] is the only validation, for files and
+//! builders alike.
 
 mod ports;
 mod problems;
@@ -19,34 +21,60 @@ pub use serve::{Affinity, Breaker, Codel, FailureRate, OnCancel, QueueOrder, Que
 use crate::signal::Signal;
 use crate::supervision::{Backoff, Restart};
 
-/// A pool: so many workers of one kind, and the rules by which their slots are kept filled.
+/// The longest duration in a specification: ten years. No run lasts longer, and no clock overflows
+/// by adding it.
+pub const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+
+/// The most workers of a pool: a million. Linux has about four million pids, and a typing error
+/// should not cost all memory.
+pub const MOST_WORKERS: u32 = 1_000_000;
+
+/// The default of [`PoolSpec::intensity`]: 60 restarts (ADR 0020).
+pub const INTENSITY: u32 = 60;
+
+/// The default of [`PoolSpec::period`]: 15 minutes (ADR 0020).
+pub const PERIOD: Duration = Duration::from_secs(15 * 60);
+
+/// OTP's intensity and period, each the default when a pool sets the other one.
+pub const OTP: (u32, Duration) = (3, Duration::from_secs(5));
+
+/// A worker that was up for this long, or for the pool's period where that is shorter, starts a new
+/// row of pauses: 1 minute.
+pub const BACKOFF_RESET: Duration = Duration::from_secs(60);
+
+/// A pool: a number of workers of one kind, and the rules by which its slots are kept filled.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PoolSpec {
     /// The pool's name, unique in its instance: letters, digits, `-`, `_` and `.`, at most 64.
     pub name: String,
     /// What each worker is.
     pub worker: WorkerSpec,
-    /// How many slots. Default 1; zero makes an empty pool, which has finished as soon as it started.
+    /// How many slots, at most [`MOST_WORKERS`]. Default 1. Zero: an empty pool, which has finished
+    /// as soon as it is started.
     pub workers: u32,
-    /// The pool gives up when fewer slots than this are left. Default 1.
+    /// The pool gives up when fewer slots than this are left. Default 1. Zero: never for that.
     pub min_workers: u32,
-    /// How many workers of the pool may be starting (reserved or spawned, not yet ready) at a time. Default 8; zero is refused.
+    /// How many workers of the pool may be starting (reserved or spawned, not yet ready) at a time.
+    /// Default 8. Zero is invalid.
     pub max_starting: u32,
-    /// When a worker's end is followed by a restart (OTP's restart types). Default permanent.
+    /// Which ends of a worker are followed by a restart (OTP's restart types). Default permanent.
     pub restart: Restart,
-    /// More than this many restarts of one worker within `period`, and its slot gives up. Default 3; zero: the first
-    /// restart gives up (OTP).
+    /// More than this many restarts of one worker within `period`, and its slot gives up. Default
+    /// [`INTENSITY`]. Zero: the first restart gives up, as in OTP. [`PoolSpec::limit_restarts`]
+    /// sets OTP's rule.
     pub intensity: u32,
-    /// The window in which restarts are counted. Default 5 s (OTP).
+    /// The window in which restarts are counted. Default [`PERIOD`]. Zero is invalid, as in OTP.
     pub period: Duration,
-    /// What a slot's giving up means for the pool. Default: the others serve on.
+    /// What it means for the pool that a slot gives up. Default: the others go on.
     pub on_give_up: OnGiveUp,
-    /// A pause before restarts, an extension to OTP. Default none: restart at once.
+    /// The pauses before restarts, an extension to OTP. Default [`Backoff::of_pools`]; `None`:
+    /// restart at once.
     pub backoff: Option<Backoff>,
 }
 
 impl PoolSpec {
-    /// A pool named `name` of one worker that runs `command`; everything else by its default.
+    /// A pool named `name` of one worker that runs `command`, with every other setting at its
+    /// default.
     pub fn new(name: impl Into<String>, command: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self {
             name: name.into(),
@@ -55,19 +83,51 @@ impl PoolSpec {
             min_workers: 1,
             max_starting: 8,
             restart: Restart::Permanent,
-            intensity: 3,
-            period: Duration::from_secs(5),
+            intensity: INTENSITY,
+            period: PERIOD,
             on_give_up: OnGiveUp::Worker,
-            backoff: None,
+            backoff: Some(Backoff::of_pools()),
         }
+    }
+
+    /// OTP's rule in place of the default one: a slot gives up after more than `intensity` restarts
+    /// within `period`, each OTP's ([`OTP`]) when it is `None`, and restarts follow at once. A
+    /// backoff that differs from the default one stays.
+    pub fn limit_restarts(&mut self, intensity: Option<u32>, period: Option<Duration>) {
+        (self.intensity, self.period) = (intensity.unwrap_or(OTP.0), period.unwrap_or(OTP.1));
+        self.backoff.take_if(|backoff| *backoff == Backoff::of_pools());
+    }
+
+    /// The backoff with the time after which a row of restarts ends.
+    pub fn restart_backoff(&self) -> Option<Backoff> {
+        let reset = self.period.min(BACKOFF_RESET);
+        self.backoff.clone().map(|backoff| Backoff {
+            reset: backoff.reset.or(Some(reset)),
+            ..backoff
+        })
+    }
+
+    /// How long a worker that fails at once every time is restarted before its slot gives up.
+    /// `None`: for ever, because the pauses are too long for that many restarts within the period.
+    pub fn patience(&self) -> Option<Duration> {
+        let Some(backoff) = &self.backoff else {
+            return Some(Duration::ZERO);
+        };
+        // The pauses never get shorter, so the first restarts are the closest together.
+        let growing = (1..=self.intensity.min(32)).map(|attempt| backoff.delay(attempt, 0.5));
+        let rest = backoff
+            .delay(u32::MAX, 0.5)
+            .saturating_mul(self.intensity.saturating_sub(32));
+        let total = growing.fold(rest, Duration::saturating_add);
+        (total <= self.period).then_some(total)
     }
 }
 
-/// What a slot's giving up means for its pool.
+/// What it means for a pool that one of its slots gives up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnGiveUp {
-    /// The other slots serve on, down to `min_workers`.
+    /// The other slots go on, down to `min_workers`.
     #[default]
     Worker,
     /// The pool gives up with it: OTP's plain escalation.
@@ -77,34 +137,38 @@ pub enum OnGiveUp {
 /// One kind of worker: the process, how it gets ready, how it is stopped.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WorkerSpec {
-    /// The program and its arguments, no shell between. `{port}` and `{port.NAME}` are replaced; other braces stay.
+    /// The program and its arguments; no shell is involved. `{port}` and `{port.NAME}` are
+    /// replaced, other braces stay.
     pub command: Vec<String>,
-    /// The working directory. Default: the host's.
+    /// The working directory. Default: the host's; in a file, the file's own directory.
     pub cwd: Option<PathBuf>,
     /// Variables set for the worker, over the inherited ones.
     pub env: BTreeMap<String, String>,
-    /// Whether the host's environment is passed on (without what was meant for the host alone, such as `NOTIFY_SOCKET`). Default true.
+    /// Whether the host's environment is passed on (without the variables for the host alone, such
+    /// as `NOTIFY_SOCKET`). Default true.
     pub inherit_env: bool,
-    /// An exit sooner than this after the spawn is `exited_early`, whatever its status. Default zero: no such rule.
+    /// An exit sooner than this after the spawn is `exited_early`, whatever its status. Default
+    /// zero: no such rule.
     pub min_uptime: Duration,
     /// The ports that the worker listens on. Default none.
     pub ports: Ports,
     /// The address of those ports. Default 127.0.0.1.
     pub address: IpAddr,
-    /// When the worker counts as ready. Default `None`: when exec has succeeded.
+    /// When the worker is ready. Default `None`: when exec has succeeded.
     pub ready: Option<Ready>,
-    /// From the reservation to ready, at most. Default 30 s; zero: no limit.
+    /// The longest time from the reservation to ready. Default 30 s; zero: no limit.
     pub start_timeout: Duration,
     /// A probe on an interval once the worker is ready. Default none.
     pub health: Option<Health>,
-    /// The longest silence between two `WATCHDOG=1` messages of a ready worker. Default none.
+    /// The longest silence between two `WATCHDOG=1` messages of a ready worker. Default `None`: no
+    /// heartbeat is expected. Zero is invalid.
     pub watchdog: Option<Duration>,
     /// How a worker is asked to end. Default TERM with a grace of 5 s.
     pub stop: StopSpec,
     /// How it ends when the host, or the guardian, has died. Default KILL at once.
     pub host_death: StopSpec,
-    /// From the worker's exit until all it held is released; then what still holds is named, and counts as a failed
-    /// restart. Default 10 s; zero is refused.
+    /// From the worker's exit until everything that it held is released. After that what is still
+    /// held is named, and the restart counts as failed. Default 10 s. Zero is invalid.
     pub release_timeout: Duration,
     /// What its stdin is. Default /dev/null.
     pub stdin: Stdin,
@@ -145,7 +209,7 @@ impl WorkerSpec {
     }
 }
 
-/// A signal, and how long after it everything that is left is killed.
+/// How a worker ends: a signal, then KILL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StopSpec {
     /// Sent to the worker's process group.
@@ -154,7 +218,7 @@ pub struct StopSpec {
     pub grace: Duration,
 }
 
-/// When a worker counts as ready.
+/// When a worker is ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ready {
     /// `READY=1` by the `sd_notify` protocol, from a process of the worker's tree.
@@ -165,23 +229,36 @@ pub enum Ready {
     Line(String),
     /// The file named by `OSTLER_READY_FILE` exists and is not empty.
     File,
-    /// So long after exec.
+    /// This long after exec.
     After(Duration),
 }
 
-/// A question to one of the worker's ports. It counts only when the listening socket belongs to the worker's tree.
+/// A request to one of the worker's ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
-    /// What is asked.
+    /// The request.
     pub kind: ProbeKind,
-    /// The name of the port that is asked; `None`: the one port, or the one named after the protocol.
+    /// The name of the port. `None`: the only one, or the one with the protocol's name.
     pub port: Option<String>,
+    /// Whose listening socket may answer.
+    pub owner: PortOwner,
 }
 
-/// What a probe asks.
+impl Probe {
+    /// This request to the worker's own port.
+    pub fn new(kind: ProbeKind) -> Self {
+        Self {
+            kind,
+            port: None,
+            owner: PortOwner::Worker,
+        }
+    }
+}
+
+/// The request of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProbeKind {
-    /// GET of this path; a status from 200 to 399 is a yes.
+    /// GET of this path; a status from 200 to 399 is a success.
     Http(String),
     /// A connection is accepted.
     Tcp,
@@ -189,16 +266,28 @@ pub enum ProbeKind {
     Grpc,
 }
 
+/// Whose socket may answer a probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PortOwner {
+    /// A process of the worker's tree: an answer of any other process does not count.
+    #[default]
+    Worker,
+    /// Any process: for a port that another daemon publishes for the worker, such as a container's
+    /// proxy.
+    Any,
+}
+
 /// A probe on an interval.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
-    /// What is asked.
+    /// The probe.
     pub probe: Probe,
-    /// From the end of one probe to the start of the next. Default 2 s; zero is refused.
+    /// From the end of one probe to the start of the next. Default 2 s. Zero is invalid.
     pub every: Duration,
-    /// How long one probe may take. Default 10 s; zero is refused.
+    /// How long one probe may take. Default 10 s. Zero is invalid.
     pub timeout: Duration,
-    /// So many failed probes in a row make the worker unhealthy, and it is restarted. Default 3; zero is refused.
+    /// This many failed probes in a row make the worker unhealthy, and it is restarted. Default 3.
+    /// Zero is invalid.
     pub misses: u32,
 }
 
@@ -230,7 +319,8 @@ pub enum Stdin {
 /// What is kept of a worker's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutputSpec {
-    /// Bytes kept a stream, the newest; older lines are dropped and counted. Default 64 KiB.
+    /// How many bytes of each stream are kept, the newest; older lines are dropped and counted.
+    /// Default 64 KiB; from 1 KiB to 1 GiB.
     pub ring: usize,
     /// Whether each line goes to the log too. Default true.
     pub log: bool,

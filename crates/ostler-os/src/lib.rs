@@ -6,6 +6,7 @@
 //! something out: no ps, pgrep, kill or lsof.
 
 pub mod cgroup;
+pub mod dispositions;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -16,7 +16,7 @@
 //!     .pool("web")
 //!     .command(["python3", "-m", "http.server", "{port}"])
 //!     .port(Port::Any)
-//!     .ready(Ready::Probe(Probe { kind: ProbeKind::Http("/".into()), port: None }))
+//!     .ready(Ready::Probe(Probe::new(ProbeKind::Http("/".into()))))
 //!     .workers(4)
 //!     .restart(Restart::Transient)
 //!     .start()

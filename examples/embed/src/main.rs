@@ -52,10 +52,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .cwd(Path::new(env!("CARGO_MANIFEST_DIR")).join("../web"))
         .workers(2)
         .port(Port::Any)
-        .ready(Ready::Probe(Probe {
-            kind: ProbeKind::Http("/healthz".into()),
-            port: None,
-        }))
+        .ready(Ready::Probe(Probe::new(ProbeKind::Http("/healthz".into()))))
         .restart(Restart::Permanent)
         .intensity(3, Duration::from_secs(5))
         .start()

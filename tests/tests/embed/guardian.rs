@@ -241,7 +241,8 @@ async fn sitters_die_alone() {
     let place = Place::new();
     let (ostler, mut seen) = start(&place).await;
     let mut spec = place.pool("p", WORST);
-    (spec.workers, spec.intensity) = (3, 100);
+    spec.workers = 3;
+    spec.limit_restarts(Some(100), None);
     let pool = ostler.pool_from(spec).start().await.unwrap();
     seen.kind(EventKind::PoolReady).await;
     place.await_processes(9);

@@ -12,6 +12,7 @@ fn one_of(workers: u32, place: &Place) -> PoolSpec {
     );
     let mut spec = PoolSpec::new("p", ["sh", "-c", &script]);
     spec.workers = workers;
+    spec.limit_restarts(None, None);
     spec.worker.ready = Some(Ready::Line("^up$".into()));
     spec.worker.output.log = false;
     spec
@@ -84,6 +85,7 @@ async fn each_end_of_a_pool_has_one_name_however_far_it_is() {
     assert_eq!(over.phase(), PoolPhase::Ended(PoolEnd::Stopped));
     // It gives up, and is asked at once, when its end has begun, and when it has ended.
     let mut spec = PoolSpec::new("lost", ["sh", "-c", "exit 7"]);
+    spec.limit_restarts(None, None);
     spec.worker.ready = Some(Ready::Line("never".into()));
     let pool = ostler.add_pool(spec).await.unwrap();
     let mut asked = vec![in_time(pool.wait_ready()).await.unwrap_err()];
@@ -140,10 +142,7 @@ async fn a_chosen_worker_is_restarted_and_found_again() {
     let mut spec = place.pool("p", "tcp");
     spec.workers = 3;
     spec.worker.ports = ostler::Ports::One(Port::Any);
-    spec.worker.ready = Some(Ready::Probe(ostler::Probe {
-        kind: ostler::ProbeKind::Tcp,
-        port: None,
-    }));
+    spec.worker.ready = Some(Ready::Probe(ostler::Probe::new(ostler::ProbeKind::Tcp)));
     let pool = ostler.add_pool(spec).await.unwrap();
     in_time(pool.wait_ready()).await.unwrap();
     let worker = pool.worker(1).unwrap();

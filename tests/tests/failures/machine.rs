@@ -250,7 +250,7 @@ fn host_that_dies_on_a_full_disk_is_swept_by_marker() {
     );
     let swept = swept(&mut command);
     assert!(swept.success, "{swept:?}");
-    assert!(swept.output.starts_with("test: 1 dead runs removed"), "{swept:?}");
+    assert!(swept.output.starts_with("test: 1 dead run removed"), "{swept:?}");
     await_count(&up.tag, "gone", |count| count == 0);
     assert_eq!(run_directories(&state).len(), 0);
 }

@@ -41,12 +41,14 @@ fn gives_up(up: &mut Up, reason: &str) -> (Value, String) {
     (failure, stderr)
 }
 
-/// Asserts that stderr has the event's reason, message and suggestion.
+/// Asserts that stderr has the event's reason, message and suggestion, with control characters
+/// written out.
 fn assert_on_stderr(failure: &Value, stderr: &str) {
     for key in ["reason", "message", "suggestion"] {
         let expected = text(failure, key);
         assert!(!expected.is_empty(), "{failure}");
-        assert!(stderr.contains(expected), "{expected:?} is not on stderr:\n{stderr}");
+        let shown = expected.replace('\n', "\\n");
+        assert!(stderr.contains(&shown), "{shown:?} is not on stderr:\n{stderr}");
     }
 }
 

@@ -114,7 +114,7 @@ fn permission_denied_for_an_inaccessible_directory() {
 fn file_that_is_not_a_program_has_the_kernels_error() {
     let broken = |directory: &Path| file(&directory.join("run"), "\u{7f}ELF is not enough", 0o755);
     let (failure, _) = fails_to_start("permission_denied", "[\"./run\"]", "cwd = \".\"", broken);
-    assert_message(&failure, &["./run", "Exec format error"]);
+    assert_message(&failure, &["/run", "Exec format error"]);
 }
 
 #[test]

@@ -84,7 +84,7 @@ fn every_transition_reaches_the_receiver() {
     let receiver = Receiver::grpc();
     let mut up = up(&receiver, |tag| {
         format!(
-            "[pool.p]\ncommand = {}\nworkers = {WORKERS}\nintensity = 1000\n[pool.q]\ncommand = {}\nport = \"any\"\nready = {{ http = \"/\" }}\n",
+            "[pool.p]\ncommand = {}\nworkers = {WORKERS}\nintensity = 1000\n[pool.q]\ncommand = {}\nport = \"any\"\nready = {{ http = \"/\" }}\nintensity = 3\n",
             worker("sleep", tag),
             worker("stderr+exit=1", tag)
         )

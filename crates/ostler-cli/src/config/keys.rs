@@ -1,5 +1,5 @@
-//! Every key that the file may hold, table by table: what unknown keys are compared with, and what the reference in
-//! `docs/configuration.md` is checked against.
+//! Every key of the file, table by table. Unknown keys are compared with these, and so is
+//! `docs/configuration.md`.
 
 /// The keys of one table.
 pub(super) type Keys = &'static [&'static str];
@@ -35,7 +35,9 @@ pub(super) const POOL: Keys = &[
     "mode",
 ];
 pub(super) const BACKOFF: Keys = &["first", "max", "jitter"];
-pub(super) const READY: Keys = &["notify", "http", "grpc", "tcp", "line", "file", "after", "port"];
-pub(super) const HEALTH: Keys = &["http", "grpc", "tcp", "port", "every", "timeout", "misses"];
+pub(super) const READY: Keys = &[
+    "notify", "http", "grpc", "tcp", "line", "file", "after", "port", "owner",
+];
+pub(super) const HEALTH: Keys = &["http", "grpc", "tcp", "port", "owner", "every", "timeout", "misses"];
 pub(super) const STOP: Keys = &["signal", "grace"];
 pub(super) const OUTPUT: Keys = &["ring", "log"];

@@ -1,13 +1,11 @@
 //! What is wrong with a file, and where.
 
-use std::fmt;
-
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Mistake {
     /// Line and column from 1, in characters; `None`: it is about the file as a whole.
     place: Option<(usize, usize)>,
-    /// The key in full, such as `pool.embed.health.every`; empty where the file is no TOML.
+    /// The key in full, such as `pool.embed.health.every`; empty where the file is not valid TOML.
     key: String,
     message: String,
 }
@@ -38,12 +36,12 @@ impl Mistakes {
         mistakes
     }
 
-    /// The bytes from `valid` on are no UTF-8.
+    /// The bytes from `valid` on are not valid UTF-8.
     pub(super) fn of_encoding(file: &str, bytes: &[u8], valid: usize) -> Self {
         let before = String::from_utf8_lossy(&bytes[..valid]);
         let byte = bytes.get(valid).copied().unwrap_or_default();
         let mut mistakes = Self::new(file);
-        let message = format!("the byte 0x{byte:02x} is not UTF-8; TOML is text in UTF-8");
+        let message = format!("the byte 0x{byte:02x} is not valid UTF-8");
         mistakes.push(place_of(&before, before.len()), "", message);
         mistakes
     }
@@ -68,7 +66,7 @@ impl Mistakes {
         self.found.is_empty()
     }
 
-    /// The same in the order of the lines, each thing once.
+    /// The same in the order of the lines, each one once.
     pub(super) fn sorted(mut self) -> Self {
         self.found.sort();
         self.found.dedup();
@@ -88,29 +86,23 @@ pub(super) fn place_of(text: &str, at: usize) -> (usize, usize) {
     (line, before[line_start..].chars().count() + 1)
 }
 
-impl fmt::Display for Mistakes {
-    /// A line a mistake: `file:line:column: key: message`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, mistake) in self.found.iter().enumerate() {
-            if index > 0 {
-                writeln!(f)?;
-            }
-            write!(f, "{}:", self.file)?;
-            if let Some((line, column)) = mistake.place {
-                write!(f, "{line}:{column}:")?;
+impl Mistakes {
+    /// A line for each mistake: `file:line:column: key: message`.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = String> {
+        self.found.iter().map(|mistake| {
+            let mut line = format!("{}:", self.file);
+            if let Some((row, column)) = mistake.place {
+                line.push_str(&format!("{row}:{column}:"));
             }
             if !mistake.key.is_empty() {
-                write!(f, " {}:", mistake.key)?;
+                line.push_str(&format!(" {}:", mistake.key));
             }
-            write!(f, " {}", mistake.message)?;
-        }
-        Ok(())
+            format!("{line} {}", mistake.message)
+        })
     }
 }
 
-impl std::error::Error for Mistakes {}
-
-/// The one of `known` that `word` was probably meant to be.
+/// The one of `known` that `word` probably stands for.
 pub(super) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     known
         .into_iter()

@@ -1,7 +1,7 @@
-//! The TOML file: what it may say, read so that all its mistakes come out at once.
+//! The TOML file, read so that all its mistakes are reported at once.
 //!
-//! `load` → [`read`](walk) walks the parsed table by hand, with the place of every value at hand; [`show`] writes the
-//! resolved specification back, as a file that reads the same.
+//! `load` → [`read`](walk) walks the parsed table by hand, with the place of every value at hand;
+//! [`show`] writes the resolved specification back, as a file that reads the same.
 
 mod keys;
 mod mistake;
@@ -41,22 +41,22 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// What its pools can mean, but hardly do.
-    pub(crate) fn doubts(&self) -> impl Iterator<Item = String> {
+    /// What is allowed in its pools, but is probably a mistake.
+    pub(crate) fn warnings(&self) -> impl Iterator<Item = String> {
         let of_pool = |pool: &PoolSpec| {
             let name = pool.name.clone();
-            pool.doubts()
+            pool.warnings()
                 .into_iter()
-                .map(move |doubt| format!("pool.{name}.{doubt}"))
+                .map(move |warning| format!("pool.{name}.{warning}"))
         };
         self.pools.iter().flat_map(of_pool)
     }
 }
 
-/// Who runs the pools, and where that is kept.
+/// The app that the pools belong to, and where its runs are recorded.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct App {
-    /// The identity that sweeps go by.
+    /// The app's identity, by which sweeps find its dead runs.
     pub(crate) name: String,
     /// Where the process table is kept; `None`: the runtime directory of the machine.
     pub(crate) state_dir: Option<PathBuf>,
@@ -66,10 +66,10 @@ pub(crate) struct App {
     pub(crate) audit: Duration,
 }
 
-/// A specification is a page or two: whoever hands us more meant another file (`/dev/zero`, a database).
+/// A specification is a page or two: a larger file is another one (`/dev/zero`, a database).
 const MAX_FILE: u64 = 16 << 20;
 
-/// Reads the file at `path`. Relative paths in it are against its own directory.
+/// Reads the file at `path`. Relative paths in it are relative to its own directory.
 pub(crate) fn load(path: &Path) -> Result<Config, Mistakes> {
     let name = path.display().to_string();
     let bytes = read_file(path).map_err(|message| Mistakes::of_file(&name, message))?;
@@ -80,24 +80,24 @@ pub(crate) fn load(path: &Path) -> Result<Config, Mistakes> {
 
 fn read_file(path: &Path) -> Result<Vec<u8>, String> {
     let said = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
-        std::io::ErrorKind::IsADirectory => "it is a directory; the TOML file in it is wanted".to_owned(),
-        std::io::ErrorKind::PermissionDenied => "this user may not read it".to_owned(),
-        _ => format!("it can't be read: {error}"),
+        std::io::ErrorKind::NotFound => "no such file".to_owned(),
+        std::io::ErrorKind::IsADirectory => "a directory; expected a TOML file".to_owned(),
+        std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        _ => format!("can't be read: {error}"),
     };
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(said)?;
     file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(said)?;
     if bytes.len() as u64 > MAX_FILE {
         return Err(format!(
-            "it is larger than {} MiB: that is no specification of pools",
+            "larger than {} MiB; expected a TOML file of pools",
             MAX_FILE >> 20
         ));
     }
     Ok(bytes)
 }
 
-/// Reads the bytes of a file called `name`, whose relative paths are against `base`.
+/// Reads the bytes of a file called `name`, whose relative paths are relative to `base`.
 pub(crate) fn parse(name: &str, base: &Path, bytes: &[u8]) -> Result<Config, Mistakes> {
     let text = std::str::from_utf8(bytes).map_err(|error| Mistakes::of_encoding(name, bytes, error.valid_up_to()))?;
     let (table, errors) = DeTable::parse_recoverable(text);
@@ -118,7 +118,7 @@ fn read_root(walk: &mut Walk<'_>, table: &DeTable<'_>, base: &Path) -> Config {
                 walk.missing(
                     0,
                     "app",
-                    "a table [app] with the app's name is wanted, as in [app] name = \"demo\"",
+                    "missing; add a table [app] with a name for this app, for example name = \"demo\"",
                 );
             }
             App {
@@ -141,7 +141,7 @@ fn read_app(walk: &mut Walk<'_>, section: &Section<'_>, base: &Path) -> App {
         walk.missing(
             section.at,
             "app.name",
-            "it is missing: the identity that sweeps go by is wanted, as in name = \"demo\"",
+            "missing; set it to a name for this app, for example \"demo\"",
         );
     }
     App {
@@ -158,11 +158,7 @@ fn read_app(walk: &mut Walk<'_>, section: &Section<'_>, base: &Path) -> App {
 fn read_pools(walk: &mut Walk<'_>, root: &Section<'_>, base: &Path) -> Vec<PoolSpec> {
     let Some(pools) = root.any_table(walk, "pool").ok() else {
         if root.get("pool").is_none() {
-            walk.missing(
-                0,
-                "pool",
-                "no pool is named: a table such as [pool.web] with its command is wanted",
-            );
+            walk.missing(0, "pool", "no pool; add a table such as [pool.web] with a command");
         }
         return Vec::new();
     };
@@ -170,7 +166,7 @@ fn read_pools(walk: &mut Walk<'_>, root: &Section<'_>, base: &Path) -> Vec<PoolS
         walk.missing(
             pools.at,
             "pool",
-            "no pool is named: a table such as [pool.web] with its command is wanted",
+            "no pool; add a table such as [pool.web] with a command",
         );
     }
     let names: Vec<String> = pools.names().map(str::to_owned).collect();

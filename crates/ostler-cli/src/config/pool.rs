@@ -1,10 +1,10 @@
 //! `[pool.NAME]`: every key of a pool, then the rules of [`PoolSpec::problems`] with their places.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ostler_core::spec::{OutputSpec, PoolSpec, Port, Ports, Ready, StopSpec};
+use ostler_core::spec::{LONGEST, MOST_WORKERS, OutputSpec, PoolSpec, Port, Ports, Ready, StopSpec};
 use ostler_core::supervision::Backoff;
 
 use super::section::{Field, Section, Walk};
@@ -17,7 +17,7 @@ pub(super) fn read(walk: &mut Walk<'_>, section: &Section<'_>, name: &str, base:
         walk.missing(
             section.at,
             &section.path_of("command"),
-            "it is missing: the program and its arguments are wanted, as in [\"python3\", \"worker.py\"]",
+            "missing; set it to the program and its arguments, for example [\"python3\", \"worker.py\"]",
         );
     }
     read_rules(walk, section, &mut spec);
@@ -30,50 +30,46 @@ pub(super) fn read(walk: &mut Walk<'_>, section: &Section<'_>, name: &str, base:
 /// How many, and when they are restarted.
 fn read_rules(walk: &mut Walk<'_>, section: &Section<'_>, spec: &mut PoolSpec) {
     spec.workers = section
-        .read(walk, "workers", values::workers)
-        .or_harmless(spec.workers, u32::MAX);
-    // An empty pool is allowed, and it can't keep the one slot that is the default elsewhere.
-    let least = spec.min_workers.min(spec.workers);
-    spec.min_workers = section.read(walk, "min_workers", values::count).or(least);
+        .read(walk, "workers", values::count)
+        .or_harmless(spec.workers, MOST_WORKERS);
+    spec.min_workers = section.read(walk, "min_workers", values::count).or(spec.min_workers);
     spec.max_starting = section.read(walk, "max_starting", values::count).or(spec.max_starting);
     spec.restart = section.read(walk, "restart", values::restart).or(spec.restart);
-    spec.intensity = section.read(walk, "intensity", values::count).or(spec.intensity);
-    spec.period = section.read(walk, "period", values::duration).or(spec.period);
     spec.on_give_up = section.read(walk, "on_give_up", values::on_give_up).or(spec.on_give_up);
-    spec.backoff = read_backoff(walk, section);
+    let intensity = section.read(walk, "intensity", values::count).ok();
+    let period = section.read(walk, "period", values::duration).ok();
+    if intensity.is_some() || period.is_some() {
+        spec.limit_restarts(intensity, period);
+    }
+    if let Some(backoff) = read_backoff(walk, section) {
+        spec.backoff = Some(backoff);
+    }
 }
 
 fn read_backoff(walk: &mut Walk<'_>, pool: &Section<'_>) -> Option<Backoff> {
     let section = pool.table(walk, "backoff", keys::BACKOFF).ok()?;
-    let defaults = default_backoff();
+    let defaults = Backoff::of_pools();
     Some(Backoff {
         first: section
             .read(walk, "first", values::duration)
             .or_harmless(defaults.first, Duration::ZERO),
         max: section
             .read(walk, "max", values::duration)
-            .or_harmless(defaults.max, Duration::MAX),
+            .or_harmless(defaults.max, LONGEST),
         jitter: section.read(walk, "jitter", values::fraction).or(defaults.jitter),
         ..defaults
     })
-}
-
-/// What `backoff = {}` means.
-fn default_backoff() -> Backoff {
-    Backoff {
-        jitter: 0.2,
-        ..Backoff::new(Duration::from_millis(100), Duration::from_secs(10))
-    }
 }
 
 /// The process itself.
 fn read_process(walk: &mut Walk<'_>, section: &Section<'_>, spec: &mut PoolSpec, base: &Path) {
     let worker = &mut spec.worker;
     worker.command = section.read(walk, "command", values::strings).or(Vec::new());
-    worker.cwd = section
-        .read(walk, "cwd", values::path)
-        .ok()
-        .map(|cwd| clean_join(base, &cwd));
+    if let Some(program) = worker.command.first_mut() {
+        *program = program_path(base, program);
+    }
+    let cwd = section.read(walk, "cwd", values::path).or(PathBuf::new());
+    worker.cwd = Some(clean_join(base, &cwd));
     worker.env = read_strings(walk, section, "env");
     worker.inherit_env = section
         .read(walk, "inherit_env", values::boolean)
@@ -84,9 +80,19 @@ fn read_process(walk: &mut Walk<'_>, section: &Section<'_>, spec: &mut PoolSpec,
     worker.mode = section.read(walk, "mode", values::mode).or(worker.mode);
 }
 
-/// `base/cwd`, without the `.` that stands for the file's own directory.
-fn clean_join(base: &Path, cwd: &Path) -> std::path::PathBuf {
-    base.join(cwd).components().collect()
+/// `base/path`, without the `.` that stands for the file's own directory.
+fn clean_join(base: &Path, path: &Path) -> PathBuf {
+    base.join(path).components().collect()
+}
+
+/// A program with a slash in it is a path; any other is looked up in `PATH`.
+fn program_path(base: &Path, program: &str) -> String {
+    let joined = program.contains('/').then(|| clean_join(base, Path::new(program)));
+    // A directory that is no UTF-8 leaves the path as it is: relative to `cwd`, which is that
+    // directory by default.
+    joined
+        .and_then(|path| path.into_os_string().into_string().ok())
+        .unwrap_or_else(|| program.to_owned())
 }
 
 /// A table of strings under names that people choose.
@@ -111,11 +117,7 @@ fn read_ports(walk: &mut Walk<'_>, section: &Section<'_>) -> Ports {
         Field::Wrong => Ports::One(Port::Any),
         Field::Is(ports) => {
             if section.get("port").is_some() {
-                walk.wrong(
-                    ports.at,
-                    &ports.path,
-                    "port and ports were found; one of them is wanted",
-                );
+                walk.wrong(ports.at, &ports.path, "use only one of `port` and `ports`");
             }
             Ports::Named(
                 ports
@@ -141,7 +143,7 @@ fn read_output(walk: &mut Walk<'_>, pool: &Section<'_>, defaults: OutputSpec) ->
     }
 }
 
-/// How it gets ready, is watched, is ended.
+/// How it gets ready, is watched, and ends.
 fn read_life(walk: &mut Walk<'_>, section: &Section<'_>, spec: &mut PoolSpec) {
     let worker = &mut spec.worker;
     worker.min_uptime = section.read(walk, "min_uptime", values::duration).or(worker.min_uptime);
@@ -170,17 +172,17 @@ fn read_stop(walk: &mut Walk<'_>, pool: &Section<'_>, key: &str, defaults: StopS
     }
 }
 
-/// A fixed port that a pool before this one has.
+/// A fixed port that an earlier pool uses.
 pub(super) fn report_shared_port(walk: &mut Walk<'_>, section: &Section<'_>, spec: &PoolSpec, before: &[PoolSpec]) {
     let shared = |other: &PoolSpec| Some((other.name.clone(), other.shared_port(spec)?));
     if let Some((other, port)) = before.iter().find_map(shared) {
         let key = ports_key(section);
-        let message = format!("{port} is a port of pool {other:?}, too; another port or \"any\" is wanted");
+        let message = format!("pool {other:?} uses port {port} as well; use another one, or \"any\"");
         walk.wrong(section.locate(key), &section.path_of(key), message);
     }
 }
 
-/// Named ports are checked by the rules of the one port.
+/// Named ports are checked by the rules of the single one.
 fn ports_key(section: &Section<'_>) -> &'static str {
     if section.get("ports").is_some() {
         "ports"
@@ -189,7 +191,7 @@ fn ports_key(section: &Section<'_>) -> &'static str {
     }
 }
 
-/// The specification's own rules. A key that has been spoken of is not spoken of again.
+/// The specification's own rules. A key with a mistake already is not reported again.
 fn report_problems(walk: &mut Walk<'_>, section: &Section<'_>, spec: &PoolSpec) {
     if walk.is_partial() {
         return;
@@ -205,7 +207,7 @@ fn report_problems(walk: &mut Walk<'_>, section: &Section<'_>, spec: &PoolSpec) 
         } else {
             section.path_of(key)
         };
-        if !walk.has_spoken_of(&path) {
+        if !walk.has_mistake(&path) {
             problems.push((key, path, problem.message));
         }
     }

@@ -1,6 +1,6 @@
-//! `ready` and `health`: which question is asked, and of which port.
+//! `ready` and `health`: the request, and the port.
 
-use ostler_core::spec::{Health, Probe, ProbeKind, Ready};
+use ostler_core::spec::{Health, PortOwner, Probe, ProbeKind, Ready};
 
 use super::keys;
 use super::section::{Field, Section, Walk};
@@ -17,50 +17,55 @@ pub(super) fn ready(walk: &mut Walk<'_>, pool: &Section<'_>) -> Field<Ready> {
     let Some(form) = the_one(walk, &section, &forms) else {
         return Field::Wrong;
     };
-    let port = section.read(walk, "port", values::string);
-    if matches!(port, Field::Is(_)) && matches!(form, "notify" | "line" | "file" | "after") {
-        walk.wrong(
-            section.locate("port"),
-            &section.path_of("port"),
-            format!("{form} asks no port; leave it out"),
-        );
-        return Field::Wrong;
+    if matches!(form, "notify" | "line" | "file" | "after") {
+        let useless = ["port", "owner"].map(|key| refuse_for(walk, &section, form, key));
+        if useless.contains(&true) {
+            return Field::Wrong;
+        }
     }
-    let port = port.ok();
     match form {
         "notify" => section.read(walk, form, values::only_true).map(|()| Ready::Notify),
         "file" => section.read(walk, form, values::only_true).map(|()| Ready::File),
-        "line" => section.read(walk, form, values::regular_expression).map(Ready::Line),
+        "line" => section.read(walk, form, values::string).map(Ready::Line),
         "after" => section.read(walk, form, values::duration).map(Ready::After),
-        asked => kind(walk, &section, asked).map(|kind| Ready::Probe(Probe { kind, port })),
+        request => probe(walk, &section, request).map(Ready::Probe),
     }
 }
 
-/// `health = { … }`: one probe, and how often.
+/// A key that says something about a port, for a form of readiness that needs none.
+fn refuse_for(walk: &mut Walk<'_>, section: &Section<'_>, form: &str, key: &str) -> bool {
+    let found = section.get(key).is_some();
+    if found {
+        let message = format!("{form} needs no port; leave it out");
+        walk.wrong(section.locate(key), &section.path_of(key), message);
+    }
+    found
+}
+
+/// `health = { … }`: one probe, and its interval.
 pub(super) fn health(walk: &mut Walk<'_>, pool: &Section<'_>) -> Option<Health> {
     let section = pool.table(walk, "health", keys::HEALTH).ok()?;
     let form = the_one(walk, &section, &["http", "grpc", "tcp"]);
-    let port = section.read(walk, "port", values::string).ok();
-    let kind = form.and_then(|form| kind(walk, &section, form).ok());
-    let defaults = Health::new(Probe {
-        kind: kind.clone().unwrap_or(ProbeKind::Tcp),
-        port,
-    });
+    let probe = form.map_or(Field::Wrong, |form| probe(walk, &section, form)).ok();
+    let defaults = Health::new(probe.clone().unwrap_or(Probe::new(ProbeKind::Tcp)));
     let health = Health {
         every: section.read(walk, "every", values::duration).or(defaults.every),
         timeout: section.read(walk, "timeout", values::duration).or(defaults.timeout),
         misses: section.read(walk, "misses", values::count).or(defaults.misses),
         probe: defaults.probe,
     };
-    kind.map(|_| health)
+    probe.map(|_| health)
 }
 
-fn kind(walk: &mut Walk<'_>, section: &Section<'_>, form: &str) -> Field<ProbeKind> {
-    match form {
+fn probe(walk: &mut Walk<'_>, section: &Section<'_>, form: &str) -> Field<Probe> {
+    let port = section.read(walk, "port", values::string).ok();
+    let owner = section.read(walk, "owner", values::owner).or(PortOwner::default());
+    let kind = match form {
         "http" => section.read(walk, form, values::string).map(ProbeKind::Http),
         "grpc" => section.read(walk, form, values::only_true).map(|()| ProbeKind::Grpc),
         _ => section.read(walk, form, values::only_true).map(|()| ProbeKind::Tcp),
-    }
+    };
+    kind.map(|kind| Probe { kind, port, owner })
 }
 
 /// Which one of `forms` the table holds; none or several are mistakes.
@@ -76,7 +81,7 @@ fn the_one<'f>(walk: &mut Walk<'_>, section: &Section<'_>, forms: &[&'f str]) ->
             walk.missing(
                 section.at,
                 &section.path,
-                &format!("it asks nothing; one of {} is wanted", forms.join(", ")),
+                &format!("expected one of {}", forms.join(", ")),
             );
             None
         }
@@ -84,7 +89,7 @@ fn the_one<'f>(walk: &mut Walk<'_>, section: &Section<'_>, forms: &[&'f str]) ->
             walk.wrong(
                 section.at,
                 &section.path,
-                format!("{} were found; one of them is wanted", several.join(" and ")),
+                format!("use only one of {}", several.join(" and ")),
             );
             None
         }

@@ -1,4 +1,4 @@
-//! A table of the file with its place in it, and the walk that collects what is wrong.
+//! A table of the file with its place, and the walk that collects the mistakes.
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -10,7 +10,8 @@ use super::mistake::{Mistakes, nearest, place_of};
 pub(super) struct Walk<'t> {
     text: &'t str,
     mistakes: Mistakes,
-    /// The file is no TOML: what could be read of it is looked at, but nothing is said to be missing from it.
+    /// The file is not valid TOML: what could be read is checked, but nothing is reported as
+    /// missing.
     partial: bool,
 }
 
@@ -23,13 +24,13 @@ impl<'t> Walk<'t> {
         }
     }
 
-    /// The text is no TOML at this byte.
+    /// The text is not valid TOML at this byte.
     pub(super) fn syntax(&mut self, at: usize, message: &str) {
         self.partial = true;
         self.mistakes.push(place_of(self.text, at), "", one_line(message));
     }
 
-    /// What the value at this byte says can't be meant. On a line that is no TOML, one complaint is enough.
+    /// The value at this byte is invalid. One mistake is enough for a line that is not valid TOML.
     pub(super) fn wrong(&mut self, at: usize, key: &str, message: impl Into<String>) {
         let place = place_of(self.text, at);
         if !(self.partial && self.mistakes.has_line(place.0)) {
@@ -37,15 +38,15 @@ impl<'t> Walk<'t> {
         }
     }
 
-    /// Something that has to be there is not.
+    /// Something required is not there.
     pub(super) fn missing(&mut self, at: usize, key: &str, message: &str) {
         if !self.partial {
             self.wrong(at, key, message);
         }
     }
 
-    /// Whether something has been said of this key already.
-    pub(super) fn has_spoken_of(&self, key: &str) -> bool {
+    /// Whether this key has a mistake already.
+    pub(super) fn has_mistake(&self, key: &str) -> bool {
         self.mistakes.has_key(key)
     }
 
@@ -72,7 +73,7 @@ fn one_line(message: &str) -> String {
 pub(super) enum Field<T> {
     /// It is not there.
     Absent,
-    /// It is there, and a mistake; that has been noted.
+    /// It is there and wrong; that has been reported.
     Wrong,
     /// Its value.
     Is(T),
@@ -101,8 +102,8 @@ impl<T> Field<T> {
         self.ok().unwrap_or(default)
     }
 
-    /// The value, or the default; for a wrong one something that no other rule can find fault with, so that one
-    /// mistake is not told twice.
+    /// The value, or the default. For a wrong one a value that no other rule objects to, so that
+    /// one mistake is reported once.
     pub(super) fn or_harmless(self, default: T, harmless: T) -> T {
         match self {
             Self::Is(value) => value,
@@ -152,7 +153,7 @@ impl<'t> Section<'t> {
         }
     }
 
-    /// Reads `key` by `read`, whose error says what was found and what is allowed.
+    /// Reads `key` with `read`, whose error says what was found and what is expected.
     pub(super) fn read<T>(
         &self,
         walk: &mut Walk<'_>,
@@ -194,17 +195,13 @@ impl<'t> Section<'t> {
             }),
             other => {
                 let found = super::values::found(other);
-                walk.wrong(
-                    value.span().start,
-                    &path,
-                    format!("{found} is no table; a table is wanted"),
-                );
+                walk.wrong(value.span().start, &path, format!("expected a table, found {found}"));
                 Field::Wrong
             }
         }
     }
 
-    /// The byte where the value of a dotted key begins; where the last of it that exists does, when it is not there.
+    /// The byte where the value of a dotted key begins, or of its longest part that exists.
     pub(super) fn locate(&self, dotted: &str) -> usize {
         let mut at = self.at;
         let mut table = self.table;
@@ -234,7 +231,7 @@ impl<'t> Section<'t> {
 
 fn unknown_key(name: &str, known: Keys) -> String {
     match nearest(name, known.iter().copied()) {
-        Some(meant) => format!("there is no such key; did you mean {meant:?}?"),
-        None => format!("there is no such key; known here are {}", known.join(", ")),
+        Some(near) => format!("unknown key; did you mean {near:?}?"),
+        None => format!("unknown key; expected one of {}", known.join(", ")),
     }
 }

@@ -1,17 +1,20 @@
-//! The resolved specification as TOML, with every default written out. What it prints reads back as the same.
+//! The resolved specification as TOML, with every default written out. What it prints reads back as
+//! the same.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use ostler::otlp::Settings;
-use ostler_core::spec::{Health, Mode, OnGiveUp, PoolSpec, Port, Ports, Probe, ProbeKind, Ready, StopSpec, WorkerSpec};
+use ostler_core::spec::{
+    Health, Mode, OnGiveUp, PoolSpec, Port, PortOwner, Ports, Probe, ProbeKind, Ready, StopSpec, WorkerSpec,
+};
 use ostler_core::supervision::Backoff;
 use toml::{Table, Value};
 
 use super::{Config, values};
 
-/// The file that says all that `config` means.
+/// The file that says everything that `config` means.
 pub(crate) fn show(config: &Config) -> String {
     let mut page = Page(String::new());
     page.header("app");
@@ -70,7 +73,11 @@ impl Page {
 
     /// A key that is not set, and what that means.
     fn remark(&mut self, name: &str, meaning: &str) {
-        self.line(format_args!("# {name}: {meaning}"));
+        self.comment(&format!("{name}: {meaning}"));
+    }
+
+    fn comment(&mut self, text: &str) {
+        self.line(format_args!("# {text}"));
     }
 
     fn line(&mut self, line: std::fmt::Arguments<'_>) {
@@ -133,6 +140,18 @@ fn show_rules(page: &mut Page, pool: &PoolSpec) {
         Some(backoff) => page.set("backoff", show_backoff(backoff)),
         None => page.remark("backoff", "none, restart at once"),
     }
+    let always = match pool.patience() {
+        Some(Duration::ZERO) => "gives up at once".to_owned(),
+        Some(patience) => format!("is restarted for about {}, then gives up", coarse(patience)),
+        None => "is restarted for ever".to_owned(),
+    };
+    page.comment(&format!("a worker that fails at once every time {always}"));
+}
+
+/// A duration for people: whole seconds where there are any.
+fn coarse(duration: Duration) -> humantime::FormattedDuration {
+    let whole = Duration::from_secs(duration.as_secs());
+    humantime::format_duration(if whole.is_zero() { duration } else { whole })
 }
 
 fn show_backoff(backoff: &Backoff) -> Value {
@@ -147,7 +166,7 @@ fn show_process(page: &mut Page, worker: &WorkerSpec) {
     page.set("command", worker.command.clone());
     match &worker.cwd {
         Some(cwd) => page.set("cwd", cwd.to_string_lossy().as_ref()),
-        None => page.remark("cwd", "the directory that ostler is started in"),
+        None => page.remark("cwd", "the directory of this file"),
     }
     page.set("env", strings(&worker.env));
     page.set("inherit_env", worker.inherit_env);
@@ -232,6 +251,10 @@ fn show_probe(probe: &Probe) -> Table {
     table.insert(form.to_owned(), value);
     if let Some(port) = &probe.port {
         table.insert("port".to_owned(), port.as_str().into());
+    }
+    match probe.owner {
+        PortOwner::Worker => {}
+        PortOwner::Any => drop(table.insert("owner".to_owned(), "any".into())),
     }
     table
 }

@@ -21,7 +21,7 @@ pub(super) fn read(walk: &mut Walk<'_>, root: &Section<'_>) -> Option<Settings> 
         walk.wrong(
             at,
             &section.path_of("sampling"),
-            format!("{part} is no part; a number between 0 and 1 is wanted"),
+            format!("expected a number between 0 and 1, found {part}"),
         );
     }
     Some(settings)

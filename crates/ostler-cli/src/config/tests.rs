@@ -1,4 +1,4 @@
-//! What files mean, and what is said of mistakes: whole messages, as people read them.
+//! What files mean, and the messages for mistakes, as people read them.
 
 mod random;
 
@@ -10,19 +10,25 @@ use std::time::Duration;
 use ostler::Engine;
 use ostler::otlp::{Protocol, Settings};
 use ostler_core::signal::Signal;
-use ostler_core::spec::{Health, OnGiveUp, OutputSpec, PoolSpec, Port, Ports, Probe, ProbeKind, Ready, StopSpec};
+use ostler_core::spec::{
+    Health, OnGiveUp, OutputSpec, PoolSpec, Port, PortOwner, Ports, Probe, ProbeKind, Ready, StopSpec,
+};
 use ostler_core::supervision::{Backoff, Restart};
 
-use super::{App, Config, keys, load, parse, show};
+use super::{App, Config, Mistakes, keys, load, parse, show};
 
 fn read(text: &str) -> Result<Config, String> {
-    parse("ostler.toml", Path::new("/srv/demo"), text.as_bytes()).map_err(|mistakes| mistakes.to_string())
+    parse("ostler.toml", Path::new("/srv/demo"), text.as_bytes()).map_err(joined)
+}
+
+fn joined(mistakes: Mistakes) -> String {
+    mistakes.lines().collect::<Vec<_>>().join("\n")
 }
 
 fn mistakes(text: &str) -> Vec<String> {
     match read(text) {
         Ok(config) => panic!("read as {config:?}"),
-        Err(told) => told.lines().map(str::to_owned).collect(),
+        Err(text) => text.lines().map(str::to_owned).collect(),
     }
 }
 
@@ -43,7 +49,9 @@ fn a_short_file_takes_every_default() {
     assert_eq!(config.app.state_dir, None);
     assert_eq!(config.app.store, Engine::DEFAULT);
     assert_eq!(config.app.audit, Duration::from_secs(60));
-    assert_eq!(config.pools, [PoolSpec::new("web", ["x"])]);
+    let mut expected = PoolSpec::new("web", ["x"]);
+    expected.worker.cwd = Some("/srv/demo".into());
+    assert_eq!(config.pools, [expected]);
 }
 
 #[test]
@@ -69,11 +77,11 @@ fn every_key_is_read() {
         on_give_up = "pool"
         backoff = { first = "50ms", max = "2s", jitter = 0.5 }
         min_uptime = "250ms"
-        ports = { http = "any", metrics = "9100-9199", range = "7000-7099", own = "listen" }
+        ports = { http = "any", metrics = "9100-9103", range = "7000-7099", own = "listen" }
         address = "::1"
         ready = { http = "/healthz", port = "http" }
         start_timeout = "7s"
-        health = { tcp = true, port = "metrics", every = "3s", timeout = "1s", misses = 9 }
+        health = { tcp = true, port = "metrics", owner = "any", every = "3s", timeout = "1s", misses = 9 }
         watchdog = "10s"
         stop = { signal = "INT", grace = "6s" }
         host_death = { signal = "TERM", grace = "1s" }
@@ -83,39 +91,40 @@ fn every_key_is_read() {
         "#,
     )
     .unwrap();
-    let mut wanted = PoolSpec::new("embed", ["python3", "worker.py", "--port", "{port}"]);
-    wanted.workers = 4;
-    wanted.min_workers = 2;
-    wanted.max_starting = 3;
-    wanted.restart = Restart::Transient;
-    wanted.intensity = 5;
-    wanted.period = Duration::from_secs(90);
-    wanted.on_give_up = OnGiveUp::Pool;
-    wanted.backoff = Some(Backoff {
+    let mut expected = PoolSpec::new("embed", ["python3", "worker.py", "--port", "{port}"]);
+    expected.workers = 4;
+    expected.min_workers = 2;
+    expected.max_starting = 3;
+    expected.restart = Restart::Transient;
+    expected.intensity = 5;
+    expected.period = Duration::from_secs(90);
+    expected.on_give_up = OnGiveUp::Pool;
+    expected.backoff = Some(Backoff {
         jitter: 0.5,
         ..Backoff::new(Duration::from_millis(50), Duration::from_secs(2))
     });
-    let worker = &mut wanted.worker;
+    let worker = &mut expected.worker;
     worker.cwd = Some("/srv/demo".into());
     worker.env = BTreeMap::from([("OMP_NUM_THREADS".to_owned(), "1".to_owned())]);
     worker.inherit_env = false;
     worker.min_uptime = Duration::from_millis(250);
     worker.ports = Ports::Named(BTreeMap::from([
         ("http".to_owned(), Port::Any),
-        ("metrics".to_owned(), Port::Range(9100, 9199)),
+        ("metrics".to_owned(), Port::Range(9100, 9103)),
         ("range".to_owned(), Port::Range(7000, 7099)),
         ("own".to_owned(), Port::Listen),
     ]));
     worker.address = Ipv6Addr::LOCALHOST.into();
     worker.ready = Some(Ready::Probe(Probe {
-        kind: ProbeKind::Http("/healthz".into()),
         port: Some("http".into()),
+        ..Probe::new(ProbeKind::Http("/healthz".into()))
     }));
     worker.start_timeout = Duration::from_secs(7);
     worker.health = Some(Health {
         probe: Probe {
-            kind: ProbeKind::Tcp,
             port: Some("metrics".into()),
+            owner: PortOwner::Any,
+            ..Probe::new(ProbeKind::Tcp)
         },
         every: Duration::from_secs(3),
         timeout: Duration::from_secs(1),
@@ -135,7 +144,7 @@ fn every_key_is_read() {
         ring: 128 << 10,
         log: false,
     };
-    assert_eq!(config.pools, [wanted]);
+    assert_eq!(config.pools, [expected]);
     assert_eq!(
         config.app,
         App {
@@ -161,12 +170,79 @@ fn the_forms_of_ready_and_port() {
     assert_eq!(ports("port = \"none\""), Ports::None);
     assert_eq!(ports("port = 0x1f90"), Ports::One(Port::Fixed(8080)));
     assert_eq!(ports("port = \"7000-7009\""), Ports::One(Port::Range(7000, 7009)));
-    assert_eq!(worker_with("workers = 0").min_workers, 0);
+    assert_eq!(worker_with("workers = 0").min_workers, 1);
+}
+
+/// A pool that says nothing about restarts is patient; one that sets either of OTP's two values
+/// gets OTP's rule.
+#[test]
+fn otps_rule_is_chosen_by_its_keys() {
+    let rule = |lines: &str| {
+        let pool = worker_with(lines);
+        (
+            pool.intensity,
+            pool.period.as_secs(),
+            pool.backoff.map(|backoff| backoff.first.as_millis()),
+        )
+    };
+    assert_eq!(rule(""), (60, 900, Some(100)));
+    assert_eq!(rule("backoff = { first = \"1s\" }"), (60, 900, Some(1_000)));
+    assert_eq!(rule("intensity = 0"), (0, 5, None));
+    assert_eq!(rule("period = \"1m\""), (3, 60, None));
+    assert_eq!(
+        rule("intensity = 9\nperiod = \"1h\"\nbackoff = {}"),
+        (9, 3_600, Some(100))
+    );
+}
+
+#[test]
+fn a_check_shows_how_long_a_failing_worker_is_restarted() {
+    let shown = |lines: &str| {
+        let shown = show(&read(&in_pool(lines)).unwrap());
+        let line = shown.lines().find(|line| line.contains("fails at once every time"));
+        line.unwrap()
+            .trim_start_matches("# a worker that fails at once every time ")
+            .to_owned()
+    };
+    assert_eq!(shown(""), "is restarted for about 9m 2s, then gives up");
+    assert_eq!(shown("intensity = 3"), "gives up at once");
+    assert_eq!(
+        shown("intensity = 3\nbackoff = {}"),
+        "is restarted for about 700ms, then gives up"
+    );
+    assert_eq!(
+        shown("intensity = 3\nbackoff = { first = \"2s\" }"),
+        "is restarted for ever"
+    );
+    assert_eq!(shown("intensity = 4294967295\nbackoff = {}"), "is restarted for ever");
+}
+
+#[test]
+fn relative_paths_are_relative_to_the_file() {
+    let worker = |lines: &str| {
+        read(&format!("{APP}[pool.web]\n{lines}\n"))
+            .unwrap()
+            .pools
+            .remove(0)
+            .worker
+    };
+    let plain = worker("command = [\"./w.sh\", \"./argument\"]");
+    assert_eq!(plain.command, ["/srv/demo/w.sh", "./argument"]);
+    assert_eq!(plain.cwd, Some("/srv/demo".into()));
+    let below = worker("command = [\"bin/w\"]\ncwd = \"data\"");
+    assert_eq!(below.command, ["/srv/demo/bin/w"]);
+    assert_eq!(below.cwd, Some("/srv/demo/data".into()));
+    let fixed = worker("command = [\"/bin/w\"]\ncwd = \"/data\"");
+    assert_eq!(
+        (fixed.command, fixed.cwd),
+        (vec!["/bin/w".to_owned()], Some("/data".into()))
+    );
+    assert_eq!(worker("command = [\"w\"]").command, ["w"], "from PATH");
 }
 
 #[test]
 fn all_mistakes_come_at_once_in_the_order_of_their_lines() {
-    let told = mistakes(
+    let found = mistakes(
         r#"[app]
 nmae = "demo"
 store = "sqlite"
@@ -185,57 +261,57 @@ telemetry = 1
 "#,
     );
     assert_eq!(
-        told,
+        found,
         [
-            r#"ostler.toml:1:2: app.name: it is missing: the identity that sweeps go by is wanted, as in name = "demo""#,
-            r#"ostler.toml:2:1: app.nmae: there is no such key; did you mean "name"?"#,
-            r#"ostler.toml:3:9: app.store: "sqlite" was found; "rocksdb" | "redb" is allowed"#,
-            r#"ostler.toml:5:11: pool.embed.command: the string "python3 worker.py" was found; a list with the program and its arguments is wanted, as in ["python3", "worker.py"]: no shell takes it apart"#,
-            r#"ostler.toml:6:11: pool.embed.workers: the string "four" was found; an integer from 0 to 1000000 is wanted"#,
-            r#"ostler.toml:7:11: pool.embed.restart: "transiemt" was found; "permanent" | "transient" | "temporary" is allowed (did you mean "transient"?)"#,
-            r#"ostler.toml:8:10: pool.embed.period: the integer 5 was found; a duration such as "5s", "100ms" or "1m 30s" is wanted"#,
-            r#"ostler.toml:9:8: pool.embed.port: the string "70000" was found; a port from 1 to 65535, a range "7000-7099", "any", "reported" or "listen" is wanted"#,
-            r#"ostler.toml:10:1: pool.embed.ready: it asks nothing; one of notify, http, grpc, tcp, line, file, after is wanted"#,
-            r#"ostler.toml:10:11: pool.embed.ready.htpp: there is no such key; did you mean "http"?"#,
-            r#"ostler.toml:11:10: pool.embed.health: "healthz" is no path: it has to begin with '/'"#,
-            r#"ostler.toml:11:38: pool.embed.health.every: zero would never pause; it has to be longer"#,
-            r#"ostler.toml:11:53: pool.embed.health.misses: 0 would never be healthy; at least 1 is wanted"#,
-            r#"ostler.toml:12:19: pool.embed.stop.signal: invalid signal "TERMINATE": expected a name such as TERM, INT, HUP, QUIT, USR1 or KILL"#,
-            r#"ostler.toml:12:40: pool.embed.stop.grace: the string "5 parsecs" was found; a duration such as "5s", "100ms" or "1m 30s" is wanted"#,
-            r#"ostler.toml:13:19: pool.embed.output.ring: the string "64 apples" was found; a size such as "64KiB", "1MiB" or a number of bytes is wanted"#,
-            r#"ostler.toml:14:1: pool.embed.telemetry: there is no such key; known here are command, cwd, env, inherit_env, workers, min_workers, max_starting, restart, intensity, period, on_give_up, backoff, min_uptime, port, ports, address, ready, start_timeout, health, watchdog, stop, host_death, release_timeout, output, mode"#,
-            r#"ostler.toml:15:2: pools: there is no such key; did you mean "pool"?"#,
+            r#"ostler.toml:1:2: app.name: missing; set it to a name for this app, for example "demo""#,
+            r#"ostler.toml:2:1: app.nmae: unknown key; did you mean "name"?"#,
+            r#"ostler.toml:3:9: app.store: expected "rocksdb" | "redb", found "sqlite""#,
+            r#"ostler.toml:5:11: pool.embed.command: expected a list such as ["python3", "worker.py"], found the string "python3 worker.py": no shell splits it"#,
+            r#"ostler.toml:6:11: pool.embed.workers: expected an integer from 0 to 4294967295, found the string "four""#,
+            r#"ostler.toml:7:11: pool.embed.restart: expected "permanent" | "transient" | "temporary", found "transiemt" (did you mean "transient"?)"#,
+            r#"ostler.toml:8:10: pool.embed.period: expected a duration such as "5s", "100ms" or "1m 30s", found the integer 5"#,
+            r#"ostler.toml:9:8: pool.embed.port: expected a port from 1 to 65535, a range "7000-7099", "any", "reported" or "listen", found the string "70000""#,
+            r#"ostler.toml:10:1: pool.embed.ready: expected one of notify, http, grpc, tcp, line, file, after"#,
+            r#"ostler.toml:10:11: pool.embed.ready.htpp: unknown key; did you mean "http"?"#,
+            r#"ostler.toml:11:10: pool.embed.health: "healthz" is not a path: it has to begin with '/'"#,
+            r#"ostler.toml:11:38: pool.embed.health.every: zero would never pause; use a longer time"#,
+            r#"ostler.toml:11:53: pool.embed.health.misses: 0 would never be healthy; use at least 1"#,
+            r#"ostler.toml:12:19: pool.embed.stop.signal: expected a signal such as TERM, INT, HUP, QUIT, USR1, KILL or RTMIN+3, found "TERMINATE""#,
+            r#"ostler.toml:12:40: pool.embed.stop.grace: expected a duration such as "5s", "100ms" or "1m 30s", found the string "5 parsecs""#,
+            r#"ostler.toml:13:19: pool.embed.output.ring: expected a size such as "64KiB", "1MiB" or a number of bytes, found the string "64 apples""#,
+            r#"ostler.toml:14:1: pool.embed.telemetry: unknown key; expected one of command, cwd, env, inherit_env, workers, min_workers, max_starting, restart, intensity, period, on_give_up, backoff, min_uptime, port, ports, address, ready, start_timeout, health, watchdog, stop, host_death, release_timeout, output, mode"#,
+            r#"ostler.toml:15:2: pools: unknown key; did you mean "pool"?"#,
         ]
     );
 }
 
 #[test]
-fn one_mistake_is_told_once() {
-    let told = |lines: &str| mistakes(&in_pool(lines)).len();
+fn one_mistake_is_reported_once() {
+    let found = |lines: &str| mistakes(&in_pool(lines)).len();
     assert_eq!(
-        told("port = \"nay\"\nready = { http = \"/\" }"),
+        found("port = \"nay\"\nready = { http = \"/\" }"),
         1,
         "the probe's port is not missing, it is wrong"
     );
     assert_eq!(
-        told("port = \"reported\"\nready = { notfy = true }"),
+        found("port = \"reported\"\nready = { notfy = true }"),
         2,
         "the key, and that nothing is asked"
     );
-    assert_eq!(told("workers = \"4\"\nmin_workers = 3"), 1);
-    assert_eq!(told("backoff = { first = \"1 fortnight\" , max = \"1s\" }"), 1);
-    assert_eq!(told("watchdog = \"0s\""), 1);
+    assert_eq!(found("workers = \"4\"\nmin_workers = 3"), 1);
+    assert_eq!(found("backoff = { first = \"1 fortnight\" , max = \"1s\" }"), 1);
+    assert_eq!(found("watchdog = \"0s\""), 1);
 }
 
 #[test]
 fn what_is_not_built_is_refused_by_name() {
-    let told = mistakes(&format!(
+    let found = mistakes(&format!(
         "{APP}[pool.a]\ncommand = [\"x\"]\nport = \"any\"\nmode = \"independent\"\nready = {{ grpc = true }}\nhealth = {{ grpc = true }}\n"
     ));
     assert_eq!(
-        told,
+        found,
         [
-            "ostler.toml:6:8: pool.a.mode: mode \"independent\" is not built yet; only \"coupled\" is",
+            "ostler.toml:6:8: pool.a.mode: \"independent\" is not built yet; only \"coupled\" is",
             "ostler.toml:7:9: pool.a.ready: grpc is not built yet; http, tcp, notify, line, file and after are",
             "ostler.toml:8:10: pool.a.health: grpc is not built yet; http, tcp, notify, line, file and after are",
         ]
@@ -268,9 +344,9 @@ fn telemetry_is_read_and_its_mistakes_have_their_places() {
         )),
         [
             "ostler.toml:4:8: telemetry.otlp: https://x: TLS is not supported; send to a local collector over http:// and let it forward the data",
-            "ostler.toml:5:12: telemetry.protocol: \"http\" was found; \"grpc\" | \"http/protobuf\" is allowed",
-            "ostler.toml:6:12: telemetry.sampling: 2 is no part; a number between 0 and 1 is wanted",
-            "ostler.toml:7:1: telemetry.service: there is no such key; did you mean \"service_name\"?",
+            "ostler.toml:5:12: telemetry.protocol: expected \"grpc\" | \"http/protobuf\", found \"http\"",
+            "ostler.toml:6:12: telemetry.sampling: expected a number between 0 and 1, found 2",
+            "ostler.toml:7:1: telemetry.service: unknown key; did you mean \"service_name\"?",
         ]
     );
 }
@@ -282,9 +358,9 @@ fn the_rules_of_the_specification_have_their_places() {
             "workers = 2\nmin_workers = 3\nport = \"9-3\"\nready = { http = \"/\", port = \"web\" }\n"
         )),
         [
-            "ostler.toml:6:15: pool.web.min_workers: 3 is more than the 2 workers that the pool has",
-            "ostler.toml:7:8: pool.web.port: \"9-3\" is no range: its first port has to be at least 1 and not above its last",
-            "ostler.toml:8:9: pool.web.ready: it asks port \"web\", which the worker does not have",
+            "ostler.toml:6:15: pool.web.min_workers: 3 is more than the pool's 2 workers",
+            "ostler.toml:7:8: pool.web.port: \"9-3\" is not a range of ports: from 1 on, the lower one first",
+            "ostler.toml:8:9: pool.web.ready: the worker has no port \"web\"",
         ]
     );
     assert_eq!(
@@ -292,108 +368,106 @@ fn the_rules_of_the_specification_have_their_places() {
             "{APP}[pool.\"a b\"]\ncommand = []\nports = {{ \"x-y\" = 0 }}\nport = \"none\""
         )),
         [
-            "ostler.toml:3:7: pool.a b: \"a b\" is not a pool's name: letters, digits, '-', '_' and '.' are allowed, at most 64 of them",
-            "ostler.toml:4:11: pool.a b.command: it is empty; the program to run is wanted",
-            "ostler.toml:5:1: pool.a b.ports: port and ports were found; one of them is wanted",
+            "ostler.toml:3:7: pool.a b: \"a b\" is not a valid name for a pool: use letters, digits, '-', '_' and '.', at most 64 of them",
+            "ostler.toml:4:11: pool.a b.command: empty; expected the program and its arguments",
+            "ostler.toml:5:1: pool.a b.ports: use only one of `port` and `ports`",
         ]
     );
 }
 
 #[test]
-fn probes_say_one_thing() {
-    let told = |lines: &str| mistakes(&in_pool(lines)).join("\n");
+fn a_probe_is_one_request() {
+    let found = |lines: &str| mistakes(&in_pool(lines)).join("\n");
     assert_eq!(
-        told("port = \"any\"\nready = { http = \"/\", tcp = true }"),
-        "ostler.toml:6:1: pool.web.ready: http and tcp were found; one of them is wanted"
+        found("port = \"any\"\nready = { http = \"/\", tcp = true }"),
+        "ostler.toml:6:1: pool.web.ready: use only one of http and tcp"
     );
     assert_eq!(
-        told("ready = { notify = false }"),
-        "ostler.toml:5:20: pool.web.ready.notify: false says nothing; leave it out, or set it to true"
+        found("ready = { notify = false }"),
+        "ostler.toml:5:20: pool.web.ready.notify: expected true; leave the key out instead of setting it to false"
     );
     assert_eq!(
-        told("ready = { line = \"^(\" }"),
-        "ostler.toml:5:18: pool.web.ready.line: \"^(\" is no regular expression: unclosed group"
+        found("ready = { line = \"^(\" }"),
+        "ostler.toml:5:18: pool.web.ready.line: \"^(\" is not a regular expression: unclosed group"
     );
     assert_eq!(
-        told("ready = { after = \"1s\", port = \"http\" }"),
-        "ostler.toml:5:32: pool.web.ready.port: after asks no port; leave it out"
+        found("ready = { after = \"1s\", port = \"http\" }"),
+        "ostler.toml:5:32: pool.web.ready.port: after needs no port; leave it out"
     );
 }
 
 #[test]
-fn numbers_that_no_machine_can_mean_are_refused() {
-    let told = |lines: &str| mistakes(&in_pool(lines)).join("\n");
+fn numbers_that_are_too_large_are_invalid() {
+    let found = |lines: &str| mistakes(&in_pool(lines)).join("\n");
     assert_eq!(
-        told("period = \"500000000years\""),
-        "ostler.toml:5:10: pool.web.period: the string \"500000000years\" was found; at most ten years is wanted"
+        found("period = \"500000000years\""),
+        "ostler.toml:5:10: pool.web.period: too long; at most ten years"
     );
     assert_eq!(
-        told("workers = 4000000000"),
-        "ostler.toml:5:11: pool.web.workers: the integer 4000000000 was found; an integer from 0 to 1000000 is wanted"
+        found("workers = 4000000000"),
+        "ostler.toml:5:11: pool.web.workers: 4000000000 is too many; at most 1000000"
     );
-    assert!(told("intensity = -1").contains("an integer from 0 to 4294967295 is wanted"));
+    assert!(found("intensity = -1").contains("an integer from 0 to 4294967295"));
 }
 
 #[test]
-fn files_that_are_no_specification() {
+fn files_without_a_specification() {
     assert_eq!(
         mistakes(""),
         [
-            "ostler.toml:1:1: app: a table [app] with the app's name is wanted, as in [app] name = \"demo\"",
-            "ostler.toml:1:1: pool: no pool is named: a table such as [pool.web] with its command is wanted",
+            "ostler.toml:1:1: app: missing; add a table [app] with a name for this app, for example name = \"demo\"",
+            "ostler.toml:1:1: pool: no pool; add a table such as [pool.web] with a command",
         ]
     );
     assert_eq!(
         mistakes(&format!("{APP}[pool]\n")),
-        ["ostler.toml:3:2: pool: no pool is named: a table such as [pool.web] with its command is wanted"]
+        ["ostler.toml:3:2: pool: no pool; add a table such as [pool.web] with a command"]
     );
     assert_eq!(
         mistakes("app = 3\npool = \"web\""),
         [
-            "ostler.toml:1:7: app: the integer 3 is no table; a table is wanted",
-            "ostler.toml:2:8: pool: the string \"web\" is no table; a table is wanted",
+            "ostler.toml:1:7: app: expected a table, found the integer 3",
+            "ostler.toml:2:8: pool: expected a table, found the string \"web\"",
         ]
     );
-    let told = parse("a.toml", Path::new("/"), b"[app]\nname = \"\xff\"")
-        .unwrap_err()
-        .to_string();
-    assert_eq!(told, "a.toml:2:9: the byte 0xff is not UTF-8; TOML is text in UTF-8");
+    let found = parse("a.toml", Path::new("/"), b"[app]\nname = \"\xff\"")
+        .map_err(joined)
+        .unwrap_err();
+    assert_eq!(found, "a.toml:2:9: the byte 0xff is not valid UTF-8");
 }
 
 #[test]
-fn what_is_no_toml_is_told_with_what_can_be_read() {
-    let told = mistakes(
+fn invalid_toml_is_reported_with_what_can_be_read() {
+    let found = mistakes(
         "[app]\nname = \"demo\"\nname = \"twice\"\n[pool.web]\ncommand = [\"x\"\nworkers = 1\n[pool.b]\nworkers = \"x\"\n",
     );
-    assert!(told[0].starts_with("ostler.toml:3:1: duplicate key"), "{told:?}");
+    assert!(found[0].starts_with("ostler.toml:3:1: duplicate key"), "{found:?}");
     assert!(
-        told.iter()
+        found
+            .iter()
             .any(|line| line.starts_with("ostler.toml:5:") || line.starts_with("ostler.toml:6:")),
-        "{told:?}"
+        "{found:?}"
     );
 }
 
 #[test]
 fn files_that_can_not_be_read() {
     let dir = tempfile::tempdir().unwrap();
-    let told = |path: &Path| load(path).unwrap_err().to_string();
+    let found = |path: &Path| load(path).map_err(joined).unwrap_err();
     let missing = dir.path().join("none.toml");
-    assert_eq!(told(&missing), format!("{}: there is no such file", missing.display()));
+    assert_eq!(found(&missing), format!("{}: no such file", missing.display()));
     assert_eq!(
-        told(dir.path()),
-        format!(
-            "{}: it is a directory; the TOML file in it is wanted",
-            dir.path().display()
-        )
+        found(dir.path()),
+        format!("{}: a directory; expected a TOML file", dir.path().display())
     );
     assert_eq!(
-        told(Path::new("/dev/zero")),
-        "/dev/zero: it is larger than 16 MiB: that is no specification of pools"
+        found(Path::new("/dev/zero")),
+        "/dev/zero: larger than 16 MiB; expected a TOML file of pools"
     );
 }
 
 #[test]
-fn paths_are_against_the_files_directory() {
+fn paths_are_relative_to_the_files_directory() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a.toml");
     std::fs::write(
@@ -446,7 +520,7 @@ fn the_reference_has_the_defaults_of_the_code() {
             .collect();
         let said = |value: &str| rows.iter().any(|row| row.contains(&format!("`{value}`")));
         match key {
-            "name" | "command" | "store" | "port" => assert!(!rows.is_empty(), "{key}"),
+            "name" | "command" | "cwd" | "store" | "port" => assert!(!rows.is_empty(), "{key}"),
             "health" | "backoff" => {}
             _ => assert!(
                 said(value),
@@ -468,20 +542,20 @@ fn the_reference_has_the_defaults_of_the_code() {
 }
 
 #[test]
-fn ports_that_two_would_have_are_refused() {
+fn a_port_of_two_pools_is_invalid() {
     let pools = "[pool.a]\ncommand = [\"x\"]\nport = 7001\n[pool.b]\ncommand = [\"x\"]\nports = { m = 7001 }\n";
     assert_eq!(
         mistakes(&format!("{APP}{pools}")),
-        ["ostler.toml:8:9: pool.b.ports: 7001 is a port of pool \"a\", too; another port or \"any\" is wanted"]
+        ["ostler.toml:8:9: pool.b.ports: pool \"a\" uses port 7001 as well; use another one, or \"any\""]
     );
     let elsewhere = pools.replace("ports =", "address = \"127.0.0.2\"\nports =");
     assert!(read(&format!("{APP}{elsewhere}")).is_ok());
 }
 
 #[test]
-fn an_apps_name_is_one_that_a_run_accepts() {
+fn the_rules_for_an_apps_name_are_those_of_a_run() {
     for name in ["a/b", ".", ".hidden", "", &"x".repeat(65)] {
-        let told = mistakes(&format!("[app]\nname = {name:?}\n[pool.web]\ncommand = [\"x\"]"));
-        assert!(told.len() == 1 && told[0].contains("app.name"), "{name}: {told:?}");
+        let found = mistakes(&format!("[app]\nname = {name:?}\n[pool.web]\ncommand = [\"x\"]"));
+        assert!(found.len() == 1 && found[0].contains("app.name"), "{name}: {found:?}");
     }
 }

@@ -1,4 +1,5 @@
-//! Single values: each from its TOML form, or a sentence that says what was found and what is allowed.
+//! Single values: each from its TOML form, or a message that says what was found and what is
+//! expected.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -8,16 +9,15 @@ use bytesize::ByteSize;
 use ostler::Engine;
 use ostler::otlp::{self, Protocol};
 use ostler_core::signal::Signal;
-use ostler_core::spec::{Mode, OnGiveUp, Port};
+use ostler_core::spec::{Mode, OnGiveUp, Port, PortOwner};
 use ostler_core::supervision::Restart;
-use regex::Regex;
 use toml::de::DeValue;
 
 use super::mistake::nearest;
 
 type Read<T> = Result<T, String>;
 
-/// What stands there, for people.
+/// What was found, for people.
 pub(super) fn found(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(text) => format!("the string {:?}", shortened(text)),
@@ -38,15 +38,15 @@ fn shortened(text: &str) -> String {
     text.chars().take(MOST).chain(['…']).collect()
 }
 
-fn wanted<T>(value: &DeValue<'_>, what: &str) -> Read<T> {
-    Err(format!("{} was found; {what} is wanted", found(value)))
+fn expected<T>(value: &DeValue<'_>, what: &str) -> Read<T> {
+    Err(format!("expected {what}, found {}", found(value)))
 }
 
 /// A string.
 pub(super) fn string(value: &DeValue<'_>) -> Read<String> {
     match value {
         DeValue::String(text) => Ok(text.to_string()),
-        other => wanted(other, "a string"),
+        other => expected(other, "a string"),
     }
 }
 
@@ -61,7 +61,7 @@ pub(super) fn name(value: &DeValue<'_>) -> Read<String> {
 pub(super) fn path(value: &DeValue<'_>) -> Read<PathBuf> {
     let text = string(value)?;
     if text.is_empty() || text.contains('\0') {
-        return Err(format!("{text:?} is no path"));
+        return Err(format!("expected a path, found {text:?}"));
     }
     Ok(PathBuf::from(text))
 }
@@ -75,10 +75,10 @@ pub(super) fn strings(value: &DeValue<'_>) -> Read<Vec<String>> {
             .map(|(index, item)| string(item.get_ref()).map_err(|message| format!("item {}: {message}", index + 1)))
             .collect(),
         DeValue::String(text) => Err(format!(
-            "the string {:?} was found; a list with the program and its arguments is wanted, as in [\"python3\", \"worker.py\"]: no shell takes it apart",
+            "expected a list such as [\"python3\", \"worker.py\"], found the string {:?}: no shell splits it",
             shortened(text)
         )),
-        other => wanted(other, "a list of strings"),
+        other => expected(other, "a list of strings"),
     }
 }
 
@@ -86,7 +86,7 @@ pub(super) fn strings(value: &DeValue<'_>) -> Read<Vec<String>> {
 pub(super) fn boolean(value: &DeValue<'_>) -> Read<bool> {
     match value {
         DeValue::Boolean(boolean) => Ok(*boolean),
-        other => wanted(other, "true or false"),
+        other => expected(other, "true or false"),
     }
 }
 
@@ -101,16 +101,7 @@ fn integer(value: &DeValue<'_>) -> Option<i128> {
 pub(super) fn count(value: &DeValue<'_>) -> Read<u32> {
     match integer(value).and_then(|number| u32::try_from(number).ok()) {
         Some(number) => Ok(number),
-        None => wanted(value, "an integer from 0 to 4294967295"),
-    }
-}
-
-/// A number of workers. Linux has about four million pids; a slip of the finger should not cost all memory.
-pub(super) fn workers(value: &DeValue<'_>) -> Read<u32> {
-    const MOST: u32 = 1_000_000;
-    match count(value) {
-        Ok(number) if number <= MOST => Ok(number),
-        _ => wanted(value, &format!("an integer from 0 to {MOST}")),
+        None => expected(value, "an integer from 0 to 4294967295"),
     }
 }
 
@@ -123,23 +114,19 @@ pub(super) fn fraction(value: &DeValue<'_>) -> Read<f64> {
     };
     match number {
         Some(number) => Ok(number),
-        None => wanted(value, "a number between 0 and 1"),
+        None => expected(value, "a number between 0 and 1"),
     }
 }
-
-/// Longer than any run; so long that no clock overflows by adding it.
-const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 
 /// A duration: `"5s"`, `"100ms"`, `"1m 30s"`.
 pub(super) fn duration(value: &DeValue<'_>) -> Read<Duration> {
     const FORM: &str = "a duration such as \"5s\", \"100ms\" or \"1m 30s\"";
     let DeValue::String(text) = value else {
-        return wanted(value, FORM);
+        return expected(value, FORM);
     };
     match humantime::parse_duration(text) {
-        Ok(duration) if duration <= LONGEST => Ok(duration),
-        Ok(_) => wanted(value, "at most ten years"),
-        Err(_) => wanted(value, FORM),
+        Ok(duration) => Ok(duration),
+        Err(_) => expected(value, FORM),
     }
 }
 
@@ -151,7 +138,7 @@ pub(super) fn size(value: &DeValue<'_>) -> Read<usize> {
     };
     match bytes.and_then(|bytes| usize::try_from(bytes).ok()) {
         Some(bytes) => Ok(bytes),
-        None => wanted(value, "a size such as \"64KiB\", \"1MiB\" or a number of bytes"),
+        None => expected(value, "a size such as \"64KiB\", \"1MiB\" or a number of bytes"),
     }
 }
 
@@ -159,7 +146,7 @@ pub(super) fn size(value: &DeValue<'_>) -> Read<usize> {
 pub(super) fn address(value: &DeValue<'_>) -> Read<IpAddr> {
     match string(value)?.parse() {
         Ok(address) => Ok(address),
-        Err(_) => wanted(value, "an IP address such as \"127.0.0.1\", \"0.0.0.0\" or \"::1\""),
+        Err(_) => expected(value, "an IP address such as \"127.0.0.1\", \"0.0.0.0\" or \"::1\""),
     }
 }
 
@@ -168,29 +155,16 @@ pub(super) fn signal(value: &DeValue<'_>) -> Read<Signal> {
     string(value)?.parse().map_err(|error| format!("{error}"))
 }
 
-/// A regular expression, which is compiled here so that its faults are found before anything runs.
-pub(super) fn regular_expression(value: &DeValue<'_>) -> Read<String> {
-    let text = string(value)?;
-    match Regex::new(&text) {
-        Ok(_) => Ok(text),
-        Err(error) => {
-            let told = error.to_string();
-            let cause = told.lines().last().unwrap_or_default().trim_start_matches("error: ");
-            Err(format!("{text:?} is no regular expression: {cause}"))
-        }
-    }
-}
-
-/// `true`; `false` is told to be left out.
+/// `true`; `false` has to be left out.
 pub(super) fn only_true(value: &DeValue<'_>) -> Read<()> {
     match value {
         DeValue::Boolean(true) => Ok(()),
-        DeValue::Boolean(false) => Err("false says nothing; leave it out, or set it to true".to_owned()),
-        other => wanted(other, "true"),
+        DeValue::Boolean(false) => Err("expected true; leave the key out instead of setting it to false".to_owned()),
+        other => expected(other, "true"),
     }
 }
 
-/// One of so many words.
+/// One of several words.
 fn word<T: Copy>(value: &DeValue<'_>, words: &[(&'static str, T)]) -> Read<T> {
     let allowed = || {
         words
@@ -200,18 +174,14 @@ fn word<T: Copy>(value: &DeValue<'_>, words: &[(&'static str, T)]) -> Read<T> {
             .join(" | ")
     };
     let DeValue::String(text) = value else {
-        return wanted(value, &allowed());
+        return expected(value, &allowed());
     };
-    if let Some((_, meant)) = words.iter().find(|(word, _)| word == text) {
-        return Ok(*meant);
+    if let Some((_, value)) = words.iter().find(|(word, _)| word == text) {
+        return Ok(*value);
     }
     let hint = nearest(text, words.iter().map(|(word, _)| *word))
         .map_or_else(String::new, |near| format!(" (did you mean {near:?}?)"));
-    Err(format!(
-        "{:?} was found; {} is allowed{hint}",
-        shortened(text),
-        allowed()
-    ))
+    Err(format!("expected {}, found {:?}{hint}", allowed(), shortened(text)))
 }
 
 /// The address of an OTLP receiver.
@@ -221,7 +191,7 @@ pub(super) fn receiver(value: &DeValue<'_>) -> Read<String> {
     Ok(address)
 }
 
-/// How OTLP is spoken.
+/// The OTLP transport.
 pub(super) fn protocol(value: &DeValue<'_>) -> Read<Protocol> {
     word(value, &Protocol::ALL.map(|protocol| (protocol.name(), protocol)))
 }
@@ -238,9 +208,14 @@ pub(super) fn restart(value: &DeValue<'_>) -> Read<Restart> {
     word(value, &RESTARTS)
 }
 
-/// What a slot's giving up means.
+/// What it means that a slot gives up.
 pub(super) fn on_give_up(value: &DeValue<'_>) -> Read<OnGiveUp> {
     word(value, &[("worker", OnGiveUp::Worker), ("pool", OnGiveUp::Pool)])
+}
+
+/// Whose socket may answer a probe.
+pub(super) fn owner(value: &DeValue<'_>) -> Read<PortOwner> {
+    word(value, &[("worker", PortOwner::Worker), ("any", PortOwner::Any)])
 }
 
 /// A mode; which ones are built is the specification's rule.
@@ -278,29 +253,29 @@ pub(super) fn port(value: &DeValue<'_>) -> Read<Option<Port>> {
         DeValue::String(text) => text.as_ref(),
         DeValue::Integer(_) => {
             let number = integer(value).and_then(|number| u16::try_from(number).ok());
-            return number.map_or_else(|| wanted(value, PORT_FORMS), |number| Ok(Some(Port::Fixed(number))));
+            return number.map_or_else(|| expected(value, PORT_FORMS), |number| Ok(Some(Port::Fixed(number))));
         }
-        other => return wanted(other, PORT_FORMS),
+        other => return expected(other, PORT_FORMS),
     };
     match text {
         "none" => Ok(None),
         "any" => Ok(Some(Port::Any)),
         "reported" => Ok(Some(Port::Reported)),
         "listen" => Ok(Some(Port::Listen)),
-        number if number.parse::<u16>().is_ok() => Err(format!(
-            "the string {number:?} was found; write the port without quotes"
-        )),
+        number if number.parse::<u16>().is_ok() => {
+            Err(format!("expected a port without quotes, found the string {number:?}"))
+        }
         range => match range
             .split_once('-')
             .map(|(first, last)| (first.trim().parse(), last.trim().parse()))
         {
             Some((Ok(first), Ok(last))) => Ok(Some(Port::Range(first, last))),
-            _ => wanted(value, PORT_FORMS),
+            _ => expected(value, PORT_FORMS),
         },
     }
 }
 
 /// A port among several with names.
 pub(super) fn named_port(value: &DeValue<'_>) -> Read<Port> {
-    port(value)?.ok_or_else(|| "\"none\" was found; leave the port out".to_owned())
+    port(value)?.ok_or_else(|| "expected a port, found \"none\"; leave it out instead".to_owned())
 }

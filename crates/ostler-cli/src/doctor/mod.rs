@@ -1,7 +1,8 @@
-//! `ostler doctor`: what this machine allows, what that means for the promises, and what to do about it.
+//! `ostler doctor`: what this machine allows, what that means for the promises, and what to do
+//! about it.
 //!
-//! Facts come from below: [`ostler_os::machine`], a guardian that is really started, a lock that is really taken.
-//! [`judge`] alone says what they mean; [`report`] prints it.
+//! Facts come from below: [`ostler_os::machine`], a guardian that is really started, a lock that is
+//! really taken. [`judge`] alone says what they mean; [`report`] prints it.
 
 mod judge;
 mod report;
@@ -19,7 +20,8 @@ use crate::config;
 use crate::exit::{Exit, Failed};
 use judge::{Facts, Level};
 
-/// How long the guardian that was started for the examination has to end: 5 s. It has nothing, and ends at once.
+/// How long the guardian that was started for the examination has to end: 5 s. It has nothing, and
+/// ends at once.
 const QUIT_LIMIT: Duration = Duration::from_secs(5);
 
 /// Examines the machine and says what was found.
@@ -69,7 +71,7 @@ fn subject(args: &DoctorArgs) -> Result<Subject, Failed> {
             workers: None,
         });
     };
-    let config = config::load(file).map_err(Failed::wrong)?;
+    let config = config::load(file).map_err(Failed::mistakes)?;
     Ok(Subject {
         directory: directory(&config.app.name, config.app.state_dir.as_deref()),
         workers: Some(config.pools.iter().map(|pool| u64::from(pool.workers)).sum()),

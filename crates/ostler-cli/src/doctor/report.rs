@@ -1,11 +1,10 @@
 //! The findings for people, and for programs.
 
-use std::io::{self, Write as _};
-
 use serde_json::json;
 
 use super::judge::{Finding, Level};
-use crate::exit::Failed;
+use crate::exit::{self, Failed};
+use crate::output::text::{Line, lines_of};
 
 /// The form of `--json`: raised when a field changes its meaning or goes.
 const SCHEMA: u32 = 1;
@@ -15,42 +14,32 @@ const MARGIN: &str = "                    ";
 
 /// A page for people.
 pub(super) fn as_text(findings: &[Finding]) -> Result<(), Failed> {
-    write(&page(findings))
+    exit::print(&page(findings))
 }
 
 /// One object: the verdict, and every finding.
 pub(super) fn as_json(findings: &[Finding]) -> Result<(), Failed> {
-    write(&format!("{:#}\n", value(findings)))
+    exit::print(&lines_of(&format!("{:#}", value(findings))))
 }
 
-fn write(text: &str) -> Result<(), Failed> {
-    match io::stdout().write_all(text.as_bytes()) {
-        // A reader such as `head` that has seen enough is no failure.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failed::machine(format!("stdout: {error}"))),
-        _ => Ok(()),
-    }
-}
-
-fn page(findings: &[Finding]) -> String {
-    let mut page = String::new();
+fn page(findings: &[Finding]) -> Vec<Line> {
+    let mut page = Vec::new();
     for finding in findings {
-        let line = |text: &str| format!("{MARGIN}{text}\n");
-        page.push_str(&format!(
-            "{:<7} {:<11} {}\n",
+        page.push(format!(
+            "{:<7} {:<11} {}",
             finding.level.word(),
             finding.check,
             finding.found
         ));
-        page.push_str(&line(&finding.means));
-        if let Some(advice) = &finding.advice {
-            page.push_str(&line(&format!("to do: {advice}")));
-        }
+        page.push(format!("{MARGIN}{}", finding.means));
+        page.extend(finding.advice.iter().map(|advice| format!("{MARGIN}to do: {advice}")));
     }
-    page.push_str(&format!("\n{}\n", verdict(findings)));
-    page
+    page.push(String::new());
+    page.extend(verdict(findings));
+    page.into_iter().map(Line::plain).collect()
 }
 
-fn verdict(findings: &[Finding]) -> String {
+fn verdict(findings: &[Finding]) -> Vec<String> {
     let of = |level: Level| -> Vec<&str> {
         let those = findings.iter().filter(|finding| finding.level == level);
         those.map(|finding| finding.check).collect()
@@ -59,7 +48,7 @@ fn verdict(findings: &[Finding]) -> String {
     for (level, what) in [
         (Level::Broken, "a promise can't be kept here"),
         (Level::Weaker, "a promise is weaker here"),
-        (Level::Unknown, "it could not be found out"),
+        (Level::Unknown, "could not be found out"),
     ] {
         let checks = of(level);
         if !checks.is_empty() {
@@ -67,10 +56,9 @@ fn verdict(findings: &[Finding]) -> String {
         }
     }
     if parts.is_empty() {
-        "Every promise holds on this machine.".to_owned()
-    } else {
-        parts.join("\n")
+        parts.push("Every promise holds on this machine.".to_owned());
     }
+    parts
 }
 
 fn value(findings: &[Finding]) -> serde_json::Value {
@@ -114,6 +102,7 @@ mod tests {
 
     #[test]
     fn people_read_what_holds_what_does_not_and_what_to_do() {
+        let page = |findings: &[Finding]| -> String { page(findings).iter().map(|line| line.render(false)).collect() };
         assert_eq!(
             page(&findings()),
             "holds   kernel      it is so\n                    it means that\n\

@@ -1,4 +1,5 @@
-//! The task that keeps the instance: starts its pools, waits for their end or for the order to stop, stops it.
+//! The task that keeps the instance: starts its pools, waits for their end or for the order to
+//! stop, stops it.
 
 use ostler::{Ostler, StopReport};
 use ostler_core::spec::PoolSpec;
@@ -45,7 +46,8 @@ impl Keeper {
     pub(super) async fn ended(&mut self) -> End {
         match (&mut self.task).await {
             Ok(end) => end,
-            // Only a panic gets here: the instance was dropped by it, and with it everything was ended.
+            // Only a panic gets here: the instance was dropped by it, and with it everything was
+            // ended.
             Err(error) => End {
                 error: Some(format!("the instance broke: {error}")),
                 ..End::default()

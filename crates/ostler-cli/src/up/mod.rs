@@ -1,11 +1,11 @@
 //! `ostler up`: the pools of a file, from their start to their end.
 //!
-//! One task keeps the instance ([`keeper`]); this one listens to its events, to signals and to the clock, and is never
-//! held up by anything, so that a second signal is answered at once.
+//! One task keeps the instance ([`keeper`]); this one listens to its events, to signals and to the
+//! clock, and is never held up by anything, so that a second signal is answered at once.
 
 mod keeper;
+mod reporter;
 mod signals;
-mod teller;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,11 +19,12 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use crate::cli::UpArgs;
 use crate::config::{self, Config};
 use crate::exit::{Exit, Failed};
-use crate::tell::log;
-use crate::tell::screen::Screen;
+use crate::output::log;
+use crate::output::screen::Screen;
+use crate::signals::{Inherited, Meaning};
 use keeper::{End, Keeper};
+use reporter::Reporter;
 use signals::Signals;
-use teller::Teller;
 
 /// The table is drawn at most so often.
 const REDRAW: Duration = Duration::from_millis(200);
@@ -38,10 +39,10 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 const LAST_EVENTS: Duration = Duration::from_millis(500);
 
 /// Runs the pools of the file until their end, a signal, or the end of `--for`.
-pub(crate) fn run(args: &UpArgs) -> Result<Exit, Failed> {
-    let config = config::load(&args.file).map_err(Failed::wrong)?;
-    let journal = teller::open_journal(args.events.as_deref()).map_err(Failed::machine)?;
-    let screen = Screen::new(!args.no_table && !teller::events_on_terminal(args.events.as_deref()))
+pub(crate) fn run(args: &UpArgs, inherited: &Inherited) -> Result<Exit, Failed> {
+    let config = config::load(&args.file).map_err(Failed::mistakes)?;
+    let journal = reporter::open_journal(args.events.as_deref()).map_err(Failed::machine)?;
+    let screen = Screen::new(!args.no_table && !reporter::events_on_terminal(args.events.as_deref()))
         .map(Arc::new)
         .map_err(|error| Failed::machine(format!("no thread can be started: {error}")))?;
     let telemetry = start_telemetry(&config).map_err(Failed::wrong)?;
@@ -51,16 +52,16 @@ pub(crate) fn run(args: &UpArgs) -> Result<Exit, Failed> {
         .enable_all()
         .build()
         .map_err(|error| Failed::machine(format!("the runtime can't be started: {error}")))?;
-    let mut teller = Teller::new(Arc::clone(&screen), journal);
-    let outcome = runtime.block_on(drive(config, args.time, telemetry.clone(), &mut teller));
+    let mut reporter = Reporter::new(Arc::clone(&screen), journal);
+    let outcome = runtime.block_on(drive(config, args.time, telemetry.clone(), inherited, &mut reporter));
     if let Some(undelivered) = telemetry.map(|telemetry| telemetry.shutdown(FLUSH_LIMIT))
         && !undelivered.is_empty()
     {
         screen.say(&format!("ostler: telemetry that was not delivered: {undelivered}"));
     }
-    teller.finish(Instant::now() + LAST_LINES);
+    reporter.finish(Instant::now() + LAST_LINES);
     if let Err(failed) = &outcome {
-        screen.say(failed.message());
+        screen.say_all(failed.lines());
     }
     screen.finish(Instant::now() + LAST_WORDS);
     runtime.shutdown_background();
@@ -94,9 +95,11 @@ async fn drive(
     config: Config,
     time: Option<Duration>,
     telemetry: Option<Telemetry>,
-    teller: &mut Teller,
+    inherited: &Inherited,
+    reporter: &mut Reporter,
 ) -> Result<Exit, Failed> {
-    let mut signals = Signals::new().map_err(|error| Failed::machine(format!("signals can't be received: {error}")))?;
+    let mut signals =
+        Signals::new(inherited).map_err(|error| Failed::machine(format!("signals can't be received: {error}")))?;
     let mut builder = Ostler::builder(&config.app.name)
         .store(config.app.store)
         .audit(config.app.audit);
@@ -109,36 +112,41 @@ async fn drive(
     let begun = Instant::now();
     let run = builder.run_id();
     let mut events = builder.subscribe();
-    let (ostler, stop_at_once) = start(builder, &mut signals).await?;
+    let (ostler, stop_at_once) = start(builder, &mut signals, reporter).await?;
     let swept = ostler.swept();
     for remark in swept.survivors.iter().chain(&swept.remarks) {
-        teller.say(&format!("ostler: the sweep: {remark}"));
+        reporter.say(&format!("ostler: the sweep: {remark}"));
     }
     let killer = ostler.killer();
     let keeper = Keeper::new(ostler, config.pools);
     if stop_at_once {
         keeper.stop();
     }
-    let end = follow(keeper, killer, &mut events, &mut signals, time, teller).await;
-    drain(&mut events, teller).await;
-    let exit = status(&end, teller);
-    teller.summarise(&config.app.name, &run.short(), begun.elapsed());
+    let end = follow(keeper, killer, &mut events, &mut signals, time, reporter).await;
+    drain(&mut events, reporter).await;
+    let exit = status(&end, reporter);
+    reporter.summarise(&config.app.name, &run.short(), begun.elapsed());
     Ok(exit)
 }
 
-/// Starts the instance. A signal meanwhile is remembered: the start is bounded, and an instance that is up can be
-/// stopped in order. A second one ends the program; the guardian then ends what there is.
-async fn start(builder: OstlerBuilder, signals: &mut Signals) -> Result<(Ostler, bool), Failed> {
+/// Starts the instance. A signal meanwhile is remembered: the start is bounded, and an instance
+/// that is up can be stopped in order. A second one ends the program; the guardian then ends what
+/// there is.
+async fn start(
+    builder: OstlerBuilder,
+    signals: &mut Signals,
+    reporter: &mut Reporter,
+) -> Result<(Ostler, bool), Failed> {
     let mut start = std::pin::pin!(builder.start());
-    let mut asked = false;
+    let mut stopping = false;
     loop {
         tokio::select! {
-            started = &mut start => return started.map(|ostler| (ostler, asked)).map_err(Failed::machine),
-            _ = signals.next() => {
-                if asked {
-                    return Err(Failed::machine("interrupted while it was starting"));
-                }
-                asked = true;
+            started = &mut start => return started.map(|ostler| (ostler, stopping)).map_err(Failed::machine),
+            (_, meaning) = signals.next() => match meaning {
+                Meaning::Stop if stopping => return Err(Failed::machine("interrupted during the start")),
+                Meaning::Stop | Meaning::StopOnce => stopping = true,
+                Meaning::Reopen => reporter.reopen(),
+                Meaning::Ignored | Meaning::Default => {}
             }
         }
     }
@@ -151,7 +159,7 @@ async fn follow(
     events: &mut EventStream,
     signals: &mut Signals,
     time: Option<Duration>,
-    teller: &mut Teller,
+    reporter: &mut Reporter,
 ) -> End {
     let mut redraw = interval(REDRAW);
     redraw.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -161,41 +169,44 @@ async fn follow(
         tokio::select! {
             end = keeper.ended() => return end,
             event = events.recv(), if listening => match event {
-                Some(event) => teller.take(&event),
+                Some(event) => reporter.take(&event),
                 None => listening = false,
             },
-            name = signals.next() => {
-                if keeper.stop() {
-                    teller.say(&format!("{name}: stopping; a second signal kills"));
-                } else {
-                    teller.say(&format!("{name}: killing"));
+            (name, meaning) = signals.next() => match meaning {
+                Meaning::Stop | Meaning::StopOnce if keeper.stop() => {
+                    reporter.say(&format!("{name}: stopping; a second signal kills"));
+                }
+                Meaning::Stop => {
+                    reporter.say(&format!("{name}: killing"));
                     killer.kill();
                 }
-            }
+                Meaning::Reopen => reporter.reopen(),
+                Meaning::StopOnce | Meaning::Ignored | Meaning::Default => {}
+            },
             () = &mut time_is_up, if time.is_some() && !keeper.is_stopping() => {
                 keeper.stop();
             }
-            _ = redraw.tick() => teller.refresh(),
+            _ = redraw.tick() => reporter.refresh(),
         }
     }
 }
 
 /// The events that were told before the report was.
-async fn drain(events: &mut EventStream, teller: &mut Teller) {
+async fn drain(events: &mut EventStream, reporter: &mut Reporter) {
     while let Ok(Some(event)) = timeout(LAST_EVENTS, events.recv()).await {
-        teller.take(&event);
+        reporter.take(&event);
         if event.kind == EventKind::RunStopped {
             break;
         }
     }
 }
 
-fn status(end: &End, teller: &Teller) -> Exit {
+fn status(end: &End, reporter: &Reporter) -> Exit {
     if let Some(error) = &end.error {
-        teller.say(&format!("ostler: {error}"));
+        reporter.say(&format!("ostler: {error}"));
         return Exit::Machine;
     }
-    status_of(&end.report, |trouble| teller.say(trouble))
+    status_of(&end.report, |trouble| reporter.say(trouble))
 }
 
 /// What the report means for the exit status; what is not clean is said.

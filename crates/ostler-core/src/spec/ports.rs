@@ -1,21 +1,23 @@
-//! A worker's ports, and those who speak of them: probes and the command.
+//! A worker's ports, and what refers to them: probes and the command.
 
 use std::collections::BTreeMap;
 
 use super::{Probe, ProbeKind, WorkerSpec};
 
-/// How the worker comes by a port.
+/// How the worker gets a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Port {
-    /// The host picks a free one; a restart tries the one it had.
+    /// The host picks a free one. A restart tries the same one first.
     Any,
     /// This one.
     Fixed(u16),
-    /// The first free one of these, both ends included; a restart tries the one it had.
+    /// The first free one of these, both ends included. A restart tries the same one first.
     Range(u16, u16),
-    /// The worker picks, and tells by `PORT=n` in a notify message or by the number in its ready file.
+    /// The worker picks one, and reports it as `PORT=n` in a notify message or as the number in its
+    /// ready file.
     Reported,
-    /// The host binds and listens, and passes the socket as `LISTEN_FDS`; it stays bound between incarnations.
+    /// The host binds and listens, and passes the socket as `LISTEN_FDS`; it stays bound between
+    /// incarnations.
     Listen,
 }
 
@@ -32,7 +34,7 @@ pub enum Ports {
 }
 
 impl Ports {
-    /// Every port with its name; the one of [`Ports::One`] has the empty name.
+    /// Every port with its name; that of [`Ports::One`] is empty.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Port)> {
         let (one, named) = match self {
             Self::None => (None, None),
@@ -44,16 +46,16 @@ impl Ports {
 }
 
 impl WorkerSpec {
-    /// The name of the port that `probe` asks (empty for the unnamed one): the one it names, else the only one, else
-    /// the one that is named after the protocol. `None` when there is no such port.
+    /// The name of the probe's port, empty for the unnamed one: the one that it names, else the
+    /// only one, else the one with the protocol's name. `None` when there is no such port.
     pub fn probe_target(&self, probe: &Probe) -> Option<&str> {
-        let wanted = probe.port.as_deref().unwrap_or(match probe.kind {
+        let sought = probe.port.as_deref().unwrap_or(match probe.kind {
             ProbeKind::Http(_) => "http",
             ProbeKind::Tcp => "tcp",
             ProbeKind::Grpc => "grpc",
         });
         let mut names = self.ports.iter().map(|(name, _)| name);
-        let by_name = names.find(|name| *name == wanted);
+        let by_name = names.find(|name| *name == sought);
         let mut all = self.ports.iter().map(|(name, _)| name);
         match (by_name, all.next(), all.next()) {
             (Some(name), _, _) => Some(name),
@@ -62,12 +64,14 @@ impl WorkerSpec {
         }
     }
 
-    /// The command with `{port}` and `{port.NAME}` replaced by what `port` knows; other braces stay as they are.
+    /// The command with `{port}` and `{port.NAME}` replaced by the numbers that `port` returns;
+    /// other braces stay.
     pub fn expand_command(&self, port: impl Fn(&str) -> Option<u16>) -> Vec<String> {
         self.command.iter().map(|part| expand(part, &port)).collect()
     }
 
-    /// The placeholders of the command that stay as they are, because no port of that name is known at the spawn.
+    /// The placeholders that stay in the command, because no port of that name is known at the
+    /// spawn.
     pub(super) fn unknown_placeholders(&self) -> Vec<String> {
         let known = |name: &str| {
             self.ports
@@ -149,8 +153,8 @@ mod tests {
     fn a_probe_finds_its_port() {
         let mut worker = WorkerSpec::new(["x"]);
         let probe = |port: Option<&str>| Probe {
-            kind: ProbeKind::Http("/".into()),
             port: port.map(str::to_owned),
+            ..Probe::new(ProbeKind::Http("/".into()))
         };
         assert_eq!(worker.probe_target(&probe(None)), None);
         worker.ports = Ports::One(Port::Any);

@@ -1,76 +1,103 @@
-//! What can't be meant: the same rules for the TOML file and for the builder.
+//! What is invalid in a specification, and what is probably a mistake: the only rules, for files
+//! and builders alike.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::{Mode, PoolSpec, Port, Ports, Probe, ProbeKind, Ready, WorkerSpec};
+use regex::Regex;
 
-/// Something in a specification that can't be meant.
+use super::{Health, LONGEST, MOST_WORKERS, Mode, PoolSpec, Port, Ports, Probe, ProbeKind, Ready, WorkerSpec};
+
+/// Something that is invalid or probably a mistake.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: {message}")]
 pub struct SpecProblem {
-    /// The key in the form of the TOML file, such as `health.every`.
+    /// The key as in the TOML file, such as `health.every`.
     pub key: &'static str,
-    /// What was found, and what is allowed.
+    /// What was found, and what is expected.
     pub message: String,
 }
 
 impl PoolSpec {
-    /// Everything in this specification that can't be meant; empty when it is sound. The same rules for the TOML file
-    /// and for the builder.
+    /// Everything that is invalid; empty for a valid specification. A pool does not start with any
+    /// of it.
     pub fn problems(&self) -> Vec<SpecProblem> {
         let mut found = Problems(Vec::new());
         found.require(is_pool_name(&self.name), "name", || {
             format!(
-                "{:?} is not a pool's name: letters, digits, '-', '_' and '.' are allowed, at most {MAX_NAME} of them",
+                "{:?} is not a valid name for a pool: use letters, digits, '-', '_' and '.', at most {MAX_NAME} of them",
                 self.name
             )
         });
+        found.require(self.workers <= MOST_WORKERS, "workers", || {
+            format!("{} is too many; at most {MOST_WORKERS}", self.workers)
+        });
+        for (_, port) in self.worker.ports.iter() {
+            found.0.extend(self.too_few(port));
+        }
         found.require(self.max_starting > 0, "max_starting", || {
-            "0 would never start a worker; at least 1 is wanted".into()
+            "0 would never start a worker; use at least 1".into()
         });
-        found.require(self.min_workers <= self.workers, "min_workers", || {
-            format!(
-                "{} is more than the {} workers that the pool has",
-                self.min_workers, self.workers
-            )
+        found.require(self.min_workers <= self.workers.max(1), "min_workers", || {
+            format!("{} is more than the pool's {} workers", self.min_workers, self.workers)
         });
-        found.require(!self.period.is_zero(), "period", || {
-            "a period of zero counts no restart; it has to be longer".into()
-        });
+        found.positive("period", self.period, "zero would never count a restart");
         if let Some(backoff) = &self.backoff {
+            found.duration("backoff.first", backoff.first);
+            found.duration("backoff.max", backoff.max);
+            found.duration("backoff.reset", backoff.reset.unwrap_or_default());
             found.require(backoff.first <= backoff.max, "backoff.first", || {
-                "it is longer than backoff.max".into()
+                "longer than backoff.max".into()
             });
             found.require((0.0..=1.0).contains(&backoff.jitter), "backoff.jitter", || {
                 format!("{} is not between 0 and 1", backoff.jitter)
             });
         }
-        for (_, port) in self.worker.ports.iter() {
-            if let Some(message) = too_few(self.workers, port) {
-                found.add("workers", message);
-            }
-        }
         self.worker.problems_into(&mut found);
         found.0
     }
-}
 
-impl PoolSpec {
-    /// What can be meant, but hardly is: it is said, and nothing is refused.
-    pub fn doubts(&self) -> Vec<SpecProblem> {
+    /// What is allowed, but is probably a mistake. It is logged when a pool starts, and `ostler
+    /// check` prints it.
+    pub fn warnings(&self) -> Vec<SpecProblem> {
         let mut found = Problems(Vec::new());
         for placeholder in self.worker.unknown_placeholders() {
             found.add(
                 "command",
-                format!("{placeholder} is no port that is known when the worker starts, and stays as it is"),
+                format!("{placeholder} names no port that is known when the worker starts, and stays as it is"),
             );
+        }
+        if let Some(Ready::Probe(probe)) = &self.worker.ready
+            && probe.kind == ProbeKind::Tcp
+            && self.worker.probes(probe, Port::Listen)
+        {
+            let message =
+                "tcp always succeeds on a \"listen\" port: the host listens before the worker runs; use http or notify";
+            found.add("ready", message.into());
         }
         found.0
     }
 
-    /// A port that workers of both pools are to have, which can't be: [`PoolSpec::problems`] of two in one instance.
+    /// Workers do not share a port: one that starts late finds it in use.
+    fn too_few(&self, port: Port) -> Option<SpecProblem> {
+        let (room, found) = match port {
+            Port::Fixed(number) => (1, format!("port {number} is")),
+            Port::Range(first, last) if first <= last => {
+                (u32::from(last - first) + 1, format!("ports {first}-{last} are"))
+            }
+            Port::Range(..) | Port::Any | Port::Reported | Port::Listen => return None,
+        };
+        (self.workers > room).then(|| SpecProblem {
+            key: "workers",
+            message: format!(
+                "{} workers need one port each, and {found} enough for {room}; use a larger range, or \"any\"",
+                self.workers
+            ),
+        })
+    }
+
+    /// A fixed port that workers of both pools would use: they can't run in one instance.
     pub fn shared_port(&self, other: &Self) -> Option<u16> {
         let (mine, theirs) = (&self.worker, &other.worker);
         let (here, there) = (mine.address, theirs.address);
@@ -85,31 +112,21 @@ impl PoolSpec {
     }
 }
 
-/// Whether who listens at `all` has the ports of `address`, too: `0.0.0.0` is every IPv4 address, `::` every one (ipv6(7)).
+/// Whether listening at `all` takes the ports of `address`, too: `0.0.0.0` is every IPv4 address,
+/// `::` every one (ipv6(7)).
 fn is_among(address: IpAddr, all: IpAddr) -> bool {
     all.is_unspecified() && (all.is_ipv6() || address.is_ipv4())
 }
 
-/// The longest name of a pool. It becomes a part of file names.
+/// The longest name of a pool. It becomes part of file names.
 const MAX_NAME: usize = 64;
+
+/// The sizes of an output ring, in bytes.
+const RINGS: std::ops::RangeInclusive<usize> = 1 << 10..=1 << 30;
 
 fn is_pool_name(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     (1..=MAX_NAME).contains(&name.len()) && name.chars().all(allowed)
-}
-
-/// Workers do not share a port: who comes late finds it in use.
-fn too_few(workers: u32, port: Port) -> Option<String> {
-    let (room, found) = match port {
-        Port::Fixed(number) => (1, number.to_string()),
-        Port::Range(first, last) if first <= last => (u32::from(last - first) + 1, format!("\"{first}-{last}\"")),
-        Port::Range(..) | Port::Any | Port::Reported | Port::Listen => return None,
-    };
-    (workers > room).then(|| {
-        format!(
-            "{workers} workers need a port each, and {found} is enough for {room}: use a larger range, \"any\", or fewer workers"
-        )
-    })
 }
 
 struct Problems(Vec<SpecProblem>);
@@ -121,6 +138,17 @@ impl Problems {
         }
     }
 
+    /// A duration that is not too long.
+    fn duration(&mut self, key: &'static str, duration: Duration) {
+        self.require(duration <= LONGEST, key, || "too long; at most ten years".into());
+    }
+
+    /// A duration that is neither too long nor zero.
+    fn positive(&mut self, key: &'static str, duration: Duration, zero: &str) {
+        self.duration(key, duration);
+        self.require(!duration.is_zero(), key, || format!("{zero}; use a longer time"));
+    }
+
     fn add(&mut self, key: &'static str, message: String) {
         self.0.push(SpecProblem { key, message });
     }
@@ -128,113 +156,149 @@ impl Problems {
 
 impl WorkerSpec {
     fn problems_into(&self, found: &mut Problems) {
-        let program = self.command.first().map_or("", String::as_str);
-        found.require(!program.is_empty(), "command", || {
-            "it is empty; the program to run is wanted".into()
-        });
-        let nul = self.command.iter().any(|part| part.contains('\0'));
-        found.require(!nul, "command", || "a NUL byte can't be passed to a program".into());
-        for (name, value) in &self.env {
-            let sound = !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0');
-            found.require(sound, "env", || {
-                format!("{name:?} can't be a variable: no '=' in its name, no NUL byte, not empty")
-            });
-        }
-        found.require(!self.release_timeout.is_zero(), "release_timeout", || {
-            "zero would never wait; it has to be longer".into()
-        });
-        found.require(self.output.ring >= 1024, "output.ring", || {
-            format!("{} bytes are too few; at least 1 KiB is wanted", self.output.ring)
-        });
-        found.require(self.watchdog != Some(Duration::ZERO), "watchdog", || {
-            "zero is no interval; leave it out to switch it off".into()
-        });
-        found.require(self.mode == Mode::Coupled, "mode", || {
-            format!(
-                "mode {:?} is not built yet; only \"coupled\" is",
-                format!("{:?}", self.mode).to_lowercase()
-            )
-        });
+        self.check_process(found);
         for (_, port) in self.ports.iter() {
             self.check_port(port, found);
         }
         if let Ports::Named(ports) = &self.ports {
             check_names(ports, found);
         }
-        match &self.ready {
-            Some(Ready::Probe(probe)) => self.check_probe("ready", probe, found),
-            Some(Ready::Notify | Ready::Line(_) | Ready::File | Ready::After(_)) | None => {}
+        if let Some(ready) = &self.ready {
+            self.check_ready(ready, found);
         }
         if let Some(health) = &self.health {
-            self.check_probe("health", &health.probe, found);
-            found.require(!health.every.is_zero(), "health.every", || {
-                "zero would never pause; it has to be longer".into()
-            });
-            found.require(!health.timeout.is_zero(), "health.timeout", || {
-                "zero would fail every probe; it has to be longer".into()
-            });
-            found.require(health.misses > 0, "health.misses", || {
-                "0 would never be healthy; at least 1 is wanted".into()
+            self.check_health(health, found);
+        }
+    }
+
+    fn check_process(&self, found: &mut Problems) {
+        let program = self.command.first().map_or("", String::as_str);
+        found.require(!program.is_empty(), "command", || {
+            "empty; expected the program and its arguments".into()
+        });
+        let nul = self.command.iter().any(|part| part.contains('\0'));
+        found.require(!nul, "command", || "a program can't be given a NUL byte".into());
+        if let Some(cwd) = &self.cwd {
+            let bytes = cwd.as_os_str().as_encoded_bytes();
+            found.require(!bytes.is_empty() && !bytes.contains(&0), "cwd", || {
+                format!("{cwd:?} is not a path")
             });
         }
+        for (name, value) in &self.env {
+            let valid = !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0');
+            found.require(valid, "env", || {
+                format!("{name:?} can't be set: a name is not empty and has no '=', and neither it nor its value has a NUL byte")
+            });
+        }
+        found.duration("min_uptime", self.min_uptime);
+        found.duration("start_timeout", self.start_timeout);
+        found.duration("stop.grace", self.stop.grace);
+        found.duration("host_death.grace", self.host_death.grace);
+        found.positive("release_timeout", self.release_timeout, "zero would never wait");
+        if let Some(watchdog) = self.watchdog {
+            found.duration("watchdog", watchdog);
+            found.require(!watchdog.is_zero(), "watchdog", || {
+                "zero is not an interval; leave it out to switch it off".into()
+            });
+        }
+        found.require(RINGS.contains(&self.output.ring), "output.ring", || {
+            format!("{} bytes; expected from 1 KiB to 1 GiB", self.output.ring)
+        });
+        found.require(self.mode == Mode::Coupled, "mode", || {
+            let mode = format!("{:?}", self.mode).to_lowercase();
+            format!("{mode:?} is not built yet; only \"coupled\" is")
+        });
+    }
+
+    fn check_ready(&self, ready: &Ready, found: &mut Problems) {
+        match ready {
+            Ready::Probe(probe) => self.check_probe("ready", probe, found),
+            Ready::Line(pattern) => {
+                if let Err(error) = Regex::new(pattern) {
+                    let error = error.to_string();
+                    let cause = error.lines().last().unwrap_or_default().trim_start_matches("error: ");
+                    found.add(
+                        "ready.line",
+                        format!("{pattern:?} is not a regular expression: {cause}"),
+                    );
+                }
+            }
+            Ready::After(time) => found.duration("ready.after", *time),
+            Ready::Notify | Ready::File => {}
+        }
+    }
+
+    fn check_health(&self, health: &Health, found: &mut Problems) {
+        self.check_probe("health", &health.probe, found);
+        found.positive("health.every", health.every, "zero would never pause");
+        found.positive("health.timeout", health.timeout, "zero would fail every probe");
+        found.require(health.misses > 0, "health.misses", || {
+            "0 would never be healthy; use at least 1".into()
+        });
     }
 
     fn check_port(&self, port: Port, found: &mut Problems) {
         match port {
             Port::Fixed(number) => found.require(number != 0, "port", || {
-                "0 is no port; \"any\" lets the host pick one".into()
+                "0 is not a port; \"any\" lets the host pick one".into()
             }),
             Port::Range(first, last) => found.require(first != 0 && first <= last, "port", || {
-                format!("\"{first}-{last}\" is no range: its first port has to be at least 1 and not above its last")
+                format!("\"{first}-{last}\" is not a range of ports: from 1 on, the lower one first")
             }),
             Port::Reported => found.require(matches!(self.ready, Some(Ready::Notify | Ready::File)), "port", || {
-                "\"reported\" needs ready = { notify = true } or { file = true }: the worker tells its port by them"
-                    .into()
+                "\"reported\" needs ready = { notify = true } or { file = true }: the worker reports its port with them".into()
             }),
             Port::Any | Port::Listen => {}
         }
     }
 
     fn check_probe(&self, key: &'static str, probe: &Probe, found: &mut Problems) {
-        let target = self.probe_target(probe);
-        found.require(target.is_some(), key, || match &probe.port {
-            Some(name) => format!("it asks port {name:?}, which the worker does not have"),
-            None => "it asks a port, and the worker has none that it could mean; set port, or name one of ports in it"
-                .into(),
+        found.require(self.probe_target(probe).is_some(), key, || match &probe.port {
+            Some(name) => format!("the worker has no port {name:?}"),
+            None if self.ports == Ports::None => "a probe needs a port; set port".into(),
+            None => "the worker has several ports; name one with port".into(),
         });
-        let reported = target.is_some_and(|name| self.ports.iter().any(|(n, p)| n == name && p == Port::Reported));
-        found.require(!(reported && key == "ready"), key, || {
-            "it asks a reported port before the worker has reported it; use notify or file".into()
+        let reported = key == "ready" && self.probes(probe, Port::Reported);
+        found.require(!reported, key, || {
+            "the probe needs the port before the worker has reported it; use notify or file".into()
         });
         found.require(probe.kind != ProbeKind::Grpc, key, || {
             "grpc is not built yet; http, tcp, notify, line, file and after are".into()
         });
         if let ProbeKind::Http(path) = &probe.kind {
             found.require(path.starts_with('/'), key, || {
-                format!("{path:?} is no path: it has to begin with '/'")
+                format!("{path:?} is not a path: it has to begin with '/'")
             });
             let blank = path.chars().any(|c| c.is_whitespace() || c.is_control());
             found.require(!blank, key, || {
-                format!("{path:?} has a character that no request can hold: write it as %20 and the like")
+                format!("{path:?} has a character that a request can't contain; encode it, as %20")
             });
         }
     }
+
+    /// Whether the probe's port is of this kind.
+    fn probes(&self, probe: &Probe, kind: Port) -> bool {
+        let target = self.probe_target(probe);
+        self.ports
+            .iter()
+            .any(|(name, port)| Some(name) == target && port == kind)
+    }
 }
 
-/// Names that can be told apart in `PORT_NAME`, and ports that can be had.
+/// Names that differ in `PORT_NAME`, and numbers that differ.
 fn check_names(ports: &BTreeMap<String, Port>, found: &mut Problems) {
     let mut variables = BTreeMap::new();
     let mut numbers = BTreeMap::new();
     for (name, port) in ports {
         let named_ok = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
         found.require(named_ok, "ports", || {
-            format!("{name:?} is not a port's name: letters, digits and '_' are allowed")
+            format!("{name:?} is not a valid name for a port: use letters, digits and '_'")
         });
         let variable = name.to_ascii_uppercase();
         if let Some(twin) = variables.insert(variable.clone(), name) {
             found.add(
                 "ports",
-                format!("{twin:?} and {name:?} are one variable, PORT_{variable}"),
+                format!("{twin:?} and {name:?} are the same variable, PORT_{variable}"),
             );
         }
         if let Port::Fixed(number) = port
@@ -247,15 +311,15 @@ fn check_names(ports: &BTreeMap<String, Port>, found: &mut Problems) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Health;
     use super::*;
+    use crate::supervision::Backoff;
 
     fn spec() -> PoolSpec {
         PoolSpec::new("web", ["python3", "-m", "http.server", "{port}"])
     }
 
     #[test]
-    fn the_defaults_are_sound() {
+    fn the_defaults_are_valid() {
         assert_eq!(spec().problems(), []);
     }
 
@@ -270,8 +334,8 @@ mod tests {
         wrong.worker.mode = Mode::Supervised;
         wrong.worker.ports = Ports::One(Port::Range(9, 3));
         wrong.worker.ready = Some(Ready::Probe(Probe {
-            kind: ProbeKind::Http("x".into()),
             port: Some("y".into()),
+            ..Probe::new(ProbeKind::Http("x".into()))
         }));
         let keys: Vec<_> = wrong.problems().into_iter().map(|p| p.key).collect();
         assert_eq!(
@@ -294,10 +358,7 @@ mod tests {
     fn a_probe_that_is_not_built_is_refused_by_name() {
         let mut pool = spec();
         pool.worker.ports = Ports::One(Port::Any);
-        let probe = Probe {
-            kind: ProbeKind::Grpc,
-            port: None,
-        };
+        let probe = Probe::new(ProbeKind::Grpc);
         pool.worker.ready = Some(Ready::Probe(probe.clone()));
         pool.worker.health = Some(Health::new(probe));
         let problems = pool.problems();
@@ -311,12 +372,12 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_one_that_can_be_asked_for() {
+    fn a_path_can_be_requested() {
         let problems = |path: &str| {
             let mut pool = spec();
             pool.worker.ports = Ports::One(Port::Any);
             let kind = ProbeKind::Http(path.to_owned());
-            pool.worker.ready = Some(Ready::Probe(Probe { kind, port: None }));
+            pool.worker.ready = Some(Ready::Probe(Probe::new(kind)));
             pool.problems().len()
         };
         for (path, expected) in [
@@ -348,54 +409,115 @@ mod tests {
         let twins = with(&[("a", Port::Fixed(80)), ("b", Port::Fixed(80))]);
         assert_eq!(twins, ["\"a\" and \"b\" are both 80"]);
         let twins = with(&[("HTTP", Port::Any), ("http", Port::Any)]);
-        assert_eq!(twins, ["\"HTTP\" and \"http\" are one variable, PORT_HTTP"]);
+        assert_eq!(twins, ["\"HTTP\" and \"http\" are the same variable, PORT_HTTP"]);
         assert_eq!(with(&[("", Port::Any)]).len(), 1);
     }
 
-    #[test]
-    fn what_is_hardly_meant_is_doubted() {
-        let doubts = |workers, ports, command: &str| {
-            let mut pool = PoolSpec::new("web", ["x", command]);
-            pool.workers = workers;
-            pool.worker.ports = ports;
-            assert_eq!(pool.problems(), []);
-            pool.doubts().into_iter().map(|doubt| doubt.message).collect::<Vec<_>>()
-        };
-        let nothing: [&str; 0] = [];
-        let one = Ports::One;
-        let named = |port| Ports::Named([("http".to_owned(), Port::Any), ("metrics".to_owned(), port)].into());
-        assert_eq!(
-            doubts(1, one(Port::Fixed(7001)), "{port} {x} {portal} ${PORT}"),
-            nothing
-        );
-        assert_eq!(doubts(3, one(Port::Range(7000, 7002)), ""), nothing);
-        assert_eq!(doubts(9, named(Port::Listen), "{port.http}{port.metrics}"), nothing);
-        assert!(doubts(1, Ports::None, "--port={port}")[0].starts_with("{port} is no port"));
-        assert!(doubts(1, named(Port::Any), "{port.htp}")[0].starts_with("{port.htp} is no port"));
+    fn with_ports(workers: u32, ports: Ports, argument: &str) -> PoolSpec {
+        let mut pool = PoolSpec::new("web", ["x", argument]);
+        pool.workers = workers;
+        pool.worker.ports = ports;
+        pool
+    }
+
+    fn named(port: Port) -> Ports {
+        Ports::Named([("http".to_owned(), Port::Any), ("metrics".to_owned(), port)].into())
     }
 
     #[test]
-    fn more_workers_than_ports_can_not_work() {
-        let problems = |workers, ports| {
-            let mut pool = spec();
-            pool.workers = workers;
-            pool.worker.ports = ports;
-            pool.problems()
+    fn more_workers_than_ports_are_invalid() {
+        let messages = |workers, ports| {
+            let problems = with_ports(workers, ports, "").problems();
+            assert!(problems.iter().all(|problem| problem.key == "workers"));
+            problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>()
         };
-        let named = |port| Ports::Named([("http".to_owned(), Port::Any), ("metrics".to_owned(), port)].into());
-        assert_eq!(problems(1, Ports::One(Port::Fixed(7001))), []);
-        assert_eq!(problems(3, Ports::One(Port::Range(7000, 7002))), []);
-        assert_eq!(problems(9, named(Port::Any)), []);
-        let few = problems(2, named(Port::Fixed(7001)));
-        assert_eq!(few[0].key, "workers");
-        assert!(
-            few[0]
-                .message
-                .starts_with("2 workers need a port each, and 7001 is enough for 1"),
-            "{few:?}"
+        for (workers, ports) in [
+            (1, Ports::One(Port::Fixed(7001))),
+            (3, Ports::One(Port::Range(7000, 7002))),
+            (9, named(Port::Listen)),
+        ] {
+            assert_eq!(messages(workers, ports), [""; 0]);
+        }
+        assert_eq!(
+            messages(2, named(Port::Fixed(7001))),
+            ["2 workers need one port each, and port 7001 is enough for 1; use a larger range, or \"any\""]
         );
-        let few = problems(4, Ports::One(Port::Range(7000, 7002)));
-        assert!(few[0].message.contains("\"7000-7002\" is enough for 3"), "{few:?}");
+        assert_eq!(
+            messages(4, Ports::One(Port::Range(7000, 7002))),
+            ["4 workers need one port each, and ports 7000-7002 are enough for 3; use a larger range, or \"any\""]
+        );
+    }
+
+    #[test]
+    fn what_is_probably_a_mistake_is_a_warning() {
+        let warnings = |pool: PoolSpec| {
+            assert_eq!(pool.problems(), []);
+            pool.warnings()
+                .into_iter()
+                .map(|warning| warning.message)
+                .collect::<Vec<_>>()
+        };
+        let plain = with_ports(1, Ports::One(Port::Fixed(7001)), "{port} {x} {portal} ${PORT}");
+        assert_eq!(warnings(plain), [""; 0]);
+        let none = warnings(with_ports(1, Ports::None, "--port={port}"));
+        assert!(none[0].starts_with("{port} names no port"), "{none:?}");
+        let typing_error = warnings(with_ports(1, named(Port::Any), "{port.htp}"));
+        assert!(
+            typing_error[0].starts_with("{port.htp} names no port"),
+            "{typing_error:?}"
+        );
+        let probed = |port, kind| {
+            let mut pool = with_ports(1, Ports::One(port), "");
+            pool.worker.ready = Some(Ready::Probe(Probe::new(kind)));
+            warnings(pool).len()
+        };
+        assert_eq!(probed(Port::Listen, ProbeKind::Tcp), 1);
+        assert_eq!(probed(Port::Any, ProbeKind::Tcp), 0);
+        assert_eq!(probed(Port::Listen, ProbeKind::Http("/".into())), 0);
+    }
+
+    #[test]
+    fn no_duration_is_longer_than_a_clock_can_bear() {
+        let too_long: [fn(&mut PoolSpec); 13] = [
+            |pool| pool.period = Duration::MAX,
+            |pool| pool.backoff = Some(Backoff::new(Duration::ZERO, Duration::MAX)),
+            |pool| pool.backoff.as_mut().unwrap().reset = Some(Duration::MAX),
+            |pool| pool.worker.min_uptime = Duration::MAX,
+            |pool| pool.worker.start_timeout = Duration::MAX,
+            |pool| pool.worker.stop.grace = Duration::MAX,
+            |pool| pool.worker.host_death.grace = Duration::MAX,
+            |pool| pool.worker.release_timeout = Duration::MAX,
+            |pool| pool.worker.watchdog = Some(Duration::MAX),
+            |pool| pool.worker.watchdog = Some(LONGEST + Duration::from_nanos(1)),
+            |pool| pool.worker.ready = Some(Ready::After(Duration::MAX)),
+            |pool| pool.worker.health.as_mut().unwrap().every = Duration::MAX,
+            |pool| pool.worker.health.as_mut().unwrap().timeout = Duration::MAX,
+        ];
+        for spoil in too_long {
+            let mut pool = spec();
+            pool.worker.ports = Ports::One(Port::Any);
+            pool.worker.health = Some(Health::new(Probe::new(ProbeKind::Tcp)));
+            assert_eq!(pool.problems(), []);
+            spoil(&mut pool);
+            let problems = pool.problems();
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            assert_eq!(problems[0].message, "too long; at most ten years", "{problems:?}");
+        }
+    }
+
+    #[test]
+    fn patterns_and_paths_are_checked() {
+        let mut pool = spec();
+        pool.worker.ready = Some(Ready::Line("^(".into()));
+        assert_eq!(
+            pool.problems()[0].to_string(),
+            "ready.line: \"^(\" is not a regular expression: unclosed group"
+        );
+        for cwd in ["", "a\0b"] {
+            let mut pool = spec();
+            pool.worker.cwd = Some(cwd.into());
+            assert_eq!(pool.problems()[0].key, "cwd");
+        }
     }
 
     #[test]
@@ -432,7 +554,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reported_port_needs_a_way_to_be_told() {
+    fn a_reported_port_needs_a_way_to_be_reported() {
         let mut pool = spec();
         pool.worker.ports = Ports::One(Port::Reported);
         assert_eq!(pool.problems().len(), 1);

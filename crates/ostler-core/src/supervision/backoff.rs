@@ -33,13 +33,23 @@ impl Backoff {
         }
     }
 
+    /// The default of pools of processes (ADR 0020): from 100 ms to 10 s, with a jitter of 0.2.
+    pub fn of_pools() -> Self {
+        Backoff {
+            jitter: 0.2,
+            ..Backoff::new(Duration::from_millis(100), Duration::from_secs(10))
+        }
+    }
+
     /// The delay of the `attempt`-th consecutive restart, counted from 1. `fraction` is a random
     /// number in `0.0..1.0`.
     pub fn delay(&self, attempt: u32, fraction: f64) -> Duration {
         let doublings = attempt.saturating_sub(1).min(31);
         let base = self.first.saturating_mul(1 << doublings).min(self.max);
         let spread = 1.0 + self.jitter * (2.0 * fraction - 1.0);
-        base.mul_f64(spread.clamp(0.0, 2.0)).min(self.max)
+        let delay = Duration::try_from_secs_f64(base.as_secs_f64() * spread.clamp(0.0, 2.0));
+        // What is too long for a Duration is too long for `max`.
+        delay.unwrap_or(self.max).min(self.max)
     }
 
     pub(crate) fn validate(&self) -> Result<(), SpecError> {
@@ -97,6 +107,19 @@ mod tests {
         assert_eq!(backoff.delay(1, 0.0), Duration::from_millis(80));
         assert!(backoff.delay(1, 0.999).as_millis() >= 119);
         assert_eq!(backoff.delay(3, 0.999), Duration::from_millis(210));
+    }
+
+    #[test]
+    fn no_delay_overflows() {
+        for jitter in [0.0, 1.0, f64::NAN] {
+            let backoff = Backoff {
+                jitter,
+                ..Backoff::new(Duration::MAX, Duration::MAX)
+            };
+            for fraction in [0.0, 0.5, 0.999] {
+                assert!(backoff.delay(u32::MAX, fraction) <= Duration::MAX);
+            }
+        }
     }
 
     #[test]

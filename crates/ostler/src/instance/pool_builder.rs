@@ -82,14 +82,16 @@ impl PoolBuilder {
         self
     }
 
-    /// More than `restarts` of one worker within `period`, and its slot gives up. Default: 3 within 5 s.
+    /// OTP's rule: more than `restarts` of one worker within `period`, and its slot gives up;
+    /// restarts follow at once unless a backoff is set. Default: a patient pool (ADR 0020), see
+    /// [`PoolSpec::limit_restarts`].
     pub fn intensity(mut self, restarts: u32, period: Duration) -> Self {
-        self.spec.intensity = restarts;
-        self.spec.period = period;
+        self.spec.limit_restarts(Some(restarts), Some(period));
         self
     }
 
-    /// A pause before restarts. Default: none.
+    /// The pauses before restarts. Default: from 100 ms to 10 s, none with
+    /// [`PoolBuilder::intensity`].
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.spec.backoff = Some(backoff);
         self
@@ -137,8 +139,8 @@ impl PoolBuilder {
                 problems,
             });
         }
-        for doubt in self.spec.doubts() {
-            tracing::warn!(target: "ostler", "pool.{}.{doubt}", self.spec.name);
+        for warning in self.spec.warnings() {
+            tracing::warn!(target: "ostler", "pool.{}.{warning}", self.spec.name);
         }
         let (tree, spec) = (self.tree, self.spec);
         detached(async move { tree.start_pool(spec).await })

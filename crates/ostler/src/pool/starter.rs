@@ -98,8 +98,8 @@ async fn start_starter(
     if spec.restart != Restart::Permanent {
         options = options.auto_shutdown(AutoShutdown::AnySignificant);
     }
-    if let Some(backoff) = &spec.backoff {
-        options = options.backoff(backoff.clone());
+    if let Some(backoff) = spec.restart_backoff() {
+        options = options.backoff(backoff);
     }
     let worker = worker_child(&slot, &shared);
     let starter = Supervisor::spawn_linked(None, options, vec![worker], context.parent().clone())

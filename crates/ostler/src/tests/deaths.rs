@@ -65,10 +65,7 @@ async fn in_spawned() {
     for_each_death(async |actor, death| {
         let mut scene = Scene::start().await;
         let mut spec = Scene::spec(STUBBORN);
-        spec.worker.ready = Some(Ready::Probe(Probe {
-            kind: ProbeKind::Tcp,
-            port: None,
-        }));
+        spec.worker.ready = Some(Ready::Probe(Probe::new(ProbeKind::Tcp)));
         spec.worker.ports = crate::Ports::One(Port::Any);
         let pool = scene.ostler.pool_from(spec).start().await.unwrap();
         scene.wait_for_kind(EventKind::WorkerSpawned).await;

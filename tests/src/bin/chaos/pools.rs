@@ -87,10 +87,7 @@ impl PoolKind {
         match self.traits {
             Traits::Serves => {
                 spec.worker.ports = Ports::One(Port::Any);
-                spec.worker.ready = Some(Ready::Probe(Probe {
-                    kind: ProbeKind::Http("/".into()),
-                    port: None,
-                }));
+                spec.worker.ready = Some(Ready::Probe(Probe::new(ProbeKind::Http("/".into()))));
             }
             Traits::Graced => spec.worker.host_death = spec.worker.stop,
             Traits::Common | Traits::Mortal | Traits::Naked => {}

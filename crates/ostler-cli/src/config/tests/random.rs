@@ -1,81 +1,159 @@
 //! Random files and random specifications.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use ostler::Engine;
 use ostler_core::signal::Signal;
-use ostler_core::spec::{Health, PoolSpec, Port, Ports, Probe, ProbeKind, Ready, StopSpec};
+use ostler_core::spec::{
+    Health, LONGEST, Mode, OnGiveUp, OutputSpec, PoolSpec, Port, PortOwner, Ports, Probe, ProbeKind, Ready, StopSpec,
+    WorkerSpec,
+};
 use ostler_core::supervision::{Backoff, Restart};
 use proptest::prelude::*;
+use proptest::sample::select;
 
 use super::super::{App, Config, parse, show};
 use super::read;
 
 fn any_engine() -> impl Strategy<Value = Engine> {
-    prop::sample::select(
-        Engine::ALL
-            .into_iter()
-            .filter(|engine| engine.is_compiled_in())
-            .collect::<Vec<_>>(),
-    )
+    let compiled_in = Engine::ALL.into_iter().filter(|engine| engine.is_compiled_in());
+    select(compiled_in.collect::<Vec<_>>())
 }
 
+/// Mostly sensible ones.
 fn any_duration() -> impl Strategy<Value = Duration> {
-    (1_u64..1_000_000, 0_u32..1_000_000_000).prop_map(|(secs, nanos)| Duration::new(secs, nanos))
+    prop_oneof![
+        40 => (1_u64..1_000_000, 0_u32..1_000_000_000).prop_map(|(secs, nanos)| Duration::new(secs, nanos)),
+        1 => select(vec![Duration::ZERO, LONGEST, LONGEST + Duration::from_nanos(1), Duration::MAX]),
+    ]
 }
 
 fn any_port() -> impl Strategy<Value = Port> {
     prop_oneof![
         Just(Port::Any),
         Just(Port::Listen),
-        (1_u16..).prop_map(Port::Fixed),
-        (1_u16..=100, 100_u16..).prop_map(|(first, last)| Port::Range(first, last)),
+        Just(Port::Reported),
+        any::<u16>().prop_map(Port::Fixed),
+        (0_u16..=100, 99_u16..).prop_map(|(first, last)| Port::Range(first, last)),
+    ]
+}
+
+fn any_ports() -> impl Strategy<Value = Ports> {
+    let names = prop_oneof![20 => "[a-z]{1,3}", 1 => "[a-zA-Z-]{0,2}"];
+    prop_oneof![
+        Just(Ports::None),
+        any_port().prop_map(Ports::One),
+        prop::collection::btree_map(names, any_port(), 0..3).prop_map(Ports::Named),
     ]
 }
 
 prop_compose! {
+    fn any_probe()(
+        kind in prop_oneof![
+            4 => Just(ProbeKind::Http("/x?y".into())),
+            4 => Just(ProbeKind::Tcp),
+            1 => Just(ProbeKind::Grpc),
+            1 => "[ /x\n]{0,3}".prop_map(ProbeKind::Http),
+        ],
+        port in prop::option::weighted(0.2, "[a-z]{0,2}"),
+        owner in select(vec![PortOwner::Worker, PortOwner::Any]),
+    ) -> Probe {
+        Probe { kind, port, owner }
+    }
+}
+
+fn any_ready() -> impl Strategy<Value = Ready> {
+    prop_oneof![
+        Just(Ready::Notify),
+        Just(Ready::File),
+        any_duration().prop_map(Ready::After),
+        "[a-z '\"\n\\\\(]{0,5}".prop_map(Ready::Line),
+        any_probe().prop_map(Ready::Probe),
+    ]
+}
+
+prop_compose! {
+    fn any_health()(probe in any_probe(), every in any_duration(), timeout in any_duration(), misses in 0_u32..4) -> Health {
+        Health { every, timeout, misses, ..Health::new(probe) }
+    }
+}
+
+prop_compose! {
+    fn any_backoff()(first in any_duration(), more in any_duration(), jitter in prop_oneof![9 => 0.0..=1.0_f64, 1 => any::<f64>()]) -> Backoff {
+        Backoff { jitter, ..Backoff::new(first, first.saturating_add(more)) }
+    }
+}
+
+prop_compose! {
+    fn any_stop()(number in 1_i32..=64, grace in any_duration()) -> StopSpec {
+        StopSpec { signal: Signal::from_number(number).unwrap(), grace }
+    }
+}
+
+/// A relative path means something else in a file: these have none.
+fn any_command() -> impl Strategy<Value = Vec<String>> {
+    let program = prop_oneof![9 => "[^/\0]{1,9}", 1 => "[\0a]{0,2}"];
+    (program, prop::collection::vec("[^\0]{0,12}", 0..3)).prop_map(|(program, mut command)| {
+        command.insert(0, program);
+        command
+    })
+}
+
+fn any_env() -> impl Strategy<Value = BTreeMap<String, String>> {
+    let names = prop_oneof![20 => "[^=\0]{1,8}", 1 => "[=\0A]{0,2}"];
+    prop::collection::btree_map(names, "[^\0]{0,20}", 0..3)
+}
+
+prop_compose! {
+    fn any_process()(
+        command in any_command(), env in any_env(), inherit_env in any::<bool>(), ports in any_ports(), address in any::<std::net::IpAddr>(),
+        ring in prop_oneof![9 => 1024_usize..=1 << 30, 1 => any::<usize>()], log in any::<bool>(),
+        cwd in prop_oneof![9 => Just("/tmp/a \"b\""), 1 => select(vec!["", "/a\0"])],
+        mode in prop_oneof![9 => Just(Mode::Coupled), 1 => Just(Mode::Supervised)],
+    ) -> WorkerSpec {
+        WorkerSpec { env, inherit_env, ports, address, cwd: Some(cwd.into()), output: OutputSpec { ring, log }, mode, ..WorkerSpec::new(command) }
+    }
+}
+
+prop_compose! {
+    fn any_worker()(
+        worker in any_process(), min_uptime in any_duration(), start_timeout in any_duration(), release_timeout in any_duration(),
+        ready in prop::option::of(any_ready()), health in prop::option::of(any_health()), watchdog in prop::option::of(any_duration()),
+        stop in any_stop(), host_death in any_stop(),
+    ) -> WorkerSpec {
+        WorkerSpec { min_uptime, start_timeout, release_timeout, ready, health, watchdog, stop, host_death, ..worker }
+    }
+}
+
+prop_compose! {
     fn any_pool()(
-        name in "[a-z.]{1,8}", command in prop::collection::vec("[^\0]{1,12}", 1..4),
-        env in prop::collection::btree_map("[^=\0]{1,8}", "[^\0]{0,20}", 0..3),
-        workers in 0_u32..9, restart in prop::sample::select(vec![Restart::Permanent, Restart::Transient, Restart::Temporary]),
-        period in any_duration(), port in prop::option::of(any_port()), line in prop::option::of("[a-z '\"\n\\\\]{0,9}"),
-        ring in 1024_usize..1 << 30, watchdog in prop::option::of(any_duration()), backoff in prop::option::of(0.0..=1.0_f64),
-        grace in any_duration(), number in 1_i32..32, health in any::<bool>(),
+        name in prop_oneof![9 => "[a-z.]{1,8}", 1 => "[a ]{0,70}"], worker in any_worker(),
+        workers in prop_oneof![20 => 0_u32..9, 1 => any::<u32>()], min_workers in 0_u32..2, max_starting in 0_u32..20,
+        restart in select(vec![Restart::Permanent, Restart::Transient, Restart::Temporary]), on_give_up in select(vec![OnGiveUp::Worker, OnGiveUp::Pool]),
+        intensity in any::<u32>(), period in any_duration(), backoff in prop::option::of(any_backoff()),
     ) -> PoolSpec {
-        let mut pool = PoolSpec::new(name, command);
-        // More workers than ports are refused.
-        let workers = workers.min(match port {
-            Some(Port::Fixed(_)) => 1,
-            Some(Port::Range(first, last)) => u32::from(last - first) + 1,
-            _ => u32::MAX,
-        });
-        pool.workers = workers;
-        pool.min_workers = workers;
-        pool.restart = restart;
-        pool.period = period;
-        pool.backoff = backoff.map(|jitter| Backoff { jitter, ..Backoff::new(Duration::ZERO, grace) });
-        let worker = &mut pool.worker;
-        worker.env = env;
-        worker.ports = port.map_or(Ports::None, Ports::One);
-        worker.ready = line.map(|line| Ready::Line(line.replace('\\', "\\\\")));
-        worker.output.ring = ring;
-        worker.watchdog = watchdog;
-        worker.stop = StopSpec { signal: Signal::from_number(number).unwrap(), grace };
-        worker.cwd = Some("/tmp/a \"b\"".into());
-        if health && port.is_some() {
-            worker.health = Some(Health::new(Probe { kind: ProbeKind::Http("/x?y".into()), port: None }));
-        }
-        pool
+        PoolSpec { name, worker, workers, min_workers, max_starting, restart, intensity, period, on_give_up, backoff }
     }
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    /// A file is read exactly when a builder would accept the same, and means the same then.
     #[test]
-    fn what_is_shown_reads_back_as_the_same(pool in any_pool(), store in any_engine()) {
+    fn files_and_builders_follow_the_same_rules(pool in any_pool(), store in any_engine()) {
+        let problems = pool.problems();
         let config = Config { app: App { name: "demo".into(), state_dir: Some("/x".into()), store, audit: Duration::from_millis(1500) }, telemetry: None, pools: vec![pool] };
         let text = show(&config);
-        prop_assert_eq!(read(&text), Ok(config), "{}", text);
+        match read(&text) {
+            Ok(read) => {
+                prop_assert_eq!(problems, [], "{}", text);
+                prop_assert_eq!(read, config, "{}", text);
+            }
+            Err(mistakes) => prop_assert!(!problems.is_empty(), "{}\n{}", mistakes, text),
+        }
     }
 
     #[test]
@@ -84,7 +162,7 @@ proptest! {
     }
 
     #[test]
-    fn random_words_of_a_file_never_panic(words in prop::collection::vec(prop::sample::select(WORDS), 0..40)) {
+    fn random_words_of_a_file_never_panic(words in prop::collection::vec(select(WORDS), 0..40)) {
         drop(parse("x", Path::new("/"), words.join("").as_bytes()));
     }
 }

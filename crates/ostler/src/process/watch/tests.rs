@@ -346,10 +346,7 @@ async fn ready_from_a_child_that_has_ended_since_is_heard() {
 }
 
 fn health(address: SocketAddr, timeout: Duration) -> HealthPlan {
-    let probe = Probe {
-        kind: ProbeKind::Http("/".into()),
-        port: None,
-    };
+    let probe = Probe::new(ProbeKind::Http("/".into()));
     let rules = Health {
         every: Duration::from_millis(1),
         timeout,

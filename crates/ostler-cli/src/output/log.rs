@@ -11,8 +11,10 @@ use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::screen::Screen;
+use super::text::Line;
 
-/// Sends the log to the screen, and spans to telemetry where it is on. `level` is a level or a filter.
+/// Sends the log to the screen, and spans to telemetry where it is on. `level` is a level or a
+/// filter.
 pub(crate) fn start(level: &str, screen: Arc<Screen>, telemetry: Option<&Telemetry>) -> Result<(), String> {
     let filter = filter(level).map_err(|error| format!("--log {level}: {error}"))?;
     let layer = tracing_subscriber::fmt::layer()
@@ -26,7 +28,8 @@ pub(crate) fn start(level: &str, screen: Arc<Screen>, telemetry: Option<&Telemet
         .map_err(|error| format!("the log can't be started: {error}"))
 }
 
-/// A level or a filter. A lone word that is no level is a target to `tracing`: one of ours is meant, any other is a level mistyped.
+/// A level or a filter. To `tracing` a lone word that is no level is a target: one of ours is
+/// accepted, any other is a level with a typing error.
 fn filter(level: &str) -> Result<EnvFilter, String> {
     let is_word = level
         .chars()
@@ -34,29 +37,30 @@ fn filter(level: &str) -> Result<EnvFilter, String> {
     let is_ours = level == "ostler" || level.starts_with("ostler_");
     if is_word && !is_ours && level.parse::<LevelFilter>().is_err() {
         return Err(
-            "a level is wanted (error, warn, info, debug, trace, off), or a filter such as warn,ostler_os=debug".into(),
+            "expected a level (error, warn, info, debug, trace, off) or a filter such as warn,ostler_os=debug".into(),
         );
     }
     EnvFilter::try_new(level).map_err(|error| error.to_string())
 }
 
-/// The events of the run, and the supervisors' reports of the same things, are shown as lines or as the table already.
+/// The events of the run, and the supervisors' reports of the same things, are shown as lines or as
+/// the table already.
 fn is_news(metadata: &Metadata<'_>) -> bool {
-    let told = if metadata.target() == "ostler" {
+    let shown_by = if metadata.target() == "ostler" {
         "event"
     } else {
         "report"
     };
-    !metadata.target().starts_with("ostler") || metadata.fields().field(told).is_none()
+    !metadata.target().starts_with("ostler") || metadata.fields().field(shown_by).is_none()
 }
 
 struct Writer(Arc<Screen>);
 
 impl<'a> MakeWriter<'a> for Writer {
-    type Writer = Line<'a>;
+    type Writer = Record<'a>;
 
-    fn make_writer(&'a self) -> Line<'a> {
-        Line {
+    fn make_writer(&'a self) -> Record<'a> {
+        Record {
             screen: &self.0,
             text: Vec::new(),
         }
@@ -64,12 +68,12 @@ impl<'a> MakeWriter<'a> for Writer {
 }
 
 /// One record, which goes to the screen as a whole.
-struct Line<'a> {
+struct Record<'a> {
     screen: &'a Screen,
     text: Vec<u8>,
 }
 
-impl io::Write for Line<'_> {
+impl io::Write for Record<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.text.extend_from_slice(bytes);
         Ok(bytes.len())
@@ -80,17 +84,33 @@ impl io::Write for Line<'_> {
     }
 }
 
-impl Drop for Line<'_> {
+impl Drop for Record<'_> {
     fn drop(&mut self) {
         if !self.text.is_empty() {
-            self.screen.say(&String::from_utf8_lossy(&self.text));
+            self.screen.say_all(&record(&String::from_utf8_lossy(&self.text)));
         }
     }
 }
 
+/// A record as lines. What a worker printed can have several, and none of them can pass for a
+/// record of its own.
+fn record(text: &str) -> Vec<Line> {
+    let mut lines = text.trim_end_matches('\n').split('\n');
+    let head = lines.next().map(Line::plain);
+    let rest = lines.map(|line| Line::plain(format!("    │ {line}")));
+    head.into_iter().chain(rest).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::filter;
+    use super::{filter, record};
+
+    #[test]
+    fn no_line_of_a_record_passes_for_another_record() {
+        let lines = record("INFO ostler: Traceback:\nostler: all is well\n\n");
+        let texts: Vec<_> = lines.into_iter().map(|line| line.text).collect();
+        assert_eq!(texts, ["INFO ostler: Traceback:", "    │ ostler: all is well"]);
+    }
 
     #[test]
     fn a_word_that_is_no_level_is_refused() {

@@ -1,12 +1,13 @@
-//! What a run came to, at its end.
+//! The totals of a run, at its end.
 
 use std::time::Duration;
 
 use super::board::Board;
-use super::lines::rounded;
+use super::lines::{counted, rounded};
+use super::text::Line;
 
-/// A paragraph on the whole run. It stands after an empty line, so that people and programs find it.
-pub(crate) fn summary(app: &str, run: &str, board: &Board, took: Duration) -> String {
+/// A paragraph on the whole run, after an empty line, so that people and programs find it.
+pub(crate) fn summary(app: &str, run: &str, board: &Board, took: Duration) -> Vec<Line> {
     let tally = board.tally();
     let failures: Vec<String> = tally
         .failures
@@ -15,10 +16,15 @@ pub(crate) fn summary(app: &str, run: &str, board: &Board, took: Duration) -> St
         .collect();
     let pools: Vec<&str> = tally.pools_gave_up.iter().map(String::as_str).collect();
     let mut lines = vec![
-        format!("\n{app}, run {run}, {}", rounded(took)),
+        String::new(),
+        format!("{app}, run {run}, {}", rounded(took)),
         row(
             "workers",
-            format!("{}, {} processes spawned", board.rows().len(), tally.spawned),
+            format!(
+                "{}, {} spawned",
+                board.rows().len(),
+                counted(tally.spawned, "process", "processes")
+            ),
         ),
         row("restarts", tally.restarts.to_string()),
         row("failures", or_none(failures.join(", "))),
@@ -34,12 +40,15 @@ pub(crate) fn summary(app: &str, run: &str, board: &Board, took: Duration) -> St
         ),
     ];
     if tally.swept > 0 {
-        lines.push(row("swept", format!("{} processes of dead runs", tally.swept)));
+        lines.push(row(
+            "swept",
+            format!("{} of dead runs", counted(tally.swept, "process", "processes")),
+        ));
     }
     if tally.guardians_lost > 0 {
         lines.push(row("guardians", format!("{} lost", tally.guardians_lost)));
     }
-    lines.join("\n")
+    lines.into_iter().map(Line::plain).collect()
 }
 
 fn row(name: &str, value: String) -> String {
@@ -53,8 +62,12 @@ fn or_none(text: String) -> String {
 fn gave_up(workers: u64, pools: &[&str]) -> String {
     match (workers, pools) {
         (0, []) => "none".to_owned(),
-        (workers, []) => format!("{workers} workers, no pool"),
-        (workers, pools) => format!("{workers} workers; pool {}", pools.join(", pool ")),
+        (workers, []) => format!("{}, no pool", counted(workers, "worker", "workers")),
+        (workers, pools) => format!(
+            "{}; pool {}",
+            counted(workers, "worker", "workers"),
+            pools.join(", pool ")
+        ),
     }
 }
 
@@ -69,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_says_what_the_run_came_to() {
+    fn it_has_the_totals_of_the_run() {
         let mut board = Board::default();
         let mut happen = |kind, pool: Option<&str>, facts| {
             board.apply(&Event {
@@ -97,9 +110,11 @@ mod tests {
         happen(EventKind::WorkerRestarting, None, Facts::default());
         happen(EventKind::WorkerGaveUp, None, Facts::default());
         happen(EventKind::PoolGaveUp, Some("web"), Facts::default());
+        let lines = summary("demo", "9f3a-07c4", &board, Duration::from_millis(1_500));
+        let texts: Vec<_> = lines.into_iter().map(|line| line.text).collect();
         assert_eq!(
-            summary("demo", "9f3a-07c4", &board, Duration::from_millis(1_500)),
-            "\ndemo, run 9f3a-07c4, 1500 ms\n  workers   1, 2 processes spawned\n  restarts  1\n  failures  exited_before_ready 2\n  gave up   1 workers; pool web\n  released  2 of 2\n  orphans   none"
+            texts.join("\n"),
+            "\ndemo, run 9f3a-07c4, 1500 ms\n  workers   1, 2 processes spawned\n  restarts  1\n  failures  exited_before_ready 2\n  gave up   1 worker; pool web\n  released  2 of 2\n  orphans   none"
         );
     }
 }

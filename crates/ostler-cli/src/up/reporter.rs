@@ -1,4 +1,4 @@
-//! Where every event goes: to the journal, to the board, to the screen.
+//! Where every event goes: to the events file, to the board, to the screen.
 
 use std::io::{self, IsTerminal as _};
 use std::path::Path;
@@ -7,15 +7,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use ostler_telemetry::Event;
 
-use crate::tell::board::Board;
-use crate::tell::journal::Journal;
-use crate::tell::lines::{Detail, Lines};
-use crate::tell::screen::Screen;
-use crate::tell::{summary, table};
+use crate::output::board::Board;
+use crate::output::journal::Journal;
+use crate::output::lines::{Detail, Lines};
+use crate::output::screen::Screen;
+use crate::output::{summary, table};
 
-/// Tells the run to everybody who listens.
+/// Reports the run to people and to programs.
 #[derive(Debug)]
-pub(super) struct Teller {
+pub(super) struct Reporter {
     screen: Arc<Screen>,
     journal: Option<Journal>,
     board: Board,
@@ -23,18 +23,18 @@ pub(super) struct Teller {
     lines: Lines,
 }
 
-/// The events file, if one is wanted.
+/// The events file, if there is to be one.
 pub(super) fn open_journal(path: Option<&Path>) -> Result<Option<Journal>, String> {
     path.map(|path| Journal::open(path).map_err(|error| format!("--events {}: {error}", path.display())))
         .transpose()
 }
 
-/// Whether the events go to the same terminal that the table would be on.
+/// Whether the events go to the terminal that the table would be on.
 pub(super) fn events_on_terminal(path: Option<&Path>) -> bool {
     path == Some(Path::new("-")) && io::stdout().is_terminal()
 }
 
-impl Teller {
+impl Reporter {
     pub(super) fn new(screen: Arc<Screen>, journal: Option<Journal>) -> Self {
         let detail = if screen.has_table() {
             Detail::Trouble
@@ -52,23 +52,37 @@ impl Teller {
 
     /// Takes in the next event.
     pub(super) fn take(&mut self, event: &Arc<Event>) {
-        if let Some(trouble) = self.journal.as_mut().and_then(|journal| journal.write(event)) {
-            self.say(&format!("ostler: {trouble}"));
+        if let Some(journal) = &mut self.journal {
+            journal.write(event);
         }
         self.board.apply(event);
-        if let Some(text) = self.lines.text(event) {
-            self.say(&text);
+        let lines = self.lines.lines(event);
+        if !lines.is_empty() {
+            self.screen.say_all(&lines);
         }
         self.last = Some(Arc::clone(event));
     }
 
-    /// Says something of our own.
+    /// Writes a line of our own.
     pub(super) fn say(&self, text: &str) {
         self.screen.say(text);
     }
 
-    /// Draws the table as it is now, where there is one.
-    pub(super) fn refresh(&self) {
+    /// Opens the events file again, as after a log rotation.
+    pub(super) fn reopen(&mut self) {
+        match &mut self.journal {
+            Some(journal) => journal.rotate(),
+            None => tracing::info!("there is no events file to open again"),
+        }
+    }
+
+    /// Draws the table as it is now, where there is one, and says what is wrong with the events
+    /// file.
+    pub(super) fn refresh(&mut self) {
+        let troubles = self.journal.iter_mut().flat_map(Journal::troubles);
+        for trouble in troubles.collect::<Vec<_>>() {
+            self.say(&format!("ostler: {trouble}"));
+        }
         if self.screen.has_table() {
             let (width, height) = self.screen.size();
             self.screen
@@ -76,18 +90,19 @@ impl Teller {
         }
     }
 
-    /// Puts the summary in the table's place.
+    /// Replaces the table by the summary.
     pub(super) fn summarise(&self, app: &str, run: &str, took: Duration) {
         if self.screen.has_table() {
             self.screen.draw(Vec::new());
         }
-        self.say(&summary::summary(app, run, &self.board, took));
+        self.screen.say_all(&summary::summary(app, run, &self.board, took));
     }
 
     /// Waits until the events are written, at most until `deadline`.
     pub(super) fn finish(&mut self, deadline: Instant) {
-        let last = self.last.as_deref();
-        if let Some(trouble) = self.journal.take().and_then(|journal| journal.finish(last, deadline)) {
+        let last = self.last.as_ref();
+        let troubles = self.journal.take().map(|journal| journal.finish(last, deadline));
+        for trouble in troubles.into_iter().flatten() {
             self.say(&format!("ostler: {trouble}"));
         }
     }

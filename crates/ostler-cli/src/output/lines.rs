@@ -1,4 +1,5 @@
-//! Events as people read them: a line each, and under a failure what the worker said and what to do.
+//! Events as people read them: one line each, and below a failure what the worker wrote and what to
+//! do.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime};
@@ -7,28 +8,30 @@ use ostler_core::failure::Reason;
 use ostler_telemetry::{Event, EventKind, Facts};
 
 use super::board::ports;
+use super::text::{Line, Tone};
 
-/// How much is told.
+/// How much is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Detail {
-    /// The course of things too.
+    /// Every change.
     All,
-    /// What needs somebody's attention: the table shows the rest.
+    /// Only what needs attention: the table shows the rest.
     Trouble,
 }
 
-/// Tells one event after another, and remembers what has been said.
+/// Turns one event after another into text, and remembers what was shown.
 #[derive(Debug)]
 pub(crate) struct Lines {
     detail: Detail,
-    /// The last words of a worker that were shown for each pool: a thousand workers that die of one traceback show it once.
+    /// The last stderr lines shown for each pool: a thousand workers that die of one traceback show
+    /// it once.
     shown: HashMap<String, Vec<String>>,
-    /// The same of advice.
+    /// The suggestions shown for each pool.
     advised: HashSet<(String, Option<Reason>)>,
 }
 
 impl Lines {
-    /// Nothing has been said yet.
+    /// Nothing was shown yet.
     pub(crate) fn new(detail: Detail) -> Self {
         Self {
             detail,
@@ -37,22 +40,23 @@ impl Lines {
         }
     }
 
-    /// The event as text of one or more lines; `None` when it is not worth a line.
-    pub(crate) fn text(&mut self, event: &Event) -> Option<String> {
-        if self.detail == Detail::Trouble && !event.is_trouble() {
-            return None;
+    /// The event as lines; none when it is not worth one.
+    pub(crate) fn lines(&mut self, event: &Event) -> Vec<Line> {
+        let trouble = event.is_trouble();
+        let Some(sentence) = sentence(event).filter(|_| trouble || self.detail == Detail::All) else {
+            return Vec::new();
+        };
+        let tone = if trouble { Tone::Bad } else { Tone::Plain };
+        let head = format!("{} {} {sentence}", clock(event.time), who(event));
+        let mut lines = vec![Line::new(tone, head)];
+        if trouble {
+            let below = self.explanation(event).into_iter();
+            lines.extend(below.map(|line| Line::plain(format!("    {line}"))));
         }
-        let mut text = format!("{} {} {}", clock(event.time), who(event), sentence(event)?);
-        if event.is_trouble() {
-            for line in self.explanation(event) {
-                text.push_str("\n    ");
-                text.push_str(&line);
-            }
-        }
-        Some(text)
+        lines
     }
 
-    /// What happened, what the worker said last, who is in the way, and what to do.
+    /// What happened, what the worker wrote last, what is in the way, and what to do.
     fn explanation(&mut self, event: &Event) -> Vec<String> {
         let facts = &event.facts;
         let mut lines: Vec<String> = facts.message.iter().cloned().collect();
@@ -64,7 +68,7 @@ impl Lines {
             lines.push(format!("held by {holder}"));
         }
         lines.extend(facts.orphans.iter().cloned());
-        // Whoever gave up has failed before, and it has been told of what.
+        // A worker that gave up has failed before, and that failure was shown.
         if event.kind == EventKind::WorkerFailed {
             let pool = event.worker.as_ref().map_or("", |worker| worker.pool.as_str());
             lines.extend(self.last_words(pool, &facts.stderr_tail));
@@ -90,7 +94,7 @@ impl Lines {
 fn sentence(event: &Event) -> Option<String> {
     let facts = &event.facts;
     let count = facts.count.unwrap_or(0);
-    let told = match event.kind {
+    let sentence = match event.kind {
         EventKind::RunStarted => format!("run {} has started", event.run.short()),
         EventKind::WorkerReady => format!("is ready{}", details([pid(facts), port(facts), after(facts)])),
         EventKind::WorkerStopping => format!("is stopping{}", details([sent(facts), caused(facts), None])),
@@ -101,26 +105,32 @@ fn sentence(event: &Event) -> Option<String> {
         EventKind::WorkerRestarting => format!("is restarted{}", details([delayed(facts), attempt(facts), None])),
         EventKind::WorkerFinished => "has finished".to_owned(),
         EventKind::WorkerGaveUp => "has given up: its slot stays empty".to_owned(),
-        EventKind::PoolReady => "is ready: every worker of it is".to_owned(),
+        EventKind::PoolReady => "is ready: all its workers are".to_owned(),
         EventKind::PoolDegraded => "is degraded".to_owned(),
         EventKind::RunGaveUp => "the instance has given up".to_owned(),
-        EventKind::PoolFinished => "has finished: every worker of it has".to_owned(),
+        EventKind::PoolFinished => "has finished: all its workers have".to_owned(),
         EventKind::PoolGaveUp => "has given up".to_owned(),
         EventKind::PoolStopped => "is stopped".to_owned(),
-        EventKind::GuardianLost => "the guardian is lost; another is started, and its workers with it".to_owned(),
-        EventKind::SweepDone if count > 0 => format!("{count} processes of dead runs were ended"),
+        EventKind::GuardianLost => "the guardian is lost; another one is started, and the workers restart".to_owned(),
+        EventKind::SweepDone if count > 0 => format!("ended {} of dead runs", counted(count, "process", "processes")),
         EventKind::CleanupOrphansFound => {
-            format!("{count} orphans were found: this should not happen, please report it")
+            let orphans = counted(count, "orphan", "orphans");
+            format!("found {orphans} after the stop: this is a bug in Ostler, please report it")
         }
-        EventKind::CleanupEmergencyKill => format!("{count} orphans were killed"),
-        EventKind::EventsDropped => format!("{count} events are missing here"),
+        EventKind::CleanupEmergencyKill => format!("killed {}", counted(count, "orphan", "orphans")),
+        EventKind::EventsDropped => format!("lost {} here", counted(count, "event", "events")),
         EventKind::RunStopped
         | EventKind::WorkerReserved
         | EventKind::WorkerSpawned
         | EventKind::SweepDone
         | EventKind::CleanupSuccess => return None,
     };
-    Some(told)
+    Some(sentence)
+}
+
+/// A number and what it counts.
+pub(crate) fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }
 
 fn who(event: &Event) -> String {
@@ -158,7 +168,7 @@ fn after(facts: &Facts) -> Option<String> {
     facts.elapsed.map(|elapsed| format!("after {}", rounded(elapsed)))
 }
 
-/// A worker that is stopped before it has a process is sent nothing.
+/// A worker that is stopped before it has a process gets no signal.
 fn sent(facts: &Facts) -> Option<String> {
     facts.pid?;
     facts.signal.as_ref().map(|signal| format!("sent {signal}"))
@@ -221,8 +231,13 @@ mod tests {
         }
     }
 
+    fn joined(lines: &[Line]) -> Option<String> {
+        let texts: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
+        (!texts.is_empty()).then(|| texts.join("\n"))
+    }
+
     fn text(event: &Event, detail: Detail) -> Option<String> {
-        Lines::new(detail).text(event)
+        joined(&Lines::new(detail).lines(event))
     }
 
     fn failure() -> Event {
@@ -236,8 +251,8 @@ mod tests {
 
     #[test]
     fn a_failure_says_what_happened_and_what_to_do() {
-        let told = text(&failure(), Detail::Trouble).unwrap();
-        let lines: Vec<&str> = told.lines().collect();
+        let shown = text(&failure(), Detail::Trouble).unwrap();
+        let lines: Vec<&str> = shown.lines().collect();
         assert_eq!(
             lines[..4],
             [
@@ -247,11 +262,11 @@ mod tests {
                 "    │ ModuleNotFoundError: no module",
             ]
         );
-        assert!(lines[4].starts_with("    → read its last lines"), "{told}");
+        assert!(lines[4].starts_with("    → read its last lines"), "{shown}");
     }
 
     #[test]
-    fn who_has_no_process_is_sent_nothing() {
+    fn a_worker_without_a_process_gets_no_signal() {
         let stopping = |pid| {
             let facts = Facts {
                 pid,
@@ -259,7 +274,7 @@ mod tests {
                 cause: Some("instance_stop".into()),
                 ..Facts::default()
             };
-            text(&event(EventKind::WorkerStopping, facts), Detail::All).expect("it is told")
+            text(&event(EventKind::WorkerStopping, facts), Detail::All).expect("a line")
         };
         assert!(stopping(Some(7)).contains("is stopping: sent TERM, because of instance stop"));
         assert!(stopping(None).contains("is stopping: because of instance stop"));
@@ -268,19 +283,23 @@ mod tests {
     #[test]
     fn the_same_last_words_are_shown_once() {
         let mut lines = Lines::new(Detail::Trouble);
-        assert!(lines.text(&failure()).unwrap().contains("│ ModuleNotFoundError"));
-        let again = lines.text(&failure()).unwrap();
+        assert!(
+            joined(&lines.lines(&failure()))
+                .unwrap()
+                .contains("│ ModuleNotFoundError")
+        );
+        let again = joined(&lines.lines(&failure())).unwrap();
         assert!(
             !again.contains("ModuleNotFoundError") && again.contains("the same last lines"),
             "{again}"
         );
         let mut other = failure();
         other.facts.stderr_tail = vec!["something else".into()];
-        assert!(lines.text(&other).unwrap().contains("│ something else"));
+        assert!(joined(&lines.lines(&other)).unwrap().contains("│ something else"));
     }
 
     #[test]
-    fn the_course_of_things_is_told_in_plain_lines_only() {
+    fn ordinary_changes_are_shown_in_plain_lines_only() {
         let facts = Facts {
             pid: Some(7),
             port: Some(80),
@@ -306,8 +325,8 @@ mod tests {
     #[test]
     fn every_kind_of_event_has_a_line_or_none() {
         for kind in EventKind::ALL {
-            let told = text(&event(*kind, Facts::default()), Detail::All);
-            assert!(told.is_none_or(|told| !told.contains('\n')), "{}", kind.name());
+            let shown = text(&event(*kind, Facts::default()), Detail::All);
+            assert!(shown.is_none_or(|shown| !shown.contains('\n')), "{}", kind.name());
         }
     }
 }

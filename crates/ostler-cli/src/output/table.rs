@@ -1,25 +1,34 @@
-//! The live table: a line a worker, cut to the terminal's size.
+//! The live table: one line for each worker, cut to the terminal's size.
 
 use std::time::SystemTime;
 
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Row as Line, Table};
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Row as Cells, Table};
 use ostler_core::ids::WorkerId;
 
 use super::board::{Board, Row};
+use super::text::{Line, Tone};
 
 /// Lines of the frame that are no workers: the header, the summary line, and one for the cursor.
 const FURNITURE: usize = 3;
 
+/// The smallest terminal that shows a table; in a smaller one its lines would wrap, and the cursor
+/// would go astray.
+const SMALLEST: (u16, u16) = (20, 4);
+
 const COLUMNS: [&str; 7] = ["worker", "state", "pid", "port", "restarts", "age", "last failure"];
 
-/// Where there is not room for all columns, those go first that stand last here.
+/// Where there is no room for all columns, the last ones in this list are left out first.
 const BY_WEIGHT: [usize; COLUMNS.len()] = [0, 1, 6, 4, 2, 3, 5];
 
 /// A blank on each side of a cell.
 const PADDING: usize = 2;
 
-/// The table as lines, none longer than `width` and not more than `height` of them.
-pub(crate) fn render(board: &Board, now: SystemTime, width: u16, height: u16) -> Vec<String> {
+/// The table as lines, none longer than `width` and not more than `height` of them; none in a
+/// terminal that is too small.
+pub(crate) fn render(board: &Board, now: SystemTime, width: u16, height: u16) -> Vec<Line> {
+    if width < SMALLEST.0 || height < SMALLEST.1 {
+        return Vec::new();
+    }
     let room = usize::from(height).saturating_sub(FURNITURE).max(1);
     let shown = chosen(board, room);
     let texts: Vec<_> = shown.iter().map(|(worker, row)| cells(worker, row, now)).collect();
@@ -29,18 +38,20 @@ pub(crate) fn render(board: &Board, now: SystemTime, width: u16, height: u16) ->
     table
         .load_style(comfy_table::presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_width(width.max(20));
+        .set_width(width);
     table.set_header(one_line(columns.iter().map(|&at| Cell::new(COLUMNS[at]))));
     for texts in &texts {
         table.add_row(pick(texts));
     }
-    let mut lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
-    lines.push(cut(&footer(board, shown.len()), width));
+    let tones = [Tone::Title].into_iter().chain(shown.iter().map(|(_, row)| row.tone()));
+    let texts = table.lines().map(|line| line.trim_end().to_owned());
+    let mut lines: Vec<Line> = tones.zip(texts).map(|(tone, text)| Line::new(tone, text)).collect();
+    lines.push(Line::plain(cut(&footer(board, shown.len()), width)));
     lines
 }
 
-fn one_line(cells: impl IntoIterator<Item = Cell>) -> Line {
-    let mut line = Line::from(cells);
+fn one_line(cells: impl IntoIterator<Item = Cell>) -> Cells {
+    let mut line = Cells::from(cells);
     line.max_height(1);
     line
 }
@@ -53,24 +64,24 @@ fn cell(column: usize, text: &str) -> Cell {
     Cell::new(text).set_alignment(alignment)
 }
 
-/// The columns that there is room for, from left to right: whole ones, but for the first two, which are always there.
+/// The columns that fit, from left to right; the first two are always there.
 fn columns(rows: &[[String; COLUMNS.len()]], width: u16) -> Vec<usize> {
     let mut left = usize::from(width);
     let mut columns = Vec::new();
     for at in BY_WEIGHT {
         let texts = rows.iter().map(|row| row[at].chars().count());
-        let wanted = texts.max().unwrap_or(0).max(COLUMNS[at].len()) + PADDING;
-        if wanted > left && columns.len() >= 2 {
+        let needed = texts.max().unwrap_or(0).max(COLUMNS[at].len()) + PADDING;
+        if needed > left && columns.len() >= 2 {
             break;
         }
-        left = left.saturating_sub(wanted);
+        left = left.saturating_sub(needed);
         columns.push(at);
     }
     columns.sort_unstable();
     columns
 }
 
-/// As many workers as there is room for: those that somebody should look at first, each group in its order.
+/// As many workers as there is room for: first those that need attention.
 fn chosen(board: &Board, room: usize) -> Vec<(&WorkerId, &Row)> {
     let mut rows: Vec<_> = board.rows().collect();
     if rows.len() > room {
@@ -165,8 +176,20 @@ mod tests {
         board
     }
 
+    fn texts(board: &Board, now: SystemTime, width: u16, height: u16) -> Vec<String> {
+        let lines = render(board, now, width, height);
+        lines.into_iter().map(|line| line.text).collect()
+    }
+
     #[test]
-    fn a_line_a_worker() {
+    fn a_terminal_that_is_too_small_gets_no_table() {
+        for (width, height) in [(0, 0), (1, 1), (3, 24), (80, 3)] {
+            assert_eq!(render(&board(2), at(100), width, height), []);
+        }
+    }
+
+    #[test]
+    fn one_line_for_each_worker() {
         let mut board = board(2);
         board.apply(&event(1, EventKind::WorkerRestarting, Facts::default()));
         let failed = Facts {
@@ -174,8 +197,9 @@ mod tests {
             ..Facts::default()
         };
         board.apply(&event(1, EventKind::WorkerFailed, failed));
-        let words = |line: &String| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ");
-        let lines: Vec<_> = render(&board, at(175), 100, 24).iter().map(words).collect();
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ");
+        let lines = texts(&board, at(175), 100, 24);
+        let lines: Vec<_> = lines.iter().map(|line| words(line)).collect();
         assert_eq!(
             lines,
             [
@@ -192,7 +216,7 @@ mod tests {
         let mut board = board(50);
         board.apply(&event(49, EventKind::WorkerFailed, Facts::default()));
         for (width, height) in [(80, 24), (40, 10), (20, 4)] {
-            let lines = render(&board, at(100), width, height);
+            let lines = texts(&board, at(100), width, height);
             assert!(
                 lines.len() < usize::from(height),
                 "{width}x{height}: {} lines",
@@ -203,15 +227,18 @@ mod tests {
                 "{lines:#?}"
             );
         }
-        let narrow = render(&board, at(100), 20, 13);
+        let narrow = texts(&board, at(100), 20, 13);
         assert_eq!(
             narrow[0].trim(),
             "worker  state",
             "whole columns, rather than a bit of each: {narrow:#?}"
         );
         assert!(narrow[1].contains("web/49  failed"), "{narrow:#?}");
-        let lines = render(&board, at(100), 80, 13);
-        assert!(lines[1].contains("web/49"), "who has failed is shown first: {lines:#?}");
+        let lines = texts(&board, at(100), 80, 13);
+        assert!(
+            lines[1].contains("web/49"),
+            "a failed worker is shown first: {lines:#?}"
+        );
         assert!(lines.last().unwrap().contains("40 not shown"), "{lines:#?}");
     }
 }

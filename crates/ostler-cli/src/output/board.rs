@@ -1,4 +1,4 @@
-//! The state of a run as its events tell it: what the table and the summary show.
+//! The state of a run as its events report it: what the table and the summary show.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
@@ -7,10 +7,12 @@ use ostler_core::failure::Reason;
 use ostler_core::ids::WorkerId;
 use ostler_telemetry::{Event, EventKind, Facts};
 
+use super::text::Tone;
+
 /// One worker.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Row {
-    /// A word for where its life stands.
+    /// Its state, in a word.
     pub(crate) state: &'static str,
     /// Its process, while there is one.
     pub(crate) pid: Option<u32>,
@@ -25,13 +27,21 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// Whether there is nothing that anybody would have to look at.
+    /// Whether it needs no attention.
     pub(crate) fn is_well(&self) -> bool {
         matches!(self.state, "ready" | "finished")
     }
+
+    /// The colour of its line.
+    pub(crate) fn tone(&self) -> Tone {
+        match self.state {
+            "failed" | "gave up" | "unhealthy" => Tone::Bad,
+            _ => Tone::Plain,
+        }
+    }
 }
 
-/// What the whole run came to.
+/// The totals of a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) restarts: u64,
@@ -62,7 +72,7 @@ impl Board {
         self.rows.iter()
     }
 
-    /// What it came to so far.
+    /// The totals so far.
     pub(crate) fn tally(&self) -> &Tally {
         &self.tally
     }
@@ -159,7 +169,7 @@ pub(crate) fn ports(facts: &Facts) -> Option<String> {
     }
 }
 
-/// The word for a worker's state after this event; `None` when it says nothing of it.
+/// The word for a worker's state after this event; `None` when the event does not change it.
 fn state_after(kind: EventKind) -> Option<&'static str> {
     match kind {
         EventKind::WorkerReserved => Some("reserved"),

@@ -1,0 +1,7 @@
+//! The program from outside.
+
+mod command;
+mod events_file;
+mod harness;
+mod signals;
+mod terminal;
