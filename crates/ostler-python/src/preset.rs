@@ -8,7 +8,7 @@ use ostler_core::spec::{PoolSpec, Ready, StopSpec, WorkerSpec};
 
 use crate::error::PythonError;
 use crate::interpreter::{self, Interpreter};
-use crate::venv::{self, Progress};
+use crate::venv::{self, Progress, Wanted};
 
 /// From TERM to KILL: 6 s, which a gRPC server needs to finish what is in flight.
 pub const STOP_GRACE: Duration = Duration::from_secs(6);
@@ -43,6 +43,7 @@ pub struct Python {
     interpreter: Option<String>,
     venv: Option<PathBuf>,
     requirements: Option<PathBuf>,
+    locked: bool,
     transport: Transport,
 }
 
@@ -57,6 +58,7 @@ impl Python {
             interpreter: None,
             venv: None,
             requirements: None,
+            locked: false,
             transport: Transport::default(),
         }
     }
@@ -98,6 +100,14 @@ impl Python {
         self
     }
 
+    /// The requirements list every package: only these are installed, and not what they depend on
+    /// (`--no-deps`). Default: their dependencies are installed too.
+    #[must_use]
+    pub const fn locked(mut self) -> Self {
+        self.locked = true;
+        self
+    }
+
     /// How requests reach it. Default stdio.
     #[must_use]
     pub const fn transport(mut self, transport: Transport) -> Self {
@@ -132,7 +142,11 @@ impl Python {
         let venv = self.venv.as_ref().map(|venv| self.base.join(venv));
         if let Some(requirements) = self.requirements_file() {
             let base = interpreter::find(self.interpreter.as_deref(), &self.base)?;
-            return venv::required(&base, venv.as_deref(), &requirements, progress);
+            let wanted = Wanted {
+                requirements: &requirements,
+                locked: self.locked,
+            };
+            return venv::required(&base, venv.as_deref(), wanted, progress);
         }
         if let Some(venv) = venv {
             return venv::existing(&venv);

@@ -18,6 +18,15 @@ const STAMP: &str = "ostler-complete";
 /// Receives what is being done, a line at a time.
 pub(crate) type Progress<'a> = &'a mut dyn FnMut(&str);
 
+/// What is in an environment that is made here.
+#[derive(Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    /// A requirements file of pip.
+    pub(crate) requirements: &'a Path,
+    /// It lists every package: no dependencies are installed beside them.
+    pub(crate) locked: bool,
+}
+
 /// The interpreter of an environment that somebody else has made.
 pub(crate) fn existing(venv: &Path) -> Result<Interpreter, PythonError> {
     let python = venv.join("bin/python");
@@ -48,13 +57,13 @@ pub(crate) fn existing(venv: &Path) -> Result<Interpreter, PythonError> {
 pub(crate) fn required(
     base: &Interpreter,
     venv: Option<&Path>,
-    requirements: &Path,
+    wanted: Wanted<'_>,
     progress: Progress<'_>,
 ) -> Result<Interpreter, PythonError> {
-    let text = fs::read_to_string(requirements).map_err(PythonError::io(requirements))?;
-    let made_of = contents(base, requirements, &text);
+    let text = fs::read_to_string(wanted.requirements).map_err(PythonError::io(wanted.requirements))?;
+    let made_of = contents(base, wanted, &text);
     let venv = match venv {
-        Some(venv) => venv.to_owned(),
+        Some(venv) => std::path::absolute(venv).map_err(PythonError::io(venv))?,
         None => shared(&made_of)?,
     };
     if let Some(parent) = venv.parent() {
@@ -67,19 +76,20 @@ pub(crate) fn required(
     if venv.exists() && !venv.join("pyvenv.cfg").exists() && !venv.join(STAMP).exists() && !is_empty(&venv) {
         return Err(PythonError::NotAVenv(venv));
     }
-    make(base, &venv, requirements, progress)?;
+    make(base, &venv, wanted, progress)?;
     fs::write(venv.join(STAMP), &made_of).map_err(PythonError::io(venv.join(STAMP)))?;
     interpreter::examine(venv.join("bin/python"))
 }
 
 /// All that decides what is in the environment. Files that the requirements name by `-r` are read
 /// by pip alone: touch the requirements when one of them changes.
-fn contents(base: &Interpreter, requirements: &Path, text: &str) -> String {
+fn contents(base: &Interpreter, wanted: Wanted<'_>, text: &str) -> String {
     format!(
-        "{} {}\n{}\n{text}",
+        "{} {}\n{}{}\n{text}",
         base.path.display(),
         base.version,
-        requirements.display()
+        wanted.requirements.display(),
+        if wanted.locked { " --no-deps" } else { "" }
     )
 }
 
@@ -119,7 +129,7 @@ fn lock(venv: &Path, progress: Progress<'_>) -> Result<File, PythonError> {
     Ok(file)
 }
 
-fn make(base: &Interpreter, venv: &Path, requirements: &Path, progress: Progress<'_>) -> Result<(), PythonError> {
+fn make(base: &Interpreter, venv: &Path, wanted: Wanted<'_>, progress: Progress<'_>) -> Result<(), PythonError> {
     let uv = which::which("uv").ok();
     progress(&format!(
         "{}: making a virtual environment with Python {}",
@@ -153,8 +163,20 @@ fn make(base: &Interpreter, venv: &Path, requirements: &Path, progress: Progress
             ("pip install", install)
         }
     };
-    progress(&format!("{}: {step} -r {}", venv.display(), requirements.display()));
-    command::run(step, install.arg("-r").arg(requirements), INSTALL_TIMEOUT)?;
+    if wanted.locked {
+        install.arg("--no-deps");
+    }
+    progress(&format!(
+        "{}: {step} -r {}",
+        venv.display(),
+        wanted.requirements.display()
+    ));
+    // Paths in the file are relative to it, as people expect, and not to the working directory.
+    let requirements = fs::canonicalize(wanted.requirements).map_err(PythonError::io(wanted.requirements))?;
+    if let Some(folder) = requirements.parent() {
+        install.current_dir(folder);
+    }
+    command::run(step, install.arg("-r").arg(&requirements), INSTALL_TIMEOUT)?;
     progress(&format!("{}: complete", venv.display()));
     Ok(())
 }
