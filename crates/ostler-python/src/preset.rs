@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ostler_core::signal::Signal;
-use ostler_core::spec::{PoolSpec, Ready, StopSpec, WorkerSpec};
+use ostler_core::spec::{PoolSpec, Port, Ports, Ready, Stdin, StopSpec, WorkerSpec};
 
 use crate::error::PythonError;
 use crate::interpreter::{self, Interpreter};
@@ -21,7 +21,8 @@ pub enum Transport {
     /// Frames on stdin and stdout; needs no package but `ostler-worker`.
     #[default]
     Stdio,
-    /// gRPC on the pool's port; needs `ostler-worker[grpc]`.
+    /// gRPC on a port of 127.0.0.1 that the worker chooses and reports; needs
+    /// `ostler-worker[grpc]`.
     Grpc,
 }
 
@@ -185,6 +186,10 @@ impl Python {
             signal: Signal::TERM,
             grace: HOST_DEATH_GRACE,
         };
+        match self.transport {
+            Transport::Stdio => spec.stdin = Stdin::Pipe,
+            Transport::Grpc => spec.ports = Ports::One(Port::Reported),
+        }
         spec.env.insert("PYTHONUNBUFFERED".to_owned(), "1".to_owned());
         spec.env
             .insert("OSTLER_TRANSPORT".to_owned(), self.transport.name().to_owned());

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ostler_core::spec::Ready;
+use ostler_core::spec::{Port, Ports, Ready, Stdin};
 use ostler_python::{Python, PythonError, Transport, preflight};
 
 struct Project(tempfile::TempDir);
@@ -70,9 +70,11 @@ fn python3_of_the_path_runs_a_worker_without_settings() {
     assert_eq!(spec.command[3], "--fast");
     assert_eq!(spec.ready, Some(Ready::Notify));
     assert_eq!((spec.stop.grace.as_secs(), spec.host_death.grace.as_secs()), (6, 2));
+    assert_eq!((spec.stdin, &spec.ports), (Stdin::Pipe, &Ports::None));
     assert_eq!(spec.env["OSTLER_TRANSPORT"], "stdio");
     assert_eq!(spec.env["OSTLER_GRACE_MS"], "6000");
     let grpc = project.worker().transport(Transport::Grpc).worker(&python);
+    assert_eq!((grpc.stdin, &grpc.ports), (Stdin::Null, &Ports::One(Port::Reported)));
     assert_eq!(grpc.env["OSTLER_TRANSPORT"], "grpc");
 }
 
