@@ -13,8 +13,8 @@ pub(crate) fn kills() -> u64 {
     KILLS.load(Ordering::Relaxed)
 }
 
-/// Kills one ready worker every so often, until it is aborted. The last ready one is spared: where a
-/// start takes longer than the pause, nothing would ever be answered otherwise.
+/// Kills one ready worker every so often, until it is aborted. The last ready one is spared: where
+/// a start takes longer than the pause, nothing would ever be answered otherwise.
 pub(crate) async fn kill_workers(pool: Pool, every: Duration) {
     loop {
         tokio::time::sleep(every).await;

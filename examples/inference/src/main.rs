@@ -1,5 +1,5 @@
-//! Semantic search over the project's own documentation: a pool of Python workers turns each passage
-//! into a vector, and the passages nearest to a question's vector answer it.
+//! Semantic search over the project's own documentation: a pool of Python workers turns each
+//! passage into a vector, and the passages nearest to a question's vector answer it.
 //!
 //! `cargo run -p inference -- "how do I stop a worker?"`
 
