@@ -70,7 +70,8 @@ pub struct ChildInfo {
 }
 
 impl ChildInfo {
-    /// What its start function returned beside the actor, if it is of this type and the child is up.
+    /// What its start function returned beside the actor, if it is of this type and the child is
+    /// up.
     pub fn info_as<T: Clone + 'static>(&self) -> Option<T> {
         self.info.as_ref()?.downcast_ref().cloned()
     }
