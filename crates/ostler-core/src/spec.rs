@@ -4,6 +4,7 @@
 //! Every default is here, once. [`PoolSpec::problems`] is the only validation, for files and
 //! builders alike.
 
+mod build;
 mod ports;
 mod problems;
 mod serve;

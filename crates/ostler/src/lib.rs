@@ -7,7 +7,7 @@
 //! ```no_run
 //! use std::time::Duration;
 //!
-//! use ostler::{Ostler, Port, Probe, ProbeKind, Ready, Restart};
+//! use ostler::{Ostler, Port, Ready, Restart};
 //!
 //! # #[tokio::main]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -16,7 +16,7 @@
 //!     .pool("web")
 //!     .command(["python3", "-m", "http.server", "{port}"])
 //!     .port(Port::Any)
-//!     .ready(Ready::Probe(Probe::new(ProbeKind::Http("/".into()))))
+//!     .ready(Ready::http("/"))
 //!     .workers(4)
 //!     .restart(Restart::Transient)
 //!     .start()

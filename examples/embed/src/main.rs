@@ -6,7 +6,7 @@ use std::error::Error;
 use std::path::Path;
 use std::time::Duration;
 
-use ostler::{EventKind, EventStream, Ostler, Port, Probe, ProbeKind, Ready, Restart};
+use ostler::{EventKind, EventStream, Ostler, Port, Ready, Restart};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 /// The app's top supervisor. This one only prints when Ostler's tree ends.
@@ -52,7 +52,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .cwd(Path::new(env!("CARGO_MANIFEST_DIR")).join("../web"))
         .workers(2)
         .port(Port::Any)
-        .ready(Ready::Probe(Probe::new(ProbeKind::Http("/healthz".into()))))
+        .ready(Ready::http("/healthz"))
         .restart(Restart::Permanent)
         .intensity(3, Duration::from_secs(5))
         .start()
