@@ -167,7 +167,10 @@ pub(crate) fn read_answer(mut datagram: &[u8], sockets: &mut Vec<TcpSocket>) -> 
                 sockets.push(socket_of(&response));
             }
             NetlinkPayload::Done(_) => return Ok(true),
-            NetlinkPayload::Error(error) => return Err(error.to_io()),
+            // Not `to_io`: it overflows for the smallest code (fuzz/corpus/sock_diag/smallest-error).
+            NetlinkPayload::Error(error) => {
+                return Err(io::Error::from_raw_os_error(error.raw_code().saturating_abs()));
+            }
             _ => {}
         }
         // Messages are padded to 4 bytes; a length of 0 would loop.
