@@ -199,7 +199,8 @@ fn control_socket() -> std::os::fd::OwnedFd {
     descriptors.sort_unstable();
     let is_seqpacket = |raw: &i32| {
         let link = std::fs::read_link(format!("/proc/self/fd/{raw}"));
-        // SAFETY: the descriptor is only borrowed for this call, and nothing else in this process closes sockets now.
+        // SAFETY: the descriptor is only borrowed for this call, and nothing else in this process
+        // closes sockets now.
         let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(*raw) };
         link.is_ok_and(|link| link.to_string_lossy().starts_with("socket:"))
             && rustix::net::sockopt::socket_type(fd) == Ok(rustix::net::SocketType::SEQPACKET)
@@ -221,7 +222,8 @@ async fn role_forked_copy() {
             match unsafe { nix::unistd::fork() }.expect("forked") {
                 nix::unistd::ForkResult::Child => {
                     drop(bench.guardian);
-                    // SAFETY: ends the child at once, without running exit handlers of the copied process.
+                    // SAFETY: ends the child at once, without running exit handlers of the copied
+                    // process.
                     unsafe { nix::libc::_exit(0) }
                 }
                 nix::unistd::ForkResult::Parent { child } => {
