@@ -6,29 +6,35 @@
 //!     └──────────(nothing was spawned)───────────────────────────┘
 //! ```
 //!
-//! [`Lifecycle::step`] takes what happened and the time, and returns what is to be done. It never waits and never
+//! [`Lifecycle::step`] takes what happened and the time, and returns what to do. It never waits and never
 //! fails: an input that doesn't fit the state changes nothing, and [`Lifecycle::try_step`] says why. The table of all
 //! states and inputs is `docs/lifecycle.md`, and a test compares it with this code.
 //!
-//! What holds for every history of inputs, and is checked by random ones:
+//! These invariants hold for every history of inputs, and random ones check them:
 //! - [`Effect::Spawn`] comes only after [`Input::Recorded`], and once.
-//! - Wherever a process may live and is no longer wanted there has been an [`Effect::End`] (or the guardian is lost,
-//!   and the sitter ends it); when it does not help, it is repeated with KILL every `release_timeout`.
+//! - Wherever a process may live that must end, its end was ordered by [`Effect::End`], [`Effect::KillPastSitter`] or
+//!   [`Effect::EndWithoutSitter`], or its sitter ends it because the guardian is lost. If that does not help, it is
+//!   repeated as a kill every `release_timeout`.
 //! - [`Effect::Done`] comes once, last, and only after the tree is gone, the ports are free and the record is removed.
-//!   No passing of time is taken for a release.
+//!   The passing of time is never taken for a release; and a tree of which nothing proves that it is gone ends with
+//!   [`Transition::Unseen`], never with [`Transition::Released`].
 //! - The first cause of an end is its outcome; later ones do not replace it.
 //! - Transitions are announced in the order of the states, each at most once, except that [`Transition::Stopping`]
 //!   comes again with each escalation, and that [`Transition::Failed`] also comes with each
 //!   [`Effect::ReleaseOverdue`].
+//! - A deadline that is noticed more than [`LATE`] too late is armed once more before it leads to a verdict: the host
+//!   could not run meanwhile.
 
+mod alarm;
 mod ending;
+mod guard;
 mod input;
 mod machine;
 mod overdue;
 
 use std::time::Duration;
 
-pub use input::{Cause, Ignored, Input};
+pub use input::{Cause, Ignored, Input, Rest};
 pub use machine::Lifecycle;
 
 use crate::failure::{ExitStatus, Failure};
@@ -45,18 +51,25 @@ pub const RETRY_MAX: Duration = Duration::from_millis(500);
 /// release goes on without a status.
 pub const EXIT_STATUS_WAIT: Duration = Duration::from_secs(2);
 
+/// A deadline that is noticed later than this shows that the host could not run (suspended, frozen, starved). 250 ms: more
+/// than a busy machine usually delays a timer.
+pub const LATE: Duration = Duration::from_millis(250);
+
 /// KILL to the whole tree, at once.
 pub const KILL_NOW: StopSpec = StopSpec {
     signal: Signal::KILL,
     grace: Duration::ZERO,
 };
 
-/// What one incarnation goes by.
+/// The rules of one incarnation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
-    /// From the reservation to ready, at most; then it is ended with [`Reason::ReadyTimeout`](crate::failure::Reason).
-    /// Zero: no limit for becoming ready; the record and the spawn then have `release_timeout` each.
+    /// From the written reservation to ready, at most; then it is ended with
+    /// [`Reason::ReadyTimeout`](crate::failure::Reason). The record itself has as long to be written. Zero: no limit for
+    /// becoming ready; the record and the spawn then have `release_timeout` each.
     pub start_timeout: Duration,
+    /// It is ready as soon as exec has succeeded: there is no sign to wait for.
+    pub ready_when_spawned: bool,
     /// An exit sooner than this after the spawn is a failure, whatever its status. Zero: no such rule.
     pub min_uptime: Duration,
     /// How it is asked to end.
@@ -79,7 +92,7 @@ pub enum State {
     Spawned,
     /// It can be used.
     Ready,
-    /// It has been asked to end, or its sitter ends it.
+    /// Its end was ordered, or its sitter ends it.
     Stopping,
     /// Its leader has ended; others of its tree may still live.
     Exited,
@@ -115,7 +128,7 @@ impl State {
     }
 }
 
-/// What is to be done now, in the order of the list.
+/// What to do now, in the order of the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// Write the reservation; answer with [`Input::Recorded`] or [`Input::RecordFailed`].
@@ -126,18 +139,24 @@ pub enum Effect {
     WatchReady,
     /// Watch health and heartbeat; answer with [`Input::Unhealthy`]. Moot after any [`Effect::End`].
     WatchHealth,
-    /// Signal the process group, and kill the whole tree after the grace. Comes again to escalate, then with
-    /// [`KILL_NOW`]. Before [`Input::Spawned`] it means whatever the spawn may have left.
+    /// Have the guardian signal the process group, and kill the whole tree after the grace. Comes again to escalate, then
+    /// with [`KILL_NOW`]. Before [`Input::Spawned`] it means whatever the spawn may have left.
     End(StopSpec),
+    /// Kill what lives below the sitter, which takes no orders because its guardian is lost; answer with
+    /// [`Input::KilledPastSitter`]. The sitter reaps it and reports the end.
+    KillPastSitter,
+    /// Kill what is left of a tree whose sitter is gone too, by identity, marker and cgroup; answer with
+    /// [`Input::EndedWithoutSitter`].
+    EndWithoutSitter,
     /// See whether the ports can be bound; answer with [`Input::PortsFree`] or [`Input::PortsHeld`]. Comes again when
     /// they were held, and when no answer came within `release_timeout`.
     CheckPorts,
-    /// Remove the record; answer with [`Input::Unrecorded`] or [`Input::UnrecordFailed`]. Comes again likewise:
+    /// Remove the record; answer with [`Input::Unrecorded`] or [`Input::UnrecordFailed`]. Comes again in the same cases;
     /// removing what isn't there is a success.
     Unrecord,
-    /// Find out who of the tree is left; answer with [`Input::Held`].
+    /// Find out which processes of the tree are left; answer with [`Input::Held`].
     NameHolders,
-    /// Tell everybody.
+    /// Publish a transition.
     Announce {
         /// What happened.
         what: Transition,
@@ -150,7 +169,7 @@ pub enum Effect {
     Done(Outcome),
 }
 
-/// What everybody is told of.
+/// A published transition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Transition {
     /// It is in the process table; nothing of it runs yet.
@@ -163,17 +182,19 @@ pub enum Transition {
     Unhealthy(Failure),
     /// It is asked to end; comes again when that is escalated.
     Stopping {
-        /// By whom and why.
+        /// Why.
         cause: Cause,
         /// With which signal and grace.
         stop: StopSpec,
     },
-    /// Its leader has ended. Does not come when nothing was spawned, or when nobody could tell how it ended.
+    /// Its leader has ended. Does not come when nothing was spawned, or when its status is unknown.
     Exited(ExitStatus),
     /// It failed, or its release is overdue.
     Failed(Failure),
     /// Nothing of it is left.
     Released,
+    /// Its life is over, all of it that was found is killed, and nothing proves that nothing is left; why.
+    Unseen(String),
 }
 
 /// How an incarnation ended.
@@ -181,7 +202,7 @@ pub enum Transition {
 pub enum Outcome {
     /// A stop was asked for before anything else ended it.
     Stopped {
-        /// How the process ended; `None` when none had been spawned, or when nobody could tell.
+        /// How the process ended; `None` when none was spawned, or when its status is unknown.
         status: Option<ExitStatus>,
     },
     /// It ended by itself, well.

@@ -31,6 +31,7 @@ pub use calls::{
     CallId, ChildCounts, ChildInfo, ChildStart, ChildStatus, DeleteChildError, Reply, Request, RestartChildError,
     StartChildError, Target, TerminateChildError,
 };
+pub use intensity::Intensity;
 pub use policy::{Effect, End, Event, Policy};
 pub use report::{ChildKey, ChildRef, Report};
 pub use spec::{AutoShutdown, ChildId, ChildKind, ChildSpec, Restart, Shutdown, SpecError, Strategy, SupervisorFlags};

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use ostler_core::failure::{ExitStatus, Failure, Reason};
 use ostler_core::lifecycle::{
-    Cause, EXIT_STATUS_WAIT, Effect, Ignored, Input, KILL_NOW, Lifecycle, Outcome, RETRY_MAX, Rules, State, Transition,
+    Cause, EXIT_STATUS_WAIT, Effect, Ignored, Input, KILL_NOW, LATE, Lifecycle, Outcome, RETRY_MAX, Rest, Rules, State,
+    Transition,
 };
 use ostler_core::moment::Moment;
 use ostler_core::signal::Signal;
@@ -23,6 +24,7 @@ fn rules() -> Rules {
         stop: TERM,
         host_death: KILL_NOW,
         release_timeout: RELEASE,
+        ready_when_spawned: false,
         has_ports: true,
     }
 }
@@ -259,7 +261,7 @@ fn not_ready_in_time_is_ended_and_keeps_that_reason_with_its_status() {
     assert_eq!(
         story.now,
         Moment::ORIGIN + Duration::from_secs(30),
-        "the limit runs from the reservation"
+        "the limit runs from the written reservation"
     );
     assert_eq!(effects.last(), Some(&Effect::End(TERM)));
     assert_eq!(story.life.try_step(Input::Ready, story.now), Err(Ignored::Ending));
@@ -432,7 +434,7 @@ fn a_lost_guardian_is_the_outcome_and_its_sitter_does_the_ending() {
     assert_eq!(
         story.does(Input::TreeGone),
         [Effect::CheckPorts],
-        "nobody is left who could tell the status"
+        "its status is unknown"
     );
     assert_eq!(reason(&story.ends()), Some(Reason::GuardianLost));
 }
@@ -451,8 +453,8 @@ fn what_is_born_when_its_guardian_is_lost_is_left_to_its_sitter() {
     assert_eq!(story.life.state(), State::Stopping);
     let limit = story.life.deadline().unwrap();
     assert_eq!(limit.since(story.now), hour + RELEASE);
-    assert_eq!(story.clone().does(kill()), [Effect::End(KILL_NOW)]);
-    assert!(story.clone().at_deadline().contains(&Effect::End(KILL_NOW)));
+    assert_eq!(story.clone().does(kill()), [Effect::KillPastSitter]);
+    assert!(story.clone().at_deadline().contains(&Effect::KillPastSitter));
     story.does(Input::Exited(ExitStatus::Code(0)));
     story.does(Input::TreeGone);
     assert_eq!(reason(&story.ends()), Some(Reason::GuardianLost));
@@ -471,7 +473,177 @@ fn a_lost_guardian_does_not_turn_a_stop_into_a_failure() {
 fn a_sitter_that_does_not_end_the_tree_is_helped() {
     let mut story = Story::ready(rules());
     story.does(Input::GuardianLost);
-    assert!(story.at_deadline().contains(&Effect::End(KILL_NOW)));
+    assert!(story.at_deadline().contains(&Effect::KillPastSitter));
+}
+
+#[test]
+fn a_kill_that_the_guardian_may_not_have_read_is_given_again_past_the_sitter() {
+    let mut story = Story::ready(rules());
+    assert_eq!(story.does(kill()), [Effect::End(KILL_NOW)]);
+    assert_eq!(story.does(Input::GuardianLost), [Effect::KillPastSitter]);
+
+    let mut story = Story::ready(rules());
+    let by_itself = story.does(Input::Exited(ExitStatus::Code(0)));
+    assert_eq!(by_itself, [Effect::End(KILL_NOW)]);
+    assert_eq!(story.does(Input::GuardianLost), [Effect::KillPastSitter]);
+
+    let mut story = Story::ready(rules());
+    story.does(stop());
+    assert_eq!(
+        story.does(Input::GuardianLost),
+        [],
+        "the sitter gives it a grace of its own"
+    );
+    assert_eq!(story.does(kill()), [Effect::KillPastSitter]);
+}
+
+#[test]
+fn a_kill_past_the_sitter_is_not_begun_twice_at_a_time() {
+    let mut story = Story::ready(rules());
+    story.does(Input::GuardianLost);
+    assert_eq!(story.does(kill()), [Effect::KillPastSitter]);
+    assert!(
+        !story.at_deadline().contains(&Effect::KillPastSitter),
+        "it is under way"
+    );
+    assert_eq!(story.step(Input::KilledPastSitter), []);
+    assert_eq!(
+        story.life.try_step(Input::KilledPastSitter, story.now),
+        Err(Ignored::NotAsked)
+    );
+    assert!(story.at_deadline().contains(&Effect::KillPastSitter), "it did not help");
+}
+
+#[test]
+fn a_tree_without_a_sitter_is_ended_by_the_host_and_its_proof_decides_what_is_announced() {
+    let mut story = Story::ready(rules());
+    story.does(Input::GuardianLost);
+    assert_eq!(story.does(Input::SittersEnded), [Effect::EndWithoutSitter]);
+    let mut unproven = story.clone();
+    assert_eq!(story.does(Input::EndedWithoutSitter(Rest::Gone)), [Effect::CheckPorts]);
+    story.does(Input::PortsFree);
+    assert_eq!(story.clone().tells(Input::Unrecorded), [Transition::Released]);
+    assert_eq!(reason(&story.ends()), Some(Reason::GuardianLost));
+
+    unproven.does(Input::EndedWithoutSitter(Rest::Unseen("no cgroup".into())));
+    unproven.does(Input::PortsFree);
+    assert_eq!(
+        unproven.tells(Input::Unrecorded),
+        [Transition::Unseen("no cgroup".into())]
+    );
+    assert_eq!(unproven.life.state(), State::Released);
+}
+
+#[test]
+fn sitters_that_end_without_the_news_of_the_guardians_death_mean_both() {
+    let mut story = Story::ready(rules());
+    assert_eq!(story.does(Input::SittersEnded), [Effect::EndWithoutSitter]);
+    assert_eq!(
+        story.life.try_step(Input::GuardianLost, story.now),
+        Err(Ignored::Already)
+    );
+    story.does(Input::EndedWithoutSitter(Rest::Gone));
+    assert_eq!(reason(&story.ends()), Some(Reason::GuardianLost));
+}
+
+#[test]
+fn what_lives_on_without_a_sitter_is_named_and_killed_again() {
+    let mut story = Story::ready(rules());
+    story.does(Input::SittersEnded);
+    assert_eq!(story.does(Input::EndedWithoutSitter(Rest::Left("pid 7".into()))), []);
+    assert_eq!(story.at_deadline().last(), Some(&Effect::EndWithoutSitter));
+    let effects = story.does(Input::EndedWithoutSitter(Rest::Left("pid 7".into())));
+    let [Effect::ReleaseOverdue(failed)] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(failed.holder.as_deref(), Some("pid 7"));
+    assert_eq!(story.at_deadline().last(), Some(&Effect::EndWithoutSitter));
+    story.does(Input::EndedWithoutSitter(Rest::Gone));
+    story.ends();
+    assert_eq!(
+        story.life.try_step(Input::EndedWithoutSitter(Rest::Gone), story.now),
+        Err(Ignored::Over)
+    );
+}
+
+#[test]
+fn a_spawn_that_died_with_guardian_and_sitter_is_ended_and_comes_to_nothing() {
+    let mut story = Story::new(rules());
+    story.does(Input::Recorded);
+    story.does(Input::GuardianLost);
+    assert_eq!(story.does(Input::SittersEnded), [Effect::EndWithoutSitter]);
+    assert_eq!(story.does(Input::EndedWithoutSitter(Rest::Gone)), [Effect::Unrecord]);
+    assert_eq!(reason(&story.ends()), Some(Reason::GuardianLost));
+}
+
+#[test]
+fn a_sitter_that_is_killed_takes_its_worker_with_it_in_every_state() {
+    let mut story = Story::new(rules());
+    story.does(Input::Recorded);
+    assert_eq!(story.does(Input::SitterLost), [Effect::Unrecord]);
+    assert_eq!(reason(&story.ends()), Some(Reason::GuardianLost));
+
+    let mut story = Story::ready(rules());
+    assert_eq!(story.does(Input::SitterLost), [Effect::CheckPorts]);
+    assert_eq!(reason(&story.ends()), Some(Reason::Killed));
+
+    let mut story = Story::ready(rules());
+    story.does(stop());
+    assert_eq!(story.does(Input::SitterLost), [Effect::CheckPorts]);
+    assert!(matches!(story.ends(), Outcome::Stopped { .. }));
+
+    let mut story = Story::ready(rules());
+    story.does(stop());
+    story.does(Input::Exited(ExitStatus::Code(0)));
+    assert_eq!(story.does(Input::SitterLost), [Effect::CheckPorts]);
+
+    let mut story = Story::ready(rules());
+    story.does(Input::TreeGone);
+    assert_eq!(
+        story.life.try_step(Input::SitterLost, story.now),
+        Err(Ignored::Already),
+        "it was idle"
+    );
+}
+
+#[test]
+fn a_worker_without_a_sign_of_readiness_is_ready_with_its_spawn() {
+    let mut story = Story::new(Rules {
+        ready_when_spawned: true,
+        ..rules()
+    });
+    story.does(Input::Recorded);
+    assert_eq!(
+        story.clone().tells(Input::Spawned),
+        [Transition::Spawned, Transition::Ready]
+    );
+    assert_eq!(story.does(Input::Spawned), [Effect::WatchHealth]);
+    story.does(Input::Exited(ExitStatus::Code(0)));
+    assert!(matches!(story.ends(), Outcome::Finished { .. }));
+}
+
+/// A suspended host, a frozen cgroup, a debugger: neither the worker nor its answers could be heard.
+#[test]
+fn a_deadline_that_is_noticed_late_is_armed_once_more() {
+    let limit = Duration::from_secs(30);
+    let mut story = Story::new(rules());
+    story.does(Input::Recorded);
+    story.does(Input::Spawned);
+    let suspended = Duration::from_secs(5);
+    story.after(limit + suspended);
+    assert_eq!(story.step(Input::Deadline), []);
+    assert_eq!(story.life.deadline(), Some(story.now + suspended));
+    assert_eq!(story.clone().does(Input::Ready), [Effect::WatchHealth]);
+    story.after(suspended + LATE * 2);
+    assert_eq!(story.does(Input::Deadline), [Effect::End(TERM)], "only once");
+}
+
+#[test]
+fn a_table_that_stalls_takes_nothing_from_the_time_to_become_ready() {
+    let mut story = Story::new(rules());
+    story.after(Duration::from_secs(29)).does(Input::Recorded);
+    story.does(Input::Spawned);
+    assert_eq!(story.life.deadline(), Some(story.now + Duration::from_secs(30)));
 }
 
 #[test]

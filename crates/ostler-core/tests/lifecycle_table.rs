@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use ostler_core::failure::{ExitStatus, Failure, Reason};
-use ostler_core::lifecycle::{Cause, Effect, Input, Lifecycle, Outcome, Rules, Transition};
+use ostler_core::lifecycle::{Cause, Effect, Input, Lifecycle, Outcome, Rest, Rules, Transition};
 use ostler_core::moment::Moment;
 use ostler_core::signal::Signal;
 use ostler_core::spec::StopSpec;
@@ -44,6 +44,7 @@ fn rules() -> Rules {
             grace: Duration::ZERO,
         },
         release_timeout: Duration::from_secs(10),
+        ready_when_spawned: false,
         has_ports: true,
     }
 }
@@ -59,9 +60,9 @@ fn exited() -> Input {
     Input::Exited(ExitStatus::Code(1))
 }
 
-/// Every situation that takes an input in its own way, with the inputs that lead to it.
+/// Every situation with reactions of its own, with the inputs that lead to it.
 fn situations() -> Vec<(&'static str, Vec<Input>)> {
-    use Input::{GuardianLost, PortsFree, PortsHeld, Ready, Recorded, Spawned, TreeGone, Unrecorded};
+    use Input::{GuardianLost, PortsFree, PortsHeld, Ready, Recorded, SittersEnded, Spawned, TreeGone, Unrecorded};
     let after = |more: Vec<Input>| [vec![Recorded, Spawned, Ready], more].concat();
     vec![
         ("Reserved: the record is being written", vec![]),
@@ -78,12 +79,21 @@ fn situations() -> Vec<(&'static str, Vec<Input>)> {
             "Reserved: the process is being spawned, and the guardian is lost",
             vec![Recorded, GuardianLost],
         ),
+        (
+            "Reserved: the process is being spawned, and guardian and sitters have ended",
+            vec![Recorded, SittersEnded],
+        ),
         ("Spawned", vec![Recorded, Spawned]),
         ("Ready", after(vec![])),
         ("Ready: the tree is gone, the exit not yet seen", after(vec![TreeGone])),
         ("Stopping", after(vec![stop(false)])),
         ("Stopping: killed", after(vec![stop(true)])),
         ("Stopping: the guardian is lost", after(vec![GuardianLost])),
+        (
+            "Stopping: the guardian is lost, and the tree is being killed past its sitter",
+            after(vec![GuardianLost, stop(true)]),
+        ),
+        ("Stopping: guardian and sitters have ended", after(vec![SittersEnded])),
         (
             "Stopping: overdue, and its holder asked for",
             after(vec![stop(false), Input::Deadline]),
@@ -93,6 +103,10 @@ fn situations() -> Vec<(&'static str, Vec<Input>)> {
             after(vec![stop(false), exited()]),
         ),
         ("Exited: by itself", after(vec![exited()])),
+        (
+            "Exited: by itself, and guardian and sitters have ended",
+            after(vec![exited(), SittersEnded]),
+        ),
         ("Releasing: the ports", after(vec![exited(), TreeGone])),
         (
             "Releasing: the ports, which were held",
@@ -117,11 +131,23 @@ fn inputs() -> Vec<(&'static str, Input)> {
         ("Stop, kill", stop(true)),
         ("Exited(1)", exited()),
         ("TreeGone", Input::TreeGone),
+        ("SitterLost", Input::SitterLost),
+        ("GuardianLost", Input::GuardianLost),
+        ("SittersEnded", Input::SittersEnded),
+        ("KilledPastSitter", Input::KilledPastSitter),
+        ("EndedWithoutSitter(gone)", Input::EndedWithoutSitter(Rest::Gone)),
+        (
+            "EndedWithoutSitter(unseen)",
+            Input::EndedWithoutSitter(Rest::Unseen("x".into())),
+        ),
+        (
+            "EndedWithoutSitter(left)",
+            Input::EndedWithoutSitter(Rest::Left("x".into())),
+        ),
         ("PortsFree", Input::PortsFree),
         ("PortsHeld", Input::PortsHeld("x".into())),
         ("Unrecorded", Input::Unrecorded),
         ("UnrecordFailed", Input::UnrecordFailed("x".into())),
-        ("GuardianLost", Input::GuardianLost),
         ("Held", Input::Held("x".into())),
         ("Deadline", Input::Deadline),
     ]
@@ -134,7 +160,7 @@ fn render() -> String {
         for input in way {
             let now = when(&life, &input);
             life.try_step(input, now)
-                .unwrap_or_else(|why| panic!("{title}: the way there is barred: {why}"));
+                .unwrap_or_else(|why| panic!("{title}: its inputs do not lead there: {why}"));
         }
         let wait = match life.deadline() {
             Some(deadline) => format!("deadline {:?}", deadline.since_origin()),
@@ -191,10 +217,12 @@ fn short(effect: &Effect) -> String {
         Effect::WatchReady => "WatchReady".into(),
         Effect::WatchHealth => "WatchHealth".into(),
         Effect::End(stop) => format!("**End({}, {:?})**", stop.signal, stop.grace),
+        Effect::KillPastSitter => "**KillPastSitter**".into(),
+        Effect::EndWithoutSitter => "**EndWithoutSitter**".into(),
         Effect::CheckPorts => "CheckPorts".into(),
         Effect::Unrecord => "Unrecord".into(),
         Effect::NameHolders => "NameHolders".into(),
-        Effect::Announce { what, .. } => format!("tell *{}*", told(what)),
+        Effect::Announce { what, .. } => format!("announce *{}*", named(what)),
         Effect::ReleaseOverdue(failure) => format!("ReleaseOverdue({})", failure.reason),
         Effect::Done(outcome) => match outcome {
             Outcome::Stopped { status: Some(status) } => format!("Done(stopped, {status})"),
@@ -205,7 +233,7 @@ fn short(effect: &Effect) -> String {
     }
 }
 
-fn told(what: &Transition) -> String {
+fn named(what: &Transition) -> String {
     match what {
         Transition::Reserved => "reserved".into(),
         Transition::Spawned => "spawned".into(),
@@ -215,5 +243,6 @@ fn told(what: &Transition) -> String {
         Transition::Exited(status) => format!("exited: {status}"),
         Transition::Failed(failure) => format!("failed: {}", failure.reason),
         Transition::Released => "released".into(),
+        Transition::Unseen(_) => "unseen".into(),
     }
 }

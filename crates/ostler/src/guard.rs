@@ -4,4 +4,4 @@ mod keeper;
 mod link;
 
 pub(crate) use keeper::{GuardianKeeper, KeeperArguments};
-pub(crate) use link::{Census, Link, NoCensus, Route};
+pub(crate) use link::{Census, Link, LinkClosed, News, NoCensus, Route};

@@ -1,31 +1,44 @@
 //! A worker's process, owned outside any actor.
 //!
-//! A [`Slot`] is a worker's place in its pool. [`Slot::start`] begins an incarnation: a task of its own (the driver)
-//! takes it from its reservation to its release. The worker's actor holds a [`Process`], a handle: when the actor ends
-//! in whatever way, the handle drops, and the driver ends and releases the process.
+//! A [`Slot`] is a worker's place in its pool. [`begin`] begins an incarnation: a task of its own (the
+//! driver) takes it from its reservation to its release. The worker's actor holds a [`Process`], a
+//! handle: however the actor ends, the handle drops, and the driver ends and releases the process.
 //!
 //! | file | what it holds |
 //! |---|---|
 //! | `protocol` | every message |
 //! | `slot` | what outlives an incarnation |
+//! | `incarnation` | what one incarnation is; `resources`: what it holds |
+//! | `host` | what an incarnation needs of its host, as narrow traits |
 //! | `driver` | one incarnation: from inputs to effects, by the pure lifecycle |
-//! | `start/` | turn, ports, record, environment, spawn |
-//! | `watch/` | readiness probes and health |
-//! | `release` | the tree, the ports, the record |
+//! | `start/` | its turn, its ports and record, its environment, its spawn |
+//! | `plan`, `watch/` | readiness, probes and heartbeats |
+//! | `release`, `remnants` | the ports and the record; a tree without its sitter |
 //! | `announce`, `spans`, `output` | what the outside sees |
+//! | `patience` | time limits that a suspended host does not use up |
 
 mod announce;
 mod driver;
+mod host;
+mod incarnation;
 mod output;
+mod patience;
+mod plan;
 mod protocol;
 mod release;
+mod remnants;
+mod resources;
+#[cfg(test)]
+mod script;
 mod slot;
 mod spans;
 mod start;
 mod watch;
 
+pub(crate) use driver::begin;
+pub(crate) use host::{Host, Setup};
 pub use output::{RECORDS_A_SECOND, RECORDS_AT_ONCE};
-pub(crate) use protocol::{Message, Told};
+pub(crate) use protocol::Notice;
 pub(crate) use slot::{Process, Slot};
 #[cfg(feature = "fuzzing")]
 pub use watch::ready_file;

@@ -128,11 +128,6 @@ pub(crate) struct Killed {
 }
 
 impl Killed {
-    /// Nothing is left, and everything could be inspected.
-    pub(crate) fn is_clean(&self) -> bool {
-        self.survivors.is_empty() && self.unseen.is_empty()
-    }
-
     /// What is left, or may be.
     pub(crate) fn left(&self) -> impl Iterator<Item = &str> {
         self.survivors.iter().chain(&self.unseen).map(String::as_str)
@@ -185,7 +180,6 @@ mod tests {
             unseen: vec!["pid 7 could not be inspected".to_owned()],
         };
         let killed = remains.kill(&Attribution::new("test", "nothing"), Instant::now());
-        assert!(!killed.is_clean());
         assert_eq!(killed.left().collect::<Vec<_>>(), ["pid 7 could not be inspected"]);
     }
 }

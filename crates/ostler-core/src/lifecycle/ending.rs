@@ -1,13 +1,12 @@
-//! How a life goes on and ends: what the phases of the machine have in common.
+//! How a life goes on and ends: what the phases of the machine share.
 
-use super::machine::{Ending, Lifecycle, Phase, Reaction};
+use super::machine::{Ending, Guard, Lifecycle, Phase, Reaction};
 use super::{Cause, EXIT_STATUS_WAIT, Effect, Ignored, KILL_NOW, Outcome, RETRY_FIRST, Transition};
 use crate::failure::{ExitStatus, Failure, Reason, judge_exit};
 use crate::moment::Moment;
-use crate::spec::StopSpec;
 
 impl Lifecycle {
-    /// Enters a phase that is a new state to everybody.
+    /// Enters a phase that is a new state to the outside.
     pub(super) fn enter(&mut self, phase: Phase, what: Transition) {
         self.phase = phase;
         self.announce(what);
@@ -19,7 +18,7 @@ impl Lifecycle {
         self.effects.push(Effect::Announce { what, elapsed });
     }
 
-    /// Tells of the failure that ended it, if one did.
+    /// Announces the failure that ended it, if one did.
     pub(super) fn announce_failure(&mut self) {
         if let Some(Ending::Failed(failure)) = &self.end {
             let failure = failure.clone();
@@ -32,7 +31,7 @@ impl Lifecycle {
         self.end.get_or_insert(Ending::Failed(failure));
     }
 
-    /// When the table or the guardian has to have answered.
+    /// When the table or the guardian must have answered.
     pub(super) fn answer_limit(&self) -> Moment {
         match self.rules.start_timeout {
             none if none.is_zero() => self.now + self.rules.release_timeout,
@@ -42,40 +41,73 @@ impl Lifecycle {
 
     /// An answer is under way that decides whether there is a process: the end waits for it.
     pub(super) fn end_when_born(&mut self, ending: Ending, cause: Cause, kill: bool) -> Reaction {
-        let stop = if kill { KILL_NOW } else { self.rules.stop };
-        let harder = kill && self.end_at_birth.is_some_and(|(_, noted)| noted != KILL_NOW);
+        let harder = kill && self.end_at_birth.is_some_and(|(_, killed)| !killed);
         if self.end.is_some() && !harder {
             return Err(Ignored::Ending);
         }
         if self.end.is_none() {
-            let patience = self.now + self.rules.release_timeout;
-            self.limit = Some(self.limit.map_or(patience, |limit| limit.min(patience)));
+            self.limit.advance(self.now, self.now + self.rules.release_timeout);
         }
         self.end.get_or_insert(ending);
-        self.end_at_birth = Some((cause, stop));
+        self.end_at_birth = Some((cause, kill));
         Ok(())
     }
 
-    pub(super) fn guardian_lost_before_birth(&mut self) -> Reaction {
-        let ending = Ending::Failed(guardian_lost());
-        self.end_when_born(ending, Cause::GuardianLost, false)?;
-        self.end_at_birth = Some((Cause::GuardianLost, self.rules.host_death));
-        Ok(())
+    /// exec has succeeded.
+    pub(super) fn born(&mut self) {
+        self.spawned_at = self.now;
+        if self.tree_gone {
+            self.status_wait.arm(self.now, self.now + EXIT_STATUS_WAIT);
+        }
+        self.enter(Phase::Spawned, Transition::Spawned);
+        match self.end_at_birth.take() {
+            Some((cause, kill)) => self.end_process(cause, kill),
+            None if self.rules.ready_when_spawned => self.become_ready(),
+            None => {
+                if self.rules.start_timeout.is_zero() {
+                    self.limit.clear();
+                } else {
+                    self.limit.arm(self.now, self.answer_limit());
+                }
+                self.effects.push(Effect::WatchReady);
+            }
+        }
     }
 
-    /// A stop of a process that runs.
-    pub(super) fn stop_process(&mut self, cause: Cause, kill: bool) -> Reaction {
-        self.end = Some(Ending::Asked);
-        self.end_process(cause, if kill { KILL_NOW } else { self.rules.stop });
-        Ok(())
+    /// Nothing was spawned, or nothing of it is left.
+    pub(super) fn stillborn(&mut self, failure: Failure) {
+        self.fail_first(failure);
+        self.announce_stop_of_nothing();
+        self.release_without_process();
+    }
+
+    /// A stop came before anything was spawned. Whether one did.
+    pub(super) fn announce_stop_of_nothing(&mut self) -> bool {
+        let Some((cause, kill)) = self.end_at_birth else {
+            return false;
+        };
+        let stop = self.stop_for(kill);
+        self.announce(Transition::Stopping { cause, stop });
+        true
+    }
+
+    pub(super) fn become_ready(&mut self) {
+        self.was_ready = true;
+        self.limit.clear();
+        self.enter(Phase::Ready, Transition::Ready);
+        self.effects.push(Effect::WatchHealth);
     }
 
     /// Signals it, and waits for its end.
-    pub(super) fn end_process(&mut self, cause: Cause, stop: StopSpec) {
+    pub(super) fn end_process(&mut self, cause: Cause, kill: bool) {
+        if self.guard == Guard::SitterAlone && !kill {
+            return self.leave_to_sitter(cause);
+        }
+        let stop = self.stop_for(kill);
         self.enter(Phase::Stopping, Transition::Stopping { cause, stop });
-        self.effects.push(Effect::End(stop));
-        self.killed = stop == KILL_NOW;
-        self.limit = Some(self.now + stop.grace + self.rules.release_timeout);
+        self.order_end(stop);
+        self.limit
+            .arm(self.now, self.now + stop.grace + self.rules.release_timeout);
     }
 
     /// A further stop, while one is under way: only a harder one changes anything.
@@ -87,41 +119,16 @@ impl Lifecycle {
             return Err(Ignored::Already);
         }
         self.kill_tree(cause);
-        self.limit = Some(self.now + self.rules.release_timeout);
+        self.limit.arm(self.now, self.now + self.rules.release_timeout);
         Ok(())
     }
 
     pub(super) fn kill_tree(&mut self, cause: Cause) {
-        self.killed = true;
         self.announce(Transition::Stopping { cause, stop: KILL_NOW });
-        self.effects.push(Effect::End(KILL_NOW));
+        self.order_end(KILL_NOW);
     }
 
-    pub(super) fn lose_guardian(&mut self) -> Reaction {
-        self.guardian_lost = true;
-        self.end = Some(Ending::Failed(guardian_lost()));
-        self.leave_to_sitter();
-        if self.tree_gone {
-            self.leader_vanished();
-        }
-        Ok(())
-    }
-
-    /// The sitter has seen the guardian's pipe close and ends the tree, so nothing is signalled from here at first.
-    pub(super) fn leave_to_sitter(&mut self) {
-        let stop = self.rules.host_death;
-        self.killed = false;
-        self.enter(
-            Phase::Stopping,
-            Transition::Stopping {
-                cause: Cause::GuardianLost,
-                stop,
-            },
-        );
-        self.limit = Some(self.now + stop.grace + self.rules.release_timeout);
-    }
-
-    /// An exit that nobody asked for. What it leaves behind has nobody to finish for, and is killed at once.
+    /// An exit without a stop. What it leaves behind has nothing to finish, and is killed at once.
     pub(super) fn exited_by_itself(&mut self, status: ExitStatus) -> Reaction {
         let uptime = self.now.since(self.spawned_at);
         self.end = Some(
@@ -130,10 +137,9 @@ impl Lifecycle {
                 None => Ending::Finished(status),
             },
         );
-        self.limit = None;
+        self.limit.clear();
         if !self.tree_gone {
-            self.killed = true;
-            self.effects.push(Effect::End(KILL_NOW));
+            self.order_end(KILL_NOW);
         }
         self.leader_exited(status);
         Ok(())
@@ -146,9 +152,8 @@ impl Lifecycle {
         }
         self.enter(Phase::Exited, Transition::Exited(status));
         self.announce_failure();
-        // The rest of the tree keeps the grace that a stop gave it: a shell dies of TERM at once, its child finishes.
-        let patience = self.now + self.rules.release_timeout;
-        self.limit = Some(self.limit.map_or(patience, |limit| limit.max(patience)));
+        // The rest of the tree keeps the grace of a stop: a shell dies of TERM at once, its child finishes.
+        self.limit.postpone(self.now, self.now + self.rules.release_timeout);
         if self.tree_gone {
             self.release_ports();
         }
@@ -160,15 +165,15 @@ impl Lifecycle {
             return Err(Ignored::Already);
         }
         self.tree_gone = true;
-        if self.guardian_lost {
-            self.leader_vanished();
+        if self.guard == Guard::Serving {
+            self.status_wait.arm(self.now, self.now + EXIT_STATUS_WAIT);
         } else {
-            self.retry = Some(self.now + EXIT_STATUS_WAIT);
+            self.leader_vanished();
         }
         Ok(())
     }
 
-    /// The tree is gone, and nobody can tell how its leader ended.
+    /// The tree is gone, and its leader's exit status is unknown.
     pub(super) fn leader_vanished(&mut self) {
         let reason = if self.was_ready {
             Reason::Killed
@@ -177,21 +182,21 @@ impl Lifecycle {
         };
         self.fail_first(Failure::new(
             reason,
-            "its process is gone, and nobody could tell how it ended",
+            "its process is gone, and its exit status is unknown",
         ));
         self.announce_failure();
-        self.limit = None;
+        self.limit.clear();
         self.release_ports();
     }
 
     /// Nothing was spawned that could hold a port.
     pub(super) fn release_without_process(&mut self) {
         self.announce_failure();
-        self.limit = None;
+        self.limit.clear();
         self.release(Phase::Unrecording);
     }
 
-    /// The tree is gone. A port that a stranger had before us is not ours to wait for.
+    /// The tree is gone. A port that an unrelated process had before us is not ours to wait for.
     pub(super) fn release_ports(&mut self) {
         let never_ours = matches!(&self.end, Some(Ending::Failed(failure)) if failure.reason == Reason::PortInUse);
         let phase = if self.rules.has_ports && !never_ours {
@@ -202,16 +207,11 @@ impl Lifecycle {
         self.release(phase);
     }
 
-    /// The ports are free.
-    pub(super) fn remove_record(&mut self) {
-        self.release(Phase::Unrecording);
-    }
-
-    fn release(&mut self, phase: Phase) {
+    pub(super) fn release(&mut self, phase: Phase) {
         self.holder_not_named("it was gone before it could be named");
         self.phase = phase;
-        let patience = self.now + self.rules.release_timeout;
-        self.limit = Some(self.limit.map_or(patience, |limit| limit.min(patience)));
+        self.limit.advance(self.now, self.now + self.rules.release_timeout);
+        self.status_wait.clear();
         self.retry = None;
         self.retry_pause = RETRY_FIRST;
         self.obstacle = None;
@@ -220,9 +220,10 @@ impl Lifecycle {
 
     /// The last step of a life.
     pub(super) fn finish(&mut self) {
-        self.limit = None;
+        self.limit.clear();
         self.retry = None;
-        self.enter(Phase::Released, Transition::Released);
+        let what = self.unseen.take().map_or(Transition::Released, Transition::Unseen);
+        self.enter(Phase::Released, what);
         let outcome = match self.end.take() {
             Some(Ending::Failed(failure)) => Outcome::Failed(failure),
             Some(Ending::Finished(status)) => Outcome::Finished { status },
@@ -230,11 +231,4 @@ impl Lifecycle {
         };
         self.effects.push(Effect::Done(outcome));
     }
-}
-
-fn guardian_lost() -> Failure {
-    Failure::new(
-        Reason::GuardianLost,
-        "the guardian is gone, and its sitter ended the worker",
-    )
 }

@@ -13,15 +13,15 @@ pub enum Input {
     RecordFailed(Failure),
     /// exec has succeeded.
     Spawned,
-    /// No process exists (any more), and nothing holds a port: no program, no port to be had, no room for a process.
+    /// No process exists (any more), and nothing holds a port: no program, no port available, no room for a process.
     SpawnFailed(Failure),
     /// Readiness was seen.
     Ready,
-    /// It can't become ready (a stranger has its port; readiness can't be watched): it is to be ended.
+    /// It can't become ready (an unrelated process has its port; readiness can't be watched): end it.
     StartFailed(Failure),
-    /// It failed so many probes, or its heartbeat is lost: it is to be ended.
+    /// It failed its health probes, or its heartbeat is lost: end it.
     Unhealthy(Failure),
-    /// It is no longer wanted. Fits every state.
+    /// End it. Accepted in every state.
     Stop {
         /// By whom and why.
         cause: Cause,
@@ -32,6 +32,18 @@ pub enum Input {
     Exited(ExitStatus),
     /// Nothing of the tree is left. May come before [`Input::Exited`].
     TreeGone,
+    /// The slot's sitter was killed. The kernel killed the leader with it, and the guardian has killed and reaped the rest.
+    SitterLost,
+    /// The guardian is gone. The sitter ends the tree as `host_death` says and takes no orders. A spawn under way is still
+    /// answered.
+    GuardianLost,
+    /// The guardian and all its sitters have ended: no further news comes, and nobody else ends the tree.
+    SittersEnded,
+    /// What the kill past the sitter reached is killed: the answer to
+    /// [`Effect::KillPastSitter`](super::Effect::KillPastSitter). The sitter reports the end.
+    KilledPastSitter,
+    /// What a tree without a sitter came to: the answer to [`Effect::EndWithoutSitter`](super::Effect::EndWithoutSitter).
+    EndedWithoutSitter(Rest),
     /// Every port can be bound again.
     PortsFree,
     /// A port can't be bound yet; which, and who holds it.
@@ -40,21 +52,29 @@ pub enum Input {
     Unrecorded,
     /// The record could not be removed; why.
     UnrecordFailed(String),
-    /// The guardian is gone, and the sitter ends the process as `host_death` says. A spawn under way is still
-    /// answered.
-    GuardianLost,
     /// Who of the tree is left: the answer to [`Effect::NameHolders`](super::Effect::NameHolders).
     Held(String),
     /// The moment of [`Lifecycle::deadline`](super::Lifecycle::deadline) has passed.
     Deadline,
 }
 
-/// On whose account a process is ended.
+/// What is left of a tree that no sitter could end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rest {
+    /// Nothing, and that is proven.
+    Gone,
+    /// Nothing was found, but nothing proves that nothing is left; why.
+    Unseen(String),
+    /// These processes live on.
+    Left(String),
+}
+
+/// Why a process is ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cause {
-    /// Somebody stopped this worker.
+    /// A user stopped this worker.
     UserStop,
-    /// Somebody asked for a restart of this worker.
+    /// A user asked for a restart of this worker.
     RestartRequested,
     /// Its pool stops or gives up.
     PoolStop,
@@ -122,13 +142,13 @@ pub enum Ignored {
     /// It answers a question that is not open.
     #[error("not asked")]
     NotAsked,
-    /// It says again what is so already.
+    /// It repeats what is known.
     #[error("already so")]
     Already,
     /// The process is ending already, and the first cause stands.
     #[error("ending already")]
     Ending,
-    /// It tells of a process, and there is none (or none yet).
+    /// It reports on a process, and there is none (or none yet).
     #[error("no process")]
     NoProcess,
     /// There is no deadline, or it has not passed.

@@ -1,13 +1,13 @@
-//! The machine itself: one method a phase, each a match over every input.
+//! The machine itself: one method per phase, each a match over every input.
 
 use std::time::Duration;
 
-use super::{Cause, EXIT_STATUS_WAIT, Effect, Ignored, Input, RETRY_FIRST, Rules, State, Transition};
+use super::alarm::Alarm;
+use super::{Cause, Effect, Ignored, Input, RETRY_FIRST, Rules, State, Transition};
 use crate::failure::{ExitStatus, Failure};
 use crate::moment::Moment;
-use crate::spec::StopSpec;
 
-/// A state, with [`State::Reserved`] and [`State::Releasing`] taken apart by what they wait for.
+/// A state, with [`State::Reserved`] and [`State::Releasing`] split by what they wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     Recording,
@@ -29,37 +29,57 @@ pub(super) enum Ending {
     Failed(Failure),
 }
 
+/// Who ends the tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Guard {
+    /// The guardian passes orders to the sitter.
+    Serving,
+    /// The guardian is gone. The sitter ends the tree as `host_death` says, and takes no orders.
+    SitterAlone,
+    /// The sitter is gone too: only the host is left to do it.
+    Nobody,
+}
+
 /// What a phase makes of an input.
 pub(super) type Reaction = Result<(), Ignored>;
 
-/// One incarnation of a worker. See the [module](super) for what holds.
+/// One incarnation of a worker. See the [module](super) for its invariants.
 #[derive(Debug, Clone)]
 pub struct Lifecycle {
     pub(super) rules: Rules,
     pub(super) phase: Phase,
     /// The latest time that was passed in: time never runs backwards here.
     pub(super) now: Moment,
+    /// When the record was asked for, then when it was written.
     pub(super) reserved_at: Moment,
     pub(super) spawned_at: Moment,
-    /// When the last state was entered that was announced.
+    /// When the last announced state was entered.
     pub(super) entered_at: Moment,
     pub(super) was_ready: bool,
     pub(super) end: Option<Ending>,
-    /// How to end the process that a spawn under way may still bring.
-    pub(super) end_at_birth: Option<(Cause, StopSpec)>,
-    /// The tree has been sent [`KILL_NOW`].
+    /// Why, and whether by a kill, to end the process that a spawn under way may still bring.
+    pub(super) end_at_birth: Option<(Cause, bool)>,
+    /// KILL was ordered for the whole tree.
     pub(super) killed: bool,
     pub(super) status: Option<ExitStatus>,
     pub(super) tree_gone: bool,
-    pub(super) guardian_lost: bool,
+    /// Why it is not proven that the tree is gone.
+    pub(super) unseen: Option<String>,
+    pub(super) guard: Guard,
+    /// An [`Effect::KillPastSitter`] is not answered yet.
+    pub(super) killing_past_sitter: bool,
+    /// An [`Effect::EndWithoutSitter`] is not answered yet.
+    pub(super) ending_without_sitter: bool,
     /// When the phase has taken too long.
-    pub(super) limit: Option<Moment>,
-    /// When to try again, or (before the exit was seen) to go on without a status.
+    pub(super) limit: Alarm,
+    /// The tree is gone: when to go on without its leader's exit status.
+    pub(super) status_wait: Alarm,
+    /// When to try to release again.
     pub(super) retry: Option<Moment>,
     pub(super) retry_pause: Duration,
-    /// What stood in the way of the last try to release.
+    /// What prevented the last release.
     pub(super) obstacle: Option<String>,
-    /// The release is overdue, and who holds it has been asked but not answered.
+    /// The release is overdue, and the question who holds it is not answered yet.
     pub(super) naming: bool,
     pub(super) effects: Vec<Effect>,
 }
@@ -84,20 +104,24 @@ impl Lifecycle {
             killed: false,
             status: None,
             tree_gone: false,
-            guardian_lost: false,
-            limit: None,
+            unseen: None,
+            guard: Guard::Serving,
+            killing_past_sitter: false,
+            ending_without_sitter: false,
+            limit: Alarm::default(),
+            status_wait: Alarm::default(),
             retry: None,
             retry_pause: RETRY_FIRST,
             obstacle: None,
             naming: false,
             effects: vec![Effect::Record],
         };
-        life.limit = Some(life.answer_limit());
+        life.limit.arm(now, life.answer_limit());
         let effects = std::mem::take(&mut life.effects);
         (life, effects)
     }
 
-    /// Takes what happened at `now`, and returns what is to be done. What doesn't fit the state changes nothing.
+    /// Takes what happened at `now`, and returns what to do. An input that doesn't fit the state changes nothing.
     pub fn step(&mut self, input: Input, now: Moment) -> Vec<Effect> {
         self.try_step(input, now).unwrap_or_default()
     }
@@ -105,14 +129,14 @@ impl Lifecycle {
     /// The same, and says why when `input` changes nothing.
     ///
     /// # Errors
-    /// The reason for which this state ignores this input. That is no fault: inputs cross each other.
+    /// Why this state ignores this input. That is no fault: inputs cross each other.
     pub fn try_step(&mut self, input: Input, now: Moment) -> Result<Vec<Effect>, Ignored> {
         self.now = self.now.max(now);
         self.react(input)?;
         Ok(std::mem::take(&mut self.effects))
     }
 
-    /// Where it stands.
+    /// The state that it is in.
     pub fn state(&self) -> State {
         match self.phase {
             Phase::Recording | Phase::Spawning => State::Reserved,
@@ -125,15 +149,15 @@ impl Lifecycle {
         }
     }
 
-    /// When [`Input::Deadline`] is due; `None` while nothing is waited for that has a limit.
+    /// When [`Input::Deadline`] is due; `None` while nothing with a limit is waited for.
     pub fn deadline(&self) -> Option<Moment> {
-        match (self.limit, self.retry) {
-            (Some(limit), Some(retry)) => Some(limit.min(retry)),
-            (limit, retry) => limit.or(retry),
-        }
+        [self.limit.at(), self.status_wait.at(), self.retry]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
-    fn react(&mut self, input: Input) -> Reaction {
+    pub(super) fn react(&mut self, input: Input) -> Reaction {
         match self.phase {
             Phase::Recording => self.recording(input),
             Phase::Spawning => self.spawning(input),
@@ -147,20 +171,17 @@ impl Lifecycle {
         }
     }
 
-    /// The reservation is being written. A stop waits for it, so that no record is left that nobody knows of.
+    /// The reservation is being written. A stop waits for it, so that no unknown record is left.
     fn recording(&mut self, input: Input) -> Reaction {
         match input {
             Input::Recorded => {
+                self.reserved_at = self.now;
                 self.enter(Phase::Spawning, Transition::Reserved);
-                match self.end_at_birth {
-                    None => {
-                        self.limit = Some(self.answer_limit());
-                        self.effects.push(Effect::Spawn);
-                    }
-                    Some((cause, stop)) => {
-                        self.announce(Transition::Stopping { cause, stop });
-                        self.release_without_process();
-                    }
+                if self.announce_stop_of_nothing() {
+                    self.release_without_process();
+                } else {
+                    self.limit.arm(self.now, self.answer_limit());
+                    self.effects.push(Effect::Spawn);
                 }
                 Ok(())
             }
@@ -171,55 +192,47 @@ impl Lifecycle {
                 Ok(())
             }
             Input::Stop { cause, kill } => self.end_when_born(Ending::Asked, cause, kill),
-            Input::GuardianLost => self.guardian_lost_before_birth(),
             Input::Deadline => self.deadline_passed(),
+            Input::Exited(_) | Input::TreeGone | Input::SitterLost | Input::GuardianLost | Input::SittersEnded => {
+                Err(Ignored::NoProcess)
+            }
             Input::Spawned | Input::SpawnFailed(_) | Input::Ready | Input::StartFailed(_) | Input::Unhealthy(_) => {
                 Err(Ignored::NotAsked)
             }
-            Input::Exited(_) | Input::TreeGone => Err(Ignored::NoProcess),
-            Input::PortsFree | Input::PortsHeld(_) | Input::Unrecorded | Input::UnrecordFailed(_) | Input::Held(_) => {
+            Input::KilledPastSitter | Input::EndedWithoutSitter(_) | Input::Held(_) => Err(Ignored::NotAsked),
+            Input::PortsFree | Input::PortsHeld(_) | Input::Unrecorded | Input::UnrecordFailed(_) => {
                 Err(Ignored::NotAsked)
             }
         }
     }
 
-    /// exec is under way. Whatever ends it waits for the answer, and then acts on what was born.
+    /// exec is under way. Every end waits for the answer, and then acts on what was born.
     fn spawning(&mut self, input: Input) -> Reaction {
         match input {
             Input::Spawned => {
-                self.spawned_at = self.now;
-                self.retry = self.tree_gone.then(|| self.now + EXIT_STATUS_WAIT);
-                self.enter(Phase::Spawned, Transition::Spawned);
-                match self.end_at_birth.take() {
-                    None => {
-                        let has_limit = !self.rules.start_timeout.is_zero();
-                        self.limit = has_limit.then(|| self.reserved_at + self.rules.start_timeout);
-                        self.effects.push(Effect::WatchReady);
-                    }
-                    Some((Cause::GuardianLost, _)) => self.leave_to_sitter(),
-                    Some((cause, stop)) => self.end_process(cause, stop),
-                }
+                self.born();
                 Ok(())
             }
             Input::SpawnFailed(failure) => {
-                self.fail_first(failure);
-                if let Some((cause, stop)) = self.end_at_birth {
-                    self.announce(Transition::Stopping { cause, stop });
-                }
-                self.release_without_process();
+                self.stillborn(failure);
                 Ok(())
             }
             Input::Exited(status) => {
-                self.spawning(Input::Spawned)?;
+                self.born();
                 self.react(Input::Exited(status))
             }
             Input::Stop { cause, kill } => self.end_when_born(Ending::Asked, cause, kill),
-            Input::GuardianLost => self.guardian_lost_before_birth(),
-            Input::Held(holder) => self.named(holder),
+            Input::GuardianLost => self.lose_guardian(),
+            Input::SittersEnded => self.lose_sitters(),
+            Input::SitterLost => self.tree_killed(),
+            Input::KilledPastSitter => self.killed_past_sitter(),
+            Input::EndedWithoutSitter(rest) => self.ended_without_sitter(rest),
+            Input::Held(holder) => self.named(&holder),
             Input::Deadline => self.deadline_passed(),
             Input::TreeGone if self.tree_gone => Err(Ignored::Already),
             Input::TreeGone => {
                 self.tree_gone = true;
+                self.stillborn_without_answer();
                 Ok(())
             }
             Input::Recorded => Err(Ignored::Already),
@@ -236,27 +249,17 @@ impl Lifecycle {
     fn spawned(&mut self, input: Input) -> Reaction {
         match input {
             Input::Ready => {
-                self.was_ready = true;
-                self.limit = None;
-                self.enter(Phase::Ready, Transition::Ready);
-                self.effects.push(Effect::WatchHealth);
+                self.become_ready();
                 Ok(())
             }
             Input::StartFailed(failure) => {
                 self.end = Some(Ending::Failed(failure));
-                self.end_process(Cause::StartFailed, self.rules.stop);
+                self.end_process(Cause::StartFailed, false);
                 Ok(())
             }
-            Input::Stop { cause, kill } => self.stop_process(cause, kill),
-            Input::Exited(status) => self.exited_by_itself(status),
-            Input::TreeGone => self.tree_gone_unexplained(),
-            Input::GuardianLost => self.lose_guardian(),
-            Input::Deadline => self.deadline_passed(),
             Input::Recorded | Input::Spawned => Err(Ignored::Already),
-            Input::RecordFailed(_) | Input::SpawnFailed(_) | Input::Unhealthy(_) => Err(Ignored::NotAsked),
-            Input::PortsFree | Input::PortsHeld(_) | Input::Unrecorded | Input::UnrecordFailed(_) | Input::Held(_) => {
-                Err(Ignored::NotAsked)
-            }
+            Input::Unhealthy(_) => Err(Ignored::NotAsked),
+            other => self.running(other),
         }
     }
 
@@ -266,46 +269,50 @@ impl Lifecycle {
             Input::Unhealthy(failure) => {
                 self.announce(Transition::Unhealthy(failure.clone()));
                 self.end = Some(Ending::Failed(failure));
-                self.end_process(Cause::Unhealthy, self.rules.stop);
+                self.end_process(Cause::Unhealthy, false);
                 Ok(())
             }
-            Input::Stop { cause, kill } => self.stop_process(cause, kill),
+            Input::Recorded | Input::Spawned | Input::Ready => Err(Ignored::Already),
+            Input::StartFailed(_) => Err(Ignored::NotAsked),
+            other => self.running(other),
+        }
+    }
+
+    /// It runs, and nothing has ended it yet.
+    fn running(&mut self, input: Input) -> Reaction {
+        match input {
+            Input::Stop { cause, kill } => {
+                self.end = Some(Ending::Asked);
+                self.end_process(cause, kill);
+                Ok(())
+            }
             Input::Exited(status) => self.exited_by_itself(status),
             Input::TreeGone => self.tree_gone_unexplained(),
+            Input::SitterLost => self.tree_killed(),
             Input::GuardianLost => self.lose_guardian(),
+            Input::SittersEnded => self.lose_sitters(),
             Input::Deadline => self.deadline_passed(),
             Input::Recorded | Input::Spawned | Input::Ready => Err(Ignored::Already),
-            Input::RecordFailed(_) | Input::SpawnFailed(_) | Input::StartFailed(_) => Err(Ignored::NotAsked),
-            Input::PortsFree | Input::PortsHeld(_) | Input::Unrecorded | Input::UnrecordFailed(_) | Input::Held(_) => {
+            Input::RecordFailed(_) | Input::SpawnFailed(_) | Input::StartFailed(_) | Input::Unhealthy(_) => {
+                Err(Ignored::NotAsked)
+            }
+            Input::KilledPastSitter | Input::EndedWithoutSitter(_) | Input::Held(_) => Err(Ignored::NotAsked),
+            Input::PortsFree | Input::PortsHeld(_) | Input::Unrecorded | Input::UnrecordFailed(_) => {
                 Err(Ignored::NotAsked)
             }
         }
     }
 
-    /// It has been told to end, and its exit has not been seen.
+    /// Its end was ordered, and its exit has not been seen.
     fn stopping(&mut self, input: Input) -> Reaction {
         match input {
-            Input::Stop { cause, kill } => self.escalate(cause, kill),
             Input::Exited(status) => {
                 self.leader_exited(status);
                 Ok(())
             }
             Input::TreeGone => self.tree_gone_unexplained(),
-            Input::GuardianLost => {
-                self.guardian_lost = true;
-                if self.tree_gone {
-                    self.leader_vanished();
-                }
-                Ok(())
-            }
-            Input::Held(holder) => self.named(holder),
-            Input::Deadline => self.deadline_passed(),
-            Input::Ready | Input::StartFailed(_) | Input::Unhealthy(_) => Err(Ignored::Ending),
             Input::Recorded | Input::Spawned => Err(Ignored::Already),
-            Input::RecordFailed(_) | Input::SpawnFailed(_) => Err(Ignored::NotAsked),
-            Input::PortsFree | Input::PortsHeld(_) | Input::Unrecorded | Input::UnrecordFailed(_) => {
-                Err(Ignored::NotAsked)
-            }
+            other => self.ending(other),
         }
     }
 
@@ -313,14 +320,28 @@ impl Lifecycle {
     fn exited(&mut self, input: Input) -> Reaction {
         match input {
             Input::TreeGone => {
+                self.tree_gone = true;
                 self.release_ports();
                 Ok(())
             }
-            Input::Stop { cause, kill } => self.escalate(cause, kill),
-            Input::Held(holder) => self.named(holder),
-            Input::Deadline => self.deadline_passed(),
-            Input::Ready | Input::StartFailed(_) | Input::Unhealthy(_) | Input::GuardianLost => Err(Ignored::Ending),
             Input::Recorded | Input::Spawned | Input::Exited(_) => Err(Ignored::Already),
+            other => self.ending(other),
+        }
+    }
+
+    /// Its tree is being ended, and is not gone.
+    fn ending(&mut self, input: Input) -> Reaction {
+        match input {
+            Input::Stop { cause, kill } => self.escalate(cause, kill),
+            Input::SitterLost => self.tree_killed(),
+            Input::GuardianLost => self.lose_guardian(),
+            Input::SittersEnded => self.lose_sitters(),
+            Input::KilledPastSitter => self.killed_past_sitter(),
+            Input::EndedWithoutSitter(rest) => self.ended_without_sitter(rest),
+            Input::Held(holder) => self.named(&holder),
+            Input::Deadline => self.deadline_passed(),
+            Input::Ready | Input::StartFailed(_) | Input::Unhealthy(_) => Err(Ignored::Ending),
+            Input::Recorded | Input::Spawned | Input::Exited(_) | Input::TreeGone => Err(Ignored::Already),
             Input::RecordFailed(_) | Input::SpawnFailed(_) => Err(Ignored::NotAsked),
             Input::PortsFree | Input::PortsHeld(_) | Input::Unrecorded | Input::UnrecordFailed(_) => {
                 Err(Ignored::NotAsked)
@@ -328,27 +349,23 @@ impl Lifecycle {
         }
     }
 
-    /// The tree is gone; its ports are to be free.
+    /// The tree is gone; its ports must be free.
     fn ports(&mut self, input: Input) -> Reaction {
         match input {
             Input::PortsFree => {
-                self.remove_record();
+                self.release(Phase::Unrecording);
                 Ok(())
             }
             Input::PortsHeld(holder) => {
                 self.try_again_later(holder);
                 Ok(())
             }
-            Input::Deadline => self.deadline_passed(),
-            Input::Stop { .. } | Input::StartFailed(_) | Input::Unhealthy(_) => Err(Ignored::Ending),
-            Input::Ready | Input::GuardianLost | Input::Held(_) => Err(Ignored::Ending),
-            Input::Recorded | Input::Spawned | Input::Exited(_) | Input::TreeGone => Err(Ignored::Already),
-            Input::RecordFailed(_) | Input::SpawnFailed(_) => Err(Ignored::NotAsked),
             Input::Unrecorded | Input::UnrecordFailed(_) => Err(Ignored::NotAsked),
+            other => self.releasing(other),
         }
     }
 
-    /// All is free; its record is to go.
+    /// Everything is free; its record must go.
     fn unrecording(&mut self, input: Input) -> Reaction {
         match input {
             Input::Unrecorded => {
@@ -359,13 +376,24 @@ impl Lifecycle {
                 self.try_again_later(why);
                 Ok(())
             }
+            Input::PortsFree => Err(Ignored::Already),
+            Input::PortsHeld(_) => Err(Ignored::NotAsked),
+            other => self.releasing(other),
+        }
+    }
+
+    /// The tree is gone: only its release is left.
+    fn releasing(&mut self, input: Input) -> Reaction {
+        match input {
             Input::Deadline => self.deadline_passed(),
-            Input::Stop { .. } | Input::StartFailed(_) | Input::Unhealthy(_) => Err(Ignored::Ending),
-            Input::Ready | Input::GuardianLost | Input::Held(_) => Err(Ignored::Ending),
-            Input::Recorded | Input::Spawned | Input::Exited(_) | Input::TreeGone | Input::PortsFree => {
-                Err(Ignored::Already)
+            Input::Stop { .. } | Input::Ready | Input::StartFailed(_) | Input::Unhealthy(_) => Err(Ignored::Ending),
+            Input::GuardianLost | Input::SittersEnded | Input::SitterLost => Err(Ignored::Ending),
+            Input::KilledPastSitter | Input::EndedWithoutSitter(_) | Input::Held(_) => Err(Ignored::Ending),
+            Input::Recorded | Input::Spawned | Input::Exited(_) | Input::TreeGone => Err(Ignored::Already),
+            Input::RecordFailed(_) | Input::SpawnFailed(_) => Err(Ignored::NotAsked),
+            Input::PortsFree | Input::PortsHeld(_) | Input::Unrecorded | Input::UnrecordFailed(_) => {
+                Err(Ignored::NotAsked)
             }
-            Input::RecordFailed(_) | Input::SpawnFailed(_) | Input::PortsHeld(_) => Err(Ignored::NotAsked),
         }
     }
 }

@@ -2,35 +2,39 @@
 
 use std::time::Duration;
 
-use super::machine::{Ending, Lifecycle, Phase, Reaction};
+use super::machine::{Ending, Guard, Lifecycle, Phase, Reaction};
 use super::{Cause, Effect, Ignored, RETRY_MAX, Transition};
 use crate::failure::{Failure, Reason};
-use crate::moment::Moment;
 
 impl Lifecycle {
     pub(super) fn deadline_passed(&mut self) -> Reaction {
-        let passed = |at: Option<Moment>| at.is_some_and(|at| at <= self.now);
-        let (limit, retry) = (passed(self.limit), passed(self.retry));
-        if !limit && !retry {
+        let now = self.now;
+        let retry = self.retry.is_some_and(|at| at <= now);
+        let (limit, status) = (self.limit.has_passed(now), self.status_wait.has_passed(now));
+        if !limit && !status && !retry {
             return Err(Ignored::TooEarly);
         }
-        match self.phase {
-            Phase::Recording | Phase::Spawning => self.answer_overdue(),
-            Phase::Spawned | Phase::Ready | Phase::Stopping if retry => self.leader_vanished(),
-            Phase::Spawned => self.not_ready_in_time(),
-            Phase::Stopping | Phase::Exited => self.tree_overdue(),
-            Phase::Ports | Phase::Unrecording => {
-                if limit {
-                    self.release_overdue();
-                }
-                if retry {
-                    self.retry = None;
-                    self.try_release();
-                }
-            }
-            Phase::Ready | Phase::Released => return Err(Ignored::TooEarly),
+        if status && !self.status_wait.rearm_when_late(now) {
+            self.leader_vanished();
+        } else if limit && !self.limit.rearm_when_late(now) {
+            self.overdue();
+        }
+        if retry && self.retry.is_some_and(|at| at <= now) {
+            self.retry = None;
+            self.try_release();
         }
         Ok(())
+    }
+
+    fn overdue(&mut self) {
+        match self.phase {
+            Phase::Recording | Phase::Spawning => self.answer_overdue(),
+            Phase::Spawned => self.not_ready_in_time(),
+            Phase::Stopping | Phase::Exited => self.tree_overdue(),
+            Phase::Ports | Phase::Unrecording => self.release_overdue(),
+            // They have no limit.
+            Phase::Ready | Phase::Released => {}
+        }
     }
 
     fn not_ready_in_time(&mut self) {
@@ -39,7 +43,7 @@ impl Lifecycle {
             Reason::ReadyTimeout,
             format!("it was not ready within start_timeout ({limit:?})"),
         ));
-        self.end_process(Cause::StartTimeout, self.rules.stop);
+        self.end_process(Cause::StartTimeout, false);
     }
 
     /// The table or the guardian has not answered: first that ends the start, then it is overdue.
@@ -51,14 +55,14 @@ impl Lifecycle {
                     Reason::StoreFailed,
                     format!("the process table did not take its record within {took:?}"),
                 ),
-                _ => Failure::new(Reason::ReadyTimeout, format!("it was not even spawned within {took:?}")),
+                _ => Failure::new(Reason::ReadyTimeout, format!("it was not spawned within {took:?}")),
             };
             self.end = Some(Ending::Failed(failure));
-            self.end_at_birth = Some((Cause::StartTimeout, self.rules.stop));
-            self.limit = Some(self.now + self.rules.release_timeout);
+            self.end_at_birth = Some((Cause::StartTimeout, false));
+            self.limit.arm(self.now, self.now + self.rules.release_timeout);
         } else if self.phase == Phase::Recording {
             let message = format!(
-                "the process table still owes an answer, after {:?}",
+                "the process table has not answered for {:?}",
                 self.now.since(self.reserved_at)
             );
             self.report(Failure::new(Reason::StoreFailed, message));
@@ -69,19 +73,22 @@ impl Lifecycle {
 
     /// The tree should be gone: kill it again, and ask who is left.
     fn tree_overdue(&mut self) {
-        self.holder_not_named("nobody could tell who");
+        self.holder_not_named("their names could not be found in time");
         self.kill_tree(Cause::ReleaseRetry);
         self.naming = true;
-        self.effects.push(Effect::NameHolders);
-        self.limit = Some(self.now + self.rules.release_timeout);
+        // Without a sitter, the work that ends the tree names what it could not end.
+        if self.guard != Guard::Nobody {
+            self.effects.push(Effect::NameHolders);
+        }
+        self.limit.arm(self.now, self.now + self.rules.release_timeout);
     }
 
     /// The answer to who is left.
-    pub(super) fn named(&mut self, holder: String) -> Reaction {
+    pub(super) fn named(&mut self, holder: &str) -> Reaction {
         if !self.naming {
             return Err(Ignored::NotAsked);
         }
-        self.report_tree(&holder);
+        self.report_tree(holder);
         Ok(())
     }
 
@@ -92,7 +99,7 @@ impl Lifecycle {
         }
     }
 
-    fn report_tree(&mut self, holder: &str) {
+    pub(super) fn report_tree(&mut self, holder: &str) {
         self.naming = false;
         let message = format!(
             "its processes were not gone in time (release_timeout {:?}): {holder}",
@@ -122,7 +129,7 @@ impl Lifecycle {
     }
 
     fn report(&mut self, failure: Failure) {
-        self.limit = Some(self.now + self.rules.release_timeout);
+        self.limit.arm(self.now, self.now + self.rules.release_timeout);
         self.announce_overdue(failure);
     }
 

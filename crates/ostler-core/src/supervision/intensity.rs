@@ -7,8 +7,8 @@ use crate::moment::Moment;
 
 /// The restarts within the period. OTP counts in whole seconds; this counts at the resolution of
 /// [`Moment`].
-#[derive(Debug, Clone)]
-pub(crate) struct Intensity {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intensity {
     limit: u32,
     period: Duration,
     restarts: VecDeque<Moment>,
@@ -34,6 +34,17 @@ impl Intensity {
         }
         self.restarts.push_back(now);
         self.restarts.len() > self.limit as usize
+    }
+
+    /// Which part of the limit is used at `now`: 1 when the next counted restart is one too many.
+    pub fn used(&self, now: Moment) -> f64 {
+        let within = |restart: &&Moment| now.since(**restart) <= self.period;
+        let used = self.restarts.iter().filter(within).count();
+        match self.limit {
+            0 => 1.0,
+            // Both are small.
+            limit => used as f64 / f64::from(limit),
+        }
     }
 
     /// How many restarts were within the period at the last count.
@@ -66,6 +77,16 @@ mod tests {
         let mut intensity = Intensity::new(1, Duration::from_secs(5));
         assert!(!intensity.add_restart(at(0)));
         assert!(!intensity.add_restart(at(0) + Duration::from_millis(5001)));
+    }
+
+    #[test]
+    fn the_used_part_shrinks_as_restarts_leave_the_period() {
+        let mut intensity = Intensity::new(2, Duration::from_secs(5));
+        assert!(!intensity.add_restart(at(0)));
+        assert!(!intensity.add_restart(at(3)));
+        let used = [3, 5, 6, 9].map(|seconds| intensity.used(at(seconds)));
+        assert_eq!(used, [1.0, 1.0, 0.5, 0.0]);
+        assert_eq!(Intensity::new(0, Duration::ZERO).used(at(9)), 1.0);
     }
 
     #[test]

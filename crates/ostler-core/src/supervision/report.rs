@@ -3,8 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::ChildId;
+use super::{ChildId, Intensity};
 use crate::exit::ExitReason;
+use crate::moment::Moment;
 
 /// A child as added to one supervisor. Never reused: a child that is deleted and added again under
 /// the same id gets another key.
@@ -82,6 +83,10 @@ pub enum Report {
         delay: Duration,
         /// Restarts of this supervisor counted within the period.
         restarts: usize,
+        /// The same as a counter that can be asked later.
+        intensity: Intensity,
+        /// When this was decided, in the time that the policy gets.
+        at: Moment,
     },
     /// Another restart would exceed the intensity: the supervisor stops all children and ends.
     ReachedMaxRestartIntensity {

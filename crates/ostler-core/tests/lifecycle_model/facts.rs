@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use ostler_core::failure::{Reason, judge_exit};
-use ostler_core::lifecycle::{EXIT_STATUS_WAIT, Input, Outcome, Rules, State};
+use ostler_core::failure::{ExitStatus, Reason, judge_exit};
+use ostler_core::lifecycle::{EXIT_STATUS_WAIT, Effect, Input, LATE, Outcome, Rest, Rules, State};
 use ostler_core::moment::Moment;
+use ostler_core::signal::Signal;
 
 /// What ended it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,8 +40,16 @@ pub(crate) struct Facts {
     /// The tree is gone, and its status is no longer waited for.
     given_up: bool,
     guardian_lost: bool,
-    /// The guardian was lost, before anything else ended it.
-    left_to_sitter: bool,
+    sitters_ended: bool,
+    /// The host was asked to end it, and has not answered.
+    ending_without_sitter: bool,
+    /// Nothing proves that the tree is gone.
+    pub(crate) unseen: bool,
+    /// When the limit of the start was armed last, and until when it was extended because the host could not run.
+    armed_at: Moment,
+    extended: Option<Moment>,
+    /// The same for the exit status.
+    status_extended: Option<Moment>,
     end: Option<Why>,
     free: bool,
     pub(crate) over: bool,
@@ -60,7 +69,12 @@ impl Facts {
             gone: None,
             given_up: false,
             guardian_lost: false,
-            left_to_sitter: false,
+            sitters_ended: false,
+            ending_without_sitter: false,
+            unseen: false,
+            armed_at: now,
+            extended: None,
+            status_extended: None,
             end: None,
             free: false,
             over: false,
@@ -87,9 +101,14 @@ impl Facts {
         self.recorded.is_some() && !self.never_asked
     }
 
-    /// A process may live that is no longer wanted, and no sitter ends it by itself.
+    /// A process may live that must end, and no sitter ends it by itself.
     pub(crate) fn must_be_ended(&self) -> bool {
-        self.born.is_some() && self.end.is_some() && self.gone.is_none() && !self.guardian_lost && !self.left_to_sitter
+        let left_to_sitter = self.guardian_lost && !self.sitters_ended;
+        self.born.is_some() && self.end.is_some() && self.gone.is_none() && !left_to_sitter
+    }
+
+    pub(crate) fn hear(&mut self, effects: &[Effect]) {
+        self.ending_without_sitter |= effects.contains(&Effect::EndWithoutSitter);
     }
 
     fn settled(&self) -> bool {
@@ -120,15 +139,13 @@ impl Facts {
             Input::Recorded if self.recorded.is_none() => {
                 self.recorded = Some(now);
                 self.never_asked = self.end.is_some();
+                self.arm(now);
             }
             Input::RecordFailed(failure) if self.recorded.is_none() => {
                 self.because(Why::Failed(failure.reason));
                 self.over = true;
             }
-            Input::Spawned if self.spawn_open() => {
-                self.born = Some(now);
-                self.gone = self.gone.map(|_| now);
-            }
+            Input::Spawned if self.spawn_open() => self.bear(now),
             Input::SpawnFailed(failure) if self.spawn_open() => {
                 self.because(Why::Failed(failure.reason));
                 self.stillborn = true;
@@ -137,21 +154,25 @@ impl Facts {
             Input::StartFailed(failure) if self.alive() && !self.ready => self.because(Why::Failed(failure.reason)),
             Input::Unhealthy(failure) if self.alive() && self.ready => self.because(Why::Failed(failure.reason)),
             Input::Stop { .. } if !self.settled() => self.because(Why::Asked),
-            Input::Exited(status) if self.alive() || self.spawn_open() => {
-                let born = *self.born.get_or_insert(now);
-                let judged = judge_exit(*status, self.ready, now.since(born), self.rules.min_uptime);
-                self.because(judged.map_or(Why::Well, |failure| Why::Failed(failure.reason)));
-                self.exited = true;
-            }
+            Input::Exited(status) if self.alive() || self.spawn_open() => self.exit(*status, now),
             Input::TreeGone if self.spawn_asked() && self.gone.is_none() && !self.settled() => {
                 self.gone = Some(now);
-                self.given_up = self.guardian_lost && !self.exited;
+                self.given_up = self.guardian_lost && self.alive();
+                self.stillborn |= self.sitters_ended && self.spawn_open();
             }
-            Input::GuardianLost if !self.exited && !self.settled() => {
-                self.left_to_sitter |= self.end.is_none();
-                self.because(Why::Failed(Reason::GuardianLost));
-                self.guardian_lost = self.born.is_some();
-                self.given_up = self.guardian_lost && self.gone.is_some();
+            Input::SitterLost => self.killed(now),
+            Input::GuardianLost => self.lose_guardian(),
+            Input::SittersEnded => {
+                self.lose_guardian();
+                self.sitters_ended |= self.spawn_asked() && !self.settled();
+                self.stillborn |= self.sitters_ended && self.spawn_open() && self.gone.is_some();
+            }
+            Input::EndedWithoutSitter(rest) if !self.settled() => {
+                let answered = std::mem::take(&mut self.ending_without_sitter);
+                if answered && !matches!(rest, Rest::Left(_)) {
+                    self.unseen = matches!(rest, Rest::Unseen(_));
+                    self.killed(now);
+                }
             }
             Input::PortsFree if self.settled() && self.needs_ports() => self.free = true,
             Input::Unrecorded if self.settled() && (self.free || !self.needs_ports()) => self.over = true,
@@ -160,8 +181,55 @@ impl Facts {
         }
     }
 
+    fn bear(&mut self, now: Moment) {
+        self.born = Some(now);
+        self.gone = self.gone.map(|_| now);
+        self.ready = self.rules.ready_when_spawned && self.end.is_none();
+        self.arm(now);
+    }
+
+    fn exit(&mut self, status: ExitStatus, now: Moment) {
+        if self.born.is_none() {
+            self.bear(now);
+        }
+        let uptime = self.born.map_or(Duration::ZERO, |born| now.since(born));
+        let judged = judge_exit(status, self.ready, uptime, self.rules.min_uptime);
+        self.because(judged.map_or(Why::Well, |failure| Why::Failed(failure.reason)));
+        self.exited = true;
+    }
+
+    /// The tree was killed, by others than its sitter.
+    fn killed(&mut self, now: Moment) {
+        if !self.spawn_asked() || self.gone.is_some() || self.settled() {
+            return;
+        }
+        self.gone = Some(now);
+        if self.spawn_open() {
+            self.because(Why::Failed(Reason::GuardianLost));
+            self.stillborn = true;
+        } else if !self.exited {
+            self.exit(ExitStatus::Signal(Signal::KILL), now);
+        }
+    }
+
+    fn lose_guardian(&mut self) {
+        if !self.spawn_asked() || self.settled() || self.guardian_lost {
+            return;
+        }
+        self.guardian_lost = true;
+        self.because(Why::Failed(Reason::GuardianLost));
+        self.given_up = self.gone.is_some() && self.alive();
+    }
+
+    fn arm(&mut self, now: Moment) {
+        self.armed_at = now;
+        self.extended = None;
+    }
+
     fn time_passed(&mut self, now: Moment) {
-        if self.gone.is_some_and(|gone| now >= gone + EXIT_STATUS_WAIT) && self.alive() {
+        let status_limit = self.gone.map(|gone| gone + EXIT_STATUS_WAIT).filter(|_| self.alive());
+        let status = verdict(status_limit, EXIT_STATUS_WAIT, &mut self.status_extended, now);
+        if status {
             let reason = if self.ready {
                 Reason::Killed
             } else {
@@ -169,7 +237,11 @@ impl Facts {
             };
             self.because(Why::Failed(reason));
             self.given_up = true;
-        } else if self.end.is_none() && !self.ready && self.start_limit().is_some_and(|limit| now >= limit) {
+            return;
+        }
+        let limit = self.start_limit().filter(|_| self.end.is_none() && !self.ready);
+        let length = limit.map_or(Duration::ZERO, |limit| limit.since(self.armed_at));
+        if verdict(limit, length, &mut self.extended, now) {
             let recorded = self.recorded.is_some();
             self.because(Why::Failed(if recorded {
                 Reason::ReadyTimeout
@@ -181,10 +253,24 @@ impl Facts {
 
     fn start_limit(&self) -> Option<Moment> {
         let answer = self.rules.release_timeout.max(Duration::from_millis(1));
+        let from = self.recorded.unwrap_or(self.reserved_at);
         match (self.rules.start_timeout.is_zero(), self.born) {
-            (false, _) => Some(self.reserved_at + self.rules.start_timeout),
-            (true, None) => Some(self.recorded.unwrap_or(self.reserved_at) + answer),
+            (false, _) => Some(from + self.rules.start_timeout),
+            (true, None) => Some(from + answer),
             (true, Some(_)) => None,
         }
     }
+}
+
+/// Whether this limit leads to its verdict now. Noticed late for the first time, it is extended instead.
+fn verdict(limit: Option<Moment>, length: Duration, extended: &mut Option<Moment>, now: Moment) -> bool {
+    let Some(limit) = extended.or(limit).filter(|limit| now >= *limit) else {
+        return false;
+    };
+    let late = now.since(limit);
+    if extended.is_none() && late > LATE && !length.is_zero() {
+        *extended = Some(now + late.min(length));
+        return false;
+    }
+    true
 }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use ostler_core::failure::{ExitStatus, Failure, Reason};
-use ostler_core::lifecycle::{Cause, Effect, Ignored, Input, KILL_NOW, Lifecycle, Outcome, Rules, State, Transition};
+use ostler_core::lifecycle::{
+    Cause, Effect, Ignored, Input, KILL_NOW, Lifecycle, Outcome, Rest, Rules, State, Transition,
+};
 use ostler_core::moment::Moment;
 use ostler_core::signal::Signal;
 use ostler_core::spec::StopSpec;
@@ -33,10 +35,12 @@ fn rules() -> impl Strategy<Value = Rules> {
         stop_specs(),
         durations(),
         any::<bool>(),
+        prop::bool::weighted(0.2),
     )
         .prop_map(
-            |(start_timeout, min_uptime, stop, host_death, release_timeout, has_ports)| Rules {
+            |(start_timeout, min_uptime, stop, host_death, release_timeout, has_ports, ready_when_spawned)| Rules {
                 start_timeout,
+                ready_when_spawned,
                 min_uptime,
                 stop,
                 host_death,
@@ -72,8 +76,20 @@ fn inputs() -> impl Strategy<Value = Input> {
         2 => Just(Input::Unrecorded),
         1 => Just(Input::UnrecordFailed("full".into())),
         1 => Just(Input::GuardianLost),
+        1 => Just(Input::SittersEnded),
+        1 => Just(Input::SitterLost),
+        1 => Just(Input::KilledPastSitter),
+        2 => rests().prop_map(Input::EndedWithoutSitter),
         1 => Just(Input::Held("pid 1".into())),
         4 => Just(Input::Deadline),
+    ]
+}
+
+fn rests() -> impl Strategy<Value = Rest> {
+    prop_oneof![
+        Just(Rest::Gone),
+        Just(Rest::Unseen("no cgroup".into())),
+        Just(Rest::Left("pid 7".into())),
     ]
 }
 
@@ -95,6 +111,7 @@ struct Rulebook {
     ends: usize,
     dones: Vec<Outcome>,
     released: usize,
+    unseen: bool,
     rank: usize,
 }
 
@@ -105,7 +122,7 @@ impl Rulebook {
             assert!(self.dones.is_empty(), "{effect:?} after the last effect");
             match effect {
                 Effect::Spawn => self.spawns += 1,
-                Effect::End(_) => self.ends += 1,
+                Effect::End(_) | Effect::KillPastSitter | Effect::EndWithoutSitter => self.ends += 1,
                 Effect::Done(outcome) => self.dones.push(outcome.clone()),
                 Effect::Announce {
                     what: Transition::Failed(_),
@@ -133,9 +150,10 @@ impl Rulebook {
             Transition::Stopping { .. } => 5,
             Transition::Exited(_) => 6,
             Transition::Failed(_) => 7,
-            Transition::Released => 8,
+            Transition::Released | Transition::Unseen(_) => 8,
         };
         self.released += usize::from(rank == 8);
+        self.unseen |= matches!(what, Transition::Unseen(_));
         let escalated = matches!(what, Transition::Stopping { stop, .. } if *stop == KILL_NOW);
         assert!(rank > self.rank || escalated, "{what:?} after rank {}", self.rank);
         self.rank = self.rank.max(rank);
@@ -174,6 +192,7 @@ proptest! {
             facts.take(&input, now);
             if let Ok(effects) = &result {
                 book.take(effects);
+                facts.hear(effects);
             } else {
                 prop_assert_eq!((before.state(), before.deadline()), (life.state(), life.deadline()), "ignored, yet changed");
             }
@@ -190,6 +209,7 @@ proptest! {
             prop_assert_eq!(life.state() == State::Released, life.clone().try_step(Input::Deadline, now) == Err(Ignored::Over));
             if let Some(outcome) = book.dones.first() {
                 prop_assert_eq!(Why::of(outcome), facts.why());
+                prop_assert_eq!(book.unseen, facts.unseen);
                 prop_assert_eq!(life.deadline(), None);
             }
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ostler_core::failure::{ExitStatus, Failure, Reason};
-use ostler_core::lifecycle::{Effect, Input, KILL_NOW, Lifecycle, Rules};
+use ostler_core::lifecycle::{Effect, Input, KILL_NOW, Lifecycle, Rest, Rules};
 use ostler_core::moment::Moment;
 use ostler_core::signal::Signal;
 use proptest::prelude::*;
@@ -23,6 +23,10 @@ pub(crate) struct Manners {
     dies_after: Option<u16>,
     /// The guardian dies this long after the start, if at all.
     guardian_dies_after: Option<u16>,
+    /// And its sitters die with it.
+    sitters_die_too: bool,
+    /// What the host ends itself is not proven to be gone.
+    unproven: bool,
     /// It ends at a signal other than KILL.
     obeys: bool,
     /// So many KILLs of the tree do nothing.
@@ -46,7 +50,13 @@ pub(crate) fn worlds() -> impl Strategy<Value = Manners> {
         0..3u8,
         any::<bool>(),
     );
-    let rest = (0..6u8, 0..6u8, prop::option::weighted(0.2, 0..5_000u16));
+    let rest = (
+        0..6u8,
+        0..6u8,
+        prop::option::weighted(0.3, 0..5_000u16),
+        any::<bool>(),
+        any::<bool>(),
+    );
     (answers, worker, rest).prop_map(|(answers, worker, rest)| Manners {
         delays: answers.0,
         record_fails: answers.1,
@@ -59,6 +69,8 @@ pub(crate) fn worlds() -> impl Strategy<Value = Manners> {
         ports_held: rest.0,
         unrecord_fails: rest.1,
         guardian_dies_after: rest.2,
+        sitters_die_too: rest.3,
+        unproven: rest.4,
     })
 }
 
@@ -94,6 +106,9 @@ pub(crate) struct World {
     pub(crate) alive: u8,
     leader: bool,
     pub(crate) recorded: bool,
+    /// The order to spawn was given: to the guardian that may die.
+    ordered: bool,
+    guardian_dead: bool,
 }
 
 impl World {
@@ -109,6 +124,8 @@ impl World {
             alive: 0,
             leader: false,
             recorded: false,
+            ordered: false,
+            guardian_dead: false,
         };
         if let Some(ms) = world.manners.guardian_dies_after {
             world.later(millis(ms), Input::GuardianLost);
@@ -172,13 +189,32 @@ impl World {
 
     fn tell(&mut self, input: Input) -> Vec<Effect> {
         match &input {
-            // The sitter ends the tree of a lost guardian.
-            Input::GuardianLost => self.happens(millis(5), Happening::TreeKilled),
+            // Nothing is bound to the guardian that dies: the next one takes the order.
+            Input::GuardianLost if !self.ordered => return Vec::new(),
+            Input::GuardianLost => self.lose_guardian(),
             Input::Recorded => self.recorded = true,
             Input::Unrecorded => self.recorded = false,
             _ => {}
         }
         self.life.step(input, self.now)
+    }
+
+    /// The sitter ends the tree of a lost guardian. When it dies too, the kernel kills the leader, and no more news comes.
+    fn lose_guardian(&mut self) {
+        self.guardian_dead = true;
+        if !self.manners.sitters_die_too {
+            return self.happens(millis(5), Happening::TreeKilled);
+        }
+        if std::mem::take(&mut self.leader) {
+            self.alive -= 1;
+        }
+        self.agenda.retain(|(_, what)| {
+            let from_sitter = [Input::Spawned, Input::TreeGone];
+            !matches!(what, Happening::Dies(_) | Happening::TreeKilled)
+                && !matches!(what, Happening::Told(Input::Exited(_) | Input::SpawnFailed(_)))
+                && !matches!(what, Happening::Told(input) if from_sitter.contains(input))
+        });
+        self.later(millis(5), Input::SittersEnded);
     }
 
     fn happen(&mut self, what: &Happening) {
@@ -213,6 +249,30 @@ impl World {
             }
             Effect::Record => self.answer(Input::Recorded),
             Effect::Spawn => self.spawn(),
+            Effect::End(_) if self.guardian_dead => panic!("an order to a guardian that is dead"),
+            Effect::KillPastSitter => {
+                match self.manners.survives_kills.checked_sub(1) {
+                    Some(left) => self.manners.survives_kills = left,
+                    None => self.happens(millis(1), Happening::TreeKilled),
+                }
+                self.answer(Input::KilledPastSitter);
+            }
+            Effect::EndWithoutSitter => {
+                let rest = match self.manners.survives_kills.checked_sub(1) {
+                    Some(left) => {
+                        self.manners.survives_kills = left;
+                        Rest::Left("pid 7".into())
+                    }
+                    None => {
+                        (self.alive, self.leader) = (0, false);
+                        match self.manners.unproven {
+                            true => Rest::Unseen("no cgroup".into()),
+                            false => Rest::Gone,
+                        }
+                    }
+                };
+                self.answer(Input::EndedWithoutSitter(rest));
+            }
             Effect::End(stop) if stop == KILL_NOW && self.manners.survives_kills > 0 => {
                 self.manners.survives_kills -= 1
             }
@@ -245,6 +305,7 @@ impl World {
 
     fn spawn(&mut self) {
         assert!(self.recorded, "a process that is on no record");
+        self.ordered = true;
         if self.manners.spawn_fails {
             return self.answer(Input::SpawnFailed(Failure::new(Reason::ProcessLimit, "EAGAIN")));
         }

@@ -14,13 +14,22 @@ use ostler_core::spec::StopSpec;
 use ostler_os::guardian::{Guardian, GuardianEvent, TreeProcess};
 use tokio::sync::{mpsc, watch};
 
-use crate::process::Message;
+/// What an incarnation hears from the guardian and its sitter.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// Something happened to it. Boxed: a channel keeps room for 32 messages, and most of them are rare.
+    Event(Box<GuardianEvent>),
+    /// The guardian that it runs under is dead; its sitter ends it.
+    GuardianLost,
+    /// That guardian and all its sitters have ended: no further news will come.
+    SittersEnded,
+}
 
 /// Where an incarnation's news goes.
 #[derive(Debug, Clone)]
 pub(crate) struct Route {
     pub(crate) incarnation: Incarnation,
-    pub(crate) sender: mpsc::UnboundedSender<Message>,
+    pub(crate) sender: mpsc::UnboundedSender<News>,
 }
 
 /// Which guardian serves.
@@ -58,10 +67,10 @@ struct Routes {
 }
 
 impl Routes {
-    fn tell_all(&self, generation: u64, message: impl Fn() -> Message) {
+    fn send_all(&self, generation: u64, news: impl Fn() -> News) {
         for bound in self.bound.values().filter(|bound| bound.generation == generation) {
             // A driver that is gone needs no news.
-            let _ = bound.route.sender.send(message());
+            let _ = bound.route.sender.send(news());
         }
     }
 }
@@ -226,10 +235,10 @@ impl Link {
         let mut routes = lock(&self.routes);
         // A driver that is gone needs no news.
         if generation <= routes.lost {
-            let _ = route.sender.send(Message::GuardianLost);
+            let _ = route.sender.send(News::GuardianLost);
         }
         if routes.ended.contains(&generation) {
-            let _ = route.sender.send(Message::SittersEnded);
+            let _ = route.sender.send(News::SittersEnded);
         }
         routes.bound.insert(slot, Bound { route, generation });
     }
@@ -348,7 +357,7 @@ impl Link {
             .filter(|bound| bound.generation == generation && bound.route.incarnation.0 == incarnation)
         {
             // A driver that is gone needs no news.
-            let _ = bound.route.sender.send(Message::Guardian(Box::new(event)));
+            let _ = bound.route.sender.send(News::Event(Box::new(event)));
         }
     }
 
@@ -367,7 +376,7 @@ impl Link {
         self.slots.send_if_modified(|slots| slots.guardian_lost(generation));
         let mut routes = lock(&self.routes);
         routes.lost = routes.lost.max(generation);
-        routes.tell_all(generation, || Message::GuardianLost);
+        routes.send_all(generation, || News::GuardianLost);
         lost
     }
 
@@ -375,7 +384,7 @@ impl Link {
     pub(crate) fn ended(&self, generation: u64) {
         let mut routes = lock(&self.routes);
         routes.ended.insert(generation);
-        routes.tell_all(generation, || Message::SittersEnded);
+        routes.send_all(generation, || News::SittersEnded);
         self.endings.send_replace(routes.ended.len() as u64);
     }
 

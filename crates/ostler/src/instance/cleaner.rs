@@ -72,6 +72,8 @@ pub(crate) async fn check_once(services: &Services) -> CleanupReport {
 
 async fn check(services: &Services) -> CleanupReport {
     let mut remains = below_guardian(services).await;
+    // What a worker may have left unseen can't be found here either.
+    remains.unseen.extend(services.unseen());
     let run = services.run;
     let by_marker = move || Remains::of_run(run, remains::own_host().as_ref());
     remains.merge(look("for processes by their marker", by_marker).await);

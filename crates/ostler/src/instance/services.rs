@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use ostler_core::ids::RunId;
 use ostler_core::lifecycle::Cause;
-use ostler_core::moment::Moment;
 use ostler_failpoint::{self as failpoint, Point};
 use ostler_os::cgroup::RunGroup;
 use ostler_os::identity::ProcessIdentity;
@@ -47,7 +46,7 @@ pub(crate) struct Services {
     pub(crate) table: Table,
     pub(crate) link: Arc<Link>,
     /// Where cgroups can be had; `None` where they can't, or were switched off.
-    pub(crate) cgroup: Option<RunGroup>,
+    pub(crate) cgroup: Option<Arc<RunGroup>>,
     /// The run's own directory: notify sockets and ready files are there too, and go with it.
     pub(crate) scratch: PathBuf,
     run_dir: Mutex<Option<RunDir>>,
@@ -57,7 +56,8 @@ pub(crate) struct Services {
     parent_ended: AtomicBool,
     /// How many incarnations are not yet released.
     pub(crate) unreleased: watch::Sender<usize>,
-    origin: Instant,
+    /// Why it is not proven that nothing is left, of each incarnation of which it is not.
+    pub(crate) unseen: Arc<Mutex<Vec<String>>>,
 }
 
 /// What [`Services::new`] is made of.
@@ -79,25 +79,20 @@ impl Services {
             hub: parts.hub,
             table: parts.table,
             link: parts.link,
-            cgroup: parts.cgroup,
+            cgroup: parts.cgroup.map(Arc::new),
             scratch: parts.run_dir.path().to_owned(),
             run_dir: Mutex::new(Some(parts.run_dir)),
             cleanup: OnceCell::new(),
             stop_level: watch::Sender::new(StopLevel::None),
             parent_ended: AtomicBool::new(false),
             unreleased: watch::Sender::new(0),
-            origin: Instant::now(),
+            unseen: Arc::default(),
         }
     }
 
-    /// Now, on the clock that the pure core is given.
-    pub(crate) fn now(&self) -> Moment {
-        Moment::after_origin(self.origin.elapsed())
-    }
-
-    /// The instant at which this moment is.
-    pub(crate) fn instant(&self, moment: Moment) -> tokio::time::Instant {
-        tokio::time::Instant::from_std(self.origin + moment.since(Moment::default()))
+    /// Of which incarnations it is not proven that nothing is left, and why.
+    pub(crate) fn unseen(&self) -> Vec<String> {
+        self.unseen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Raises the stop level; it never falls.

@@ -5,15 +5,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ostler_core::failure::Failure;
+use ostler_core::ids::WorkerId;
 use ostler_core::pool::{PoolEffect, PoolInput, PoolWatch};
 use ostler_core::spec::PoolSpec;
 use ostler_telemetry::{EventKind, Facts};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use super::phase::{PoolEnd, PoolPhase};
 use crate::follow::Followers;
 use crate::hub::About;
-use crate::process::Slot;
+use crate::process::{Host, Setup, Slot};
 use crate::services::Services;
 use crate::supervisor::{DynamicSupervisor, Supervisor};
 
@@ -30,6 +31,8 @@ pub(crate) struct Standing {
 pub(crate) struct PoolShared {
     pub(crate) spec: Arc<PoolSpec>,
     pub(crate) services: Arc<Services>,
+    /// What its incarnations start from.
+    pub(super) setup: Arc<Setup>,
     pub(crate) slots: Vec<Arc<Slot>>,
     /// Its id in the root supervisor. No other pool of the run has it, not even a later one of the same name: a late end of
     /// this pool can't end that one.
@@ -47,11 +50,13 @@ pub(crate) struct PoolShared {
 impl PoolShared {
     pub(crate) fn new(spec: PoolSpec, services: Arc<Services>, root: Supervisor) -> Arc<Self> {
         let spec = Arc::new(spec);
-        let starting = Arc::new(Semaphore::new(spec.max_starting as usize));
         let followers = Arc::new(Followers::default());
+        let host = Host::of(&services, Arc::clone(&followers));
+        let setup = Setup::new(host, Arc::clone(&spec));
         let slot = |index| {
-            let (spec, services) = (Arc::clone(&spec), Arc::clone(&services));
-            Slot::new(index, spec, services, Arc::clone(&starting), Arc::clone(&followers))
+            let worker = WorkerId::new(spec.name.clone(), index);
+            let first = services.table.next_incarnation(&worker);
+            Slot::new(worker, services.link.new_slot(), first)
         };
         let slots = (0..spec.workers).map(slot).collect();
         let (watch, at_once) = PoolWatch::new(spec.workers, spec.min_workers, spec.on_give_up);
@@ -61,6 +66,7 @@ impl PoolShared {
         };
         let shared = Arc::new(Self {
             spec: Arc::clone(&spec),
+            setup,
             services,
             slots,
             followers,

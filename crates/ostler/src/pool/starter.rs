@@ -4,10 +4,10 @@
 //! worker and the resources that belong to it end together (ADR 0001, `ADR/0001-a-starter-between-pool-and-worker.md`).
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use ostler_core::failure::Failure;
 use ostler_core::pool::PoolInput;
+use ostler_core::spec::PoolSpec;
 use ostler_telemetry::{EventKind, Facts};
 
 use super::shared::PoolShared;
@@ -90,7 +90,7 @@ async fn start_starter(
     shared: Arc<PoolShared>,
     context: StartContext,
 ) -> Result<StartedChild, NotStarted> {
-    let spec = &slot.spec;
+    let spec = &shared.spec;
     let reports = (Arc::clone(&slot), Arc::clone(&shared));
     let mut options = SupervisorOptions::new()
         .intensity(spec.intensity, spec.period)
@@ -120,7 +120,7 @@ async fn start_starter(
 /// that. Its gate keeps the next incarnation away until this one is released.
 pub(super) fn worker_child(slot: &Arc<Slot>, shared: &Arc<PoolShared>) -> ChildSpec {
     let (slot, pool, released) = (Arc::clone(slot), Arc::clone(shared), Arc::clone(slot));
-    let restart = slot.spec.restart;
+    let restart = pool.spec.restart;
     let make = move || {
         (
             WorkerActor,
@@ -140,7 +140,8 @@ pub(super) fn worker_child(slot: &Arc<Slot>, shared: &Arc<PoolShared>) -> ChildS
 fn finished(slot: &Slot, shared: &PoolShared) {
     slot.note_finished();
     let about = About::worker(&slot.worker, None);
-    slot.services
+    shared
+        .services
         .hub
         .emit_below(&slot.last_stop(), EventKind::WorkerFinished, about, Facts::default());
     shared.tell(PoolInput::Finished(slot.worker.index));
@@ -155,9 +156,14 @@ fn tell(slot: &Slot, shared: &PoolShared, report: Report) {
     let about = || About::worker(&slot.worker, slot.state().incarnation);
     match report {
         Report::RestartScheduled {
-            attempt, delay, reason, ..
+            attempt,
+            delay,
+            reason,
+            intensity,
+            at,
+            ..
         } => {
-            slot.note_restart(Instant::now());
+            slot.note_intensity(intensity, at);
             shared.tell(PoolInput::Restarting(slot.worker.index));
             let facts = Facts {
                 attempt: Some(attempt),
@@ -165,17 +171,18 @@ fn tell(slot: &Slot, shared: &PoolShared, report: Report) {
                 reason: failure(&reason).map(|f| f.reason),
                 ..Facts::default()
             };
-            slot.services
+            shared
+                .services
                 .hub
                 .emit_below(&slot.last_stop(), EventKind::WorkerRestarting, about(), facts);
         }
         Report::ReachedMaxRestartIntensity { reason, restarts, .. } => {
             slot.note_gave_up();
-            slot.services.hub.emit_below(
+            shared.services.hub.emit_below(
                 &slot.last_stop(),
                 EventKind::WorkerGaveUp,
                 about(),
-                why(slot, restarts, &reason),
+                why(&shared.spec, restarts, &reason),
             );
             shared.tell(PoolInput::GaveUp(slot.worker.index, failure(&reason).cloned()));
         }
@@ -186,8 +193,7 @@ fn tell(slot: &Slot, shared: &PoolShared, report: Report) {
     }
 }
 
-fn why(slot: &Slot, restarts: usize, reason: &ExitReason) -> Facts {
-    let spec = &slot.spec;
+fn why(spec: &PoolSpec, restarts: usize, reason: &ExitReason) -> Facts {
     let last = failure(reason);
     let end = match last {
         Some(failure) => format!("the last failure: {}", failure.message),

@@ -12,7 +12,8 @@ use ostler_core::pool::PoolInput;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::shared::PoolShared;
-use crate::process::{Process, Slot, Told};
+use crate::instance::services::Services;
+use crate::process::{Notice, Process, Slot, begin};
 use crate::supervisor::Exit;
 
 /// One incarnation of a worker.
@@ -27,6 +28,7 @@ pub(super) struct WorkerArguments {
 /// A worker while it lives.
 pub(super) struct WorkerActorState {
     slot: Arc<Slot>,
+    services: Arc<Services>,
     process: Process,
 }
 
@@ -42,16 +44,22 @@ impl Actor for WorkerActor {
     ) -> Result<WorkerActorState, ActorProcessingErr> {
         let WorkerArguments { slot, pool } = arguments;
         let index = slot.worker.index;
-        let told = move |told| match told {
+        let setup = Arc::clone(&pool.setup);
+        let services = Arc::clone(&pool.services);
+        let owner = move |notice| match notice {
             // Not by way of the actor: one that was killed would leave its pool in the belief that it serves.
-            Told::Ready => pool.tell(PoolInput::Ready(index)),
-            Told::NotReady => pool.tell(PoolInput::NotReady(index)),
+            Notice::Ready => pool.tell(PoolInput::Ready(index)),
+            Notice::NotReady => pool.tell(PoolInput::NotReady(index)),
             // A cast to an actor that has ended is lost, as it should be.
-            Told::Ended(outcome) => drop(myself.cast(WorkerMessage::Ended(outcome))),
-            Told::Overdue(failure) => drop(myself.cast(WorkerMessage::Overdue(failure))),
+            Notice::Ended(outcome) => drop(myself.cast(WorkerMessage::Ended(outcome))),
+            Notice::Overdue(failure) => drop(myself.cast(WorkerMessage::Overdue(failure))),
         };
-        let process = slot.start(Box::new(told));
-        Ok(WorkerActorState { slot, process })
+        let process = begin(&setup, &slot, Box::new(owner));
+        Ok(WorkerActorState {
+            slot,
+            services,
+            process,
+        })
     }
 
     async fn handle(
@@ -74,7 +82,8 @@ impl Actor for WorkerActor {
         _: ActorRef<WorkerMessage>,
         state: &mut WorkerActorState,
     ) -> Result<(), ActorProcessingErr> {
-        state.process.stop(state.slot.take_stop_cause());
+        let cause = state.slot.take_stop_cause();
+        state.process.stop(cause.unwrap_or_else(|| state.services.stop_cause()));
         state.process.settled().await;
         Ok(())
     }
@@ -85,7 +94,7 @@ impl WorkerActorState {
         match outcome {
             // The instance is being stopped, and its killer was faster than the supervisors: they end this actor in its
             // turn. Did it end by itself, it would be restarted, and counted, until then.
-            Outcome::Stopped { .. } if self.slot.services.is_stopping() => {}
+            Outcome::Stopped { .. } if self.services.is_stopping() => {}
             Outcome::Stopped { .. } => myself.stop(Some("shutdown".to_owned())),
             Outcome::Finished { .. } => myself.stop(None),
             Outcome::Failed(failure) => return Err(failed(failure).into()),

@@ -72,7 +72,7 @@ impl Worker {
     }
 
     fn at(&self, port: u16) -> SocketAddr {
-        SocketAddr::new(self.slot.spec.worker.address, port)
+        SocketAddr::new(self.pool.spec.worker.address, port)
     }
 
     /// Waits until its latest incarnation is ready, and returns which that is. Cancel safe.
@@ -196,7 +196,7 @@ impl Worker {
                 Some(NotRestartable::PoolFinished)
             }
             PoolPhase::Ending(_) | PoolPhase::Ended(_) => Some(NotRestartable::Stopping),
-            _ if self.slot.services.is_stopping() => Some(NotRestartable::Stopping),
+            _ if self.pool.services.is_stopping() => Some(NotRestartable::Stopping),
             _ if state.gave_up => Some(NotRestartable::GaveUp),
             _ if state.finished => Some(NotRestartable::Finished),
             PoolPhase::Starting | PoolPhase::Ready | PoolPhase::Degraded { .. } => None,

@@ -1,135 +1,92 @@
-//! From a transition of the lifecycle to the event that the world sees, and to what the slot shows of its worker.
+//! From a transition of the lifecycle to the event that the world sees, to what the slot shows of its
+//! worker, and to what the owner hears.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use ostler_core::failure::{Failure, Reason};
 use ostler_core::lifecycle::{State, Transition};
 use ostler_core::signal::Signal;
-use ostler_failpoint::{self as failpoint, Point};
 use ostler_telemetry::{EventKind, Facts};
 
-use super::driver::Driver;
+use super::incarnation::Incarnation;
+use super::protocol::Notice;
+use super::resources::Resources;
 use super::watch::reachable;
 use crate::follow::{Endpoint, ReadyWorker, WorkerChange};
-use crate::hub::About;
 use crate::status::WorkerState;
 
-/// Tells the world of a transition.
-pub(super) fn announce(driver: &mut Driver, what: Transition, elapsed: Duration) {
-    let what = match what {
-        Transition::Failed(failure) => Transition::Failed(driver.with_stderr(failure)),
-        other => other,
-    };
-    driver.slot.update_state(|state| show(driver, state, &what));
-    let (kind, facts) = event(&what);
-    match what {
-        Transition::Ready => failpoint::reach(Point::Ready),
-        Transition::Exited(_) => failpoint::reach(Point::ExitTold),
-        _ => {}
-    }
-    let facts = Facts {
-        elapsed: Some(elapsed),
-        ..driver.resources.complete(facts)
-    };
-    let about = About::worker(&driver.slot.worker, Some(driver.incarnation));
-    let pid = driver.resources.pid;
-    let (span, link) = driver.spans.enter(&driver.slot, driver.incarnation, pid, &what);
-    driver.slot.services.hub.emit_in(span, link, kind, about, facts);
-    driver.spans.leave(&driver.slot, &what);
-    tell_followers(driver, what);
-}
+/// The cause in the event of an incarnation of which it is not proven that nothing is left.
+const UNSEEN: &str = "unseen";
 
-fn tell_followers(driver: &Driver, what: Transition) {
-    let change = match what {
-        Transition::Reserved | Transition::Spawned => return,
-        Transition::Ready => WorkerChange::Ready(ready_worker(driver)),
-        Transition::Stopping { .. } | Transition::Unhealthy(_) => WorkerChange::Stopping,
-        Transition::Exited(_) => WorkerChange::Exited,
-        Transition::Failed(failure) => WorkerChange::Failed(Arc::new(failure)),
-        Transition::Released => WorkerChange::Released,
-    };
-    let slot = &driver.slot;
-    slot.followers.tell(&slot.worker, driver.incarnation, change);
-}
-
-fn ready_worker(driver: &Driver) -> ReadyWorker {
-    let address = driver.slot.spec.worker.address;
-    let ports = driver.resources.ports.iter();
-    let endpoint = |(name, port): (&String, &u16)| {
-        let address = reachable(SocketAddr::new(address, *port));
-        (name.clone(), Endpoint::Tcp(address))
-    };
-    ReadyWorker {
-        id: driver.slot.worker.clone(),
-        incarnation: driver.incarnation,
-        pid: driver.resources.pid,
-        endpoints: ports.map(endpoint).collect(),
-        stdio: driver.resources.stdio.clone(),
-    }
-}
-
-/// Tells the world that the grace of a stop is over, and that the sitter has killed what was left.
-pub(super) fn grace_over(driver: &mut Driver, signal: Signal) {
-    let facts = Facts {
-        signal: Some(signal.name()),
-        cause: Some("grace_over".to_owned()),
-        ..Facts::default()
-    };
-    let about = About::worker(&driver.slot.worker, Some(driver.incarnation));
-    let stopping = EventKind::WorkerStopping;
-    let facts = driver.resources.complete(facts);
-    let (span, link) = driver.spans.stop();
-    let hub = &driver.slot.services.hub;
-    hub.emit_in(span, link, stopping, about, facts);
-    driver.spans.killed();
-}
-
-fn event(what: &Transition) -> (EventKind, Facts) {
+/// The event of a transition.
+pub(super) fn event(what: &Transition) -> (EventKind, Facts) {
     match what {
         Transition::Reserved => (EventKind::WorkerReserved, Facts::default()),
         Transition::Spawned => (EventKind::WorkerSpawned, Facts::default()),
         Transition::Ready => (EventKind::WorkerReady, Facts::default()),
         Transition::Unhealthy(failure) => (EventKind::WorkerUnhealthy, Facts::of_failure(failure)),
         Transition::Stopping { cause, stop } => {
-            let signal = Some(stop.signal.name());
-            let cause = Some(cause.name().to_owned());
-            (
-                EventKind::WorkerStopping,
-                Facts {
-                    signal,
-                    cause,
-                    ..Facts::default()
-                },
-            )
+            let facts = Facts {
+                signal: Some(stop.signal.name()),
+                cause: Some(cause.name().to_owned()),
+                ..Facts::default()
+            };
+            (EventKind::WorkerStopping, facts)
         }
-        Transition::Exited(status) => (
-            EventKind::WorkerExited,
-            Facts {
+        Transition::Exited(status) => {
+            let facts = Facts {
                 exit: Some(*status),
                 ..Facts::default()
-            },
-        ),
+            };
+            (EventKind::WorkerExited, facts)
+        }
         Transition::Failed(failure) => (EventKind::WorkerFailed, Facts::of_failure(failure)),
         Transition::Released => (EventKind::WorkerReleased, Facts::default()),
+        Transition::Unseen(why) => {
+            let facts = Facts {
+                cause: Some(UNSEEN.to_owned()),
+                ..Facts::of_failure(&unseen(why))
+            };
+            (EventKind::WorkerFailed, facts)
+        }
     }
 }
 
-fn show(driver: &Driver, state: &mut WorkerState, what: &Transition) {
+fn unseen(why: &str) -> Failure {
+    let message = format!("nothing proves that nothing of it is left: {why}");
+    Failure::new(Reason::GuardianLost, message).with_suggestion(
+        "look for processes that it started as daemons; where Ostler may write its cgroup v2, none can escape",
+    )
+}
+
+/// The event of a stop whose grace is over: the sitter has killed what was left.
+pub(super) fn grace_over(signal: Signal) -> (EventKind, Facts) {
+    let facts = Facts {
+        signal: Some(signal.name()),
+        cause: Some("grace_over".to_owned()),
+        ..Facts::default()
+    };
+    (EventKind::WorkerStopping, facts)
+}
+
+/// What the slot shows of its worker from now on.
+pub(super) fn show(state: &mut WorkerState, incarnation: &Incarnation, resources: &Resources, what: &Transition) {
     state.state = Some(match what {
         Transition::Reserved => {
-            state.incarnation = Some(driver.incarnation);
-            state.restarts = driver.incarnation.0 - 1;
-            state.ports = driver.resources.ports.clone();
+            state.incarnation = Some(incarnation.number);
+            state.restarts = incarnation.number.0 - 1;
+            state.ports.clone_from(&resources.ports);
             State::Reserved
         }
         Transition::Spawned => {
-            state.pid = driver.resources.pid;
+            state.pid = resources.pid;
             state.since = Some(Instant::now());
             State::Spawned
         }
         Transition::Ready => {
-            state.ports = driver.resources.ports.clone();
+            state.ports.clone_from(&resources.ports);
             State::Ready
         }
         Transition::Stopping { .. } | Transition::Unhealthy(_) => State::Stopping,
@@ -142,5 +99,51 @@ fn show(driver: &Driver, state: &mut WorkerState, what: &Transition) {
             state.pid = None;
             State::Released
         }
+        Transition::Unseen(why) => {
+            state.pid = None;
+            state.last_failure = Some(unseen(why));
+            State::Released
+        }
     });
+}
+
+/// What the pool's followers hear of a transition.
+pub(super) fn for_followers(
+    what: Transition,
+    incarnation: &Incarnation,
+    resources: &Resources,
+) -> Option<WorkerChange> {
+    Some(match what {
+        Transition::Reserved | Transition::Spawned => return None,
+        Transition::Ready => WorkerChange::Ready(ready_worker(incarnation, resources)),
+        Transition::Stopping { .. } | Transition::Unhealthy(_) => WorkerChange::Stopping,
+        Transition::Exited(_) => WorkerChange::Exited,
+        Transition::Failed(failure) => WorkerChange::Failed(Arc::new(failure)),
+        Transition::Released | Transition::Unseen(_) => WorkerChange::Released,
+    })
+}
+
+fn ready_worker(incarnation: &Incarnation, resources: &Resources) -> ReadyWorker {
+    let address = incarnation.spec().address;
+    let endpoint = |(name, port): (&String, &u16)| {
+        let address = reachable(SocketAddr::new(address, *port));
+        (name.clone(), Endpoint::Tcp(address))
+    };
+    ReadyWorker {
+        id: incarnation.worker.clone(),
+        incarnation: incarnation.number,
+        pid: resources.pid,
+        endpoints: resources.ports.iter().map(endpoint).collect(),
+        stdio: resources.stdio.clone(),
+    }
+}
+
+/// What the owner of the process hears of a transition.
+pub(super) fn for_owner(what: &Transition) -> Option<Notice> {
+    match what {
+        Transition::Ready => Some(Notice::Ready),
+        Transition::Stopping { .. } | Transition::Exited(_) | Transition::Unhealthy(_) => Some(Notice::NotReady),
+        Transition::Reserved | Transition::Spawned | Transition::Failed(_) => None,
+        Transition::Released | Transition::Unseen(_) => None,
+    }
 }

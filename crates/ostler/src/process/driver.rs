@@ -1,284 +1,407 @@
 //! One incarnation from its reservation to its release: carries out what the lifecycle decides.
 //!
-//! A task of its own. All that happens to the incarnation reaches it as an [`Input`] for the pure lifecycle, one at a
-//! time; all it does is an [`Effect`] of it. Nothing is awaited in between: whatever takes time is a future in
-//! `pending` or `watching`, so that a stop is heard at every step.
+//! A task of its own. Everything that happens to the incarnation reaches it as an [`Input`] for the pure
+//! lifecycle, one at a time; everything it does is an [`Effect`] of it. Nothing is awaited in between:
+//! work that takes time is a future in `pending`, `listening` or `watching`, so that a stop is heard at
+//! every step. It keeps no state that decides anything: that is the lifecycle's.
 
-mod hearing;
-
-use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::os::unix::process::ExitStatusExt;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use ostler_core::failure::{Failure, Reason};
-use ostler_core::ids::Incarnation;
-use ostler_core::lifecycle::{Cause, Effect, Input, Lifecycle, Outcome, Rules, State, Transition};
-use ostler_core::spec::{Ports, StopSpec};
-use ostler_core::traceback;
+use ostler_core::failure::{ExitStatus, Failure};
+use ostler_core::lifecycle::{Cause, Effect, Input, Lifecycle, Outcome, Rest, Rules, State, Transition};
+use ostler_core::moment::Moment;
+use ostler_core::signal::Signal;
+use ostler_core::spec::{Ports, StopSpec, WorkerSpec};
 use ostler_failpoint::{self as failpoint, Point};
+use ostler_os::guardian::{GuardianEvent, SignalCause};
+use ostler_telemetry::{EventKind, Facts};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::time::Instant;
 
-use super::protocol::{Done, Line, Message, Progress, Told, Work};
-use super::slot::Slot;
+use super::host::{Host, Setup};
+use super::incarnation::Incarnation;
+use super::protocol::{Done, Line, Notice, Order, Owner, Progress, Work};
+use super::resources::Resources;
+use super::slot::{Process, Slot};
 use super::spans::Spans;
-use super::start::{self, Resources};
-use super::{announce, release, watch as ready};
-use crate::guard::Route;
+use super::start::{self, Prepared};
+use super::watch::{wait_ready, watch_health};
+use super::{announce, patience, plan, release};
+use crate::guard::{News, Route};
 use crate::services::StopLevel;
 
+/// Begins the slot's next incarnation. It is reserved only when the one before it is released, and when
+/// the pool's `max_starting` allows.
+pub(crate) fn begin(setup: &Arc<Setup>, slot: &Arc<Slot>, owner: Owner) -> Process {
+    let (orders, received) = mpsc::unbounded_channel();
+    let (progress, seen) = watch::channel(Progress::Held);
+    let (number, predecessor) = slot.next(seen.clone());
+    setup.host.unreleased.send_modify(|count| *count += 1);
+    let incarnation = Incarnation {
+        worker: slot.worker.clone(),
+        number,
+        slot: slot.number,
+        run: setup.host.owner.run,
+        pool: Arc::clone(&setup.pool),
+    };
+    let line = Line {
+        owner,
+        progress,
+        predecessor,
+        orders: received,
+    };
+    tokio::spawn(drive(Arc::clone(setup), Arc::clone(slot), incarnation, line));
+    Process::new(orders, seen)
+}
+
 /// Drives one incarnation to its end.
-pub(super) async fn drive(slot: Arc<Slot>, incarnation: Incarnation, mut line: Line) {
-    let released = Released {
-        slot: Arc::clone(&slot),
-        incarnation,
+async fn drive(setup: Arc<Setup>, slot: Arc<Slot>, incarnation: Incarnation, mut line: Line) {
+    let unreleased = Unreleased {
+        setup: Arc::clone(&setup),
+        incarnation: incarnation.clone(),
     };
     let predecessor = line.predecessor.take();
-    let outcome = match start::wait_turn(&slot, predecessor.clone(), &mut line.inbox).await {
-        Ok(permit) => {
-            Driver::begin(slot, incarnation, line.inbox, line.sender, permit)
-                .run(&line.told, &line.progress)
-                .await
-        }
+    let turn = start::wait_turn(&setup, slot.uncounted_failures(), predecessor.clone(), &mut line.orders);
+    let permit = match turn.await {
+        Ok(permit) => permit,
         Err(outcome) => {
-            drop(released);
-            (line.told)(Told::Ended(outcome));
-            start::stand_for(predecessor, &line.progress).await;
+            drop(unreleased);
+            (line.owner)(Notice::Ended(outcome));
+            start::follow_predecessor(predecessor, &line.progress).await;
             return;
         }
     };
-    drop(released);
-    line.progress.send_replace(Progress::Released);
-    (line.told)(Told::Ended(outcome));
+    let Line {
+        owner,
+        progress,
+        orders,
+        ..
+    } = line;
+    let driver = Driver::new(&setup.host, slot, incarnation, (&owner, &progress), orders, permit);
+    let outcome = driver.run().await;
+    drop(unreleased);
+    progress.send_replace(Progress::Released);
+    owner(Notice::Ended(outcome));
 }
 
 /// Gives back what an incarnation holds in its instance, also when its task is dropped with the runtime.
-struct Released {
-    slot: Arc<Slot>,
+struct Unreleased {
+    setup: Arc<Setup>,
     incarnation: Incarnation,
 }
 
-impl Drop for Released {
+impl Drop for Unreleased {
     fn drop(&mut self) {
-        self.slot.services.link.forget(self.slot.number, self.incarnation);
-        self.slot.services.unreleased.send_modify(|count| *count -= 1);
+        let host = &self.setup.host;
+        host.guard.forget(self.incarnation.slot, self.incarnation.number);
+        host.unreleased.send_modify(|count| *count -= 1);
     }
 }
 
 /// One incarnation under way.
-pub(crate) struct Driver {
-    pub(crate) slot: Arc<Slot>,
-    pub(crate) incarnation: Incarnation,
-    pub(crate) resources: Resources,
-    pub(super) spans: Spans,
+struct Driver<'a> {
+    host: &'a Host,
+    slot: Arc<Slot>,
+    incarnation: Incarnation,
+    resources: Resources,
+    spans: Spans,
     lifecycle: Lifecycle,
+    /// The lifecycle's moments count from here.
+    origin: Instant,
     first: Vec<Effect>,
-    inbox: mpsc::UnboundedReceiver<Message>,
-    stop_level: watch::Receiver<StopLevel>,
+    owner: &'a Owner,
+    progress: &'a watch::Sender<Progress>,
+    orders: mpsc::UnboundedReceiver<Order>,
+    news: (mpsc::UnboundedSender<News>, mpsc::UnboundedReceiver<News>),
     pending: FuturesUnordered<Work>,
+    /// The reader of the notify socket.
+    listening: Option<Pin<Box<dyn Future<Output = Infallible> + Send>>>,
     /// The readiness or health watch of the present state.
     watching: Option<Work>,
     permit: Option<OwnedSemaphorePermit>,
-    sender: mpsc::UnboundedSender<Message>,
-    tree_gone: bool,
-    /// Its guardian is lost: the sitter ends the tree by its specification, and takes no orders.
-    unguarded: bool,
-    /// It was to be killed by its guardian, which may have died before it heard of that.
-    kill_ordered: bool,
-    /// Nobody is left who would end the tree for us.
-    sitterless: bool,
-    /// We are ending it ourselves just now.
-    ending_tree: bool,
-    /// We are killing it past its sitter just now.
-    killing: bool,
-    /// What follows upon the input that was just given.
-    backlog: VecDeque<Input>,
-    /// The kill of the whole instance is told once; repeated, it would keep everything else from being heard.
-    kill_heard: bool,
 }
 
-impl Driver {
-    fn begin(
+impl<'a> Driver<'a> {
+    fn new(
+        host: &'a Host,
         slot: Arc<Slot>,
         incarnation: Incarnation,
-        inbox: mpsc::UnboundedReceiver<Message>,
-        sender: mpsc::UnboundedSender<Message>,
+        (owner, progress): (&'a Owner, &'a watch::Sender<Progress>),
+        orders: mpsc::UnboundedReceiver<Order>,
         permit: OwnedSemaphorePermit,
     ) -> Self {
-        let spec = &slot.spec.worker;
-        let rules = Rules {
-            start_timeout: spec.start_timeout,
-            min_uptime: spec.min_uptime,
-            stop: spec.stop,
-            release_timeout: spec.release_timeout,
-            host_death: spec.host_death,
-            has_ports: spec.ports != Ports::None,
-        };
-        let (lifecycle, first) = Lifecycle::new(rules, slot.services.now());
-        let stop_level = slot.services.stop_level.subscribe();
+        let (lifecycle, first) = Lifecycle::new(rules(incarnation.spec()), Moment::ORIGIN);
+        let pending = FuturesUnordered::new();
+        pending.push(killed(host.stop_level.clone()));
         Self {
-            spans: Spans::begin(&slot, incarnation),
+            host,
+            spans: Spans::begin(&incarnation, &host.hub, &slot.last_stop()),
             slot,
             incarnation,
             resources: Resources::default(),
             lifecycle,
+            origin: Instant::now(),
             first,
-            inbox,
-            stop_level,
-            pending: FuturesUnordered::new(),
+            owner,
+            progress,
+            orders,
+            news: mpsc::unbounded_channel(),
+            pending,
+            listening: None,
             watching: None,
             permit: Some(permit),
-            sender,
-            tree_gone: false,
-            unguarded: false,
-            kill_ordered: false,
-            sitterless: false,
-            ending_tree: false,
-            killing: false,
-            backlog: VecDeque::new(),
-            kill_heard: false,
         }
     }
 
-    async fn run(mut self, told: &(dyn Fn(Told) + Send + Sync), progress: &watch::Sender<Progress>) -> Outcome {
+    async fn run(mut self) -> Outcome {
         let mut effects = std::mem::take(&mut self.first);
         loop {
             for effect in effects {
-                match effect {
-                    Effect::ReleaseOverdue(failure) => {
-                        progress.send_replace(Progress::Overdue);
-                        told(Told::Overdue(failure));
-                    }
-                    Effect::Done(outcome) => return self.finish(outcome),
-                    Effect::Announce { what, elapsed } => {
-                        let news = for_owner(&what);
-                        announce::announce(&mut self, what, elapsed);
-                        // Afterwards: what follows for the pool is an event that comes behind its cause.
-                        news.into_iter().for_each(told);
-                    }
-                    other => self.perform(other),
+                if let Some(outcome) = self.perform(effect) {
+                    return self.finish(outcome);
                 }
             }
             self.leave_watch();
             let input = self.next_input().await;
-            effects = self.lifecycle.step(input, self.slot.services.now());
+            let now = Moment::after_origin(self.origin.elapsed());
+            effects = self.lifecycle.step(input, now);
         }
     }
 
-    /// The next thing that happens to the incarnation.
+    /// The next thing that happens to the incarnation. What has arrived comes before a deadline.
     async fn next_input(&mut self) -> Input {
-        if let Some(input) = self.backlog.pop_front() {
-            return input;
-        }
         loop {
-            let deadline = self
-                .lifecycle
-                .deadline()
-                .map(|moment| self.slot.services.instant(moment));
-            let done = tokio::select! {
+            let deadline = self.lifecycle.deadline().map(Moment::since_origin);
+            let deadline = deadline.map(|after| patience::after(self.origin, after));
+            let input = tokio::select! {
                 biased;
-                Ok(_) = self.stop_level.wait_for(|level| *level == StopLevel::Kill), if !self.kill_heard => Done::Kill,
-                Some(message) = self.inbox.recv() => Done::Message(message),
-                Some(done) = self.pending.next() => done,
-                done = poll_watch(&mut self.watching) => done,
-                () = sleep_until(deadline) => Done::Input(Input::Deadline),
+                Some(news) = self.news.1.recv() => self.heard(news),
+                Some(order) = self.orders.recv() => Some(order.into()),
+                Some(done) = self.pending.next() => self.done(done),
+                never = listen(&mut self.listening) => match never {},
+                done = poll_watch(&mut self.watching) => self.done(done),
+                () = sleep_until(deadline) => Some(Input::Deadline),
             };
-            if let Some(input) = self.done(done) {
+            if let Some(input) = input {
                 return input;
             }
         }
     }
 
+    /// What a piece of work came to, for the lifecycle.
     fn done(&mut self, done: Done) -> Option<Input> {
         match done {
-            Done::Message(message) => self.heard(message),
-            Done::Kill => {
-                self.kill_heard = true;
-                Some(Input::Stop {
-                    cause: Cause::InstanceStop,
-                    kill: true,
-                })
-            }
-            Done::Input(input) => {
-                // An order that did not reach the guardian: there is nothing to end when that guardian's sitters have.
-                self.tree_gone |= matches!(input, Input::SpawnFailed(_));
-                Some(input)
-            }
-            Done::TreeEnded => Some(self.tree_ended_by_kill()),
-            Done::TreeLeft => {
-                self.ending_tree = false;
-                None
-            }
-            Done::KilledPastSitter => {
-                self.killing = false;
-                None
-            }
-            Done::Nothing => None,
+            Done::Input(input) => Some(input),
             Done::Reserved(prepared) => Some(self.reserved(prepared)),
             Done::Ready(reported) => {
                 if !reported.is_empty() {
-                    let recorded = self.learn_ports(reported);
+                    let recorded = start::learn_ports(&self.incarnation, &mut self.resources, self.host, reported);
                     self.pending.push(recorded);
                 }
                 Some(Input::Ready)
             }
+            Done::EndedWithoutSitter(rest) => {
+                if !matches!(rest, Rest::Left(_)) {
+                    self.drop_cgroup();
+                }
+                Some(Input::EndedWithoutSitter(rest))
+            }
+            Done::Nothing => None,
         }
     }
 
-    fn perform(&mut self, effect: Effect) {
-        self.spans.perform(&effect);
-        match effect {
-            Effect::Record => self.pending.push(self.reserve()),
-            Effect::Spawn => {
-                let work = self.spawn();
-                self.pending.push(work);
+    fn reserved(&mut self, prepared: Prepared) -> Input {
+        match prepared.ports {
+            Ok(chosen) => {
+                self.slot.remember_ports(&chosen.ports, &chosen.listeners);
+                self.resources.ports = chosen.ports;
+                self.resources.reservations = chosen.reservations;
+                self.resources.listeners = chosen.listeners;
             }
-            Effect::WatchReady => self.watch_ready(),
+            Err(failure) => self.resources.port_failure = Some(failure),
+        }
+        match prepared.recorded {
+            Ok(()) => Input::Recorded,
+            Err(failure) => Input::RecordFailed(failure),
+        }
+    }
+
+    /// What news from the guardian is to the lifecycle; `None`: nothing, or it is still under way.
+    fn heard(&mut self, news: News) -> Option<Input> {
+        match news {
+            News::GuardianLost => Some(Input::GuardianLost),
+            News::SittersEnded => Some(Input::SittersEnded),
+            News::Event(event) => self.heard_of(*event),
+        }
+    }
+
+    fn heard_of(&mut self, event: GuardianEvent) -> Option<Input> {
+        match event {
+            GuardianEvent::Spawned {
+                worker,
+                sitter,
+                in_cgroup,
+                ..
+            } => {
+                let (span, process) = (self.spans.activating(worker.pid), (&worker, sitter, in_cgroup));
+                let activated = start::spawned(&self.incarnation, &mut self.resources, self.host, process, span);
+                self.pending.push(activated);
+                self.slot.note_sitter(self.resources.sitter);
+                self.listen();
+                Some(Input::Spawned)
+            }
+            GuardianEvent::SpawnFailed { step, errno, .. } => {
+                let failure = start::of_spawn(self.incarnation.spec(), step, errno);
+                Some(Input::SpawnFailed(failure))
+            }
+            GuardianEvent::Exited { status, .. } => {
+                let drained = self.resources.drain_output();
+                self.pending.push(Box::pin(async move {
+                    drained.await;
+                    exit_status(status).map_or(Done::Nothing, |status| Done::Input(Input::Exited(status)))
+                }));
+                None
+            }
+            GuardianEvent::TreeGone { how, .. } => {
+                failpoint::reach(Point::TreeGoneTold);
+                if how.cgroup {
+                    self.drop_cgroup();
+                }
+                Some(Input::TreeGone)
+            }
+            // It comes before the exit that it brings, so that the exit is not taken for the worker's fault.
+            GuardianEvent::Signalled {
+                cause: SignalCause::GuardianDeath,
+                ..
+            } => Some(Input::GuardianLost),
+            GuardianEvent::SitterLost { .. } => {
+                // The guardian has killed it.
+                self.drop_cgroup();
+                Some(Input::SitterLost)
+            }
+            GuardianEvent::Signalled {
+                signal,
+                cause: SignalCause::GraceOver,
+                ..
+            } => {
+                self.emit_stop(announce::grace_over(signal));
+                None
+            }
+            other => {
+                let (worker, incarnation) = (&self.incarnation.worker, self.incarnation.number.0);
+                tracing::debug!(target: "ostler", %worker, incarnation, ?other);
+                None
+            }
+        }
+    }
+
+    /// Carries out what the lifecycle decided. The outcome is the last effect of a life.
+    fn perform(&mut self, effect: Effect) -> Option<Outcome> {
+        match effect {
+            Effect::Record => {
+                let before = self.slot.remembered_ports();
+                self.pending.push(start::reserve(&self.incarnation, self.host, before));
+            }
+            Effect::Spawn => {
+                let spawn = self.spawn();
+                self.pending.push(spawn);
+            }
+            Effect::WatchReady => self.watching = Some(self.watch_ready()),
             Effect::WatchHealth => self.watching = self.watch_health(),
             Effect::End(stop) => self.end(stop),
-            Effect::CheckPorts => self.pending.push(release::check_ports(self)),
-            Effect::Unrecord => self.pending.push(release::unrecord(self)),
-            Effect::NameHolders => self.pending.push(release::name_holders(self)),
-            Effect::Announce { .. } | Effect::ReleaseOverdue(_) | Effect::Done(_) => {}
+            // Both kill the cgroup, perhaps later than everything else: the next incarnation must not be
+            // born into it.
+            Effect::KillPastSitter => {
+                self.slot.note_spent_cgroup();
+                let killed = release::kill_past_sitter(&self.incarnation, &self.resources, self.host);
+                self.pending.push(killed);
+            }
+            Effect::EndWithoutSitter => {
+                self.slot.note_spent_cgroup();
+                let ended = release::end_without_sitter(&self.incarnation, &self.resources, self.host);
+                self.pending.push(ended);
+            }
+            Effect::CheckPorts => {
+                self.spans.checking_ports();
+                let checked = release::check_ports(&self.incarnation, &self.resources, self.host);
+                self.pending.push(checked);
+            }
+            Effect::Unrecord => {
+                self.spans.unrecording();
+                self.pending.push(release::unrecord(&self.incarnation, self.host));
+            }
+            Effect::NameHolders => self.pending.push(release::name_holders(&self.resources, self.host)),
+            Effect::Announce { what, elapsed } => self.announce(what, elapsed),
+            Effect::ReleaseOverdue(failure) => {
+                self.progress.send_replace(Progress::Overdue(failure.reason));
+                (self.owner)(Notice::Overdue(failure));
+            }
+            Effect::Done(outcome) => return Some(outcome),
+        }
+        None
+    }
+
+    fn spawn(&mut self) -> Work {
+        self.spans.spawning();
+        let (trace, spent) = (self.spans.start().headers(), self.slot.spent_cgroups());
+        match start::prepare(&self.incarnation, &mut self.resources, self.host, trace, spent) {
+            Ok(request) => {
+                let route = Route {
+                    incarnation: self.incarnation.number,
+                    sender: self.news.0.clone(),
+                };
+                start::order(&self.incarnation, self.host, route, request)
+            }
+            Err(failure) => Box::pin(async { Done::Input(Input::SpawnFailed(failure)) }),
         }
     }
 
-    fn end(&mut self, stop: StopSpec) {
-        if self.sitterless {
-            self.end_without_sitter();
-            return;
+    /// Its notify socket is read from now on.
+    fn listen(&mut self) {
+        if let (Some(notify), Some(sitter)) = (&mut self.resources.notify, self.resources.sitter_pid)
+            && let Some(listening) = notify.listen(sitter)
+        {
+            self.listening = Some(Box::pin(listening));
         }
-        if self.unguarded && stop.grace.is_zero() {
-            self.kill_past_sitter();
-            return;
-        }
-        self.kill_ordered |= stop.grace.is_zero();
-        self.slot.services.link.end(self.slot.number, self.incarnation, stop);
+    }
+
+    fn watch_ready(&self) -> Work {
+        let plan = plan::ready(&self.incarnation, &self.resources);
+        Box::pin(async move {
+            let ready = match plan {
+                Ok(plan) => wait_ready(plan).await,
+                Err(failure) => Err(failure),
+            };
+            match ready {
+                Ok(info) => Done::Ready(info.ports),
+                Err(failure) => Done::Input(Input::StartFailed(failure)),
+            }
+        })
+    }
+
+    fn watch_health(&self) -> Option<Work> {
+        let plan = plan::health(&self.incarnation, &self.resources)?;
+        Some(Box::pin(async move {
+            Done::Input(Input::Unhealthy(watch_health(plan).await))
+        }))
+    }
+
+    fn end(&self, stop: StopSpec) {
+        let Incarnation { slot, number, .. } = self.incarnation;
+        self.host.guard.end(slot, number, stop);
         failpoint::reach(Point::EndOrdered);
     }
 
-    /// Whatever were started in a cgroup that was killed would be killed at its birth: the next incarnation gets another.
+    /// What is started in a cgroup that was killed would be killed at its birth: the next incarnation
+    /// gets another.
     fn drop_cgroup(&mut self) {
         if !self.resources.drop_cgroup() {
             self.slot.note_spent_cgroup();
-        }
-    }
-
-    /// One at a time: a second one would only do the same. It kills the cgroup, perhaps later than all else: the next
-    /// incarnation must not be born into it.
-    fn end_without_sitter(&mut self) {
-        if !self.ending_tree {
-            self.ending_tree = true;
-            self.slot.note_spent_cgroup();
-            self.pending.push(release::end_without_sitter(self));
-        }
-    }
-
-    /// One at a time, likewise. What is killed is reaped by the sitter, which confirms the end.
-    pub(super) fn kill_past_sitter(&mut self) {
-        if !self.killing {
-            self.killing = true;
-            self.slot.note_spent_cgroup();
-            self.pending.push(release::kill_past_sitter(self));
         }
     }
 
@@ -297,103 +420,112 @@ impl Driver {
         }
     }
 
-    /// The route by which the link brings this incarnation's news.
-    pub(super) fn route(&self) -> Route {
-        Route {
-            incarnation: self.incarnation,
-            sender: self.sender.clone(),
+    fn announce(&mut self, what: Transition, elapsed: Duration) {
+        let what = match what {
+            Transition::Failed(failure) => Transition::Failed(self.resources.explain(self.incarnation.spec(), failure)),
+            other => other,
+        };
+        if let Transition::Unseen(why) = &what {
+            self.host.note_unseen(format!("{}: {why}", self.incarnation.key()));
         }
+        let (incarnation, resources) = (&self.incarnation, &self.resources);
+        self.slot
+            .update_state(|state| announce::show(state, incarnation, resources, &what));
+        match what {
+            Transition::Ready => failpoint::reach(Point::Ready),
+            Transition::Exited(_) => failpoint::reach(Point::ExitTold),
+            _ => {}
+        }
+        let (kind, facts) = announce::event(&what);
+        let facts = Facts {
+            elapsed: Some(elapsed),
+            ..resources.complete(facts)
+        };
+        let hub = &self.host.hub;
+        let (span, link) = self.spans.enter(incarnation, hub, resources.pid, &what);
+        hub.emit_in(span, link, kind, incarnation.about(), facts);
+        self.spans.leave(&incarnation.worker.pool, hub, &what);
+        if self.lifecycle.state() == State::Released {
+            self.slot.remember_stop(self.spans.last());
+        }
+        // Afterwards: what follows for the pool is an event that comes behind its cause.
+        let notice = announce::for_owner(&what);
+        if let Some(change) = announce::for_followers(what, incarnation, resources) {
+            let followers = &self.host.followers;
+            followers.tell(&incarnation.worker, incarnation.number, change);
+        }
+        notice.into_iter().for_each(self.owner);
+    }
+
+    /// Publishes more of the stop under way: the sitter has killed what was left.
+    fn emit_stop(&mut self, (kind, facts): (EventKind, Facts)) {
+        let facts = self.resources.complete(facts);
+        let (span, link) = self.spans.stop();
+        let about = self.incarnation.about();
+        self.host.hub.emit_in(span, link, kind, about, facts);
+        self.spans.killed();
     }
 
     fn finish(self, outcome: Outcome) -> Outcome {
-        self.count_dropped_lines();
-        // What is not counted would be tried again without end and without pause. A worker that ran and lost its guardian
-        // comes back at once; a start that came to nothing takes its time.
+        let (hub, lines) = (&self.host.hub, self.resources.dropped_lines());
+        if let Some(observer) = hub.observer().filter(|_| lines > 0) {
+            observer.output_dropped(hub.app(), &self.incarnation.worker.pool, lines);
+        }
+        // What is not counted would be tried again without end and without pause. A worker that ran and
+        // lost its guardian comes back at once; a start that came to nothing waits before the next.
         let ran = self.resources.pid.is_some();
-        let wants_pause = |failure: &Failure| failure.reason.is_machine_limit() || !failure.reason.is_counted() && !ran;
-        let pauses = matches!(&outcome, Outcome::Failed(failure) if wants_pause(failure));
-        let mut memory = self.slot.memory();
-        memory.uncounted_failures = if pauses { memory.uncounted_failures + 1 } else { 0 };
-        drop(memory);
+        let pauses = |failure: &Failure| failure.reason.is_machine_limit() || !failure.reason.is_counted() && !ran;
+        let failed_uncounted = matches!(&outcome, Outcome::Failed(failure) if pauses(failure));
+        self.slot.note_start(failed_uncounted);
         match outcome {
-            Outcome::Failed(failure) => Outcome::Failed(self.with_stderr(failure)),
+            Outcome::Failed(failure) => Outcome::Failed(self.resources.explain(self.incarnation.spec(), failure)),
             other => other,
         }
     }
+}
 
-    fn count_dropped_lines(&self) {
-        let (hub, lines) = (&self.slot.services.hub, self.resources.dropped_lines());
-        if let Some(observer) = hub.observer().filter(|_| lines > 0) {
-            observer.output_dropped(hub.app(), &self.slot.worker.pool, lines);
-        }
-    }
-
-    /// The failure with the last lines of stderr.
-    pub(super) fn with_stderr(&self, mut failure: Failure) -> Failure {
-        if failure.stderr_tail.is_empty() {
-            failure.stderr_tail = self.resources.stderr_tail();
-        }
-        let more = match failure.reason {
-            Reason::ExitedBeforeReady => self.last_words(&mut failure),
-            Reason::ReadyTimeout => self.resources.last_answer.get(),
-            _ => None,
-        };
-        if let Some(more) = more.filter(|more| !failure.message.ends_with(more.as_str())) {
-            failure.message = format!("{}; {more}", failure.message);
-        }
-        failure
-    }
-
-    /// What a worker that never got ready printed last: the exception of a Python program, with the
-    /// package that fixes it, or its last line on stderr.
-    fn last_words(&self, failure: &mut Failure) -> Option<String> {
-        let Some(found) = traceback::read(&failure.stderr_tail) else {
-            let last = failure.stderr_tail.last()?;
-            return Some(format!("its last line on stderr: {last}"));
-        };
-        if let Some(missing) = found.missing {
-            let python = self.slot.spec.worker.command.first().map_or("python3", String::as_str);
-            failure.suggestion = missing.suggestion(python);
-        }
-        Some(format!("its last exception: {}", found.line))
-    }
-
-    fn watch_ready(&mut self) {
-        // What is known already is told before anything else is heard: an exit right behind exec is the exit of a ready
-        // worker.
-        let plan = match self.ready_plan() {
-            Ok(Some(plan)) => plan,
-            Ok(None) => return self.backlog.push_back(Input::Ready),
-            Err(failure) => return self.backlog.push_back(Input::StartFailed(failure)),
-        };
-        self.watching = Some(Box::pin(async move {
-            match ready::wait_ready(plan).await {
-                Ok(info) => Done::Ready(info.ports),
-                Err(failure) => Done::Input(Input::StartFailed(failure)),
-            }
-        }));
-    }
-
-    fn watch_health(&self) -> Option<Work> {
-        let plan = self.health_plan()?;
-        Some(Box::pin(async move {
-            Done::Input(Input::Unhealthy(ready::watch(plan).await))
-        }))
+fn rules(spec: &WorkerSpec) -> Rules {
+    Rules {
+        start_timeout: spec.start_timeout,
+        ready_when_spawned: spec.ready.is_none(),
+        min_uptime: spec.min_uptime,
+        stop: spec.stop,
+        release_timeout: spec.release_timeout,
+        host_death: spec.host_death,
+        has_ports: spec.ports != Ports::None,
     }
 }
 
-/// What the owner of the process is told of a transition.
-fn for_owner(what: &Transition) -> Option<Told> {
-    match what {
-        Transition::Ready => Some(Told::Ready),
-        Transition::Stopping { .. } | Transition::Exited(_) | Transition::Unhealthy(_) => Some(Told::NotReady),
-        Transition::Reserved | Transition::Spawned | Transition::Failed(_) | Transition::Released => None,
-    }
+/// The kill of the whole instance.
+fn killed(mut stop_level: watch::Receiver<StopLevel>) -> Work {
+    Box::pin(async move {
+        if stop_level.wait_for(|level| *level == StopLevel::Kill).await.is_err() {
+            // The instance is gone, and nothing orders its kill any more.
+            return std::future::pending().await;
+        }
+        Done::Input(Input::Stop {
+            cause: Cause::InstanceStop,
+            kill: true,
+        })
+    })
 }
 
-async fn sleep_until(deadline: Option<tokio::time::Instant>) {
+/// The end of a process as the core has it; `None` for a status that is not an end.
+fn exit_status(status: std::process::ExitStatus) -> Option<ExitStatus> {
+    let by_signal = || status.signal().and_then(Signal::from_number).map(ExitStatus::Signal);
+    status.code().map(ExitStatus::Code).or_else(by_signal)
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn listen(listening: &mut Option<Pin<Box<dyn Future<Output = Infallible> + Send>>>) -> Infallible {
+    match listening {
+        Some(listening) => listening.await,
         None => std::future::pending().await,
     }
 }
@@ -407,3 +539,6 @@ async fn poll_watch(watching: &mut Option<Work>) -> Done {
     *watching = None;
     done
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,12 +7,12 @@ mod paragraph;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
-use ostler_core::ids::{Incarnation, WorkerId};
-use ostler_core::spec::WorkerSpec;
+use ostler_core::ids::{self, WorkerId};
 use ostler_os::output::OnLine;
 use ostler_telemetry::{Observer, Output};
 
-use super::driver::Driver;
+use super::incarnation::Incarnation;
+use super::watch::LineWatch;
 use crate::hub::Hub;
 use paragraph::Paragraph;
 
@@ -24,37 +24,40 @@ pub const RECORDS_AT_ONCE: u32 = 200;
 /// How long a line waits for those that may belong to it: 100 ms.
 const HOLD: Duration = Duration::from_millis(100);
 
-impl Driver {
-    /// Called for each line of the worker.
-    pub(super) fn on_line(&self, spec: &WorkerSpec, stream: &'static str) -> Option<OnLine> {
-        let (log, watch) = (spec.output.log, self.resources.lines.clone());
-        if !log && watch.is_none() {
-            return None;
-        }
-        let (worker, incarnation) = (self.slot.worker.to_string(), self.incarnation.0);
-        let mut recorder = log.then(|| Recorder::new(self, stream)).flatten();
-        Some(Box::new(move |line| {
-            if let Some(watch) = &watch {
-                watch.see(line);
-            }
-            if log {
-                tracing::info!(target: "ostler::output", worker, incarnation, stream, "{line}");
-            }
-            if let Some(recorder) = &mut recorder {
-                recorder.line(line);
-            }
-        }))
+/// The hook that is called for each line of one stream; `None`: its lines are only kept.
+pub(super) fn on_line(
+    incarnation: &Incarnation,
+    hub: &Arc<Hub>,
+    watch: Option<LineWatch>,
+    stream: &'static str,
+) -> Option<OnLine> {
+    let log = incarnation.spec().output.log;
+    if !log && watch.is_none() {
+        return None;
     }
+    let mut recorder = log.then(|| Recorder::new(incarnation, hub, stream)).flatten();
+    let (worker, incarnation) = (incarnation.worker.to_string(), incarnation.number.0);
+    Some(Box::new(move |line| {
+        if let Some(watch) = &watch {
+            watch.see(line);
+        }
+        if log {
+            tracing::info!(target: "ostler::output", worker, incarnation, stream, "{line}");
+        }
+        if let Some(recorder) = &mut recorder {
+            recorder.line(line);
+        }
+    }))
 }
 
-/// Makes records of one stream's lines. Dropped with the hook, it gives what it still holds.
+/// Makes records of one stream's lines. Dropped with the hook, it emits what it still holds.
 struct Recorder(Arc<Stream>);
 
 struct Stream {
     observer: Arc<dyn Observer>,
     hub: Arc<Hub>,
     worker: WorkerId,
-    incarnation: Incarnation,
+    incarnation: ids::Incarnation,
     stream: &'static str,
     gathered: Mutex<Gathered>,
 }
@@ -70,15 +73,14 @@ struct Gathered {
 }
 
 impl Recorder {
-    /// `None`: nobody wants records.
-    fn new(driver: &Driver, stream: &'static str) -> Option<Self> {
-        let hub = &driver.slot.services.hub;
+    /// `None`: there is no observer.
+    fn new(incarnation: &Incarnation, hub: &Arc<Hub>, stream: &'static str) -> Option<Self> {
         let now = Instant::now();
         Some(Self(Arc::new(Stream {
             observer: Arc::clone(hub.observer()?),
             hub: Arc::clone(hub),
-            worker: driver.slot.worker.clone(),
-            incarnation: driver.incarnation,
+            worker: incarnation.worker.clone(),
+            incarnation: incarnation.number,
             stream,
             gathered: Mutex::new(Gathered {
                 paragraph: Paragraph::default(),

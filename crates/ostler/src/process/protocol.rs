@@ -1,89 +1,80 @@
-//! Every message of a worker's process: what its owner hears, what its driver hears, what work comes to.
+//! Every message of a worker's process: what its owner hears, what its driver hears, what work comes
+//! to.
 
 use std::future::Future;
 use std::pin::Pin;
 
-use ostler_core::failure::Failure;
-use ostler_core::lifecycle::{Cause, Input, Outcome};
-use ostler_os::guardian::GuardianEvent;
+use ostler_core::failure::{Failure, Reason};
+use ostler_core::lifecycle::{Cause, Input, Outcome, Rest};
 use tokio::sync::{mpsc, watch};
 
 use super::start::Prepared;
 use crate::services::PortMap;
 
-/// What the owner of a process is told of it.
+/// What the owner of a process hears of it.
 #[derive(Debug, Clone)]
-pub(crate) enum Told {
+pub(crate) enum Notice {
     /// It can be used.
     Ready,
     /// It can no longer be used.
     NotReady,
-    /// All it held is released; this is how it ended.
+    /// Its life is over; this is how it ended.
     Ended(Outcome),
-    /// It has ended, but what it held was not released in time. Its release goes on being tried; nothing takes its
-    /// place before that.
+    /// It has ended, but what it held was not released in time. Its release goes on being tried, and
+    /// nothing takes its place before that.
     Overdue(Failure),
 }
 
-/// How far an incarnation has got, for those who wait for its end.
+/// The owner's ear.
+pub(crate) type Owner = Box<dyn Fn(Notice) + Send + Sync>;
+
+/// How far an incarnation has got, for those that wait for its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Progress {
     /// It lives, or is being released.
     Held,
-    /// Its release is overdue.
-    Overdue,
-    /// All it held is released.
+    /// Its release is overdue, for this reason.
+    Overdue(Reason),
+    /// Its life is over.
     Released,
 }
 
-/// What reaches a driver from outside.
-#[derive(Debug)]
-pub(crate) enum Message {
-    /// End the process.
-    Stop {
-        /// Who wants it.
-        cause: Cause,
-        /// At once, without a grace.
-        kill: bool,
-    },
-    /// News of this incarnation from its sitter or the guardian.
-    /// Boxed: the inbox keeps room for 32 messages, and most of them are rare.
-    Guardian(Box<GuardianEvent>),
-    /// The guardian that it runs under is dead; its sitter ends it.
-    GuardianLost,
-    /// That guardian and all its sitters have ended: no further news will come.
-    SittersEnded,
+/// The owner's order to end the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Order {
+    pub(super) cause: Cause,
+    /// At once, without a grace.
+    pub(super) kill: bool,
 }
 
-/// How a driver and those around it reach each other.
+/// How a driver and its owner reach each other.
 pub(super) struct Line {
-    pub(super) told: Box<dyn Fn(Told) + Send + Sync>,
+    pub(super) owner: Owner,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) predecessor: Option<watch::Receiver<Progress>>,
-    pub(super) inbox: mpsc::UnboundedReceiver<Message>,
-    pub(super) sender: mpsc::UnboundedSender<Message>,
+    pub(super) orders: mpsc::UnboundedReceiver<Order>,
 }
 
-pub(crate) type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
+/// A piece of work that takes time.
+pub(super) type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
 
-/// What happened to an incarnation, or what a piece of work that took time came to.
-pub(crate) enum Done {
+/// What a piece of work came to.
+#[derive(Debug)]
+pub(super) enum Done {
     /// Something for the lifecycle.
     Input(Input),
-    /// The ports were chosen (or could not be had) and the reservation is in the table.
+    /// The ports were chosen (or none was available) and the table has answered.
     Reserved(Prepared),
-    /// The worker has become ready, and has told these ports.
+    /// The worker is ready, and has reported these ports.
     Ready(PortMap),
-    /// The tree of a sitter that is gone was ended for it.
-    TreeEnded,
-    /// It could not be ended: tried again when the lifecycle asks for it.
-    TreeLeft,
-    /// All that a kill past the sitter reached was killed.
-    KilledPastSitter,
-    /// Somebody said something.
-    Message(Message),
-    /// The whole instance is to be killed.
-    Kill,
-    /// Nothing that anybody needs to know.
+    /// What is left of a tree whose sitter is gone.
+    EndedWithoutSitter(Rest),
+    /// Nothing that changes anything.
     Nothing,
+}
+
+impl From<Order> for Input {
+    fn from(Order { cause, kill }: Order) -> Self {
+        Self::Stop { cause, kill }
+    }
 }

@@ -8,14 +8,14 @@
 
 use std::time::Instant;
 
-use ostler_core::ids::Incarnation;
-use ostler_core::lifecycle::{Effect, Transition};
+use ostler_core::lifecycle::Transition;
 use ostler_core::signal::Signal;
 use ostler_telemetry::names::span;
 use ostler_telemetry::{Part, SpanLink, context};
 use tracing::Span;
 
-use super::slot::Slot;
+use super::incarnation::Incarnation;
+use crate::hub::Hub;
 
 /// What an incarnation is doing, as its spans and its measured times have it.
 #[derive(Debug)]
@@ -42,21 +42,22 @@ macro_rules! step {
 
 /// A trace of its own about an incarnation.
 macro_rules! trace {
-    ($name:expr, $slot:expr, $incarnation:expr) => {
+    ($name:expr, $incarnation:expr, $hub:expr) => {
         tracing::info_span!(
             target: "ostler", parent: None, $name,
-            ostler.app = $slot.services.hub.app(), ostler.run = %$slot.services.run,
-            ostler.pool = $slot.worker.pool, ostler.worker = %$slot.worker, ostler.incarnation = $incarnation.0,
-            process.command = $slot.spec.worker.command.first(), process.pid = tracing::field::Empty,
+            ostler.app = $hub.app(), ostler.run = %$incarnation.run,
+            ostler.pool = $incarnation.worker.pool, ostler.worker = %$incarnation.worker,
+            ostler.incarnation = $incarnation.number.0,
+            process.command = $incarnation.spec().command.first(), process.pid = tracing::field::Empty,
         )
     };
 }
 
 impl Spans {
     /// Its turn has come.
-    pub(super) fn begin(slot: &Slot, incarnation: Incarnation) -> Self {
-        let start = trace!(span::WORKER_START, slot, incarnation);
-        context::follow(&start, &slot.last_stop());
+    pub(super) fn begin(incarnation: &Incarnation, hub: &Hub, last_stop: &SpanLink) -> Self {
+        let start = trace!(span::WORKER_START, incarnation, hub);
+        context::follow(&start, last_stop);
         Self {
             step: step!(start, span::RESERVE),
             step_name: span::RESERVE,
@@ -87,14 +88,14 @@ impl Spans {
     /// comes later belongs to that.
     pub(super) fn enter(
         &mut self,
-        slot: &Slot,
-        incarnation: Incarnation,
+        incarnation: &Incarnation,
+        hub: &Hub,
         pid: Option<u32>,
         what: &Transition,
     ) -> (&Span, &SpanLink) {
         let of_start = matches!(what, Transition::Reserved | Transition::Spawned | Transition::Ready);
         if !of_start && self.stop.is_none() {
-            self.stop = trace!(span::WORKER_STOP, slot, incarnation);
+            self.stop = trace!(span::WORKER_STOP, incarnation, hub);
             self.stop.record("process.pid", pid);
             self.link = context::link_of(&self.stop);
         }
@@ -102,15 +103,15 @@ impl Spans {
         (span, &self.link)
     }
 
-    /// The transition has been told: what it ended is closed, what it begins is opened.
-    pub(super) fn leave(&mut self, slot: &Slot, what: &Transition) {
+    /// The transition has been announced: what it ended is closed, what it begins is opened.
+    pub(super) fn leave(&mut self, pool: &str, hub: &Hub, what: &Transition) {
         match what {
             Transition::Reserved => self.close_step(),
             Transition::Spawned => self.step(step!(self.start, span::READY), span::READY),
             Transition::Ready => {
                 self.close_step();
                 self.start = Span::none();
-                self.measure(slot, Part::Start, None);
+                self.measure(pool, hub, Part::Start, None);
             }
             Transition::Unhealthy(failure) => context::fail(&self.stop, failure),
             Transition::Stopping { stop, .. } => {
@@ -121,7 +122,7 @@ impl Spans {
             }
             Transition::Exited(_) => {
                 self.step(step!(self.stop, span::TREE_GONE), span::TREE_GONE);
-                self.measure(slot, Part::Stop, Some(Part::Release));
+                self.measure(pool, hub, Part::Stop, Some(Part::Release));
             }
             Transition::Failed(failure) => {
                 context::fail(&self.stop, failure);
@@ -131,12 +132,11 @@ impl Spans {
                 }
                 self.start = Span::none();
             }
-            Transition::Released => {
-                slot.remember_stop(self.link.clone());
+            Transition::Released | Transition::Unseen(_) => {
                 self.close_step();
                 self.start = Span::none();
                 self.stop = Span::none();
-                self.measure(slot, Part::Release, None);
+                self.measure(pool, hub, Part::Release, None);
             }
         }
     }
@@ -146,23 +146,35 @@ impl Spans {
         self.step(step!(self.stop, span::KILL), span::KILL);
     }
 
-    /// What is done without a transition of its own. Done again, it is the same step.
-    pub(super) fn perform(&mut self, effect: &Effect) {
-        match effect {
-            Effect::Spawn => self.step(step!(self.start, span::SPAWN), span::SPAWN),
-            Effect::CheckPorts if self.step_name != span::PORT => self.step(step!(self.stop, span::PORT), span::PORT),
-            Effect::Unrecord if self.step_name != span::RECORD => {
-                self.step(step!(self.stop, span::RECORD), span::RECORD);
-            }
-            _ => {}
+    /// The spawn is being prepared.
+    pub(super) fn spawning(&mut self) {
+        self.step(step!(self.start, span::SPAWN), span::SPAWN);
+    }
+
+    /// The ports are being checked, for the first time or again.
+    pub(super) fn checking_ports(&mut self) {
+        if self.step_name != span::PORT {
+            self.step(step!(self.stop, span::PORT), span::PORT);
         }
+    }
+
+    /// The record is being removed, for the first time or again.
+    pub(super) fn unrecording(&mut self) {
+        if self.step_name != span::RECORD {
+            self.step(step!(self.stop, span::RECORD), span::RECORD);
+        }
+    }
+
+    /// Where the end's trace is: the next start is linked to it.
+    pub(super) fn last(&self) -> SpanLink {
+        self.link.clone()
     }
 
     fn signal(&mut self, signal: Signal) {
         if signal == Signal::KILL {
             self.killed();
         } else {
-            // The order is given in the same breath; that it was carried out is told with the end only.
+            // The order is given in the same step; that it was carried out shows with the end only.
             drop(step!(self.stop, span::TERM));
             self.step(step!(self.stop, span::WAIT), span::WAIT);
         }
@@ -178,12 +190,12 @@ impl Spans {
     }
 
     /// A part of its life is over, if it was this one.
-    fn measure(&mut self, slot: &Slot, part: Part, next: Option<Part>) {
+    fn measure(&mut self, pool: &str, hub: &Hub, part: Part, next: Option<Part>) {
         if let Some((now, since)) = self.part.take()
             && now == part
-            && let Some(observer) = slot.services.hub.observer()
+            && let Some(observer) = hub.observer()
         {
-            observer.duration(part, slot.services.hub.app(), &slot.worker.pool, since.elapsed());
+            observer.duration(part, hub.app(), pool, since.elapsed());
         }
         self.part = next.map(|next| (next, Instant::now()));
     }

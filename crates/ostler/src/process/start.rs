@@ -1,11 +1,14 @@
-//! The start of an incarnation: its turn, its ports and record, its environment, the spawn.
+//! The start of an incarnation: its turn, its ports and record, its environment, its spawn.
 
 mod environment;
-mod prepare;
+mod ports;
 mod refusal;
+mod reserve;
+mod spawn;
 mod streams;
 mod turn;
 
-pub(super) use prepare::{Prepared, Resources};
 pub(super) use refusal::of_spawn;
-pub(super) use turn::{stand_for, wait_turn};
+pub(super) use reserve::{Prepared, reserve};
+pub(super) use spawn::{learn_ports, order, prepare, spawned};
+pub(super) use turn::{follow_predecessor, wait_turn};

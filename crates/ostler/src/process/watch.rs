@@ -8,7 +8,6 @@ mod health;
 mod http;
 mod lines;
 mod notify;
-mod plan;
 mod probe;
 #[cfg(test)]
 mod tests;
@@ -19,14 +18,15 @@ use std::time::Duration;
 
 use ostler_core::failure::Failure;
 use ostler_core::supervision::Backoff;
+use tokio::sync::watch;
 
 use file::ReadyFile;
 #[cfg(feature = "fuzzing")]
 pub use file::ready_file;
-pub(crate) use health::{HealthPlan, HealthProbe, watch};
-pub(crate) use lines::LineWatch;
-pub(crate) use notify::Notifications;
-pub(crate) use probe::{ProbePlan, reachable};
+pub(in crate::process) use health::{HealthPlan, HealthProbe, watch as watch_health};
+pub(in crate::process) use lines::LineWatch;
+pub(in crate::process) use notify::{Heard, Notify};
+pub(in crate::process) use probe::{ProbePlan, reachable};
 
 use crate::services::PortMap;
 
@@ -40,30 +40,30 @@ const PAUSE_MAX: Duration = Duration::from_millis(250);
 /// long as it takes less than this.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(5);
 
-/// What tells that a worker is ready.
-pub(crate) struct ReadyPlan {
-    pub(crate) sign: Sign,
+/// What shows that a worker is ready.
+pub(in crate::process) struct ReadyPlan {
+    pub(in crate::process) sign: Sign,
     /// Where the latest reason for not being ready is left.
-    pub(crate) last_answer: LastAnswer,
+    pub(in crate::process) last_answer: LastAnswer,
 }
 
-/// The sign by which a worker tells that it is ready.
-pub(crate) enum Sign {
+/// The sign by which a worker shows that it is ready.
+pub(in crate::process) enum Sign {
     /// A probe succeeds.
     Probe(ProbePlan),
     /// A line matches.
     Line(LineWatch),
-    /// The file is there and not empty. It tells the ports of these names.
+    /// The file is there and not empty. It holds the ports of these names.
     File {
         /// `OSTLER_READY_FILE`.
         path: PathBuf,
         /// The names of the ports that the worker picks itself; the unnamed one is empty.
         reported: Vec<String>,
     },
-    /// `READY=1` from the worker's tree. Messages tell the ports of these names.
+    /// `READY=1` from the worker's tree. Messages report the ports of these names.
     Notify {
-        /// The worker's notify socket.
-        messages: Notifications,
+        /// What the worker's tree says.
+        heard: watch::Receiver<Heard>,
         /// The names of the ports that the worker picks itself; the unnamed one is empty.
         reported: Vec<String>,
     },
@@ -71,20 +71,20 @@ pub(crate) enum Sign {
     After(Duration),
 }
 
-/// What a worker told when it became ready.
+/// What a worker reported when it became ready.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct ReadyInfo {
+pub(in crate::process) struct ReadyInfo {
     /// The ports that it reported, by name.
-    pub(crate) ports: PortMap,
+    pub(in crate::process) ports: PortMap,
 }
 
 /// Why a worker was not ready when it was last looked at: for the message of the failure, if time runs out.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct LastAnswer(Arc<Mutex<Option<String>>>);
+pub(in crate::process) struct LastAnswer(Arc<Mutex<Option<String>>>);
 
 impl LastAnswer {
     /// The latest reason; `None` when there never was one.
-    pub(crate) fn get(&self) -> Option<String> {
+    pub(in crate::process) fn get(&self) -> Option<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -96,7 +96,7 @@ impl LastAnswer {
 /// What one look at a worker came to.
 #[derive(Debug)]
 enum Answer {
-    /// It is ready, or well; it told these ports.
+    /// It is ready, or well; it reported these ports.
     Yes(PortMap),
     /// Not now; it may be the next time.
     NotYet(String),
@@ -104,7 +104,7 @@ enum Answer {
     Never(Failure),
 }
 
-/// What has to be looked at again and again.
+/// What has to be polled.
 enum Look {
     Probe(ProbePlan),
     File(ReadyFile),
@@ -122,13 +122,14 @@ impl Look {
 /// Waits until the worker is ready. Has no time limit of its own.
 ///
 /// # Errors
-/// When it never will be: a stranger has its port (`port_in_use`), or the sign can't be watched.
-pub(crate) async fn wait_ready(plan: ReadyPlan) -> Result<ReadyInfo, Failure> {
+/// When it never will be: an unrelated process has its port (`port_in_use`), or the sign can't be
+/// watched.
+pub(in crate::process) async fn wait_ready(plan: ReadyPlan) -> Result<ReadyInfo, Failure> {
     let ReadyPlan { sign, last_answer } = plan;
     let ports = match sign {
         Sign::Probe(probe) => until_yes(&last_answer, Look::Probe(probe)).await?,
         Sign::File { path, reported } => until_yes(&last_answer, Look::File(ReadyFile::new(path, reported))).await?,
-        Sign::Notify { messages, reported } => messages.ready(&reported, &last_answer).await?,
+        Sign::Notify { heard, reported } => notify::ready(heard, &reported, &last_answer).await?,
         Sign::Line(lines) => {
             last_answer.set("no line matched yet".to_owned());
             lines.matched().await;
@@ -142,7 +143,7 @@ pub(crate) async fn wait_ready(plan: ReadyPlan) -> Result<ReadyInfo, Failure> {
     Ok(ReadyInfo { ports })
 }
 
-/// Looks again and again, with pauses that double from [`PAUSE_FIRST`] to [`PAUSE_MAX`] and differ by chance, so that
+/// Polls, with pauses that double from [`PAUSE_FIRST`] to [`PAUSE_MAX`] and vary at random, so that
 /// workers that start together don't ask together.
 async fn until_yes(last_answer: &LastAnswer, mut look: Look) -> Result<PortMap, Failure> {
     let pauses = Backoff {

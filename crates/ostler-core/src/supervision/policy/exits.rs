@@ -132,6 +132,8 @@ impl<S: Clone> Policy<S> {
             attempt,
             delay,
             restarts,
+            intensity: self.intensity.clone(),
+            at: now,
         });
         let wait_until = (!delay.is_zero()).then(|| (now + delay, reason));
         self.begin_restart(key, wait_until);

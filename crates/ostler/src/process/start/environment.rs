@@ -1,4 +1,5 @@
-//! The worker's environment: the host's, without what was meant for the host alone, with what the worker is told.
+//! The worker's environment: the host's, without what describes the host, with what describes the
+//! worker.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -8,9 +9,10 @@ use std::time::Duration;
 use ostler_core::ids::{Incarnation, RunId, WorkerId};
 use ostler_core::spec::WorkerSpec;
 
+use super::super::incarnation::port_variable;
 use crate::services::PortMap;
 
-/// What a worker is told by its environment beside what its specification says.
+/// What a worker's environment says beside its specification.
 #[derive(Debug, Default)]
 pub(super) struct Offers<'a> {
     pub(super) ports: PortMap,
@@ -23,21 +25,31 @@ pub(super) struct Offers<'a> {
     pub(super) trace: Option<(String, Option<String>)>,
 }
 
-/// What the child overwrites with its own pid, which nobody knows before the fork.
+/// The child overwrites this with its own pid, which is not known before the fork.
 pub(super) const LISTEN_PID: &str = "LISTEN_PID";
 
-/// Variables of the host that must not reach a worker: they speak of the host's own manager (`sd_notify(3)`,
-/// `sd_listen_fds(3)`, systemd.exec(5)).
+/// Variables of the host that must not reach a worker: they describe the host to its own manager
+/// (`sd_notify(3)`, `sd_listen_fds(3)`, systemd.exec(5), or another Ostler), or its place in a trace.
+/// Everything that this module sets is among them, except for the marker: a process of a worker's
+/// worker belongs to both runs.
 pub(super) fn is_for_the_host_alone(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes();
-    name == b"NOTIFY_SOCKET"
-        || name == b"JOURNAL_STREAM"
-        || name.starts_with(b"LISTEN_")
-        || name.starts_with(b"WATCHDOG_")
-        // The trace that the host was started in is not the one that starts the worker.
-        || name == TRACE_PARENT.as_bytes()
-        || name == TRACE_STATE.as_bytes()
+    let names = [
+        NOTIFY_SOCKET,
+        "JOURNAL_STREAM",
+        "PORT",
+        READY_FILE,
+        SOCKET,
+        TRACE_PARENT,
+        TRACE_STATE,
+    ];
+    let prefixes = ["LISTEN_", "WATCHDOG_", "PORT_"];
+    names.iter().any(|of| name == of.as_bytes()) || prefixes.iter().any(|of| name.starts_with(of.as_bytes()))
 }
+
+const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
+const READY_FILE: &str = "OSTLER_READY_FILE";
+const SOCKET: &str = "OSTLER_SOCKET";
 
 /// The place in a trace, as OpenTelemetry passes it by the environment.
 const TRACE_PARENT: &str = "TRACEPARENT";
@@ -56,7 +68,7 @@ pub(super) fn environment(
     if spec.inherit_env {
         env.extend(inherited.filter(|(name, _)| !is_for_the_host_alone(name)));
     }
-    // Before the specification's: whoever sets one means another trace.
+    // Before the specification's, which may name another trace.
     if let Some((parent, state)) = &offers.trace {
         env.insert(TRACE_PARENT.into(), parent.into());
         env.extend(state.iter().map(|state| (TRACE_STATE.into(), state.into())));
@@ -64,18 +76,13 @@ pub(super) fn environment(
     env.extend(spec.env.iter().map(|(name, value)| (name.into(), value.into())));
     env.insert(run.marker_name().into(), worker.marker_value(incarnation).into());
     for (name, port) in &offers.ports {
-        let variable = if name.is_empty() {
-            "PORT".to_owned()
-        } else {
-            format!("PORT_{}", name.to_ascii_uppercase())
-        };
-        env.insert(variable.into(), port.to_string().into());
+        env.insert(port_variable(name).into(), port.to_string().into());
     }
     if let Some(socket) = &offers.notify_socket {
-        env.insert("NOTIFY_SOCKET".into(), socket.clone());
+        env.insert(NOTIFY_SOCKET.into(), socket.clone());
     }
     if let Some(file) = offers.ready_file {
-        env.insert("OSTLER_READY_FILE".into(), file.into());
+        env.insert(READY_FILE.into(), file.into());
     }
     if let Some(interval) = offers.watchdog {
         env.insert("WATCHDOG_USEC".into(), interval.as_micros().to_string().into());
@@ -109,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_meant_for_the_host_does_not_reach_the_worker() {
+    fn what_describes_the_host_does_not_reach_the_worker() {
         let host = [
             ("NOTIFY_SOCKET", "x"),
             ("LISTEN_FDS", "1"),
@@ -122,6 +129,28 @@ mod tests {
         let names: Vec<_> = env.keys().map(String::as_str).collect();
         assert_eq!(names, ["OSTLER_RUN_00000000000000000000000000000007", "PATH"]);
         assert_eq!(env["OSTLER_RUN_00000000000000000000000000000007"], "p/1#3");
+    }
+
+    /// An Ostler that is itself another Ostler's worker: its workers must not report ready in its place, or
+    /// take its port for theirs.
+    #[test]
+    fn nothing_that_is_set_for_a_worker_reaches_its_own_workers() {
+        let mut spec = WorkerSpec::new(["x"]);
+        spec.inherit_env = false;
+        let offers = Offers {
+            ports: [(String::new(), 80), ("http".to_owned(), 81)].into(),
+            listeners: vec![String::new()],
+            notify_socket: Some("/n".into()),
+            ready_file: Some(Path::new("/r")),
+            watchdog: Some(Duration::from_secs(2)),
+            trace: Some(("00-start".into(), Some("start=1".into()))),
+        };
+        let mut outer = build(&spec, &[], &offers);
+        outer.insert("OSTLER_SOCKET".into(), "/s".into());
+        let host: Vec<(&str, &str)> = outer.iter().map(|(name, value)| (&**name, &**value)).collect();
+        let inner = build(&WorkerSpec::new(["x"]), &host, &Offers::default());
+        let names: Vec<&str> = inner.keys().map(String::as_str).collect();
+        assert_eq!(names, ["OSTLER_RUN_00000000000000000000000000000007"]);
     }
 
     #[test]
@@ -157,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_and_sockets_are_told() {
+    fn ports_and_sockets_are_set() {
         let offers = Offers {
             ports: [(String::new(), 80), ("http".to_owned(), 81)].into(),
             listeners: vec![String::new(), "http".into()],

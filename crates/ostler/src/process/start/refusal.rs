@@ -1,5 +1,5 @@
-//! Why an incarnation could not be started, as a failure in words: what its machine, its guardian and its own
-//! specification refuse.
+//! Why an incarnation could not be started: what its machine, its guardian and its own specification
+//! refuse.
 
 use std::io;
 
@@ -21,8 +21,8 @@ pub(in crate::process) fn of_spawn(spec: &WorkerSpec, step: SpawnStep, errno: i3
         .map_or_else(|| ".".into(), |path| path.display().to_string());
     let limit = limits::reason_of_errno(errno);
     let (reason, message) = match (step, limit) {
-        // The sitter was killed before it had its order or its child, what it left is being killed still, or its socket is full
-        // (EAGAIN).
+        // The sitter was killed before it had its order or its child, what it left is still being
+        // killed, or its socket is full (EAGAIN).
         (SpawnStep::Slot | SpawnStep::Forward | SpawnStep::Parent, None | Some(Reason::ProcessLimit))
             if error.kind() != io::ErrorKind::InvalidInput =>
         {
@@ -58,8 +58,8 @@ pub(in crate::process) fn of_spawn(spec: &WorkerSpec, step: SpawnStep, errno: i3
     }
 }
 
-/// An order that could not be given. Only a guardian that is gone is nobody's fault: a request that can't be made is
-/// counted, or it would be made again and again.
+/// An order that could not be given. Only a guardian that is gone is not the worker's fault: a request
+/// that can't be made is counted, or it would be repeated without end.
 pub(super) fn of_order(error: &OrderError) -> Failure {
     let message = format!("the order to spawn did not reach the guardian: {error}");
     match error {
@@ -106,7 +106,7 @@ mod tests {
     use nix::libc::{EACCES, EAGAIN, EBUSY, EINVAL, EMFILE, ENOENT, EPERM, EPIPE, ESHUTDOWN, ESRCH, ETOOMANYREFS};
 
     #[test]
-    fn only_what_the_worker_can_help_is_the_workers_fault() {
+    fn only_faults_of_the_worker_are_counted() {
         let spec = ostler_core::spec::PoolSpec::new("p", ["sh"]).worker;
         let rows = [
             (SpawnStep::Slot, EBUSY, Reason::GuardianLost),

@@ -1,4 +1,5 @@
-//! What an incarnation waits for before it is reserved: the release of the one before it, the machine, its turn.
+//! What an incarnation waits for before it is reserved: the release of the one before it, a pause, its
+//! turn.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,71 +8,63 @@ use ostler_core::failure::{Failure, Reason};
 use ostler_core::lifecycle::Outcome;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
-use super::super::protocol::{Message, Progress};
-use super::super::slot::Slot;
+use super::super::host::Setup;
+use super::super::patience;
+use super::super::protocol::{Order, Progress};
 
-/// The pause after the first start that failed uncounted; doubled after each that follows, up to [`PAUSE_MAX`].
+/// The pause after the first start that failed uncounted; doubled after each that follows, up to
+/// [`PAUSE_MAX`].
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 /// The longest such pause.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// Waits until the incarnation may be reserved. An error is how it ended without having been reserved.
 pub(in crate::process) async fn wait_turn(
-    slot: &Arc<Slot>,
+    setup: &Setup,
+    uncounted_failures: u32,
     predecessor: Option<watch::Receiver<Progress>>,
-    inbox: &mut mpsc::UnboundedReceiver<Message>,
+    orders: &mut mpsc::UnboundedReceiver<Order>,
 ) -> Result<OwnedSemaphorePermit, Outcome> {
     let turn = async {
-        await_predecessor(slot, predecessor).await?;
-        let pause = pause_after(slot.memory().uncounted_failures);
-        if !pause.is_zero() {
-            tokio::time::sleep(pause).await;
-        }
-        // The semaphore is never closed while its slot lives.
-        Arc::clone(&slot.starting)
+        await_predecessor(setup.pool.worker.release_timeout, predecessor).await?;
+        tokio::time::sleep(pause_after(uncounted_failures)).await;
+        // The semaphore is never closed while its pool lives.
+        Arc::clone(&setup.starting)
             .acquire_owned()
             .await
             .map_err(|_| Outcome::Stopped { status: None })
     };
     tokio::select! {
         biased;
-        () = stopped(inbox) => Err(Outcome::Stopped { status: None }),
+        // Every order ends it.
+        Some(_) = orders.recv() => Err(Outcome::Stopped { status: None }),
         permit = turn => permit,
     }
 }
 
-/// Ends when the incarnation is told to stop. Nothing else can be told before it is reserved.
-async fn stopped(inbox: &mut mpsc::UnboundedReceiver<Message>) {
-    while let Some(message) = inbox.recv().await {
-        match message {
-            Message::Stop { .. } => return,
-            Message::Guardian(_) | Message::GuardianLost | Message::SittersEnded => {}
-        }
-    }
-}
-
-async fn await_predecessor(slot: &Slot, predecessor: Option<watch::Receiver<Progress>>) -> Result<(), Outcome> {
+async fn await_predecessor(limit: Duration, predecessor: Option<watch::Receiver<Progress>>) -> Result<(), Outcome> {
     let Some(mut predecessor) = predecessor else {
         return Ok(());
     };
-    let limit = slot.spec.worker.release_timeout;
+    // An error means that its driver is gone, and so is this one soon.
     let released = predecessor.wait_for(|progress| *progress == Progress::Released);
-    match tokio::time::timeout(limit, released).await {
-        // An error means that its driver is gone, and so is this one soon.
-        Ok(_) => Ok(()),
-        Err(_) => Err(Outcome::Failed(Failure::new(
-            Reason::ReleaseTimeout,
-            format!(
-                "what its predecessor held is still held after {:.3} s more",
-                limit.as_secs_f64()
-            ),
-        ))),
+    if patience::within(limit, released).await.is_some() {
+        return Ok(());
     }
+    let reason = match *predecessor.borrow() {
+        Progress::Overdue(reason) => reason,
+        Progress::Held | Progress::Released => Reason::ReleaseTimeout,
+    };
+    let message = format!(
+        "what its predecessor held is still held after {:.3} s more",
+        limit.as_secs_f64()
+    );
+    Err(Outcome::Failed(Failure::new(reason, message)))
 }
 
-/// Ends an incarnation that never had its turn. It holds nothing itself; what its predecessor holds is still in the way
-/// of whoever comes next, and has to be seen by a stop.
-pub(in crate::process) async fn stand_for(
+/// Represents the predecessor of an incarnation that never had its turn. It holds nothing itself; what
+/// its predecessor holds is still in the way of the next one, and a stop must see it.
+pub(in crate::process) async fn follow_predecessor(
     predecessor: Option<watch::Receiver<Progress>>,
     progress: &watch::Sender<Progress>,
 ) {
@@ -101,13 +94,35 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_never_had_its_turn_is_released_when_its_predecessor_is() {
-        let (before, seen) = watch::channel(Progress::Overdue);
+        let (before, seen) = watch::channel(Progress::Overdue(Reason::ReleaseTimeout));
         let (progress, mut shown) = watch::channel(Progress::Held);
-        let standing = tokio::spawn(async move { stand_for(Some(seen), &progress).await });
-        assert!(shown.wait_for(|shown| *shown == Progress::Overdue).await.is_ok());
+        let following = tokio::spawn(async move { follow_predecessor(Some(seen), &progress).await });
+        assert!(
+            shown
+                .wait_for(|shown| matches!(*shown, Progress::Overdue(_)))
+                .await
+                .is_ok()
+        );
         before.send_replace(Progress::Released);
         assert!(shown.wait_for(|shown| *shown == Progress::Released).await.is_ok());
-        standing.await.unwrap();
+        following.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_predecessor_that_stays_is_waited_for_and_its_reason_is_kept() {
+        let limit = Duration::from_secs(10);
+        let (before, seen) = watch::channel(Progress::Held);
+        assert_eq!(await_predecessor(limit, None).await, Ok(()));
+        let held = await_predecessor(limit, Some(seen.clone())).await;
+        assert!(matches!(held, Err(Outcome::Failed(failure)) if failure.reason == Reason::ReleaseTimeout));
+        before.send_replace(Progress::Overdue(Reason::StoreFailed));
+        let stalled = await_predecessor(limit, Some(seen.clone())).await;
+        assert!(
+            matches!(stalled, Err(Outcome::Failed(failure)) if !failure.reason.is_counted()),
+            "a store that stalls is never counted"
+        );
+        before.send_replace(Progress::Released);
+        assert_eq!(await_predecessor(limit, Some(seen)).await, Ok(()));
     }
 
     #[test]

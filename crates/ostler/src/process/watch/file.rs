@@ -1,4 +1,4 @@
-//! The ready file: there and not empty is ready. It may tell the ports that the worker picked.
+//! The ready file: there and not empty is ready. It may hold the ports that the worker picked.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read as _};
@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 
+use super::super::incarnation::port_variable;
 use super::Answer;
 use crate::services::PortMap;
 
 /// More than this of a ready file is not read.
 const LONGEST: u64 = 4096;
 
-/// `OSTLER_READY_FILE` as it is looked at again and again.
+/// `OSTLER_READY_FILE`, polled.
 pub(super) struct ReadyFile {
     path: PathBuf,
     reported: Vec<String>,
@@ -56,7 +57,7 @@ impl ReadyFile {
     }
 }
 
-/// The text of the file; `None` when there is none yet. A file that is no regular one could hang its reader.
+/// The text of the file; `None` when there is none yet. Anything but a regular file could hang its reader.
 fn read(path: &Path) -> io::Result<Option<String>> {
     let file = match OpenOptions::new()
         .read(true)
@@ -68,7 +69,7 @@ fn read(path: &Path) -> io::Result<Option<String>> {
         Err(error) => return Err(error),
     };
     if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
     }
     let mut bytes = Vec::new();
     file.take(LONGEST).read_to_end(&mut bytes)?;
@@ -81,21 +82,17 @@ fn ports(text: &str, reported: &[String]) -> Result<PortMap, String> {
         return Ok(PortMap::from([(only.clone(), number)]));
     }
     let line = |name: &String| {
-        let key = if name.is_empty() {
-            "PORT".to_owned()
-        } else {
-            format!("PORT_{}", name.to_ascii_uppercase())
-        };
-        let told = text
+        let key = port_variable(name);
+        let line = text
             .lines()
             .filter_map(|line| line.split_once('='))
             .find(|(of, _)| of.trim() == key);
-        let number = told.and_then(|(_, number)| port_number(number));
+        let number = line.and_then(|(_, number)| port_number(number));
         number
             .map(|number| (name.clone(), number))
             .ok_or_else(|| match reported {
-                [_] => format!("tells no port: a number from 1 to 65535 is wanted, or {key}=n"),
-                _ => format!("tells no port by {key}=n, with a number from 1 to 65535"),
+                [_] => format!("has no port: expected a number from 1 to 65535, or {key}=n"),
+                _ => format!("has no line {key}=n with a number from 1 to 65535"),
             })
     };
     reported.iter().map(line).collect()
@@ -128,7 +125,7 @@ mod tests {
         names.iter().map(|name| (*name).to_owned()).collect()
     }
 
-    fn told(text: &str, reported: &[&str]) -> Option<Vec<u16>> {
+    fn parsed(text: &str, reported: &[&str]) -> Option<Vec<u16>> {
         ports(text, &names(reported))
             .ok()
             .map(|ports| ports.into_values().collect())
@@ -136,19 +133,19 @@ mod tests {
 
     #[test]
     fn a_single_reported_port_is_the_number_alone_or_a_line() {
-        assert_eq!(told("8080\n", &[""]), Some(vec![8080]));
-        assert_eq!(told("8080", &["http"]), Some(vec![8080]));
-        assert_eq!(told("PORT_HTTP=8080\n", &["http"]), Some(vec![8080]));
-        assert_eq!(told("PORT=8080\n", &[""]), Some(vec![8080]));
-        assert_eq!(told("0\n", &[""]), None);
-        assert_eq!(told("70000\n", &[""]), None);
-        assert_eq!(told("ready\n", &[""]), None);
+        assert_eq!(parsed("8080\n", &[""]), Some(vec![8080]));
+        assert_eq!(parsed("8080", &["http"]), Some(vec![8080]));
+        assert_eq!(parsed("PORT_HTTP=8080\n", &["http"]), Some(vec![8080]));
+        assert_eq!(parsed("PORT=8080\n", &[""]), Some(vec![8080]));
+        assert_eq!(parsed("0\n", &[""]), None);
+        assert_eq!(parsed("70000\n", &[""]), None);
+        assert_eq!(parsed("ready\n", &[""]), None);
     }
 
     #[test]
     fn several_reported_ports_need_a_line_each() {
-        assert_eq!(told("PORT_A=1\nPORT_B = 2\n", &["a", "b"]), Some(vec![1, 2]));
-        assert_eq!(told("PORT_A=1\n", &["a", "b"]), None);
+        assert_eq!(parsed("PORT_A=1\nPORT_B = 2\n", &["a", "b"]), Some(vec![1, 2]));
+        assert_eq!(parsed("PORT_A=1\n", &["a", "b"]), None);
     }
 
     #[tokio::test]
@@ -173,7 +170,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_pipe_in_its_place_hangs_nobody() {
+    async fn a_pipe_in_its_place_does_not_hang_the_reader() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ready");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -181,6 +178,6 @@ mod tests {
         let Answer::NotYet(why) = file.look().await else {
             panic!("a pipe is not ready")
         };
-        assert!(why.contains("no regular file"), "{why}");
+        assert!(why.contains("not a regular file"), "{why}");
     }
 }

@@ -4,46 +4,39 @@ use std::time::Duration;
 
 use ostler_core::failure::{Failure, Reason};
 use ostler_core::spec::Health;
+use tokio::sync::watch;
 
-use super::notify::{Notifications, unreadable};
+use super::notify::{self, Heard};
 use super::{Answer, ProbePlan};
 
 /// What is watched of a ready worker.
-pub(crate) struct HealthPlan {
+pub(in crate::process) struct HealthPlan {
     /// A probe on an interval.
-    pub(crate) probe: Option<HealthProbe>,
-    /// Its notify socket. It is read also where no heartbeat is wanted: a worker that sends its status must never find
-    /// the socket full.
-    pub(crate) messages: Option<Notifications>,
-    /// The longest silence between two `WATCHDOG=1`; `None`: any.
-    pub(crate) watchdog: Option<Duration>,
+    pub(in crate::process) probe: Option<HealthProbe>,
+    /// What its tree says, and the longest silence between two `WATCHDOG=1`.
+    pub(in crate::process) heartbeat: Option<(watch::Receiver<Heard>, Duration)>,
 }
 
 /// A probe on an interval.
-pub(crate) struct HealthProbe {
-    pub(crate) plan: ProbePlan,
+pub(in crate::process) struct HealthProbe {
+    pub(in crate::process) plan: ProbePlan,
     /// Interval, time limit and misses.
-    pub(crate) rules: Health,
+    pub(in crate::process) rules: Health,
 }
 
 /// Waits until the worker is no longer well, and says why. Never returns when nothing is watched.
-pub(crate) async fn watch(plan: HealthPlan) -> Failure {
-    let HealthPlan {
-        probe,
-        messages,
-        watchdog,
-    } = plan;
+pub(in crate::process) async fn watch(plan: HealthPlan) -> Failure {
+    let HealthPlan { probe, heartbeat } = plan;
     let probes = async {
         match &probe {
-            Some(probe) => probe_again_and_again(probe).await,
+            Some(probe) => poll(probe).await,
             None => std::future::pending().await,
         }
     };
     let heartbeats = async {
-        match (&messages, watchdog) {
-            (Some(messages), Some(longest)) => heartbeats(messages, longest).await,
-            (Some(messages), None) => read_and_ignore(messages).await,
-            (None, _) => std::future::pending().await,
+        match heartbeat {
+            Some((heard, longest)) => notify::silence(heard, longest).await,
+            None => std::future::pending().await,
         }
     };
     tokio::select! {
@@ -53,7 +46,7 @@ pub(crate) async fn watch(plan: HealthPlan) -> Failure {
 }
 
 /// The first probe comes one interval after ready; each later one an interval after the end of the one before.
-async fn probe_again_and_again(probe: &HealthProbe) -> Failure {
+async fn poll(probe: &HealthProbe) -> Failure {
     let Health {
         every, timeout, misses, ..
     } = probe.rules;
@@ -76,28 +69,4 @@ async fn probe_again_and_again(probe: &HealthProbe) -> Failure {
             );
         }
     }
-}
-
-/// The silence is counted from ready, and then from each `WATCHDOG=1` of the tree.
-async fn heartbeats(messages: &Notifications, longest: Duration) -> Failure {
-    let mut heard = tokio::time::Instant::now();
-    loop {
-        match tokio::time::timeout_at(heard + longest, messages.next()).await {
-            Ok(Ok(message)) if message.watchdog => heard = tokio::time::Instant::now(),
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => return unreadable(Reason::HeartbeatLost, &error),
-            Err(_) => {
-                return Failure::new(
-                    Reason::HeartbeatLost,
-                    format!("no WATCHDOG=1 came for longer than watchdog ({longest:?})"),
-                );
-            }
-        }
-    }
-}
-
-/// Ends only when the socket can't be read: that alone makes no worker unwell.
-async fn read_and_ignore(messages: &Notifications) -> Failure {
-    while messages.next().await.is_ok() {}
-    std::future::pending().await
 }

@@ -1,4 +1,4 @@
-//! The watch for a line by which a worker tells that it is ready.
+//! The watch for a line by which a worker reports that it is ready.
 
 use std::sync::Arc;
 
@@ -7,28 +7,28 @@ use tokio::sync::watch;
 
 /// Sees every line of a worker, in place, so that none is missed however many there are.
 #[derive(Debug, Clone)]
-pub(crate) struct LineWatch {
+pub(in crate::process) struct LineWatch {
     pattern: Arc<Regex>,
     seen: watch::Sender<bool>,
 }
 
 impl LineWatch {
     /// A watch for lines that match the pattern.
-    pub(crate) fn new(pattern: &str) -> Result<Self, regex::Error> {
+    pub(in crate::process) fn new(pattern: &str) -> Result<Self, regex::Error> {
         Ok(Self {
             pattern: Arc::new(Regex::new(pattern)?),
             seen: watch::Sender::new(false),
         })
     }
 
-    pub(crate) fn see(&self, line: &str) {
+    pub(in crate::process) fn see(&self, line: &str) {
         if !*self.seen.borrow() && self.pattern.is_match(line) {
             self.seen.send_replace(true);
         }
     }
 
     /// Waits for the first line that matches; at once when it has come already.
-    pub(crate) async fn matched(&self) {
+    pub(in crate::process) async fn matched(&self) {
         // The sender lives in `self`.
         let _ = self.seen.subscribe().wait_for(|seen| *seen).await;
     }
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_line_seen_before_anybody_waits_counts() {
+    async fn a_line_seen_before_the_wait_counts() {
         let watch = LineWatch::new("^ready").unwrap();
         watch.see("not ready");
         assert!(!*watch.seen.borrow());

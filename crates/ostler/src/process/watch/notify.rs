@@ -1,78 +1,239 @@
 //! What the worker's tree says on its notify socket (the `sd_notify` protocol, sd_notify(3)).
+//!
+//! The socket is read from the spawn to the release, whatever the worker's state: a worker whose
+//! messages lie unread blocks in its next one. What they say is noted in [`Heard`], and readiness and
+//! heartbeat are watched there.
 
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::ffi::OsString;
 use std::io;
-use std::sync::Arc;
+use std::path::Path;
+use std::time::Duration;
 
 use ostler_core::failure::{Failure, Reason};
 use ostler_os::notify::{Message, NotifySocket};
 use ostler_os::{procfile, tree};
-use tokio::sync::Mutex;
+use tokio::sync::watch;
 
+use super::super::incarnation::port_variable;
+use super::super::patience::Deadline;
 use super::LastAnswer;
 use crate::services::PortMap;
 
-/// The notify socket of one worker, of which only its own tree's messages count.
-#[derive(Debug, Clone)]
-pub(crate) struct Notifications {
-    pub(crate) socket: Arc<Mutex<NotifySocket>>,
-    /// The sitter under which the tree lives.
-    pub(crate) sitter: i32,
+/// So many messages are read before everything else of the incarnation has its turn.
+const AT_ONCE: u32 = 32;
+
+/// What the worker's tree has said so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in crate::process) struct Heard {
+    ready: bool,
+    /// By the name as sent, in capitals; `PORT` has the empty name.
+    ports: BTreeMap<String, u16>,
+    status: Option<String>,
+    /// How many `WATCHDOG=1`.
+    beats: u64,
+    /// Why nothing more will be heard.
+    unreadable: Option<String>,
 }
 
-impl Notifications {
-    /// The next message of the worker's tree.
-    pub(super) async fn next(&self) -> io::Result<Message> {
-        loop {
-            let message = self.socket.lock().await.recv().await?;
-            if self.is_ours(message.sender_pid) {
-                return Ok(message);
-            }
-            tracing::warn!(target: "ostler", pid = message.sender_pid, "a message to a worker's notify socket came from outside its tree, and is not heard");
+impl Heard {
+    fn take(&mut self, message: Message) {
+        self.ready |= message.ready;
+        self.beats += u64::from(message.watchdog);
+        self.status = message.status.or(self.status.take());
+        for (name, number) in message.ports {
+            self.ports.insert(name.to_ascii_uppercase(), number);
         }
     }
 
-    /// A sender that has ended already can't be asked whose it was: `systemd-notify` ends as soon as it has sent. The
-    /// socket's name is known to the tree alone, so it is heard.
-    fn is_ours(&self, pid: i32) -> bool {
-        match tree::is_descendant(pid, self.sitter) {
-            Ok(true) => true,
-            Ok(false) | Err(_) => matches!(procfile::stat(pid), Ok(None)),
-        }
-    }
-
-    /// Waits for `READY=1`, and for every port that the worker reports, in whichever messages they come.
-    pub(super) async fn ready(&self, reported: &[String], last_answer: &LastAnswer) -> Result<PortMap, Failure> {
-        let mut ports = PortMap::new();
-        let mut ready = false;
-        last_answer.set("no READY=1 came".to_owned());
-        loop {
-            let message = self
-                .next()
-                .await
-                .map_err(|error| unreadable(Reason::ReadyTimeout, &error))?;
-            ready |= message.ready;
-            for (name, number) in &message.ports {
-                if let Some(known) = reported.iter().find(|known| known.eq_ignore_ascii_case(name)) {
-                    ports.insert(known.clone(), *number);
-                }
-            }
-            let missing = reported.iter().find(|name| !ports.contains_key(*name));
-            match (ready, missing) {
-                (true, None) => return Ok(ports),
-                (true, Some(name)) if name.is_empty() => last_answer.set("READY=1 came without PORT=n".to_owned()),
-                (true, Some(name)) => {
-                    last_answer.set(format!("READY=1 came without PORT_{}=n", name.to_ascii_uppercase()));
-                }
-                (false, _) => {
-                    if let Some(status) = message.status {
-                        last_answer.set(format!("no READY=1 came; its status: {status}"));
-                    }
-                }
-            }
-        }
+    fn port(&self, name: &str) -> Option<u16> {
+        self.ports.get(&name.to_ascii_uppercase()).copied()
     }
 }
 
-pub(super) fn unreadable(reason: Reason, error: &io::Error) -> Failure {
+/// The notify socket of one incarnation.
+#[derive(Debug)]
+pub(in crate::process) struct Notify {
+    /// Until it is listened to.
+    socket: Option<NotifySocket>,
+    env_value: OsString,
+    heard: watch::Sender<Heard>,
+}
+
+impl Notify {
+    /// A socket of this name.
+    ///
+    /// # Errors
+    /// What [`NotifySocket::bind`] says.
+    pub(in crate::process) fn bind(directory: &Path, name: &str) -> io::Result<Self> {
+        let socket = NotifySocket::bind(directory, name)?;
+        Ok(Self {
+            env_value: socket.env_value(),
+            socket: Some(socket),
+            heard: watch::Sender::default(),
+        })
+    }
+
+    /// What the worker's `NOTIFY_SOCKET` must be.
+    pub(in crate::process) fn env_value(&self) -> OsString {
+        self.env_value.clone()
+    }
+
+    pub(in crate::process) fn heard(&self) -> watch::Receiver<Heard> {
+        self.heard.subscribe()
+    }
+
+    /// Reads the socket from now on. Only messages of the tree below this sitter count. `None`: it is
+    /// being read already.
+    pub(in crate::process) fn listen(
+        &mut self,
+        sitter: i32,
+    ) -> Option<impl Future<Output = Infallible> + Send + use<>> {
+        Some(listen(self.socket.take()?, sitter, self.heard.clone()))
+    }
+}
+
+async fn listen(mut socket: NotifySocket, sitter: i32, heard: watch::Sender<Heard>) -> Infallible {
+    let mut read = 0;
+    loop {
+        match socket.recv().await {
+            Ok(message) if is_ours(message.sender_pid, sitter) => heard.send_modify(|heard| heard.take(message)),
+            Ok(message) => {
+                tracing::warn!(
+                    target: "ostler", pid = message.sender_pid,
+                    "a message to a worker's notify socket came from outside its tree and is ignored"
+                );
+            }
+            Err(error) => {
+                heard.send_modify(|heard| heard.unreadable = Some(error.to_string()));
+                return std::future::pending().await;
+            }
+        }
+        read += 1;
+        if read % AT_ONCE == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Whether the sender belongs to the tree. One that has ended already (`systemd-notify` ends as soon as
+/// it has sent) can't be looked up; the socket's name is known to the tree alone, so it counts.
+fn is_ours(pid: i32, sitter: i32) -> bool {
+    match tree::is_descendant(pid, sitter) {
+        Ok(true) => true,
+        Ok(false) | Err(_) => matches!(procfile::stat(pid), Ok(None)),
+    }
+}
+
+/// Waits for `READY=1`, and for every port that the worker reports, in whichever messages they come.
+///
+/// # Errors
+/// When the socket can't be read.
+pub(super) async fn ready(
+    mut heard: watch::Receiver<Heard>,
+    reported: &[String],
+    last_answer: &LastAnswer,
+) -> Result<PortMap, Failure> {
+    loop {
+        let now = heard.borrow_and_update().clone();
+        if let Some(error) = &now.unreadable {
+            return Err(unreadable(Reason::ReadyTimeout, error));
+        }
+        let missing = reported.iter().find(|name| now.port(name).is_none());
+        last_answer.set(match (now.ready, missing, &now.status) {
+            (true, None, _) => {
+                let port = |name: &String| Some((name.clone(), now.port(name)?));
+                return Ok(reported.iter().filter_map(port).collect());
+            }
+            (true, Some(name), _) => format!("READY=1 came without {}=n", port_variable(name)),
+            (false, _, Some(status)) => format!("no READY=1 came; its status: {status}"),
+            (false, _, None) => "no READY=1 came".to_owned(),
+        });
+        changed(&mut heard).await;
+    }
+}
+
+/// Waits until `WATCHDOG=1` has not come for longer than `longest`. The silence is counted from ready,
+/// then from each `WATCHDOG=1` of the tree.
+pub(super) async fn silence(mut heard: watch::Receiver<Heard>, longest: Duration) -> Failure {
+    let mut beats = heard.borrow_and_update().beats;
+    let mut deadline = Deadline::new(longest);
+    loop {
+        if tokio::time::timeout_at(deadline.at(), changed(&mut heard))
+            .await
+            .is_err()
+            && deadline.is_over()
+        {
+            return Failure::new(
+                Reason::HeartbeatLost,
+                format!("no WATCHDOG=1 came for longer than watchdog ({longest:?})"),
+            );
+        }
+        let now = heard.borrow_and_update();
+        if let Some(error) = &now.unreadable {
+            return unreadable(Reason::HeartbeatLost, error);
+        }
+        if now.beats != beats {
+            beats = now.beats;
+            deadline = Deadline::new(longest);
+        }
+    }
+}
+
+/// Never returns when nothing more can be heard, as when the runtime shuts down.
+async fn changed(heard: &mut watch::Receiver<Heard>) {
+    if heard.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn unreadable(reason: Reason, error: &str) -> Failure {
     Failure::new(reason, format!("its notify socket can't be read: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::{Instant, advance};
+
+    fn beat(heard: &watch::Sender<Heard>) {
+        heard.send_modify(|heard| heard.beats += 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_beat_sets_the_silence_back() {
+        let (longest, heard) = (Duration::from_secs(2), watch::Sender::default());
+        let watched = tokio::spawn(silence(heard.subscribe(), longest));
+        tokio::task::yield_now().await;
+        for _ in 0..5 {
+            advance(longest - Duration::from_millis(1)).await;
+            beat(&heard);
+            tokio::task::yield_now().await;
+        }
+        let since = Instant::now();
+        assert_eq!(watched.await.unwrap().reason, Reason::HeartbeatLost);
+        assert!(since.elapsed() >= longest);
+    }
+
+    /// The host was suspended for longer than the watchdog, and runs again: a beat that comes then counts.
+    #[tokio::test(start_paused = true)]
+    async fn a_suspended_host_gives_the_heartbeat_another_chance() {
+        let (longest, heard) = (Duration::from_secs(2), watch::Sender::default());
+        let watched = tokio::spawn(silence(heard.subscribe(), longest));
+        tokio::task::yield_now().await;
+        advance(longest * 3).await;
+        tokio::task::yield_now().await;
+        assert!(!watched.is_finished());
+        beat(&heard);
+        tokio::task::yield_now().await;
+        advance(longest - Duration::from_millis(1)).await;
+        tokio::task::yield_now().await;
+        assert!(!watched.is_finished());
+        assert_eq!(
+            watched.await.unwrap().reason,
+            Reason::HeartbeatLost,
+            "it is silent since"
+        );
+    }
 }

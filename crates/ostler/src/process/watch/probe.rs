@@ -9,38 +9,39 @@ use ostler_os::ports::{ListenerOwner, listener_in_tree};
 use ostler_os::sockets::name_holders;
 use tokio::net::TcpStream;
 
+use super::super::patience;
 use super::{Answer, http};
 use crate::services::PortMap;
 
-/// A stranger's socket must be seen twice, with this between: a tree that forks while it is looked at may be missed
-/// in part, and its listener then looks like somebody else's.
+/// A foreign socket must be seen twice, with this between: a tree that forks while it is read may be
+/// missed in part, and its listener then looks like another process's.
 const SECOND_LOOK: Duration = Duration::from_millis(50);
 
 /// A question to one port of one worker.
 #[derive(Debug, Clone)]
-pub(crate) struct ProbePlan {
+pub(in crate::process) struct ProbePlan {
     /// What is asked.
-    pub(crate) kind: ProbeKind,
+    pub(in crate::process) kind: ProbeKind,
     /// Where; a wildcard address is asked on loopback.
-    pub(crate) address: SocketAddr,
+    pub(in crate::process) address: SocketAddr,
     /// The sitter under which the worker's tree lives: only a listener of that tree counts. The listener of a
     /// `listen` port is the host's too, which does no harm: the tree has it open.
-    pub(crate) sitter: i32,
+    pub(in crate::process) sitter: i32,
 }
 
 /// Whose the port is.
 enum Owner {
     Ours,
     NotYet(String),
-    Strangers { named: String },
+    Foreign { named: String },
 }
 
 impl ProbePlan {
     /// Asks once.
     pub(super) async fn attempt(&self, limit: Duration) -> Answer {
-        match tokio::time::timeout(limit, self.ask()).await {
-            Ok(answer) => answer,
-            Err(_) => Answer::NotYet(format!("{} did not answer within {limit:?}", self.address)),
+        match patience::within(limit, self.ask()).await {
+            Some(answer) => answer,
+            None => Answer::NotYet(format!("{} did not answer within {limit:?}", self.address)),
         }
     }
 
@@ -48,7 +49,7 @@ impl ProbePlan {
         match self.owner().await {
             Owner::Ours => {}
             Owner::NotYet(why) => return Answer::NotYet(why),
-            Owner::Strangers { named } => return self.strangers(named),
+            Owner::Foreign { named } => return self.foreign(named),
         }
         let address = reachable(self.address);
         let asked = match &self.kind {
@@ -67,7 +68,7 @@ impl ProbePlan {
 
     async fn owner(&self) -> Owner {
         match self.look().await {
-            Owner::Strangers { .. } => {
+            Owner::Foreign { .. } => {
                 tokio::time::sleep(SECOND_LOOK).await;
                 self.look().await
             }
@@ -80,23 +81,23 @@ impl ProbePlan {
         let (address, sitter) = (self.address, self.sitter);
         let look = move || match listener_in_tree(address, sitter) {
             Ok(ListenerOwner::Tree { .. }) => Owner::Ours,
-            Ok(ListenerOwner::None) => Owner::NotYet(format!("nobody listens on {address} yet")),
+            Ok(ListenerOwner::None) => Owner::NotYet(format!("no process listens on {address} yet")),
             Ok(ListenerOwner::Unreadable { pids }) => Owner::NotYet(format!(
-                "whose listener {address} has can't be told: processes {pids:?} of the worker may not be looked into"
+                "it is unknown which process listens on {address}: processes {pids:?} of the worker can't be inspected"
             )),
             Ok(ListenerOwner::Foreign(sockets)) => {
                 let names: Vec<String> = name_holders(&sockets).iter().map(ToString::to_string).collect();
-                Owner::Strangers {
+                Owner::Foreign {
                     named: names.join(", "),
                 }
             }
-            Err(error) => Owner::NotYet(format!("who listens on {address} can't be found out: {error}")),
+            Err(error) => Owner::NotYet(format!("the listener on {address} can't be found: {error}")),
         };
-        let lost = |error| Owner::NotYet(format!("who listens on {address} can't be found out: {error}"));
+        let lost = |error| Owner::NotYet(format!("the listener on {address} can't be found: {error}"));
         tokio::task::spawn_blocking(look).await.unwrap_or_else(lost)
     }
 
-    fn strangers(&self, named: String) -> Answer {
+    fn foreign(&self, named: String) -> Answer {
         let message = format!(
             "{} is answered by another process than the worker: {named}",
             self.address
@@ -110,8 +111,8 @@ fn not_built() -> Failure {
     Failure::new(Reason::ReadyTimeout, "grpc probes are not built yet")
 }
 
-/// Nobody can be reached at a wildcard address; what listens there is reached on loopback.
-pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
+/// A wildcard address can not be reached; what listens there is reached on loopback.
+pub(in crate::process) fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         ip if !ip.is_unspecified() => ip,
         IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),

@@ -5,14 +5,12 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ostler_core::failure::{Failure, Reason};
 use ostler_core::spec::{Health, Probe, ProbeKind};
-use ostler_os::notify::NotifySocket;
 use ostler_os::procfile;
 
 use super::*;
@@ -20,7 +18,7 @@ use super::*;
 /// No wait of these tests takes longer.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A process that does what it is told on its stdin, and ends with it.
+/// A process that takes commands on its stdin, and ends with it.
 struct Worker {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -161,7 +159,7 @@ async fn a_server_that_comes_up_late_and_says_no_first_gets_ready() {
     let mut worker = Worker::start(|_| {});
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, a_free_port()));
     let (task, last_answer) = waiting(Sign::Probe(http(address, ourselves())));
-    until_answer(&last_answer, "nobody listens").await;
+    until_answer(&last_answer, "no process listens").await;
     worker.tell("mode bad");
     assert_eq!(worker.hear(), "mode");
     worker.listen(address.port());
@@ -181,10 +179,10 @@ async fn a_redirect_is_a_yes() {
 }
 
 #[tokio::test]
-async fn a_strangers_answer_is_not_ours_and_the_stranger_is_named() {
+async fn the_answer_of_an_unrelated_process_does_not_count_and_the_process_is_named() {
     let worker = Worker::start_below_a_shell();
-    let mut stranger = Worker::start(|_| {});
-    let address = stranger.listen(0);
+    let mut unrelated = Worker::start(|_| {});
+    let address = unrelated.listen(0);
     for kind in [ProbeKind::Http("/".into()), ProbeKind::Tcp] {
         let probe = ProbePlan {
             kind,
@@ -193,11 +191,11 @@ async fn a_strangers_answer_is_not_ours_and_the_stranger_is_named() {
         };
         let failure = ready(Sign::Probe(probe))
             .await
-            .expect_err("a stranger was taken for the worker");
+            .expect_err("an unrelated process was taken for the worker");
         assert_eq!(failure.reason, Reason::PortInUse);
         let holder = failure.holder.expect("the holder is named");
         assert!(
-            holder.contains(&stranger.pid().to_string()) && holder.contains("python"),
+            holder.contains(&unrelated.pid().to_string()) && holder.contains("python"),
             "{holder}"
         );
     }
@@ -254,7 +252,7 @@ async fn a_line_and_a_time_are_signs_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_ready_file_tells_the_port() {
+async fn a_ready_file_reports_the_port() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ready");
     let mut worker = Worker::start(|_| {});
@@ -270,26 +268,49 @@ async fn a_ready_file_tells_the_port() {
     );
 }
 
-/// A notify socket, and a worker that has its name.
-fn notifying(dir: &std::path::Path) -> (Worker, Notifications, std::ffi::OsString) {
-    let socket = NotifySocket::bind(dir, "notify").unwrap();
-    let name = socket.env_value();
-    let worker = Worker::start(|command| {
-        command.env("NOTIFY_SOCKET", &name);
-    });
-    let messages = Notifications {
-        socket: Arc::new(tokio::sync::Mutex::new(socket)),
-        sitter: ourselves(),
-    };
-    (worker, messages, name)
+/// A notify socket that is read, and a worker that has its name.
+struct Notified {
+    worker: Worker,
+    notify: Notify,
+    reader: tokio::task::JoinHandle<std::convert::Infallible>,
+    _directory: tempfile::TempDir,
+}
+
+impl Notified {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut notify = Notify::bind(directory.path(), "notify").unwrap();
+        let worker = Worker::start(|command| {
+            command.env("NOTIFY_SOCKET", notify.env_value());
+        });
+        let reader = tokio::spawn(notify.listen(ourselves()).unwrap());
+        Self {
+            worker,
+            notify,
+            reader,
+            _directory: directory,
+        }
+    }
+
+    fn sign(&self, reported: &[&str]) -> Sign {
+        Sign::Notify {
+            heard: self.notify.heard(),
+            reported: reported.iter().map(|name| (*name).to_owned()).collect(),
+        }
+    }
+}
+
+impl Drop for Notified {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ready_by_notify_needs_every_reported_port_in_whichever_message() {
-    let dir = tempfile::tempdir().unwrap();
-    let (mut worker, messages, _) = notifying(dir.path());
-    let reported = vec![String::new(), "metrics".to_owned()];
-    let (task, last_answer) = waiting(Sign::Notify { messages, reported });
+    let mut notified = Notified::new();
+    let (task, last_answer) = waiting(notified.sign(&["", "metrics"]));
+    let worker = &mut notified.worker;
     worker.tell("notify STATUS=loading|PORT=80");
     worker.tell("notify READY=1");
     until_answer(&last_answer, "READY=1 came without PORT_METRICS=n").await;
@@ -301,10 +322,9 @@ async fn ready_by_notify_needs_every_reported_port_in_whichever_message() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_status_and_a_port_alone_are_not_ready() {
-    let dir = tempfile::tempdir().unwrap();
-    let (mut worker, messages, _) = notifying(dir.path());
-    let reported = vec![String::new()];
-    let (task, last_answer) = waiting(Sign::Notify { messages, reported });
+    let mut notified = Notified::new();
+    let (task, last_answer) = waiting(notified.sign(&[""]));
+    let worker = &mut notified.worker;
     worker.tell("notify PORT=80|STATUS=half way");
     until_answer(&last_answer, "its status: half way").await;
     assert!(!task.is_finished());
@@ -313,15 +333,14 @@ async fn a_status_and_a_port_alone_are_not_ready() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ready_from_outside_the_tree_is_not_heard() {
-    let dir = tempfile::tempdir().unwrap();
-    let (mut worker, messages, name) = notifying(dir.path());
-    let stranger = UnixDatagram::unbound().unwrap();
-    stranger.send_to(b"READY=1\nPORT=1", name).unwrap();
-    let (task, last_answer) = waiting(Sign::Notify {
-        messages,
-        reported: vec![String::new()],
-    });
+async fn ready_from_outside_the_tree_is_ignored() {
+    let mut notified = Notified::new();
+    let foreign = UnixDatagram::unbound().unwrap();
+    foreign
+        .send_to(b"READY=1\nPORT=1", notified.notify.env_value())
+        .unwrap();
+    let (task, last_answer) = waiting(notified.sign(&[""]));
+    let worker = &mut notified.worker;
     worker.tell("notify READY=1");
     until_answer(&last_answer, "READY=1 came without PORT=n").await;
     worker.tell("notify PORT=2");
@@ -330,19 +349,12 @@ async fn ready_from_outside_the_tree_is_not_heard() {
 
 #[tokio::test]
 async fn ready_from_a_child_that_has_ended_since_is_heard() {
-    let dir = tempfile::tempdir().unwrap();
-    let (mut worker, messages, _) = notifying(dir.path());
-    worker.tell("notify READY=1");
-    assert_eq!(worker.hear(), "notified");
-    worker.end();
-    assert!(
-        ready(Sign::Notify {
-            messages,
-            reported: Vec::new()
-        })
-        .await
-        .is_ok()
-    );
+    // The reader is a task of this thread: it reads when the test waits, and the worker has ended by then.
+    let mut notified = Notified::new();
+    notified.worker.tell("notify READY=1");
+    assert_eq!(notified.worker.hear(), "notified");
+    notified.worker.end();
+    assert!(ready(notified.sign(&[])).await.is_ok());
 }
 
 fn health(address: SocketAddr, timeout: Duration) -> HealthPlan {
@@ -358,13 +370,12 @@ fn health(address: SocketAddr, timeout: Duration) -> HealthPlan {
             plan: http(address, ourselves()),
             rules,
         }),
-        messages: None,
-        watchdog: None,
+        heartbeat: None,
     }
 }
 
 async fn unwell(plan: HealthPlan) -> Failure {
-    tokio::time::timeout(DEADLINE, watch(plan))
+    tokio::time::timeout(DEADLINE, watch_health(plan))
         .await
         .expect("it was never unwell")
 }
@@ -406,7 +417,7 @@ async fn a_success_in_between_starts_the_count_anew() {
     let address = worker.listen(0);
     worker.tell("mode flaky");
     assert_eq!(worker.hear(), "mode");
-    let task = tokio::spawn(watch(health(address, DEADLINE)));
+    let task = tokio::spawn(watch_health(health(address, DEADLINE)));
     while worker.hear() != "asked 12" {}
     assert!(!task.is_finished(), "two misses, a success, two misses, …");
     task.abort();
@@ -415,19 +426,19 @@ async fn a_success_in_between_starts_the_count_anew() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silence_is_a_lost_heartbeat_and_beats_put_it_off() {
-    let dir = tempfile::tempdir().unwrap();
-    let (mut worker, messages, _) = notifying(dir.path());
+    let mut notified = Notified::new();
+    let heard = notified.notify.heard();
+    let worker = &mut notified.worker;
     // It is up, and what counts from now on is its beats alone.
     worker.tell("mode steady");
     assert_eq!(worker.hear(), "mode");
     let longest = Duration::from_secs(2);
     let plan = HealthPlan {
         probe: None,
-        messages: Some(messages),
-        watchdog: Some(longest),
+        heartbeat: Some((heard, longest)),
     };
     let started = Instant::now();
-    let task = tokio::spawn(watch(plan));
+    let task = tokio::spawn(watch_health(plan));
     worker.tell("beat 11 0.25");
     assert_eq!(worker.hear(), "beaten");
     assert!(!task.is_finished(), "it beats");
@@ -441,16 +452,7 @@ async fn silence_is_a_lost_heartbeat_and_beats_put_it_off() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_talkative_worker_never_finds_its_notify_socket_full() {
-    let dir = tempfile::tempdir().unwrap();
-    let (mut worker, messages, _) = notifying(dir.path());
-    let plan = HealthPlan {
-        probe: None,
-        messages: Some(messages),
-        watchdog: None,
-    };
-    let task = tokio::spawn(watch(plan));
-    worker.tell("beat 5000 0");
-    assert_eq!(worker.hear(), "beaten");
-    task.abort();
-    assert!(task.await.unwrap_err().is_cancelled());
+    let mut notified = Notified::new();
+    notified.worker.tell("beat 5000 0");
+    assert_eq!(notified.worker.hear(), "beaten");
 }

@@ -1,0 +1,90 @@
+//! The deadline of a phase, and the benefit of the doubt for a host that could not run.
+
+use std::time::Duration;
+
+use super::LATE;
+use crate::moment::Moment;
+
+/// A deadline that leads to a verdict. When it is noticed late, the host itself could not run (suspended, frozen, starved):
+/// it is armed once more for as long as it was late, at most for its own length.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Alarm {
+    at: Option<Moment>,
+    length: Duration,
+    rearmed: bool,
+}
+
+impl Alarm {
+    pub(super) fn at(&self) -> Option<Moment> {
+        self.at
+    }
+
+    pub(super) fn arm(&mut self, now: Moment, at: Moment) {
+        *self = Self {
+            at: Some(at),
+            length: at.since(now),
+            rearmed: false,
+        };
+    }
+
+    /// Armed for the earlier of `at` and its present time.
+    pub(super) fn advance(&mut self, now: Moment, at: Moment) {
+        if self.at.is_none_or(|armed| at < armed) {
+            self.arm(now, at);
+        }
+    }
+
+    /// Armed for the later of `at` and its present time.
+    pub(super) fn postpone(&mut self, now: Moment, at: Moment) {
+        if self.at.is_none_or(|armed| at > armed) {
+            self.arm(now, at);
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    pub(super) fn has_passed(&self, now: Moment) -> bool {
+        self.at.is_some_and(|at| at <= now)
+    }
+
+    /// Whether it passed so long ago that it is armed once more instead of leading to a verdict.
+    pub(super) fn rearm_when_late(&mut self, now: Moment) -> bool {
+        let Some(at) = self.at else { return false };
+        let late = now.since(at);
+        if self.rearmed || late <= LATE || self.length.is_zero() {
+            return false;
+        }
+        self.at = Some(now + late.min(self.length));
+        self.rearmed = true;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Moment {
+        Moment::ORIGIN + Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn a_deadline_noticed_late_is_armed_once_more_for_as_long_as_it_was_late() {
+        let mut alarm = Alarm::default();
+        alarm.arm(at(0), at(10_000));
+        assert!(!alarm.rearm_when_late(at(10_000) + LATE), "a little late is in time");
+        assert!(alarm.rearm_when_late(at(13_000)));
+        assert_eq!(alarm.at(), Some(at(16_000)));
+        assert!(!alarm.rearm_when_late(at(30_000)), "only once");
+    }
+
+    #[test]
+    fn it_is_armed_for_no_longer_than_its_own_length() {
+        let mut alarm = Alarm::default();
+        alarm.arm(at(1_000), at(3_000));
+        assert!(alarm.rearm_when_late(at(3_600_000)));
+        assert_eq!(alarm.at(), Some(at(3_602_000)));
+    }
+}

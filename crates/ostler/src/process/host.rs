@@ -1,0 +1,233 @@
+//! What an incarnation needs of its host, as narrow traits: orders to the guardian, records in the
+//! table, checks on the machine. Tests script them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+use ostler_core::failure::{Failure, Reason};
+use ostler_core::ids::{Incarnation, WorkerId};
+use ostler_core::lifecycle::Rest;
+use ostler_core::spec::{PoolSpec, StopSpec};
+use ostler_os::cgroup::{Group, RunGroup};
+use ostler_os::guardian::{OrderError, SpawnRequest};
+use ostler_os::holders::describe_processes;
+use ostler_os::ports::{self, PortState};
+use ostler_os::tree;
+use ostler_registry::{Activation, Key, Owner, Record, RecordedPort, Table, TableError};
+use tokio::sync::{Semaphore, watch};
+
+use super::remnants::Remnants;
+use crate::follow::Followers;
+use crate::guard::{Link, LinkClosed, Route};
+use crate::hub::Hub;
+use crate::services::{Services, StopLevel};
+
+/// How long the naming of processes may take: 1 s.
+const NAMING_LIMIT: Duration = Duration::from_secs(1);
+
+/// What the incarnations of one pool share.
+pub(crate) struct Setup {
+    pub(super) host: Host,
+    pub(super) pool: Arc<PoolSpec>,
+    /// Starts in flight in the pool (`max_starting`).
+    pub(super) starting: Arc<Semaphore>,
+}
+
+impl Setup {
+    pub(crate) fn new(host: Host, pool: Arc<PoolSpec>) -> Arc<Self> {
+        let starting = Arc::new(Semaphore::new(pool.max_starting as usize));
+        Arc::new(Self { host, pool, starting })
+    }
+}
+
+impl std::fmt::Debug for Setup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Setup")
+            .field("pool", &self.pool)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What an instance offers to its incarnations.
+pub(crate) struct Host {
+    pub(super) owner: Owner,
+    pub(super) hub: Arc<Hub>,
+    /// Code that hears at once what becomes of a worker.
+    pub(super) followers: Arc<Followers>,
+    pub(super) guard: Arc<dyn Guard>,
+    pub(super) table: Arc<dyn Records>,
+    pub(super) machine: Arc<dyn Machine>,
+    /// Where notify sockets and ready files are.
+    pub(super) scratch: PathBuf,
+    pub(super) stop_level: watch::Receiver<StopLevel>,
+    /// How many incarnations are not yet released.
+    pub(super) unreleased: watch::Sender<usize>,
+    /// Why it is not proven that nothing is left, of each incarnation of which it is not.
+    pub(super) unseen: Arc<Mutex<Vec<String>>>,
+}
+
+impl Host {
+    pub(crate) fn of(services: &Services, followers: Arc<Followers>) -> Self {
+        Self {
+            owner: services.owner.clone(),
+            hub: Arc::clone(&services.hub),
+            followers,
+            guard: Arc::<Link>::clone(&services.link),
+            table: Arc::new(services.table.clone()),
+            machine: Arc::new(ThisMachine {
+                cgroup: services.cgroup.clone(),
+            }),
+            scratch: services.scratch.clone(),
+            stop_level: services.stop_level.subscribe(),
+            unreleased: services.unreleased.clone(),
+            unseen: Arc::clone(&services.unseen),
+        }
+    }
+
+    pub(super) fn note_unseen(&self, what: String) {
+        self.unseen.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+    }
+}
+
+/// Why an order to spawn reached no guardian.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SpawnRefused {
+    #[error(transparent)]
+    Closed(#[from] LinkClosed),
+    #[error(transparent)]
+    Order(#[from] OrderError),
+}
+
+/// Orders to the guardian that serves.
+pub(super) trait Guard: Send + Sync {
+    /// Orders a spawn, as soon as a guardian serves. From then on the incarnation's news goes by `route`.
+    fn spawn(&self, slot: u32, route: Route, request: SpawnRequest) -> BoxFuture<'_, Result<(), SpawnRefused>>;
+
+    /// Orders the incarnation's sitter to end it.
+    fn end(&self, slot: u32, incarnation: Incarnation, stop: StopSpec);
+
+    /// The incarnation needs no more news.
+    fn forget(&self, slot: u32, incarnation: Incarnation);
+}
+
+impl Guard for Link {
+    fn spawn(&self, slot: u32, route: Route, request: SpawnRequest) -> BoxFuture<'_, Result<(), SpawnRefused>> {
+        Box::pin(async move {
+            let (guardian, generation) = self.guardian().await?;
+            let incarnation = route.incarnation;
+            self.bind(slot, generation, route);
+            Ok(guardian.spawn(slot, incarnation.0, request)?)
+        })
+    }
+
+    fn end(&self, slot: u32, incarnation: Incarnation, stop: StopSpec) {
+        Link::end(self, slot, incarnation, stop);
+    }
+
+    fn forget(&self, slot: u32, incarnation: Incarnation) {
+        Link::forget(self, slot, incarnation);
+    }
+}
+
+/// The records of incarnations in the process table.
+pub(super) trait Records: Send + Sync {
+    fn reserve(&self, record: Record) -> BoxFuture<'_, Result<(), TableError>>;
+
+    fn activate(&self, key: Key, activation: Activation) -> BoxFuture<'_, Result<(), TableError>>;
+
+    /// The record names these ports from now on.
+    fn set_ports(&self, key: Key, ports: Vec<RecordedPort>) -> BoxFuture<'_, Result<(), TableError>>;
+
+    /// Removing a record that isn't there succeeds.
+    fn remove(&self, key: Key) -> BoxFuture<'_, Result<bool, TableError>>;
+}
+
+impl Records for Table {
+    fn reserve(&self, record: Record) -> BoxFuture<'_, Result<(), TableError>> {
+        Box::pin(Table::reserve(self, record))
+    }
+
+    fn activate(&self, key: Key, activation: Activation) -> BoxFuture<'_, Result<(), TableError>> {
+        Box::pin(Table::activate(self, key, activation))
+    }
+
+    fn set_ports(&self, key: Key, ports: Vec<RecordedPort>) -> BoxFuture<'_, Result<(), TableError>> {
+        Box::pin(async move {
+            match self.record(&key) {
+                Some(record) => self.update(Record { ports, ..record }).await,
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn remove(&self, key: Key) -> BoxFuture<'_, Result<bool, TableError>> {
+        Box::pin(Table::remove(self, key))
+    }
+}
+
+/// Checks and kills on this machine. All of them block.
+pub(super) trait Machine: Send + Sync {
+    /// The cgroup for the worker's next process; `None` where there are none. `spent` of the slot's
+    /// earlier ones can't be used again.
+    fn cgroup(&self, worker: &WorkerId, spent: u64) -> Option<io::Result<Group>>;
+
+    /// Which of the addresses can't be bound, and who holds it; `None`: all can.
+    fn held(&self, addresses: &[SocketAddr]) -> Option<String>;
+
+    /// The names of the processes below `root`. No process is touched, so a bare pid does.
+    fn name_tree(&self, root: i32) -> Vec<String>;
+
+    /// Kills what a sitter that takes no orders has below it.
+    fn kill_past_sitter(&self, remnants: &Remnants);
+
+    /// Kills what is left of a tree without a sitter.
+    fn end_without_sitter(&self, remnants: &Remnants) -> Rest;
+}
+
+/// It holds nothing else of the instance: its work may outlive the runtime, and a run whose lock is held
+/// lives.
+struct ThisMachine {
+    cgroup: Option<Arc<RunGroup>>,
+}
+
+impl Machine for ThisMachine {
+    fn cgroup(&self, worker: &WorkerId, spent: u64) -> Option<io::Result<Group>> {
+        Some(self.cgroup.as_ref()?.slot_after(worker, spent))
+    }
+
+    fn held(&self, addresses: &[SocketAddr]) -> Option<String> {
+        addresses.iter().find_map(|address| match ports::check(*address) {
+            Ok(PortState::Free) => None,
+            Ok(PortState::Held(holders)) => {
+                let names: Vec<String> = holders.iter().map(ToString::to_string).collect();
+                Some(format!("{address} is held by {}", names.join(", ")))
+            }
+            Err(error) => Some(format!("{address} can't be checked: {error}")),
+        })
+    }
+
+    fn name_tree(&self, root: i32) -> Vec<String> {
+        let below = tree::descendants(root).unwrap_or_default();
+        describe_processes(&below, Instant::now() + NAMING_LIMIT)
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    fn kill_past_sitter(&self, remnants: &Remnants) {
+        remnants.kill_past_sitter();
+    }
+
+    fn end_without_sitter(&self, remnants: &Remnants) -> Rest {
+        remnants.end()
+    }
+}
+
+/// A failure of the process table.
+pub(super) fn store_failed(error: &TableError) -> Failure {
+    Failure::new(Reason::StoreFailed, error.to_string()).with_suggestion(error.suggestion())
+}

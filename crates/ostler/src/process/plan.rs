@@ -1,0 +1,76 @@
+//! What is watched of an incarnation: from its specification to the plans of `watch`.
+
+use std::net::SocketAddr;
+
+use ostler_core::failure::{Failure, Reason};
+use ostler_core::spec::{Port, Probe, Ready, WorkerSpec};
+
+use super::incarnation::Incarnation;
+use super::resources::Resources;
+use super::watch::{HealthPlan, HealthProbe, Notify, ProbePlan, ReadyPlan, Sign};
+
+/// How it is seen that the worker is ready.
+///
+/// # Errors
+/// When readiness can't be watched: what it would be seen by is missing.
+pub(super) fn ready(incarnation: &Incarnation, resources: &Resources) -> Result<ReadyPlan, Failure> {
+    let sign = sign(incarnation.spec(), resources).ok_or_else(|| {
+        let message = "its readiness can't be watched: the socket, file or port that shows it is missing";
+        Failure::new(Reason::ReadyTimeout, message)
+    })?;
+    Ok(ReadyPlan {
+        sign,
+        last_answer: resources.last_answer.clone(),
+    })
+}
+
+fn sign(spec: &WorkerSpec, resources: &Resources) -> Option<Sign> {
+    let reported = reported(spec);
+    Some(match spec.ready.as_ref()? {
+        Ready::Notify => Sign::Notify {
+            heard: resources.notify.as_ref()?.heard(),
+            reported,
+        },
+        Ready::Probe(probe) => Sign::Probe(probe_plan(probe, spec, resources)?),
+        Ready::Line(_) => Sign::Line(resources.lines.clone()?),
+        Ready::File => Sign::File {
+            path: resources.ready_file.clone()?,
+            reported,
+        },
+        Ready::After(time) => Sign::After(*time),
+    })
+}
+
+/// What is watched while the worker is ready; `None`: nothing.
+pub(super) fn health(incarnation: &Incarnation, resources: &Resources) -> Option<HealthPlan> {
+    let spec = incarnation.spec();
+    let probe = spec.health.as_ref().and_then(|rules| {
+        Some(HealthProbe {
+            plan: probe_plan(&rules.probe, spec, resources)?,
+            rules: rules.clone(),
+        })
+    });
+    let heartbeat = spec
+        .watchdog
+        .and_then(|longest| Some((resources.notify.as_ref().map(Notify::heard)?, longest)));
+    (probe.is_some() || heartbeat.is_some()).then_some(HealthPlan { probe, heartbeat })
+}
+
+fn probe_plan(probe: &Probe, spec: &WorkerSpec, resources: &Resources) -> Option<ProbePlan> {
+    let name = spec.probe_target(probe)?;
+    let port = *resources.ports.get(name)?;
+    Some(ProbePlan {
+        kind: probe.kind.clone(),
+        address: SocketAddr::new(spec.address, port),
+        sitter: resources.sitter_pid?,
+    })
+}
+
+/// The names of the ports that the worker picks itself.
+fn reported(spec: &WorkerSpec) -> Vec<String> {
+    spec.ports
+        .iter()
+        .filter(|(_, port)| *port == Port::Reported)
+        .map(|(name, _)| name.to_owned())
+        .collect()
+}

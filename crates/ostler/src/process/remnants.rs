@@ -1,0 +1,82 @@
+//! What is left of a tree that its sitter does not end by our order: found and killed by the host
+//! itself.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use ostler_core::ids::{Incarnation, RunId, WorkerId};
+use ostler_core::lifecycle::Rest;
+use ostler_os::cgroup::Group;
+use ostler_os::identity::{Attribution, ProcessIdentity};
+
+use crate::remains::{self, KILL_LIMIT, Killed, Remains};
+
+/// What identifies the processes of one incarnation. All of it is the incarnation's own: the work may
+/// come late, when the worker's next incarnation runs already.
+#[derive(Debug, Clone)]
+pub(super) struct Remnants {
+    pub(super) worker: WorkerId,
+    pub(super) incarnation: Incarnation,
+    pub(super) run: RunId,
+    pub(super) identity: Option<ProcessIdentity>,
+    pub(super) sitter: Option<ProcessIdentity>,
+    pub(super) cgroup: Option<Arc<Group>>,
+}
+
+impl Remnants {
+    /// Kills what is found by identity, marker and cgroup, and says what is left. Blocks.
+    pub(super) fn end(&self) -> Rest {
+        self.kill_cgroup();
+        let value = self.worker.marker_value(self.incarnation);
+        let marked = Remains::marked_as(self.run, remains::own_host().as_ref(), |of| of == value);
+        let deadline = Instant::now() + KILL_LIMIT;
+        let killed = self.kill(marked, "its sitter is gone", deadline);
+        if !killed.survivors.is_empty() {
+            return Rest::Left(killed.survivors.join(", "));
+        }
+        let missed = (!killed.unseen.is_empty()).then(|| killed.unseen.join(", "));
+        self.proof(missed, deadline)
+    }
+
+    /// Nothing was found alive. Whether that is proven.
+    fn proof(&self, missed: Option<String>, deadline: Instant) -> Rest {
+        match &self.cgroup {
+            Some(group) => match group.is_empty_by(deadline) {
+                Ok(true) => Rest::Gone,
+                Ok(false) => Rest::Left(format!("members of its cgroup {}", group.path().display())),
+                Err(error) => Rest::Unseen(format!("its cgroup can't be read: {error}")),
+            },
+            // It never ran, as far as is known: no process has cleared its environment.
+            None if self.identity.is_none() => missed.map_or(Rest::Gone, Rest::Unseen),
+            None => {
+                let why = "guardian and sitter were killed, and there is no cgroup: a process that has left its \
+                           tree and cleared its environment can't be found";
+                Rest::Unseen(missed.map_or(why.to_owned(), |missed| format!("{why}; {missed}")))
+            }
+        }
+    }
+
+    /// Kills what lives below the sitter, which is left alone. The sitter adopts orphans, so all of the
+    /// tree is below it, and no marker must be searched for. Blocks.
+    pub(super) fn kill_past_sitter(&self) {
+        self.kill_cgroup();
+        let below = self.sitter.as_ref().map(Remains::below).unwrap_or_default();
+        self.kill(below, "its sitter takes no orders", Instant::now() + KILL_LIMIT);
+    }
+
+    fn kill_cgroup(&self) {
+        if let Some(Err(error)) = self.cgroup.as_deref().map(Group::kill) {
+            tracing::warn!(target: "ostler", worker = %self.worker, %error, "its cgroup can't be killed");
+        }
+    }
+
+    /// Kills these trees and the worker's own.
+    fn kill(&self, remains: Remains, why: &str, deadline: Instant) -> Killed {
+        let by = Attribution::new("ostler", format!("{}: {why}", self.worker));
+        let killed = remains.and(self.identity).kill(&by, deadline);
+        for left in killed.left() {
+            tracing::warn!(target: "ostler", worker = %self.worker, left, "{why}, and something may be left");
+        }
+        killed
+    }
+}

@@ -1,0 +1,141 @@
+//! What one incarnation holds.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ostler_core::failure::{Failure, Reason};
+use ostler_core::spec::WorkerSpec;
+use ostler_core::traceback;
+use ostler_os::cgroup::Group;
+use ostler_os::identity::ProcessIdentity;
+use ostler_os::output::Capture;
+use ostler_os::port_choice::PortReservation;
+use ostler_telemetry::Facts;
+
+use super::slot::Listeners;
+use super::watch::{LastAnswer, LineWatch, Notify};
+use crate::follow::Stdio;
+use crate::services::PortMap;
+
+/// How many lines of stderr a failure carries.
+const STDERR_TAIL: usize = 20;
+
+/// What one incarnation holds.
+#[derive(Default)]
+pub(super) struct Resources {
+    pub(super) ports: PortMap,
+    /// Ports that no other worker of this process gets meanwhile.
+    pub(super) reservations: Vec<PortReservation>,
+    pub(super) listeners: Listeners,
+    /// Why no port is available; it becomes the failure of the spawn, so that the reservation is
+    /// announced first.
+    pub(super) port_failure: Option<Failure>,
+    pub(super) pid: Option<u32>,
+    pub(super) identity: Option<ProcessIdentity>,
+    pub(super) sitter_pid: Option<i32>,
+    /// The sitter as it was identified at the spawn.
+    pub(super) sitter: Option<ProcessIdentity>,
+    pub(super) containment: Option<&'static str>,
+    /// Shared with the work that kills what no sitter ends.
+    pub(super) cgroup: Option<Arc<Group>>,
+    pub(super) stdout: Option<Capture>,
+    pub(super) stderr: Option<Capture>,
+    /// Its stdin and stdout, where they belong to a client.
+    pub(super) stdio: Option<Stdio>,
+    pub(super) notify: Option<Notify>,
+    pub(super) ready_file: Option<PathBuf>,
+    pub(super) lines: Option<LineWatch>,
+    /// Why it was not ready at the latest look.
+    pub(super) last_answer: LastAnswer,
+}
+
+impl Resources {
+    /// Fills in what every event of the incarnation carries.
+    pub(super) fn complete(&self, facts: Facts) -> Facts {
+        let named = self.ports.iter().filter(|(name, _)| !name.is_empty());
+        Facts {
+            pid: facts.pid.or(self.pid),
+            port: self.ports.get("").copied(),
+            ports: named.map(|(name, port)| (name.clone(), *port)).collect(),
+            containment: self.containment.map(str::to_owned),
+            ..facts
+        }
+    }
+
+    /// The worker has its ports: they keep other hosts away by themselves now.
+    pub(super) fn settle_ports(&mut self) {
+        for reservation in &mut self.reservations {
+            reservation.settle();
+        }
+    }
+
+    /// A cgroup that was killed is not used again. Whether it is gone: the kernel may call it busy for a
+    /// moment more.
+    pub(super) fn drop_cgroup(&mut self) -> bool {
+        self.cgroup
+            .take()
+            .is_none_or(|group| group.try_remove().unwrap_or(false))
+    }
+
+    /// How many lines were dropped from what is kept.
+    pub(super) fn dropped_lines(&self) -> u64 {
+        self.captures().map(Capture::dropped).sum()
+    }
+
+    /// Reads what the process wrote before it ended, without waiting for others that hold its pipes.
+    pub(super) fn drain_output(&self) -> impl Future<Output = ()> + Send + use<> {
+        let captures: Vec<Capture> = self.captures().cloned().collect();
+        async move {
+            for capture in captures {
+                capture.drain_after_exit().await;
+            }
+        }
+    }
+
+    /// The failure with what the incarnation itself says of it: the last lines of its stderr, and why
+    /// it was not ready.
+    pub(super) fn explain(&self, spec: &WorkerSpec, mut failure: Failure) -> Failure {
+        if failure.stderr_tail.is_empty()
+            && let Some(stderr) = &self.stderr
+        {
+            failure.stderr_tail = stderr.tail(STDERR_TAIL);
+        }
+        let more = match failure.reason {
+            Reason::ExitedBeforeReady => last_words(spec, &mut failure),
+            Reason::ReadyTimeout => self.last_answer.get(),
+            _ => None,
+        };
+        if let Some(more) = more.filter(|more| !failure.message.ends_with(more.as_str())) {
+            failure.message = format!("{}; {more}", failure.message);
+        }
+        failure
+    }
+
+    fn captures(&self) -> impl Iterator<Item = &Capture> {
+        [&self.stdout, &self.stderr].into_iter().flatten()
+    }
+}
+
+/// What a worker that never got ready printed last: the exception of a Python program, with the package
+/// that fixes it, or its last line on stderr.
+fn last_words(spec: &WorkerSpec, failure: &mut Failure) -> Option<String> {
+    let Some(found) = traceback::read(&failure.stderr_tail) else {
+        let last = failure.stderr_tail.last()?;
+        return Some(format!("its last line on stderr: {last}"));
+    };
+    if let Some(missing) = found.missing {
+        let python = spec.command.first().map_or("python3", String::as_str);
+        failure.suggestion = missing.suggestion(python);
+    }
+    Some(format!("its last exception: {}", found.line))
+}
+
+impl Drop for Resources {
+    fn drop(&mut self) {
+        self.captures().for_each(Capture::close);
+        if let Some(file) = &self.ready_file {
+            // It is not there when the worker has not made it, or has removed it.
+            drop(std::fs::remove_file(file));
+        }
+    }
+}

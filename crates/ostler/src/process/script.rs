@@ -1,0 +1,379 @@
+//! A host whose guardian, table and machine are scripted: what an incarnation asks of them is noted in
+//! order, and the test answers. For unit tests with paused time.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use ostler_core::ids::{Incarnation, RunId, WorkerId};
+use ostler_core::lifecycle::Rest;
+use ostler_core::spec::{PoolSpec, StopSpec};
+use ostler_os::cgroup::Group;
+use ostler_os::guardian::{GuardianEvent, SignalCause, SpawnRequest, SpawnStep, TreeKill, TreeProcess};
+use ostler_registry::{Activation, Key, Owner, Record, RecordedPort, TableError};
+use ostler_telemetry::EventKind;
+use tokio::sync::{mpsc, watch};
+
+use super::driver::begin;
+use super::host::{Guard, Host, Machine, Records, Setup, SpawnRefused};
+use super::protocol::Notice;
+use super::remnants::Remnants;
+use super::slot::{Process, Slot};
+use crate::guard::{News, Route};
+use crate::hub::{EventStream, Hub};
+use crate::services::StopLevel;
+
+/// Pids that this machine does not have: `/proc` has nothing to say of them.
+const WORKER_PID: u32 = 0x7fff_fff0;
+const SITTER_PID: u32 = 0x7fff_fff1;
+
+/// What the incarnation asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Asked {
+    Reserve(u64),
+    Activate,
+    Remove(u64),
+    Spawn(u64),
+    End(StopSpec),
+    KillPastSitter,
+    EndWithoutSitter,
+    CheckPorts,
+    NameTree,
+}
+
+/// Answers to come, in order. Where none is left, the call succeeds.
+#[derive(Default)]
+pub(super) struct Answers {
+    pub(super) reserve: VecDeque<TableError>,
+    pub(super) remove: VecDeque<TableError>,
+    pub(super) rest: VecDeque<Rest>,
+    pub(super) held: VecDeque<String>,
+}
+
+struct Script {
+    asked: mpsc::UnboundedSender<Asked>,
+    answers: Arc<Mutex<Answers>>,
+    route: Arc<Mutex<Option<Route>>>,
+}
+
+impl Script {
+    fn note(&self, asked: Asked) {
+        // A test that has ended hears no more.
+        let _ = self.asked.send(asked);
+    }
+
+    fn next<T>(&self, queue: impl FnOnce(&mut Answers) -> &mut VecDeque<T>) -> Option<T> {
+        queue(&mut self.answers.lock().unwrap()).pop_front()
+    }
+}
+
+impl Guard for Script {
+    fn spawn(&self, _: u32, route: Route, _: SpawnRequest) -> BoxFuture<'_, Result<(), SpawnRefused>> {
+        let incarnation = route.incarnation.0;
+        *self.route.lock().unwrap() = Some(route);
+        self.note(Asked::Spawn(incarnation));
+        Box::pin(async { Ok(()) })
+    }
+
+    fn end(&self, _: u32, _: Incarnation, stop: StopSpec) {
+        self.note(Asked::End(stop));
+    }
+
+    fn forget(&self, _: u32, _: Incarnation) {}
+}
+
+impl Records for Script {
+    fn reserve(&self, record: Record) -> BoxFuture<'_, Result<(), TableError>> {
+        self.note(Asked::Reserve(record.incarnation.0));
+        let answer = self.next(|answers| &mut answers.reserve);
+        Box::pin(async { answer.map_or(Ok(()), Err) })
+    }
+
+    fn activate(&self, _: Key, _: Activation) -> BoxFuture<'_, Result<(), TableError>> {
+        self.note(Asked::Activate);
+        Box::pin(async { Ok(()) })
+    }
+
+    fn set_ports(&self, _: Key, _: Vec<RecordedPort>) -> BoxFuture<'_, Result<(), TableError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn remove(&self, key: Key) -> BoxFuture<'_, Result<bool, TableError>> {
+        self.note(Asked::Remove(key.incarnation.0));
+        let answer = self.next(|answers| &mut answers.remove);
+        Box::pin(async { answer.map_or(Ok(true), Err) })
+    }
+}
+
+impl Machine for Script {
+    fn cgroup(&self, _: &WorkerId, _: u64) -> Option<io::Result<Group>> {
+        None
+    }
+
+    fn held(&self, _: &[SocketAddr]) -> Option<String> {
+        self.note(Asked::CheckPorts);
+        self.next(|answers| &mut answers.held)
+    }
+
+    fn name_tree(&self, _: i32) -> Vec<String> {
+        self.note(Asked::NameTree);
+        vec!["pid 7 (stuck)".to_owned()]
+    }
+
+    fn kill_past_sitter(&self, _: &Remnants) {
+        self.note(Asked::KillPastSitter);
+    }
+
+    fn end_without_sitter(&self, _: &Remnants) -> Rest {
+        self.note(Asked::EndWithoutSitter);
+        self.next(|answers| &mut answers.rest).unwrap_or(Rest::Gone)
+    }
+}
+
+/// One slot of a scripted host.
+pub(super) struct Stage {
+    setup: Arc<Setup>,
+    pub(super) slot: Arc<Slot>,
+    asked: mpsc::UnboundedReceiver<Asked>,
+    pub(super) answers: Arc<Mutex<Answers>>,
+    route: Arc<Mutex<Option<Route>>>,
+    events: EventStream,
+    pub(super) stop_level: watch::Sender<StopLevel>,
+    pub(super) unreleased: watch::Sender<usize>,
+    pub(super) unseen: Arc<Mutex<Vec<String>>>,
+    scratch: tempfile::TempDir,
+}
+
+impl Stage {
+    pub(super) fn new(adjust: impl FnOnce(&mut PoolSpec)) -> Self {
+        let mut pool = PoolSpec::new("p", ["sh"]);
+        pool.worker.output.log = false;
+        adjust(&mut pool);
+        let (asked, seen) = mpsc::unbounded_channel();
+        let (answers, route) = (Arc::<Mutex<Answers>>::default(), Arc::<Mutex<Option<Route>>>::default());
+        let script = Arc::new(Script {
+            asked,
+            answers: Arc::clone(&answers),
+            route: Arc::clone(&route),
+        });
+        let run = RunId::from_u128(7);
+        let hub = Arc::new(Hub::new("test".to_owned(), run));
+        let events = hub.subscribe();
+        let stop_level = watch::Sender::new(StopLevel::None);
+        let (unreleased, unseen) = (watch::Sender::new(0), Arc::default());
+        let scratch = tempfile::tempdir().unwrap();
+        let host = Host {
+            owner: Owner {
+                app: "test".to_owned(),
+                instance: "test".to_owned(),
+                run,
+            },
+            hub,
+            followers: Arc::default(),
+            guard: Arc::<Script>::clone(&script),
+            table: Arc::<Script>::clone(&script),
+            machine: script,
+            scratch: scratch.path().to_owned(),
+            stop_level: stop_level.subscribe(),
+            unreleased: unreleased.clone(),
+            unseen: Arc::clone(&unseen),
+        };
+        Self {
+            setup: Setup::new(host, Arc::new(pool)),
+            slot: Slot::new(WorkerId::new("p", 0), 3, Incarnation(1)),
+            asked: seen,
+            answers,
+            route,
+            events,
+            stop_level,
+            unreleased,
+            unseen,
+            scratch,
+        }
+    }
+
+    /// Begins the next incarnation.
+    pub(super) fn begin(&self) -> Play {
+        let (owner, notices) = mpsc::unbounded_channel();
+        let process = begin(
+            &self.setup,
+            &self.slot,
+            Box::new(move |notice| {
+                let _ = owner.send(notice);
+            }),
+        );
+        Play { process, notices }
+    }
+
+    /// The next thing that is asked for. Time passes while nothing happens.
+    pub(super) async fn next(&mut self) -> Asked {
+        let asked = tokio::time::timeout(Duration::from_secs(3600), self.asked.recv()).await;
+        asked.expect("something is asked for").expect("the script lives")
+    }
+
+    /// Nothing more was asked for.
+    pub(super) fn assert_idle(&mut self) {
+        let asked: Vec<Asked> = std::iter::from_fn(|| self.asked.try_recv().ok()).collect();
+        assert_eq!(asked, []);
+    }
+
+    pub(super) async fn expect(&mut self, expected: &[Asked]) {
+        for asked in expected {
+            assert_eq!(self.next().await, *asked);
+        }
+    }
+
+    /// Up to the order to spawn.
+    pub(super) async fn ordered(&mut self) -> Play {
+        let play = self.begin();
+        let number = self.slot.state().incarnation.map_or(1, |before| before.0 + 1);
+        self.expect(&[Asked::Reserve(number), Asked::Spawn(number)]).await;
+        play
+    }
+
+    /// Up to ready.
+    pub(super) async fn ready(&mut self) -> Play {
+        let mut play = self.ordered().await;
+        self.spawned();
+        self.expect(&[Asked::Activate]).await;
+        assert!(matches!(play.notice().await, Notice::Ready));
+        play
+    }
+
+    /// Where its notify sockets and ready files are.
+    pub(super) fn scratch(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// The news' way to the incarnation that was spawned last.
+    pub(super) fn route(&self) -> Route {
+        self.route.lock().unwrap().clone().expect("a spawn was ordered")
+    }
+
+    pub(super) fn tell(&self, news: News) {
+        // Late news of an incarnation that has ended.
+        let _ = self.route().sender.send(news);
+    }
+
+    fn event(&self, event: impl FnOnce(u32, u64) -> GuardianEvent) {
+        let incarnation = self.route().incarnation.0;
+        self.tell(News::Event(Box::new(event(self.slot.number, incarnation))));
+    }
+
+    pub(super) fn spawned(&self) {
+        let worker = TreeProcess {
+            pid: WORKER_PID,
+            start_time: 1,
+            pidfd_inode: 1,
+        };
+        self.event(|slot, incarnation| GuardianEvent::Spawned {
+            slot,
+            incarnation,
+            worker,
+            sitter: SITTER_PID,
+            in_cgroup: false,
+        });
+    }
+
+    pub(super) fn spawn_failed(&self, step: SpawnStep, errno: i32) {
+        self.event(|slot, incarnation| GuardianEvent::SpawnFailed {
+            slot,
+            incarnation,
+            step,
+            errno,
+        });
+    }
+
+    /// `status` as wait(2) has it.
+    pub(super) fn exited(&self, status: i32) {
+        use std::os::unix::process::ExitStatusExt as _;
+        let status = std::process::ExitStatus::from_raw(status);
+        self.event(|slot, incarnation| GuardianEvent::Exited {
+            slot,
+            incarnation,
+            pid: WORKER_PID,
+            status,
+        });
+    }
+
+    pub(super) fn tree_gone(&self) {
+        let how = TreeKill::default();
+        self.event(|slot, incarnation| GuardianEvent::TreeGone {
+            slot,
+            incarnation,
+            killed: 0,
+            how,
+        });
+    }
+
+    pub(super) fn sitter_lost(&self) {
+        use std::os::unix::process::ExitStatusExt as _;
+        let status = std::process::ExitStatus::from_raw(9);
+        self.event(|slot, incarnation| GuardianEvent::SitterLost {
+            slot,
+            incarnation,
+            status,
+            killed: 1,
+        });
+    }
+
+    /// The sitter has seen its guardian die, and ends the tree.
+    pub(super) fn ended_by_guardian_death(&self) {
+        self.event(|slot, incarnation| GuardianEvent::Signalled {
+            slot,
+            incarnation,
+            signal: ostler_core::signal::Signal::KILL,
+            cause: SignalCause::GuardianDeath,
+        });
+    }
+
+    /// The kinds of the events so far, with the cause where there is one.
+    pub(super) fn story(&mut self) -> Vec<String> {
+        let mut story = Vec::new();
+        while let Some(Some(event)) = futures_util::FutureExt::now_or_never(self.events.recv()) {
+            let kind: EventKind = event.kind;
+            let name = kind.name().trim_start_matches("worker.");
+            let reason = event
+                .facts
+                .reason
+                .map(|reason| format!(" {reason}"))
+                .unwrap_or_default();
+            let cause = event
+                .facts
+                .cause
+                .as_ref()
+                .map(|cause| format!(" ({cause})"))
+                .unwrap_or_default();
+            story.push(format!("{name}{reason}{cause}"));
+        }
+        story
+    }
+}
+
+/// An incarnation and its owner.
+pub(super) struct Play {
+    pub(super) process: Process,
+    notices: mpsc::UnboundedReceiver<Notice>,
+}
+
+impl Play {
+    pub(super) async fn notice(&mut self) -> Notice {
+        let notice = tokio::time::timeout(Duration::from_secs(3600), self.notices.recv()).await;
+        notice.expect("the owner hears something").expect("the driver lives")
+    }
+
+    /// How it ended; that it can no longer be used comes before.
+    pub(super) async fn outcome(&mut self) -> ostler_core::lifecycle::Outcome {
+        loop {
+            match self.notice().await {
+                Notice::Ended(outcome) => return outcome,
+                Notice::NotReady | Notice::Ready => {}
+                Notice::Overdue(failure) => panic!("overdue: {failure}"),
+            }
+        }
+    }
+}

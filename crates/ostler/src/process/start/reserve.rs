@@ -1,0 +1,57 @@
+//! The reservation: ports are chosen, and the incarnation is recorded before anything of it runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ostler_core::failure::Failure;
+use ostler_registry::{Record, Refusal, TableError, UnixNanos};
+
+use super::super::host::{Host, Records, store_failed};
+use super::super::incarnation::Incarnation;
+use super::super::protocol::{Done, Work};
+use super::super::slot::Listeners;
+use super::ports::{self, ChosenPorts};
+use crate::services::PortMap;
+
+/// The pause before a table that stalls is asked again. It has waited much longer itself.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What a reservation came to.
+#[derive(Debug)]
+pub(in crate::process) struct Prepared {
+    pub(in crate::process) ports: Result<ChosenPorts, Failure>,
+    pub(in crate::process) recorded: Result<(), Failure>,
+}
+
+/// Chooses the ports and writes the reservation.
+pub(in crate::process) fn reserve(incarnation: &Incarnation, host: &Host, before: (PortMap, Listeners)) -> Work {
+    let (table, spec) = (Arc::clone(&host.table), incarnation.spec().clone());
+    let (owner, incarnation) = (host.owner.clone(), incarnation.clone());
+    Box::pin(async move {
+        let worker = incarnation.worker.to_string();
+        let ports = ports::choose(spec, worker, before).await;
+        let mut record = Record::reservation(&owner, incarnation.key(), 0, UnixNanos::now());
+        if let Ok(chosen) = &ports {
+            record.ports = ports::recorded(incarnation.spec(), &chosen.ports);
+        }
+        let recorded = write(&*table, record).await.map_err(|error| store_failed(&error));
+        Done::Reserved(Prepared { ports, recorded })
+    })
+}
+
+/// Writes the reservation, however long the store stalls. A call that the table did not answer in time
+/// is still carried out, and nothing may be left of it that is not known: so the table is asked again,
+/// and its next answer, which comes behind the first, tells whether the record was written.
+async fn write(table: &dyn Records, record: Record) -> Result<(), TableError> {
+    let key = record.key();
+    loop {
+        match table.reserve(record.clone()).await {
+            Err(TableError::Slow { waited }) => {
+                tracing::warn!(target: "ostler", %key, ?waited, "the process table is slow; the start waits for it");
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(TableError::Refused(Refusal::StillHeld { held, .. })) if held == key => return Ok(()),
+            answer => return answer,
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The spawn: what the process is given, the order to the guardian, and what is learned of the process.
+
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use ostler_core::failure::{Failure, Reason};
+use ostler_core::lifecycle::Input;
+use ostler_core::spec::{Ready, WorkerSpec};
+use ostler_failpoint::{self as failpoint, Point};
+use ostler_os::guardian::{EndPolicy, SpawnRequest, TreeProcess};
+use ostler_os::identity::{self, here};
+use ostler_os::program;
+use ostler_registry::{Activation, Containment, Identity, UnixNanos};
+use tracing::Span;
+
+use super::super::host::{Host, SpawnRefused};
+use super::super::incarnation::Incarnation;
+use super::super::protocol::{Done, Work};
+use super::super::resources::Resources;
+use super::super::watch::{LineWatch, Notify};
+use super::environment::{self, Offers};
+use super::{ports, refusal, streams};
+use crate::guard::Route;
+use crate::services::PortMap;
+
+/// Orders the spawn: its news comes by the route.
+pub(in crate::process) fn order(incarnation: &Incarnation, host: &Host, route: Route, request: SpawnRequest) -> Work {
+    let (guard, slot) = (Arc::clone(&host.guard), incarnation.slot);
+    Box::pin(async move {
+        failpoint::reach(Point::SpawnPrepared);
+        let ordered = guard.spawn(slot, route, request).await;
+        failpoint::reach(Point::SpawnOrdered);
+        match ordered {
+            Ok(()) => Done::Nothing,
+            Err(SpawnRefused::Closed(closed)) => {
+                let failure = Failure::new(Reason::GuardianLost, closed.to_string());
+                Done::Input(Input::SpawnFailed(failure))
+            }
+            Err(SpawnRefused::Order(error)) => Done::Input(Input::SpawnFailed(refusal::of_order(&error))),
+        }
+    })
+}
+
+/// Prepares what the process is given. `spent_cgroups` of the slot's earlier
+/// cgroups can't be used again.
+///
+/// # Errors
+/// Why it can't be spawned: no port, no program, no room for a pipe.
+pub(in crate::process) fn prepare(
+    incarnation: &Incarnation,
+    resources: &mut Resources,
+    host: &Host,
+    trace: Option<(String, Option<String>)>,
+    spent_cgroups: u64,
+) -> Result<SpawnRequest, Failure> {
+    if let Some(failure) = resources.port_failure.take() {
+        return Err(failure);
+    }
+    let spec = incarnation.spec();
+    prepare_readiness(incarnation, resources, host)?;
+    let (listener_names, listen) = listening_sockets(resources)?;
+    let offers = Offers {
+        ports: resources.ports.clone(),
+        listeners: listener_names,
+        notify_socket: resources.notify.as_ref().map(Notify::env_value),
+        ready_file: resources.ready_file.as_deref(),
+        watchdog: spec.watchdog,
+        trace,
+    };
+    let env = environment::environment(
+        std::env::vars_os(),
+        spec,
+        incarnation.run,
+        &incarnation.worker,
+        incarnation.number,
+        &offers,
+    );
+    let argv = spec.expand_command(|name| resources.ports.get(name).copied());
+    let named = argv.first().map_or("", String::as_str);
+    let program = program::resolve(named, &env, spec.cwd.as_deref())
+        .map_err(|error| Failure::new(error.reason(), error.to_string()))?;
+    let streams = streams::make(incarnation, resources, &host.hub)?;
+    Ok(SpawnRequest {
+        program,
+        argv: argv.into_iter().map(Into::into).collect(),
+        env,
+        cwd: spec.cwd.clone(),
+        stdin: streams.stdin,
+        stdout: streams.stdout,
+        stderr: streams.stderr,
+        cgroup: cgroup(incarnation, resources, host, spent_cgroups),
+        listen,
+        host_death: EndPolicy {
+            signal: spec.host_death.signal,
+            grace: spec.host_death.grace,
+        },
+    })
+}
+
+/// The socket or file by which the worker reports that it is ready, and the watch for its lines.
+fn prepare_readiness(incarnation: &Incarnation, resources: &mut Resources, host: &Host) -> Result<(), Failure> {
+    let spec = incarnation.spec();
+    let name = format!("{}-{}", incarnation.slot, incarnation.number);
+    if has_notify_socket(spec) {
+        let notify = Notify::bind(&host.scratch, &format!("{name}.notify"))
+            .map_err(|error| refusal::of_io("its notify socket", &error))?;
+        resources.notify = Some(notify);
+    }
+    if spec.ready == Some(Ready::File) {
+        resources.ready_file = Some(host.scratch.join(format!("{name}.ready")));
+    }
+    if let Some(Ready::Line(pattern)) = &spec.ready {
+        let watch = LineWatch::new(pattern).map_err(|error| {
+            let message = format!("ready.line is not a regular expression: {error}");
+            Failure::new(Reason::ReadyTimeout, message)
+        })?;
+        resources.lines = Some(watch);
+    }
+    Ok(())
+}
+
+fn has_notify_socket(spec: &WorkerSpec) -> bool {
+    spec.watchdog.is_some() || spec.ready == Some(Ready::Notify)
+}
+
+fn listening_sockets(resources: &Resources) -> Result<(Vec<String>, Vec<OwnedFd>), Failure> {
+    let copy = |(name, listener): (&String, &Arc<TcpListener>)| {
+        let copy = listener
+            .try_clone()
+            .map_err(|error| refusal::of_io("a copy of its listening socket", &error))?;
+        Ok((name.clone(), OwnedFd::from(copy)))
+    };
+    let copies: Result<Vec<_>, Failure> = resources.listeners.iter().map(copy).collect();
+    Ok(copies?.into_iter().unzip())
+}
+
+fn cgroup(incarnation: &Incarnation, resources: &mut Resources, host: &Host, spent: u64) -> Option<OwnedFd> {
+    let made = host.machine.cgroup(&incarnation.worker, spent)?;
+    match made.and_then(|made| made.directory().try_clone_to_owned().map(|fd| (made, fd))) {
+        Ok((made, directory)) => {
+            resources.cgroup = Some(Arc::new(made));
+            Some(directory)
+        }
+        Err(error) => {
+            tracing::warn!(target: "ostler", worker = %incarnation.worker, %error, "no cgroup for this worker");
+            None
+        }
+    }
+}
+
+/// The process exists: what it is goes into the record.
+pub(in crate::process) fn spawned(
+    incarnation: &Incarnation,
+    resources: &mut Resources,
+    host: &Host,
+    process: (&TreeProcess, u32, bool),
+    span: Span,
+) -> Work {
+    failpoint::reach(Point::SpawnTold);
+    let (worker, sitter, in_cgroup) = process;
+    resources.pid = Some(worker.pid);
+    resources.sitter_pid = i32::try_from(sitter).ok();
+    resources.containment = Some(if in_cgroup { "cgroup" } else { "sitter" });
+    resources.identity = here().ok().map(|here| worker.identity(here));
+    let Some(identity) = resources.identity else {
+        return Box::pin(async { Done::Nothing });
+    };
+    // An unrelated process that has its pid by now is younger than the worker.
+    resources.sitter = resources
+        .sitter_pid
+        .and_then(|pid| identity::of(pid).ok().flatten())
+        .filter(|sitter| sitter.start_time <= identity.start_time);
+    let group = resources.cgroup.as_ref().filter(|_| in_cgroup);
+    let activation = Activation {
+        identity: Identity::LocalProcess(identity),
+        sitter: resources.sitter,
+        ports: ports::recorded(incarnation.spec(), &resources.ports),
+        containment: group.map_or(Containment::Sitter, |group| {
+            Containment::Cgroup(group.path().display().to_string())
+        }),
+        at: UnixNanos::now(),
+    };
+    let (table, key) = (Arc::clone(&host.table), incarnation.key());
+    Box::pin(async move {
+        let _open = span;
+        // An incarnation that is ending already is not made active any more; its record exists all the
+        // same.
+        if let Err(error) = table.activate(key, activation).await {
+            tracing::debug!(target: "ostler", %error, "a record was not made active");
+        }
+        failpoint::reach(Point::Active);
+        Done::Nothing
+    })
+}
+
+/// The ports that the worker reported go on record, like those that it was given.
+pub(in crate::process) fn learn_ports(
+    incarnation: &Incarnation,
+    resources: &mut Resources,
+    host: &Host,
+    reported: PortMap,
+) -> Work {
+    resources.ports.extend(reported);
+    let (table, key) = (Arc::clone(&host.table), incarnation.key());
+    let ports = ports::recorded(incarnation.spec(), &resources.ports);
+    Box::pin(async move {
+        if let Err(error) = table.set_ports(key, ports).await {
+            tracing::debug!(target: "ostler", %error, "reported ports are not on record");
+        }
+        Done::Nothing
+    })
+}
