@@ -2,6 +2,8 @@
 
 mod keeper;
 mod link;
+#[cfg(test)]
+mod script;
 
 pub(crate) use keeper::{GuardianKeeper, KeeperArguments};
 pub(crate) use link::{Census, Link, LinkClosed, News, NoCensus, Route};

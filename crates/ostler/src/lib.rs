@@ -43,6 +43,7 @@ mod guard;
 mod hub;
 mod instance;
 mod observers;
+mod patience;
 mod pool;
 mod process;
 mod remains;

@@ -15,14 +15,12 @@
 //! | `plan`, `watch/` | readiness, probes and heartbeats |
 //! | `release`, `remnants` | the ports and the record; a tree without its sitter |
 //! | `announce`, `spans`, `output` | what the outside sees |
-//! | `patience` | time limits that a suspended host does not use up |
 
 mod announce;
 mod driver;
 mod host;
 mod incarnation;
 mod output;
-mod patience;
 mod plan;
 mod protocol;
 mod release;

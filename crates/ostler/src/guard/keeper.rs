@@ -13,11 +13,12 @@ use ostler_os::limits;
 use ostler_telemetry::{EventKind, Facts};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use crate::hub::About;
+use super::link::{Link, Orders};
+use crate::hub::{About, Hub};
 use crate::services::Services;
 use crate::supervisor::Exit;
 
-/// How a guardian is launched, and where it is noted for whoever comes after a dead host.
+/// How a guardian is launched, and where it is noted for the sweep after a dead host.
 #[derive(Debug, Clone)]
 pub(crate) struct KeeperArguments {
     pub(crate) services: Arc<Services>,
@@ -30,7 +31,7 @@ pub(crate) struct KeeperArguments {
 /// The actor.
 pub(crate) struct GuardianKeeper;
 
-/// What the pump tells the keeper.
+/// What the pump reports to the keeper.
 #[derive(Debug)]
 pub(crate) enum KeeperMessage {
     /// The guardian is dead, and this is how it ended.
@@ -51,10 +52,15 @@ impl Actor for GuardianKeeper {
         arguments: KeeperArguments,
     ) -> Result<(), ActorProcessingErr> {
         let services = Arc::clone(&arguments.services);
-        // A guardian whose keeper was killed would be lost one day and nobody replace it: it goes now, and its workers
-        // are told why.
+        // A guardian without a keeper would not be replaced when it is lost: it goes now, and its workers
+        // learn why.
         if let Some((unkept, generation)) = services.link.serving_now() {
-            lose(&services, generation, "its keeper ended, and it was ended too");
+            lose(
+                &services.link,
+                &services.hub,
+                generation,
+                "its keeper ended, and it was ended too",
+            );
             unkept.abandon();
         }
         let (guardian, events) = Guardian::launch(options(&arguments)).await?;
@@ -62,7 +68,11 @@ impl Actor for GuardianKeeper {
         services.note_guardian(&guardian.identity());
         failpoint::reach(Point::GuardianNoted);
         let generation = services.link.serve(guardian);
-        tokio::spawn(pump(events, services, generation, myself));
+        tokio::spawn(async move {
+            // A keeper that has ended needs no news.
+            let report = move |how| drop(myself.cast(KeeperMessage::Lost(how)));
+            pump(events, &services.link, &services.hub, generation, report).await;
+        });
         Ok(())
     }
 
@@ -88,34 +98,57 @@ fn options(arguments: &KeeperArguments) -> GuardianOptions {
     }
 }
 
-/// Takes a guardian out of service, and says so; whether it was in service.
-fn lose(services: &Services, generation: u64, how: &str) -> bool {
-    let lost = services.link.lost(generation);
+/// Takes a guardian out of service, and emits that; whether it was in service.
+fn lose<G: Orders>(link: &Link<G>, hub: &Hub, generation: u64, how: &str) -> bool {
+    let lost = link.lost(generation);
     if lost {
         let facts = Facts {
             message: Some(how.to_owned()),
             ..Facts::default()
         };
-        services.hub.emit(EventKind::GuardianLost, About::run(), facts);
+        hub.emit(EventKind::GuardianLost, About::run(), facts);
     }
     lost
 }
 
-/// Brings a guardian's news to where they belong, until it and all its sitters have ended. A task of its own: it goes
-/// on for a guardian that is lost.
-async fn pump(mut events: Events, services: Arc<Services>, generation: u64, keeper: ActorRef<KeeperMessage>) {
-    while let Some(event) = events.recv().await {
+/// Where the news of a guardian comes from. Tests script it.
+trait Source: Send {
+    fn next(&mut self) -> impl Future<Output = Option<GuardianEvent>> + Send;
+}
+
+impl Source for Events {
+    async fn next(&mut self) -> Option<GuardianEvent> {
+        self.recv().await
+    }
+}
+
+/// Brings a guardian's news to its incarnations, until it and all its sitters have ended. A task of its
+/// own: it goes on for a guardian that is lost. A guardian that ends while it serves is lost, however it
+/// says goodbye: an orderly end is ordered by a link that is closed. `report` learns of the loss.
+async fn pump<G: Orders>(
+    mut events: impl Source,
+    link: &Link<G>,
+    hub: &Hub,
+    generation: u64,
+    report: impl Fn(String) + Send,
+) {
+    let lost = |how: String| {
+        if lose(link, hub, generation, &format!("the guardian ended: {how}")) {
+            report(how);
+        }
+    };
+    while let Some(event) = events.next().await {
         match event {
             GuardianEvent::Lost { status } => {
-                let how = status.map_or_else(|| "status unknown".to_owned(), |status| status.to_string());
-                if lose(&services, generation, &format!("the guardian ended: {how}")) {
-                    // A keeper that has ended needs no news.
-                    drop(keeper.cast(KeeperMessage::Lost(how)));
-                }
+                lost(status.map_or_else(|| "status unknown".to_owned(), |status| status.to_string()));
             }
             GuardianEvent::Ended => break,
-            other => services.link.deliver(generation, other),
+            other => link.deliver(generation, other),
         }
     }
-    services.link.ended(generation);
+    lost("without being asked to".to_owned());
+    link.ended(generation);
 }
+
+#[cfg(test)]
+mod tests;

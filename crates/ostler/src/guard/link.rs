@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use ostler_core::ids::Incarnation;
 use ostler_core::spec::StopSpec;
-use ostler_os::guardian::{Guardian, GuardianEvent, TreeProcess};
+use ostler_os::guardian::{Guardian, GuardianEvent, OrderError, TreeProcess};
 use tokio::sync::{mpsc, watch};
+
+use crate::patience;
 
 /// What an incarnation hears from the guardian and its sitter.
 #[derive(Debug)]
@@ -32,15 +34,48 @@ pub(crate) struct Route {
     pub(crate) sender: mpsc::UnboundedSender<News>,
 }
 
+/// What the link needs of a guardian. Tests script it.
+pub(crate) trait Orders: Clone + Send + Sync + 'static {
+    /// Has the slot's sitter end this incarnation.
+    fn end(&self, slot: u32, incarnation: Incarnation, stop: StopSpec) -> Result<(), OrderError>;
+
+    /// Has the slot's sitter end itself.
+    fn close(&self, slot: u32) -> Result<(), OrderError>;
+
+    /// Asks what the guardian still has.
+    fn census(&self) -> Result<(), OrderError>;
+
+    /// Closes the line: the guardian ends everything that it has.
+    fn abandon(&self);
+}
+
+impl Orders for Guardian {
+    fn end(&self, slot: u32, incarnation: Incarnation, stop: StopSpec) -> Result<(), OrderError> {
+        Guardian::end(self, slot, incarnation.0, stop.signal, stop.grace)
+    }
+
+    fn close(&self, slot: u32) -> Result<(), OrderError> {
+        Guardian::close(self, slot)
+    }
+
+    fn census(&self) -> Result<(), OrderError> {
+        Guardian::census(self)
+    }
+
+    fn abandon(&self) {
+        Guardian::abandon(self);
+    }
+}
+
 /// Which guardian serves.
 #[derive(Debug, Clone)]
-pub(crate) enum Serving {
+enum Serving<G> {
     /// None just now: the next one is being started.
-    Nobody,
+    Awaited,
     /// This one.
     This {
         /// The guardian.
-        guardian: Guardian,
+        guardian: G,
         /// Which one it is, counted from 1.
         generation: u64,
     },
@@ -113,10 +148,46 @@ impl SlotNumbers {
     }
 }
 
-/// See the module's documentation.
+/// The questions for a census to one guardian, and its answers. Both keep their order, so the n-th answer
+/// belongs to the n-th question, also when no one waits for it any more.
+#[derive(Debug, Default)]
+struct Censuses {
+    generation: u64,
+    asked: u64,
+    answered: u64,
+    latest: Option<Census>,
+}
+
+impl Censuses {
+    /// A question to this guardian: its number.
+    fn ask(&mut self, generation: u64) -> u64 {
+        if self.generation != generation {
+            *self = Self {
+                generation,
+                ..Self::default()
+            };
+        }
+        self.asked += 1;
+        self.asked
+    }
+
+    fn answer(&mut self, generation: u64, census: Census) {
+        if self.generation == generation {
+            self.answered += 1;
+            self.latest = Some(census);
+        }
+    }
+
+    /// Whether this question has its answer, or never will.
+    fn is_settled(&self, generation: u64, question: u64) -> bool {
+        self.generation != generation || self.answered >= question
+    }
+}
+
+/// The line to the guardian that serves, and the routes of its news; see the [module](self).
 #[derive(Debug)]
-pub(crate) struct Link {
-    serving: watch::Sender<Serving>,
+pub(crate) struct Link<G = Guardian> {
+    serving: watch::Sender<Serving<G>>,
     /// No guardian will follow the present one.
     last: AtomicBool,
     routes: Mutex<Routes>,
@@ -124,7 +195,7 @@ pub(crate) struct Link {
     /// How many guardians have ended with all their sitters.
     endings: watch::Sender<u64>,
     slots: watch::Sender<SlotNumbers>,
-    census: watch::Sender<Option<Census>>,
+    censuses: watch::Sender<Censuses>,
 }
 
 /// What the guardian says it still has.
@@ -152,21 +223,21 @@ pub(crate) enum NoCensus {
 #[error("the instance is stopping: no guardian serves any more")]
 pub(crate) struct LinkClosed;
 
-impl Link {
+impl<G: Orders> Link<G> {
     pub(crate) fn new() -> Self {
         Self {
-            serving: watch::Sender::new(Serving::Nobody),
+            serving: watch::Sender::new(Serving::Awaited),
             last: AtomicBool::new(false),
             routes: Mutex::default(),
             generations: Mutex::default(),
             endings: watch::Sender::default(),
             slots: watch::Sender::default(),
-            census: watch::Sender::default(),
+            censuses: watch::Sender::default(),
         }
     }
 
     /// This guardian serves from now on. Returns which one it is.
-    pub(crate) fn serve(&self, guardian: Guardian) -> u64 {
+    pub(crate) fn serve(&self, guardian: G) -> u64 {
         let generation = {
             let mut generations = lock(&self.generations);
             *generations += 1;
@@ -177,52 +248,52 @@ impl Link {
     }
 
     /// The guardian that serves; waits for one while there is none.
-    pub(crate) async fn guardian(&self) -> Result<(Guardian, u64), LinkClosed> {
+    pub(crate) async fn guardian(&self) -> Result<(G, u64), LinkClosed> {
         let mut serving = self.serving.subscribe();
         let now = serving
-            .wait_for(|serving| !matches!(serving, Serving::Nobody))
+            .wait_for(|serving| !matches!(serving, Serving::Awaited))
             .await
             .map_err(|_| LinkClosed)?;
         match &*now {
             Serving::This { guardian, generation } => Ok((guardian.clone(), *generation)),
-            Serving::Nobody | Serving::Closed => Err(LinkClosed),
+            Serving::Awaited | Serving::Closed => Err(LinkClosed),
         }
     }
 
     /// The guardian that serves, if one does.
-    pub(crate) fn current(&self) -> Option<Guardian> {
+    pub(crate) fn current(&self) -> Option<G> {
         self.serving_now().map(|(guardian, _)| guardian)
     }
 
     /// The same, and which one it is.
-    pub(crate) fn serving_now(&self) -> Option<(Guardian, u64)> {
+    pub(crate) fn serving_now(&self) -> Option<(G, u64)> {
         match &*self.serving.borrow() {
             Serving::This { guardian, generation } => Some((guardian.clone(), *generation)),
-            Serving::Nobody | Serving::Closed => None,
+            Serving::Awaited | Serving::Closed => None,
         }
     }
 
-    /// No guardian serves any more: what waits for one is told so. The last one is handed over.
-    pub(crate) fn close(&self) -> Option<Guardian> {
+    /// No guardian serves any more: what waits for one gets an error. Returns the last one.
+    pub(crate) fn close(&self) -> Option<G> {
         match self.serving.send_replace(Serving::Closed) {
             Serving::This { guardian, .. } => Some(guardian),
-            Serving::Nobody | Serving::Closed => None,
+            Serving::Awaited | Serving::Closed => None,
         }
     }
 
-    /// No guardian will follow the present one, or the one that was lost: what waits for one is told so.
+    /// No guardian will follow the present one, or the one that was lost: what waits for one gets an error.
     pub(crate) fn expect_no_other(&self) {
         self.last.store(true, Ordering::SeqCst);
         self.serving.send_if_modified(|serving| {
-            let nobody = matches!(serving, Serving::Nobody);
-            if nobody {
+            let awaited = matches!(serving, Serving::Awaited);
+            if awaited {
                 *serving = Serving::Closed;
             }
-            nobody
+            awaited
         });
     }
 
-    /// Closes the line to the guardian at once, without a runtime: the guardian ends all that it has.
+    /// Closes the line to the guardian at once, without a runtime: the guardian ends everything that it has.
     pub(crate) fn abandon(&self) {
         if let Some(guardian) = self.close() {
             guardian.abandon();
@@ -258,7 +329,7 @@ impl Link {
     /// Has the incarnation's sitter end it. Under a guardian that is lost its sitter ends it anyway.
     pub(crate) fn end(&self, slot: u32, incarnation: Incarnation, stop: StopSpec) {
         let Some(guardian) = self.current() else { return };
-        if let Err(error) = guardian.end(slot, incarnation.0, stop.signal, stop.grace) {
+        if let Err(error) = guardian.end(slot, incarnation, stop) {
             tracing::warn!(target: "ostler", slot, incarnation = incarnation.0, %error, "an order to end did not reach the guardian");
         }
     }
@@ -273,8 +344,8 @@ impl Link {
         number
     }
 
-    /// These slots are not used any more: their sitters may end, and their numbers be used again then. Noted at once; the
-    /// sitters are told by a task, so that nobody who waits for a pool's release waits for a thousand orders, too.
+    /// These slots are not used any more: their sitters may end, and then their numbers can be used again.
+    /// Noted at once; a task gives the orders, so that the release of a pool does not wait for a thousand.
     pub(crate) fn close_slots(self: &Arc<Self>, slots: Vec<u32>) {
         let serving = self.serving_now();
         let generation = serving.as_ref().map_or(0, |(_, generation)| *generation);
@@ -283,11 +354,11 @@ impl Link {
         let link = Arc::clone(self);
         tokio::spawn(async move {
             for slot in slots {
-                // Its sitter has died meanwhile, and the number may be somebody else's.
+                // Its sitter has died meanwhile, and the number may be used again.
                 if link.slots.borrow().closing.get(&slot) != Some(&generation) {
                     continue;
                 }
-                // The guardian that was noted: one that has come since may have given the number to somebody else.
+                // The guardian that was noted: a later one may use the number for another slot.
                 if serving
                     .as_ref()
                     .is_none_or(|(guardian, _)| guardian.close(slot).is_err())
@@ -306,15 +377,22 @@ impl Link {
 
     /// What the guardian still has, once the slots that were closed are through.
     pub(crate) async fn census(&self, within: Duration) -> Result<Census, NoCensus> {
-        let guardian = self.current().ok_or(NoCensus::Lost)?;
+        let (guardian, generation) = self.serving_now().ok_or(NoCensus::Lost)?;
         let answer = async {
             let mut slots = self.slots.subscribe();
             slots.wait_for(|slots| slots.closing.is_empty()).await.ok()?;
-            let mut census = self.census.subscribe();
-            census.mark_unchanged();
-            guardian.census().ok()?;
-            census.changed().await.ok()?;
-            census.borrow().clone()
+            let mut question = None;
+            // Numbered and asked in one step, so that the numbers follow the order of the questions.
+            self.censuses.send_modify(|censuses| {
+                question = guardian.census().ok().map(|()| censuses.ask(generation));
+            });
+            let question = question?;
+            let mut censuses = self.censuses.subscribe();
+            let settled = censuses
+                .wait_for(|censuses| censuses.is_settled(generation, question))
+                .await
+                .ok()?;
+            settled.latest.clone().filter(|_| settled.generation == generation)
         };
         let lost = async {
             let mut serving = self.serving.subscribe();
@@ -323,25 +401,31 @@ impl Link {
                 .wait_for(|serving| !matches!(serving, Serving::This { .. }))
                 .await;
         };
-        tokio::select! {
-            biased;
-            answer = answer => answer.ok_or(NoCensus::Lost),
-            () = lost => Err(NoCensus::Lost),
-            () = tokio::time::sleep(within) => Err(NoCensus::Unanswered),
-        }
+        let answered = async {
+            tokio::select! {
+                biased;
+                answer = answer => answer.ok_or(NoCensus::Lost),
+                () = lost => Err(NoCensus::Lost),
+            }
+        };
+        patience::within(within, answered)
+            .await
+            .unwrap_or(Err(NoCensus::Unanswered))
     }
 
-    /// Brings a guardian's news to where they belong; those of an old incarnation have nowhere to go.
+    /// Brings a guardian's news to its incarnation; that of an old incarnation has nowhere to go.
     pub(crate) fn deliver(&self, generation: u64, event: GuardianEvent) {
         match event {
             GuardianEvent::Closed { slot } => return self.slot_closed(slot, generation),
             GuardianEvent::Census { sitters, strays, .. } => {
-                self.census.send_replace(Some(Census { sitters, strays }));
-                return;
+                let census = Census { sitters, strays };
+                return self
+                    .censuses
+                    .send_modify(|censuses| censuses.answer(generation, census));
             }
             // No sitter is left to be closed.
             GuardianEvent::SitterLost { slot, .. } => self.slot_closed(slot, generation),
-            // The sitter did not hear that it is closed: it serves whoever has the slot next, or ends with the guardian.
+            // The sitter did not hear that it is closed: it serves the slot's next owner, or ends with the guardian.
             GuardianEvent::OrderFailed {
                 slot, incarnation: 0, ..
             } => self.slot_closed(slot, generation),
@@ -369,7 +453,7 @@ impl Link {
             if current {
                 // Read under the lock of `serving`: `expect_no_other` sees to what was lost before.
                 let last = self.last.load(Ordering::SeqCst);
-                *serving = if last { Serving::Closed } else { Serving::Nobody };
+                *serving = if last { Serving::Closed } else { Serving::Awaited };
             }
             current
         });

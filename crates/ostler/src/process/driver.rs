@@ -31,8 +31,9 @@ use super::slot::{Process, Slot};
 use super::spans::Spans;
 use super::start::{self, Prepared};
 use super::watch::{wait_ready, watch_health};
-use super::{announce, patience, plan, release};
+use super::{announce, plan, release};
 use crate::guard::{News, Route};
+use crate::patience;
 use crate::services::StopLevel;
 
 /// Begins the slot's next incarnation. It is reserved only when the one before it is released, and when

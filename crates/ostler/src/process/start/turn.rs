@@ -9,8 +9,8 @@ use ostler_core::lifecycle::Outcome;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use super::super::host::Setup;
-use super::super::patience;
 use super::super::protocol::{Order, Progress};
+use crate::patience;
 
 /// The pause after the first start that failed uncounted; doubled after each that follows, up to
 /// [`PAUSE_MAX`].

@@ -17,8 +17,8 @@ use ostler_os::{procfile, tree};
 use tokio::sync::watch;
 
 use super::super::incarnation::port_variable;
-use super::super::patience::Deadline;
 use super::LastAnswer;
+use crate::patience::Deadline;
 use crate::services::PortMap;
 
 /// So many messages are read before everything else of the incarnation has its turn.

@@ -9,8 +9,8 @@ use ostler_os::ports::{ListenerOwner, listener_in_tree};
 use ostler_os::sockets::name_holders;
 use tokio::net::TcpStream;
 
-use super::super::patience;
 use super::{Answer, http};
+use crate::patience;
 use crate::services::PortMap;
 
 /// A foreign socket must be seen twice, with this between: a tree that forks while it is read may be

@@ -12,20 +12,20 @@ use tokio::time::Instant;
 const FAR: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
 
 /// `limit` after `from`; the far end of time where that does not exist.
-pub(super) fn after(from: Instant, limit: Duration) -> Instant {
+pub(crate) fn after(from: Instant, limit: Duration) -> Instant {
     from + limit.min(FAR)
 }
 
 /// A deadline, and whether it was set once more.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Deadline {
+pub(crate) struct Deadline {
     at: Instant,
     length: Duration,
     extended: bool,
 }
 
 impl Deadline {
-    pub(super) fn new(length: Duration) -> Self {
+    pub(crate) fn new(length: Duration) -> Self {
         Self {
             at: after(Instant::now(), length),
             length,
@@ -33,13 +33,13 @@ impl Deadline {
         }
     }
 
-    pub(super) fn at(&self) -> Instant {
+    pub(crate) fn at(&self) -> Instant {
         self.at
     }
 
     /// Whether it has passed for good. Noticed late for the first time, it is set once more: for as
     /// long as it was late, at most for its own length.
-    pub(super) fn is_over(&mut self) -> bool {
+    pub(crate) fn is_over(&mut self) -> bool {
         let now = Instant::now();
         let late = now.saturating_duration_since(self.at);
         if late <= LATE || self.extended {
@@ -52,7 +52,7 @@ impl Deadline {
 }
 
 /// What `work` comes to within `limit`; `None` when it takes longer.
-pub(super) async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+pub(crate) async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
     let mut work = std::pin::pin!(work);
     let mut deadline = Deadline::new(limit);
     loop {

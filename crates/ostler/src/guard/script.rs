@@ -1,0 +1,50 @@
+//! A scripted guardian: it notes its orders.
+
+use std::sync::{Arc, Mutex};
+
+use ostler_core::ids::Incarnation;
+use ostler_core::spec::StopSpec;
+use ostler_os::guardian::OrderError;
+
+use super::link::Orders;
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Scripted {
+    orders: Arc<Mutex<Vec<String>>>,
+    /// It is gone: it takes no orders.
+    pub(super) gone: bool,
+}
+
+impl Scripted {
+    /// The orders since the last call.
+    pub(super) fn orders(&self) -> Vec<String> {
+        std::mem::take(&mut self.orders.lock().unwrap())
+    }
+
+    fn note(&self, order: String) -> Result<(), OrderError> {
+        if self.gone {
+            return Err(OrderError::Gone);
+        }
+        self.orders.lock().unwrap().push(order);
+        Ok(())
+    }
+}
+
+impl Orders for Scripted {
+    fn end(&self, slot: u32, incarnation: Incarnation, stop: StopSpec) -> Result<(), OrderError> {
+        self.note(format!("end {slot}#{incarnation} {}", stop.signal))
+    }
+
+    fn close(&self, slot: u32) -> Result<(), OrderError> {
+        self.note(format!("close {slot}"))
+    }
+
+    fn census(&self) -> Result<(), OrderError> {
+        self.note("census".to_owned())
+    }
+
+    fn abandon(&self) {
+        // One that is gone can't be abandoned.
+        let _ = self.note("abandon".to_owned());
+    }
+}
