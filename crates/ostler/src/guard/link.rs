@@ -459,8 +459,10 @@ impl<G: Orders> Link<G> {
         });
         self.slots.send_if_modified(|slots| slots.guardian_lost(generation));
         let mut routes = lock(&self.routes);
-        routes.lost = routes.lost.max(generation);
-        routes.send_all(generation, || News::GuardianLost);
+        if generation > routes.lost {
+            routes.lost = generation;
+            routes.send_all(generation, || News::GuardianLost);
+        }
         lost
     }
 
