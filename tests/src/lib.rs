@@ -4,6 +4,7 @@
 //! Nothing here sleeps to synchronise: tests wait for an event, with a deadline.
 
 pub mod receiver;
+pub mod route_guide;
 pub mod scene;
 pub mod sweep;
 pub mod world;

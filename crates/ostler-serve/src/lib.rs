@@ -7,6 +7,10 @@ mod client;
 mod connect;
 mod dispatcher;
 mod flight;
+#[cfg(feature = "grpc")]
+pub mod grpc;
+#[cfg(feature = "http")]
+pub mod http;
 mod lease;
 mod outcome;
 mod policy;

@@ -1,5 +1,8 @@
 //! Calls to a pool's workers, with real processes: every call has one outcome, and it is the right
 //! one.
 
+mod chaos;
+mod grpc;
+mod http;
 mod scene;
 mod stdio;

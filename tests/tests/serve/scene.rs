@@ -69,6 +69,13 @@ impl Scene {
         self.pool.workers().iter().filter_map(|worker| worker.pid).collect()
     }
 
+    /// Kills the guardian: another one is started, and its workers with it.
+    pub(crate) fn kill_guardian(&self) {
+        if let Some(pid) = self.ostler.guardian_pid() {
+            ostler_tests::send(pid, nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+
     /// Waits until every worker is ready for calls and none is under way.
     pub(crate) async fn at_full_strength(&self) {
         let workers = self.pool.spec().workers as usize;

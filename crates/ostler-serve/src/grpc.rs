@@ -1,0 +1,164 @@
+//! Workers that are gRPC servers (feature `grpc`): `EmbedderClient::new(pool.grpc())`, for any
+//! client that tonic generates.
+//!
+//! One HTTP/2 connection per worker carries all its calls: unary, client, server and bidirectional
+//! streams, with the back-pressure of HTTP/2 in both directions. A call that is dropped is reset.
+//! The worker is busy until the call's trailers have arrived.
+
+mod status;
+mod stream;
+mod timeout;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use http_body_util::BodyExt as _;
+use hyper::body::{Body, Bytes, Incoming};
+use tokio::time::Instant;
+use tonic::Status;
+
+use crate::adapter::{Adapter, Attempt, Fault};
+use crate::call::CallOptions;
+use crate::client::Client;
+use crate::http::{Answer, BodyError, Http, HttpConnection, RequestBody, Version};
+use crate::lease::Lease;
+use crate::pool::ServingPool;
+use crate::session::Session;
+use crate::worker::Worker;
+
+pub use status::{FAILURE, OUTCOME, REASON, STDERR, WORKER, status};
+pub use stream::GrpcBody;
+
+/// The adapter for gRPC: HTTP/2, with the call's deadline passed on as `grpc-timeout`.
+#[derive(Debug, Clone)]
+pub struct Grpc(Http);
+
+impl Default for Grpc {
+    /// At the worker's one port.
+    fn default() -> Self {
+        Self(Http::new(Version::Http2))
+    }
+}
+
+impl Grpc {
+    /// At the port of this name.
+    #[must_use]
+    pub fn port(self, name: impl Into<Arc<str>>) -> Self {
+        Self(self.0.port(name))
+    }
+}
+
+impl Adapter for Grpc {
+    type Connection = HttpConnection;
+    type Request = Request<RequestBody>;
+    type Response = Response<Incoming>;
+
+    async fn connect(&self, worker: &Arc<Worker>) -> Result<HttpConnection, String> {
+        self.0.connect(worker).await
+    }
+
+    fn is_open(&self, connection: &HttpConnection) -> bool {
+        self.0.is_open(connection)
+    }
+
+    async fn call(
+        &self,
+        connection: &HttpConnection,
+        mut request: Request<RequestBody>,
+        attempt: &Attempt,
+    ) -> Result<Response<Incoming>, Fault<Request<RequestBody>>> {
+        // What the queue has taken is no longer there for the worker.
+        timeout::pass_on(request.headers_mut(), attempt.deadline());
+        self.0.call(connection, request, attempt).await
+    }
+}
+
+/// A `tower::Service` for the clients that tonic generates.
+///
+/// A call that has no answer is a `tonic::Status` with the facts in its metadata: [`OUTCOME`]
+/// (`refused` or `unknown`), [`REASON`], [`WORKER`], [`FAILURE`] and [`STDERR`].
+///
+/// A request's `grpc-timeout` is the one deadline for queue, call and retries. Without it, the
+/// pool's
+/// `timeout` holds until the response begins, so that a stream may be as long as it likes. An
+/// extension of type [`CallOptions`] in the request sets more.
+#[derive(Debug, Clone)]
+pub struct GrpcService {
+    client: Client<Grpc>,
+}
+
+impl GrpcService {
+    async fn send<B>(&self, request: Request<B>) -> Result<Response<GrpcBody>, Status>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BodyError>,
+    {
+        let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+        let given = request.extensions().get::<CallOptions>().cloned();
+        let mut options = given.unwrap_or_default();
+        if let Some(timeout) = timeout::of(request.headers()) {
+            let due = Instant::now() + timeout;
+            options.deadline = Some(options.deadline.map_or(due, |deadline| deadline.min(due)));
+        }
+        let begun = self.client.begin(request, &options).await;
+        let (response, flight) = begun.map_err(|error| status(&error))?;
+        // Trailers-only: the status is among the headers, and no trailers follow.
+        let complete = response.headers().contains_key("grpc-status");
+        Ok(response.map(|body| GrpcBody::new(Answer::worker(body, flight, options.deadline), complete)))
+    }
+}
+
+impl<B> tower_service::Service<Request<B>> for GrpcService
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BodyError>,
+{
+    type Response = Response<GrpcBody>;
+    type Error = Status;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Status>> + Send>>;
+
+    /// Always ready: the queue is the pool's.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let service = self.clone();
+        Box::pin(async move { service.send(request).await })
+    }
+}
+
+impl ServingPool {
+    /// What a generated client is made of: `EmbedderClient::new(pool.grpc())`.
+    pub fn grpc(&self) -> GrpcService {
+        self.grpc_with(Grpc::default())
+    }
+
+    /// The same, by this adapter.
+    pub fn grpc_with(&self, grpc: Grpc) -> GrpcService {
+        GrpcService {
+            client: self.client(grpc),
+        }
+    }
+}
+
+impl Session {
+    /// As [`ServingPool::grpc`], for calls of the session.
+    pub fn grpc(&self) -> GrpcService {
+        GrpcService {
+            client: self.client(Grpc::default()),
+        }
+    }
+}
+
+impl Lease {
+    /// As [`ServingPool::grpc`], for calls of the leased worker.
+    pub fn grpc(&self) -> GrpcService {
+        GrpcService {
+            client: self.client(Grpc::default()),
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Workers that are called over HTTP/1.1 or HTTP/2 (feature `http`).
+//!
+//! [`HttpService`] is a `tower::Service` for `http::Request`, for `hyper`, `tower` layers, and, on
+//! top of it, gRPC clients.
+
+mod answer;
+mod body;
+mod connection;
+mod problem;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use http_body_util::BodyExt as _;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::{Body, Bytes, Incoming};
+
+use crate::adapter::{Adapter, Attempt, Fault};
+use crate::call::CallOptions;
+use crate::client::Client;
+use crate::lease::Lease;
+use crate::outcome::CallError;
+use crate::pool::ServingPool;
+use crate::session::Session;
+use crate::worker::Worker;
+
+pub use answer::Answer;
+pub use body::CutOff;
+pub use connection::HttpConnection;
+pub use problem::ProblemBody;
+
+/// An error of a request's body.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The body of a request on its way to a worker.
+pub type RequestBody = UnsyncBoxBody<Bytes, BodyError>;
+
+/// A version of HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Version {
+    /// HTTP/1.1: a connection for each call in flight, kept alive.
+    #[default]
+    Http1,
+    /// HTTP/2 without TLS: one connection for all calls of a worker.
+    Http2,
+}
+
+/// The adapter for HTTP.
+#[derive(Debug, Clone, Default)]
+pub struct Http {
+    version: Version,
+    port: Option<Arc<str>>,
+}
+
+impl Http {
+    /// Of this version, at the worker's one port.
+    pub fn new(version: Version) -> Self {
+        Self { version, port: None }
+    }
+
+    /// At the port of this name.
+    #[must_use]
+    pub fn port(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.port = Some(name.into());
+        self
+    }
+}
+
+impl Adapter for Http {
+    type Connection = HttpConnection;
+    type Request = Request<RequestBody>;
+    type Response = Response<Incoming>;
+
+    async fn connect(&self, worker: &Arc<Worker>) -> Result<HttpConnection, String> {
+        let endpoint = worker
+            .endpoint(self.port.as_deref())
+            .ok_or("the pool's workers have no such port; set port, or name one of ports")?;
+        HttpConnection::open(self.version, endpoint.clone()).await
+    }
+
+    fn is_open(&self, connection: &HttpConnection) -> bool {
+        connection.is_open()
+    }
+
+    async fn call(
+        &self,
+        connection: &HttpConnection,
+        request: Request<RequestBody>,
+        attempt: &Attempt,
+    ) -> Result<Response<Incoming>, Fault<Request<RequestBody>>> {
+        connection.send(request, attempt).await
+    }
+
+    /// A request without a body can be sent again; one whose body is read as it goes can't.
+    fn copy(&self, request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+        if !request.body().is_end_stream() {
+            return None;
+        }
+        let mut copy = Request::new(empty());
+        *copy.method_mut() = request.method().clone();
+        *copy.uri_mut() = request.uri().clone();
+        *copy.headers_mut() = request.headers().clone();
+        *copy.extensions_mut() = request.extensions().clone();
+        Some(copy)
+    }
+}
+
+fn empty() -> RequestBody {
+    http_body_util::Empty::new()
+        .map_err(|never| match never {})
+        .boxed_unsync()
+}
+
+/// A `tower::Service` for `http::Request`: each request goes to a worker of the pool.
+///
+/// Its requests are always answered: one that was refused by 503, one whose outcome is unknown by
+/// 502, or by 504 at its deadline, each with an `application/problem+json` body.
+/// [`HttpService::send`] returns the outcome as a type instead.
+///
+/// The worker is busy until the response's body has been read to its end or is dropped. An
+/// extension of type [`CallOptions`] in the request sets its deadline, or marks it idempotent; GET,
+/// HEAD, PUT, DELETE and OPTIONS requests without a body are idempotent by RFC 9110.
+#[derive(Debug, Clone)]
+pub struct HttpService {
+    client: Client<Http>,
+}
+
+impl HttpService {
+    fn new(client: Client<Http>) -> Self {
+        Self { client }
+    }
+
+    /// Sends a request. Dropped, it is cancelled; see [`Client::call`].
+    ///
+    /// # Errors
+    /// The call was refused, or its outcome is unknown: [`CallError`].
+    pub async fn send<B>(&self, request: Request<B>) -> Result<Response<Answer>, CallError>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BodyError>,
+    {
+        let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+        let given = request.extensions().get::<CallOptions>().cloned();
+        let mut options = given.unwrap_or_default();
+        options.idempotent |= request.method().is_idempotent();
+        let (response, flight) = self.client.begin(request, &options).await?;
+        Ok(response.map(|body| Answer::worker(body, flight, options.deadline)))
+    }
+}
+
+impl<B> tower_service::Service<Request<B>> for HttpService
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BodyError>,
+{
+    type Response = Response<Answer>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    /// Always ready: the queue is the pool's.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let service = self.clone();
+        Box::pin(async move {
+            Ok(service
+                .send(request)
+                .await
+                .unwrap_or_else(|error| problem::response(&error)))
+        })
+    }
+}
+
+impl ServingPool {
+    /// HTTP/1.1 to the workers' one port.
+    pub fn http(&self) -> HttpService {
+        self.http_with(Http::default())
+    }
+
+    /// HTTP by this adapter.
+    pub fn http_with(&self, http: Http) -> HttpService {
+        HttpService::new(self.client(http))
+    }
+}
+
+impl Session {
+    /// HTTP/1.1 to the session's worker.
+    pub fn http(&self) -> HttpService {
+        HttpService::new(self.client(Http::default()))
+    }
+}
+
+impl Lease {
+    /// HTTP/1.1 to the leased worker.
+    pub fn http(&self) -> HttpService {
+        HttpService::new(self.client(Http::default()))
+    }
+}

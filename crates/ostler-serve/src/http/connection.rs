@@ -1,0 +1,197 @@
+//! Connections to one worker: one for each call in flight with HTTP/1.1, one for all with HTTP/2.
+
+use std::sync::Mutex;
+
+use http::header::HOST;
+use http::uri::{Authority, Scheme};
+use http::{HeaderValue, Request, Response, Uri};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use ostler::Endpoint;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::{RequestBody, Version};
+use crate::adapter::{Attempt, Fault};
+use crate::pool::lock;
+
+type Requested = Request<RequestBody>;
+type Sending = Result<Response<Incoming>, TrySendError<Requested>>;
+
+/// What a worker is reached by.
+#[derive(Debug)]
+pub struct HttpConnection {
+    endpoint: Endpoint,
+    wire: Wire,
+}
+
+#[derive(Debug)]
+enum Wire {
+    /// Those that are not in use.
+    Http1(Mutex<Vec<http1::SendRequest<RequestBody>>>),
+    Http2(http2::SendRequest<RequestBody>),
+}
+
+impl HttpConnection {
+    pub(super) async fn open(version: Version, endpoint: Endpoint) -> Result<Self, String> {
+        let wire = match version {
+            Version::Http1 => Wire::Http1(Mutex::new(vec![http1(&endpoint).await?])),
+            Version::Http2 => Wire::Http2(http2(&endpoint).await?),
+        };
+        Ok(Self { endpoint, wire })
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        match &self.wire {
+            Wire::Http1(_) => true,
+            Wire::Http2(sender) => !sender.is_closed(),
+        }
+    }
+
+    pub(super) async fn send(
+        &self,
+        mut request: Requested,
+        attempt: &Attempt,
+    ) -> Result<Response<Incoming>, Fault<Requested>> {
+        self.address(&mut request);
+        match &self.wire {
+            Wire::Http1(idle) => self.send_http1(idle, request, attempt).await,
+            Wire::Http2(sender) => {
+                let mut sender = sender.clone();
+                if let Err(error) = sender.ready().await {
+                    let why = error.to_string();
+                    return Err(Fault::NotSent { request, why });
+                }
+                attempt.sending();
+                sender.try_send_request(request).await.map_err(fault)
+            }
+        }
+    }
+
+    async fn send_http1(
+        &self,
+        idle: &Mutex<Vec<http1::SendRequest<RequestBody>>>,
+        mut request: Requested,
+        attempt: &Attempt,
+    ) -> Result<Response<Incoming>, Fault<Requested>> {
+        loop {
+            let kept = lock(idle).pop();
+            let was_kept = kept.is_some();
+            let mut sender = match kept {
+                Some(sender) if sender.is_closed() => continue,
+                Some(sender) => sender,
+                None => match http1(&self.endpoint).await {
+                    Ok(sender) => sender,
+                    Err(why) => return Err(Fault::NotSent { request, why }),
+                },
+            };
+            if sender.ready().await.is_err() {
+                continue;
+            }
+            attempt.sending();
+            let mut sending: Sending = sender.try_send_request(request).await;
+            // A worker may close an idle connection at any moment.
+            if was_kept
+                && let Err(error) = &mut sending
+                && let Some(unsent) = error.take_message()
+            {
+                request = unsent;
+                continue;
+            }
+            if sending.is_ok() {
+                lock(idle).push(sender);
+            }
+            return sending.map_err(fault);
+        }
+    }
+
+    /// Says where the request goes, where its caller did not.
+    fn address(&self, request: &mut Requested) {
+        let authority = match &self.endpoint {
+            Endpoint::Tcp(address) => address.to_string(),
+            _ => "localhost".to_owned(),
+        };
+        match self.wire {
+            Wire::Http1(_) => {
+                let named = request.uri().authority().map(ToString::to_string);
+                if let Ok(host) = HeaderValue::from_str(&named.unwrap_or(authority)) {
+                    request.headers_mut().entry(HOST).or_insert(host);
+                }
+                let path = request.uri().path_and_query().cloned();
+                *request.uri_mut() = path.map_or_else(Uri::default, Uri::from);
+            }
+            Wire::Http2(_) => {
+                let mut parts = std::mem::take(request.uri_mut()).into_parts();
+                parts.scheme = Some(Scheme::HTTP);
+                if parts.authority.is_none() {
+                    parts.authority = Authority::try_from(authority).ok();
+                }
+                // Scheme, authority and path are there, which is all that it takes.
+                *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+            }
+        }
+    }
+}
+
+fn fault(mut error: TrySendError<Requested>) -> Fault<Requested> {
+    let request = error.take_message();
+    let error = error.into_error();
+    let why = describe(&error);
+    match request {
+        Some(request) => Fault::NotSent { request, why },
+        None if error.is_parse() => Fault::BadAnswer(why),
+        // An error of the request's own body.
+        None if error.is_user() => Fault::Invalid(why),
+        None => Fault::Lost(why),
+    }
+}
+
+/// The error with its causes.
+pub(super) fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// Connects directly: no proxy variable is obeyed.
+async fn connect(endpoint: &Endpoint) -> Result<TokioIo<Box<dyn Io>>, String> {
+    let io: Box<dyn Io> = match endpoint {
+        Endpoint::Tcp(address) => {
+            let stream = TcpStream::connect(address).await;
+            let stream = stream.map_err(|error| format!("{address}: {error}"))?;
+            // Without it small requests wait for acknowledgements.
+            stream.set_nodelay(true).map_err(|error| error.to_string())?;
+            Box::new(stream)
+        }
+        Endpoint::Unix(path) => {
+            let stream = UnixStream::connect(path).await;
+            Box::new(stream.map_err(|error| format!("{}: {error}", path.display()))?)
+        }
+        other => return Err(format!("{other:?} can't be connected to by HTTP")),
+    };
+    Ok(TokioIo::new(io))
+}
+
+async fn http1(endpoint: &Endpoint) -> Result<http1::SendRequest<RequestBody>, String> {
+    let io = connect(endpoint).await?;
+    let (sender, connection) = http1::handshake(io).await.map_err(|error| describe(&error))?;
+    // Its end shows in the requests that are on it.
+    tokio::spawn(async move { drop(connection.await) });
+    Ok(sender)
+}
+
+async fn http2(endpoint: &Endpoint) -> Result<http2::SendRequest<RequestBody>, String> {
+    let io = connect(endpoint).await?;
+    let handshake = http2::Builder::new(TokioExecutor::new()).handshake(io);
+    let (sender, connection) = handshake.await.map_err(|error| describe(&error))?;
+    tokio::spawn(async move { drop(connection.await) });
+    Ok(sender)
+}

@@ -1,0 +1,103 @@
+//! The public route_guide service. A point's latitude is the key of the request, and its longitude
+//! says what to do: 0 answers, a positive number answers after so many milliseconds, -1 crashes, -2
+//! never answers.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt as _};
+use ostler_tests::route_guide::route_guide_server::{RouteGuide, RouteGuideServer};
+use ostler_tests::route_guide::{Feature, Point, Rectangle, RouteNote, RouteSummary};
+use serde_json::json;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::act::Actor;
+use crate::listen::Listener;
+
+pub(crate) async fn serve(actor: Arc<Actor>) {
+    let listener = Listener::bind().await;
+    let incoming =
+        futures_util::stream::unfold(listener, |listener| async { Some((listener.accept().await, listener)) });
+    let server = Server::builder().add_service(RouteGuideServer::new(Guide(actor)));
+    server.serve_with_incoming(incoming).await.expect("it serves");
+}
+
+struct Guide(Arc<Actor>);
+
+type Items<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Guide {
+    async fn act(&self, point: &Point) {
+        let what = match point.longitude {
+            -1 => "crash",
+            _ => "echo",
+        };
+        let _ = self.0.act(&json!({"key": point.latitude, "do": what}));
+        match point.longitude {
+            -2 => std::future::pending().await,
+            ms => tokio::time::sleep(Duration::from_millis(u64::try_from(ms).unwrap_or(0))).await,
+        }
+    }
+}
+
+fn feature(point: Point) -> Feature {
+    Feature {
+        name: std::process::id().to_string(),
+        location: Some(point),
+    }
+}
+
+#[tonic::async_trait]
+impl RouteGuide for Guide {
+    async fn get_feature(&self, request: Request<Point>) -> Result<Response<Feature>, Status> {
+        let left = request.metadata().get("grpc-timeout").cloned();
+        let point = request.into_inner();
+        self.act(&point).await;
+        let mut response = Response::new(feature(point));
+        if let Some(left) = left {
+            response.metadata_mut().insert("timeout-seen", left);
+        }
+        Ok(response)
+    }
+
+    type ListFeaturesStream = Items<Feature>;
+
+    /// As many features as the rectangle's upper latitude says; a negative number: the worker exits
+    /// after so many.
+    async fn list_features(&self, request: Request<Rectangle>) -> Result<Response<Self::ListFeaturesStream>, Status> {
+        let Rectangle { lo, hi } = request.into_inner();
+        let (lo, hi) = (lo.unwrap_or_default(), hi.unwrap_or_default());
+        self.act(&lo).await;
+        let count = hi.latitude.unsigned_abs();
+        let features = futures_util::stream::iter(0..count).map(move |_| Ok(feature(lo)));
+        if hi.latitude < 0 {
+            let end = futures_util::stream::once(async {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                std::process::exit(3)
+            });
+            return Ok(Response::new(Box::pin(features.chain(end))));
+        }
+        Ok(Response::new(Box::pin(features)))
+    }
+
+    async fn record_route(&self, request: Request<Streaming<Point>>) -> Result<Response<RouteSummary>, Status> {
+        let mut points = request.into_inner();
+        let mut summary = RouteSummary::default();
+        while let Some(point) = points.message().await? {
+            self.act(&point).await;
+            summary.point_count += 1;
+        }
+        Ok(Response::new(summary))
+    }
+
+    type RouteChatStream = Items<RouteNote>;
+
+    async fn route_chat(
+        &self,
+        request: Request<Streaming<RouteNote>>,
+    ) -> Result<Response<Self::RouteChatStream>, Status> {
+        Ok(Response::new(Box::pin(request.into_inner())))
+    }
+}

@@ -1,0 +1,219 @@
+//! Chaos: workers are killed every 200 ms and the guardian now and then, workers are replaced in
+//! turn, and callers give up at random, while requests go on. Afterwards what the workers have
+//! written down must agree with what callers learned.
+//!
+//! `OSTLER_TEST_LONG=1` makes 10,000 requests from 50 callers with ten seeds for each protocol.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use hyper::Request;
+use nix::sys::signal::Signal;
+use ostler::{PoolSpec, Stdin};
+use ostler_serve::{Breaker, CallError, ServeSpec, ServingPool};
+use ostler_tests::route_guide::route_guide_client::RouteGuideClient;
+use ostler_tests::world::{long_form, rounds};
+
+use crate::scene::{Scene, request};
+use crate::{grpc, http};
+
+/// What a caller learned of its request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Outcome {
+    Answered,
+    Refused,
+    Unknown,
+    /// The caller gave up, and learned nothing.
+    GaveUp,
+}
+
+/// Makes one call, which takes `ms` milliseconds at the worker.
+async fn call(serving: &ServingPool, protocol: &str, key: u64, ms: u64) -> Outcome {
+    match protocol {
+        "packet" => {
+            let body = serde_json::json!({"key": key, "do": "sleep", "ms": ms});
+            let answer = serving.stdio::<_, serde_json::Value>().call(&body).await;
+            match answer {
+                Ok(answer) => {
+                    assert_eq!(answer["key"], key, "the answer of another call");
+                    Outcome::Answered
+                }
+                Err(ostler_serve::stdio::StdioError::Call(error)) => of(&error),
+                Err(other) => panic!("{other}"),
+            }
+        }
+        "http" => {
+            let body = http_body_util::Full::<hyper::body::Bytes>::from(request_body(key, ms));
+            let request = Request::post("/").body(body).expect("a request");
+            match serving.http().send(request).await {
+                Ok(response) => match http_body_util::BodyExt::collect(response.into_body()).await {
+                    Ok(_) => Outcome::Answered,
+                    Err(cut_off) => of(&cut_off.0.into()),
+                },
+                Err(error) => of(&error),
+            }
+        }
+        _ => {
+            let key = i32::try_from(key).expect("small");
+            let point = grpc::point(key, i32::try_from(ms).expect("small"));
+            match RouteGuideClient::new(serving.grpc()).get_feature(point).await {
+                Ok(response) => {
+                    let location = response.into_inner().location.expect("a location");
+                    assert_eq!(location.latitude, key, "the answer of another call");
+                    Outcome::Answered
+                }
+                Err(status) => {
+                    let outcome = status.metadata().get(ostler_serve::grpc::OUTCOME);
+                    match outcome.and_then(|outcome| outcome.to_str().ok()) {
+                        Some("refused") => Outcome::Refused,
+                        Some("unknown") => Outcome::Unknown,
+                        _ => panic!("a status without an outcome: {status:?}"),
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn request_body(key: u64, ms: u64) -> String {
+    let mut body = request(key, "sleep");
+    body["ms"] = ms.into();
+    body.to_string()
+}
+
+fn of(error: &CallError) -> Outcome {
+    if error.is_refused() {
+        Outcome::Refused
+    } else {
+        Outcome::Unknown
+    }
+}
+
+fn prepare(protocol: &'static str) -> impl FnOnce(&mut PoolSpec) {
+    move |spec| match protocol {
+        "packet" => spec.worker.stdin = Stdin::Pipe,
+        "http" => http::web(spec),
+        _ => grpc::served(spec),
+    }
+}
+
+async fn run(protocol: &'static str, seed: u64, callers: u64, requests: u64) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let serve = ServeSpec {
+        concurrency: random.u32(1..=3),
+        breaker: Breaker {
+            open: Duration::from_millis(50),
+            ..Breaker::default()
+        },
+        drain_timeout: Duration::from_secs(2),
+        ..ServeSpec::default()
+    };
+    let scene = Arc::new(Scene::start(protocol, 4, serve, prepare(protocol)).await);
+    let over = Arc::new(AtomicBool::new(false));
+    let faults = tokio::spawn(fault(Arc::clone(&scene), Arc::clone(&over), random.fork()));
+    let next = Arc::new(AtomicU64::new(0));
+    let tasks: Vec<_> = (0..callers)
+        .map(|_| {
+            let (serving, next, mut random) = (scene.serving.clone(), Arc::clone(&next), random.fork());
+            tokio::spawn(async move {
+                let mut outcomes = Vec::new();
+                loop {
+                    let key = next.fetch_add(1, Ordering::Relaxed);
+                    if key >= requests {
+                        return outcomes;
+                    }
+                    let patience = if random.u8(0..10) == 0 {
+                        random.u64(0..20)
+                    } else {
+                        60_000
+                    };
+                    let patience = Duration::from_millis(patience);
+                    let outcome = tokio::time::timeout(patience, call(&serving, protocol, key, random.u64(0..10)));
+                    outcomes.push((key, outcome.await.unwrap_or(Outcome::GaveUp)));
+                }
+            })
+        })
+        .collect();
+    let mut outcomes = HashMap::new();
+    for task in tasks {
+        outcomes.extend(task.await.expect("no caller panics"));
+    }
+    over.store(true, Ordering::Relaxed);
+    faults.await.expect("no panic");
+    scene.at_full_strength().await;
+    let mut counts: HashMap<Outcome, u64> = HashMap::new();
+    outcomes
+        .values()
+        .for_each(|outcome| *counts.entry(*outcome).or_default() += 1);
+    println!("{protocol}, seed {seed}: {counts:?}");
+    assert_eq!(outcomes.len() as u64, requests, "each request has one outcome");
+    let mut executed: HashMap<u64, u32> = HashMap::new();
+    scene
+        .executed()
+        .into_iter()
+        .for_each(|key| *executed.entry(key).or_default() += 1);
+    for (key, outcome) in &outcomes {
+        let times = executed.get(key).copied().unwrap_or(0);
+        let agrees = match outcome {
+            Outcome::Answered => times == 1,
+            Outcome::Refused => times == 0,
+            Outcome::Unknown | Outcome::GaveUp => times <= 1,
+        };
+        assert!(
+            agrees,
+            "{protocol}, seed {seed}: request {key} was {outcome:?} and executed {times} times"
+        );
+    }
+    assert!(
+        counts
+            .get(&Outcome::Answered)
+            .is_some_and(|answered| *answered > requests / 4),
+        "{counts:?}"
+    );
+    let scene = Arc::into_inner(scene).expect("no task holds it");
+    scene.end().await;
+}
+
+/// Kills a worker every 200 ms, the guardian twice, and replaces all workers in turn once.
+async fn fault(scene: Arc<Scene>, over: Arc<AtomicBool>, mut random: fastrand::Rng) {
+    for nth in 1u32.. {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        if over.load(Ordering::Relaxed) {
+            return;
+        }
+        match nth {
+            3 | 9 => scene.kill_guardian(),
+            5 => (0..4).for_each(|index| scene.serving.replace(index)),
+            _ => {
+                let pids = scene.pids();
+                if let Some(pid) = random.choice(&pids) {
+                    ostler_tests::send(*pid, Signal::SIGKILL);
+                }
+            }
+        }
+    }
+}
+
+async fn seeds(protocol: &'static str) {
+    let (callers, requests) = if long_form() { (50, 10_000) } else { (20, 600) };
+    for seed in 0..u64::from(rounds(1, 10)) {
+        run(protocol, seed, callers, requests).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stdio_calls_have_one_outcome_each() {
+    seeds("packet").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http_calls_have_one_outcome_each() {
+    seeds("http").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn grpc_calls_have_one_outcome_each() {
+    seeds("grpc").await;
+}

@@ -1,0 +1,192 @@
+//! Workers that are gRPC servers, called by a client that tonic generated from a public `.proto`.
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use ostler::{PoolSpec, Port, Ports, Probe, ProbeKind, Ready};
+use ostler_serve::grpc::{FAILURE, GrpcService, OUTCOME, REASON, STDERR, WORKER};
+use ostler_serve::{OnCancel, ServeSpec};
+use ostler_tests::route_guide::route_guide_client::RouteGuideClient;
+use ostler_tests::route_guide::{Point, Rectangle, RouteNote};
+use tonic::{Code, Request, Status};
+
+use crate::scene::{Scene, wait_until};
+
+pub(crate) fn served(spec: &mut PoolSpec) {
+    spec.worker.ports = Ports::One(Port::Any);
+    spec.worker.ready = Some(Ready::Probe(Probe {
+        kind: ProbeKind::Tcp,
+        port: None,
+    }));
+}
+
+async fn scene(workers: u32, serve: ServeSpec) -> (Scene, RouteGuideClient<GrpcService>) {
+    let scene = Scene::start("grpc", workers, serve, served).await;
+    let client = RouteGuideClient::new(scene.serving.grpc());
+    (scene, client)
+}
+
+pub(crate) fn point(key: i32, what: i32) -> Point {
+    Point {
+        latitude: key,
+        longitude: what,
+    }
+}
+
+fn fact<'a>(status: &'a Status, name: &str) -> &'a str {
+    let value = status.metadata().get(name);
+    value.and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_four_kinds_of_call_are_answered() {
+    let (scene, mut client) = scene(2, ServeSpec::default()).await;
+    let feature = client.get_feature(point(0, 0)).await.expect("a feature").into_inner();
+    assert_eq!(feature.location, Some(point(0, 0)));
+
+    let area = Rectangle {
+        lo: Some(point(1, 0)),
+        hi: Some(point(1000, 0)),
+    };
+    let features = client.list_features(area).await.expect("features").into_inner();
+    assert_eq!(scene.serving.state().in_flight, 1, "a stream keeps its worker");
+    let features: Vec<_> = features.collect().await;
+    assert_eq!(features.iter().filter(|feature| feature.is_ok()).count(), 1000);
+    wait_until("its end frees it", || scene.serving.state().in_flight == 0).await;
+
+    let points = futures_util::stream::iter((2..102).map(|key| point(key, 0)));
+    let summary = client.record_route(points).await.expect("a summary").into_inner();
+    assert_eq!(summary.point_count, 100);
+
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    let notes = futures_util::stream::unfold(receiver, |mut receiver| async {
+        let note: Option<RouteNote> = receiver.recv().await;
+        note.map(|note| (note, receiver))
+    });
+    let mut chat = client.route_chat(notes).await.expect("a chat").into_inner();
+    for nth in 0..50 {
+        let note = RouteNote {
+            location: None,
+            message: format!("note {nth}"),
+        };
+        sender.send(note.clone()).await.expect("it goes out");
+        assert_eq!(
+            chat.message().await.expect("no error"),
+            Some(note),
+            "each before the next is sent"
+        );
+    }
+    drop(sender);
+    assert_eq!(chat.message().await.expect("a normal end"), None);
+    assert_eq!(scene.executed(), (0..102).collect::<Vec<_>>());
+    scene.at_full_strength().await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_is_a_status_with_the_facts_in_its_metadata() {
+    let (scene, mut client) = scene(1, ServeSpec::default()).await;
+    let status = client.get_feature(point(1, -1)).await.expect_err("it crashes");
+    assert_eq!(
+        (status.code(), fact(&status, OUTCOME), fact(&status, REASON)),
+        (Code::Unknown, "unknown", "worker_lost")
+    );
+    assert_eq!((fact(&status, WORKER), fact(&status, FAILURE)), ("serve/0#1", "killed"));
+    let stderr = status
+        .metadata()
+        .get_bin(STDERR)
+        .expect("its stderr")
+        .to_bytes()
+        .expect("bytes");
+    assert_eq!(stderr, "Traceback: this request crashes the worker");
+    scene.at_full_strength().await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_cut_off_ends_in_an_error() {
+    let (scene, mut client) = scene(1, ServeSpec::default()).await;
+    let area = Rectangle {
+        lo: Some(point(1, 0)),
+        hi: Some(point(-10, 0)),
+    };
+    let features = client.list_features(area).await.expect("features").into_inner();
+    let features: Vec<_> = features.collect().await;
+    let (first, rest) = features.split_at(10);
+    assert!(
+        first.iter().all(Result::is_ok) && rest.iter().all(Result::is_err),
+        "{features:?}"
+    );
+    let last = rest.first().expect("no normal end");
+    let status = last.as_ref().expect_err("no normal end");
+    assert_eq!(
+        (fact(status, OUTCOME), fact(status, FAILURE)),
+        ("unknown", "exited"),
+        "{status}"
+    );
+    scene.at_full_strength().await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_deadline_is_read_passed_on_and_kept() {
+    let (scene, mut client) = scene(1, ServeSpec::default()).await;
+    let mut request = Request::new(point(1, 0));
+    request.set_timeout(Duration::from_secs(20));
+    let response = client.get_feature(request).await.expect("a feature");
+    let seen = response
+        .metadata()
+        .get("timeout-seen")
+        .expect("a timeout")
+        .to_str()
+        .expect("text");
+    assert!(
+        seen.ends_with('u') && seen < "20000000u" && seen > "19000000u",
+        "{seen}"
+    );
+
+    let mut request = Request::new(point(2, -2));
+    request.set_timeout(Duration::from_millis(300));
+    let status = client.get_feature(request).await.expect_err("it never answers");
+    assert_eq!(
+        (status.code(), fact(&status, OUTCOME)),
+        (Code::DeadlineExceeded, "unknown"),
+        "{status}"
+    );
+
+    scene.at_full_strength().await;
+    let lease = scene.serving.checkout().await.expect("the worker");
+    let mut request = Request::new(point(3, 0));
+    request.set_timeout(Duration::from_millis(50));
+    let status = client.get_feature(request).await.expect_err("no worker is free");
+    assert_eq!(
+        (status.code(), fact(&status, OUTCOME)),
+        (Code::DeadlineExceeded, "refused"),
+        "{status}"
+    );
+    drop(lease);
+    assert_eq!(scene.executed(), [1, 2]);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_dropped_is_reset_and_others_on_the_connection_go_on() {
+    let serve = ServeSpec {
+        concurrency: 10,
+        on_cancel: OnCancel::Reuse,
+        ..ServeSpec::default()
+    };
+    let (scene, client) = scene(1, serve).await;
+    let before = scene.pids();
+    let call = |key, what| {
+        let mut client = client.clone();
+        tokio::spawn(async move { client.get_feature(point(key, what)).await })
+    };
+    let (dropped, kept) = (call(1, -2), call(2, 500));
+    wait_until("both are executed", || scene.executed().len() == 2).await;
+    dropped.abort();
+    kept.await.expect("no panic").expect("it is answered");
+    scene.at_full_strength().await;
+    assert_eq!(scene.pids(), before);
+    scene.end().await;
+}

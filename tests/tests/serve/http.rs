@@ -1,0 +1,201 @@
+//! Workers that are called over HTTP.
+
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Empty, Full};
+use hyper::body::Bytes;
+use hyper::{Request, StatusCode};
+use ostler::{PoolSpec, Port, Ports, Probe, ProbeKind, Ready, Reason};
+use ostler_serve::http::{Http, HttpService, Version};
+use ostler_serve::{CallError, CallOptions, Lost, ServeSpec};
+use serde_json::Value;
+use tower_service::Service as _;
+
+use crate::scene::{Scene, request, wait_until};
+
+pub(crate) fn web(spec: &mut PoolSpec) {
+    spec.worker.ports = Ports::One(Port::Any);
+    spec.worker.ready = Some(Ready::Probe(Probe {
+        kind: ProbeKind::Http("/healthz".into()),
+        port: None,
+    }));
+}
+
+async fn scene(workers: u32, serve: ServeSpec) -> Scene {
+    Scene::start("http", workers, serve, web).await
+}
+
+fn post(path: &str, body: &Value) -> Request<Full<Bytes>> {
+    let request = Request::post(path).body(Full::from(body.to_string()));
+    request.expect("a request")
+}
+
+/// The service's answer, read to its end.
+async fn answer(service: &mut HttpService, request: Request<Full<Bytes>>) -> (StatusCode, Value) {
+    let response = service.call(request).await.expect("it never fails");
+    let status = response.status();
+    let body = response.into_body().collect().await.expect("the whole body").to_bytes();
+    (status, serde_json::from_slice(&body).expect("JSON"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_versions_answer_and_the_worker_is_free_when_the_body_was_read() {
+    for version in [Version::Http1, Version::Http2] {
+        let scene = scene(2, ServeSpec::default()).await;
+        let mut service = scene.serving.http_with(Http::new(version));
+        for key in 0..20 {
+            let (status, body) = answer(&mut service, post("/", &request(key, "echo"))).await;
+            assert_eq!((status, &body["key"]), (StatusCode::OK, &key.into()));
+            assert_eq!(scene.serving.state().in_flight, 0);
+        }
+        let response = service
+            .call(post("/", &request(20, "echo")))
+            .await
+            .expect("it never fails");
+        assert_eq!(
+            scene.serving.state().in_flight,
+            u64::from(!hyper::body::Body::is_end_stream(response.body()))
+        );
+        drop(response);
+        scene.at_full_strength().await;
+        scene.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_closes_the_connection_after_each_answer_is_connected_to_again() {
+    let scene = scene(1, ServeSpec::default()).await;
+    let mut service = scene.serving.http();
+    let before = scene.pids();
+    for key in 0..20 {
+        let (status, _) = answer(&mut service, post("/close", &request(key, "echo"))).await;
+        assert_eq!(status, StatusCode::OK);
+    }
+    assert_eq!((scene.pids(), scene.executed()), (before, (0..20).collect()));
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_without_an_answer_are_problems() {
+    let scene = scene(1, ServeSpec::default()).await;
+    let mut service = scene.serving.http();
+    let (status, problem) = answer(&mut service, post("/", &request(1, "crash"))).await;
+    assert_eq!(
+        (status, &problem["outcome"], &problem["failure"]),
+        (StatusCode::BAD_GATEWAY, &"unknown".into(), &"killed".into())
+    );
+    assert_eq!(problem["stderr"][0], "Traceback: this request crashes the worker");
+
+    let mut hangs = post("/", &request(2, "hang"));
+    hangs
+        .extensions_mut()
+        .insert(CallOptions::new().timeout(Duration::from_millis(300)));
+    let (status, problem) = answer(&mut service, hangs).await;
+    assert_eq!(
+        (status, &problem["reason"]),
+        (StatusCode::GATEWAY_TIMEOUT, &"deadline".into())
+    );
+
+    scene.at_full_strength().await;
+    let lease = scene.serving.checkout().await.expect("the worker");
+    let mut late = post("/", &request(3, "echo"));
+    late.extensions_mut()
+        .insert(CallOptions::new().timeout(Duration::from_millis(50)));
+    let (status, problem) = answer(&mut service, late).await;
+    assert_eq!(
+        (status, &problem["outcome"], &problem["reason"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &"refused".into(), &"expired".into())
+    );
+    drop(lease);
+    assert_eq!(scene.executed(), [1, 2]);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_an_answer_ends_in_an_error_with_what_the_worker_died_of() {
+    let scene = scene(1, ServeSpec::default()).await;
+    let service = scene.serving.http();
+    let response = service
+        .send(post("/", &request(1, "half")))
+        .await
+        .expect("the answer begins");
+    let mut body = response.into_body();
+    let cut_off = loop {
+        match body.frame().await.expect("no normal end") {
+            Ok(_) => {}
+            Err(cut_off) => break cut_off.0,
+        }
+    };
+    assert!(body.frame().await.is_none(), "nothing follows an error");
+    assert_eq!(cut_off.cause, Lost::Worker, "{cut_off}");
+    let failure = cut_off.failure.expect("the worker's failure");
+    assert_eq!(
+        (failure.reason, &failure.stderr_tail[0][..]),
+        (Reason::Exited, "it ends in the middle of an answer")
+    );
+    scene.at_full_strength().await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_dropped_cancels_and_the_worker_is_replaced() {
+    let scene = scene(1, ServeSpec::default()).await;
+    let before = scene.pids();
+    let service = scene.serving.http();
+    let mut response = service.send(post("/", &request(1, "drip"))).await.expect("it drips");
+    response.body_mut().frame().await.expect("a piece").expect("a piece");
+    assert_eq!(scene.serving.state().in_flight, 1);
+    drop(response);
+    let (status, _) = answer(&mut service.clone(), post("/", &request(2, "echo"))).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_ne!(scene.pids(), before);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_get_that_is_lost_is_tried_again_and_a_post_is_not() {
+    let scene = scene(2, ServeSpec::default()).await;
+    let service = scene.serving.http();
+    // Each worker's connection is open, and each worker is stopped, so that calls are sent and not
+    // answered.
+    let leases = [
+        scene.serving.checkout().await.expect("a worker"),
+        scene.serving.checkout().await.expect("a worker"),
+    ];
+    for lease in leases {
+        let health = Request::get("/healthz").body(Empty::<Bytes>::new()).expect("a request");
+        let response = lease.http().send(health).await.expect("an answer");
+        response.into_body().collect().await.expect("the whole body");
+        let pid = lease.worker().pid().expect("a process");
+        ostler_tests::send(pid, nix::sys::signal::Signal::SIGSTOP);
+    }
+    let get = tokio::spawn({
+        let service = service.clone();
+        async move {
+            let health = Request::get("/healthz").body(Empty::<Bytes>::new()).expect("a request");
+            service.send(health).await.map(|response| response.status())
+        }
+    });
+    let post = tokio::spawn({
+        let service = service.clone();
+        async move {
+            service
+                .send(post("/", &request(1, "echo")))
+                .await
+                .map(|response| response.status())
+        }
+    });
+    wait_until("both are sent", || scene.serving.state().in_flight == 2).await;
+    for pid in scene.pids() {
+        ostler_tests::send(pid, nix::sys::signal::Signal::SIGKILL);
+    }
+    assert_eq!(get.await.expect("no panic").expect("it is tried again"), StatusCode::OK);
+    let lost = post.await.expect("no panic").expect_err("it is not tried again");
+    assert!(
+        matches!(&lost, CallError::Unknown(unknown) if unknown.cause == Lost::Worker),
+        "{lost}"
+    );
+    assert_eq!(scene.executed(), [0u64; 0]);
+    scene.at_full_strength().await;
+    scene.end().await;
+}
