@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use ostler::{PoolSpec, Port, Ports, Probe, ProbeKind, Ready};
+use ostler::{PoolSpec, Port, Ports, Ready};
 use ostler_serve::grpc::{FAILURE, GrpcService, OUTCOME, REASON, STDERR, WORKER};
 use ostler_serve::{OnCancel, ServeSpec};
 use ostler_tests::route_guide::route_guide_client::RouteGuideClient;
@@ -14,10 +14,7 @@ use crate::scene::{Scene, wait_until};
 
 pub(crate) fn served(spec: &mut PoolSpec) {
     spec.worker.ports = Ports::One(Port::Any);
-    spec.worker.ready = Some(Ready::Probe(Probe {
-        kind: ProbeKind::Tcp,
-        port: None,
-    }));
+    spec.worker.ready = Some(Ready::tcp());
 }
 
 async fn scene(workers: u32, serve: ServeSpec) -> (Scene, RouteGuideClient<GrpcService>) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http_body_util::{BodyExt as _, Empty, Full};
 use hyper::body::Bytes;
 use hyper::{Request, StatusCode};
-use ostler::{PoolSpec, Port, Ports, Probe, ProbeKind, Ready, Reason};
+use ostler::{PoolSpec, Port, Ports, Ready, Reason};
 use ostler_serve::http::{Http, HttpService, Version};
 use ostler_serve::{CallError, CallOptions, Lost, ServeSpec};
 use serde_json::Value;
@@ -15,10 +15,7 @@ use crate::scene::{Scene, request, wait_until};
 
 pub(crate) fn web(spec: &mut PoolSpec) {
     spec.worker.ports = Ports::One(Port::Any);
-    spec.worker.ready = Some(Ready::Probe(Probe {
-        kind: ProbeKind::Http("/healthz".into()),
-        port: None,
-    }));
+    spec.worker.ready = Some(Ready::http("/healthz"));
 }
 
 async fn scene(workers: u32, serve: ServeSpec) -> Scene {
