@@ -9,4 +9,5 @@ mod instances;
 mod linked;
 mod pools;
 mod scene;
+mod specs;
 mod supervised;

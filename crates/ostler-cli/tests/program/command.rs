@@ -50,6 +50,34 @@ fn a_wrong_command_line_is_2_and_a_machine_that_fails_is_3() {
     assert!(said.contains("state"), "the path is named: {said}");
 }
 
+/// A service without HOME, as systemd and cron start it.
+#[test]
+fn without_a_directory_for_the_state_it_says_what_to_set() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ostler.toml");
+    std::fs::write(&file, "[app]\nname = \"cli\"\n[pool.a]\ncommand = [\"sleep\", \"1\"]\n").unwrap();
+    let missing = [
+        (["up", utf8(&file)], 3),
+        (["sweep", "--app=cli"], 3),
+        (["doctor", utf8(&file)], 1),
+    ];
+    for (arguments, status) in missing {
+        let mut command = ostler(&arguments);
+        let output = command
+            .env_remove("HOME")
+            .env_remove("XDG_STATE_HOME")
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}");
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert!(
+            said.contains("HOME") && said.contains("`state_dir`"),
+            "{arguments:?}: {said}"
+        );
+    }
+}
+
 #[test]
 fn a_sweep_of_nothing_finds_nothing() {
     let folder = tempfile::tempdir().unwrap();

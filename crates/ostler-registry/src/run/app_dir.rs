@@ -43,9 +43,13 @@ pub enum AppDirError {
     /// No state directory was given, and the environment names none.
     #[error(
         "no directory for the process table: no state directory was given, and none of RUNTIME_DIRECTORY, \
-         XDG_RUNTIME_DIR, XDG_STATE_HOME and HOME is set to an absolute path"
+         XDG_RUNTIME_DIR, XDG_STATE_HOME and HOME is set to an absolute path: set one of them, or `state_dir` (in the \
+         file's [app], as --state-dir, or in the builder)"
     )]
     NoDirectory,
+    /// The given state directory is not a path.
+    #[error("invalid state directory {0:?}: expected a path that is not empty and has no NUL byte")]
+    InvalidStateDir(PathBuf),
 }
 
 /// The maximum length of an app's name, in bytes.
@@ -63,14 +67,22 @@ const MAX_APP_NAME: usize = 64;
 ///
 /// [`AppDirError::InvalidAppName`] for a name that is empty, longer than 64 bytes, starts with a
 /// dot, or contains anything except ASCII letters, digits, `.`, `_` and `-`;
-/// [`AppDirError::NoDirectory`].
+/// [`AppDirError::NoDirectory`]; [`AppDirError::InvalidStateDir`].
 pub fn app_dir(env: &DirEnv, app: &str, state_dir: Option<&Path>) -> Result<PathBuf, AppDirError> {
     check_app_name(app)?;
+    if let Some(invalid) = state_dir.filter(|path| !is_path(path)) {
+        return Err(AppDirError::InvalidStateDir(invalid.to_owned()));
+    }
     let base = state_dir
         .map(Path::to_owned)
         .or_else(|| from_env(env))
         .ok_or(AppDirError::NoDirectory)?;
     Ok(base.join(app))
+}
+
+fn is_path(path: &Path) -> bool {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    !bytes.is_empty() && !bytes.contains(&0)
 }
 
 fn from_env(env: &DirEnv) -> Option<PathBuf> {
