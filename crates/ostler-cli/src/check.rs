@@ -12,7 +12,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Exit, Failed> {
     let config = config::load(&args.file).map_err(Failed::mistakes)?;
     let warning = |warning| Line::plain(format!("{}: warning: {warning}", args.file.display()));
     let warnings: Vec<Line> = config.warnings().map(warning).collect();
-    // The check does not fail because nobody reads stderr.
+    // A stderr that can't be written does not fail the check.
     drop(text::print(&mut io::stderr(), &warnings));
     exit::print(&lines_of(&config::show(&config)))?;
     Ok(Exit::Clean)

@@ -9,8 +9,8 @@ const STATUSES: &str = "\
 Exit status:
   0  nothing is left, and no pool gave up
   1  a pool gave up, or an orphan was found
-  2  the file or the command line is wrong; every mistake of the file is told at once
-  3  the machine or the store fails us
+  2  the file or the command line is wrong; every mistake of the file is reported at once
+  3  the machine or the store fails
 
 A file to begin with:
   [app]
@@ -41,17 +41,17 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Runs the pools of a file until a signal, the end of --for, or the end of every pool
+    /// Runs the pools of a file until a signal arrives, --for has passed, or every pool has ended
     #[command(after_help = STATUSES)]
     Up(UpArgs),
-    /// Checks a file, and prints the specification that it means, with every default
+    /// Checks a file, and prints the specification with every default
     #[command(after_help = STATUSES)]
     Check(CheckArgs),
     /// Ends what dead runs of an app have left, and removes their records; live runs are not
     /// touched
     #[command(after_help = STATUSES)]
     Sweep(SweepArgs),
-    /// Says what this machine allows, what that means for the promises, and what to do about it
+    /// Reports what this machine allows, what that means for the promises, and what to do about it
     #[command(after_help = DOCTOR_STATUSES)]
     Doctor(DoctorArgs),
 }
@@ -59,14 +59,14 @@ pub(crate) enum Command {
 /// `ostler up`.
 #[derive(Debug, Args)]
 pub(crate) struct UpArgs {
-    /// The pools, in TOML; relative paths in it are against its own directory
+    /// The pools, in TOML; relative paths in it are relative to its own directory
     pub(crate) file: PathBuf,
 
-    /// Stop in order after this time, such as 10s or 1h30m, as if a signal had come
+    /// Stop in order after this time, such as 10s or 1h30m, as after a signal
     #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(crate) time: Option<Duration>,
 
-    /// Write every event as a line of JSON to this file, or to stdout with "-"
+    /// Write every event as a line of JSON to this file, or to stdout with "-"; USR1 opens it again
     #[arg(long, value_name = "FILE")]
     pub(crate) events: Option<PathBuf>,
 
@@ -74,11 +74,11 @@ pub(crate) struct UpArgs {
     #[arg(long, value_name = "LEVEL", env = "OSTLER_LOG", default_value = "warn")]
     #[arg(
         long_help = "What goes to the log on stderr: error, warn, info, debug, trace, or off; info shows what the workers print. \
-        The filters of the tracing crates are understood too, such as warn,ostler_os=debug"
+        Filters of the tracing crates work as well, such as warn,ostler_os=debug"
     )]
     pub(crate) log: String,
 
-    /// Plain lines on a terminal too, instead of the live table
+    /// Plain lines on a terminal, instead of the live table
     #[arg(long)]
     pub(crate) no_table: bool,
 }
@@ -93,7 +93,7 @@ pub(crate) struct CheckArgs {
 /// `ostler sweep`.
 #[derive(Debug, Args)]
 pub(crate) struct SweepArgs {
-    /// The app, as [app] name has it
+    /// The app's name, as in [app] name
     #[arg(long, value_name = "NAME", value_parser = app_name)]
     pub(crate) app: String,
 
@@ -116,10 +116,10 @@ fn app_name(name: &str) -> Result<String, ostler_registry::AppDirError> {
 /// `ostler doctor`.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
-    /// Pools, in TOML: their state directory is tried, and whether their workers have room
+    /// Pools, in TOML: tries their state directory, and reports whether there is room for their workers
     pub(crate) file: Option<PathBuf>,
 
-    /// Try this state directory; default: the file's, else the runtime directory of the machine
+    /// Try this state directory; default: the file's, else the machine's runtime directory
     #[arg(long, value_name = "DIR", conflicts_with = "file")]
     pub(crate) state_dir: Option<PathBuf>,
 
@@ -135,12 +135,12 @@ mod tests {
     use super::Cli;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn the_help_holds_what_one_needs_to_work_from_it_alone() {
+    fn the_help_has_what_a_newcomer_needs() {
         let help = Cli::command().render_long_help().to_string();
         for word in ["up", "check", "sweep", "doctor", "Exit status:", "[pool.web]"] {
             assert!(help.contains(word), "{word} is missing from:\n{help}");

@@ -108,10 +108,10 @@ fn telemetry_is_listed_with_unit_and_meaning_and_no_row_is_made_up() {
             (true, "") => format!("| `{}` |  | {} |", name.name, name.meaning),
             (true, unit) => format!("| `{}` | `{unit}` | {} |", name.name, name.meaning),
         };
-        let wanted: Vec<String> = names.iter().map(row).collect();
+        let expected: Vec<String> = names.iter().map(row).collect();
         let section = section(title);
         let rows: Vec<&str> = section.lines().filter(|line| line.starts_with("| `")).collect();
-        assert_eq!(rows, wanted, "docs/telemetry.md, {title}");
+        assert_eq!(rows, expected, "docs/telemetry.md, {title}");
     }
 }
 

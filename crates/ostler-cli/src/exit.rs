@@ -69,7 +69,7 @@ impl Failed {
 
     /// Prints why, and gives the status.
     pub(crate) fn print(self) -> Exit {
-        // A stderr that can't be written to leaves nobody to say so.
+        // If stderr can't be written, there is no place left to say so.
         drop(text::print(&mut io::stderr(), &self.lines));
         self.exit
     }

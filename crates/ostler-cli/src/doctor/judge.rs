@@ -19,7 +19,7 @@ pub(super) struct Facts {
     pub(super) guardian: Result<ProgramFrom, String>,
     /// Where runs can live, or why not; the outer error: there is no such directory.
     pub(super) state: Result<Result<PathBuf, RunDirError>, String>,
-    /// How many workers are wanted, if that is known.
+    /// How many workers the file has; `None` without a file.
     pub(super) workers: Option<u64>,
 }
 
@@ -99,17 +99,17 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
 
 fn kernel(release: Option<&str>) -> Finding {
     let Some(release) = release else {
-        let means = "whether it has what Ostler is built on is not known";
-        return Finding::new("kernel", Level::Unknown, "/proc does not tell its release", means).advised("mount /proc");
+        let means = "whether it has what Ostler needs is unknown";
+        return Finding::new("kernel", Level::Unknown, "/proc does not show its release", means).advised("mount /proc");
     };
     let found = format!("Linux {release}");
     match version(release) {
         Some(version) if version >= KERNEL => {
-            let means = "it has all that Ostler is built on (5.14 or newer)";
+            let means = "it has everything that Ostler needs (5.14 or newer)";
             Finding::new("kernel", Level::Holds, found, means)
         }
         Some(_) => {
-            let means = "it is older than 5.14: nothing was ever tested on it, and no group of workers can be killed at a stroke";
+            let means = "it is older than 5.14: Ostler is not tested on it, and has no cgroup.kill there";
             Finding::new("kernel", Level::Broken, found, means).advised("use Linux 5.14 or newer")
         }
         None => Finding::new("kernel", Level::Unknown, found, "its version can't be read from that"),
@@ -127,20 +127,20 @@ fn proc(machine: &Machine) -> Finding {
             "proc",
             Level::Broken,
             format!("/proc can't be read: {error}"),
-            "no process can be identified, so nothing can be started: Ostler refuses to run",
+            "no process can be identified, so nothing can be started: Ostler does not run",
         )
-        .advised("mount /proc as a whole (not with subset=pid)"),
+        .advised("mount all of /proc (not with subset=pid)"),
         Ok(Proc { hidepid: None, .. }) => Finding::new(
             "proc",
             Level::Holds,
-            "/proc is readable and hides nobody",
-            "every process can be identified, and who holds a port or a tree can be named",
+            "/proc is readable and hides no process",
+            "every process can be identified, and the holder of a port or a tree can be named",
         ),
         Ok(_) if machine.uid == 0 => Finding::new(
             "proc",
             Level::Holds,
-            "/proc is mounted with hidepid, which hides nobody from root",
-            "every process can be identified, and who holds a port or a tree can be named",
+            "/proc is mounted with hidepid, which hides no process from root",
+            "every process can be identified, and the holder of a port or a tree can be named",
         ),
         Ok(Proc {
             hidepid: Some(hidepid), ..
@@ -148,7 +148,7 @@ fn proc(machine: &Machine) -> Finding {
             "proc",
             Level::Weaker,
             format!("/proc is mounted with hidepid={hidepid}"),
-            "workers that change their user are hidden from us: they are neither taken for gone nor touched by a sweep, and other users' holders of a port have no name",
+            "workers that change their user are hidden: they count as unknown, a sweep leaves them alone, and a port's holder of another user has no name",
         )
         .advised("mount /proc with hidepid=0, or with gid= of a group that runs Ostler"),
     }
@@ -159,7 +159,7 @@ fn namespace(machine: &Machine) -> Finding {
         return Finding::new(
             "namespace",
             Level::Unknown,
-            "/proc does not tell our PID namespace",
+            "/proc does not show our PID namespace",
             "see proc",
         );
     };
@@ -168,15 +168,14 @@ fn namespace(machine: &Machine) -> Finding {
         false => format!("pid {} in the PID namespace {}", machine.pid, proc.pid_namespace),
     };
     if machine.pid == 1 {
-        let means =
-            "as pid 1 Ostler inherits every orphan here, and reaps none that is not its own: they stay as zombies";
+        let means = "as pid 1 Ostler inherits every orphan, and reaps only its own: the others stay as zombies";
         return Finding::new("namespace", Level::Weaker, found, means)
             .advised("run it under an init: docker run --init, tini, or shareProcessNamespace in Kubernetes");
     }
     let means = match proc.is_first_namespace {
         true => "processes are identified for the whole machine",
         false => {
-            "processes are identified within it; a dead run of another one is swept if its host was pid 1 there, else told of and kept"
+            "processes are identified within it; a dead run of another one is swept if its host was pid 1 there, otherwise reported and kept"
         }
     };
     Finding::new("namespace", Level::Holds, found, means)
@@ -187,14 +186,14 @@ fn subreaper(tried: &io::Result<()>) -> Finding {
         Ok(()) => Finding::new(
             "subreaper",
             Level::Holds,
-            "orphans can be had as children",
-            "a sitter holds all of its worker's tree, also what forked twice, called setsid and emptied its environment",
+            "a process can adopt orphans",
+            "a sitter holds its worker's whole tree, including what forked twice, called setsid and cleared its environment",
         ),
         Err(error) => Finding::new(
             "subreaper",
             Level::Broken,
             format!("PR_SET_CHILD_SUBREAPER fails: {error}"),
-            "no guardian can start: nothing would hold what a worker leaves",
+            "no guardian can start: nothing would adopt what a worker leaves",
         )
         .advised("allow prctl(PR_SET_CHILD_SUBREAPER) in the seccomp filter"),
     }
@@ -202,15 +201,15 @@ fn subreaper(tried: &io::Result<()>) -> Finding {
 
 fn pidfd(machine: &Machine) -> Finding {
     let group = match &machine.pidfd_group {
-        Ok(true) => "a whole group can be signalled through one, too",
-        _ => "no whole group can be signalled through one (Linux 6.9), which Ostler does without",
+        Ok(true) => "a whole group can be signalled through one as well",
+        _ => "a whole group can't be signalled through one (Linux 6.9), and Ostler does not need that",
     };
     match &machine.pidfd {
         Ok(()) => Finding::new(
             "pidfd",
             Level::Holds,
             format!("processes can be held and signalled by descriptors; {group}"),
-            "nothing is signalled before its identity is verified, and no number that was given out again",
+            "nothing is signalled before its identity is verified, and a reused pid never is",
         ),
         Err(error) => Finding::new(
             "pidfd",
@@ -243,13 +242,13 @@ fn guardian(started: &Result<ProgramFrom, String>, memfd_noexec: Option<u64>) ->
             "no worker can be started",
         )
         .advised(
-            "set vm.memfd_noexec below 2, or make $XDG_CACHE_HOME, ~/.cache or the state directory a place of yours alone where programs may run, or name a program in OSTLER_GUARDIAN",
+            "set vm.memfd_noexec below 2, or give one of $XDG_CACHE_HOME, ~/.cache and the state directory to this user alone and allow programs to run there, or name a program in OSTLER_GUARDIAN",
         ),
     }
 }
 
-/// What sitters alone don't hold.
-const WITHOUT_CGROUP: &str = "sitters hold the workers' trees. Only when host, guardian and sitters are killed at one moment can a process live on that cut every tie: the next start ends what its records and the marker show";
+/// What sitters alone can't hold.
+const WITHOUT_CGROUP: &str = "sitters hold the workers' trees. Only if host, guardian and sitters are killed at the same moment can a process that detached itself live on: the next start ends what records and marker show";
 
 fn cgroup(site: &Result<PathBuf, Unusable>) -> Finding {
     let why = match site {
@@ -257,8 +256,8 @@ fn cgroup(site: &Result<PathBuf, Unusable>) -> Finding {
             return Finding::new(
                 "cgroup",
                 Level::Holds,
-                format!("{} is ours to divide", path.display()),
-                "every slot has a cgroup: the next start ends all that a dead run left, also when host, guardian and sitters were killed at one moment",
+                format!("{} is delegated to us", path.display()),
+                "every slot has a cgroup: the next start ends everything that a dead run left, even if host, guardian and sitters were killed at the same moment",
             );
         }
         Err(why) => why,
@@ -285,36 +284,36 @@ fn cgroup(site: &Result<PathBuf, Unusable>) -> Finding {
 fn ptrace(machine: &Machine) -> Finding {
     let found = match machine.ptrace_scope {
         Some(scope) => format!("yama.ptrace_scope = {scope}"),
-        None => "there is no Yama".to_owned(),
+        None => "no Yama".to_owned(),
     };
     let means = match machine.uid {
         0 => "it restricts tracing only: the marker in the environment of every process can be read",
         _ => {
-            "it restricts tracing only: the marker can be read of our own user's processes; of other users' and of set-uid programs nobody but root can"
+            "it restricts tracing only: the marker of our own user's processes can be read; that of other users' and of set-uid programs only by root"
         }
     };
     Finding::new("ptrace", Level::Holds, found, means)
 }
 
 fn state(tried: &Result<Result<PathBuf, RunDirError>, String>) -> Finding {
-    let means = "without a lock nobody can tell a dead run from a live one, so Ostler refuses to run";
+    let means = "without a lock a dead run can't be told from a live one, so Ostler does not run";
     match tried {
         Ok(Ok(path)) => Finding::new(
             "state",
             Level::Holds,
-            format!("locks keep others out in {}", path.display()),
-            "a lock that is free means a dead host: live runs are never touched, and dead ones are swept",
+            format!("locks work in {}", path.display()),
+            "a free lock means a dead host: live runs are never touched, and dead ones are swept",
         ),
         Ok(Err(error)) => Finding::new("state", Level::Broken, error.to_string(), means).advised(error.suggestion()),
         Err(error) => Finding::new("state", Level::Broken, error.clone(), means)
-            .advised("name a directory: --state-dir, or [app] state_dir in the file"),
+            .advised("name a directory: --state-dir, or `state_dir` in the file's [app]"),
     }
 }
 
 fn descriptors((soft, hard): (u64, u64), workers: Option<u64>) -> Finding {
     let fits = hard / DESCRIPTORS_A_WORKER;
     let found = format!(
-        "{} open files (soft {}; Ostler raises its own to the hard limit), {DESCRIPTORS_A_WORKER} a worker",
+        "{} open files (soft {}; Ostler raises its own to the hard limit), {DESCRIPTORS_A_WORKER} for each worker",
         number(hard),
         number(soft)
     );
@@ -331,7 +330,7 @@ fn descriptors((soft, hard): (u64, u64), workers: Option<u64>) -> Finding {
 fn processes(machine: &Machine, workers: Option<u64>) -> Finding {
     let limits = &machine.process_limits;
     let system_now = machine.system_processes.unwrap_or_default();
-    // Root is bound by no limit of its user.
+    // The limit of its user does not bind root.
     let of_user = limits.user.filter(|_| machine.uid != 0);
     let left = [
         of_user.map(|max| max.saturating_sub(machine.user_processes)),
@@ -344,7 +343,7 @@ fn processes(machine: &Machine, workers: Option<u64>) -> Finding {
     ];
     let left = left.into_iter().flatten().min().unwrap_or(u64::MAX);
     let found = format!(
-        "{} are left ({limits}), {PROCESSES_A_WORKER} a worker at least",
+        "{} are left ({limits}), at least {PROCESSES_A_WORKER} for each worker",
         number(left)
     );
     let advice = "raise it: ulimit -u, TasksMax=, pids.max, kernel.threads-max, kernel.pid_max";
@@ -358,22 +357,26 @@ fn processes(machine: &Machine, workers: Option<u64>) -> Finding {
     )
 }
 
-/// Whether so many workers have room.
+/// Whether there is room for this many workers.
 fn room(check: &'static str, found: String, fits: u64, workers: Option<u64>, reason: &str, advice: &str) -> Finding {
-    let wanted = workers.unwrap_or(1);
-    if wanted > fits {
-        let means = format!("of {wanted} workers {fits} fit; the others fail with {reason}, and are tried again");
+    let needed = workers.unwrap_or(1);
+    if needed > fits {
+        let means =
+            format!("there is room for {fits} of {needed} workers; the others fail with {reason}, and are tried again");
         return Finding::new(check, Level::Weaker, found, means).advised(advice);
     }
     let means = match workers {
-        Some(workers) => format!("the {workers} workers of the file have room, as {} would", number(fits)),
-        None => format!("about {} workers have room", number(fits)),
+        Some(workers) => format!(
+            "there is room for the file's {workers} workers, and for {} in all",
+            number(fits)
+        ),
+        None => format!("there is room for about {} workers", number(fits)),
     };
     Finding::new(check, Level::Holds, found, means)
 }
 
 fn number(count: u64) -> String {
-    // A limit that is none, divided by what a worker needs, is none.
+    // No limit, divided by what a worker needs, is no limit.
     if count >= u64::MAX / DESCRIPTORS_A_WORKER {
         "unlimited".to_owned()
     } else {

@@ -24,7 +24,7 @@ use judge::{Facts, Level};
 /// ends at once.
 const QUIT_LIMIT: Duration = Duration::from_secs(5);
 
-/// Examines the machine and says what was found.
+/// Examines the machine and prints what was found.
 pub(crate) fn run(args: &DoctorArgs) -> Result<Exit, Failed> {
     let subject = subject(args)?;
     let directory = subject.directory.map_err(|error| error.to_string());
@@ -44,7 +44,7 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<Exit, Failed> {
     Ok(status(findings.iter().map(|finding| finding.level).max()))
 }
 
-/// What could not be found out might be anything, so it weighs most.
+/// What could not be found out may be worse than anything that was, so it weighs most.
 fn status(worst: Option<Level>) -> Exit {
     match worst {
         None | Some(Level::Holds) => Exit::Clean,
@@ -53,11 +53,11 @@ fn status(worst: Option<Level>) -> Exit {
     }
 }
 
-/// For what the machine is examined.
+/// What the machine is examined for.
 struct Subject {
     /// Where runs would be recorded.
     directory: Result<PathBuf, ostler_registry::AppDirError>,
-    /// How many workers the file wants; `None` without a file.
+    /// How many workers the file has; `None` without a file.
     workers: Option<u64>,
 }
 
@@ -78,7 +78,7 @@ fn subject(args: &DoctorArgs) -> Result<Subject, Failed> {
     })
 }
 
-/// Starts a guardian as a run would, asks where its program came from, and ends it.
+/// Starts a guardian as a run does, notes where its program came from, and ends it.
 fn start_guardian(state_dir: Option<&Path>) -> Result<ProgramFrom, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

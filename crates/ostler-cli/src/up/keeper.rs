@@ -23,7 +23,7 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Starts the pools, and keeps them.
+    /// Starts the pools.
     pub(super) fn new(ostler: Ostler, pools: Vec<PoolSpec>) -> Self {
         let (stop, asked) = watch::channel(false);
         Self {
@@ -37,7 +37,7 @@ impl Keeper {
         !self.stop.send_replace(true)
     }
 
-    /// Whether it has been told to stop.
+    /// Whether the stop has begun.
     pub(super) fn is_stopping(&self) -> bool {
         *self.stop.borrow()
     }

@@ -35,7 +35,7 @@ const LAST_LINES: Duration = Duration::from_secs(2);
 /// The same for the reader of stderr.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// After the report every event has been told; a reader needs no longer than this to find them.
+/// Every event was emitted before the report; reading the last ones takes no longer than this.
 const LAST_EVENTS: Duration = Duration::from_millis(500);
 
 /// Runs the pools of the file until their end, a signal, or the end of `--for`.
@@ -191,7 +191,7 @@ async fn follow(
     }
 }
 
-/// The events that were told before the report was.
+/// The events that were emitted before the report.
 async fn drain(events: &mut EventStream, reporter: &mut Reporter) {
     while let Ok(Some(event)) = timeout(LAST_EVENTS, events.recv()).await {
         reporter.take(&event);

@@ -23,7 +23,7 @@ pub(super) struct Reporter {
     lines: Lines,
 }
 
-/// The events file, if there is to be one.
+/// The events file, if one is requested.
 pub(super) fn open_journal(path: Option<&Path>) -> Result<Option<Journal>, String> {
     path.map(|path| Journal::open(path).map_err(|error| format!("--events {}: {error}", path.display())))
         .transpose()

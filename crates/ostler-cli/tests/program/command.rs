@@ -1,4 +1,4 @@
-//! Statuses, messages, and what the program does when nobody reads what it writes.
+//! Statuses, messages, and what the program does when nothing reads what it writes.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -81,10 +81,10 @@ fn without_a_directory_for_the_state_it_says_what_to_set() {
 #[test]
 fn a_sweep_of_nothing_finds_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let (status, said, _) = run(&["sweep", "--app", "nobody", "--state-dir", utf8(folder.path())]);
+    let (status, said, _) = run(&["sweep", "--app", "unknown", "--state-dir", utf8(folder.path())]);
     assert_eq!(status, Some(0));
     assert!(
-        said.starts_with("nobody: 0 dead runs removed, 0 processes killed"),
+        said.starts_with("unknown: 0 dead runs removed, 0 processes killed"),
         "{said}"
     );
 }
