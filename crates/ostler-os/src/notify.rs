@@ -41,11 +41,17 @@ pub struct Message {
     /// `PORT=n` and `PORT_NAME=n`: the ports that the worker listens on, by name *as sent* (the environment has names
     /// in capitals); the name of `PORT` is empty. An extension of Ostler's; 0 is not a port and is passed over.
     pub ports: Vec<(String, u16)>,
+    /// Variables of sd_notify(3) that change what systemd does, and that Ostler ignores: a worker that
+    /// relies on one should be reported.
+    pub ignored: Vec<&'static str>,
 }
 
+/// The variables that are named in [`Message::ignored`].
+const IGNORED: [&str; 5] = ["EXTEND_TIMEOUT_USEC", "MAINPID", "RELOADING", "ERRNO", "BUSERROR"];
+
 impl Message {
-    /// What the lines of a message say, `None` when they say nothing that we know. `MAINPID`, `FDSTORE`, `BARRIER` and
-    /// other variables of systemd's are passed over.
+    /// What the lines of a message say, `None` when they say nothing that we know. `BARRIER`,
+    /// `FDSTORE` and unknown variables are passed over.
     pub(crate) fn parse(sender_pid: i32, text: &[u8]) -> Option<Self> {
         let mut message = Self {
             sender_pid,
@@ -69,6 +75,8 @@ impl Message {
             "STATUS" => self.status = Some(value.replace(char::is_control, " ")),
             "PORT" => self.take_port("", value),
             _ => {
+                let ignored = IGNORED.into_iter().find(|ignored| *ignored == name);
+                self.ignored.extend(ignored);
                 if let Some(port) = name.strip_prefix("PORT_").filter(|port| !port.is_empty()) {
                     self.take_port(port, value);
                 }

@@ -1,5 +1,6 @@
 //! Statuses, messages, and what the program does when nothing reads what it writes.
 
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -140,6 +141,30 @@ fn relative_paths_are_relative_to_the_file() {
     );
     let here = std::fs::read_to_string(folder.path().join("here")).unwrap();
     assert_eq!(Path::new(here.trim()), folder.path().canonicalize().unwrap());
+}
+
+/// As with a container, whose port the container engine's proxy publishes.
+#[test]
+fn a_port_of_another_daemon_counts_on_request() {
+    for (owner, outcome) in [
+        ("owner = \"any\"", "worker.ready"),
+        ("owner = \"worker\"", "worker.failed"),
+    ] {
+        let (_folder, file) = folder(&format!(
+            "[pool.p]\ncommand = [\"sleep\", \"1000\"]\nport = \"any\"\nready = {{ tcp = true, {owner} }}\nhealth = {{ tcp = true, every = \"10ms\", {owner} }}\nintensity = 0\n"
+        ));
+        let mut up = Up::of(&file);
+        let port = up.event("worker.spawned")["port"].as_u64().unwrap();
+        let proxy = TcpListener::bind(("127.0.0.1", u16::try_from(port).unwrap())).unwrap();
+        let event = up.event(outcome);
+        assert_eq!(event["reason"] == "port_in_use", outcome == "worker.failed", "{event}");
+        drop(proxy);
+        let gave_up = outcome == "worker.failed";
+        if !gave_up {
+            up.running.signal(Signal::SIGTERM);
+        }
+        assert_eq!(up.running.ended(), Some(i32::from(gave_up)));
+    }
 }
 
 /// The defaults: a worker that has to wait for another program is restarted until it can work.

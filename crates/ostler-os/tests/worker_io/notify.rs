@@ -45,6 +45,15 @@ fn mine() -> Message {
 }
 
 #[tokio::test]
+async fn variables_that_change_nothing_are_named() {
+    let (_dir, mut socket) = socket();
+    send(&socket, b"EXTEND_TIMEOUT_USEC=5000000\nMAINPID=7\nX=1\nREADY=1\n");
+    let message = next(&mut socket).await;
+    assert!(message.ready);
+    assert_eq!(message.ignored, ["EXTEND_TIMEOUT_USEC", "MAINPID"]);
+}
+
+#[tokio::test]
 async fn message_may_have_several_assignments() {
     let (_dir, mut socket) = socket();
     send(
@@ -74,7 +83,7 @@ async fn meaningless_messages_are_skipped() {
         "",
         "READY=0",
         "READY",
-        "MAINPID=1",
+        "X_MAINPID=1",
         "PORT=0",
         "PORT=70000",
         "PORT=-1",
@@ -128,6 +137,7 @@ async fn sender_is_the_pid_from_the_kernel() {
         Message {
             sender_pid: pid,
             ready: true,
+            ignored: vec!["MAINPID"],
             ..Message::default()
         }
     );

@@ -63,6 +63,7 @@ fn probe_plan(probe: &Probe, spec: &WorkerSpec, resources: &Resources) -> Option
         kind: probe.kind.clone(),
         address: SocketAddr::new(spec.address, port),
         sitter: resources.sitter_pid?,
+        owner: probe.owner,
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use anstream::adapter::strip_str;
 use regex::Regex;
 use tokio::sync::watch;
 
@@ -22,9 +23,20 @@ impl LineWatch {
     }
 
     pub(in crate::process) fn see(&self, line: &str) {
-        if !*self.seen.borrow() && self.pattern.is_match(line) {
+        if !*self.seen.borrow() && self.matches(line) {
             self.seen.send_replace(true);
         }
+    }
+
+    /// A program that believes in a terminal colours its lines, or overwrites them with `\r`: an
+    /// anchored pattern has to match what a person would see.
+    fn matches(&self, line: &str) -> bool {
+        self.pattern.is_match(line)
+            || (line.contains(['\x1b', '\r'])
+                && strip_str(line)
+                    .to_string()
+                    .split('\r')
+                    .any(|shown| self.pattern.is_match(shown)))
     }
 
     /// Waits for the first line that matches; at once when it has come already.
@@ -45,5 +57,22 @@ mod tests {
         assert!(!*watch.seen.borrow());
         watch.see("ready to serve");
         watch.matched().await;
+    }
+
+    #[test]
+    fn colours_and_overwritten_text_do_not_hide_a_line() {
+        for line in [
+            "\u{1b}[32mready\u{1b}[0m to serve",
+            "\u{1b}[1;32mready",
+            "loading 10 %\rloading 90 %\rready to serve",
+            "\u{1b}]0;title\u{7}ready",
+        ] {
+            let watch = LineWatch::new("^ready").unwrap();
+            watch.see(line);
+            assert!(*watch.seen.borrow(), "{line:?}");
+        }
+        let watch = LineWatch::new("^ready").unwrap();
+        watch.see("\u{1b}[32mnot ready\u{1b}[0m");
+        assert!(!*watch.seen.borrow());
     }
 }

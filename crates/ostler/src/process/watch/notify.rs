@@ -4,7 +4,7 @@
 //! messages lie unread blocks in its next one. What they say is noted in [`Heard`], and readiness and
 //! heartbeat are watched there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::io;
@@ -95,10 +95,20 @@ impl Notify {
 }
 
 async fn listen(mut socket: NotifySocket, sitter: i32, heard: watch::Sender<Heard>) -> Infallible {
-    let mut read = 0;
+    let (mut read, mut reported) = (0, BTreeSet::new());
     loop {
         match socket.recv().await {
-            Ok(message) if is_ours(message.sender_pid, sitter) => heard.send_modify(|heard| heard.take(message)),
+            Ok(message) if is_ours(message.sender_pid, sitter) => {
+                for variable in &message.ignored {
+                    if reported.insert(*variable) {
+                        tracing::warn!(
+                            target: "ostler", pid = message.sender_pid,
+                            "a worker sent {variable} to its notify socket, which Ostler ignores"
+                        );
+                    }
+                }
+                heard.send_modify(|heard| heard.take(message));
+            }
             Ok(message) => {
                 tracing::warn!(
                     target: "ostler", pid = message.sender_pid,

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use ostler_core::failure::{Failure, Reason};
-use ostler_core::spec::ProbeKind;
+use ostler_core::spec::{PortOwner, ProbeKind};
 use ostler_os::ports::{ListenerOwner, listener_in_tree};
 use ostler_os::sockets::name_holders;
 use tokio::net::TcpStream;
@@ -27,6 +27,8 @@ pub(in crate::process) struct ProbePlan {
     /// The sitter under which the worker's tree lives: only a listener of that tree counts. The listener of a
     /// `listen` port is the host's too, which does no harm: the tree has it open.
     pub(in crate::process) sitter: i32,
+    /// Whose listening socket may answer.
+    pub(in crate::process) owner: PortOwner,
 }
 
 /// Whose the port is.
@@ -37,6 +39,14 @@ enum Owner {
 }
 
 impl ProbePlan {
+    /// Whether the listening socket may answer for the worker.
+    async fn entitled(&self) -> Owner {
+        match self.owner {
+            PortOwner::Any => Owner::Ours,
+            PortOwner::Worker => self.owner().await,
+        }
+    }
+
     /// Asks once.
     pub(super) async fn attempt(&self, limit: Duration) -> Answer {
         match patience::within(limit, self.ask()).await {
@@ -46,7 +56,7 @@ impl ProbePlan {
     }
 
     async fn ask(&self) -> Answer {
-        match self.owner().await {
+        match self.entitled().await {
             Owner::Ours => {}
             Owner::NotYet(why) => return Answer::NotYet(why),
             Owner::Foreign { named } => return self.foreign(named),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ostler_core::failure::{Failure, Reason};
-use ostler_core::spec::{Health, Probe, ProbeKind};
+use ostler_core::spec::{Health, PortOwner, Probe, ProbeKind};
 use ostler_os::procfile;
 
 use super::*;
@@ -112,6 +112,7 @@ fn http(address: SocketAddr, sitter: i32) -> ProbePlan {
         kind: ProbeKind::Http("/healthz".into()),
         address,
         sitter,
+        owner: PortOwner::Worker,
     }
 }
 
@@ -188,6 +189,7 @@ async fn the_answer_of_an_unrelated_process_does_not_count_and_the_process_is_na
             kind,
             address,
             sitter: worker.pid(),
+            owner: PortOwner::Worker,
         };
         let failure = ready(Sign::Probe(probe))
             .await
@@ -211,7 +213,8 @@ async fn a_listener_of_a_grandchild_counts() {
         ready(Sign::Probe(ProbePlan {
             kind: ProbeKind::Tcp,
             address,
-            sitter
+            sitter,
+            owner: PortOwner::Worker,
         }))
         .await
         .is_ok()
@@ -230,6 +233,7 @@ async fn a_listener_of_the_host_counts_once_the_tree_has_it_open() {
         kind: ProbeKind::Tcp,
         address,
         sitter,
+        owner: PortOwner::Worker,
     };
     assert!(ready(Sign::Probe(probe(holder.pid()))).await.is_ok());
     let without = Worker::start_below_a_shell();
