@@ -13,7 +13,7 @@ use crate::steps::{Outcome, cargo, exists, finished, seconds, step, title};
 
 /// Lets host, guardian and sitters kill themselves on demand (ADR 0014), and opens the parsers that
 /// `fuzz/` calls: for tests, and for no release.
-pub(crate) const FEATURES: &str = "ostler-tests/failpoints,ostler-tests/fuzzing";
+pub(crate) const FEATURES: &str = "ostler-tests/failpoints,ostler-tests/fuzzing,ostler-serve/stdio";
 
 /// How long the tests' stdout may stay open after cargo has ended, and how often that is looked at.
 const PATIENCE: Duration = Duration::from_secs(10);

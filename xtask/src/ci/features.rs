@@ -4,7 +4,7 @@
 use crate::steps::{Outcome, cargo, output, step};
 
 /// A title, and the arguments of `cargo check`.
-const COMBINATIONS: [(&str, &str); 5] = [
+const COMBINATIONS: [(&str, &str); 6] = [
     (
         "none (crates without an engine)",
         "-p ostler-core -p ostler-failpoint -p ostler-os -p ostler-telemetry -p ostler-supervisor",
@@ -12,7 +12,11 @@ const COMBINATIONS: [(&str, &str); 5] = [
     ("redb", "-p ostler -p ostler-cli --no-default-features --features redb"),
     ("rocksdb", "-p ostler --no-default-features --features rocksdb"),
     ("redb, otlp", "-p ostler --no-default-features --features redb,otlp"),
-    ("all", "-p ostler --all-features"),
+    (
+        "redb, stdio",
+        "-p ostler-serve -p ostler-python --no-default-features --features ostler-serve/redb,ostler-serve/stdio",
+    ),
+    ("all", "-p ostler -p ostler-serve --all-features"),
 ];
 
 /// Type-checks each, runs the supervision tests with ractor's cluster feature, and asks that a
