@@ -151,8 +151,8 @@ impl Reason {
         matches!(self, Self::ProcessLimit | Self::DescriptorLimit | Self::OutOfMemory)
     }
 
-    /// Whether a failure with this reason counts towards the slot's restart intensity. The machine's
-    /// limits, the guardian's death and a store that stalls are not the worker's fault.
+    /// Whether a failure with this reason counts towards the slot's restart intensity. The
+    /// machine's limits, the guardian's death and a store that stalls are not the worker's fault.
     pub const fn is_counted(self) -> bool {
         !self.is_machine_limit() && !matches!(self, Self::GuardianLost | Self::StoreFailed)
     }
