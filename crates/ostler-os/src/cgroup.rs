@@ -1,9 +1,10 @@
-//! Containment by cgroup v2 (cgroups(7)): where the host's own cgroup is ours to divide, each run gets a group in it and
-//! each slot a group in that. A slot's worker is born inside (CLONE_INTO_CGROUP), nothing that it starts can leave, and
-//! `cgroup.kill` ends all at once.
+//! Containment by cgroup v2 (cgroups(7)). If the host may divide its own cgroup, each run gets a
+//! group in it, and each slot a group in that. A slot's worker is created inside
+//! (CLONE_INTO_CGROUP), none of its descendants can leave, and `cgroup.kill` ends all of them at
+//! once.
 //!
-//! Nothing depends on it: without a cgroup the sitter holds the tree. No controller is needed or enabled, so a hybrid
-//! mount, where v2 stands beside v1, serves as well.
+//! Cgroups are optional: without one, the sitter contains the tree. No controller is needed or
+//! enabled, so a hybrid mount with v2 next to v1 works as well.
 //!
 //! ```text
 //! <the host's own cgroup>/ostler-<run id>/embed-0
@@ -24,19 +25,19 @@ use rustix::io::Errno;
 
 use crate::identity::wait_any;
 
-/// What a run's group is called, before the run's id.
+/// The prefix of a run's group, before the run's id.
 const RUN_PREFIX: &str = "ostler-";
 
 /// CGROUP2_SUPER_MAGIC of statfs(2).
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
 
-/// How often a group that is still busy is tried again.
+/// The interval of retries for a group that is still busy.
 const TICK: Duration = Duration::from_millis(2);
 
-/// Whether cgroups are to be used.
+/// Whether cgroups are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CgroupUse {
-    /// Where they can be had.
+    /// If available.
     #[default]
     Auto,
     /// Never.
@@ -52,54 +53,58 @@ pub enum Unusable {
     /// No cgroup v2 file system is mounted.
     #[error("no cgroup v2 file system is mounted")]
     NotMounted,
-    /// We are in no v2 cgroup, or in one outside of what is mounted here (a container with the host's cgroup namespace).
-    #[error("our own cgroup ({path}) is not within a cgroup v2 mount of ours")]
+    /// This process is in no v2 cgroup, or in one outside the visible mounts (a container with the
+    /// host's cgroup namespace).
+    #[error("this process's cgroup ({path}) is not within a visible cgroup v2 mount")]
     NotVisible {
-        /// Our cgroup, as the kernel names it.
+        /// This process's cgroup, as named by the kernel.
         path: String,
     },
-    /// The directory can't be written, as is usual in containers.
-    #[error("{} can't be written: {source}", path.display())]
+    /// The directory is not writable, as usual in containers.
+    #[error("{} is not writable: {source}", path.display())]
     NotWritable {
-        /// Our cgroup's directory.
+        /// The directory of this process's cgroup.
         path: PathBuf,
         /// EACCES or EROFS.
         source: io::Error,
     },
-    /// systemd manages it and has not delegated it to us: it may change it at any time.
-    #[error("{} is managed by systemd and not delegated to us (Delegate=yes)", path.display())]
+    /// systemd manages the cgroup and has not delegated it, so it may change it at any time.
+    #[error("{} is managed by systemd and not delegated (Delegate=yes)", path.display())]
     NotDelegated {
-        /// Our cgroup's directory.
+        /// The directory of this process's cgroup.
         path: PathBuf,
     },
-    /// It has no `cgroup.kill` (before Linux 5.14), or is threaded, so that a group made in it holds no processes.
-    #[error("a group in {} would lack what we need: {missing}", path.display())]
+    /// There is no `cgroup.kill` (before Linux 5.14), or the cgroup is threaded, so that a group in
+    /// it cannot hold processes.
+    #[error("a group in {} is not usable: {missing}", path.display())]
     Lacking {
-        /// Our cgroup's directory.
+        /// The directory of this process's cgroup.
         path: PathBuf,
-        /// What it lacks.
+        /// What is missing.
         missing: &'static str,
     },
-    /// It could not be found out.
-    #[error("cgroups could not be examined")]
+    /// The check failed.
+    #[error("checking cgroups failed")]
     Examine {
-        /// What went wrong.
+        /// The error.
         #[from]
         source: io::Error,
     },
 }
 
-/// The host's own cgroup, in which it may make groups.
+/// The host's own cgroup, in which it may create groups.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Site {
     path: PathBuf,
 }
 
 impl Site {
-    /// Finds the host's own cgroup and tries it out: a group is made in it and removed again. Blocks for a few
-    /// milliseconds at most.
+    /// Finds the host's own cgroup and checks it by creating a group and removing it again. Blocks
+    /// for a few milliseconds at most.
     ///
     /// # Errors
+    ///
+    /// [`Unusable`], with the reason.
     /// [`Unusable`], which says what keeps us from it.
     pub fn find(usage: CgroupUse) -> Result<Self, Unusable> {
         if usage == CgroupUse::Off {
@@ -120,24 +125,25 @@ impl Site {
         Ok(site)
     }
 
-    /// Its directory.
+    /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Makes the group of a run.
+    /// Creates the group of a run.
     ///
     /// # Errors
-    /// When it can't be made, or is there already.
+    ///
+    /// If it cannot be created, or already exists.
     pub fn create_run(&self, run: RunId) -> io::Result<RunGroup> {
         Ok(RunGroup {
             group: Group::create(self.path.join(format!("{RUN_PREFIX}{run}")))?,
         })
     }
 
-    /// Whether a group made here has what we need; only making one tells.
+    /// Checks whether a group created here works; only creating one shows that.
     fn try_out(&self) -> Result<(), Unusable> {
-        // Several instances of one process may look at a time.
+        // Several instances of one process may check at the same time.
         static TRIALS: AtomicU64 = AtomicU64::new(0);
         let number = TRIALS.fetch_add(1, Ordering::Relaxed);
         let trial = Group::create(
@@ -156,26 +162,30 @@ impl Site {
     }
 }
 
-/// The group of a run, with the groups of its slots in it.
+/// The group of a run, which contains the groups of its slots.
 #[derive(Debug)]
 pub struct RunGroup {
     group: Group,
 }
 
 impl RunGroup {
-    /// Makes the group of a slot. One that is there already (of this slot's earlier incarnation) is taken as it is.
+    /// Creates the group of a slot. An existing one, of an earlier incarnation of the slot, is
+    /// reused.
     ///
     /// # Errors
-    /// When it can't be made or opened.
+    ///
+    /// If it cannot be created or opened.
     pub fn slot(&self, worker: &WorkerId) -> io::Result<Group> {
         self.slot_after(worker, 0)
     }
 
-    /// The same, after so many groups of the slot were killed and could not be removed at once: the kernel calls a group
-    /// busy for a moment after its last process, and a group whose kill was used kills what is started in it.
+    /// The same, after `spent` groups of the slot were killed and could not be removed immediately:
+    /// the kernel reports a group as busy for a moment after its last process, and a killed group
+    /// kills what is started in it.
     ///
     /// # Errors
-    /// When it can't be made or opened.
+    ///
+    /// If it cannot be created or opened.
     pub fn slot_after(&self, worker: &WorkerId, spent: u64) -> io::Result<Group> {
         let path = self.group.path.join(slot_name(worker, spent));
         match Group::create(path.clone()) {
@@ -184,11 +194,13 @@ impl RunGroup {
         }
     }
 
-    /// The group of a dead run, by the path on its record; `None` when it is gone. What is no cgroup, or not called
-    /// after that run, is not touched.
+    /// Opens the group of a dead run by the path in its record; `None` if it is gone. A path that
+    /// is not a cgroup, or not named after that run, is not touched.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] for a path that is not that run's; else what opening it says.
+    ///
+    /// [`io::ErrorKind::InvalidInput`] for a path that does not belong to that run; otherwise the
+    /// error of opening it.
     pub fn of_dead_run(path: &Path, run: RunId) -> io::Result<Option<Self>> {
         if path.file_name().and_then(|name| name.to_str()) != Some(&format!("{RUN_PREFIX}{run}")) {
             let message = format!("{} is not the cgroup of run {run}", path.display());
@@ -201,13 +213,13 @@ impl RunGroup {
         }
     }
 
-    /// The group itself: what is done to it is done to every slot's.
+    /// The group itself. Operations on it affect every slot.
     pub fn group(&self) -> &Group {
         &self.group
     }
 }
 
-/// One cgroup of ours, with all that is below it.
+/// A cgroup and all groups below it.
 #[derive(Debug)]
 pub struct Group {
     path: PathBuf,
@@ -230,21 +242,23 @@ impl Group {
         Ok(Self { path, directory })
     }
 
-    /// Its directory, as it goes on record.
+    /// The directory, as stored in the record.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// A descriptor of its directory, to be born into (CLONE_INTO_CGROUP).
+    /// A descriptor of the directory, for CLONE_INTO_CGROUP.
     pub fn directory(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
     }
 
-    /// Sends SIGKILL to all processes in it and below, at once and safe against their forks. Does not wait. It is this very
-    /// group that is killed, by its descriptor: never another that has got its path after it was removed.
+    /// Sends SIGKILL to all processes in it and below, atomically with respect to their forks. Does
+    /// not wait. The group is identified by its descriptor, so another group that reused its path
+    /// after its removal is never killed.
     ///
     /// # Errors
-    /// When the kernel refuses; a group that is gone is no error.
+    ///
+    /// If the kernel refuses. A group that is gone is not an error.
     pub fn kill(&self) -> io::Result<()> {
         let written = self
             .file("cgroup.kill", OFlags::WRONLY)
@@ -252,19 +266,22 @@ impl Group {
         absent_is(written, ())
     }
 
-    /// Whether it or a group below has a process. A zombie is none.
+    /// Whether it or a group below contains a process. Zombies do not count.
     ///
     /// # Errors
-    /// When it can't be read; a group that is gone has none.
+    ///
+    /// If it cannot be read. A group that is gone contains none.
     pub fn is_populated(&self) -> io::Result<bool> {
         let text = absent_is(self.read("cgroup.events"), String::new())?;
         Ok(value_of(&text, "populated").is_some_and(|value| value != 0))
     }
 
-    /// Waits until nobody is left in it and below; `false` when somebody is at the deadline. Blocks.
+    /// Waits until no process is left in it and below. Returns `false` if some are left at the
+    /// deadline. Blocks.
     ///
     /// # Errors
-    /// As [`Group::is_populated`].
+    ///
+    /// The same as [`Group::is_populated`].
     pub fn is_empty_by(&self, deadline: Instant) -> io::Result<bool> {
         while self.is_populated()? {
             let now = Instant::now();
@@ -276,15 +293,16 @@ impl Group {
         Ok(true)
     }
 
-    /// The pids in it and below, zombies included.
+    /// The pids in it and below, including zombies.
     ///
     /// # Errors
-    /// When it can't be read; a group that is gone has none.
+    ///
+    /// If it cannot be read. A group that is gone contains none.
     pub fn pids(&self) -> io::Result<Vec<i32>> {
         let mut pids = Vec::new();
-        for path in with_those_below(&self.path)? {
+        for path in with_descendants(&self.path)? {
             let text = absent_is(fs::read_to_string(path.join("cgroup.procs")), String::new())?;
-            // 0 is a process of a PID namespace that we can't see into.
+            // 0 is a process of a PID namespace that is not visible from here.
             pids.extend(
                 text.lines()
                     .filter_map(|line| line.parse::<i32>().ok())
@@ -294,18 +312,20 @@ impl Group {
         Ok(pids)
     }
 
-    /// How often the kernel's out-of-memory killer has struck in it; `None` where the memory controller is not enabled
-    /// for it.
+    /// How often the kernel's out-of-memory killer has killed a process in it. `None` if the memory
+    /// controller is not enabled for it.
     pub fn oom_kills(&self) -> Option<u64> {
         value_of(&self.read("memory.events").ok()?, "oom_kill")
     }
 
-    /// Removes it and all below, if nobody is left in them; `false` while somebody is. Never blocks.
+    /// Removes it and all groups below if they are empty; returns `false` if they are not. Never
+    /// blocks.
     ///
     /// # Errors
-    /// When the kernel refuses for another reason; a group that is gone is removed.
+    ///
+    /// If the kernel refuses for another reason. A group that is gone counts as removed.
     pub fn try_remove(&self) -> io::Result<bool> {
-        for path in with_those_below(&self.path)?.into_iter().rev() {
+        for path in with_descendants(&self.path)?.into_iter().rev() {
             match fs::remove_dir(&path) {
                 Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => return Ok(false),
                 result => absent_is(result, ())?,
@@ -314,11 +334,12 @@ impl Group {
         Ok(true)
     }
 
-    /// Like [`Group::try_remove`], tried again until the deadline: after the last process ended, the kernel may call a
-    /// group busy for a moment more. Blocks.
+    /// Like [`Group::try_remove`], but retries until the deadline, because the kernel may report a
+    /// group as busy for a moment after its last process ended. Blocks.
     ///
     /// # Errors
-    /// As [`Group::try_remove`].
+    ///
+    /// The same as [`Group::try_remove`].
     pub fn remove_until(&self, deadline: Instant) -> io::Result<bool> {
         while !self.try_remove()? {
             let now = Instant::now();
@@ -335,7 +356,7 @@ impl Group {
             return Some("cgroup.kill (Linux 5.14)");
         }
         let kind = self.read("cgroup.type").unwrap_or_default();
-        (kind.trim() != "domain").then_some("it would be threaded and hold no processes")
+        (kind.trim() != "domain").then_some("it would be threaded and could not hold processes")
     }
 
     fn read(&self, file: &str) -> io::Result<String> {
@@ -344,15 +365,15 @@ impl Group {
         Ok(text)
     }
 
-    /// One of the kernel's files of this group, by its descriptor.
+    /// Opens one of the kernel's files of this group, relative to its descriptor.
     fn file(&self, name: &str, access: OFlags) -> io::Result<fs::File> {
         let file = openat(&self.directory, name, access | OFlags::CLOEXEC, Mode::empty())?;
         Ok(file.into())
     }
 }
 
-/// A path and all directories below it, parents first; empty when it is gone.
-fn with_those_below(path: &Path) -> io::Result<Vec<PathBuf>> {
+/// A directory and all directories below it, parents first; empty if it is gone.
+fn with_descendants(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = vec![path.to_owned()];
     let mut next = 0;
     while let Some(path) = found.get(next) {
@@ -370,7 +391,8 @@ fn with_those_below(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// What is gone needs nothing more: ENOENT, and ENODEV of a file whose group was removed while it was open.
+/// Maps errors for a missing group to `value`: ENOENT, and ENODEV for a file whose group was
+/// removed while it was open.
 fn absent_is<T>(result: io::Result<T>, value: T) -> io::Result<T> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(value),
@@ -379,7 +401,7 @@ fn absent_is<T>(result: io::Result<T>, value: T) -> io::Result<T> {
     }
 }
 
-/// A number in a flat keyed file: `key value` a line.
+/// A number in a flat keyed file with one `key value` per line.
 fn value_of(text: &str, key: &str) -> Option<u64> {
     let line = text
         .lines()
@@ -387,14 +409,15 @@ fn value_of(text: &str, key: &str) -> Option<u64> {
     line.trim().parse().ok()
 }
 
-/// The directory of a slot. No name of a pool has the last sign: `web-1` with slot 2 is not `web` with slot 1, after two.
+/// The directory of a slot. Pool names cannot contain the last separator, so slot 2 of `web-1`
+/// differs from slot 1 of `web` after two kills.
 fn slot_name(worker: &WorkerId, spent: u64) -> String {
     let name = format!("{}-{}", plain(&worker.pool), worker.index);
     if spent > 0 { format!("{name}~{spent}") } else { name }
 }
 
-/// A pool's name as part of a directory's: letters, digits, `_` and `-` stay, other bytes become `%` and two digits.
-/// One-to-one, and without the dots that the kernel's own files have.
+/// A pool's name as part of a directory name: letters, digits, `_` and `-` are kept, other bytes
+/// become `%` and two digits. One-to-one, and without dots, which the kernel's own files have.
 fn plain(name: &str) -> String {
     let mut plain = String::with_capacity(name.len());
     for byte in name.bytes() {
@@ -411,7 +434,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_one_to_one_and_without_dots() {
+    fn names_are_unique_and_without_dots() {
         assert_eq!(plain("embed_a-1"), "embed_a-1");
         assert_eq!(plain("a/b.c %"), "a%2fb%2ec%20%25");
         assert_ne!(plain("a%2f"), plain("a/"));
@@ -422,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn keyed_files_are_read_by_whole_keys() {
+    fn keyed_files_are_read_by_complete_keys() {
         let text = "low 0\noom 1\noom_kill 3\noom_group_kill 0\n";
         assert_eq!(value_of(text, "oom_kill"), Some(3));
         assert_eq!(value_of(text, "oom"), Some(1));

@@ -1,14 +1,16 @@
-//! What `fuzz/` and the replay of its corpus call: any bytes may come in, and nothing may panic.
+//! Entry points for `fuzz/` and the replay of its corpus: no input may cause a panic.
 
 use crate::notify::Message;
 use crate::procfile::Stat;
 use crate::protocol::{Event, Hello, Order, SpecHead};
 use crate::sockets::read_answer;
 
-/// A message between host, guardian and sitters. What decodes is encoded again and must decode as the same.
+/// A message between host, guardian and sitters. A decoded message is encoded again and must decode
+/// to the same.
 ///
 /// # Panics
-/// When it does not.
+///
+/// If it does not.
 pub fn protocol(bytes: &[u8]) {
     if let Some(hello) = Hello::decode(bytes) {
         assert_eq!(Hello::decode(&hello.encode()), Some(hello));
@@ -42,7 +44,7 @@ pub fn proc_lines(bytes: &[u8]) {
 /// The kernel's answer to a sock_diag request.
 pub fn sock_diag(bytes: &[u8]) {
     let mut sockets = Vec::new();
-    // An error is an answer too; only a panic is a fault.
+    // An error is a valid outcome; only a panic is a bug.
     let is_complete = read_answer(bytes, &mut sockets);
     assert!(sockets.len() <= bytes.len(), "{is_complete:?}");
 }

@@ -1,4 +1,5 @@
-//! Who still holds what was to be released. Nothing is ever "still held" without a name.
+//! The holders of resources that should have been released. Everything that is still held has a
+//! named holder.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -6,36 +7,37 @@ use std::time::Instant;
 
 use crate::procfile;
 
-/// One that keeps a resource from being released.
+/// A holder that keeps a resource from being released.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Holder {
     /// A process that has not ended.
     Process(ProcessHolder),
     /// A socket on the port.
     Port(PortHolder),
-    /// Closed connections in TIME_WAIT whose listener lacked SO_REUSEADDR: the kernel keeps the port for up to 60 s.
+    /// Closed connections in TIME_WAIT whose listener lacked SO_REUSEADDR: the kernel holds the
+    /// port for up to 60 s.
     TimeWait {
-        /// The address that can't be bound.
+        /// The address that cannot be bound.
         address: SocketAddr,
-        /// How many connections.
+        /// The number of connections.
         connections: usize,
     },
     /// The port is reserved for another worker of this host.
     Reserved {
         /// The address.
         address: SocketAddr,
-        /// For whom, such as `embed/0`.
+        /// The other worker, for example `embed/0`.
         owner: String,
     },
-    /// Bind says that the address is in use, and no socket shows it: its owner lives in another network namespace's
-    /// view, or was gone before it could be named.
+    /// The bind reports that the address is in use, but no socket is visible: its owner is in
+    /// another network namespace, or ended before it could be named.
     Unnamed {
         /// The address.
         address: SocketAddr,
     },
 }
 
-/// A process that has not ended, with what keeps it.
+/// A process that has not ended, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessHolder {
     /// Its pid.
@@ -46,29 +48,30 @@ pub struct ProcessHolder {
     pub uid: u32,
     /// Its state letter (`D` is uninterruptible, `t` stopped by a tracer).
     pub state: char,
-    /// Who traces it: a killed process under a stopped tracer does not end before the tracer does.
+    /// The tracer: a killed process does not end before its stopped tracer does.
     pub tracer: Option<i32>,
-    /// The kernel function in which it waits, where we may know it.
+    /// The kernel function in which it waits, if known.
     pub wait_channel: Option<String>,
 }
 
-/// A socket on a port, with its process where that may be known.
+/// A socket on a port, with its process if known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortHolder {
     /// The local address of the socket.
     pub address: SocketAddr,
-    /// What the socket does, such as `listening`.
+    /// The state of the socket, for example `listening`.
     pub state: &'static str,
-    /// The user who made it.
+    /// The user that created it.
     pub uid: u32,
-    /// Its inode number, 0 when the kernel no longer has one.
+    /// Its inode number; 0 if the kernel no longer has one.
     pub inode: u64,
-    /// Pid and command line of a process that has it open. `None`: no process that we may look into has it.
+    /// Pid and command line of a process that has it open. `None`: no process that may be
+    /// inspected.
     pub process: Option<(i32, String)>,
 }
 
-/// Describes those of `pids` that have not ended. Returns at the latest at about `deadline` (a command line that can't
-/// be read by then is replaced by the short name).
+/// Describes those of `pids` that have not ended. Returns at about `deadline` at the latest;
+/// command lines that could not be read by then are replaced by the short name.
 pub fn describe_processes(pids: &[i32], deadline: Instant) -> Vec<ProcessHolder> {
     let mut commands = procfile::command_lines(pids, deadline);
     pids.iter()
@@ -101,7 +104,7 @@ impl fmt::Display for Holder {
                  the listener did not set SO_REUSEADDR"
             ),
             Self::Reserved { address, owner } => write!(f, "{address} is reserved for {owner} of this host"),
-            Self::Unnamed { address } => write!(f, "{address} is in use by a socket that can't be seen from here"),
+            Self::Unnamed { address } => write!(f, "{address} is in use by a socket that is not visible from here"),
         }
     }
 }
@@ -127,7 +130,7 @@ impl fmt::Display for PortHolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.process {
             Some((pid, command)) => write!(f, "pid {pid} ({command})")?,
-            None => write!(f, "a process of user {} that we may not look into", self.uid)?,
+            None => write!(f, "a process of user {} that may not be inspected", self.uid)?,
         }
         write!(f, ", {} on {}", self.state, self.address)
     }
@@ -138,8 +141,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn holders_say_who_and_what() {
-        let address = "127.0.0.1:7001".parse().expect("an address");
+    fn holders_are_described() {
+        let address = "127.0.0.1:7001".parse().expect("valid address");
         let port = PortHolder {
             address,
             state: "listening",
@@ -176,9 +179,9 @@ mod tests {
     }
 
     #[test]
-    fn what_has_ended_holds_nothing() {
+    fn ended_process_holds_nothing() {
         let soon = Instant::now() + std::time::Duration::from_secs(10);
-        let mut child = std::process::Command::new("true").spawn().expect("true starts");
+        let mut child = std::process::Command::new("true").spawn().expect("starting true");
         let pid = child.id() as i32;
         let handle = crate::identity::ProcessHandle::open(pid).expect("readable");
         if let Some(handle) = handle {

@@ -1,9 +1,9 @@
 //! Reads and verifies process identities, and sends signals that can't hit an unrelated process.
 //!
-//! Pids are reused. A process is identified by boot, PID namespace, pid and start time and, since Linux 6.9, by the inode
-//! number of its pidfd, which is unique within a boot. To signal a process, open a pidfd *first* and compare the identity
-//! *then*: a pidfd keeps its process, so a signal through it reaches the verified process or none (pidfd_open(2),
-//! pidfd_send_signal(2)).
+//! Pids are reused. A process is identified by boot, PID namespace, pid and start time and, since
+//! Linux 6.9, by the inode number of its pidfd, which is unique within a boot. To signal a process,
+//! open a pidfd *first* and compare the identity *then*: a pidfd keeps its process, so a signal
+//! through it reaches the verified process or none (pidfd_open(2), pidfd_send_signal(2)).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -97,10 +97,12 @@ pub enum NoOwnIdentity {
     Pidfd(io::Error),
 }
 
-/// Opens the process that now has the pid, and compares. What the returned handle holds is the identified process.
+/// Opens the process that now has the pid, and compares. What the returned handle holds is the
+/// identified process.
 ///
 /// # Errors
-/// When `/proc` can't be read or no descriptor is left: the identity is then neither proven nor refuted.
+/// When `/proc` can't be read or no descriptor is left: the identity is then neither proven nor
+/// refuted.
 pub fn verify(identity: &ProcessIdentity) -> io::Result<Verified> {
     let here = here()?;
     if identity.boot_id != here.boot_id {
@@ -144,7 +146,8 @@ pub fn verify(identity: &ProcessIdentity) -> io::Result<Verified> {
     }))
 }
 
-/// A process that is held by a pidfd: signals through it can't hit a later process with the same pid.
+/// A process that is held by a pidfd: signals through it can't hit a later process with the same
+/// pid.
 #[derive(Debug)]
 pub struct ProcessHandle {
     identity: ProcessIdentity,
@@ -155,7 +158,8 @@ impl ProcessHandle {
     /// Holds the process that now has this pid; `None` when there is none, or it has ended.
     ///
     /// # Errors
-    /// When `/proc` can't be read, hides the process (`PermissionDenied`), or no descriptor is left.
+    /// When `/proc` can't be read, hides the process (`PermissionDenied`), or no descriptor is
+    /// left.
     pub fn open(pid: i32) -> io::Result<Option<Self>> {
         let here = here()?;
         let Some(pidfd) = open_pidfd(pid)? else {
@@ -233,7 +237,8 @@ impl AsFd for ProcessHandle {
     }
 }
 
-/// Who sends a signal, and why. Every signal of Ostler's is traced with it: an unexplained TERM costs hours.
+/// Who sends a signal, and why. Every signal of Ostler's is traced with it: an unexplained TERM
+/// costs hours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attribution {
     /// The part of Ostler that sends the signal, such as `sweep`.
@@ -310,7 +315,8 @@ pub fn here() -> io::Result<Here> {
     Ok(*HERE.get_or_init(|| Here { boot_id, pid_namespace }))
 }
 
-/// The inode number of a pidfd; 0 where pidfds have no inode of their own (before Linux 6.9, or on 32 bits).
+/// The inode number of a pidfd; 0 where pidfds have no inode of their own (before Linux 6.9, or on
+/// 32 bits).
 fn pidfd_inode(pidfd: BorrowedFd<'_>) -> u64 {
     if !has_pidfs() {
         return 0;
@@ -334,7 +340,8 @@ pub(crate) fn has_pidfs() -> bool {
         .unwrap_or_else(|| asked().is_some_and(|has| *HAS.get_or_init(|| has && cfg!(target_pointer_width = "64"))))
 }
 
-/// `None` when this is not the pid of a process; the id of a thread that leads no process counts as none.
+/// `None` when this is not the pid of a process; the id of a thread that leads no process counts as
+/// none.
 fn open_pidfd(pid: i32) -> io::Result<Option<OwnedFd>> {
     let Some(pid) = (pid > 0).then(|| Pid::from_raw(pid)).flatten() else {
         return Ok(None);
@@ -347,10 +354,11 @@ fn open_pidfd(pid: i32) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// pidfd_send_signal(2). rustix has it too, but for named signals only and without flags, and a spec may ask for a
-/// real-time signal.
+/// pidfd_send_signal(2). rustix has it too, but for named signals only and without flags, and a
+/// spec may ask for a real-time signal.
 pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, signal: i32, flags: libc::c_uint) -> io::Result<()> {
-    // SAFETY: with an open descriptor, a null siginfo and flags the call accesses no memory of ours.
+    // SAFETY: with an open descriptor, a null siginfo and flags the call accesses no memory of
+    // ours.
     let result = unsafe {
         libc::syscall(
             libc::SYS_pidfd_send_signal,

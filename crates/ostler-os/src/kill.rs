@@ -1,9 +1,10 @@
-//! Ending processes that are not our children: kill all, then wait for all, under one deadline.
+//! Kills processes that are not our children: kill all, then wait for all, with one deadline.
 //!
-//! [`kill_all`] takes exactly those that it is given. [`kill_trees`] also takes everything under them. A process that is
-//! killed loses its children to a reaper at once, so a tree is first brought to a halt: its members are stopped
-//! (SIGSTOP can't be ignored, and a stopped process forks nobody) until a pass finds nobody new and nobody running;
-//! then all are killed. Nobody is stopped or killed whose identity was not verified first.
+//! [`kill_all`] kills exactly the given processes; [`kill_trees`] also kills their descendants. A
+//! killed process loses its children to a reaper immediately, so a tree is halted first: its
+//! members are stopped (SIGSTOP cannot be ignored, and a stopped process cannot fork) until a pass
+//! finds no new and no running member. Then all are killed. No process is stopped or killed before
+//! its identity was verified.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,45 +22,47 @@ use crate::identity::{
 use crate::procfile;
 use crate::tree;
 
-/// So many pidfds are kept open while we wait; the rest is verified anew at each tick.
+/// How many pidfds are kept open while waiting; the other processes are verified again at each
+/// tick.
 const MOST_PIDFDS: usize = 128;
 
-/// How often what has no pidfd is looked at again.
+/// The interval of checks for processes without a pidfd.
 const TICK: Duration = Duration::from_millis(10);
 
-/// How long a tree may take to come to a halt before it is killed all the same.
+/// How long halting a tree may take before it is killed anyway.
 const HALT_TIME: Duration = Duration::from_millis(500);
 
-/// How often a tree that has not halted is looked at again.
+/// The interval of checks while a tree is being halted.
 const HALT_TICK: Duration = Duration::from_millis(1);
 
-/// How long the naming of survivors may take beyond the deadline.
+/// How long naming the survivors may take beyond the deadline.
 const NAMING_TIME: Duration = Duration::from_millis(500);
 
-/// What a kill has done.
+/// The result of a kill.
 #[derive(Debug, Default)]
 pub struct KillReport {
-    /// Those that we killed, and that have ended.
+    /// Processes that were killed and have ended.
     pub killed: Vec<ProcessIdentity>,
-    /// Those that had ended before. A pid that a stranger has now counts here; the stranger was not touched.
+    /// Processes that had already ended. If a foreign process has the pid now, it was not touched.
     pub already_gone: Vec<ProcessIdentity>,
-    /// Those that live on, each with what keeps it.
+    /// Processes that are still alive, each with the reason.
     pub survivors: Vec<Survivor>,
-    /// Why the trees could not be walked, or who of them could not be identified: he, and what is under him, may live on.
+    /// Why the trees could not be read, or which process in them could not be identified. That
+    /// process and its descendants may be alive.
     pub unwalked: Option<String>,
-    /// How long it all took.
+    /// The duration.
     pub elapsed: Duration,
 }
 
 impl KillReport {
-    /// Whether nobody is left, as far as everybody was found.
+    /// Whether no process is left, as far as all were found.
     pub fn is_clean(&self) -> bool {
         self.survivors.is_empty() && self.unwalked.is_none()
     }
 
-    /// What is left, or may be, each as text.
+    /// What is left, or may be left, as text.
     pub fn left(&self) -> impl Iterator<Item = String> + '_ {
-        let unwalked = |error| format!("somebody under them can't be looked at: {error}");
+        let unwalked = |error| format!("a process below them could not be inspected: {error}");
         self.survivors
             .iter()
             .map(ToString::to_string)
@@ -67,34 +70,34 @@ impl KillReport {
     }
 }
 
-/// A process that was to be killed and lives on.
+/// A process that should have been killed but is alive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Survivor {
     /// Who it is.
     pub identity: ProcessIdentity,
-    /// What keeps it.
+    /// The reason.
     pub why: Why,
-    /// What `/proc` says of it, where it does.
+    /// What `/proc` reports about it, if anything.
     pub holder: Option<ProcessHolder>,
 }
 
-/// What keeps a process from ending.
+/// Why a process did not end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Why {
-    /// It runs as a user whom we may not signal.
+    /// It belongs to a user whose processes we may not signal.
     NotPermitted,
-    /// It waits in the kernel where no signal reaches it (state `D`).
+    /// It waits in the kernel, where no signal reaches it (state `D`).
     Uninterruptible,
-    /// Its tracer keeps it: it ends when the tracer does.
+    /// Its tracer holds it: it ends when the tracer does.
     Traced {
-        /// The tracer; 0 where that is outside of our PID namespace.
+        /// The tracer; 0 if it is outside this PID namespace.
         by: i32,
     },
     /// It could not be verified, so it was not touched.
     Unverifiable(Unverifiable),
     /// A system call failed.
     Failed(String),
-    /// It was killed, and had not ended at the deadline.
+    /// It was killed, but had not ended at the deadline.
     StillEnding,
 }
 
@@ -105,7 +108,7 @@ impl fmt::Display for Survivor {
             None => write!(f, "{}", self.identity)?,
         }
         match &self.why {
-            Why::NotPermitted => f.write_str(": we may not signal it"),
+            Why::NotPermitted => f.write_str(": no permission to signal it"),
             Why::Uninterruptible => f.write_str(": no signal reaches it where it waits"),
             Why::Traced { by } => write!(f, ": it ends when its tracer, pid {by}, does"),
             Why::Unverifiable(why) => write!(f, ": not touched, {why}"),
@@ -115,8 +118,9 @@ impl fmt::Display for Survivor {
     }
 }
 
-/// Kills each of `identities` that still is what it was, then waits for all. Blocks until all have ended, at the latest
-/// until `deadline` (and half a second more to name survivors). A deadline in the past kills and does not wait.
+/// Kills each of `identities` that is still the same process, then waits for all. Blocks until all
+/// have ended, or until `deadline` (plus half a second to name survivors). With a deadline in the
+/// past it kills and does not wait.
 pub fn kill_all(identities: &[ProcessIdentity], attribution: &Attribution, deadline: Instant) -> KillReport {
     let start = Instant::now();
     let mut round = Round::default();
@@ -127,8 +131,8 @@ pub fn kill_all(identities: &[ProcessIdentity], attribution: &Attribution, deadl
     round.report(start, deadline)
 }
 
-/// Kills each of `roots` that still is what it was, and everything under it, then waits for all. Our own process, and
-/// what a root holds only through it, is never touched. Blocks as [`kill_all`] does.
+/// Kills each of `roots` that is still the same process, and all its descendants, then waits for
+/// all. Never touches this process, or what is only reached through it. Blocks like [`kill_all`].
 pub fn kill_trees(roots: &[ProcessIdentity], attribution: &Attribution, deadline: Instant) -> KillReport {
     let start = Instant::now();
     let (mut halted, unwalked) = halt(roots, attribution, deadline.min(start + HALT_TIME));
@@ -145,10 +149,10 @@ pub fn kill_trees(roots: &[ProcessIdentity], attribution: &Attribution, deadline
     round.report(start, deadline)
 }
 
-/// A process of a tree that is being brought to a halt.
+/// A member of a tree that is being halted.
 struct Member {
     identity: ProcessIdentity,
-    /// We may signal it: it will stop, and is worth waiting for.
+    /// Whether we may signal it, so that it will stop and is worth waiting for.
     halts: bool,
 }
 
@@ -166,8 +170,8 @@ impl Member {
     }
 }
 
-/// Stops the trees under `roots` until nobody new is found and nobody runs, or `until`. Gives everyone found by pid, and
-/// what the last look could not see, if anything.
+/// Stops the trees below `roots` until no new and no running member is found, or until `until`.
+/// Returns all members by pid, and what the last pass could not see, if anything.
 fn halt(
     roots: &[ProcessIdentity],
     attribution: &Attribution,
@@ -205,13 +209,14 @@ fn halt(
             let found = members.into_iter().map(|(pid, member)| (pid, member.identity));
             return (found.collect(), unwalked);
         }
-        // A timer, not a synchronisation: nothing announces that a process has stopped to those who are not its parent.
+        // Polling, because nothing notifies other processes than the parent that a process has
+        // stopped.
         let _ = wait_any(&[], now + HALT_TICK);
     }
 }
 
-/// Whether a process's parent is a member *and is still that member* after the child named it: a member's pid that
-/// went to a stranger must not condemn the stranger's children.
+/// Whether a process's parent is a member *and is still the same process* after the child named it:
+/// if a member's pid was reused, the children of that foreign process must not be killed.
 fn is_child_of_one(members: &BTreeMap<i32, Member>, pid: i32) -> bool {
     let parent = procfile::stat(pid)
         .ok()
@@ -224,7 +229,8 @@ fn is_us(identity: &ProcessIdentity) -> bool {
     identity.pid == rustix::process::getpid().as_raw_nonzero().get()
 }
 
-/// Whether it could still fork: what has ended, is stopped, traced or waits uninterruptibly could not.
+/// Whether it could still fork. A process that has ended, is stopped or traced, or waits
+/// uninterruptibly cannot.
 fn is_running(pid: i32) -> bool {
     let state = procfile::stat(pid)
         .ok()
@@ -234,7 +240,7 @@ fn is_running(pid: i32) -> bool {
     matches!(state, Some('R' | 'S' | 'Z'))
 }
 
-/// One kill of many: who was signalled, who is waited for.
+/// The state of a kill: which processes were signalled, and which are waited for.
 #[derive(Default)]
 struct Round {
     waiting: Vec<(ProcessIdentity, Option<ProcessHandle>)>,
@@ -281,8 +287,9 @@ impl Round {
                 .filter_map(|(_, handle)| handle.as_ref())
                 .map(AsFd::as_fd)
                 .collect();
-            // The tick also finds the zombie whose pidfd stays silent, and what has no pidfd. A poll that fails, as with
-            // more pidfds than a lowered limit allows, is no reason to give up.
+            // The tick also catches zombies whose pidfd stays silent, and processes without a
+            // pidfd. A failing poll, for example with more pidfds than a lowered limit allows, is
+            // not a reason to give up.
             let tick = deadline.min(now + TICK);
             if wait_any(&held, tick).is_err() {
                 let _ = wait_any(&[], tick);
@@ -318,7 +325,8 @@ impl Round {
     }
 }
 
-/// Whether the pid means that process here: in another PID namespace it is somebody else, who must not be named.
+/// Whether the pid is meaningful here: in another PID namespace it belongs to another process,
+/// which must not be named.
 fn is_of_here(why: &Option<Why>) -> bool {
     !matches!(why, Some(Why::Unverifiable(_)))
 }

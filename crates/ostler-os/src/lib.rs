@@ -1,9 +1,9 @@
-//! Ostler's Linux edge: process identity and verified signals, process trees, containment, ports, output, notify
-//! sockets, and the guardian that holds every worker's tree.
+//! Ostler's Linux layer: process identity and verified signals, process trees, containment, ports,
+//! output, notify sockets, and the guardian that contains every worker's tree.
 //!
-//! All `unsafe` of the project is in this crate, each block with its reason. Nothing here knows actors or pools. Calls
-//! are blocking unless they are `async`; a blocking one says what bounds it. No other program is ever run to find
-//! something out: no ps, pgrep, kill or lsof.
+//! All `unsafe` of the project is in this crate, each block with its reason. This crate knows
+//! nothing about actors or pools. Calls block unless they are `async`; each documents what bounds
+//! it. No external program is ever run to find something out: no ps, pgrep, kill or lsof.
 
 pub mod cgroup;
 pub mod dispositions;

@@ -1,5 +1,5 @@
-//! The limits that a host of many workers meets: descriptors, processes, memory. What they are, how the one that we
-//! may raise is raised, and which failure an errno stands for.
+//! The limits that matter to a host of many workers: descriptors, processes and memory. Reads them,
+//! raises the one that can be raised, and maps errnos to failure reasons.
 
 use std::fmt;
 use std::fs;
@@ -13,31 +13,34 @@ use procfs::process::{MountInfo, Process};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors that the host needs for a worker: its two pipes, and a socket or a listener.
-pub const DESCRIPTORS_A_WORKER: u64 = 3;
+/// Descriptors that the host needs per worker: its two pipes, and a socket or a listener.
+pub const DESCRIPTORS_PER_WORKER: u64 = 3;
 
-/// Processes that a worker is at least: itself and its sitter.
-pub const PROCESSES_A_WORKER: u64 = 2;
+/// Processes that a worker needs at least: itself and its sitter.
+pub const PROCESSES_PER_WORKER: u64 = 2;
 
-/// The limits on descriptors as they were before we raised them.
+/// The limits on descriptors before they were raised.
 static ORIGINAL: Mutex<Option<(u64, u64)>> = Mutex::new(None);
 
-/// This process's limits on open descriptors, soft and hard (RLIMIT_NOFILE, getrlimit(2)). "Unlimited" is `u64::MAX`.
+/// This process's limits on open descriptors, soft and hard (RLIMIT_NOFILE, getrlimit(2)).
+/// Unlimited is `u64::MAX`.
 pub fn descriptors() -> (u64, u64) {
     pair(getrlimit(Resource::Nofile))
 }
 
-/// The limits on descriptors, soft and hard, as they were before the first [`raise_descriptors`]; `None` when it was
-/// never called. Workers get these back: a program that uses select(2) breaks above 1,024.
+/// The limits on descriptors, soft and hard, before the first [`raise_descriptors`]; `None` if it
+/// was never called. Workers get these limits, because a program that uses select(2) breaks above
+/// 1,024.
 pub fn original_descriptors() -> Option<(u64, u64)> {
     *ORIGINAL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Raises the soft limit on descriptors to the hard one, and gives the limits that hold now. It is process-wide, can
-/// be called any number of times, and needs no privilege.
+/// Raises the soft limit on descriptors to the hard limit, and returns the limits now in effect.
+/// Affects the whole process, can be called repeatedly, and needs no privilege.
 ///
 /// # Errors
-/// What setrlimit(2) says. The limits are then as they were, and nothing is remembered.
+///
+/// The error of setrlimit(2). The limits are unchanged then, and nothing is remembered.
 pub fn raise_descriptors() -> io::Result<(u64, u64)> {
     let mut original = ORIGINAL.lock().unwrap_or_else(PoisonError::into_inner);
     let before = getrlimit(Resource::Nofile);
@@ -56,9 +59,8 @@ fn pair(limit: Rlimit) -> (u64, u64) {
     (limit.current.unwrap_or(u64::MAX), limit.maximum.unwrap_or(u64::MAX))
 }
 
-/// The failure that this errno of a fork, a clone, of opening or passing a descriptor stands for (fork(2), clone(2), open(2),
-/// unix(7));
-/// `None` for any other errno.
+/// The failure reason for an errno of a fork, a clone, or of opening or passing a descriptor
+/// (fork(2), clone(2), open(2), unix(7)). `None` for any other errno.
 pub fn reason_of_errno(errno: i32) -> Option<Reason> {
     match Errno::from_raw_os_error(errno) {
         Errno::AGAIN => Some(Reason::ProcessLimit),
@@ -68,17 +70,17 @@ pub fn reason_of_errno(errno: i32) -> Option<Reason> {
     }
 }
 
-/// The limits on processes, for the message of a `process_limit`: the kernel's EAGAIN doesn't say which one was met.
-/// Threads count as processes in all of them.
+/// The limits on processes, for the message of a `process_limit`, because the kernel's EAGAIN does
+/// not say which limit was reached. Threads count as processes in all of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ProcessLimits {
-    /// Processes of this user (RLIMIT_NPROC, soft). `None` is unlimited. It does not bind root.
+    /// Processes of this user (RLIMIT_NPROC, soft). `None` is unlimited. Does not apply to root.
     pub user: Option<u64>,
-    /// Of the whole system (/proc/sys/kernel/threads-max).
+    /// Processes of the whole system (/proc/sys/kernel/threads-max).
     pub threads_max: Option<u64>,
-    /// Ids that there are (/proc/sys/kernel/pid_max).
+    /// The number of available pids (/proc/sys/kernel/pid_max).
     pub pid_max: Option<u64>,
-    /// The narrowest `pids.max` of our own cgroup and the groups above it, as far as they are visible.
+    /// The lowest `pids.max` of this process's cgroup and its visible ancestors.
     pub cgroup: Option<GroupLimit>,
 }
 
@@ -89,12 +91,12 @@ pub struct GroupLimit {
     pub path: PathBuf,
     /// Its `pids.max`.
     pub max: u64,
-    /// Its `pids.current`: how many there were when we looked.
+    /// Its `pids.current`: the number of processes at the time of reading.
     pub current: u64,
 }
 
-/// Reads the limits on processes. A handful of small reads from /proc and the cgroup file system, for an error's
-/// message and for diagnosis, not for the hot path. What can't be read is left out.
+/// Reads the limits on processes. Takes a few small reads from /proc and the cgroup file system;
+/// for error messages and diagnosis, not for the hot path. Values that cannot be read are left out.
 pub fn processes() -> ProcessLimits {
     ProcessLimits {
         user: getrlimit(Resource::Nproc).current,
@@ -141,7 +143,8 @@ fn narrowest_group() -> Option<GroupLimit> {
         .min_by_key(|limit| limit.max)
 }
 
-/// The mount point and the directory of our group in the hierarchy that counts processes: v1's `pids`, or v2.
+/// The mount point and directory of the group in the hierarchy that counts processes: v1's `pids`,
+/// or v2.
 fn group_directory(group: &ProcessCGroup, mounts: &[MountInfo]) -> Option<(PathBuf, PathBuf)> {
     let version_1 = group.controllers.iter().any(|controller| controller == "pids");
     let version_2 = group.hierarchy == 0;
@@ -151,7 +154,7 @@ fn group_directory(group: &ProcessCGroup, mounts: &[MountInfo]) -> Option<(PathB
     })?;
     let inside = Path::new(&group.pathname).strip_prefix(&mount.root).ok()?;
     let directory = mount.mount_point.join(inside);
-    // A hybrid system's v2 has no pids controller; the v1 hierarchy is the one to look at then.
+    // On a hybrid system, v2 has no pids controller; the v1 hierarchy counts.
     directory
         .ancestors()
         .any(|path| path.join("pids.max").exists())
@@ -159,7 +162,7 @@ fn group_directory(group: &ProcessCGroup, mounts: &[MountInfo]) -> Option<(PathB
 }
 
 fn group_limit(directory: &Path) -> Option<GroupLimit> {
-    // "max" is no number: such a group sets no limit.
+    // "max" is not a number: such a group has no limit.
     let max = read_number(&directory.join("pids.max"))?;
     let current = read_number(&directory.join("pids.current"))?;
     Some(GroupLimit {

@@ -1,7 +1,8 @@
 //! What this machine allows, looked at or tried out: the facts that `ostler doctor` judges by.
 //!
-//! Every fact comes from the mechanism itself where that can be tried without a trace (a subreaper, a pidfd, a cgroup), and
-//! from what the kernel says of it elsewhere. A fact that can't be had is an error of its own, and hides no other.
+//! Every fact comes from the mechanism itself where that can be tried without a trace (a subreaper,
+//! a pidfd, a cgroup), and from what the kernel says of it elsewhere. A fact that can't be had is
+//! an error of its own, and hides no other.
 
 use std::fs;
 use std::io;
@@ -17,7 +18,8 @@ use crate::cgroup::{CgroupUse, Site, Unusable};
 use crate::limits::{self, ProcessLimits};
 use crate::{identity, procfile};
 
-/// The inode number of the first PID namespace of a machine (PROC_PID_INIT_INO in the kernel's sources).
+/// The inode number of the first PID namespace of a machine (PROC_PID_INIT_INO in the kernel's
+/// sources).
 const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
 /// PIDFD_SIGNAL_PROCESS_GROUP of pidfd_send_signal(2), Linux 6.9.
@@ -36,11 +38,13 @@ pub struct Machine {
     pub proc: io::Result<Proc>,
     /// Whether orphans can be had as children (PR_SET_CHILD_SUBREAPER).
     pub subreaper: io::Result<()>,
-    /// Whether a process can be held and signalled by a descriptor (pidfd_open(2), pidfd_send_signal(2)).
+    /// Whether a process can be held and signalled by a descriptor (pidfd_open(2),
+    /// pidfd_send_signal(2)).
     pub pidfd: io::Result<()>,
     /// Whether a whole process group can be (Linux 6.9). Ostler does without it.
     pub pidfd_group: io::Result<bool>,
-    /// `vm.memfd_noexec`: 0 lets memory files be executed, 1 those that ask for it, 2 none. `None` before Linux 6.3.
+    /// `vm.memfd_noexec`: 0 lets memory files be executed, 1 those that ask for it, 2 none. `None`
+    /// before Linux 6.3.
     pub memfd_noexec: Option<u64>,
     /// Yama's `ptrace_scope`; `None` where there is no Yama.
     pub ptrace_scope: Option<u64>,
@@ -68,8 +72,8 @@ pub struct Proc {
 }
 
 impl Machine {
-    /// Looks. Blocks for some milliseconds: a group is made in our cgroup and removed again. This process is a subreaper
-    /// for a moment; don't call it while a child of it is losing its parent.
+    /// Looks. Blocks for some milliseconds: a group is made in our cgroup and removed again. This
+    /// process is a subreaper for a moment; don't call it while a child of it is losing its parent.
     pub fn examine(cgroups: CgroupUse) -> Self {
         let uid = rustix::process::geteuid().as_raw();
         Self {
@@ -192,7 +196,8 @@ mod tests {
         machine.pidfd.expect("these tests need pidfds");
         machine.pidfd_group.expect("it is there or not");
         assert!(machine.user_processes >= 2, "this test has two threads at least");
-        // Not compared with each other: they are read one after the other, while others come and go.
+        // Not compared with each other: they are read one after the other, while others come and
+        // go.
         assert!(machine.system_processes >= Some(2));
         assert!(machine.descriptors.0 <= machine.descriptors.1);
     }

@@ -1,9 +1,10 @@
-//! Processes found by the marker in their environment.
+//! Finds processes by the marker in their environment.
 //!
-//! Every worker is started with the variable `OSTLER_RUN_<run id>=<pool>/<index>#<incarnation>`, which its descendants
-//! inherit. It is a net under the others, not the first line: `env -i` loses it, setproctitle-like code overwrites it,
-//! and only processes that we may read show it. The environment is *memory of the process*: reading it can hang, so the
-//! scan runs on a thread of its own, under a deadline.
+//! Every worker is started with the variable `OSTLER_RUN_<run id>=<pool>/<index>#<incarnation>`,
+//! which its descendants inherit. The marker is a second line of defence: `env -i` removes it,
+//! setproctitle-like code overwrites it, and only processes that may be read show it. The
+//! environment is *memory of the process*, and reading it can hang, so the scan runs on a separate
+//! thread with a deadline.
 
 use std::fs;
 use std::io::{self, Read};
@@ -17,17 +18,17 @@ use crate::identity::{self, ProcessIdentity, here};
 use crate::procfile;
 use crate::slow_read;
 
-/// How much of an environment is searched, in bytes: what Linux lets a program have by default (a quarter of the usual
-/// 8 MiB stack limit, execve(2)).
+/// How much of an environment is searched, in bytes: Linux's default maximum (a quarter of the
+/// usual 8 MiB stack limit, execve(2)).
 const ENVIRONMENT_LIMIT: u64 = 2 << 20;
 
-/// A process that bears the marker of a run.
+/// A process with the marker of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Marked {
     /// Who it is.
     pub identity: ProcessIdentity,
-    /// Every run whose marker it bears, with the marker's value (`embed/0#3`), in the order of its environment. More
-    /// than one where an Ostler runs inside a worker of another.
+    /// All markers in its environment, in order: the run and the value (`embed/0#3`). There is more
+    /// than one if an Ostler runs inside a worker of another one.
     pub markers: Vec<(RunId, String)>,
     /// Its command line, cut at 4 KiB; empty for a zombie with living threads.
     pub command: String,
@@ -36,26 +37,26 @@ pub struct Marked {
 /// Says by its arguments whether a process is one of Ostler's own: a guardian or a sitter.
 pub type IsOurs = fn(arguments: &[&[u8]]) -> bool;
 
-/// What a scan has found.
+/// The result of a scan.
 #[derive(Debug, Default)]
 pub struct Scan {
-    /// Processes that bear a marker that was asked for.
+    /// Processes with one of the requested markers.
     pub found: Vec<Marked>,
     /// How many environments were read.
     pub read: usize,
-    /// How many processes we may not read (another user's, or protected from it), or that have taken the memory of their
-    /// environment away. What they bear is not known.
+    /// How many processes may not be read (they belong to another user, or are protected) or have
+    /// removed the memory of their environment. Their markers are unknown.
     pub unreadable: usize,
-    /// Processes whose read hung or failed for want of something (descriptors, memory), or that the deadline kept from
-    /// being read. What they bear is not known: see [`Scan::missed`].
+    /// Processes whose read hung or failed for lack of a resource (descriptors, memory), or that
+    /// the deadline kept from being read. Their markers are unknown: see [`Scan::missed`].
     pub unread: Vec<i32>,
-    /// How long it took.
+    /// The duration.
     pub elapsed: Duration,
 }
 
-/// Looks through all processes for markers of `runs`. Our own process is left out, and so are those for which
-/// `is_ours` says so by their arguments (guardian and sitters, which may have inherited a marker); processes that have
-/// ended are left out too. Blocks at the latest until `deadline`.
+/// Looks through all processes for markers of `runs`. Our own process is left out, and so are those
+/// for which `is_ours` says so by their arguments (guardian and sitters, which may have inherited a
+/// marker); processes that have ended are left out too. Blocks at the latest until `deadline`.
 ///
 /// Cost: one `open` and `read` a process that we may read, about 10 µs each.
 ///
@@ -67,7 +68,8 @@ pub fn scan(runs: &[RunId], is_ours: IsOurs, deadline: Instant) -> io::Result<Sc
     let pids: Vec<i32> = procfile::all_pids()?.into_iter().filter(|&pid| pid != us).collect();
     let mut scan = Scan::default();
     let empty = scan.look_at_each(pids, runs, is_ours, deadline);
-    // A process in the middle of its execve(2) shows an empty environment, as a kernel thread does: a second look.
+    // A process in the middle of an execve(2) has an empty environment, as a kernel thread does, so
+    // those are read again.
     scan.read += scan.look_at_each(empty, runs, is_ours, deadline).len();
     scan.elapsed = start.elapsed();
     Ok(scan)
@@ -95,8 +97,8 @@ impl Scan {
         empty
     }
 
-    /// Which processes may bear a marker that was asked for and were not read, in words; `None` when all were that there
-    /// are. Processes older than the run's host, where that is known, can't be of the run.
+    /// Describes the processes that may have a requested marker but were not read; `None` if all
+    /// were read. Processes older than the run's host, if that is known, cannot belong to the run.
     pub fn missed(&self, host: Option<&ProcessIdentity>) -> Option<String> {
         let since = host
             .filter(|host| here().is_ok_and(|here| here.boot_id == host.boot_id))
@@ -111,17 +113,17 @@ impl Scan {
             .map_or_else(|| missed.join(", "), |some| format!("{}, …", some.join(", ")));
         (!missed.is_empty()).then(|| {
             format!(
-                "{} processes could not be asked for their marker: pid {pids}",
+                "{} processes could not be searched for the marker: pid {pids}",
                 missed.len()
             )
         })
     }
 }
 
-/// So many of the processes that were not read are named.
+/// How many of the unread processes are named.
 const NAMED: usize = 8;
 
-/// What one process shows.
+/// The outcome of reading one process.
 enum Look {
     Empty,
     Failed,
@@ -131,7 +133,8 @@ enum Look {
 }
 
 impl Look {
-    /// That we may not read it says nothing new at the next try; neither does EIO, which tells that the memory is gone.
+    /// A process that may not be read will not be readable later either. The same goes for EIO,
+    /// which means that the memory is gone.
     fn failed(error: &io::Error) -> Self {
         let never = error.kind() == io::ErrorKind::PermissionDenied || error.raw_os_error() == Some(libc::EIO);
         if never { Self::Unreadable } else { Self::Failed }
@@ -139,7 +142,7 @@ impl Look {
 }
 
 fn look_at(pid: i32, runs: &[RunId], is_ours: IsOurs) -> Look {
-    // The identity comes first: what is read after it, while it still holds, belongs to it.
+    // The identity comes first: what is read afterwards belongs to it while it is still the same.
     let identity = match identity::of(pid) {
         Ok(Some(identity)) => identity,
         Ok(None) => return Look::Unmarked,
@@ -180,9 +183,10 @@ fn read_some(path: &str) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The markers in an environment, as `/proc/PID/environ` gives it: `NAME=value` with a zero byte after each.
+/// The markers in an environment, in the format of `/proc/PID/environ`: `NAME=value`, each followed
+/// by a zero byte.
 fn markers_in(environment: &[u8]) -> Vec<(RunId, String)> {
-    // One search through the whole: nearly every environment has none, and is done with then.
+    // A search through the whole: most environments have no marker, and are done with it.
     if memmem::find(environment, MARKER_PREFIX.as_bytes()).is_none() {
         return Vec::new();
     }

@@ -1,9 +1,10 @@
-//! The socket to which a worker says how it is: `READY=1` and the like, the protocol of sd_notify(3).
+//! The socket on which a worker reports its state: `READY=1` and the like, the protocol of
+//! sd_notify(3).
 //!
-//! Each message comes with the pid of its sender as the kernel knows it (SO_PASSCRED, unix(7)), so that the caller can
-//! check that the sender belongs to the worker's tree: it may be a child of the worker, and anybody who finds the
-//! socket can write to it. Descriptors that come with a message are never taken in; the kernel closes them, which is
-//! also what makes sd_notify_barrier(3) return.
+//! Each message comes with the pid of its sender as known to the kernel (SO_PASSCRED, unix(7)), so
+//! that the caller can check that the sender belongs to the worker's tree: it may be a child of the
+//! worker, and any process that finds the socket can write to it. Descriptors attached to a message
+//! are never received; the kernel closes them, which also makes sd_notify_barrier(3) return.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -19,16 +20,16 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// The longest path that fits into a socket's address with its closing zero (unix(7)).
+/// The longest path that fits into a socket address with its terminating zero (unix(7)).
 const LONGEST_PATH: usize = 107;
 
-/// The longest message that is read, as in systemd (PIPE_BUF); a longer one is passed over.
+/// The longest message that is read, as in systemd (PIPE_BUF); longer ones are skipped.
 const LONGEST_MESSAGE: usize = 4096;
 
-/// What one message says. A message can say several things, one a line.
+/// The content of one message. A message can have several assignments, one per line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Message {
-    /// Who sent it. 0: a process outside of our PID namespace.
+    /// The sender. 0: a process outside this PID namespace.
     pub sender_pid: i32,
     /// `READY=1`: the worker can serve.
     pub ready: bool,
@@ -36,10 +37,11 @@ pub struct Message {
     pub stopping: bool,
     /// `WATCHDOG=1`: the worker is alive.
     pub watchdog: bool,
-    /// `STATUS=…`: a line for people, without control characters.
+    /// `STATUS=…`: a line for display, without control characters.
     pub status: Option<String>,
-    /// `PORT=n` and `PORT_NAME=n`: the ports that the worker listens on, by name *as sent* (the environment has names
-    /// in capitals); the name of `PORT` is empty. An extension of Ostler's; 0 is not a port and is passed over.
+    /// `PORT=n` and `PORT_NAME=n`: the ports that the worker listens on, by name *as sent* (names
+    /// in the environment are in capitals); the name of `PORT` is empty. An Ostler extension; port
+    /// 0 is invalid and skipped.
     pub ports: Vec<(String, u16)>,
     /// Variables of sd_notify(3) that change what systemd does, and that Ostler ignores: a worker that
     /// relies on one should be reported.
@@ -50,8 +52,8 @@ pub struct Message {
 const IGNORED: [&str; 5] = ["EXTEND_TIMEOUT_USEC", "MAINPID", "RELOADING", "ERRNO", "BUSERROR"];
 
 impl Message {
-    /// What the lines of a message say, `None` when they say nothing that we know. `BARRIER`,
-    /// `FDSTORE` and unknown variables are passed over.
+    /// Parses the lines of a message. Returns `None` if none of them is known. `BARRIER`, `FDSTORE`
+    /// and unknown variables are skipped.
     pub(crate) fn parse(sender_pid: i32, text: &[u8]) -> Option<Self> {
         let mut message = Self {
             sender_pid,
@@ -91,8 +93,9 @@ impl Message {
     }
 }
 
-/// A worker's notify socket. Its owner must go on calling [`NotifySocket::recv`]: a worker blocks in its
-/// sd_notify(3) when some messages (net.unix.max_dgram_qlen, often 10 or 512) lie unread. Dropping it unlinks its path.
+/// A worker's notify socket. The owner must keep calling [`NotifySocket::recv`], because a worker
+/// blocks in sd_notify(3) while too many messages (net.unix.max_dgram_qlen, often 10 or 512) are
+/// unread. Dropping it unlinks its path.
 #[derive(Debug)]
 pub struct NotifySocket {
     socket: AsyncFd<OwnedFd>,
@@ -106,17 +109,18 @@ enum Address {
 }
 
 impl NotifySocket {
-    /// A socket named `name` in `dir`, close-on-exec. Where its absolute path would be longer than 107 bytes, it gets
-    /// a unique abstract name from the kernel (unix(7), autobind), which only reaches workers in the same network
-    /// namespace. Must be called within a tokio runtime.
+    /// Creates a socket `name` in `dir`, close-on-exec. If its absolute path would exceed 107
+    /// bytes, it gets a unique abstract name from the kernel (unix(7), autobind), which only
+    /// reaches workers in the same network namespace. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// What socket(2) or bind(2) says: `AddrInUse` when the path exists, whatever it is.
+    ///
+    /// The error of socket(2) or bind(2): `AddrInUse` if the path exists, whatever it is.
     pub fn bind(dir: &Path, name: &str) -> io::Result<Self> {
         let path = path::absolute(dir)?.join(name);
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
-        // Before the socket has a name: no message without its sender.
+        // Before the socket has a name, so that no message lacks its sender.
         set_socket_passcred(&socket, true)?;
         let fits = path.as_os_str().len() <= LONGEST_PATH;
         let address = if fits {
@@ -124,7 +128,8 @@ impl NotifySocket {
         } else {
             bind_abstract(&socket)?
         };
-        // SAFETY: an `OwnedFd` is one open descriptor for all its life, and ends with the `AsyncFd` that owns it.
+        // SAFETY: an `OwnedFd` is one open descriptor for all its life, and ends with the `AsyncFd`
+        // that owns it.
         match unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) } {
             Ok(socket) => Ok(Self { socket, address }),
             Err(error) => {
@@ -134,7 +139,8 @@ impl NotifySocket {
         }
     }
 
-    /// What the worker's `NOTIFY_SOCKET` must be: the path, or `@` and the abstract name (sd_notify(3)).
+    /// The value for the worker's `NOTIFY_SOCKET`: the path, or `@` and the abstract name
+    /// (sd_notify(3)).
     pub fn env_value(&self) -> OsString {
         match &self.address {
             Address::Path(path) => path.clone().into(),
@@ -146,14 +152,15 @@ impl NotifySocket {
         }
     }
 
-    /// The next message that says something. Waits without a limit: the caller has the deadline. Cancel-safe: a
-    /// message is read and returned in one step.
+    /// The next meaningful message. Waits without limit; the caller sets the deadline. Cancel safe:
+    /// a message is read and returned in one step.
     ///
     /// # Errors
-    /// What recvmsg(2) says, or that the runtime is being shut down.
+    ///
+    /// The error of recvmsg(2), or that the runtime is shutting down.
     pub async fn recv(&mut self) -> io::Result<Message> {
         loop {
-            // A flood of messages that say nothing must not keep this task's thread from the others.
+            // A flood of meaningless messages must not keep this thread from running other tasks.
             tokio::task::consume_budget().await;
             let mut ready = self.socket.readable().await?;
             match receive(ready.get_inner()) {
@@ -177,8 +184,8 @@ fn unlink(address: &Address) {
     if let Address::Path(path) = address
         && let Err(error) = fs::remove_file(path)
     {
-        // Its directory is the run's, and may have gone before it.
-        tracing::debug!(path = %path.display(), %error, "a notify socket's path could not be unlinked");
+        // Its directory belongs to the run, and may be gone already.
+        tracing::debug!(path = %path.display(), %error, "could not unlink a notify socket's path");
     }
 }
 
@@ -194,15 +201,12 @@ fn bind_abstract(socket: &OwnedFd) -> io::Result<Address> {
     Ok(Address::Abstract(OsStr::from_bytes(name).to_owned()))
 }
 
-/// Takes one message off the socket; `None` when it says nothing, is too long, or has no sender.
+/// Takes one message off the socket; `None` if it is meaningless, too long, or without a sender.
 fn receive(socket: &OwnedFd) -> io::Result<Option<Message>> {
     let mut text = [0; LONGEST_MESSAGE];
     let Received { length, sender, cut } = receive_raw(socket, &mut text)?;
     if cut {
-        tracing::debug!(
-            ?sender,
-            "a notify message of more than {LONGEST_MESSAGE} bytes was passed over"
-        );
+        tracing::debug!(?sender, "skipped a notify message of more than {LONGEST_MESSAGE} bytes");
         return Ok(None);
     }
     Ok(sender.and_then(|pid| Message::parse(pid, &text[..length])))
@@ -211,12 +215,13 @@ fn receive(socket: &OwnedFd) -> io::Result<Option<Message>> {
 struct Received {
     length: usize,
     sender: Option<i32>,
-    /// Whether the text had no room.
+    /// Whether the text was truncated.
     cut: bool,
 }
 
-/// Room for the sender and nothing else: descriptors that come along find none, so the kernel closes them and never
-/// installs them in our table. nix refuses a message whose control data had no room; rustix holds a pid that can't be 0.
+/// Room for the sender's credentials only: attached descriptors do not fit, so the kernel closes
+/// them and never installs them in our table. nix refuses a message whose control data was
+/// truncated, and rustix requires a pid that is not 0.
 #[repr(C)]
 struct Control {
     header: libc::cmsghdr,
@@ -234,12 +239,13 @@ fn receive_raw(socket: &OwnedFd, text: &mut [u8]) -> io::Result<Received> {
     message.msg_iovlen = 1;
     message.msg_control = (&raw mut control).cast();
     message.msg_controllen = mem::size_of::<Control>();
-    // SAFETY: the message points at one buffer of text and one of control data, each with its true length, and both
-    // outlive the call. What the kernel writes into them is plain bytes and integers.
+    // SAFETY: the message points at one buffer of text and one of control data, each with its true
+    // length, and both outlive the call. What the kernel writes into them is plain bytes and
+    // integers.
     let length = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) };
     let length = usize::try_from(length).map_err(|_| io::Error::last_os_error())?;
     let header = &control.header;
-    // All zeros still, where the kernel wrote none.
+    // Still all zeros if the kernel wrote none.
     let has_sender = (header.cmsg_level, header.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_CREDENTIALS);
     Ok(Received {
         length,

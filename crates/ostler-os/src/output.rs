@@ -1,12 +1,14 @@
-//! A worker's output: always drained, of which the newest lines are kept.
+//! A worker's output: always drained, with the newest lines retained.
 //!
-//! A pipe that nobody reads fills up (64 KiB) and stops its writer. So each stream has a task that reads all there is
-//! at any time, whoever listens. It keeps a bounded ring and calls a hook for each line, in place, so that no line is
-//! missed; nobody else can slow it. The buffer that it reads into belongs to the runtime's thread, not to the worker.
+//! A pipe that is not read fills up (64 KiB) and blocks its writer. Each stream therefore has a
+//! task that reads everything at any time, whether or not there is a consumer. It keeps a bounded
+//! ring and calls a hook synchronously for each line, so that no line is missed; nothing else can
+//! slow it down. The read buffer belongs to the runtime's thread, not to the worker.
 //!
-//! The end of a worker is not the end of its output: a process that it left behind may hold the pipe open for ever. So
-//! nobody waits for the pipe's end. What is in it when the exit is seen is read ([`Capture::drain_after_exit`]), then
-//! it is drained as before until its owner closes it ([`Capture::close`]).
+//! A worker's exit does not end its output: a process that it left behind may hold the pipe open
+//! indefinitely. Nothing therefore waits for the end of the pipe. What is in it when the exit is
+//! observed is read ([`Capture::drain_after_exit`]); afterwards it is drained as before until its
+//! owner closes it ([`Capture::close`]).
 
 mod lines;
 mod ring;
@@ -28,31 +30,33 @@ use tokio::task::AbortHandle;
 use lines::Lines;
 use ring::Ring;
 
-/// How much one read takes: as much as a pipe holds.
+/// The size of a read: as much as a pipe holds.
 const READ_SIZE: usize = 64 * 1024;
 
-/// How much is read before other tasks get their turn. A hook that logs short lines makes even this milliseconds.
+/// How much is read before yielding to other tasks. With a hook that logs short lines, even this
+/// takes milliseconds.
 const TURN: usize = READ_SIZE;
 
-/// The most that is read after an exit or at the close, when somebody goes on writing.
-const LAST_WORDS: usize = 1024 * 1024;
+/// The maximum to read after an exit or at the close, if another process keeps writing.
+const FINAL_READ: usize = 1024 * 1024;
 
-/// The longest that a drain after an exit takes, likewise.
+/// The time limit for draining after an exit, for the same reason.
 const DRAIN_TIME: Duration = Duration::from_millis(100);
 
-/// A line in a failure is cut here, in bytes.
+/// The maximum length of a line in a failure, in bytes.
 const SHOWN_LINE: usize = 1024;
 
 thread_local! {
-    /// One a thread, so that a thousand silent workers cost no buffers.
+    /// One per thread, so that a thousand silent workers need no buffers.
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_SIZE].into_boxed_slice());
 }
 
-/// A pipe for a worker's output: (read end, write end), both close-on-exec. Only the read end is non-blocking: the
-/// worker's end must behave as any program expects.
+/// Creates a pipe for a worker's output: (read end, write end), both close-on-exec. Only the read
+/// end is non-blocking, because programs expect the worker's end to block.
 ///
 /// # Errors
-/// What pipe2(2) or fcntl(2) says, as a rule that no descriptor is left.
+///
+/// The error of pipe2(2) or fcntl(2), usually that no descriptor is left.
 pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
     fcntl_setfl(&read, fcntl_getfl(&read)? | OFlags::NONBLOCK)?;
@@ -62,15 +66,16 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 /// Called for each line.
 pub type OnLine = Box<dyn FnMut(&str) + Send>;
 
-/// How a stream is captured.
+/// The options of a capture.
 pub struct CaptureOptions {
-    /// How many bytes of the newest lines are kept. Default 64 KiB; 0 keeps none. A line that is longer by itself is
-    /// cut and counted.
+    /// The number of bytes retained of the newest lines. Default: 64 KiB; 0 retains nothing. A
+    /// single line that is longer is cut and counted.
     pub ring: usize,
-    /// Called for each line as it ends, without its line end, with U+FFFD for what is not UTF-8, otherwise as the
-    /// worker wrote it. It runs in the task that drains the stream, so it must not block, and must not call
-    /// [`Capture::close`] or [`Capture::drain_after_exit`] of the same stream. A line is cut at the size of the ring,
-    /// or at 4 KiB where the ring is smaller. If it panics, it is not called again. Default: none.
+    /// Called for each line once it is complete, without its line ending, with U+FFFD in place of
+    /// invalid UTF-8, and otherwise unchanged. It runs in the task that drains the stream, so it
+    /// must not block, and must not call [`Capture::close`] or [`Capture::drain_after_exit`] of the
+    /// same stream. A line is cut at the size of the ring, or at 4 KiB if the ring is smaller. If
+    /// the hook panics, it is not called again. Default: none.
     pub on_line: Option<OnLine>,
 }
 
@@ -83,8 +88,8 @@ impl Default for CaptureOptions {
     }
 }
 
-/// A stream that is being drained. A cheap handle: the clones are the same capture. When the last is dropped, draining
-/// ends and the pipe is closed, so its writer gets EPIPE.
+/// A stream that is being drained. Cheap to clone; clones are handles to the same capture. Dropping
+/// the last one ends the draining and closes the pipe, so that the writer gets EPIPE.
 #[derive(Clone)]
 pub struct Capture {
     owner: Arc<Owner>,
@@ -102,17 +107,18 @@ impl Drop for Owner {
     }
 }
 
-/// What task and handles share.
+/// The state shared by task and handles.
 struct Stream {
-    /// The task owns the pipe, so that it is closed when the task ends, however that comes about.
+    /// The task owns the pipe, so it is closed when the task ends for any reason.
     pipe: Weak<AsyncFd<OwnedFd>>,
-    /// Held from a read until its bytes are in the ring: whoever reads, their order stays.
+    /// Held from a read until its bytes are in the ring, so that their order is kept whichever task
+    /// reads.
     lines: Mutex<Lines>,
     ring: Mutex<Ring>,
     bytes: AtomicU64,
 }
 
-/// What one read found.
+/// The outcome of one read.
 enum Pumped {
     Some(usize),
     Empty,
@@ -120,13 +126,15 @@ enum Pumped {
 }
 
 impl Capture {
-    /// Drains this end of a pipe from now on. The descriptor must be non-blocking, as [`pipe`] makes it. Must be called
-    /// within a tokio runtime; when that ends, draining ends.
+    /// Starts draining this end of a pipe. The descriptor must be non-blocking, as created by
+    /// [`pipe`]. Must be called within a tokio runtime; draining ends with the runtime.
     ///
     /// # Errors
-    /// The reactor can't watch the descriptor (epoll_ctl(2): no memory, or no watch left).
+    ///
+    /// If the reactor cannot watch the descriptor (epoll_ctl(2): no memory, or no watch left).
     pub fn start(read: OwnedFd, options: CaptureOptions) -> io::Result<Self> {
-        // SAFETY: an `OwnedFd` is one open descriptor for all its life, and ends with the `AsyncFd` that owns it.
+        // SAFETY: an `OwnedFd` is one open descriptor for all its life, and ends with the `AsyncFd`
+        // that owns it.
         let pipe = Arc::new(unsafe { AsyncFd::register_with_interest(read, Interest::READABLE) }?);
         let stream = Arc::new(Stream {
             pipe: Arc::downgrade(&pipe),
@@ -140,8 +148,9 @@ impl Capture {
         })
     }
 
-    /// The newest lines, oldest first, at most so many. For people: control characters are escaped, each line is cut
-    /// at 1 KiB, and what is not UTF-8 is U+FFFD. An unfinished last line counts.
+    /// The newest lines, oldest first, at most `lines` of them. For display: control characters are
+    /// escaped, each line is cut at 1 KiB, and invalid UTF-8 is replaced by U+FFFD. An incomplete
+    /// last line counts.
     pub fn tail(&self, lines: usize) -> Vec<String> {
         let mut ring = lock(&self.owner.stream.ring);
         let mut tail: Vec<String> = ring
@@ -152,30 +161,30 @@ impl Capture {
         tail
     }
 
-    /// Lines that were dropped from the ring, the newer ones having taken their room.
+    /// The number of lines dropped from the ring to make room for newer ones.
     pub fn dropped(&self) -> u64 {
         lock(&self.owner.stream.ring).dropped()
     }
 
-    /// Lines that were longer than the ring and lost their end.
+    /// The number of lines that were longer than the ring and lost their end.
     pub fn cut(&self) -> u64 {
         lock(&self.owner.stream.ring).cut()
     }
 
-    /// Bytes read so far.
+    /// The number of bytes read so far.
     pub fn bytes(&self) -> u64 {
         self.owner.stream.bytes.load(Ordering::Relaxed)
     }
 
-    /// Call it when the worker's exit has been seen, and before its tail is read: reads what is in the pipe now, at
-    /// most 1 MiB and for at most 100 ms, without waiting for the pipe's end. Draining goes on then as before.
-    /// Cancel-safe.
+    /// Reads what is in the pipe now, at most 1 MiB and for at most 100 ms, without waiting for the
+    /// end of the pipe. Call it once the worker's exit has been observed, before reading the tail.
+    /// Draining continues afterwards. Cancel safe.
     pub async fn drain_after_exit(&self) {
         let stream = &self.owner.stream;
         let Some(pipe) = stream.pipe.upgrade() else { return };
         let start = Instant::now();
         let mut read = 0;
-        while read < LAST_WORDS && start.elapsed() < DRAIN_TIME {
+        while read < FINAL_READ && start.elapsed() < DRAIN_TIME {
             match stream.pump(pipe.as_fd()) {
                 Pumped::Some(count) => read += count,
                 Pumped::Empty | Pumped::Ended => return,
@@ -184,14 +193,14 @@ impl Capture {
         }
     }
 
-    /// Reads what is in the pipe now, at most 1 MiB, gives an unfinished last line to the hook, and ends the draining:
-    /// the descriptor is closed as soon as the runtime gets to it. What was captured stays. Never waits; a second call
-    /// does nothing.
+    /// Reads what is in the pipe now, at most 1 MiB, passes an incomplete last line to the hook,
+    /// and ends the draining: the descriptor is closed as soon as the runtime gets to it. What was
+    /// captured is kept. Never waits; further calls do nothing.
     pub fn close(&self) {
         let stream = &self.owner.stream;
         if let Some(pipe) = stream.pipe.upgrade() {
             let mut read = 0;
-            while read < LAST_WORDS
+            while read < FINAL_READ
                 && let Pumped::Some(count) = stream.pump(pipe.as_fd())
             {
                 read += count;
@@ -221,7 +230,7 @@ impl Stream {
                 }
                 Err(Errno::AGAIN) => Pumped::Empty,
                 Err(error) => {
-                    tracing::warn!(%error, "a worker's output can't be read any more");
+                    tracing::warn!(%error, "can no longer read a worker's output");
                     lines.finish();
                     Pumped::Ended
                 }
@@ -230,9 +239,9 @@ impl Stream {
     }
 }
 
-/// Reads all there is, for as long as there is somebody who may write.
+/// Reads everything for as long as the pipe has writers.
 async fn drain(pipe: Arc<AsyncFd<OwnedFd>>, stream: Arc<Stream>) {
-    // An error means that the runtime is being shut down.
+    // An error means that the runtime is shutting down.
     while let Ok(mut ready) = pipe.readable().await {
         let mut turn = 0;
         loop {
@@ -249,7 +258,7 @@ async fn drain(pipe: Arc<AsyncFd<OwnedFd>>, stream: Arc<Stream>) {
     }
 }
 
-/// The hook's panics are caught, so nothing is left half done under a lock.
+/// The hook's panics are caught, so nothing is left inconsistent under a lock.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,11 +1,15 @@
-//! The choice of a worker's port: none is given to two workers of this machine's Ostler hosts.
+//! Chooses a worker's port so that no two workers of this machine's Ostler hosts get the same one.
 //!
-//! A port that is only *chosen* is nobody's until the worker binds it. In between, three things keep it ours:
-//! - a table in this process, for as long as the [`PortReservation`] lives: no two workers of this host;
-//! - a *claim*, an abstract Unix socket named after the port, for as long as the worker has not bound it: abstract names
-//!   live in the network namespace, as ports do, and vanish with their process; no two Ostler hosts get one port;
-//! - nothing against strangers: a program that knows nothing of us can take the port in the gap. The worker's bind then
-//!   fails, its failure is classified (`port_in_use`), and the restart chooses anew.
+//! A port that is only *chosen* is free until the worker binds it. In the meantime it is protected
+//! by:
+//!
+//! - a table in this process, while the [`PortReservation`] exists, against other workers of this
+//!   host;
+//! - a *claim*, an abstract Unix socket named after the port, until the worker has bound it,
+//!   against other Ostler hosts. Abstract names belong to the network namespace, like ports, and
+//!   vanish with their process;
+//! - nothing against foreign programs, which can take the port in between. The worker's bind then
+//!   fails with `port_in_use`, and the restart chooses again.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -19,20 +23,20 @@ use crate::holders::Holder;
 use crate::ports::{PortError, Probe, Reuse, bind_and_listen, bind_error, probe};
 use crate::sockets::name_holders;
 
-/// So many ports of the kernel's choice are tried before we say that none is left.
+/// How many ports of the kernel's choice are tried before giving up.
 const MOST_TRIES: usize = 256;
 
-/// So many holders are named when a whole range is taken.
+/// How many holders are named if a whole range is in use.
 const MOST_NAMED: usize = 8;
 
-/// What port a worker is to have.
+/// Which port a worker gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PortChoice {
-    /// One of the kernel's choice, that no socket uses in any way.
+    /// A port of the kernel's choice that no socket uses in any way.
     Any,
-    /// This one.
+    /// This port.
     Fixed(u16),
-    /// The first free one from `first` to `last`, both included.
+    /// The first free port from `first` to `last`, inclusive.
     Range {
         /// The first port.
         first: u16,
@@ -41,14 +45,14 @@ pub enum PortChoice {
     },
 }
 
-/// A port that is a worker's, until this is dropped.
+/// A port reserved for a worker until this value is dropped.
 #[derive(Debug)]
 pub struct PortReservation {
     address: SocketAddr,
     claim: Option<UnixDatagram>,
 }
 
-/// The ports reserved in this process, over all Ostler instances in it.
+/// The ports reserved in this process, by all of its Ostler instances.
 static RESERVED: Mutex<Vec<Reserved>> = Mutex::new(Vec::new());
 
 struct Reserved {
@@ -60,12 +64,13 @@ fn reserved() -> MutexGuard<'static, Vec<Reserved>> {
     RESERVED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Reserves a port on `ip` for `owner` (such as `embed/0`, told to whoever wants the same port). `previous`, the port
-/// that the worker had, is tried first unless the choice is a fixed one. Blocks for well under a millisecond; longer
-/// when holders must be named.
+/// Reserves a port on `ip` for `owner` (for example `embed/0`, reported to others that want the
+/// same port). The worker's `previous` port is tried first, unless the choice is a fixed port.
+/// Blocks for well under a millisecond, or longer if holders must be named.
 ///
 /// # Errors
-/// [`PortError`]: who has the port, or that none is left.
+///
+/// [`PortError`]: who holds the port, or that none is left.
 pub fn reserve(
     ip: IpAddr,
     choice: PortChoice,
@@ -101,19 +106,21 @@ pub fn reserve(
 }
 
 impl PortReservation {
-    /// The address with the port.
+    /// The address with the reserved port.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Says that the worker has bound the port: the claim against other hosts (one descriptor) is let go, as the port
-    /// itself now keeps them out. The reservation in this process stays.
+    /// Call this once the worker has bound the port: releases the claim against other hosts (one
+    /// descriptor), because the port itself now excludes them. The reservation in this process is
+    /// kept.
     pub fn settle(&mut self) {
         self.claim = None;
     }
 
-    /// Takes the claim again for the gap of a restart, after the port was confirmed to be free. `false`: another Ostler
-    /// host has claimed it meanwhile, and another port must be reserved.
+    /// Claims the port again for the gap of a restart, after it was confirmed to be free. Returns
+    /// `false` if another Ostler host has claimed it in the meantime; another port must then be
+    /// reserved.
     pub fn renew(&mut self) -> bool {
         if self.claim.is_none() {
             match claim(self.address.port()) {
@@ -137,13 +144,13 @@ impl fmt::Display for PortReservation {
     }
 }
 
-/// A fixed port was promised to the user, so nobody's claim keeps us from it: only what really holds it.
+/// The user was promised a fixed port, so a claim does not prevent it; only a real holder does.
 fn reserve_fixed(address: SocketAddr, owner: &str) -> Result<PortReservation, PortError> {
     let in_use = |holders| Err(PortError::InUse { address, holders });
     if let Some(holder) = enter(address, owner) {
         return in_use(vec![holder]);
     }
-    // From here on its drop takes the entry back.
+    // From here on, dropping it removes the entry.
     let mut reservation = PortReservation { address, claim: None };
     match probe(address)? {
         Probe::Free => {}
@@ -154,7 +161,7 @@ fn reserve_fixed(address: SocketAddr, owner: &str) -> Result<PortReservation, Po
     Ok(reservation)
 }
 
-/// `None`: the port is taken in some way.
+/// `None`: the port is in use in some way.
 fn try_reserve(address: SocketAddr, owner: &str) -> Result<Option<PortReservation>, PortError> {
     if enter(address, owner).is_some() {
         return Ok(None);
@@ -164,20 +171,19 @@ fn try_reserve(address: SocketAddr, owner: &str) -> Result<Option<PortReservatio
     Ok(is_free.then_some(reservation))
 }
 
-/// The kernel's choice is only made among ports that nothing uses when the asking socket allows no reuse; it is a
-/// random one, so what is reserved already is soon avoided.
+/// The kernel only chooses among completely unused ports if the socket allows no reuse. Its choice
+/// is random, so reserved ports are soon avoided.
 fn reserve_any(ip: IpAddr, owner: &str) -> Result<PortReservation, PortError> {
     for _ in 0..MOST_TRIES {
-        let wanted = SocketAddr::new(ip, 0);
-        let listener = match bind_and_listen(wanted, Reuse::Nothing) {
+        let any = SocketAddr::new(ip, 0);
+        let listener = match bind_and_listen(any, Reuse::Nothing) {
             Ok(listener) => TcpListener::from(listener),
             Err(Errno::ADDRINUSE) => break,
-            Err(error) => return Err(bind_error(wanted, error)),
+            Err(error) => return Err(bind_error(any, error)),
         };
-        let address = listener.local_addr().map_err(|source| PortError::Check {
-            address: wanted,
-            source,
-        })?;
+        let address = listener
+            .local_addr()
+            .map_err(|source| PortError::Check { address: any, source })?;
         if enter(address, owner).is_some() {
             continue;
         }
@@ -189,7 +195,7 @@ fn reserve_any(ip: IpAddr, owner: &str) -> Result<PortReservation, PortError> {
     Err(PortError::Exhausted { ip })
 }
 
-/// Enters the address in the table, or says who has it.
+/// Adds the address to the table, or returns its holder.
 fn enter(address: SocketAddr, owner: &str) -> Option<Holder> {
     let mut reserved = reserved();
     let holder = reserved
@@ -238,12 +244,12 @@ fn holders_of_range(ip: IpAddr, first: u16, last: u16) -> Vec<Holder> {
     holders
 }
 
-/// What became of a claim.
+/// The outcome of a claim.
 enum Claim {
-    /// It is ours. Without a socket where none can be had: claims are a courtesy among hosts, and no descriptor left is
-    /// no reason to refuse a port.
+    /// The claim succeeded. Without a socket if none could be created: claims are a courtesy
+    /// between hosts, and a lack of descriptors must not prevent a port.
     Ours(Option<UnixDatagram>),
-    /// Another host (or another instance in this one) has it.
+    /// Another host, or another instance in this process, has claimed the port.
     Taken,
 }
 

@@ -1,8 +1,10 @@
-//! Is the port free, and whose is the listener? The release check and the readiness check on ports.
+//! Checks whether a port is free, and who owns a listener: the release check and the readiness
+//! check on ports.
 //!
-//! No single question tells that a port is free (the table in ADR 0008 was measured). Two together do: *binding and
-//! listening* as the next worker will, with SO_REUSEADDR and without SO_REUSEPORT, on the very address; and *asking the
-//! kernel* for sockets that the bind does not collide with, because they are bound with SO_REUSEADDR and do not listen.
+//! No single check proves that a port is free (see the measurements in ADR 0008); two together do.
+//! One *binds and listens* as the next worker will, with SO_REUSEADDR and without SO_REUSEPORT, on
+//! the exact address. The other *queries the kernel* for sockets that do not collide with that
+//! bind, because they are bound with SO_REUSEADDR and do not listen.
 
 use std::collections::HashSet;
 use std::io;
@@ -22,49 +24,51 @@ use crate::tree;
 /// Whether a port is free.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PortState {
-    /// It can be bound, and nobody has it.
+    /// The port can be bound, and no socket uses it.
     Free,
-    /// It is held: never empty.
+    /// The port is held. The list is never empty.
     Held(Vec<Holder>),
 }
 
 /// Why a port could not be checked or chosen.
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
-    /// Somebody else has it.
+    /// Another socket uses the port.
     #[error("{address} is in use: {}", holders.first().map(Holder::to_string).unwrap_or_default())]
     InUse {
-        /// The address that was wanted.
+        /// The requested address.
         address: SocketAddr,
-        /// Who has it: never empty.
+        /// The holders; never empty.
         holders: Vec<Holder>,
     },
-    /// Every port of a range is taken.
-    #[error("every port from {first} to {last} on {ip} is taken, the first by {}", holders.first().map(Holder::to_string).unwrap_or_default())]
+    /// Every port of a range is in use.
+    #[error("every port from {first} to {last} on {ip} is in use, the first by {}", holders.first().map(Holder::to_string).unwrap_or_default())]
     RangeTaken {
-        /// The address on which ports were looked for.
+        /// The address on which a port was requested.
         ip: std::net::IpAddr,
         /// The first port of the range.
         first: u16,
         /// The last port of the range.
         last: u16,
-        /// Who has them, the first few.
+        /// The first few holders.
         holders: Vec<Holder>,
     },
-    /// The kernel has no port left to choose from (`net.ipv4.ip_local_port_range`).
-    #[error("no port is left on {ip}: the kernel's range of ports (net.ipv4.ip_local_port_range) is used up")]
+    /// The kernel has no ephemeral port left (`net.ipv4.ip_local_port_range`).
+    #[error(
+        "no port is left on {ip}: the kernel's range of ephemeral ports (net.ipv4.ip_local_port_range) is exhausted"
+    )]
     Exhausted {
-        /// The address on which a port was wanted.
+        /// The address on which a port was requested.
         ip: std::net::IpAddr,
     },
     /// This machine has no such address.
-    #[error("{} is no address of this machine", address.ip())]
+    #[error("{} is not an address of this machine", address.ip())]
     NotOurs {
         /// The address.
         address: SocketAddr,
     },
     /// Ports below `net.ipv4.ip_unprivileged_port_start` (1024) need CAP_NET_BIND_SERVICE.
-    #[error("we may not bind {address}: low ports need root or CAP_NET_BIND_SERVICE")]
+    #[error("no permission to bind {address}: low ports need root or CAP_NET_BIND_SERVICE")]
     NotPermitted {
         /// The address.
         address: SocketAddr,
@@ -74,21 +78,22 @@ pub enum PortError {
     Check {
         /// The address.
         address: SocketAddr,
-        /// What went wrong.
+        /// The error.
         source: io::Error,
     },
 }
 
-/// Whether the next worker can bind and listen on `address`. A port of 0 is always free.
+/// Checks whether the next worker can bind and listen on `address`. Port 0 is always free.
 ///
-/// Blocks for microseconds when nothing uses the port, for about a millisecond when connections of its last owner
-/// linger; when it is held, for as long as it takes to look through all descriptors of the machine for the holder. For
-/// the moment of the check the port is ours and listens.
+/// Blocks for microseconds if nothing uses the port, and for about a millisecond if connections of
+/// its last owner linger. If it is held, blocks while it searches all descriptors of the machine
+/// for the holder. During the check, this process listens on the port.
 ///
-/// A socket that is bound with SO_REUSEADDR and does not listen is seen from Linux 6.8 on; before, such a port counts
-/// as free, and the worker's own bind succeeds too.
+/// A socket that is bound with SO_REUSEADDR and does not listen is visible since Linux 6.8. Before,
+/// such a port counts as free, and the worker's own bind succeeds too.
 ///
 /// # Errors
+///
 /// [`PortError::NotOurs`], [`PortError::NotPermitted`], [`PortError::Check`].
 pub fn check(address: SocketAddr) -> Result<PortState, PortError> {
     Ok(match probe(address)? {
@@ -98,26 +103,28 @@ pub fn check(address: SocketAddr) -> Result<PortState, PortError> {
     })
 }
 
-/// What [`probe`] finds: like [`PortState`], before anybody is named.
+/// The result of [`probe`]: like [`PortState`], before the holders are named.
 pub(crate) enum Probe {
     Free,
     Busy(Vec<TcpSocket>),
 }
 
-/// A holder may be gone between the bind that failed and the question who it was: asked again, so many times.
+/// A holder may be gone between the failed bind and the search for it, so the probe is repeated
+/// this often.
 const ATTEMPTS: usize = 3;
 
-/// Binds, listens, asks, and closes again.
+/// Binds, listens, queries the kernel, and closes again.
 pub(crate) fn probe(address: SocketAddr) -> Result<Probe, PortError> {
-    // Two probes of one port at once would each see the other: one at a time in this process.
+    // Two concurrent probes of a port would each see the other, so this process makes one at a
+    // time.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     if address.port() == 0 {
         return Ok(Probe::Free);
     }
     let failed = |source| PortError::Check { address, source };
-    // A bind that allows no reuse only succeeds when no socket of any kind is on the port: nothing is left to ask. The
-    // kernel's answer on bound sockets costs a walk through its whole table.
+    // A bind without any reuse only succeeds if no socket of any kind is on the port, so there is
+    // nothing to query. Querying bound sockets makes the kernel walk its whole table.
     match bind_and_listen(address, Reuse::Nothing) {
         Ok(_) => return Ok(Probe::Free),
         Err(Errno::ADDRINUSE) => {}
@@ -137,7 +144,7 @@ pub(crate) fn probe(address: SocketAddr) -> Result<Probe, PortError> {
             Err(Errno::ADDRINUSE) => {
                 let mut all = on_port(address.port(), Which::All).map_err(failed)?;
                 all.retain(|socket| socket.overlaps(address.ip()));
-                keep_the_telling(all)
+                drop_redundant(all)
             }
             Err(error) => return Err(bind_error(address, error)),
         };
@@ -148,8 +155,8 @@ pub(crate) fn probe(address: SocketAddr) -> Result<Probe, PortError> {
     Ok(Probe::Busy(Vec::new()))
 }
 
-/// Beside a listener, its connections say nothing new.
-fn keep_the_telling(mut sockets: Vec<TcpSocket>) -> Vec<TcpSocket> {
+/// Drops the connections of a listener, which add no information.
+fn drop_redundant(mut sockets: Vec<TcpSocket>) -> Vec<TcpSocket> {
     let owns = |socket: &TcpSocket| matches!(socket.state, SocketState::Listening | SocketState::Bound);
     if sockets.iter().any(owns) {
         sockets.retain(owns);
@@ -157,12 +164,12 @@ fn keep_the_telling(mut sockets: Vec<TcpSocket>) -> Vec<TcpSocket> {
     sockets
 }
 
-/// What a probing socket allows others.
+/// The reuse that a probing socket allows.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reuse {
-    /// SO_REUSEADDR: as servers do, so that their own closed connections don't keep them out.
+    /// SO_REUSEADDR, as servers set it so that their own closed connections do not keep them out.
     Address,
-    /// Nothing: the port must be wholly unused.
+    /// None: the port must be completely unused.
     Nothing,
 }
 
@@ -199,29 +206,29 @@ fn inode_of(socket: &OwnedFd) -> io::Result<u64> {
 pub enum ListenerOwner {
     /// There is no listener.
     None,
-    /// A process of the tree. If several sockets share the port (SO_REUSEPORT), all of them belong to
-    /// the tree.
+    /// A process of the tree. If several sockets share the port (SO_REUSEPORT), all of them belong
+    /// to the tree.
     Tree {
         /// One such process.
         pid: i32,
     },
-    /// A foreign process, so an answer would not come from the worker. [`sockets::name_holders`] names
-    /// it.
+    /// A foreign process, so an answer would not come from the worker. [`sockets::name_holders`]
+    /// names it.
     Foreign(Vec<TcpSocket>),
-    /// Unknown: no process that we may inspect holds the listener, and these processes of the tree may
-    /// not be inspected (they belong to another user, or are protected).
+    /// Unknown: no process that we may inspect holds the listener, and these processes of the tree
+    /// may not be inspected (they belong to another user, or are protected).
     Unreadable {
         /// The processes of the tree that hide their descriptors.
         pids: Vec<i32>,
     },
 }
 
-/// Checks whether the listener that a connection to `address` would reach belongs to a descendant of
-/// `sitter`, because an answer of a foreign process says nothing about the worker. Wildcard addresses
-/// are treated as loopback, where a probe would reach them.
+/// Checks whether the listener that a connection to `address` would reach belongs to a descendant
+/// of `sitter`, because an answer of a foreign process says nothing about the worker. Wildcard
+/// addresses are treated as loopback, where a probe would reach them.
 ///
-/// Cheap enough for every probe of a starting worker: one query to the kernel, and the descriptors of
-/// the worker's own tree (about 0.1 ms for a small one).
+/// Cheap enough for every probe of a starting worker: one query to the kernel, and the descriptors
+/// of the worker's own tree (about 0.1 ms for a small one).
 ///
 /// # Errors
 ///
@@ -246,7 +253,8 @@ pub fn listener_in_tree(address: SocketAddr, sitter: i32) -> io::Result<Listener
     })
 }
 
-/// The listeners among which the kernel chooses for a connection to `address`: those that fit best.
+/// The listeners among which the kernel chooses for a connection to `address`: those with the most
+/// specific address.
 fn reached_by(address: SocketAddr) -> io::Result<Vec<TcpSocket>> {
     let ip = match address.ip() {
         ip if !ip.is_unspecified() => ip,
@@ -259,11 +267,13 @@ fn reached_by(address: SocketAddr) -> io::Result<Vec<TcpSocket>> {
     Ok(listeners)
 }
 
-/// A process that listens where a connection to `address` would arrive, with its socket's inode, looked for among all
-/// that we may look into. `None`: nobody listens, or it can't be told who.
+/// Finds a process that listens where a connection to `address` would arrive, and its socket's
+/// inode, among all processes that may be inspected. `None`: nothing listens, or the process is
+/// unknown.
 ///
 /// # Errors
-/// When the kernel can't be asked.
+///
+/// If the kernel cannot be queried.
 pub fn owner(address: SocketAddr) -> io::Result<Option<(i32, u64)>> {
     let inodes: HashSet<u64> = reached_by(address)?.iter().map(|socket| socket.inode).collect();
     if inodes.is_empty() {
@@ -273,10 +283,12 @@ pub fn owner(address: SocketAddr) -> io::Result<Option<(i32, u64)>> {
     Ok(owners.by_inode.into_iter().next().map(|(inode, pid)| (pid, inode)))
 }
 
-/// Binds a listening socket for a worker that takes it over (`LISTEN_FDS`), with SO_REUSEADDR and close-on-exec.
+/// Binds a listening socket for a worker that receives it (`LISTEN_FDS`), with SO_REUSEADDR and
+/// close-on-exec.
 ///
 /// # Errors
-/// [`PortError`]; a port in use is named with its holders.
+///
+/// [`PortError`]; for a port in use, with its holders.
 pub fn bind_listener(address: SocketAddr) -> Result<TcpListener, PortError> {
     TcpListener::bind(address).map_err(|error| match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::ADDRINUSE) => match check(address) {

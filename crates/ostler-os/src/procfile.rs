@@ -1,8 +1,9 @@
-//! What `/proc` says of one process (proc_pid_stat(5), proc_pid_status(5)).
+//! What `/proc` reports about a process (proc_pid_stat(5), proc_pid_status(5)).
 //!
-//! Two kinds of file are told apart. `stat`, `status`, `wchan` and `task/*/children` are the kernel's own and are read
-//! at once. `cmdline` and `environ` are *memory of the process*: reading them takes its memory lock and can hang, so
-//! they are only read through [`command_lines`], on a thread of its own and under a deadline.
+//! There are two kinds of files. `stat`, `status`, `wchan` and `task/*/children` come from the
+//! kernel and are read immediately. `cmdline` and `environ` are *memory of the process*: reading
+//! them takes its memory lock and can hang, so they are only read through [`command_lines`], on a
+//! separate thread and with a deadline.
 
 use std::collections::HashMap;
 use std::fs;
@@ -13,7 +14,7 @@ use rustix::io::Errno;
 
 use crate::slow_read;
 
-/// How much of a command line is kept, in bytes. Longer ones are cut.
+/// The maximum length of a command line, in bytes. Longer ones are cut.
 const COMMAND_LINE_LIMIT: u64 = 4096;
 
 /// The fields of `/proc/PID/stat` that Ostler uses.
@@ -21,42 +22,44 @@ const COMMAND_LINE_LIMIT: u64 = 4096;
 pub struct Stat {
     /// The process.
     pub pid: i32,
-    /// The program's short name, at most 15 bytes; it may hold spaces and brackets.
+    /// The short name of the program, at most 15 bytes. It may contain spaces and parentheses.
     pub name: String,
     /// The state letter: `R`, `S`, `D`, `Z`, `T`, `t`, `X`, `I`.
     pub state: char,
-    /// The parent, 0 where it is outside of our PID namespace.
+    /// The parent; 0 if it is outside this PID namespace.
     pub parent: i32,
     /// User mode CPU time, in clock ticks.
     pub user_ticks: u64,
     /// Kernel mode CPU time, in clock ticks.
     pub system_ticks: u64,
-    /// CPU time of children that ended and were waited for, and of theirs, in clock ticks.
+    /// CPU time of children that ended and were waited for, and of their children, in clock ticks.
     pub waited_ticks: u64,
-    /// Number of threads, the leader included.
+    /// The number of threads, including the main thread.
     pub threads: u64,
-    /// When it started, in clock ticks since boot: with the pid, its identity.
+    /// The start time, in clock ticks since boot. Identifies the process together with the pid.
     pub start_time: u64,
     /// Resident memory, in pages.
     pub resident_pages: u64,
 }
 
 impl Stat {
-    /// Whether nothing of the process runs any more: reaped, or a zombie without another thread. A leader that called
-    /// pthread_exit(3) shows `Z` while its other threads live on, so the letter alone says nothing.
+    /// Whether nothing of the process runs any more: it was reaped, or is a zombie without other
+    /// threads. After pthread_exit(3) the main thread is in state `Z` while other threads run, so
+    /// the state alone is not enough.
     pub fn has_ended(&self) -> bool {
         matches!(self.state, 'X' | 'x') || (self.state == 'Z' && self.threads <= 1)
     }
 
     pub(crate) fn parse(text: &[u8]) -> Option<Self> {
-        // The name stands in brackets and may hold anything: the fields go on after the *last* bracket.
+        // The name is in parentheses and may contain anything, so the fields continue after the
+        // *last* closing one.
         let open = text.iter().position(|&b| b == b'(')?;
         let close = text.iter().rposition(|&b| b == b')')?;
         let pid = std::str::from_utf8(&text[..open]).ok()?.trim().parse().ok()?;
         let name = String::from_utf8_lossy(text.get(open + 1..close)?).into_owned();
         let rest = std::str::from_utf8(text.get(close + 1..)?).ok()?;
         let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
-        // proc_pid_stat(5) counts from 1 and `state` is its field 3: field n is at n - 3 here.
+        // proc_pid_stat(5) counts from 1, and `state` is field 3: field n has index n - 3 here.
         let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
         Some(Self {
             pid,
@@ -73,10 +76,11 @@ impl Stat {
     }
 }
 
-/// Reads `/proc/PID/stat`; `None` when there is no such process (or `hidepid` keeps it from us).
+/// Reads `/proc/PID/stat`. Returns `None` if there is no such process, or `hidepid` hides it.
 ///
 /// # Errors
-/// When `/proc` can't be read, or holds what is no stat line.
+///
+/// If `/proc` cannot be read, or the line is malformed.
 pub fn stat(pid: i32) -> io::Result<Option<Stat>> {
     let Some(text) = present(fs::read(format!("/proc/{pid}/stat")))? else {
         return Ok(None);
@@ -84,7 +88,7 @@ pub fn stat(pid: i32) -> io::Result<Option<Stat>> {
     let bad = || {
         io::Error::new(
             io::ErrorKind::InvalidData,
-            format!("/proc/{pid}/stat is not as proc_pid_stat(5) says"),
+            format!("/proc/{pid}/stat is malformed, see proc_pid_stat(5)"),
         )
     };
     Stat::parse(&text).map(Some).ok_or_else(bad)
@@ -95,14 +99,15 @@ pub fn stat(pid: i32) -> io::Result<Option<Stat>> {
 pub struct Status {
     /// The effective user.
     pub uid: u32,
-    /// The process that traces it, if one does. 0 where the tracer is outside of our PID namespace.
+    /// The tracer, if there is one. 0 if it is outside this PID namespace.
     pub tracer: Option<i32>,
 }
 
-/// Reads `/proc/PID/status`; `None` when there is no such process.
+/// Reads `/proc/PID/status`. Returns `None` if there is no such process.
 ///
 /// # Errors
-/// When `/proc` can't be read.
+///
+/// If `/proc` cannot be read.
 pub fn status(pid: i32) -> io::Result<Option<Status>> {
     let Some(text) = present(fs::read(format!("/proc/{pid}/status")))? else {
         return Ok(None);
@@ -119,25 +124,27 @@ pub fn status(pid: i32) -> io::Result<Option<Status>> {
     Ok(Some(Status { uid, tracer }))
 }
 
-/// The kernel function in which a process waits, where we may know it (`/proc/PID/wchan`).
+/// The kernel function in which a process waits, if it may be read (`/proc/PID/wchan`).
 pub fn wait_channel(pid: i32) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/wchan")).ok()?;
     (!text.is_empty() && text != "0").then_some(text)
 }
 
-/// The pids of every process in `/proc`, in ascending order of the directory.
+/// The pids of all processes in `/proc`, in its order.
 ///
 /// # Errors
-/// When `/proc` can't be read.
+///
+/// If `/proc` cannot be read.
 pub fn all_pids() -> io::Result<Vec<i32>> {
     let entries: Vec<fs::DirEntry> = fs::read_dir("/proc")?.collect::<io::Result<_>>()?;
     let pid = |entry: &fs::DirEntry| entry.file_name().to_str()?.parse().ok();
     Ok(entries.iter().filter_map(pid).collect())
 }
 
-/// The command lines of some processes, arguments joined by spaces, cut at 4 KiB; a process without one (a zombie, a
-/// kernel thread) has its short name in brackets. Reads on a thread of its own: a process whose memory lock is held is
-/// left at its short name. Returns at the latest at `deadline`.
+/// The command lines of these processes, with arguments joined by spaces, cut at 4 KiB. A process
+/// without one (a zombie, a kernel thread) has its short name in brackets. Reads on a separate
+/// thread: a process whose memory lock is held keeps its short name. Returns at `deadline` at the
+/// latest.
 pub fn command_lines(pids: &[i32], deadline: Instant) -> HashMap<i32, String> {
     let read = slow_read::read_each(pids.to_vec(), deadline, read_command_line);
     let mut lines: HashMap<i32, String> = read
@@ -153,7 +160,7 @@ pub fn command_lines(pids: &[i32], deadline: Instant) -> HashMap<i32, String> {
     lines
 }
 
-/// Reads memory of the process: only for a thread that may hang.
+/// Reads memory of the process, so it may hang. Only for a thread that may.
 pub(crate) fn read_command_line(pid: i32) -> Option<String> {
     let mut text = Vec::new();
     fs::File::open(format!("/proc/{pid}/cmdline"))
@@ -169,7 +176,7 @@ pub(crate) fn read_command_line(pid: i32) -> Option<String> {
     (!words.is_empty()).then(|| words.join(" "))
 }
 
-/// Turns "no such process", in the two ways that `/proc` says it, into `None`.
+/// Maps both of `/proc`'s errors for a missing process to `None`.
 pub(crate) fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
@@ -179,8 +186,8 @@ pub(crate) fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// As [`present`], and a process that `/proc` lists and keeps from us (`hidepid=1`) is none either: for a walk through
-/// many, of which others must not be lost for one.
+/// Like [`present`], but also maps a process that is listed but hidden (`hidepid=1`) to `None`, for
+/// walks in which one process must not hide the others.
 pub(crate) fn shown<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match present(result) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
@@ -194,31 +201,34 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_name_with_brackets_and_spaces_does_not_shift_the_fields() {
+    fn name_with_parentheses_and_spaces_does_not_shift_the_fields() {
         let line =
             b"42 (a) S 1 (b) Z 7 8 9 0 -1 4194560 1 2 3 4 11 12 0 0 20 0 3 0 5555 4096 77 18446744073709551615 1 1";
-        let stat = Stat::parse(line).expect("a stat line");
+        let stat = Stat::parse(line).expect("valid stat line");
         assert_eq!(
             (stat.pid, stat.name.as_str(), stat.state, stat.parent),
             (42, "a) S 1 (b", 'Z', 7)
         );
         assert_eq!((stat.user_ticks, stat.system_ticks, stat.threads), (11, 12, 3));
         assert_eq!((stat.start_time, stat.resident_pages), (5555, 77));
-        assert!(!stat.has_ended(), "a zombie leader with living threads has not ended");
+        assert!(
+            !stat.has_ended(),
+            "a process with a zombie main thread and other threads has not ended"
+        );
     }
 
     #[test]
-    fn a_stat_line_that_is_cut_is_refused() {
+    fn truncated_stat_line_is_refused() {
         assert_eq!(Stat::parse(b"42 (sh) S 1 2 3"), None);
         assert_eq!(Stat::parse(b"no brackets"), None);
     }
 
     #[test]
-    fn our_own_process_reads_as_it_is() {
+    fn own_process_is_read_correctly() {
         let pid = std::process::id() as i32;
-        let stat = stat(pid).expect("readable").expect("we are alive");
+        let stat = stat(pid).expect("readable").expect("own process");
         assert_eq!(stat.parent, std::os::unix::process::parent_id() as i32);
-        let status = status(pid).expect("readable").expect("we are alive");
+        let status = status(pid).expect("readable").expect("own process");
         assert_eq!(status.uid, rustix::process::geteuid().as_raw());
         let lines = command_lines(&[pid], Instant::now() + Duration::from_secs(10));
         assert!(lines[&pid].contains("ostler_os"), "{lines:?}");
@@ -226,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pid_that_is_not_there_is_none() {
+    fn missing_pid_is_none() {
         assert_eq!(stat(i32::MAX).expect("no error"), None);
         assert_eq!(status(i32::MAX).expect("no error"), None);
         assert!(command_lines(&[i32::MAX], Instant::now() + Duration::from_secs(10)).is_empty());

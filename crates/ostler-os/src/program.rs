@@ -1,5 +1,6 @@
-//! Which file a command means, found before the spawn so that a failure says what is wrong: the same search as
-//! execvp(3), in the PATH of the worker's environment and relative to the worker's directory.
+//! Finds the file for a command before the spawn, so that a failure says what is wrong. The search
+//! is that of execvp(3), with the PATH of the worker's environment and relative to the worker's
+//! directory.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -12,56 +13,57 @@ use memchr::memchr;
 use ostler_core::failure::Reason;
 use rustix::fs::{Access, access};
 
-/// Where execvp(3) looks when there is no PATH (glibc's `confstr(_CS_PATH)`).
+/// Where execvp(3) searches without a PATH (glibc's `confstr(_CS_PATH)`).
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
 /// How much of a file the kernel reads for its `#!` line (BINPRM_BUF_SIZE since 5.1, execve(2)).
 const FIRST_LINE_LIMIT: usize = 256;
 
-/// Why a command can't be run.
+/// Why a command cannot be run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProgramError {
     /// The command is the empty string.
     #[error("the command is empty")]
     Empty,
-    /// No directory of the PATH has such a program.
+    /// No directory in the PATH contains the program.
     #[error("there is no program {command:?} in the PATH of the worker's environment: {}", searched.display())]
     NotFound {
-        /// What was looked for.
+        /// The command.
         command: String,
-        /// The PATH that was looked through.
+        /// The PATH that was searched.
         searched: OsString,
     },
-    /// The command is a path, and nothing is there.
+    /// The command is a path that does not exist.
     #[error("there is no program {}", path.display())]
     Missing {
-        /// The path, made absolute.
+        /// The absolute path.
         path: PathBuf,
     },
-    /// It is a script, and the interpreter of its first line is missing.
+    /// The command is a script whose interpreter, from its first line, is missing.
     #[error("the first line of {} names the interpreter {interpreter:?}, which is missing", script.display())]
     InterpreterMissing {
         /// The script.
         script: PathBuf,
-        /// The interpreter as the first line has it; a carriage return at its end shows here.
+        /// The interpreter in the first line. A trailing carriage return is visible here.
         interpreter: PathBuf,
     },
-    /// The file is there, but this user may not execute it: its mode, or a file system mounted `noexec`.
+    /// The file exists, but this user may not execute it, because of its mode or a file system
+    /// mounted `noexec`.
     #[error("{} may not be executed by this user", path.display())]
     NotExecutable {
         /// The file.
         path: PathBuf,
     },
-    /// The command names a directory or another thing that is no file.
+    /// The command names a directory or another file that is not regular.
     #[error("{} is not a file", path.display())]
     NotAFile {
-        /// What it names.
+        /// The path.
         path: PathBuf,
     },
     /// The command is a path through a directory that this user may not enter.
-    #[error("{} can't be reached by this user", path.display())]
+    #[error("{} is not accessible to this user", path.display())]
     Unreachable {
-        /// The path, made absolute.
+        /// The absolute path.
         path: PathBuf,
     },
     /// The working directory does not exist.
@@ -69,29 +71,29 @@ pub enum ProgramError {
     DirectoryMissing {
         /// The working directory.
         cwd: PathBuf,
-        /// The first part of it that is missing.
+        /// Its first missing component.
         missing: PathBuf,
     },
-    /// The working directory, or a part of its path, is something else.
-    #[error("the working directory {} is none: {} is not a directory", cwd.display(), found.display())]
+    /// The working directory, or a component of its path, is not a directory.
+    #[error("invalid working directory {}: {} is not a directory", cwd.display(), found.display())]
     NotADirectory {
         /// The working directory.
         cwd: PathBuf,
-        /// The part of it that is not a directory.
+        /// The component that is not a directory.
         found: PathBuf,
     },
-    /// This user may not enter the working directory, or a directory on the way.
-    #[error("the working directory {} can't be entered by this user: {} is closed to it", cwd.display(), closed.display())]
+    /// This user may not enter the working directory or one of its ancestors.
+    #[error("this user may not enter the working directory {}: {} is closed to it", cwd.display(), closed.display())]
     DirectoryClosed {
         /// The working directory.
         cwd: PathBuf,
-        /// The part of it that may not be entered.
+        /// The component that may not be entered.
         closed: PathBuf,
     },
 }
 
 impl ProgramError {
-    /// The failure that it stands for.
+    /// The failure reason.
     pub const fn reason(&self) -> Reason {
         match self {
             Self::Empty | Self::NotFound { .. } | Self::Missing { .. } | Self::InterpreterMissing { .. } => {
@@ -106,17 +108,20 @@ impl ProgramError {
     }
 }
 
-/// The file that `command` means for a worker with this environment and working directory (`None`: the host's own).
-/// The path is absolute, and not resolved through symbolic links: programs look at the name they are called by.
+/// Finds the file that `command` means for a worker with this environment and working directory
+/// (`None`: the host's own). The path is absolute, but symbolic links are not resolved, because
+/// programs may look at the name they are called by.
 ///
-/// A command with a slash is a path, relative to the working directory. Any other is looked for in the `PATH` of
-/// `env`, or in `/bin:/usr/bin` when there is none; an empty entry is the working directory; what can't be executed is
-/// passed over (execvp(3)). Some calls to the kernel for each directory; nothing that waits.
+/// A command with a slash is a path relative to the working directory. Any other command is
+/// searched in the `PATH` of `env`, or in `/bin:/usr/bin` without one. An empty entry means the
+/// working directory; files that are not executable are skipped (execvp(3)). Makes a few system
+/// calls per directory, none of which waits.
 ///
-/// The answer can be outdated by the time of the exec, whose own error counts then.
+/// The result may be outdated by the time of the exec, whose own error counts then.
 ///
 /// # Errors
-/// Why it can't be run, the working directory first.
+///
+/// Why the command cannot be run. The working directory is checked first.
 pub fn resolve(command: &str, env: &[(OsString, OsString)], cwd: Option<&Path>) -> Result<PathBuf, ProgramError> {
     if let Some(cwd) = cwd {
         check_directory(cwd)?;
@@ -136,7 +141,8 @@ pub fn resolve(command: &str, env: &[(OsString, OsString)], cwd: Option<&Path>) 
     Ok(found)
 }
 
-/// Against the host's directory. Where that has been deleted, the path stays as it is: only paths that need it fail.
+/// Resolves against the host's directory. If that has been deleted, the path is left unchanged, and
+/// only paths that need it fail.
 fn absolute(path: &Path) -> PathBuf {
     let relative = path.strip_prefix(".").unwrap_or(path);
     env::current_dir().map_or_else(|_| path.to_owned(), |current| current.join(relative))
@@ -147,7 +153,7 @@ fn search_path(env: &[(OsString, OsString)]) -> &OsStr {
     path.map_or(OsStr::new(DEFAULT_PATH), |(_, value)| value)
 }
 
-/// Why the command that is this path was refused.
+/// Why the command, which is this path, was refused.
 fn why_not_this(path: PathBuf) -> ProgramError {
     match fs::metadata(&path) {
         Ok(metadata) if metadata.is_file() => ProgramError::NotExecutable { path },
@@ -157,8 +163,8 @@ fn why_not_this(path: PathBuf) -> ProgramError {
     }
 }
 
-/// Why no entry of the PATH had it. A file of that name that may not be executed is what people meant; a directory
-/// of that name, or an entry that we may not look into, is not.
+/// Why no entry of the PATH matched. A file with that name that is not executable is most likely
+/// the intended one; a directory with that name, or an entry that may not be read, is not.
 fn why_not_found(command: &str, searched: &OsStr, base: &Path) -> ProgramError {
     let mut candidates = env::split_paths(searched).map(|entry| base.join(entry).join(command));
     match candidates.find(|path| path.is_file()) {
@@ -170,9 +176,10 @@ fn why_not_found(command: &str, searched: &OsStr, base: &Path) -> ProgramError {
     }
 }
 
-/// execve(2) says ENOENT for a missing interpreter, as if the script itself were missing: so look first.
+/// execve(2) reports ENOENT for a missing interpreter, as if the script itself were missing, so
+/// this checks first.
 fn check_interpreter(script: &Path, base: &Path) -> Result<(), ProgramError> {
-    // A program that may be executed but not read is the kernel's business.
+    // A program that may be executed but not read is left to the kernel.
     let Some(interpreter) = interpreter(script) else {
         return Ok(());
     };

@@ -1,10 +1,10 @@
-//! Reads of `/proc` files that may hang, one after another, on threads that the caller never waits for beyond its
-//! deadline.
+//! Reads `/proc` files that may hang, one after another, on threads that the caller does not wait
+//! for beyond its deadline.
 //!
-//! A read that makes no progress for [`PATIENCE`] may be stuck: another thread goes on after it. When all others are
-//! through, it has [`LAST_PATIENCE`] more, for on a busy machine a thread that only waits for a processor looks the
-//! same; then its pid is named. The stuck thread ends by itself when its read returns. At most [`MOST_STUCK`] threads
-//! are ever left like that.
+//! A read without progress for [`PATIENCE`] may be stuck, and another thread continues after it.
+//! When all others are done, it gets another [`LAST_PATIENCE`], because on a busy machine a thread
+//! that only waits for a processor looks the same. Then its pid is reported. A stuck thread ends
+//! once its read returns. At most [`MOST_STUCK`] threads are ever left like that.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,24 +12,24 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long one read may take before another thread goes on with the next process.
+/// How long one read may take before another thread continues with the next process.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// How long reads that seemed stuck have in the end, all together.
+/// How much more time seemingly stuck reads get at the end, in total.
 const LAST_PATIENCE: Duration = Duration::from_secs(2);
 
-/// After so many stuck reads, the rest is left unread.
+/// After this many stuck reads, the rest is left unread.
 const MOST_STUCK: usize = 8;
 
-/// What a round of reads has brought.
+/// The result of a round of reads.
 pub(crate) struct Round<T> {
-    /// One value a process that was read, in the order in which they were.
+    /// One value per process that was read, in that order.
     pub(crate) values: Vec<(i32, T)>,
-    /// Processes that were not read: their read hung, or the deadline passed before it.
+    /// Processes that were not read, because their read hung or the deadline passed before.
     pub(crate) unread: Vec<i32>,
 }
 
-/// Calls `read` for each pid; returns at the latest at `deadline`.
+/// Calls `read` for each pid. Returns at `deadline` at the latest.
 pub(crate) fn read_each<T: Send + 'static>(
     pids: Vec<i32>,
     deadline: Instant,
@@ -41,8 +41,8 @@ pub(crate) fn read_each<T: Send + 'static>(
     let mut slots: Vec<Option<T>> = pids.iter().map(|_| None).collect();
     let mut next = 0;
     let mut stuck: Vec<usize> = Vec::new();
-    // The last that each reader reads: when it is replaced, what it was charged with. It may not have begun with that, but
-    // be held up behind the one before, and nobody else reads it.
+    // The index of the last read of each reader when it was replaced. It may not have started that
+    // read, if it was held up behind the previous one, and no other thread does it.
     let mut untils: Vec<Arc<AtomicUsize>> = Vec::new();
 
     for _ in 0..=MOST_STUCK {
@@ -69,7 +69,7 @@ pub(crate) fn read_each<T: Send + 'static>(
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
             }
         }
-        // The read that hung is left behind.
+        // The stuck read is left behind.
         untils
             .iter()
             .for_each(|until| _ = until.fetch_min(next, Ordering::Relaxed));
@@ -111,14 +111,14 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_read_once_and_in_order() {
+    fn all_are_read_once_and_in_order() {
         let round = read_each((1..=1000).collect(), soon(), |pid| pid * 2);
         assert_eq!(round.values, (1..=1000).map(|pid| (pid, pid * 2)).collect::<Vec<_>>());
         assert!(round.unread.is_empty());
     }
 
     #[test]
-    fn a_read_that_hangs_is_named_and_the_others_are_read() {
+    fn hanging_read_is_reported_and_the_others_are_done() {
         let (_keep, hang) = mpsc::channel::<()>();
         let hang = Mutex::new(hang);
         let round = read_each(vec![1, 2, 3, 4], soon(), move |pid| {
@@ -131,15 +131,15 @@ mod tests {
         assert_eq!(round.unread, vec![2]);
     }
 
-    /// What seemed stuck was only slow: the last that is read lets it go on.
+    /// A read that seemed stuck was only slow: the last one lets it continue.
     #[test]
-    fn a_read_that_is_only_slow_is_waited_for() {
+    fn slow_read_is_waited_for() {
         let (go, wait) = mpsc::channel::<()>();
         let (go, wait) = (Mutex::new(go), Mutex::new(wait));
         let round = read_each(vec![1, 2, 3], soon(), move |pid| {
             match pid {
-                1 => wait.lock().expect("not poisoned").recv().expect("told"),
-                3 => go.lock().expect("not poisoned").send(()).expect("heard"),
+                1 => wait.lock().expect("not poisoned").recv().expect("signal"),
+                3 => go.lock().expect("not poisoned").send(()).expect("sending the signal"),
                 _ => {}
             }
             pid
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn the_deadline_holds_when_every_read_hangs() {
+    fn deadline_holds_when_every_read_hangs() {
         let (_keep, hang) = mpsc::channel::<()>();
         let hang = Mutex::new(hang);
         let start = Instant::now();

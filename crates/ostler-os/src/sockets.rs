@@ -1,8 +1,9 @@
-//! TCP sockets on a local port, as the kernel lists them, and whose they are.
+//! TCP sockets on a local port according to the kernel, and their owners.
 //!
-//! Asked by sock_diag(7), which filters by port and state in the kernel: the cost does not grow with the connections of
-//! the machine. Where that is refused (a seccomp filter, a kernel without INET_DIAG), `/proc/net/tcp` and `tcp6` are
-//! read instead; they do not show sockets that are bound and do not listen.
+//! The query uses sock_diag(7), which filters by port and state in the kernel, so its cost does not
+//! grow with the machine's connections. If it is refused (by a seccomp filter, or a kernel without
+//! INET_DIAG), `/proc/net/tcp` and `tcp6` are read instead; they do not show sockets that are bound
+//! and do not listen.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -22,17 +23,17 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use crate::holders::{Holder, PortHolder};
 use crate::procfile;
 
-/// TCP_BOUND_INACTIVE of the kernel's `tcp_states.h` (6.8): bound, neither listening nor connected. A pseudo state that
-/// sock_diag takes in a filter; in its answers such a socket is in state CLOSE.
+/// TCP_BOUND_INACTIVE of the kernel's `tcp_states.h` (6.8): bound, neither listening nor connected.
+/// A pseudo state for sock_diag filters; in the answers such a socket has state CLOSE.
 const TCP_BOUND_INACTIVE: u32 = 13;
 const TCP_TIME_WAIT: u8 = 6;
 const TCP_CLOSE: u8 = 7;
 const TCP_LISTEN: u8 = 10;
 
-/// How long the kernel may take to answer. It answers at once; this keeps a strange one from hanging us.
+/// The limit for the kernel's answer. It answers immediately; the limit only prevents a hang.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
 
-/// How long the command lines of holders may take to read.
+/// The limit for reading the holders' command lines.
 const NAMING_TIME: Duration = Duration::from_millis(500);
 
 /// What a socket does with its port.
@@ -40,16 +41,16 @@ const NAMING_TIME: Duration = Duration::from_millis(500);
 pub enum SocketState {
     /// It accepts connections.
     Listening,
-    /// It has the port and neither listens nor is connected.
+    /// It is bound, and neither listens nor is connected.
     Bound,
-    /// A closed connection that the kernel keeps for a while; no process has it.
+    /// A closed connection that the kernel keeps for a while; it belongs to no process.
     TimeWait,
     /// Any state of a connection.
     Connected,
 }
 
 impl SocketState {
-    /// The state in one word, as a [`PortHolder`] tells it.
+    /// The state in a word, as used in [`PortHolder`].
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Listening => "listening",
@@ -70,14 +71,14 @@ impl SocketState {
     }
 }
 
-/// Which sockets are asked for.
+/// Which sockets to query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Which {
-    /// Listening ones only.
+    /// Listening sockets only.
     Listening,
-    /// Listening ones, and those that are bound and do not listen (from Linux 6.8 on).
+    /// Listening sockets, and those that are bound and do not listen (since Linux 6.8).
     Owning,
-    /// All, in every state.
+    /// All sockets in any state.
     All,
 }
 
@@ -86,42 +87,45 @@ pub enum Which {
 pub struct TcpSocket {
     /// Its local address.
     pub address: SocketAddr,
-    /// What it does.
+    /// Its state.
     pub state: SocketState,
-    /// The user who made it.
+    /// The user that created it.
     pub uid: u32,
-    /// Its inode number, by which a process's descriptor is recognised; 0 when no process has it.
+    /// Its inode number, which identifies a process's descriptor; 0 if it belongs to no process.
     pub inode: u64,
-    /// It takes IPv6 only, although it is bound to `::`. `false` where that is not known.
+    /// Whether it accepts IPv6 only although it is bound to `::`. `false` if unknown.
     pub v6_only: bool,
 }
 
 impl TcpSocket {
-    /// How well this socket's address fits a connection to `ip`, as the kernel ranks listeners: the address itself (3),
-    /// all IPv4 addresses (2), `::` that also takes IPv4 (1). `None`: the connection never comes here.
+    /// How specifically this socket's address matches a connection to `ip`, in the kernel's order:
+    /// the address itself (3), all IPv4 addresses (2), `::` that also accepts IPv4 (1). `None`: the
+    /// connection does not arrive here.
     pub fn fitness(&self, ip: IpAddr) -> Option<u8> {
-        let (own, wanted) = (self.address.ip().to_canonical(), ip.to_canonical());
+        let (own, target) = (self.address.ip().to_canonical(), ip.to_canonical());
         match own {
-            _ if own == wanted => Some(3),
-            IpAddr::V4(Ipv4Addr::UNSPECIFIED) if wanted.is_ipv4() => Some(2),
-            IpAddr::V6(Ipv6Addr::UNSPECIFIED) if wanted.is_ipv6() => Some(2),
+            _ if own == target => Some(3),
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) if target.is_ipv4() => Some(2),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) if target.is_ipv6() => Some(2),
             IpAddr::V6(Ipv6Addr::UNSPECIFIED) if !self.v6_only => Some(1),
             _ => None,
         }
     }
 
-    /// Whether it keeps others from binding `ip` on its port: it would get its connections, or `ip` is the wildcard
-    /// that takes in its address.
+    /// Whether it prevents others from binding `ip` on its port: it would receive its connections,
+    /// or `ip` is a wildcard that includes its address.
     pub fn overlaps(&self, ip: IpAddr) -> bool {
         let own = self.address.ip().to_canonical();
         self.fitness(ip).is_some() || (ip.is_unspecified() && (ip.is_ipv6() || own.is_ipv4()))
     }
 }
 
-/// The TCP sockets of our network namespace whose local port is `port`, of both address families.
+/// Returns the TCP sockets in this network namespace whose local port is `port`, for both address
+/// families.
 ///
 /// # Errors
-/// When neither sock_diag nor `/proc/net` can be asked.
+///
+/// If neither sock_diag nor `/proc/net` can be read.
 pub fn on_port(port: u16, which: Which) -> io::Result<Vec<TcpSocket>> {
     match ask_kernel(port, which) {
         Ok(sockets) => Ok(sockets),
@@ -158,7 +162,7 @@ fn ask_kernel(port: u16, which: Which) -> io::Result<Vec<TcpSocket>> {
     Ok(sockets)
 }
 
-/// Adds the sockets of one datagram of the kernel's answer; returns whether the answer is complete.
+/// Adds the sockets in one datagram of the kernel's answer. Returns whether the answer is complete.
 pub(crate) fn read_answer(mut datagram: &[u8], sockets: &mut Vec<TcpSocket>) -> io::Result<bool> {
     while !datagram.is_empty() {
         let message = NetlinkMessage::<SockDiagMessage>::deserialize(datagram).map_err(io::Error::other)?;
@@ -241,16 +245,16 @@ fn read_proc_net(port: u16, which: Which) -> io::Result<Vec<TcpSocket>> {
         .collect())
 }
 
-/// What was found when the descriptors of some processes were looked through for sockets.
+/// The result of searching the descriptors of processes for sockets.
 #[derive(Debug, Default)]
 pub(crate) struct Owners {
-    /// A process for each inode that was found.
+    /// A process for each inode found.
     pub(crate) by_inode: HashMap<u64, i32>,
-    /// Processes whose descriptors we may not see.
+    /// Processes whose descriptors may not be inspected.
     pub(crate) unreadable: Vec<i32>,
 }
 
-/// Looks through the descriptors of `pids` until each inode has an owner.
+/// Searches the descriptors of `pids` until each inode has an owner.
 pub(crate) fn owners(inodes: &HashSet<u64>, pids: impl IntoIterator<Item = i32>) -> Owners {
     let mut owners = Owners::default();
     for pid in pids {
@@ -282,8 +286,9 @@ fn socket_inode(link: &str) -> Option<u64> {
     link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
-/// Names who has these sockets: looks through the descriptors of all processes that we may look into. Sockets in
-/// TIME_WAIT belong to nobody, and are told as one holder an address. Blocks for about 10 µs a descriptor of the machine.
+/// Names the holders of these sockets by searching the descriptors of all processes that may be
+/// inspected. Sockets in TIME_WAIT belong to no process, and count as one holder per address.
+/// Blocks for about 10 µs per descriptor of the machine.
 pub fn name_holders(sockets: &[TcpSocket]) -> Vec<Holder> {
     let inodes: HashSet<u64> = sockets
         .iter()
@@ -326,7 +331,7 @@ mod tests {
     use std::net::TcpListener;
 
     fn socket(address: &str, v6_only: bool) -> TcpSocket {
-        let address = SocketAddr::new(address.parse().expect("an address"), 7001);
+        let address = SocketAddr::new(address.parse().expect("valid address"), 7001);
         TcpSocket {
             address,
             state: SocketState::Listening,
@@ -337,11 +342,11 @@ mod tests {
     }
 
     fn ip(text: &str) -> IpAddr {
-        text.parse().expect("an address")
+        text.parse().expect("valid address")
     }
 
     #[test]
-    fn connections_go_to_the_most_specific_listener() {
+    fn connections_reach_the_most_specific_listener() {
         let local = ip("127.0.0.1");
         assert_eq!(socket("127.0.0.1", false).fitness(local), Some(3));
         assert_eq!(socket("::ffff:127.0.0.1", false).fitness(local), Some(3));
@@ -354,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn wildcards_overlap_what_they_take_in() {
+    fn wildcards_overlap_the_addresses_they_include() {
         assert!(socket("127.0.0.1", false).overlaps(ip("0.0.0.0")));
         assert!(socket("127.0.0.1", false).overlaps(ip("::")));
         assert!(socket("0.0.0.0", false).overlaps(ip("127.0.0.1")));
@@ -364,16 +369,16 @@ mod tests {
         assert!(!socket("::", true).overlaps(ip("127.0.0.1")));
     }
 
-    /// Both sources are asked on every machine, so that the fallback does not rot.
+    /// Tests both sources on every machine, so that the fallback keeps working.
     #[test]
     fn kernel_and_proc_net_agree_on_listeners() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(listener) = TcpListener::bind(address) else {
-                println!("skipped: no {address} here");
+                println!("skipped: no {address}");
                 continue;
             };
             let address = listener.local_addr().expect("bound");
-            let mut from_kernel = ask_kernel(address.port(), Which::Listening).expect("sock_diag is answered");
+            let mut from_kernel = ask_kernel(address.port(), Which::Listening).expect("querying sock_diag");
             let from_proc = read_proc_net(address.port(), Which::Listening).expect("readable");
             from_kernel.iter_mut().for_each(|socket| socket.v6_only = false);
             assert_eq!(from_kernel, from_proc);

@@ -1,7 +1,7 @@
-//! The tree of processes under one, by parentage.
+//! The tree of processes below a process, by parentage.
 //!
-//! Under a sitter this is the whole of a worker's tree, whatever its members did: the sitter is a subreaper, so orphans
-//! come back to it. Elsewhere it is what still hangs together.
+//! Below a sitter this is a worker's complete tree, whatever its members did, because the sitter is
+//! a subreaper and adopts orphans. Elsewhere it is what is still connected.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -11,21 +11,25 @@ use std::sync::OnceLock;
 use crate::identity::{self, ProcessIdentity, Verified};
 use crate::procfile::{self, Stat, shown};
 
-/// How long a chain of parents may be before it is taken for a loop (pids are used again while it is walked).
+/// The maximum length of a chain of parents; longer ones are treated as loops, because pids can be
+/// reused during the walk.
 const DEEPEST: usize = 4096;
 
-/// Every descendant of `root`, parents before their children, `root` itself not included; empty when it is gone.
+/// Returns every descendant of `root`, parents before their children, without `root`; empty if it
+/// is gone.
 ///
-/// Children that come or go during the walk may be missed: a caller that must have all asks again until nothing new
-/// comes, with the known ones stopped (see [`crate::kill`]).
+/// Children that start or end during the walk may be missed. A caller that needs all of them
+/// repeats the walk until nothing new appears, with the known ones stopped (see [`crate::kill`]).
 ///
 /// # Errors
-/// When `/proc` can't be read.
+///
+/// If `/proc` cannot be read.
 pub fn descendants(root: i32) -> io::Result<Vec<i32>> {
     descendants_except(&[root], None)
 }
 
-/// Every descendant of any of `roots`, which are not included; neither is `spared`, nor what is reached through it.
+/// Returns every descendant of any of `roots`, without the roots, `spared`, and what is only
+/// reached through it.
 pub(crate) fn descendants_except(roots: &[i32], spared: Option<i32>) -> io::Result<Vec<i32>> {
     let mut known: HashSet<i32> = roots.iter().copied().chain(spared).collect();
     let mut found: Vec<i32> = roots.to_vec();
@@ -47,10 +51,12 @@ pub(crate) fn descendants_except(roots: &[i32], spared: Option<i32>) -> io::Resu
     Ok(found)
 }
 
-/// Who lives under `root`, each verified to be under it after it was identified; nobody when `root` itself has ended.
+/// Returns the living descendants of `root`, each verified to be below it after it was identified;
+/// empty if `root` itself has ended.
 ///
 /// # Errors
-/// When `/proc` can't be read, or no descriptor is left.
+///
+/// If `/proc` cannot be read, or no descriptor is left.
 pub fn living_descendants(root: &ProcessIdentity) -> io::Result<Vec<ProcessIdentity>> {
     let mut found = Vec::new();
     for pid in descendants(root.pid)? {
@@ -66,10 +72,11 @@ pub fn living_descendants(root: &ProcessIdentity) -> io::Result<Vec<ProcessIdent
     }
 }
 
-/// Whether `ancestor` is found on the way up from `pid`. A process is no descendant of itself.
+/// Whether `ancestor` is an ancestor of `pid`. A process is not its own descendant.
 ///
 /// # Errors
-/// When `/proc` can't be read.
+///
+/// If `/proc` cannot be read.
 pub fn is_descendant(pid: i32, ancestor: i32) -> io::Result<bool> {
     let mut current = pid;
     for _ in 0..DEEPEST {
@@ -87,10 +94,12 @@ pub fn is_descendant(pid: i32, ancestor: i32) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Whoever lives below one of `roots`, and below which: the nearest. One pass over all processes, however many roots.
+/// Returns the processes below any of `roots`, each with its nearest root. Takes one pass over all
+/// processes, for any number of roots.
 ///
 /// # Errors
-/// When `/proc` can't be read.
+///
+/// If `/proc` cannot be read.
 pub fn owners(roots: &[i32]) -> io::Result<HashMap<i32, i32>> {
     let roots: HashSet<i32> = roots.iter().copied().collect();
     let mut parents = HashMap::new();
@@ -106,22 +115,25 @@ pub fn owners(roots: &[i32]) -> io::Result<HashMap<i32, i32>> {
     Ok(parents.keys().filter_map(|pid| Some((*pid, owner(*pid)?))).collect())
 }
 
-/// What a tree uses.
+/// The resource usage of a tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TreeUsage {
-    /// Number of processes, zombies included.
+    /// The number of processes, including zombies.
     pub processes: u64,
-    /// Resident memory in bytes, pages that processes share counted for each.
+    /// Resident memory in bytes; shared pages count once per process.
     pub resident_bytes: u64,
-    /// CPU time in clock ticks, user and kernel, of the processes that live now and of those that ended and were waited
-    /// for. A sitter waits for all that its descendants leave, so below it the sum does not fall.
+    /// CPU time in clock ticks, user and kernel, of the living processes and of those that ended
+    /// and were waited for. A sitter waits for all orphans of its tree, so below a sitter the sum
+    /// never decreases.
     pub cpu_ticks: u64,
 }
 
-/// What `root`'s descendants use, `root` not included: with a sitter as root, what the worker's whole tree does.
+/// The resource usage of `root`'s descendants, without `root`. With a sitter as root, that of the
+/// worker's complete tree.
 ///
 /// # Errors
-/// When `/proc` can't be read.
+///
+/// If `/proc` cannot be read.
 pub fn usage(root: i32) -> io::Result<TreeUsage> {
     let page = rustix::param::page_size() as u64;
     let mut usage = TreeUsage {
@@ -138,8 +150,8 @@ pub fn usage(root: i32) -> io::Result<TreeUsage> {
     Ok(usage)
 }
 
-/// How many clock ticks the kernel counts a second; at least 1.
-pub fn ticks_a_second() -> u64 {
+/// Clock ticks per second; at least 1.
+pub fn ticks_per_second() -> u64 {
     rustix::param::clock_ticks_per_second().max(1)
 }
 
@@ -149,7 +161,7 @@ fn kernel_lists_children() -> bool {
     *LISTS.get_or_init(|| fs::exists("/proc/thread-self/children").unwrap_or(false))
 }
 
-/// The children of all threads of a process, as the kernel lists them.
+/// The children of all threads of a process, as listed by the kernel.
 fn listed_children(pid: i32) -> io::Result<Vec<i32>> {
     let mut children = Vec::new();
     let Some(tasks) = shown(fs::read_dir(format!("/proc/{pid}/task")))? else {
@@ -167,7 +179,7 @@ fn listed_children(pid: i32) -> io::Result<Vec<i32>> {
     Ok(children)
 }
 
-/// One pass over all processes, for kernels that don't list children.
+/// One pass over all processes, for kernels that do not list children.
 fn children_by_parent() -> io::Result<HashMap<i32, Vec<i32>>> {
     let mut map: HashMap<i32, Vec<i32>> = HashMap::new();
     for pid in procfile::all_pids()? {
@@ -183,11 +195,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_ways_of_finding_children_agree_on_our_own() {
+    fn both_ways_of_finding_children_agree() {
         let mut child = std::process::Command::new("sleep")
             .arg("60")
             .spawn()
-            .expect("sleep starts");
+            .expect("starting sleep");
         let (us, pid) = (std::process::id() as i32, child.id() as i32);
         let listed = listed_children(us).expect("readable");
         let scanned = children_by_parent().expect("readable");
@@ -195,7 +207,7 @@ mod tests {
         assert!(scanned[&us].contains(&pid));
         let owners = owners(&[us]).expect("readable");
         assert_eq!(owners.get(&pid), Some(&us));
-        assert_eq!(owners.get(&us), None, "nobody is below itself");
+        assert_eq!(owners.get(&us), None, "no process is below itself");
         child.kill().expect("killed");
         child.wait().expect("reaped");
     }

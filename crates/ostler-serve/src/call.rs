@@ -18,7 +18,7 @@ use crate::pool::{Serving, Trial};
 use crate::worker::Worker;
 
 /// What a worker that has ended said before may still be in the connection: it is read for so long.
-const LAST_WORDS: Duration = Duration::from_millis(100);
+const FINAL_READ: Duration = Duration::from_millis(100);
 
 /// A lost connection is the first sign of a worker's end, as a rule: that is waited for so long …
 pub(crate) const NOTICE: Duration = Duration::from_millis(200);
@@ -209,7 +209,7 @@ async fn attempt<A: Adapter>(
         tokio::select! {
             biased;
             returned = &mut call => End::Returned(returned),
-            () = worker.exited() => match tokio::time::timeout(LAST_WORDS, &mut call).await {
+            () = worker.exited() => match tokio::time::timeout(FINAL_READ, &mut call).await {
                 Ok(returned) => End::Returned(returned),
                 Err(_) => End::WorkerExited,
             },

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use ostler::limits::{DESCRIPTORS_A_WORKER, PROCESSES_A_WORKER};
+use ostler::limits::{DESCRIPTORS_PER_WORKER, PROCESSES_PER_WORKER};
 use ostler_os::cgroup::Unusable;
 use ostler_os::guardian::ProgramFrom;
 use ostler_os::machine::{Machine, Proc};
@@ -311,9 +311,9 @@ fn state(tried: &Result<Result<PathBuf, RunDirError>, String>) -> Finding {
 }
 
 fn descriptors((soft, hard): (u64, u64), workers: Option<u64>) -> Finding {
-    let fits = hard / DESCRIPTORS_A_WORKER;
+    let fits = hard / DESCRIPTORS_PER_WORKER;
     let found = format!(
-        "{} open files (soft {}; Ostler raises its own to the hard limit), {DESCRIPTORS_A_WORKER} for each worker",
+        "{} open files (soft {}; Ostler raises its own to the hard limit), {DESCRIPTORS_PER_WORKER} for each worker",
         number(hard),
         number(soft)
     );
@@ -343,14 +343,14 @@ fn processes(machine: &Machine, workers: Option<u64>) -> Finding {
     ];
     let left = left.into_iter().flatten().min().unwrap_or(u64::MAX);
     let found = format!(
-        "{} are left ({limits}), at least {PROCESSES_A_WORKER} for each worker",
+        "{} are left ({limits}), at least {PROCESSES_PER_WORKER} for each worker",
         number(left)
     );
     let advice = "raise it: ulimit -u, TasksMax=, pids.max, kernel.threads-max, kernel.pid_max";
     room(
         "processes",
         found,
-        left / PROCESSES_A_WORKER,
+        left / PROCESSES_PER_WORKER,
         workers,
         "process_limit",
         advice,
@@ -377,7 +377,7 @@ fn room(check: &'static str, found: String, fits: u64, workers: Option<u64>, rea
 
 fn number(count: u64) -> String {
     // No limit, divided by what a worker needs, is no limit.
-    if count >= u64::MAX / DESCRIPTORS_A_WORKER {
+    if count >= u64::MAX / DESCRIPTORS_PER_WORKER {
         "unlimited".to_owned()
     } else {
         count.to_string()

@@ -33,7 +33,7 @@ const REDRAW: Duration = Duration::from_millis(200);
 const LAST_LINES: Duration = Duration::from_secs(2);
 
 /// The same for the reader of stderr.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const FINAL_READ: Duration = Duration::from_secs(1);
 
 /// Every event was emitted before the report; reading the last ones takes no longer than this.
 const LAST_EVENTS: Duration = Duration::from_millis(500);
@@ -63,7 +63,7 @@ pub(crate) fn run(args: &UpArgs, inherited: &Inherited) -> Result<Exit, Failed> 
     if let Err(failed) = &outcome {
         screen.say_all(failed.lines());
     }
-    screen.finish(Instant::now() + LAST_WORDS);
+    screen.finish(Instant::now() + FINAL_READ);
     runtime.shutdown_background();
     Ok(outcome.unwrap_or_else(|failed| failed.exit()))
 }
@@ -81,7 +81,7 @@ fn start_telemetry(config: &Config) -> Result<Option<Telemetry>, SettingsError> 
 
 fn raise_descriptor_limit(pools: &[PoolSpec]) {
     let workers: u64 = pools.iter().map(|pool| u64::from(pool.workers)).sum();
-    let needed = workers * ostler::limits::DESCRIPTORS_A_WORKER;
+    let needed = workers * ostler::limits::DESCRIPTORS_PER_WORKER;
     match ostler::limits::raise_descriptors() {
         Ok((limit, _)) if limit < needed => tracing::warn!(
             "{workers} workers need about {needed} descriptors, and the limit is {limit}: raise it (ulimit -Hn, LimitNOFILE)"

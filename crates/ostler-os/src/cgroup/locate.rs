@@ -1,4 +1,4 @@
-//! Where the host's own cgroup is, and whether it is ours to divide.
+//! Finds the host's own cgroup, and checks whether the host may divide it.
 
 use std::fs;
 use std::io;
@@ -10,12 +10,12 @@ use rustix::fs::getxattr;
 
 use super::Unusable;
 
-/// The directory of the v2 cgroup that we are in.
+/// The directory of this process's v2 cgroup.
 pub(super) fn own_directory() -> Result<PathBuf, Unusable> {
     let us = Process::myself().map_err(io::Error::other)?;
     let mounts = us.mountinfo().map_err(io::Error::other)?;
     let cgroups = us.cgroups().map_err(io::Error::other)?;
-    // The line `0::PATH` is the v2 hierarchy's, on hybrid systems too.
+    // The line `0::PATH` belongs to the v2 hierarchy, on hybrid systems too.
     let own = cgroups
         .into_iter()
         .find(|cgroup| cgroup.hierarchy == 0 && cgroup.controllers.is_empty());
@@ -23,14 +23,16 @@ pub(super) fn own_directory() -> Result<PathBuf, Unusable> {
     directory_of(&own, &mounts.0)
 }
 
-/// The directory of the cgroup `own` (as `/proc/self/cgroup` names it) in the mounts of our namespace.
+/// The directory of the cgroup `own` (as named in `/proc/self/cgroup`) in the mounts of this
+/// namespace.
 fn directory_of(own: &str, mounts: &[MountInfo]) -> Result<PathBuf, Unusable> {
     let mut mounts = mounts.iter().filter(|mount| mount.fs_type == "cgroup2").peekable();
     if mounts.peek().is_none() {
         return Err(Unusable::NotMounted);
     }
     let visible = |mount: &MountInfo| {
-        // A mount may show a part of the hierarchy only; what lies above our namespace's root begins with `/..`.
+        // A mount may show only a part of the hierarchy. Paths above the namespace's root start
+        // with `/..`.
         let below = Path::new(own).strip_prefix(&mount.root).ok()?;
         let outside = own.is_empty() || own.starts_with("/..");
         (!outside).then(|| {
@@ -46,8 +48,9 @@ fn directory_of(own: &str, mounts: &[MountInfo]) -> Result<PathBuf, Unusable> {
         .ok_or_else(|| Unusable::NotVisible { path: own.to_owned() })
 }
 
-/// Whether nobody else manages the directory: it was delegated (systemd sets an extended attribute), no systemd runs, or
-/// it belongs to our own unprivileged user, who could not have it otherwise.
+/// Whether no other manager controls the directory: it was delegated (systemd sets an extended
+/// attribute), systemd is not running, or it belongs to an unprivileged user, who could not own it
+/// otherwise.
 pub(super) fn is_ours_to_divide(path: &Path) -> io::Result<bool> {
     if !fs::exists("/run/systemd/system")? {
         return Ok(true);
@@ -89,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mount_of_a_part_shows_what_is_below_it_only() {
+    fn partial_mount_only_shows_what_is_below_it() {
         let inside = directory_of("/docker/abc/app", &mounts(PART)).expect("found");
         assert_eq!(inside, Path::new("/sys/fs/cgroup/app"));
         for outside in ["/docker/abcd", "/user.slice", "/../other", ""] {
@@ -105,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_without_v2_says_so() {
+    fn machine_without_v2_is_reported() {
         let v1 = "38 31 0:35 / /sys/fs/cgroup/pids rw,relatime - cgroup cgroup rw,pids\n";
         assert!(matches!(directory_of("/", &mounts(v1)), Err(Unusable::NotMounted)));
     }

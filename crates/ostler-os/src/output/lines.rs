@@ -1,4 +1,4 @@
-//! A stream's lines, one by one as they end, and how a line is shown to people.
+//! Splits a stream into lines, and formats a line for display.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -6,13 +6,13 @@ use memchr::memchr;
 
 use super::OnLine;
 
-/// A line is never cut shorter than this, however small the ring is.
+/// The minimum length at which a line is cut, however small the ring is.
 const LEAST_LIMIT: usize = 4096;
 
-/// An unfinished line keeps a buffer of at most this size for the next.
+/// The maximum size of the buffer kept after an incomplete line.
 const KEPT_BUFFER: usize = 4096;
 
-/// Cuts a stream into lines and gives each to its reader.
+/// Splits a stream into lines and passes each to its reader.
 pub(super) struct Lines {
     open: Vec<u8>,
     limit: usize,
@@ -40,7 +40,7 @@ impl Lines {
         self.extend(rest);
     }
 
-    /// The stream has ended: what is left is a line too. Further calls do nothing.
+    /// Ends the stream: an incomplete line becomes the last one. Further calls do nothing.
     pub(super) fn finish(&mut self) {
         if !self.open.is_empty() {
             self.end_line(b"");
@@ -69,18 +69,19 @@ impl Lines {
     fn tell(&mut self, line: &[u8]) {
         let Some(on_line) = &mut self.on_line else { return };
         let line = String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line));
-        // The reader's panic must not leave the child unread: it loses its hook, not its drain.
+        // A panic of the reader must not stop the draining: it only loses its hook.
         if catch_unwind(AssertUnwindSafe(|| on_line(&line))).is_err() {
-            tracing::error!("the reader of a worker's lines panicked, and gets no more of them");
+            tracing::error!("the reader of a worker's lines panicked and gets no further lines");
             self.on_line = None;
         }
     }
 }
 
-/// A line as people may see it: cut at `limit` bytes, control characters and invisible changes of direction escaped.
+/// A line for display: cut at `limit` bytes, with control characters and invisible changes of
+/// direction escaped.
 pub(super) fn harmless(line: &[u8], limit: usize) -> String {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    // A little more than the limit, so that no character is broken before the cut.
+    // A little more than the limit, so that no character is split before the cut.
     let start = String::from_utf8_lossy(&line[..line.len().min(limit + 4)]);
     let kept = &start[..start.floor_char_boundary(limit)];
     let mut shown = String::with_capacity(kept.len());
@@ -97,7 +98,7 @@ pub(super) fn harmless(line: &[u8], limit: usize) -> String {
     shown
 }
 
-/// Line and paragraph separators, and the characters that turn the direction of writing.
+/// Line and paragraph separators, and the characters that change the writing direction.
 fn is_invisible(character: char) -> bool {
     matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -122,16 +123,16 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_whole_wherever_the_reads_cut_them() {
+    fn lines_are_complete_wherever_the_reads_split_them() {
         let text = b"one\r\ntwo \xffx\n\nlast";
-        let wanted = ["one", "two \u{fffd}x", "", "last"];
+        let expected = ["one", "two \u{fffd}x", "", "last"];
         for at in 0..text.len() {
-            assert_eq!(lines_of(&[&text[..at], &text[at..]], 0), wanted, "cut at {at}");
+            assert_eq!(lines_of(&[&text[..at], &text[at..]], 0), expected, "split at {at}");
         }
     }
 
     #[test]
-    fn an_endless_line_is_cut_and_the_next_is_whole() {
+    fn endless_line_is_cut_and_the_next_is_complete() {
         let long = vec![b'x'; 3 * LEAST_LIMIT];
         for chunks in [
             vec![&long[..], b"\nnext\n"],
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_of_the_reader_costs_it_its_lines_only() {
+    fn panicking_reader_only_loses_its_lines() {
         let mut calls = 0;
         let (count, counted) = std::sync::mpsc::channel();
         let mut lines = Lines::new(
@@ -154,7 +155,7 @@ mod tests {
             Some(Box::new(move |_| {
                 calls += 1;
                 count.send(calls).unwrap();
-                panic!("the reader's own fault");
+                panic!("panic of the reader");
             })),
         );
         lines.push(b"a\nb\n");
@@ -163,14 +164,14 @@ mod tests {
     }
 
     #[test]
-    fn what_could_harm_a_terminal_is_shown_instead() {
+    fn terminal_control_characters_are_escaped() {
         assert_eq!(harmless(b"\x1b[31mred\x07\tend\r", 99), "\\u{1b}[31mred\\u{7}\tend");
         assert_eq!(harmless("a\u{202e}b".as_bytes(), 99), "a\\u{202e}b");
         assert_eq!(harmless("äöü\u{fe0f}".as_bytes(), 99), "äöü\u{fe0f}");
     }
 
     #[test]
-    fn a_long_line_is_cut_between_characters() {
+    fn long_line_is_cut_between_characters() {
         assert_eq!(harmless("aä".repeat(3).as_bytes(), 5), "aäa…");
         assert_eq!(harmless(b"abc", 3), "abc");
         assert_eq!(harmless(b"abcd", 3), "abc…");

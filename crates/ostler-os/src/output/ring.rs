@@ -1,25 +1,26 @@
-//! The newest lines of a stream, within a bound of bytes.
+//! The newest lines of a stream, within a limit of bytes.
 
 use std::collections::VecDeque;
 
 use memchr::{memchr, memchr_iter};
 
-/// The newest whole lines that fit, oldest dropped and counted. A line that would not fit by itself is cut at its end
-/// and counted. The memory grows with what was written, up to the capacity and never beyond.
+/// Keeps the newest complete lines that fit; older ones are dropped and counted. A single line that
+/// does not fit is cut at its end and counted. Memory grows with the content, up to the capacity.
 #[derive(Debug)]
 pub(super) struct Ring {
     bytes: VecDeque<u8>,
     capacity: usize,
-    /// How much of the unfinished line is at the end of `bytes`.
+    /// The length of the incomplete line at the end of `bytes`.
     open: usize,
-    /// The unfinished line has no more room: its rest is passed over.
+    /// Whether the incomplete line has no more room, so that its rest is skipped.
     cutting: bool,
     dropped: u64,
     cut: u64,
 }
 
 impl Ring {
-    /// A ring of so many bytes, line ends included. 0 keeps nothing and counts every line as dropped.
+    /// Creates a ring with this many bytes, including line endings. 0 keeps nothing and counts
+    /// every line as dropped.
     pub(super) fn new(capacity: usize) -> Self {
         Self {
             bytes: VecDeque::new(),
@@ -36,7 +37,7 @@ impl Ring {
             self.dropped += count_lines(bytes);
             return;
         }
-        // Within a piece no line is too long but the one that it finishes.
+        // Within a piece, only the line that it completes can be too long.
         for piece in bytes.chunks(self.capacity) {
             let Some(end) = memchr(b'\n', piece) else {
                 self.extend_open_line(piece);
@@ -51,7 +52,7 @@ impl Ring {
         }
     }
 
-    /// The last `count` lines, newest first, without their line ends. The unfinished one counts.
+    /// The last `count` lines, newest first, without their line endings. An incomplete line counts.
     pub(super) fn newest(&mut self, count: usize) -> impl Iterator<Item = &[u8]> {
         let lines = &*self.bytes.make_contiguous();
         let text = lines.strip_suffix(b"\n").unwrap_or(lines);
@@ -59,18 +60,18 @@ impl Ring {
         text.rsplit(|&byte| byte == b'\n').take(count)
     }
 
-    /// Lines dropped to make room.
+    /// The number of lines dropped to make room.
     pub(super) fn dropped(&self) -> u64 {
         self.dropped
     }
 
-    /// Lines that lost their end.
+    /// The number of lines that lost their end.
     pub(super) fn cut(&self) -> u64 {
         self.cut
     }
 
     fn extend_open_line(&mut self, text: &[u8]) {
-        // One byte stays for the line's end.
+        // One byte is reserved for the line ending.
         let room = self.capacity - 1 - self.open;
         if text.len() > room && !self.cutting {
             self.cutting = true;
@@ -81,7 +82,7 @@ impl Ring {
         self.open += text.len();
     }
 
-    /// `text` fits beside the unfinished line, as all callers see to.
+    /// All callers ensure that `text` fits next to the incomplete line.
     fn append(&mut self, text: &[u8]) {
         let excess = (self.bytes.len() + text.len()).saturating_sub(self.capacity);
         if excess > 0 {
@@ -91,7 +92,7 @@ impl Ring {
         self.bytes.extend(text);
     }
 
-    /// Drops whole lines, of at least so many bytes together.
+    /// Drops complete lines of at least `excess` bytes in total.
     fn drop_oldest(&mut self, excess: usize) {
         let (front, back) = self.bytes.as_slices();
         let from = excess - 1;
@@ -109,7 +110,7 @@ impl Ring {
         self.bytes.drain(..end);
     }
 
-    /// Doubling, as every vector, but not beyond the capacity.
+    /// Doubles the memory, as a vector does, up to the capacity.
     fn reserve(&mut self, more: usize) {
         let needed = self.bytes.len() + more;
         if needed > self.bytes.capacity() {
@@ -129,7 +130,7 @@ mod tests {
 
     use super::*;
 
-    /// The same promise, line by line and slowly.
+    /// The same contract, implemented line by line and slowly.
     #[derive(Default)]
     struct Model {
         lines: VecDeque<Vec<u8>>,
@@ -167,10 +168,11 @@ mod tests {
     }
 
     proptest! {
-        /// Chunks that are dropped together may drop a line that would have fitted for a moment longer, never a byte
-        /// that fits at the end: so the ring is compared after chunks of one byte exactly, and else by what it must hold.
+        /// Lines dropped for a whole chunk may include one that would have fitted a moment longer,
+        /// but never a byte that fits at the end. So the ring must equal the model for chunks of
+        /// one byte, and satisfy the contract otherwise.
         #[test]
-        fn byte_by_byte_it_is_the_model(text in "[ab\n]{0,200}", capacity in 1_usize..40) {
+        fn byte_by_byte_it_equals_the_model(text in "[ab\n]{0,200}", capacity in 1_usize..40) {
             let (mut ring, mut model) = (Ring::new(capacity), Model::default());
             for byte in text.bytes() {
                 ring.push(&[byte]);
@@ -181,7 +183,7 @@ mod tests {
         }
 
         #[test]
-        fn however_it_is_chunked_the_end_is_kept_and_every_line_is_counted(
+        fn any_chunking_keeps_the_end_and_counts_every_line(
             chunks in prop::collection::vec("[ab\n]{0,60}", 0..12),
             capacity in 1_usize..40,
         ) {
@@ -191,16 +193,16 @@ mod tests {
                 prop_assert!(ring.bytes.len() <= capacity && ring.bytes.capacity() <= capacity);
                 chunk.bytes().for_each(|byte| model.push(byte, capacity));
             }
-            let (kept, wanted) = (newest(&mut ring, usize::MAX), model.newest());
-            prop_assert!(kept.len() <= wanted.len());
-            prop_assert_eq!(&kept[..], &wanted[..kept.len()]);
-            prop_assert_eq!(ring.dropped() + kept.len() as u64, model.dropped + wanted.len() as u64);
+            let (kept, expected) = (newest(&mut ring, usize::MAX), model.newest());
+            prop_assert!(kept.len() <= expected.len());
+            prop_assert_eq!(&kept[..], &expected[..kept.len()]);
+            prop_assert_eq!(ring.dropped() + kept.len() as u64, model.dropped + expected.len() as u64);
             prop_assert_eq!(ring.cut(), model.cut);
         }
     }
 
     #[test]
-    fn what_fits_is_kept_whole() {
+    fn lines_that_fit_are_kept_completely() {
         let mut ring = Ring::new(8);
         ring.push(b"abc\ndef\n");
         assert_eq!(newest(&mut ring, 9), [b"def", b"abc"]);
@@ -211,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_lines_are_lines_and_an_empty_ring_has_none() {
+    fn empty_lines_count_and_an_empty_ring_has_none() {
         let mut ring = Ring::new(8);
         assert_eq!(newest(&mut ring, 9).len(), 0);
         ring.push(b"\n\n");
@@ -220,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_of_nothing_counts() {
+    fn ring_without_capacity_counts() {
         let mut ring = Ring::new(0);
         ring.push(b"a\nb\nc");
         assert_eq!((ring.dropped(), newest(&mut ring, 9).len()), (2, 0));

@@ -79,7 +79,7 @@ fn usage(slot: &Slot) -> Option<Usage> {
     let usage = tree::usage(sitter.pid).ok()?;
     Some(Usage {
         worker: slot.worker.clone(),
-        cpu: Duration::from_millis(usage.cpu_ticks.saturating_mul(1_000) / tree::ticks_a_second()),
+        cpu: Duration::from_millis(usage.cpu_ticks.saturating_mul(1_000) / tree::ticks_per_second()),
         resident: usage.resident_bytes,
     })
 }
