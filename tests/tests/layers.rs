@@ -1,5 +1,8 @@
 //! Checks that dependencies between the crates of the workspace only point down.
 
+#[path = "layers/cycles.rs"]
+mod cycles;
+
 use std::collections::BTreeMap;
 use std::process::Command;
 

@@ -5,6 +5,7 @@
 //! builders alike.
 
 mod build;
+mod fingerprint;
 mod ports;
 mod problems;
 mod serve;

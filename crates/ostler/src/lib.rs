@@ -49,8 +49,6 @@ mod process;
 mod remains;
 mod status;
 
-use instance::services;
-
 pub use follow::{Endpoint, Follower, ReadyWorker, Stdio, WorkerChange};
 pub use hub::{EVENT_BUFFER, EventStream};
 pub use instance::audit::AUDIT_INTERVAL;

@@ -15,7 +15,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::link::{Link, Orders};
 use crate::hub::{About, Hub};
-use crate::services::Services;
+use crate::instance::services::Services;
 use crate::supervisor::Exit;
 
 /// How a guardian is launched, and where it is noted for the sweep after a dead host.

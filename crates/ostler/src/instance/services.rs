@@ -20,7 +20,6 @@ use tokio::sync::{OnceCell, watch};
 use super::cleaner::CleanupReport;
 use crate::guard::Link;
 use crate::hub::Hub;
-pub(crate) use crate::status::PortMap;
 
 /// How far the instance has been told to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

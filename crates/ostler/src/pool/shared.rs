@@ -14,8 +14,8 @@ use tokio::sync::watch;
 use super::phase::{PoolEnd, PoolPhase};
 use crate::follow::Followers;
 use crate::hub::About;
+use crate::instance::services::Services;
 use crate::process::{Host, Setup, Slot};
-use crate::services::Services;
 use crate::supervisor::{DynamicSupervisor, Supervisor};
 
 /// How far the pool is, as those who wait see it.

@@ -25,16 +25,16 @@ use tokio::time::Instant;
 
 use super::host::{Host, Setup};
 use super::incarnation::Incarnation;
-use super::protocol::{Done, Line, Notice, Order, Owner, Progress, Work};
+use super::protocol::{Done, Line, Notice, Order, Owner, Prepared, Progress, Work};
 use super::resources::Resources;
 use super::slot::{Process, Slot};
 use super::spans::Spans;
-use super::start::{self, Prepared};
+use super::start;
 use super::watch::{wait_ready, watch_health};
 use super::{announce, plan, release};
 use crate::guard::{News, Route};
+use crate::instance::services::StopLevel;
 use crate::patience;
-use crate::services::StopLevel;
 
 /// Begins the slot's next incarnation. It is reserved only when the one before it is released, and when
 /// the pool's `max_starting` allows.

@@ -24,7 +24,7 @@ use super::remnants::Remnants;
 use crate::follow::Followers;
 use crate::guard::{Link, LinkClosed, Route};
 use crate::hub::Hub;
-use crate::services::{Services, StopLevel};
+use crate::instance::services::{Services, StopLevel};
 
 /// How long the naming of processes may take: 1 s.
 const NAMING_LIMIT: Duration = Duration::from_secs(1);

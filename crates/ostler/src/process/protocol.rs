@@ -1,15 +1,18 @@
 //! Every message of a worker's process: what its owner hears, what its driver hears, what work comes
 //! to.
 
+use std::collections::BTreeMap;
 use std::future::Future;
+use std::net::TcpListener;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use ostler_core::failure::{Failure, Reason};
 use ostler_core::lifecycle::{Cause, Input, Outcome, Rest};
+use ostler_os::port_choice::PortReservation;
 use tokio::sync::{mpsc, watch};
 
-use super::start::Prepared;
-use crate::services::PortMap;
+use crate::status::PortMap;
 
 /// What the owner of a process hears of it.
 #[derive(Debug, Clone)]
@@ -53,6 +56,24 @@ pub(super) struct Line {
     pub(super) progress: watch::Sender<Progress>,
     pub(super) predecessor: Option<watch::Receiver<Progress>>,
     pub(super) orders: mpsc::UnboundedReceiver<Order>,
+}
+
+/// Listeners that the host has bound for a worker (`port = "listen"`), by the port's name.
+pub(super) type Listeners = BTreeMap<String, Arc<TcpListener>>;
+
+/// The ports that were chosen, and what keeps them.
+#[derive(Debug, Default)]
+pub(super) struct ChosenPorts {
+    pub(super) ports: PortMap,
+    pub(super) reservations: Vec<PortReservation>,
+    pub(super) listeners: Listeners,
+}
+
+/// What a reservation came to.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) ports: Result<ChosenPorts, Failure>,
+    pub(super) recorded: Result<(), Failure>,
 }
 
 /// A piece of work that takes time.

@@ -12,10 +12,10 @@ use ostler_os::output::Capture;
 use ostler_os::port_choice::PortReservation;
 use ostler_telemetry::Facts;
 
-use super::slot::Listeners;
+use super::protocol::Listeners;
 use super::watch::{LastAnswer, LineWatch, Notify};
 use crate::follow::Stdio;
-use crate::services::PortMap;
+use crate::status::PortMap;
 
 /// How many lines of stderr a failure carries.
 const STDERR_TAIL: usize = 20;

@@ -25,7 +25,7 @@ use super::remnants::Remnants;
 use super::slot::{Process, Slot};
 use crate::guard::{News, Route};
 use crate::hub::{EventStream, Hub};
-use crate::services::StopLevel;
+use crate::instance::services::StopLevel;
 
 /// Pids that this machine does not have: `/proc` has nothing to say of them.
 const WORKER_PID: u32 = 0x7fff_fff0;

@@ -1,7 +1,5 @@
 //! A worker's place in its pool, and the handle of the process that fills it.
 
-use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -13,12 +11,9 @@ use ostler_os::identity::ProcessIdentity;
 use ostler_telemetry::SpanLink;
 use tokio::sync::{mpsc, watch};
 
-use super::protocol::{Order, Progress};
-use crate::services::PortMap;
+use super::protocol::{Listeners, Order, Progress};
+use crate::status::PortMap;
 use crate::status::WorkerState;
-
-/// Listeners that the host has bound for a worker (`port = "listen"`), by the port's name.
-pub(super) type Listeners = BTreeMap<String, Arc<TcpListener>>;
 
 /// What a slot remembers from one incarnation to the next.
 #[derive(Debug, Default)]

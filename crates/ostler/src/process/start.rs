@@ -9,6 +9,6 @@ mod streams;
 mod turn;
 
 pub(super) use refusal::of_spawn;
-pub(super) use reserve::{Prepared, reserve};
+pub(super) use reserve::reserve;
 pub(super) use spawn::{learn_ports, order, prepare, spawned};
 pub(super) use turn::{follow_predecessor, wait_turn};

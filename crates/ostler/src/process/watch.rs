@@ -28,7 +28,7 @@ pub(in crate::process) use lines::LineWatch;
 pub(in crate::process) use notify::{Heard, Notify};
 pub(in crate::process) use probe::{ProbePlan, reachable};
 
-use crate::services::PortMap;
+use crate::status::PortMap;
 
 /// The first pause between two looks at a worker that is not ready.
 const PAUSE_FIRST: Duration = Duration::from_millis(10);

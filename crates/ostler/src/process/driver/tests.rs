@@ -13,7 +13,7 @@ use ostler_registry::{Key, RecordState, Refusal, TableError};
 use super::super::protocol::Notice;
 use super::super::script::{Asked, Play, Stage};
 use crate::guard::News;
-use crate::services::StopLevel;
+use crate::instance::services::StopLevel;
 
 const TERM: StopSpec = StopSpec {
     signal: Signal::TERM,

@@ -10,7 +10,7 @@ use ostler_core::ids::{Incarnation, RunId, WorkerId};
 use ostler_core::spec::WorkerSpec;
 
 use super::super::incarnation::port_variable;
-use crate::services::PortMap;
+use crate::status::PortMap;
 
 /// What a worker's environment says beside its specification.
 #[derive(Debug, Default)]

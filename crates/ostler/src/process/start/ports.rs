@@ -5,21 +5,13 @@ use std::sync::Arc;
 
 use ostler_core::failure::{Failure, Reason};
 use ostler_core::spec::{Port, Ports, WorkerSpec};
-use ostler_os::port_choice::{self, PortChoice, PortReservation};
+use ostler_os::port_choice::{self, PortChoice};
 use ostler_os::ports;
 use ostler_registry::RecordedPort;
 
-use super::super::slot::Listeners;
+use super::super::protocol::{ChosenPorts, Listeners};
 use super::refusal;
-use crate::services::PortMap;
-
-/// The ports that were chosen, and what keeps them.
-#[derive(Debug, Default)]
-pub(in crate::process) struct ChosenPorts {
-    pub(in crate::process) ports: PortMap,
-    pub(in crate::process) reservations: Vec<PortReservation>,
-    pub(in crate::process) listeners: Listeners,
-}
+use crate::status::PortMap;
 
 /// Chooses them on a thread that may block, when there is anything to choose. `before` are those of the
 /// incarnation before: they are tried first.

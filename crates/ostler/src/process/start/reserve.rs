@@ -3,25 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ostler_core::failure::Failure;
 use ostler_registry::{Record, Refusal, TableError, UnixNanos};
 
 use super::super::host::{Host, Records, store_failed};
 use super::super::incarnation::Incarnation;
-use super::super::protocol::{Done, Work};
-use super::super::slot::Listeners;
-use super::ports::{self, ChosenPorts};
-use crate::services::PortMap;
+use super::super::protocol::{Done, Listeners, Prepared, Work};
+use super::ports;
+use crate::status::PortMap;
 
 /// The pause before a table that stalls is asked again. It has waited much longer itself.
 const PAUSE: Duration = Duration::from_millis(50);
-
-/// What a reservation came to.
-#[derive(Debug)]
-pub(in crate::process) struct Prepared {
-    pub(in crate::process) ports: Result<ChosenPorts, Failure>,
-    pub(in crate::process) recorded: Result<(), Failure>,
-}
 
 /// Chooses the ports and writes the reservation.
 pub(in crate::process) fn reserve(incarnation: &Incarnation, host: &Host, before: (PortMap, Listeners)) -> Work {
@@ -30,7 +21,12 @@ pub(in crate::process) fn reserve(incarnation: &Incarnation, host: &Host, before
     Box::pin(async move {
         let worker = incarnation.worker.to_string();
         let ports = ports::choose(spec, worker, before).await;
-        let mut record = Record::reservation(&owner, incarnation.key(), 0, UnixNanos::now());
+        let mut record = Record::reservation(
+            &owner,
+            incarnation.key(),
+            incarnation.spec().fingerprint(),
+            UnixNanos::now(),
+        );
         if let Ok(chosen) = &ports {
             record.ports = ports::recorded(incarnation.spec(), &chosen.ports);
         }

@@ -22,7 +22,7 @@ use super::super::watch::{LineWatch, Notify};
 use super::environment::{self, Offers};
 use super::{ports, refusal, streams};
 use crate::guard::Route;
-use crate::services::PortMap;
+use crate::status::PortMap;
 
 /// Orders the spawn: its news comes by the route.
 pub(in crate::process) fn order(incarnation: &Incarnation, host: &Host, route: Route, request: SpawnRequest) -> Work {

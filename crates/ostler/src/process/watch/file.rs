@@ -9,7 +9,7 @@ use nix::fcntl::OFlag;
 
 use super::super::incarnation::port_variable;
 use super::Answer;
-use crate::services::PortMap;
+use crate::status::PortMap;
 
 /// More than this of a ready file is not read.
 const LONGEST: u64 = 4096;

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use super::super::incarnation::port_variable;
 use super::LastAnswer;
 use crate::patience::Deadline;
-use crate::services::PortMap;
+use crate::status::PortMap;
 
 /// So many messages are read before everything else of the incarnation has its turn.
 const AT_ONCE: u32 = 32;

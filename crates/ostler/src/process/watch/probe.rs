@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use super::{Answer, http};
 use crate::patience;
-use crate::services::PortMap;
+use crate::status::PortMap;
 
 /// A foreign socket must be seen twice, with this between: a tree that forks while it is read may be
 /// missed in part, and its listener then looks like another process's.
