@@ -43,8 +43,8 @@ pub struct Message {
     /// in the environment are in capitals); the name of `PORT` is empty. An Ostler extension; port
     /// 0 is invalid and skipped.
     pub ports: Vec<(String, u16)>,
-    /// Variables of sd_notify(3) that change what systemd does, and that Ostler ignores: a worker that
-    /// relies on one should be reported.
+    /// Variables of sd_notify(3) that change what systemd does, and that Ostler ignores: a worker
+    /// that relies on one should be reported.
     pub ignored: Vec<&'static str>,
 }
 

@@ -171,7 +171,8 @@ pub(crate) fn read_answer(mut datagram: &[u8], sockets: &mut Vec<TcpSocket>) -> 
                 sockets.push(socket_of(&response));
             }
             NetlinkPayload::Done(_) => return Ok(true),
-            // Not `to_io`: it overflows for the smallest code (fuzz/corpus/sock_diag/smallest-error).
+            // Not `to_io`: it overflows for the smallest code
+            // (fuzz/corpus/sock_diag/smallest-error).
             NetlinkPayload::Error(error) => {
                 return Err(io::Error::from_raw_os_error(error.raw_code().saturating_abs()));
             }

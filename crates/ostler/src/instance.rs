@@ -1,7 +1,7 @@
 //! One instance: how it starts, what its actors share, and how it ends.
 //!
 //! - `builder`: from a name to a running instance
-//! - `handle`: [`Ostler`], what people hold of it
+//! - `handle`: [`Ostler`](crate::Ostler), what people hold of it
 //! - `pool_builder`: makes its pools; `child`: an instance as a child of a supervisor
 //! - `tree`: its root and its pools; `anchor`: its place under an actor of yours; `conclude`: its end, however that came
 //! - `services`: what its actors and drivers share
