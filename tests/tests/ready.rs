@@ -46,6 +46,24 @@ fn notify() {
     assert!(start_time(&events) >= Duration::from_millis(300));
 }
 
+/// The socket holds eleven unread messages by default: a worker that no one listens to blocks in the
+/// twelfth.
+#[test]
+fn messages_are_read_while_a_worker_starts_by_another_sign() {
+    let keys = "port = \"any\"\nready = { http = \"/\" }\nwatchdog = \"1h\"\nstart_timeout = \"10s\"";
+    becomes_ready("report=600+http", keys);
+}
+
+#[test]
+fn messages_are_read_while_a_worker_stops() {
+    let keys = "ready = { notify = true }\nstop = { grace = \"30s\" }";
+    let mut up = Up::start(|tag| pool("report-on-term=600", tag, keys));
+    up.wait_for_event("worker.ready");
+    up.stop_cleanly();
+    let exited = up.named("worker.exited").next().unwrap();
+    assert_eq!(exited["status"], 0, "it ended by itself: {}", up.story());
+}
+
 #[test]
 fn notify_from_a_child_of_the_worker() {
     becomes_ready("notify-child+sleep", "ready = { notify = true }");

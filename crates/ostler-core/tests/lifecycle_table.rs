@@ -1,5 +1,6 @@
-//! `docs/lifecycle.md` holds the whole table of states and inputs: it is rendered here from the code and compared.
-//! `OSTLER_BLESS=1 cargo test -p ostler-core --test lifecycle_table` writes it anew.
+//! `docs/lifecycle.md` holds the whole table of states and inputs: it is rendered here from the
+//! code and compared. `OSTLER_BLESS=1 cargo test -p ostler-core --test lifecycle_table` writes it
+//! anew.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

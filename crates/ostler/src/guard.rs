@@ -1,7 +1,9 @@
-//! The guardian as the host has it: the link that carries orders and news, and the actor that keeps a guardian running.
+//! The guardian as the host has it: the link that carries orders and news, and the actor that keeps
+//! a guardian running.
 
 mod keeper;
 mod link;
+mod orders;
 #[cfg(test)]
 mod script;
 

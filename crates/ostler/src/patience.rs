@@ -1,7 +1,8 @@
 //! Time limits that a suspended host does not use up.
 //!
-//! A host that was stopped, frozen or starved finds its time limits passed when it runs again, while
-//! the answers that came in time lie unread. So a limit that is noticed late is set once more.
+//! A host that was stopped, frozen or starved finds its time limits passed when it runs again,
+//! while the answers that came in time lie unread. So a limit that is noticed late is set once
+//! more.
 
 use std::time::Duration;
 

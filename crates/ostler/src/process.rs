@@ -1,8 +1,9 @@
 //! A worker's process, owned outside any actor.
 //!
-//! A [`Slot`] is a worker's place in its pool. [`begin`] begins an incarnation: a task of its own (the
-//! driver) takes it from its reservation to its release. The worker's actor holds a [`Process`], a
-//! handle: however the actor ends, the handle drops, and the driver ends and releases the process.
+//! A [`Slot`] is a worker's place in its pool. [`begin`] begins an incarnation: a task of its own
+//! (the driver) takes it from its reservation to its release. The worker's actor holds a
+//! [`Process`], a handle: however the actor ends, the handle drops, and the driver ends and
+//! releases the process.
 //!
 //! | file | what it holds |
 //! |---|---|

@@ -42,6 +42,8 @@ fn run(mode: &str, port: u16, tag: &str) {
         "pause" => std::thread::sleep(Duration::from_millis(number)),
         "burn" => burn(Duration::from_millis(number)),
         "exit-on-term" => exit_on_term(),
+        "report-on-term" => report_on_term(number),
+        "report" => report(number),
         "ignore-term" => block_polite_signals(),
         "flood" => flood(number),
         "http" => serve(&bind(port), number),
@@ -115,6 +117,24 @@ fn exit_on_term() -> ! {
     println!("ready to serve");
     term.wait().expect("waiting for TERM");
     exit(0)
+}
+
+/// Ends in order on TERM, and reports its progress meanwhile: this many messages.
+fn report_on_term(messages: u64) -> ! {
+    let mut term = SigSet::empty();
+    term.add(Signal::SIGTERM);
+    term.thread_block().expect("blocking TERM");
+    notify("READY=1");
+    term.wait().expect("waiting for TERM");
+    report(messages);
+    exit(0)
+}
+
+/// More messages than a socket holds unread block the sender.
+fn report(messages: u64) {
+    for message in 0..messages {
+        notify(&format!("STATUS=step {message}"));
+    }
 }
 
 fn park() -> ! {

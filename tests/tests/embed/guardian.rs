@@ -431,3 +431,48 @@ async fn unresponsive_guardian_does_not_count_as_empty() {
     in_time(pool.wait_ready()).await.unwrap();
     stop(&place, next, &mut seen).await;
 }
+
+/// Its daemon has cleared its environment, and there is no cgroup: when guardian and sitter are killed
+/// together, nothing can tell whether the daemon lives. The worker is back, and the run says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tree_that_is_not_proven_gone_is_never_reported_as_released() {
+    let place = Place::new();
+    let builder = place.builder().cgroups(false);
+    let mut seen = Seen::new(builder.subscribe());
+    let ostler = in_time(builder.start()).await.unwrap();
+    let spec = place.pool("p", "daemon-naked+sleep");
+    ostler.pool_from(spec).start().await.unwrap();
+    seen.kind(EventKind::PoolReady).await;
+    place.await_processes(2);
+    let keeper = guardian(&ostler);
+    let [sitter] = sitters(keeper)[..] else {
+        panic!("one worker, one sitter")
+    };
+    // The guardian stands still: it must not end what the sitter leaves.
+    send(keeper, Signal::SIGSTOP);
+    send(sitter, Signal::SIGKILL);
+    send(keeper, Signal::SIGKILL);
+    let is_unseen = |event: &ostler::Event| event.facts.cause.as_deref() == Some("unseen");
+    let unseen = seen.wait_for("the end that nothing proves", is_unseen).await;
+    assert_eq!(
+        (unseen.kind, unseen.incarnation),
+        (EventKind::WorkerFailed, Some(ostler::Incarnation(1)))
+    );
+    seen.kind(EventKind::WorkerReady).await;
+    let error = in_time(ostler.stop()).await.expect_err("one end is not proven");
+    assert!(error.report.unseen.join(" ").contains("p/0#1"), "{error}");
+    seen.until_run_stopped().await;
+    assert_eq!(seen.count(EventKind::CleanupSuccess), 0, "{}", seen.story());
+    let released = seen
+        .events
+        .iter()
+        .filter(|event| event.kind == EventKind::WorkerReleased);
+    let released: Vec<_> = released.map(|event| event.incarnation).collect();
+    assert_eq!(released, [Some(ostler::Incarnation(2))], "{}", seen.story());
+    // Nothing but this test knows of the first daemon.
+    let left = alive(&place.tag);
+    assert_eq!(left.len(), 1, "{left:?}");
+    left.into_iter()
+        .for_each(|pid| send(pid.cast_unsigned(), Signal::SIGKILL));
+    place.assert_gone(SOON);
+}

@@ -88,7 +88,7 @@ fn ready_timeout_has_the_last_answer() {
         (
             "sleep",
             "port = \"any\"\nready = { tcp = true }",
-            "nobody listens on 127.0.0.1:",
+            "no process listens on 127.0.0.1:",
         ),
         ("sleep", "ready = { notify = true }", "no READY=1 came"),
         ("notify-status+sleep", "ready = { notify = true }", "warming up"),

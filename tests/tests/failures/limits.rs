@@ -82,21 +82,26 @@ fn with_few_descriptors_some_workers_run_and_none_gives_up() {
     );
 }
 
-/// The host's directory for sockets and ready files is gone: a restart fails and says why.
+/// logind removes the runtime directory at the last logout.
 #[test]
-fn store_failed_when_the_hosts_own_files_cannot_be_made() {
-    let mut up = Up::start(|tag| pool("notify+sleep", tag, "intensity = 1\nready = { notify = true }"));
-    let ready = up.wait_for_event("worker.ready");
-    let environment = procfs::process::Process::new(i32::try_from(pid_of(&ready)).unwrap())
-        .and_then(|process| process.environ())
-        .unwrap();
-    let socket = std::path::PathBuf::from(&environment[std::ffi::OsStr::new("NOTIFY_SOCKET")]);
-    std::fs::remove_dir_all(socket.parent().unwrap()).unwrap();
-    send(pid_of(&ready), Signal::SIGKILL);
-    let failure = up.wait_for("a failure", SOON, is_failure("store_failed"));
-    assert_message(&failure, &["notify socket", "No such file or directory"]);
-    let (status, stderr) = up.end(SOON);
-    assert_eq!(status.code(), Some(1), "{stderr}");
-    assert_on_stderr(&failure, &stderr);
-    up.assert_nothing_left();
+fn runtime_directory_that_disappears_is_made_again() {
+    for (modes, ready) in [("notify+sleep", "notify"), ("file+sleep", "file")] {
+        let keys = format!("{ONE_RESTART}\nready = {{ {ready} = true }}");
+        let mut up = Up::start(|tag| pool(modes, tag, &keys));
+        let first = up.wait_for_event("worker.ready");
+        let environment = procfs::process::Process::new(i32::try_from(pid_of(&first)).unwrap())
+            .and_then(|process| process.environ())
+            .unwrap();
+        let path = ["NOTIFY_SOCKET", "OSTLER_READY_FILE"]
+            .iter()
+            .find_map(|name| environment.get(std::ffi::OsStr::new(name)))
+            .map(std::path::PathBuf::from)
+            .unwrap();
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+        send(pid_of(&first), Signal::SIGKILL);
+        let second = up.wait_for_event("worker.ready");
+        assert_eq!(second["incarnation"], 2, "{}", up.story());
+        up.stop_cleanly();
+        assert_eq!(up.count("worker.gave_up"), 0);
+    }
 }

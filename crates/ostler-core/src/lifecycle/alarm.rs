@@ -5,8 +5,9 @@ use std::time::Duration;
 use super::LATE;
 use crate::moment::Moment;
 
-/// A deadline that leads to a verdict. When it is noticed late, the host itself could not run (suspended, frozen, starved):
-/// it is armed once more for as long as it was late, at most for its own length.
+/// A deadline that leads to a verdict. When it is noticed late, the host itself could not run
+/// (suspended, frozen, starved): it is armed once more for as long as it was late, at most for its
+/// own length.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Alarm {
     at: Option<Moment>,

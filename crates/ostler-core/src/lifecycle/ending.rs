@@ -152,14 +152,16 @@ impl Lifecycle {
         }
         self.enter(Phase::Exited, Transition::Exited(status));
         self.announce_failure();
-        // The rest of the tree keeps the grace of a stop: a shell dies of TERM at once, its child finishes.
+        // The rest of the tree keeps the grace of a stop: a shell dies of TERM at once, its child
+        // finishes.
         self.limit.postpone(self.now, self.now + self.rules.release_timeout);
         if self.tree_gone {
             self.release_ports();
         }
     }
 
-    /// The tree is gone, and its leader's status has not come. It may still be on its way; not so without a guardian.
+    /// The tree is gone, and its leader's status has not come. It may still be on its way; not so
+    /// without a guardian.
     pub(super) fn tree_gone_unexplained(&mut self) -> Reaction {
         if self.tree_gone {
             return Err(Ignored::Already);

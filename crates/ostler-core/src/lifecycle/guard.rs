@@ -7,7 +7,8 @@ use crate::signal::Signal;
 use crate::spec::StopSpec;
 
 impl Lifecycle {
-    /// Has the tree ended, by whoever is left to do it. A piece of work that is under way is not begun again.
+    /// Has the tree ended, by what is left to do it. A piece of work that is under way is not begun
+    /// again.
     pub(super) fn order_end(&mut self, stop: StopSpec) {
         self.killed = stop.grace.is_zero();
         match self.guard {
@@ -19,7 +20,7 @@ impl Lifecycle {
                     self.effects.push(Effect::KillPastSitter);
                 }
             }
-            Guard::Nobody => {
+            Guard::HostAlone => {
                 if !std::mem::replace(&mut self.ending_without_sitter, true) {
                     self.effects.push(Effect::EndWithoutSitter);
                 }
@@ -32,7 +33,7 @@ impl Lifecycle {
         match self.guard {
             _ if kill => KILL_NOW,
             Guard::Serving => self.rules.stop,
-            Guard::SitterAlone | Guard::Nobody => self.rules.host_death,
+            Guard::SitterAlone | Guard::HostAlone => self.rules.host_death,
         }
     }
 
@@ -60,7 +61,8 @@ impl Lifecycle {
         Ok(())
     }
 
-    /// The sitter has seen the guardian's pipe close and ends the tree, so nothing is signalled from here at first.
+    /// The sitter has seen the guardian's pipe close and ends the tree, so nothing is signalled
+    /// from here at first.
     pub(super) fn leave_to_sitter(&mut self, cause: Cause) {
         let stop = self.rules.host_death;
         self.killed = false;
@@ -70,13 +72,13 @@ impl Lifecycle {
     }
 
     pub(super) fn lose_sitters(&mut self) -> Reaction {
-        if self.guard == Guard::Nobody {
+        if self.guard == Guard::HostAlone {
             return Err(Ignored::Already);
         }
         if self.guard == Guard::Serving {
             self.lose_guardian()?;
         }
-        self.guard = Guard::Nobody;
+        self.guard = Guard::HostAlone;
         match self.phase {
             Phase::Spawning if self.tree_gone => self.stillborn_without_answer(),
             Phase::Spawning | Phase::Stopping | Phase::Exited if !self.tree_gone => self.order_end(KILL_NOW),
@@ -88,7 +90,7 @@ impl Lifecycle {
 
     /// The tree is gone, and with guardian and sitters gone too, the spawn will not be answered.
     pub(super) fn stillborn_without_answer(&mut self) {
-        if self.guard == Guard::Nobody {
+        if self.guard == Guard::HostAlone {
             self.stillborn(lost_at_spawn());
         }
     }
@@ -120,7 +122,7 @@ impl Lifecycle {
         }
     }
 
-    /// The tree was killed by others than its sitter: nobody could wait for an exit status.
+    /// The tree was killed by others than its sitter: its exit status is unknown.
     pub(super) fn tree_killed(&mut self) -> Reaction {
         if self.tree_gone {
             return Err(Ignored::Already);

@@ -13,11 +13,13 @@ pub enum Input {
     RecordFailed(Failure),
     /// exec has succeeded.
     Spawned,
-    /// No process exists (any more), and nothing holds a port: no program, no port available, no room for a process.
+    /// No process exists (any more), and nothing holds a port: no program, no port available, no
+    /// room for a process.
     SpawnFailed(Failure),
     /// Readiness was seen.
     Ready,
-    /// It can't become ready (an unrelated process has its port; readiness can't be watched): end it.
+    /// It can't become ready (an unrelated process has its port; readiness can't be watched): end
+    /// it.
     StartFailed(Failure),
     /// It failed its health probes, or its heartbeat is lost: end it.
     Unhealthy(Failure),
@@ -32,17 +34,20 @@ pub enum Input {
     Exited(ExitStatus),
     /// Nothing of the tree is left. May come before [`Input::Exited`].
     TreeGone,
-    /// The slot's sitter was killed. The kernel killed the leader with it, and the guardian has killed and reaped the rest.
+    /// The slot's sitter was killed. The kernel killed the leader with it, and the guardian has
+    /// killed and reaped the rest.
     SitterLost,
-    /// The guardian is gone. The sitter ends the tree as `host_death` says and takes no orders. A spawn under way is still
-    /// answered.
+    /// The guardian is gone. The sitter ends the tree as `host_death` says and takes no orders. A
+    /// spawn under way is still answered.
     GuardianLost,
-    /// The guardian and all its sitters have ended: no further news comes, and nobody else ends the tree.
+    /// The guardian and all its sitters have ended: no further news comes, and only
+    /// the host is left to end the tree.
     SittersEnded,
     /// What the kill past the sitter reached is killed: the answer to
     /// [`Effect::KillPastSitter`](super::Effect::KillPastSitter). The sitter reports the end.
     KilledPastSitter,
-    /// What a tree without a sitter came to: the answer to [`Effect::EndWithoutSitter`](super::Effect::EndWithoutSitter).
+    /// What a tree without a sitter came to: the answer to
+    /// [`Effect::EndWithoutSitter`](super::Effect::EndWithoutSitter).
     EndedWithoutSitter(Rest),
     /// Every port can be bound again.
     PortsFree,

@@ -37,7 +37,7 @@ pub(super) enum Guard {
     /// The guardian is gone. The sitter ends the tree as `host_death` says, and takes no orders.
     SitterAlone,
     /// The sitter is gone too: only the host is left to do it.
-    Nobody,
+    HostAlone,
 }
 
 /// What a phase makes of an input.
@@ -121,7 +121,8 @@ impl Lifecycle {
         (life, effects)
     }
 
-    /// Takes what happened at `now`, and returns what to do. An input that doesn't fit the state changes nothing.
+    /// Takes what happened at `now`, and returns what to do. An input that doesn't fit the state
+    /// changes nothing.
     pub fn step(&mut self, input: Input, now: Moment) -> Vec<Effect> {
         self.try_step(input, now).unwrap_or_default()
     }
@@ -316,7 +317,8 @@ impl Lifecycle {
         }
     }
 
-    /// Its leader has ended. What is left of the tree still has the grace of a stop; after an exit of its own, none.
+    /// Its leader has ended. What is left of the tree still has the grace of a stop; after an exit
+    /// of its own, none.
     fn exited(&mut self, input: Input) -> Reaction {
         match input {
             Input::TreeGone => {

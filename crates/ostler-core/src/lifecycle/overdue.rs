@@ -1,4 +1,5 @@
-//! What happens when time passes: nothing is taken for released because it took long; it is tried again, and named.
+//! What happens when time passes: nothing is taken for released because it took long; it is tried
+//! again, and named.
 
 use std::time::Duration;
 
@@ -77,7 +78,7 @@ impl Lifecycle {
         self.kill_tree(Cause::ReleaseRetry);
         self.naming = true;
         // Without a sitter, the work that ends the tree names what it could not end.
-        if self.guard != Guard::Nobody {
+        if self.guard != Guard::HostAlone {
             self.effects.push(Effect::NameHolders);
         }
         self.limit.arm(self.now, self.now + self.rules.release_timeout);

@@ -1,4 +1,5 @@
-//! The independent model: a handful of facts that a history establishes, from which the state follows.
+//! The independent model: a handful of facts that a history establishes, from which the state
+//! follows.
 
 use std::time::Duration;
 
@@ -45,7 +46,8 @@ pub(crate) struct Facts {
     ending_without_sitter: bool,
     /// Nothing proves that the tree is gone.
     pub(crate) unseen: bool,
-    /// When the limit of the start was armed last, and until when it was extended because the host could not run.
+    /// When the limit of the start was armed last, and until when it was extended because the host
+    /// could not run.
     armed_at: Moment,
     extended: Option<Moment>,
     /// The same for the exit status.
@@ -262,7 +264,8 @@ impl Facts {
     }
 }
 
-/// Whether this limit leads to its verdict now. Noticed late for the first time, it is extended instead.
+/// Whether this limit leads to its verdict now. Noticed late for the first time, it is extended
+/// instead.
 fn verdict(limit: Option<Moment>, length: Duration, extended: &mut Option<Moment>, now: Moment) -> bool {
     let Some(limit) = extended.or(limit).filter(|limit| now >= *limit) else {
         return false;

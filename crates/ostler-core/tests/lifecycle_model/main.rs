@@ -1,4 +1,5 @@
-//! Random histories against an independent model of facts, and random worlds that answer what they are told to do.
+//! Random histories against an independent model of facts, and random worlds that carry out its
+//! effects.
 
 use std::time::Duration;
 
@@ -129,14 +130,15 @@ impl Rulebook {
                     ..
                 } if overdue => {}
                 Effect::Announce { what, .. } => self.hear(what),
-                Effect::ReleaseOverdue(_) => assert!(index > 0, "an overdue release that is not told"),
+                Effect::ReleaseOverdue(_) => assert!(index > 0, "an overdue release that is not announced"),
                 Effect::Record | Effect::WatchReady | Effect::WatchHealth => {}
                 Effect::CheckPorts | Effect::Unrecord | Effect::NameHolders => {}
             }
         }
     }
 
-    /// In the order of the states; only a repeated stopping and an overdue failure may come out of turn.
+    /// In the order of the states; only a repeated stopping and an overdue failure may come out of
+    /// turn.
     fn hear(&mut self, what: &Transition) {
         let rank = match what {
             Transition::Reserved => 1,
@@ -199,7 +201,7 @@ proptest! {
             prop_assert_eq!(life.state(), facts.state(), "after {:?}: {:?}", input, &facts);
             prop_assert_eq!(book.spawns, usize::from(facts.spawn_asked()), "{:?}", &facts);
             if facts.must_be_ended() {
-                prop_assert!(book.ends > 0, "a process that nobody ended: {:?}", &facts);
+                prop_assert!(book.ends > 0, "a process whose end was not ordered: {:?}", &facts);
             }
             if matches!(input, Input::Deadline) && result.is_ok() {
                 prop_assert!(life.deadline().is_none_or(|next| next > now), "a deadline that turns in place");

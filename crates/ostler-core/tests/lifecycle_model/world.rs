@@ -1,4 +1,5 @@
-//! A world in which a worker lives: it does what the effects say, late, in any order, and not at the first try.
+//! A world in which a worker lives: it does what the effects say, late, in any order, and not at
+//! the first try.
 
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ pub(crate) struct Manners {
     survives_kills: u8,
     ports_held: u8,
     unrecord_fails: u8,
-    /// The tree's end is told before its leader's.
+    /// The tree's end is reported before its leader's.
     tree_first: bool,
 }
 
@@ -75,7 +76,8 @@ pub(crate) fn worlds() -> impl Strategy<Value = Manners> {
 }
 
 impl Manners {
-    /// The longest that a release can take in this world: every answer late, every grace and every kill used up.
+    /// The longest that a release can take in this world: every answer late, every grace and every
+    /// kill used up.
     fn answers(&self) -> u32 {
         12 + u32::from(self.ports_held) + u32::from(self.unrecord_fails)
     }
@@ -90,7 +92,7 @@ impl Manners {
 /// What happens in the world itself.
 #[derive(Debug, Clone)]
 enum Happening {
-    Told(Input),
+    Reported(Input),
     Dies(ExitStatus),
     TreeKilled,
 }
@@ -135,7 +137,7 @@ impl World {
     }
 
     pub(crate) fn later(&mut self, pause: Duration, input: Input) {
-        self.agenda.push((self.now + pause, Happening::Told(input)));
+        self.agenda.push((self.now + pause, Happening::Reported(input)));
     }
 
     fn happens(&mut self, pause: Duration, what: Happening) {
@@ -163,7 +165,7 @@ impl World {
                 (Some((index, at)), _) => {
                     self.now = self.now.max(at);
                     match self.agenda.remove(index).1 {
-                        Happening::Told(input) => self.tell(input),
+                        Happening::Reported(input) => self.tell(input),
                         what => {
                             self.happen(&what);
                             Vec::new()
@@ -199,7 +201,8 @@ impl World {
         self.life.step(input, self.now)
     }
 
-    /// The sitter ends the tree of a lost guardian. When it dies too, the kernel kills the leader, and no more news comes.
+    /// The sitter ends the tree of a lost guardian. When it dies too, the kernel kills the leader,
+    /// and no more news comes.
     fn lose_guardian(&mut self) {
         self.guardian_dead = true;
         if !self.manners.sitters_die_too {
@@ -211,15 +214,15 @@ impl World {
         self.agenda.retain(|(_, what)| {
             let from_sitter = [Input::Spawned, Input::TreeGone];
             !matches!(what, Happening::Dies(_) | Happening::TreeKilled)
-                && !matches!(what, Happening::Told(Input::Exited(_) | Input::SpawnFailed(_)))
-                && !matches!(what, Happening::Told(input) if from_sitter.contains(input))
+                && !matches!(what, Happening::Reported(Input::Exited(_) | Input::SpawnFailed(_)))
+                && !matches!(what, Happening::Reported(input) if from_sitter.contains(input))
         });
         self.later(millis(5), Input::SittersEnded);
     }
 
     fn happen(&mut self, what: &Happening) {
         match what {
-            Happening::Told(_) => {}
+            Happening::Reported(_) => {}
             Happening::Dies(status) => {
                 if std::mem::take(&mut self.leader) {
                     self.alive -= 1;

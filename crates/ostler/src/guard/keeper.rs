@@ -1,7 +1,8 @@
 //! The guardian's keeper: the actor that has a guardian running.
 //!
-//! When the guardian is lost the actor fails, and its supervisor starts it anew: with the next guardian, and counted
-//! against the root's intensity. The workers of the lost one are restarted by their starters, and not counted.
+//! When the guardian is lost the actor fails, and its supervisor starts it anew: with the next
+//! guardian, and counted against the root's intensity. The workers of the lost one are restarted by
+//! their starters, and not counted.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,7 +14,8 @@ use ostler_os::limits;
 use ostler_telemetry::{EventKind, Facts};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::link::{Link, Orders};
+use super::link::Link;
+use super::orders::Orders;
 use crate::hub::{About, Hub};
 use crate::instance::services::Services;
 use crate::supervisor::Exit;
@@ -52,8 +54,8 @@ impl Actor for GuardianKeeper {
         arguments: KeeperArguments,
     ) -> Result<(), ActorProcessingErr> {
         let services = Arc::clone(&arguments.services);
-        // A guardian without a keeper would not be replaced when it is lost: it goes now, and its workers
-        // learn why.
+        // A guardian without a keeper would not be replaced when it is lost: it goes now, and its
+        // workers learn why.
         if let Some((unkept, generation)) = services.link.serving_now() {
             lose(
                 &services.link,
@@ -122,9 +124,10 @@ impl Source for Events {
     }
 }
 
-/// Brings a guardian's news to its incarnations, until it and all its sitters have ended. A task of its
-/// own: it goes on for a guardian that is lost. A guardian that ends while it serves is lost, however it
-/// says goodbye: an orderly end is ordered by a link that is closed. `report` learns of the loss.
+/// Brings a guardian's news to its incarnations, until it and all its sitters have ended. A task of
+/// its own: it goes on for a guardian that is lost. A guardian that ends while it serves is lost,
+/// however it says goodbye: an orderly end is ordered by a link that is closed. `report` learns of
+/// the loss.
 async fn pump<G: Orders>(
     mut events: impl Source,
     link: &Link<G>,

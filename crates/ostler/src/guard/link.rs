@@ -1,8 +1,12 @@
 //! The link to the guardian: which guardian serves now, and whose news goes where.
 //!
-//! The link lives outside the actor that keeps a guardian running ([`GuardianKeeper`](super::keeper::GuardianKeeper)), so that orders
-//! can be given and news be heard whatever happens to that actor. A guardian that was lost goes on being listened to
-//! until all its sitters have ended, while the next one serves already.
+//! The link lives outside the actor that keeps a guardian running
+//! ([`GuardianKeeper`](super::keeper::GuardianKeeper)), so that orders can be given and news be
+//! heard whatever happens to that actor. A guardian that was lost goes on being listened to until
+//! all its sitters have ended, while the next one serves already.
+
+mod census;
+mod slots;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,15 +15,21 @@ use std::time::Duration;
 
 use ostler_core::ids::Incarnation;
 use ostler_core::spec::StopSpec;
-use ostler_os::guardian::{Guardian, GuardianEvent, OrderError, TreeProcess};
+use ostler_os::guardian::{Guardian, GuardianEvent};
 use tokio::sync::{mpsc, watch};
 
+pub(crate) use census::Census;
+use census::Censuses;
+use slots::SlotNumbers;
+
+use super::orders::Orders;
 use crate::patience;
 
 /// What an incarnation hears from the guardian and its sitter.
 #[derive(Debug)]
 pub(crate) enum News {
-    /// Something happened to it. Boxed: a channel keeps room for 32 messages, and most of them are rare.
+    /// Something happened to it. Boxed: a channel keeps room for 32 messages, and most of them are
+    /// rare.
     Event(Box<GuardianEvent>),
     /// The guardian that it runs under is dead; its sitter ends it.
     GuardianLost,
@@ -32,39 +42,6 @@ pub(crate) enum News {
 pub(crate) struct Route {
     pub(crate) incarnation: Incarnation,
     pub(crate) sender: mpsc::UnboundedSender<News>,
-}
-
-/// What the link needs of a guardian. Tests script it.
-pub(crate) trait Orders: Clone + Send + Sync + 'static {
-    /// Has the slot's sitter end this incarnation.
-    fn end(&self, slot: u32, incarnation: Incarnation, stop: StopSpec) -> Result<(), OrderError>;
-
-    /// Has the slot's sitter end itself.
-    fn close(&self, slot: u32) -> Result<(), OrderError>;
-
-    /// Asks what the guardian still has.
-    fn census(&self) -> Result<(), OrderError>;
-
-    /// Closes the line: the guardian ends everything that it has.
-    fn abandon(&self);
-}
-
-impl Orders for Guardian {
-    fn end(&self, slot: u32, incarnation: Incarnation, stop: StopSpec) -> Result<(), OrderError> {
-        Guardian::end(self, slot, incarnation.0, stop.signal, stop.grace)
-    }
-
-    fn close(&self, slot: u32) -> Result<(), OrderError> {
-        Guardian::close(self, slot)
-    }
-
-    fn census(&self) -> Result<(), OrderError> {
-        Guardian::census(self)
-    }
-
-    fn abandon(&self) {
-        Guardian::abandon(self);
-    }
 }
 
 /// Which guardian serves.
@@ -90,8 +67,8 @@ struct Bound {
     generation: u64,
 }
 
-/// Whose news goes where, and which guardians have none any more: under one lock, so that no incarnation is bound to
-/// a guardian between its last news and the note of it.
+/// Whose news goes where, and which guardians have none any more: under one lock, so that no
+/// incarnation is bound to a guardian between its last news and the note of it.
 #[derive(Debug, Default)]
 struct Routes {
     bound: HashMap<u32, Bound>,
@@ -110,80 +87,6 @@ impl Routes {
     }
 }
 
-/// The numbers of slots at the guardian. They are used again: its table is as long as the highest that was ever used.
-#[derive(Debug, Default)]
-struct SlotNumbers {
-    /// The lowest that was never used.
-    unused: u32,
-    /// Those that were given back.
-    free: Vec<u32>,
-    /// Slots that were closed, whose sitters have not ended yet, and the guardian that was told.
-    closing: HashMap<u32, u64>,
-}
-
-impl SlotNumbers {
-    fn take(&mut self) -> u32 {
-        self.free.pop().unwrap_or_else(|| {
-            self.unused += 1;
-            self.unused - 1
-        })
-    }
-
-    /// Whether it was being closed, under this guardian.
-    fn closed(&mut self, slot: u32, generation: u64) -> bool {
-        let closed = self.closing.get(&slot) == Some(&generation);
-        if closed {
-            self.closing.remove(&slot);
-            self.free.push(slot);
-        }
-        closed
-    }
-
-    /// With a guardian its sitters go, and the next one knows nothing of its slots.
-    fn guardian_lost(&mut self, generation: u64) -> bool {
-        let before = self.closing.len();
-        let freed = self.closing.extract_if(|_, told| *told <= generation);
-        self.free.extend(freed.map(|(slot, _)| slot));
-        self.closing.len() < before
-    }
-}
-
-/// The questions for a census to one guardian, and its answers. Both keep their order, so the n-th answer
-/// belongs to the n-th question, also when no one waits for it any more.
-#[derive(Debug, Default)]
-struct Censuses {
-    generation: u64,
-    asked: u64,
-    answered: u64,
-    latest: Option<Census>,
-}
-
-impl Censuses {
-    /// A question to this guardian: its number.
-    fn ask(&mut self, generation: u64) -> u64 {
-        if self.generation != generation {
-            *self = Self {
-                generation,
-                ..Self::default()
-            };
-        }
-        self.asked += 1;
-        self.asked
-    }
-
-    fn answer(&mut self, generation: u64, census: Census) {
-        if self.generation == generation {
-            self.answered += 1;
-            self.latest = Some(census);
-        }
-    }
-
-    /// Whether this question has its answer, or never will.
-    fn is_settled(&self, generation: u64, question: u64) -> bool {
-        self.generation != generation || self.answered >= question
-    }
-}
-
 /// The line to the guardian that serves, and the routes of its news; see the [module](self).
 #[derive(Debug)]
 pub(crate) struct Link<G = Guardian> {
@@ -196,15 +99,6 @@ pub(crate) struct Link<G = Guardian> {
     endings: watch::Sender<u64>,
     slots: watch::Sender<SlotNumbers>,
     censuses: watch::Sender<Censuses>,
-}
-
-/// What the guardian says it still has.
-#[derive(Debug, Clone)]
-pub(crate) struct Census {
-    /// Slot and pid of each sitter.
-    pub(crate) sitters: Vec<(u32, u32)>,
-    /// Children of the guardian that are no sitters.
-    pub(crate) strays: Vec<TreeProcess>,
 }
 
 /// Why it is not known what the guardian still has.
@@ -281,7 +175,8 @@ impl<G: Orders> Link<G> {
         }
     }
 
-    /// No guardian will follow the present one, or the one that was lost: what waits for one gets an error.
+    /// No guardian will follow the present one, or the one that was lost: what waits for one gets
+    /// an error.
     pub(crate) fn expect_no_other(&self) {
         self.last.store(true, Ordering::SeqCst);
         self.serving.send_if_modified(|serving| {
@@ -293,15 +188,17 @@ impl<G: Orders> Link<G> {
         });
     }
 
-    /// Closes the line to the guardian at once, without a runtime: the guardian ends everything that it has.
+    /// Closes the line to the guardian at once, without a runtime: the guardian ends everything
+    /// that it has.
     pub(crate) fn abandon(&self) {
         if let Some(guardian) = self.close() {
             guardian.abandon();
         }
     }
 
-    /// From now on the news of this slot's incarnation under this guardian goes there. A guardian can be lost between
-    /// the moment when it was asked for and this one: that is the first news then.
+    /// From now on the news of this slot's incarnation under this guardian goes there. A guardian
+    /// can be lost between the moment when it was asked for and this one: that is the first news
+    /// then.
     pub(crate) fn bind(&self, slot: u32, generation: u64, route: Route) {
         let mut routes = lock(&self.routes);
         // A driver that is gone needs no news.
@@ -326,7 +223,8 @@ impl<G: Orders> Link<G> {
         }
     }
 
-    /// Has the incarnation's sitter end it. Under a guardian that is lost its sitter ends it anyway.
+    /// Has the incarnation's sitter end it. Under a guardian that is lost its sitter ends it
+    /// anyway.
     pub(crate) fn end(&self, slot: u32, incarnation: Incarnation, stop: StopSpec) {
         let Some(guardian) = self.current() else { return };
         if let Err(error) = guardian.end(slot, incarnation, stop) {
@@ -344,8 +242,9 @@ impl<G: Orders> Link<G> {
         number
     }
 
-    /// These slots are not used any more: their sitters may end, and then their numbers can be used again.
-    /// Noted at once; a task gives the orders, so that the release of a pool does not wait for a thousand.
+    /// These slots are not used any more: their sitters may end, and then their numbers can be used
+    /// again. Noted at once; a task gives the orders, so that the release of a pool does not wait
+    /// for a thousand.
     pub(crate) fn close_slots(self: &Arc<Self>, slots: Vec<u32>) {
         let serving = self.serving_now();
         let generation = serving.as_ref().map_or(0, |(_, generation)| *generation);
@@ -382,7 +281,8 @@ impl<G: Orders> Link<G> {
             let mut slots = self.slots.subscribe();
             slots.wait_for(|slots| slots.closing.is_empty()).await.ok()?;
             let mut question = None;
-            // Numbered and asked in one step, so that the numbers follow the order of the questions.
+            // Numbered and asked in one step, so that the numbers follow the order of the
+            // questions.
             self.censuses.send_modify(|censuses| {
                 question = guardian.census().ok().map(|()| censuses.ask(generation));
             });
@@ -425,7 +325,8 @@ impl<G: Orders> Link<G> {
             }
             // No sitter is left to be closed.
             GuardianEvent::SitterLost { slot, .. } => self.slot_closed(slot, generation),
-            // The sitter did not hear that it is closed: it serves the slot's next owner, or ends with the guardian.
+            // The sitter did not hear that it is closed: it serves the slot's next owner, or ends
+            // with the guardian.
             GuardianEvent::OrderFailed {
                 slot, incarnation: 0, ..
             } => self.slot_closed(slot, generation),
@@ -445,8 +346,8 @@ impl<G: Orders> Link<G> {
         }
     }
 
-    /// Tells every incarnation under this guardian that it is lost, and takes it out of service. Whether it was in
-    /// service: one that was closed has not been lost.
+    /// Tells every incarnation under this guardian that it is lost, and takes it out of service.
+    /// Whether it was in service: one that was closed has not been lost.
     pub(crate) fn lost(&self, generation: u64) -> bool {
         let lost = self.serving.send_if_modified(|serving| {
             let current = matches!(serving, Serving::This { generation: now, .. } if *now == generation);

@@ -6,7 +6,7 @@ use ostler_core::ids::Incarnation;
 use ostler_core::spec::StopSpec;
 use ostler_os::guardian::OrderError;
 
-use super::link::Orders;
+use super::orders::Orders;
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Scripted {

@@ -1,5 +1,5 @@
-//! From a transition of the lifecycle to the event that the world sees, to what the slot shows of its
-//! worker, and to what the owner hears.
+//! From a transition of the lifecycle to the event that the world sees, to what the slot shows of
+//! its worker, and to what the owner hears.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

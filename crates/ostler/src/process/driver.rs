@@ -1,24 +1,23 @@
 //! One incarnation from its reservation to its release: carries out what the lifecycle decides.
 //!
-//! A task of its own. Everything that happens to the incarnation reaches it as an [`Input`] for the pure
-//! lifecycle, one at a time; everything it does is an [`Effect`] of it. Nothing is awaited in between:
-//! work that takes time is a future in `pending`, `listening` or `watching`, so that a stop is heard at
-//! every step. It keeps no state that decides anything: that is the lifecycle's.
+//! A task of its own. Everything that happens to the incarnation reaches it as an [`Input`] for the
+//! pure lifecycle, one at a time; everything it does is an [`Effect`] of it. Nothing is awaited in
+//! between: work that takes time is a future in `pending`, `listening` or `watching`, so that a
+//! stop is heard at every step. It keeps no state that decides anything: that is the lifecycle's.
+
+mod arrivals;
 
 use std::convert::Infallible;
-use std::os::unix::process::ExitStatusExt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use ostler_core::failure::{ExitStatus, Failure};
-use ostler_core::lifecycle::{Cause, Effect, Input, Lifecycle, Outcome, Rest, Rules, State, Transition};
+use ostler_core::failure::Failure;
+use ostler_core::lifecycle::{Cause, Effect, Input, Lifecycle, Outcome, Rules, State, Transition};
 use ostler_core::moment::Moment;
-use ostler_core::signal::Signal;
 use ostler_core::spec::{Ports, StopSpec, WorkerSpec};
 use ostler_failpoint::{self as failpoint, Point};
-use ostler_os::guardian::{GuardianEvent, SignalCause};
 use ostler_telemetry::{EventKind, Facts};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::Instant;
@@ -36,8 +35,8 @@ use crate::guard::{News, Route};
 use crate::instance::services::StopLevel;
 use crate::patience;
 
-/// Begins the slot's next incarnation. It is reserved only when the one before it is released, and when
-/// the pool's `max_starting` allows.
+/// Begins the slot's next incarnation. It is reserved only when the one before it is released, and
+/// when the pool's `max_starting` allows.
 pub(crate) fn begin(setup: &Arc<Setup>, slot: &Arc<Slot>, owner: Owner) -> Process {
     let (orders, received) = mpsc::unbounded_channel();
     let (progress, seen) = watch::channel(Progress::Held);
@@ -90,7 +89,8 @@ async fn drive(setup: Arc<Setup>, slot: Arc<Slot>, incarnation: Incarnation, mut
     owner(Notice::Ended(outcome));
 }
 
-/// Gives back what an incarnation holds in its instance, also when its task is dropped with the runtime.
+/// Gives back what an incarnation holds in its instance, also when its task is dropped with the
+/// runtime.
 struct Unreleased {
     setup: Arc<Setup>,
     incarnation: Incarnation,
@@ -194,113 +194,6 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// What a piece of work came to, for the lifecycle.
-    fn done(&mut self, done: Done) -> Option<Input> {
-        match done {
-            Done::Input(input) => Some(input),
-            Done::Reserved(prepared) => Some(self.reserved(prepared)),
-            Done::Ready(reported) => {
-                if !reported.is_empty() {
-                    let recorded = start::learn_ports(&self.incarnation, &mut self.resources, self.host, reported);
-                    self.pending.push(recorded);
-                }
-                Some(Input::Ready)
-            }
-            Done::EndedWithoutSitter(rest) => {
-                if !matches!(rest, Rest::Left(_)) {
-                    self.drop_cgroup();
-                }
-                Some(Input::EndedWithoutSitter(rest))
-            }
-            Done::Nothing => None,
-        }
-    }
-
-    fn reserved(&mut self, prepared: Prepared) -> Input {
-        match prepared.ports {
-            Ok(chosen) => {
-                self.slot.remember_ports(&chosen.ports, &chosen.listeners);
-                self.resources.ports = chosen.ports;
-                self.resources.reservations = chosen.reservations;
-                self.resources.listeners = chosen.listeners;
-            }
-            Err(failure) => self.resources.port_failure = Some(failure),
-        }
-        match prepared.recorded {
-            Ok(()) => Input::Recorded,
-            Err(failure) => Input::RecordFailed(failure),
-        }
-    }
-
-    /// What news from the guardian is to the lifecycle; `None`: nothing, or it is still under way.
-    fn heard(&mut self, news: News) -> Option<Input> {
-        match news {
-            News::GuardianLost => Some(Input::GuardianLost),
-            News::SittersEnded => Some(Input::SittersEnded),
-            News::Event(event) => self.heard_of(*event),
-        }
-    }
-
-    fn heard_of(&mut self, event: GuardianEvent) -> Option<Input> {
-        match event {
-            GuardianEvent::Spawned {
-                worker,
-                sitter,
-                in_cgroup,
-                ..
-            } => {
-                let (span, process) = (self.spans.activating(worker.pid), (&worker, sitter, in_cgroup));
-                let activated = start::spawned(&self.incarnation, &mut self.resources, self.host, process, span);
-                self.pending.push(activated);
-                self.slot.note_sitter(self.resources.sitter);
-                self.listen();
-                Some(Input::Spawned)
-            }
-            GuardianEvent::SpawnFailed { step, errno, .. } => {
-                let failure = start::of_spawn(self.incarnation.spec(), step, errno);
-                Some(Input::SpawnFailed(failure))
-            }
-            GuardianEvent::Exited { status, .. } => {
-                let drained = self.resources.drain_output();
-                self.pending.push(Box::pin(async move {
-                    drained.await;
-                    exit_status(status).map_or(Done::Nothing, |status| Done::Input(Input::Exited(status)))
-                }));
-                None
-            }
-            GuardianEvent::TreeGone { how, .. } => {
-                failpoint::reach(Point::TreeGoneTold);
-                if how.cgroup {
-                    self.drop_cgroup();
-                }
-                Some(Input::TreeGone)
-            }
-            // It comes before the exit that it brings, so that the exit is not taken for the worker's fault.
-            GuardianEvent::Signalled {
-                cause: SignalCause::GuardianDeath,
-                ..
-            } => Some(Input::GuardianLost),
-            GuardianEvent::SitterLost { .. } => {
-                // The guardian has killed it.
-                self.drop_cgroup();
-                Some(Input::SitterLost)
-            }
-            GuardianEvent::Signalled {
-                signal,
-                cause: SignalCause::GraceOver,
-                ..
-            } => {
-                self.emit_stop(announce::grace_over(signal));
-                None
-            }
-            other => {
-                let (worker, incarnation) = (&self.incarnation.worker, self.incarnation.number.0);
-                tracing::debug!(target: "ostler", %worker, incarnation, ?other);
-                None
-            }
-        }
-    }
-
     /// Carries out what the lifecycle decided. The outcome is the last effect of a life.
     fn perform(&mut self, effect: Effect) -> Option<Outcome> {
         match effect {
@@ -315,8 +208,8 @@ impl<'a> Driver<'a> {
             Effect::WatchReady => self.watching = Some(self.watch_ready()),
             Effect::WatchHealth => self.watching = self.watch_health(),
             Effect::End(stop) => self.end(stop),
-            // Both kill the cgroup, perhaps later than everything else: the next incarnation must not be
-            // born into it.
+            // Both kill the cgroup, perhaps later than everything else: the next incarnation must
+            // not be born into it.
             Effect::KillPastSitter => {
                 self.slot.note_spent_cgroup();
                 let killed = release::kill_past_sitter(&self.incarnation, &self.resources, self.host);
@@ -398,8 +291,8 @@ impl<'a> Driver<'a> {
         failpoint::reach(Point::EndOrdered);
     }
 
-    /// What is started in a cgroup that was killed would be killed at its birth: the next incarnation
-    /// gets another.
+    /// What is started in a cgroup that was killed would be killed at its birth: the next
+    /// incarnation gets another.
     fn drop_cgroup(&mut self) {
         if !self.resources.drop_cgroup() {
             self.slot.note_spent_cgroup();
@@ -472,8 +365,9 @@ impl<'a> Driver<'a> {
         if let Some(observer) = hub.observer().filter(|_| lines > 0) {
             observer.output_dropped(hub.app(), &self.incarnation.worker.pool, lines);
         }
-        // What is not counted would be tried again without end and without pause. A worker that ran and
-        // lost its guardian comes back at once; a start that came to nothing waits before the next.
+        // What is not counted would be tried again without end and without pause. A worker that ran
+        // and lost its guardian comes back at once; a start that came to nothing waits before the
+        // next.
         let ran = self.resources.pid.is_some();
         let pauses = |failure: &Failure| failure.reason.is_machine_limit() || !failure.reason.is_counted() && !ran;
         let failed_uncounted = matches!(&outcome, Outcome::Failed(failure) if pauses(failure));
@@ -509,12 +403,6 @@ fn killed(mut stop_level: watch::Receiver<StopLevel>) -> Work {
             kill: true,
         })
     })
-}
-
-/// The end of a process as the core has it; `None` for a status that is not an end.
-fn exit_status(status: std::process::ExitStatus) -> Option<ExitStatus> {
-    let by_signal = || status.signal().and_then(Signal::from_number).map(ExitStatus::Signal);
-    status.code().map(ExitStatus::Code).or_else(by_signal)
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

@@ -1,13 +1,16 @@
 //! What an incarnation needs of its host, as narrow traits: orders to the guardian, records in the
 //! table, checks on the machine. Tests script them.
 
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
+use nix::unistd::geteuid;
 use ostler_core::failure::{Failure, Reason};
 use ostler_core::ids::{Incarnation, WorkerId};
 use ostler_core::lifecycle::Rest;
@@ -61,7 +64,7 @@ pub(crate) struct Host {
     pub(super) guard: Arc<dyn Guard>,
     pub(super) table: Arc<dyn Records>,
     pub(super) machine: Arc<dyn Machine>,
-    /// Where notify sockets and ready files are.
+    /// Where notify sockets and ready files belong; see [`Host::scratch`].
     pub(super) scratch: PathBuf,
     pub(super) stop_level: watch::Receiver<StopLevel>,
     /// How many incarnations are not yet released.
@@ -88,9 +91,50 @@ impl Host {
         }
     }
 
+    /// The directory for notify sockets and ready files: the run's own. It is made again when it is
+    /// gone (logind removes the runtime directory at the last logout), or, where that is not allowed,
+    /// replaced by one below the directory for temporary files.
+    ///
+    /// # Errors
+    /// When neither can be made.
+    pub(super) fn scratch(&self) -> io::Result<PathBuf> {
+        if make_private(&self.scratch, true).is_ok() {
+            return Ok(self.scratch.clone());
+        }
+        let spare = self.spare();
+        make_private(&spare, false)?;
+        Ok(spare)
+    }
+
+    fn spare(&self) -> PathBuf {
+        std::env::temp_dir().join(format!("ostler-{}", self.owner.run))
+    }
+
     pub(super) fn note_unseen(&self, what: String) {
         self.unseen.lock().unwrap_or_else(PoisonError::into_inner).push(what);
     }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // Rarely there. With something in it, another pool of the run uses it.
+        drop(fs::remove_dir(self.spare()));
+    }
+}
+
+/// A directory that only this user can enter.
+fn make_private(path: &Path, with_parents: bool) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).recursive(with_parents).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let found = fs::symlink_metadata(path)?;
+    let is_ours = found.is_dir() && found.uid() == geteuid().as_raw() && found.mode() & 0o022 == 0;
+    if is_ours {
+        return Ok(());
+    }
+    let message = format!("{} is not a directory that only this user can write to", path.display());
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
 }
 
 /// Why an order to spawn reached no guardian.
@@ -104,7 +148,8 @@ pub(super) enum SpawnRefused {
 
 /// Orders to the guardian that serves.
 pub(super) trait Guard: Send + Sync {
-    /// Orders a spawn, as soon as a guardian serves. From then on the incarnation's news goes by `route`.
+    /// Orders a spawn, as soon as a guardian serves. From then on the incarnation's news goes by
+    /// `route`.
     fn spawn(&self, slot: u32, route: Route, request: SpawnRequest) -> BoxFuture<'_, Result<(), SpawnRefused>>;
 
     /// Orders the incarnation's sitter to end it.
@@ -188,8 +233,8 @@ pub(super) trait Machine: Send + Sync {
     fn end_without_sitter(&self, remnants: &Remnants) -> Rest;
 }
 
-/// It holds nothing else of the instance: its work may outlive the runtime, and a run whose lock is held
-/// lives.
+/// It holds nothing else of the instance: its work may outlive the runtime, and a run whose lock is
+/// held lives.
 struct ThisMachine {
     cgroup: Option<Arc<RunGroup>>,
 }

@@ -1,5 +1,5 @@
-//! Every message of a worker's process: what its owner hears, what its driver hears, what work comes
-//! to.
+//! Every message of a worker's process: what its owner hears, what its driver hears, what work
+//! comes to.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -23,8 +23,8 @@ pub(crate) enum Notice {
     NotReady,
     /// Its life is over; this is how it ended.
     Ended(Outcome),
-    /// It has ended, but what it held was not released in time. Its release goes on being tried, and
-    /// nothing takes its place before that.
+    /// It has ended, but what it held was not released in time. Its release goes on being tried,
+    /// and nothing takes its place before that.
     Overdue(Failure),
 }
 

@@ -55,8 +55,8 @@ pub(super) fn name_holders(resources: &Resources, host: &Host) -> Work {
     })
 }
 
-/// Kills an incarnation whose sitter takes no orders because its guardian is lost. The sitter reports
-/// the end.
+/// Kills an incarnation whose sitter takes no orders because its guardian is lost. The sitter
+/// reports the end.
 pub(super) fn kill_past_sitter(incarnation: &Incarnation, resources: &Resources, host: &Host) -> Work {
     let remnants = remnants(incarnation, resources);
     on_machine(host, Done::Input(Input::KilledPastSitter), move |machine| {

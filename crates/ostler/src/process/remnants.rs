@@ -11,8 +11,8 @@ use ostler_os::identity::{Attribution, ProcessIdentity};
 
 use crate::remains::{self, KILL_LIMIT, Killed, Remains};
 
-/// What identifies the processes of one incarnation. All of it is the incarnation's own: the work may
-/// come late, when the worker's next incarnation runs already.
+/// What identifies the processes of one incarnation. All of it is the incarnation's own: the work
+/// may come late, when the worker's next incarnation runs already.
 #[derive(Debug, Clone)]
 pub(super) struct Remnants {
     pub(super) worker: WorkerId,
@@ -56,8 +56,8 @@ impl Remnants {
         }
     }
 
-    /// Kills what lives below the sitter, which is left alone. The sitter adopts orphans, so all of the
-    /// tree is below it, and no marker must be searched for. Blocks.
+    /// Kills what lives below the sitter, which is left alone. The sitter adopts orphans, so all of
+    /// the tree is below it, and no marker must be searched for. Blocks.
     pub(super) fn kill_past_sitter(&self) {
         self.kill_cgroup();
         let below = self.sitter.as_ref().map(Remains::below).unwrap_or_default();

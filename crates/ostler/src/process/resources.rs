@@ -69,8 +69,8 @@ impl Resources {
         }
     }
 
-    /// A cgroup that was killed is not used again. Whether it is gone: the kernel may call it busy for a
-    /// moment more.
+    /// A cgroup that was killed is not used again. Whether it is gone: the kernel may call it busy
+    /// for a moment more.
     pub(super) fn drop_cgroup(&mut self) -> bool {
         self.cgroup
             .take()
@@ -82,7 +82,8 @@ impl Resources {
         self.captures().map(Capture::dropped).sum()
     }
 
-    /// Reads what the process wrote before it ended, without waiting for others that hold its pipes.
+    /// Reads what the process wrote before it ended, without waiting for others that hold its
+    /// pipes.
     pub(super) fn drain_output(&self) -> impl Future<Output = ()> + Send + use<> {
         let captures: Vec<Capture> = self.captures().cloned().collect();
         async move {
@@ -92,8 +93,8 @@ impl Resources {
         }
     }
 
-    /// The failure with what the incarnation itself says of it: the last lines of its stderr, and why
-    /// it was not ready.
+    /// The failure with what the incarnation itself says of it: the last lines of its stderr, and
+    /// why it was not ready.
     pub(super) fn explain(&self, spec: &WorkerSpec, mut failure: Failure) -> Failure {
         if failure.stderr_tail.is_empty()
             && let Some(stderr) = &self.stderr
@@ -116,8 +117,8 @@ impl Resources {
     }
 }
 
-/// What a worker that never got ready printed last: the exception of a Python program, with the package
-/// that fixes it, or its last line on stderr.
+/// What a worker that never got ready printed last: the exception of a Python program, with the
+/// package that fixes it, or its last line on stderr.
 fn last_words(spec: &WorkerSpec, failure: &mut Failure) -> Option<String> {
     let Some(found) = traceback::read(&failure.stderr_tail) else {
         let last = failure.stderr_tail.last()?;

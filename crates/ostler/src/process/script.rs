@@ -1,5 +1,5 @@
-//! A host whose guardian, table and machine are scripted: what an incarnation asks of them is noted in
-//! order, and the test answers. For unit tests with paused time.
+//! A host whose guardian, table and machine are scripted: what an incarnation asks of them is noted
+//! in order, and the test answers. For unit tests with paused time.
 
 use std::collections::VecDeque;
 use std::io;

@@ -21,11 +21,12 @@ struct Memory {
     incarnations: u64,
     ports: PortMap,
     listeners: Listeners,
-    /// Starts in a row that failed uncounted (the machine's limits, a store that stalls, a guardian or
-    /// sitter that was lost); each lengthens the pause before the next one.
+    /// Starts in a row that failed uncounted (the machine's limits, a store that stalls, a guardian
+    /// or sitter that was lost); each lengthens the pause before the next one.
     uncounted_failures: u32,
     latest: Option<watch::Receiver<Progress>>,
-    /// Cgroups of the slot that were killed and could not be removed at once: they go with the run's.
+    /// Cgroups of the slot that were killed and could not be removed at once: they go with the
+    /// run's.
     spent_cgroups: u64,
     /// Nothing starts here any more, and its number may belong to another slot by now.
     closed: bool,
@@ -38,7 +39,8 @@ struct Memory {
     intensity: Option<UsedIntensity>,
 }
 
-/// The intensity of the slot's starter after its latest restart, as the supervision engine counts it.
+/// The intensity of the slot's starter after its latest restart, as the supervision engine counts
+/// it.
 #[derive(Debug)]
 struct UsedIntensity {
     counter: Intensity,
@@ -57,8 +59,8 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    /// A slot that no incarnation was in. `first` is the number of its first one: a pool of the same
-    /// name may have been stopped in this run, and its numbers are used up.
+    /// A slot that no incarnation was in. `first` is the number of its first one: a pool of the
+    /// same name may have been stopped in this run, and its numbers are used up.
     pub(crate) fn new(worker: WorkerId, number: u32, first: Incarnation) -> Arc<Self> {
         Arc::new(Self {
             worker,
@@ -71,21 +73,21 @@ impl Slot {
         })
     }
 
-    /// The next incarnation's number, and its predecessor's progress. Its own progress is what the next
-    /// one waits for.
+    /// The next incarnation's number, and its predecessor's progress. Its own progress is what the
+    /// next one waits for.
     pub(super) fn next(&self, progress: watch::Receiver<Progress>) -> (Incarnation, Option<watch::Receiver<Progress>>) {
         let mut memory = self.memory();
         memory.incarnations += 1;
         (Incarnation(memory.incarnations), memory.latest.replace(progress))
     }
 
-    /// Waits until the latest incarnation is released, or its release is overdue. At once where there
-    /// is none. Cancel-safe.
+    /// Waits until the latest incarnation is released, or its release is overdue. At once where
+    /// there is none. Cancel-safe.
     pub(crate) async fn settled(&self) {
         let latest = self.memory().latest.clone();
         if let Some(mut latest) = latest {
-            // An error means that the driver is gone, as when the runtime shuts down: nothing is left
-            // to wait for.
+            // An error means that the driver is gone, as when the runtime shuts down: nothing is
+            // left to wait for.
             let _ = latest.wait_for(|progress| *progress != Progress::Held).await;
         }
     }
@@ -98,8 +100,8 @@ impl Slot {
             .is_none_or(|latest| *latest.borrow() == Progress::Released)
     }
 
-    /// The slot is not used any more: its cgroup and its listeners may go. True the first time, when
-    /// its sitter may go too; never while something is held.
+    /// The slot is not used any more: its cgroup and its listeners may go. True the first time,
+    /// when its sitter may go too; never while something is held.
     pub(crate) fn close(&self) -> bool {
         let closes = self.is_released() && !std::mem::replace(&mut self.memory().closed, true);
         if closes {
@@ -212,7 +214,8 @@ impl Slot {
         memory.listeners.clone_from(listeners);
     }
 
-    /// A start has ended: whether the next one must pause before it, because this one failed uncounted.
+    /// A start has ended: whether the next one must pause before it, because this one failed
+    /// uncounted.
     pub(super) fn note_start(&self, failed_uncounted: bool) {
         let mut memory = self.memory();
         memory.uncounted_failures = match failed_uncounted {

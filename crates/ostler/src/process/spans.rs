@@ -1,10 +1,12 @@
-//! The spans of an incarnation: its start is one trace, its stop another, and nothing is open between the two.
+//! The spans of an incarnation: its start is one trace, its stop another, and nothing is open
+//! between the two.
 //!
 //! ```text
 //! ostler.worker.start   reserve → spawn → await_ready, activate
 //! ostler.worker.stop    term → wait → kill → tree_gone → port → record
 //! ```
-//! The next start is linked to the stop that it follows. Without a listener none of this costs more than a look.
+//! The next start is linked to the stop that it follows. Without a listener none of this costs more
+//! than a look.
 
 use std::time::Instant;
 
@@ -84,8 +86,8 @@ impl Spans {
         step!(self.start, span::ACTIVATE)
     }
 
-    /// The span that a transition belongs to, and its place. The first of an end begins the trace of the stop; what
-    /// comes later belongs to that.
+    /// The span that a transition belongs to, and its place. The first of an end begins the trace
+    /// of the stop; what comes later belongs to that.
     pub(super) fn enter(
         &mut self,
         incarnation: &Incarnation,

@@ -1,7 +1,8 @@
-//! When a worker is ready, and whether it stays well: what the driver waits on, without any knowledge of actors.
+//! When a worker is ready, and whether it stays well: what the driver waits on, without any
+//! knowledge of actors.
 //!
-//! Everything here ends by being dropped: no task is left behind, and no deadline is kept but those of single
-//! attempts. How long a start may take is the lifecycle's business.
+//! Everything here ends by being dropped: no task is left behind, and no deadline is kept but those
+//! of single attempts. How long a start may take is the lifecycle's business.
 
 mod file;
 mod health;
@@ -36,8 +37,8 @@ const PAUSE_FIRST: Duration = Duration::from_millis(10);
 /// The longest such pause.
 const PAUSE_MAX: Duration = Duration::from_millis(250);
 
-/// How long one attempt may take while the worker starts. A worker that accepts and answers late is still heard, as
-/// long as it takes less than this.
+/// How long one attempt may take while the worker starts. A worker that accepts and answers late is
+/// still heard, as long as it takes less than this.
 const ATTEMPT_LIMIT: Duration = Duration::from_secs(5);
 
 /// What shows that a worker is ready.
@@ -78,7 +79,8 @@ pub(in crate::process) struct ReadyInfo {
     pub(in crate::process) ports: PortMap,
 }
 
-/// Why a worker was not ready when it was last looked at: for the message of the failure, if time runs out.
+/// Why a worker was not ready when it was last looked at: for the message of the failure, if time
+/// runs out.
 #[derive(Debug, Clone, Default)]
 pub(in crate::process) struct LastAnswer(Arc<Mutex<Option<String>>>);
 

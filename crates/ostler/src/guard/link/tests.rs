@@ -9,18 +9,18 @@ fn an_incarnation_bound_to_a_guardian_that_is_gone_learns_that() {
     link.lost(1);
     link.ended(1);
     link.lost(2);
-    let told = |generation| {
-        let (sender, mut told) = mpsc::unbounded_channel();
+    let heard = |generation| {
+        let (sender, mut heard) = mpsc::unbounded_channel();
         let incarnation = Incarnation(1);
         link.bind(0, generation, Route { incarnation, sender });
         link.forget(0, incarnation);
-        std::iter::from_fn(move || told.try_recv().ok())
+        std::iter::from_fn(move || heard.try_recv().ok())
             .map(|message| format!("{message:?}"))
             .collect::<Vec<_>>()
     };
-    assert_eq!(told(1), ["GuardianLost", "SittersEnded"]);
-    assert_eq!(told(2), ["GuardianLost"], "its sitters have not ended yet");
-    assert_eq!(told(3), [""; 0]);
+    assert_eq!(heard(1), ["GuardianLost", "SittersEnded"]);
+    assert_eq!(heard(2), ["GuardianLost"], "its sitters have not ended yet");
+    assert_eq!(heard(3), [""; 0]);
 }
 
 #[test]
@@ -82,7 +82,7 @@ async fn slots_that_are_closed_without_a_guardian_are_free() {
 #[test]
 fn news_of_a_lost_guardian_are_not_those_of_the_slots_next_owner() {
     let link = Link::<Scripted>::new();
-    let (sender, mut told) = mpsc::unbounded_channel();
+    let (sender, mut heard) = mpsc::unbounded_channel();
     let incarnation = Incarnation(1);
     link.bind(0, 2, Route { incarnation, sender });
     let end = |generation| {
@@ -96,9 +96,9 @@ fn news_of_a_lost_guardian_are_not_those_of_the_slots_next_owner() {
         link.deliver(generation, event);
     };
     end(1);
-    assert!(told.try_recv().is_err());
+    assert!(heard.try_recv().is_err());
     end(2);
-    assert!(told.try_recv().is_ok());
+    assert!(heard.try_recv().is_ok());
 }
 
 fn census_of(pid: u32) -> GuardianEvent {

@@ -1,5 +1,5 @@
-//! Every order of events in the table of races (docs/architecture.md), late events, and an owner that
-//! goes away: with a scripted guardian, table and machine, and paused time.
+//! Every order of events in the table of races (docs/architecture.md), late events, and an owner
+//! that goes away: with a scripted guardian, table and machine, and paused time.
 
 use std::time::Duration;
 
@@ -372,8 +372,8 @@ async fn a_tree_that_stays_is_named_and_killed_again() {
     stage.expect(&[Asked::Remove(1)]).await;
 }
 
-/// Ctrl-Z, a debugger, a frozen cgroup: the host finds its deadline passed long ago, and the readiness
-/// that came in time not yet read.
+/// Ctrl-Z, a debugger, a frozen cgroup: the host finds its deadline passed long ago, and the
+/// readiness that came in time not yet read.
 #[tokio::test(start_paused = true)]
 async fn a_suspended_host_does_not_charge_its_worker() {
     let start_timeout = Duration::from_secs(30);

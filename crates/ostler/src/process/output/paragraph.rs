@@ -1,7 +1,7 @@
 //! Lines of a worker's output that belong together: a traceback is one record, not thirty.
 
-/// The longest record, in bytes: 16 KiB. What goes on beyond it is the next one; a line that is longer by itself is cut.
-/// Receivers refuse a request of more than 4 MiB, as a rule.
+/// The longest record, in bytes: 16 KiB. What goes on beyond it is the next one; a line that is
+/// longer by itself is cut. Receivers refuse a request of more than 4 MiB, as a rule.
 const LONGEST: usize = 16 * 1024;
 
 /// What is expected next, by what has been read.

@@ -16,7 +16,8 @@ use crate::status::PortMap;
 #[derive(Debug, Default)]
 pub(super) struct Offers<'a> {
     pub(super) ports: PortMap,
-    /// The names of the listening sockets that are passed, in the order of their descriptors; the unnamed one is empty.
+    /// The names of the listening sockets that are passed, in the order of their descriptors; the
+    /// unnamed one is empty.
     pub(super) listeners: Vec<String>,
     pub(super) notify_socket: Option<OsString>,
     pub(super) ready_file: Option<&'a Path>,
@@ -29,9 +30,9 @@ pub(super) struct Offers<'a> {
 pub(super) const LISTEN_PID: &str = "LISTEN_PID";
 
 /// Variables of the host that must not reach a worker: they describe the host to its own manager
-/// (`sd_notify(3)`, `sd_listen_fds(3)`, systemd.exec(5), or another Ostler), or its place in a trace.
-/// Everything that this module sets is among them, except for the marker: a process of a worker's
-/// worker belongs to both runs.
+/// (`sd_notify(3)`, `sd_listen_fds(3)`, systemd.exec(5), or another Ostler), or its place in a
+/// trace. Everything that this module sets is among them, except for the marker: a process of a
+/// worker's worker belongs to both runs.
 pub(super) fn is_for_the_host_alone(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes();
     let names = [
@@ -55,7 +56,8 @@ const SOCKET: &str = "OSTLER_SOCKET";
 const TRACE_PARENT: &str = "TRACEPARENT";
 const TRACE_STATE: &str = "TRACESTATE";
 
-/// The environment of one incarnation, sorted by name. Later layers win: inherited, the specification's, Ostler's own.
+/// The environment of one incarnation, sorted by name. Later layers win: inherited, the
+/// specification's, Ostler's own.
 pub(super) fn environment(
     inherited: impl Iterator<Item = (OsString, OsString)>,
     spec: &WorkerSpec,
@@ -131,8 +133,8 @@ mod tests {
         assert_eq!(env["OSTLER_RUN_00000000000000000000000000000007"], "p/1#3");
     }
 
-    /// An Ostler that is itself another Ostler's worker: its workers must not report ready in its place, or
-    /// take its port for theirs.
+    /// An Ostler that is itself another Ostler's worker: its workers must not report ready in its
+    /// place, or take its port for theirs.
     #[test]
     fn nothing_that_is_set_for_a_worker_reaches_its_own_workers() {
         let mut spec = WorkerSpec::new(["x"]);

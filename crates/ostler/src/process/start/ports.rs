@@ -13,8 +13,8 @@ use super::super::protocol::{ChosenPorts, Listeners};
 use super::refusal;
 use crate::status::PortMap;
 
-/// Chooses them on a thread that may block, when there is anything to choose. `before` are those of the
-/// incarnation before: they are tried first.
+/// Chooses them on a thread that may block, when there is anything to choose. `before` are those of
+/// the incarnation before: they are tried first.
 pub(super) async fn choose(
     spec: WorkerSpec,
     worker: String,

@@ -1,5 +1,5 @@
-//! Why an incarnation could not be started: what its machine, its guardian and its own specification
-//! refuse.
+//! Why an incarnation could not be started: what its machine, its guardian and its own
+//! specification refuse.
 
 use std::io;
 
@@ -58,8 +58,8 @@ pub(in crate::process) fn of_spawn(spec: &WorkerSpec, step: SpawnStep, errno: i3
     }
 }
 
-/// An order that could not be given. Only a guardian that is gone is not the worker's fault: a request
-/// that can't be made is counted, or it would be repeated without end.
+/// An order that could not be given. Only a guardian that is gone is not the worker's fault: a
+/// request that can't be made is counted, or it would be repeated without end.
 pub(super) fn of_order(error: &OrderError) -> Failure {
     let message = format!("the order to spawn did not reach the guardian: {error}");
     match error {

@@ -35,9 +35,10 @@ pub(in crate::process) fn reserve(incarnation: &Incarnation, host: &Host, before
     })
 }
 
-/// Writes the reservation, however long the store stalls. A call that the table did not answer in time
-/// is still carried out, and nothing may be left of it that is not known: so the table is asked again,
-/// and its next answer, which comes behind the first, tells whether the record was written.
+/// Writes the reservation, however long the store stalls. A call that the table did not answer in
+/// time is still carried out, and nothing may be left of it that is not known: so the table is
+/// asked again, and its next answer, which comes behind the first, tells whether the record was
+/// written.
 async fn write(table: &dyn Records, record: Record) -> Result<(), TableError> {
     let key = record.key();
     loop {

@@ -1,4 +1,5 @@
-//! The spawn: what the process is given, the order to the guardian, and what is learned of the process.
+//! The spawn: what the process is given, the order to the guardian, and what is learned of the
+//! process.
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
@@ -103,12 +104,16 @@ fn prepare_readiness(incarnation: &Incarnation, resources: &mut Resources, host:
     let spec = incarnation.spec();
     let name = format!("{}-{}", incarnation.slot, incarnation.number);
     if has_notify_socket(spec) {
-        let notify = Notify::bind(&host.scratch, &format!("{name}.notify"))
-            .map_err(|error| refusal::of_io("its notify socket", &error))?;
-        resources.notify = Some(notify);
+        let notify = host
+            .scratch()
+            .and_then(|scratch| Notify::bind(&scratch, &format!("{name}.notify")));
+        resources.notify = Some(notify.map_err(|error| refusal::of_io("its notify socket", &error))?);
     }
     if spec.ready == Some(Ready::File) {
-        resources.ready_file = Some(host.scratch.join(format!("{name}.ready")));
+        let scratch = host
+            .scratch()
+            .map_err(|error| refusal::of_io("the directory of its ready file", &error))?;
+        resources.ready_file = Some(scratch.join(format!("{name}.ready")));
     }
     if let Some(Ready::Line(pattern)) = &spec.ready {
         let watch = LineWatch::new(pattern).map_err(|error| {
@@ -184,8 +189,8 @@ pub(in crate::process) fn spawned(
     let (table, key) = (Arc::clone(&host.table), incarnation.key());
     Box::pin(async move {
         let _open = span;
-        // An incarnation that is ending already is not made active any more; its record exists all the
-        // same.
+        // An incarnation that is ending already is not made active any more; its record exists all
+        // the same.
         if let Err(error) = table.activate(key, activation).await {
             tracing::debug!(target: "ostler", %error, "a record was not made active");
         }

@@ -40,8 +40,8 @@ pub(super) fn make(incarnation: &Incarnation, resources: &mut Resources, hub: &A
             let refused = |error| refusal::of_io("a pipe for its stdin and stdout", &error);
             let (stdin, to_worker) = std::io::pipe().map_err(refused)?;
             let (from_worker, stdout) = std::io::pipe().map_err(refused)?;
-            // Kept until everything is released: a worker that sees its stdin end takes that for its
-            // order to end.
+            // Kept until everything is released: a worker that sees its stdin end takes that for
+            // its order to end.
             resources.stdio = Some(Stdio::new(to_worker.into(), from_worker.into()));
             (Some(stdin.into()), stdout.into())
         }

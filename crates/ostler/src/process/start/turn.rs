@@ -1,5 +1,5 @@
-//! What an incarnation waits for before it is reserved: the release of the one before it, a pause, its
-//! turn.
+//! What an incarnation waits for before it is reserved: the release of the one before it, a pause,
+//! its turn.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,8 @@ const PAUSE_FIRST: Duration = Duration::from_millis(100);
 /// The longest such pause.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
-/// Waits until the incarnation may be reserved. An error is how it ended without having been reserved.
+/// Waits until the incarnation may be reserved. An error is how it ended without having been
+/// reserved.
 pub(in crate::process) async fn wait_turn(
     setup: &Setup,
     uncounted_failures: u32,
@@ -62,8 +63,8 @@ async fn await_predecessor(limit: Duration, predecessor: Option<watch::Receiver<
     Err(Outcome::Failed(Failure::new(reason, message)))
 }
 
-/// Represents the predecessor of an incarnation that never had its turn. It holds nothing itself; what
-/// its predecessor holds is still in the way of the next one, and a stop must see it.
+/// Represents the predecessor of an incarnation that never had its turn. It holds nothing itself;
+/// what its predecessor holds is still in the way of the next one, and a stop must see it.
 pub(in crate::process) async fn follow_predecessor(
     predecessor: Option<watch::Receiver<Progress>>,
     progress: &watch::Sender<Progress>,

@@ -18,7 +18,8 @@ const LONGEST: u64 = 4096;
 pub(super) struct ReadyFile {
     path: PathBuf,
     reported: Vec<String>,
-    /// What it held at the last look: a text without a line end may be half written, and counts when it stays.
+    /// What it held at the last look: a text without a line end may be half written, and counts
+    /// when it stays.
     before: Option<String>,
 }
 
@@ -57,7 +58,8 @@ impl ReadyFile {
     }
 }
 
-/// The text of the file; `None` when there is none yet. Anything but a regular file could hang its reader.
+/// The text of the file; `None` when there is none yet. Anything but a regular file could hang its
+/// reader.
 fn read(path: &Path) -> io::Result<Option<String>> {
     let file = match OpenOptions::new()
         .read(true)
@@ -76,7 +78,8 @@ fn read(path: &Path) -> io::Result<Option<String>> {
     Ok((!bytes.is_empty()).then(|| String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-/// The reported ports in `text`: the number alone for a single one, or lines `PORT=n` and `PORT_NAME=n`.
+/// The reported ports in `text`: the number alone for a single one, or lines `PORT=n` and
+/// `PORT_NAME=n`.
 fn ports(text: &str, reported: &[String]) -> Result<PortMap, String> {
     if let ([only], Some(number)) = (reported, port_number(text)) {
         return Ok(PortMap::from([(only.clone(), number)]));
@@ -98,7 +101,8 @@ fn ports(text: &str, reported: &[String]) -> Result<PortMap, String> {
     reported.iter().map(line).collect()
 }
 
-/// A ready file with these bytes, of a worker that reports one port, and of one that reports two. For `fuzz/`.
+/// A ready file with these bytes, of a worker that reports one port, and of one that reports two.
+/// For `fuzz/`.
 ///
 /// # Panics
 /// When a port is missing from the answer, or is 0.

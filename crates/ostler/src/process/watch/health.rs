@@ -45,7 +45,8 @@ pub(in crate::process) async fn watch(plan: HealthPlan) -> Failure {
     }
 }
 
-/// The first probe comes one interval after ready; each later one an interval after the end of the one before.
+/// The first probe comes one interval after ready; each later one an interval after the end of the
+/// one before.
 async fn poll(probe: &HealthProbe) -> Failure {
     let Health {
         every, timeout, misses, ..

@@ -10,8 +10,8 @@ use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-/// Whether GET of `path` is answered with a status from 200 to 399. The connection is closed with the status line:
-/// nobody reads the body. Redirects are a yes and are not followed.
+/// Whether GET of `path` is answered with a status from 200 to 399. The connection is closed with
+/// the status line: the body is not read. Redirects are a yes and are not followed.
 ///
 /// # Errors
 /// Why not, for people.

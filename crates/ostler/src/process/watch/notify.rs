@@ -1,8 +1,8 @@
 //! What the worker's tree says on its notify socket (the `sd_notify` protocol, sd_notify(3)).
 //!
 //! The socket is read from the spawn to the release, whatever the worker's state: a worker whose
-//! messages lie unread blocks in its next one. What they say is noted in [`Heard`], and readiness and
-//! heartbeat are watched there.
+//! messages lie unread blocks in its next one. What they say is noted in [`Heard`], and readiness
+//! and heartbeat are watched there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -84,8 +84,8 @@ impl Notify {
         self.heard.subscribe()
     }
 
-    /// Reads the socket from now on. Only messages of the tree below this sitter count. `None`: it is
-    /// being read already.
+    /// Reads the socket from now on. Only messages of the tree below this sitter count. `None`: it
+    /// is being read already.
     pub(in crate::process) fn listen(
         &mut self,
         sitter: i32,
@@ -127,8 +127,9 @@ async fn listen(mut socket: NotifySocket, sitter: i32, heard: watch::Sender<Hear
     }
 }
 
-/// Whether the sender belongs to the tree. One that has ended already (`systemd-notify` ends as soon as
-/// it has sent) can't be looked up; the socket's name is known to the tree alone, so it counts.
+/// Whether the sender belongs to the tree. One that has ended already (`systemd-notify` ends as
+/// soon as it has sent) can't be looked up; the socket's name is known to the tree alone, so it
+/// counts.
 fn is_ours(pid: i32, sitter: i32) -> bool {
     match tree::is_descendant(pid, sitter) {
         Ok(true) => true,
@@ -136,7 +137,8 @@ fn is_ours(pid: i32, sitter: i32) -> bool {
     }
 }
 
-/// Waits for `READY=1`, and for every port that the worker reports, in whichever messages they come.
+/// Waits for `READY=1`, and for every port that the worker reports, in whichever messages they
+/// come.
 ///
 /// # Errors
 /// When the socket can't be read.
@@ -164,8 +166,8 @@ pub(super) async fn ready(
     }
 }
 
-/// Waits until `WATCHDOG=1` has not come for longer than `longest`. The silence is counted from ready,
-/// then from each `WATCHDOG=1` of the tree.
+/// Waits until `WATCHDOG=1` has not come for longer than `longest`. The silence is counted from
+/// ready, then from each `WATCHDOG=1` of the tree.
 pub(super) async fn silence(mut heard: watch::Receiver<Heard>, longest: Duration) -> Failure {
     let mut beats = heard.borrow_and_update().beats;
     let mut deadline = Deadline::new(longest);
@@ -226,7 +228,8 @@ mod tests {
         assert!(since.elapsed() >= longest);
     }
 
-    /// The host was suspended for longer than the watchdog, and runs again: a beat that comes then counts.
+    /// The host was suspended for longer than the watchdog, and runs again: a beat that comes then
+    /// counts.
     #[tokio::test(start_paused = true)]
     async fn a_suspended_host_gives_the_heartbeat_another_chance() {
         let (longest, heard) = (Duration::from_secs(2), watch::Sender::default());

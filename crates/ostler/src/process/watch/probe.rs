@@ -13,8 +13,8 @@ use super::{Answer, http};
 use crate::patience;
 use crate::status::PortMap;
 
-/// A foreign socket must be seen twice, with this between: a tree that forks while it is read may be
-/// missed in part, and its listener then looks like another process's.
+/// A foreign socket must be seen twice, with this between: a tree that forks while it is read may
+/// be missed in part, and its listener then looks like another process's.
 const SECOND_LOOK: Duration = Duration::from_millis(50);
 
 /// A question to one port of one worker.
@@ -24,8 +24,8 @@ pub(in crate::process) struct ProbePlan {
     pub(in crate::process) kind: ProbeKind,
     /// Where; a wildcard address is asked on loopback.
     pub(in crate::process) address: SocketAddr,
-    /// The sitter under which the worker's tree lives: only a listener of that tree counts. The listener of a
-    /// `listen` port is the host's too, which does no harm: the tree has it open.
+    /// The sitter under which the worker's tree lives: only a listener of that tree counts. The
+    /// listener of a `listen` port is the host's too, which does no harm: the tree has it open.
     pub(in crate::process) sitter: i32,
     /// Whose listening socket may answer.
     pub(in crate::process) owner: PortOwner,

@@ -353,7 +353,8 @@ async fn ready_from_outside_the_tree_is_ignored() {
 
 #[tokio::test]
 async fn ready_from_a_child_that_has_ended_since_is_heard() {
-    // The reader is a task of this thread: it reads when the test waits, and the worker has ended by then.
+    // The reader is a task of this thread: it reads when the test waits, and the worker has ended
+    // by then.
     let mut notified = Notified::new();
     notified.worker.tell("notify READY=1");
     assert_eq!(notified.worker.hear(), "notified");

@@ -1,127 +1,22 @@
-//! Whole lives, told step by step.
+//! Whole lives, step by step.
+
+mod guardian;
+mod story;
 
 use std::time::Duration;
 
-use ostler_core::failure::{ExitStatus, Failure, Reason};
+use ostler_core::failure::{ExitStatus, Reason};
 use ostler_core::lifecycle::{
-    Cause, EXIT_STATUS_WAIT, Effect, Ignored, Input, KILL_NOW, LATE, Lifecycle, Outcome, RETRY_MAX, Rest, Rules, State,
-    Transition,
+    Cause, EXIT_STATUS_WAIT, Effect, Ignored, Input, KILL_NOW, LATE, Outcome, RETRY_MAX, Rules, State, Transition,
 };
 use ostler_core::moment::Moment;
 use ostler_core::signal::Signal;
 use ostler_core::spec::StopSpec;
 
-const TERM: StopSpec = StopSpec {
-    signal: Signal::TERM,
-    grace: Duration::from_secs(5),
-};
-const RELEASE: Duration = Duration::from_secs(10);
-
-fn rules() -> Rules {
-    Rules {
-        start_timeout: Duration::from_secs(30),
-        min_uptime: Duration::ZERO,
-        stop: TERM,
-        host_death: KILL_NOW,
-        release_timeout: RELEASE,
-        ready_when_spawned: false,
-        has_ports: true,
-    }
-}
-
-/// A life and its clock.
-#[derive(Clone)]
-struct Story {
-    life: Lifecycle,
-    now: Moment,
-}
-
-impl Story {
-    fn new(rules: Rules) -> Self {
-        let (life, effects) = Lifecycle::new(rules, Moment::ORIGIN);
-        assert_eq!(effects, [Effect::Record]);
-        Self {
-            life,
-            now: Moment::ORIGIN,
-        }
-    }
-
-    fn ready(rules: Rules) -> Self {
-        let mut story = Self::new(rules);
-        assert_eq!(story.does(Input::Recorded), [Effect::Spawn]);
-        assert_eq!(story.does(Input::Spawned), [Effect::WatchReady]);
-        assert_eq!(story.does(Input::Ready), [Effect::WatchHealth]);
-        story
-    }
-
-    fn after(&mut self, pause: Duration) -> &mut Self {
-        self.now = self.now + pause;
-        self
-    }
-
-    fn step(&mut self, input: Input) -> Vec<Effect> {
-        self.life.step(input, self.now)
-    }
-
-    /// The effects without the announcements.
-    fn does(&mut self, input: Input) -> Vec<Effect> {
-        let mut effects = self.step(input);
-        effects.retain(|effect| !matches!(effect, Effect::Announce { .. }));
-        effects
-    }
-
-    fn tells(&mut self, input: Input) -> Vec<Transition> {
-        let told = |effect| match effect {
-            Effect::Announce { what, .. } => Some(what),
-            _ => None,
-        };
-        self.step(input).into_iter().filter_map(told).collect()
-    }
-
-    fn at_deadline(&mut self) -> Vec<Effect> {
-        self.now = self.life.deadline().expect("something is waited for");
-        self.step(Input::Deadline)
-    }
-
-    fn ends(&mut self) -> Outcome {
-        if self.life.state() == State::Exited {
-            self.does(Input::TreeGone);
-        }
-        self.does(Input::PortsFree);
-        match self.does(Input::Unrecorded).pop() {
-            Some(Effect::Done(outcome)) => outcome,
-            other => panic!("not done but {other:?}"),
-        }
-    }
-}
-
-fn stop() -> Input {
-    Input::Stop {
-        cause: Cause::UserStop,
-        kill: false,
-    }
-}
-
-fn kill() -> Input {
-    Input::Stop {
-        cause: Cause::InstanceStop,
-        kill: true,
-    }
-}
-
-fn failure(reason: Reason) -> Failure {
-    Failure::new(reason, "it happened")
-}
-
-fn reason(outcome: &Outcome) -> Option<Reason> {
-    match outcome {
-        Outcome::Failed(failure) => Some(failure.reason),
-        Outcome::Stopped { .. } | Outcome::Finished { .. } => None,
-    }
-}
+use story::{RELEASE, Story, TERM, failure, kill, reason, rules, stop};
 
 #[test]
-fn a_long_life_ends_well_and_each_step_tells_its_time() {
+fn a_long_life_ends_well_and_each_step_has_its_time() {
     let mut story = Story::new(rules());
     let took = |effects: &[Effect]| {
         effects.iter().find_map(|effect| match effect {
@@ -205,13 +100,13 @@ fn an_exit_before_ready_has_failed_whatever_its_status() {
 fn an_exit_that_overtakes_the_answer_of_the_spawn_is_not_lost() {
     let mut story = Story::new(rules());
     story.does(Input::Recorded);
-    let told = story.tells(Input::Exited(ExitStatus::Code(1)));
+    let announced = story.announces(Input::Exited(ExitStatus::Code(1)));
     assert!(
         matches!(
-            told[..],
+            announced[..],
             [Transition::Spawned, Transition::Exited(_), Transition::Failed(_)]
         ),
-        "{told:?}"
+        "{announced:?}"
     );
     assert_eq!(reason(&story.ends()), Some(Reason::ExitedBeforeReady));
 }
@@ -278,9 +173,9 @@ fn not_ready_in_time_is_ended_and_keeps_that_reason_with_its_status() {
 #[test]
 fn an_unhealthy_worker_is_ended_and_a_later_stop_does_not_change_why() {
     let mut story = Story::ready(rules());
-    let told = story.tells(Input::Unhealthy(failure(Reason::HealthCheckFailed)));
+    let announced = story.announces(Input::Unhealthy(failure(Reason::HealthCheckFailed)));
     assert!(matches!(
-        told[..],
+        announced[..],
         [
             Transition::Unhealthy(_),
             Transition::Stopping {
@@ -324,13 +219,13 @@ fn a_held_port_is_tried_again_with_doubling_pauses_then_named_and_never_passed_o
             [Effect::CheckPorts] => {}
             [
                 Effect::Announce {
-                    what: Transition::Failed(told),
+                    what: Transition::Failed(announced),
                     ..
                 },
                 Effect::ReleaseOverdue(failed),
                 ..,
             ] => {
-                assert_eq!(told, failed);
+                assert_eq!(announced, failed);
                 assert_eq!(failed.reason, Reason::ReleaseTimeout);
                 assert_eq!(failed.holder.as_deref(), Some("7001 by pid 9 (x)"));
                 break;
@@ -406,7 +301,7 @@ fn a_grace_longer_than_release_timeout_is_not_overdue_when_the_leader_ends_early
 }
 
 #[test]
-fn a_record_that_can_t_be_removed_is_tried_again_and_told_as_the_stores_fault() {
+fn a_record_that_can_t_be_removed_is_tried_again_and_announced_as_the_stores_fault() {
     let mut story = Story::ready(Rules {
         has_ports: false,
         ..rules()
@@ -427,186 +322,6 @@ fn a_record_that_can_t_be_removed_is_tried_again_and_told_as_the_stores_fault() 
 }
 
 #[test]
-fn a_lost_guardian_is_the_outcome_and_its_sitter_does_the_ending() {
-    let mut story = Story::ready(rules());
-    assert_eq!(story.does(Input::GuardianLost), []);
-    assert_eq!(story.life.state(), State::Stopping);
-    assert_eq!(
-        story.does(Input::TreeGone),
-        [Effect::CheckPorts],
-        "its status is unknown"
-    );
-    assert_eq!(reason(&story.ends()), Some(Reason::GuardianLost));
-}
-
-/// Its sitter gives it the grace of `host_death`, not that of a stop: nothing ends it sooner but a kill.
-#[test]
-fn what_is_born_when_its_guardian_is_lost_is_left_to_its_sitter() {
-    let hour = Duration::from_secs(3600);
-    let mut story = Story::new(Rules {
-        host_death: StopSpec { grace: hour, ..TERM },
-        ..rules()
-    });
-    story.does(Input::Recorded);
-    story.does(Input::GuardianLost);
-    assert_eq!(story.does(Input::Spawned), []);
-    assert_eq!(story.life.state(), State::Stopping);
-    let limit = story.life.deadline().unwrap();
-    assert_eq!(limit.since(story.now), hour + RELEASE);
-    assert_eq!(story.clone().does(kill()), [Effect::KillPastSitter]);
-    assert!(story.clone().at_deadline().contains(&Effect::KillPastSitter));
-    story.does(Input::Exited(ExitStatus::Code(0)));
-    story.does(Input::TreeGone);
-    assert_eq!(reason(&story.ends()), Some(Reason::GuardianLost));
-}
-
-#[test]
-fn a_lost_guardian_does_not_turn_a_stop_into_a_failure() {
-    let mut story = Story::ready(rules());
-    story.does(stop());
-    story.does(Input::GuardianLost);
-    story.does(Input::TreeGone);
-    assert_eq!(story.ends(), Outcome::Stopped { status: None });
-}
-
-#[test]
-fn a_sitter_that_does_not_end_the_tree_is_helped() {
-    let mut story = Story::ready(rules());
-    story.does(Input::GuardianLost);
-    assert!(story.at_deadline().contains(&Effect::KillPastSitter));
-}
-
-#[test]
-fn a_kill_that_the_guardian_may_not_have_read_is_given_again_past_the_sitter() {
-    let mut story = Story::ready(rules());
-    assert_eq!(story.does(kill()), [Effect::End(KILL_NOW)]);
-    assert_eq!(story.does(Input::GuardianLost), [Effect::KillPastSitter]);
-
-    let mut story = Story::ready(rules());
-    let by_itself = story.does(Input::Exited(ExitStatus::Code(0)));
-    assert_eq!(by_itself, [Effect::End(KILL_NOW)]);
-    assert_eq!(story.does(Input::GuardianLost), [Effect::KillPastSitter]);
-
-    let mut story = Story::ready(rules());
-    story.does(stop());
-    assert_eq!(
-        story.does(Input::GuardianLost),
-        [],
-        "the sitter gives it a grace of its own"
-    );
-    assert_eq!(story.does(kill()), [Effect::KillPastSitter]);
-}
-
-#[test]
-fn a_kill_past_the_sitter_is_not_begun_twice_at_a_time() {
-    let mut story = Story::ready(rules());
-    story.does(Input::GuardianLost);
-    assert_eq!(story.does(kill()), [Effect::KillPastSitter]);
-    assert!(
-        !story.at_deadline().contains(&Effect::KillPastSitter),
-        "it is under way"
-    );
-    assert_eq!(story.step(Input::KilledPastSitter), []);
-    assert_eq!(
-        story.life.try_step(Input::KilledPastSitter, story.now),
-        Err(Ignored::NotAsked)
-    );
-    assert!(story.at_deadline().contains(&Effect::KillPastSitter), "it did not help");
-}
-
-#[test]
-fn a_tree_without_a_sitter_is_ended_by_the_host_and_its_proof_decides_what_is_announced() {
-    let mut story = Story::ready(rules());
-    story.does(Input::GuardianLost);
-    assert_eq!(story.does(Input::SittersEnded), [Effect::EndWithoutSitter]);
-    let mut unproven = story.clone();
-    assert_eq!(story.does(Input::EndedWithoutSitter(Rest::Gone)), [Effect::CheckPorts]);
-    story.does(Input::PortsFree);
-    assert_eq!(story.clone().tells(Input::Unrecorded), [Transition::Released]);
-    assert_eq!(reason(&story.ends()), Some(Reason::GuardianLost));
-
-    unproven.does(Input::EndedWithoutSitter(Rest::Unseen("no cgroup".into())));
-    unproven.does(Input::PortsFree);
-    assert_eq!(
-        unproven.tells(Input::Unrecorded),
-        [Transition::Unseen("no cgroup".into())]
-    );
-    assert_eq!(unproven.life.state(), State::Released);
-}
-
-#[test]
-fn sitters_that_end_without_the_news_of_the_guardians_death_mean_both() {
-    let mut story = Story::ready(rules());
-    assert_eq!(story.does(Input::SittersEnded), [Effect::EndWithoutSitter]);
-    assert_eq!(
-        story.life.try_step(Input::GuardianLost, story.now),
-        Err(Ignored::Already)
-    );
-    story.does(Input::EndedWithoutSitter(Rest::Gone));
-    assert_eq!(reason(&story.ends()), Some(Reason::GuardianLost));
-}
-
-#[test]
-fn what_lives_on_without_a_sitter_is_named_and_killed_again() {
-    let mut story = Story::ready(rules());
-    story.does(Input::SittersEnded);
-    assert_eq!(story.does(Input::EndedWithoutSitter(Rest::Left("pid 7".into()))), []);
-    assert_eq!(story.at_deadline().last(), Some(&Effect::EndWithoutSitter));
-    let effects = story.does(Input::EndedWithoutSitter(Rest::Left("pid 7".into())));
-    let [Effect::ReleaseOverdue(failed)] = &effects[..] else {
-        panic!("{effects:?}")
-    };
-    assert_eq!(failed.holder.as_deref(), Some("pid 7"));
-    assert_eq!(story.at_deadline().last(), Some(&Effect::EndWithoutSitter));
-    story.does(Input::EndedWithoutSitter(Rest::Gone));
-    story.ends();
-    assert_eq!(
-        story.life.try_step(Input::EndedWithoutSitter(Rest::Gone), story.now),
-        Err(Ignored::Over)
-    );
-}
-
-#[test]
-fn a_spawn_that_died_with_guardian_and_sitter_is_ended_and_comes_to_nothing() {
-    let mut story = Story::new(rules());
-    story.does(Input::Recorded);
-    story.does(Input::GuardianLost);
-    assert_eq!(story.does(Input::SittersEnded), [Effect::EndWithoutSitter]);
-    assert_eq!(story.does(Input::EndedWithoutSitter(Rest::Gone)), [Effect::Unrecord]);
-    assert_eq!(reason(&story.ends()), Some(Reason::GuardianLost));
-}
-
-#[test]
-fn a_sitter_that_is_killed_takes_its_worker_with_it_in_every_state() {
-    let mut story = Story::new(rules());
-    story.does(Input::Recorded);
-    assert_eq!(story.does(Input::SitterLost), [Effect::Unrecord]);
-    assert_eq!(reason(&story.ends()), Some(Reason::GuardianLost));
-
-    let mut story = Story::ready(rules());
-    assert_eq!(story.does(Input::SitterLost), [Effect::CheckPorts]);
-    assert_eq!(reason(&story.ends()), Some(Reason::Killed));
-
-    let mut story = Story::ready(rules());
-    story.does(stop());
-    assert_eq!(story.does(Input::SitterLost), [Effect::CheckPorts]);
-    assert!(matches!(story.ends(), Outcome::Stopped { .. }));
-
-    let mut story = Story::ready(rules());
-    story.does(stop());
-    story.does(Input::Exited(ExitStatus::Code(0)));
-    assert_eq!(story.does(Input::SitterLost), [Effect::CheckPorts]);
-
-    let mut story = Story::ready(rules());
-    story.does(Input::TreeGone);
-    assert_eq!(
-        story.life.try_step(Input::SitterLost, story.now),
-        Err(Ignored::Already),
-        "it was idle"
-    );
-}
-
-#[test]
 fn a_worker_without_a_sign_of_readiness_is_ready_with_its_spawn() {
     let mut story = Story::new(Rules {
         ready_when_spawned: true,
@@ -614,7 +329,7 @@ fn a_worker_without_a_sign_of_readiness_is_ready_with_its_spawn() {
     });
     story.does(Input::Recorded);
     assert_eq!(
-        story.clone().tells(Input::Spawned),
+        story.clone().announces(Input::Spawned),
         [Transition::Spawned, Transition::Ready]
     );
     assert_eq!(story.does(Input::Spawned), [Effect::WatchHealth]);
@@ -622,7 +337,8 @@ fn a_worker_without_a_sign_of_readiness_is_ready_with_its_spawn() {
     assert!(matches!(story.ends(), Outcome::Finished { .. }));
 }
 
-/// A suspended host, a frozen cgroup, a debugger: neither the worker nor its answers could be heard.
+/// A suspended host, a frozen cgroup, a debugger: neither the worker nor its answers could be
+/// heard.
 #[test]
 fn a_deadline_that_is_noticed_late_is_armed_once_more() {
     let limit = Duration::from_secs(30);

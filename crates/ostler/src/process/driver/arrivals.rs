@@ -1,0 +1,131 @@
+//! What reaches a driver, as inputs for its lifecycle.
+
+use std::os::unix::process::ExitStatusExt;
+
+use ostler_core::failure::ExitStatus;
+use ostler_core::lifecycle::{Input, Rest};
+use ostler_core::signal::Signal;
+use ostler_failpoint::{self as failpoint, Point};
+use ostler_os::guardian::{GuardianEvent, SignalCause};
+
+use super::super::announce;
+use super::super::protocol::Done;
+use super::super::start::{self, Prepared};
+use super::Driver;
+use crate::guard::News;
+
+impl Driver<'_> {
+    /// What a piece of work came to, for the lifecycle.
+    pub(super) fn done(&mut self, done: Done) -> Option<Input> {
+        match done {
+            Done::Input(input) => Some(input),
+            Done::Reserved(prepared) => Some(self.reserved(prepared)),
+            Done::Ready(reported) => {
+                if !reported.is_empty() {
+                    let recorded = start::learn_ports(&self.incarnation, &mut self.resources, self.host, reported);
+                    self.pending.push(recorded);
+                }
+                Some(Input::Ready)
+            }
+            Done::EndedWithoutSitter(rest) => {
+                if !matches!(rest, Rest::Left(_)) {
+                    self.drop_cgroup();
+                }
+                Some(Input::EndedWithoutSitter(rest))
+            }
+            Done::Nothing => None,
+        }
+    }
+
+    fn reserved(&mut self, prepared: Prepared) -> Input {
+        match prepared.ports {
+            Ok(chosen) => {
+                self.slot.remember_ports(&chosen.ports, &chosen.listeners);
+                self.resources.ports = chosen.ports;
+                self.resources.reservations = chosen.reservations;
+                self.resources.listeners = chosen.listeners;
+            }
+            Err(failure) => self.resources.port_failure = Some(failure),
+        }
+        match prepared.recorded {
+            Ok(()) => Input::Recorded,
+            Err(failure) => Input::RecordFailed(failure),
+        }
+    }
+
+    /// What news from the guardian is to the lifecycle; `None`: nothing, or it is still under way.
+    pub(super) fn heard(&mut self, news: News) -> Option<Input> {
+        match news {
+            News::GuardianLost => Some(Input::GuardianLost),
+            News::SittersEnded => Some(Input::SittersEnded),
+            News::Event(event) => self.heard_of(*event),
+        }
+    }
+
+    fn heard_of(&mut self, event: GuardianEvent) -> Option<Input> {
+        match event {
+            GuardianEvent::Spawned {
+                worker,
+                sitter,
+                in_cgroup,
+                ..
+            } => {
+                let (span, process) = (self.spans.activating(worker.pid), (&worker, sitter, in_cgroup));
+                let activated = start::spawned(&self.incarnation, &mut self.resources, self.host, process, span);
+                self.pending.push(activated);
+                self.slot.note_sitter(self.resources.sitter);
+                self.listen();
+                Some(Input::Spawned)
+            }
+            GuardianEvent::SpawnFailed { step, errno, .. } => {
+                let failure = start::of_spawn(self.incarnation.spec(), step, errno);
+                Some(Input::SpawnFailed(failure))
+            }
+            GuardianEvent::Exited { status, .. } => {
+                let drained = self.resources.drain_output();
+                self.pending.push(Box::pin(async move {
+                    drained.await;
+                    exit_status(status).map_or(Done::Nothing, |status| Done::Input(Input::Exited(status)))
+                }));
+                None
+            }
+            GuardianEvent::TreeGone { how, .. } => {
+                failpoint::reach(Point::TreeGoneTold);
+                if how.cgroup {
+                    self.drop_cgroup();
+                }
+                Some(Input::TreeGone)
+            }
+            // It comes before the exit that it brings, so that the exit is not taken for the
+            // worker's fault.
+            GuardianEvent::Signalled {
+                cause: SignalCause::GuardianDeath,
+                ..
+            } => Some(Input::GuardianLost),
+            GuardianEvent::SitterLost { .. } => {
+                // The guardian has killed it.
+                self.drop_cgroup();
+                Some(Input::SitterLost)
+            }
+            GuardianEvent::Signalled {
+                signal,
+                cause: SignalCause::GraceOver,
+                ..
+            } => {
+                self.emit_stop(announce::grace_over(signal));
+                None
+            }
+            other => {
+                let (worker, incarnation) = (&self.incarnation.worker, self.incarnation.number.0);
+                tracing::debug!(target: "ostler", %worker, incarnation, ?other);
+                None
+            }
+        }
+    }
+}
+
+/// The end of a process as the core has it; `None` for a status that is not an end.
+fn exit_status(status: std::process::ExitStatus) -> Option<ExitStatus> {
+    let by_signal = || status.signal().and_then(Signal::from_number).map(ExitStatus::Signal);
+    status.code().map(ExitStatus::Code).or_else(by_signal)
+}
