@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use super::host::{Host, Setup};
 use super::incarnation::Incarnation;
-use super::protocol::{Done, Line, Notice, Order, Owner, Prepared, Progress, Work};
+use super::protocol::{Done, Line, Notice, Order, Owner, Progress, Work};
 use super::resources::Resources;
 use super::slot::{Process, Slot};
 use super::spans::Spans;

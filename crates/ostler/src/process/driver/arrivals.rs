@@ -9,8 +9,8 @@ use ostler_failpoint::{self as failpoint, Point};
 use ostler_os::guardian::{GuardianEvent, SignalCause};
 
 use super::super::announce;
-use super::super::protocol::Done;
-use super::super::start::{self, Prepared};
+use super::super::protocol::{Done, Prepared};
+use super::super::start;
 use super::Driver;
 use crate::guard::News;
 
