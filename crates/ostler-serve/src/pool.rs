@@ -273,8 +273,16 @@ async fn close_when_over(pool: Pool, dispatcher: Arc<Dispatcher<Arc<Worker>>>) {
     dispatcher.close(end.to_string());
 }
 
-/// How often workers are looked at for their age.
+/// How often workers are looked at for their age and memory.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// Reads `/proc`, which may take its time.
+async fn memory(pool: &Pool, worker: &Worker) -> Option<u64> {
+    let (pool, index) = (pool.clone(), worker.key().index);
+    tokio::task::spawn_blocking(move || pool.resident_memory(index))
+        .await
+        .ok()?
+}
 
 /// Replaces workers whose time has come, until the pool's clients are gone.
 async fn recycle(serving: std::sync::Weak<Serving>) {
@@ -282,9 +290,14 @@ async fn recycle(serving: std::sync::Weak<Serving>) {
         tokio::time::sleep(LOOK).await;
         let Some(serving) = serving.upgrade() else { return };
         let workers: Vec<_> = lock(&serving.workers).values().cloned().collect();
-        for worker in workers {
-            let due = worker.limits.exceeded(worker.ready_at.elapsed(), worker.served(), None);
-            if due.is_some() && worker.is_serving() {
+        for worker in workers.into_iter().filter(|worker| worker.is_serving()) {
+            let memory = match worker.limits.has_memory() {
+                true => memory(&serving.pool, &worker).await,
+                false => None,
+            };
+            let age = worker.ready_at.elapsed();
+            if let Some(reason) = worker.limits.exceeded(age, worker.served(), memory) {
+                tracing::info!(target: "ostler", worker = %worker.who(), ?reason, "a worker is recycled");
                 serving.replace(&worker);
             }
         }

@@ -19,6 +19,6 @@ pub(crate) mod pool_builder;
 mod process_table;
 pub(crate) mod report;
 pub(crate) mod services;
-mod snapshot;
+pub(crate) mod snapshot;
 pub mod sweep;
 pub(crate) mod tree;

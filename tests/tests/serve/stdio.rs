@@ -322,7 +322,6 @@ async fn a_worker_is_recycled_after_its_requests_and_no_call_notices() {
         recycle: Recycle {
             requests: Some(5),
             jitter: 0.0,
-            surge: 0,
             ..Recycle::default()
         },
         concurrency: 2,
@@ -347,5 +346,26 @@ async fn without_a_pipe_the_error_says_what_to_set() {
     let client = scene.serving.stdio::<Value, Value>();
     let error = client.call(&request(0, "echo")).await.expect_err("it has no stdin");
     assert!(error.to_string().contains("set stdin = \"pipe\""), "{error}");
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_leaks_memory_is_recycled() {
+    let serve = ServeSpec {
+        recycle: Recycle {
+            memory: Some(100 << 20),
+            ..Recycle::default()
+        },
+        ..ServeSpec::default()
+    };
+    let scene = scene(1, serve).await;
+    let before = scene.pids();
+    let client = scene.serving.stdio::<Value, Value>();
+    client.call(&request(0, "echo")).await.expect("an answer");
+    client.call(&request(1, "leak")).await.expect("an answer");
+    wait_until("it is replaced", || !scene.pids().is_empty() && scene.pids() != before).await;
+    client.call(&request(2, "echo")).await.expect("the replacement answers");
+    assert_eq!(scene.executed(), [0, 1, 2]);
+    scene.at_full_strength().await;
     scene.end().await;
 }

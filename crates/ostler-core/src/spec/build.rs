@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Health, OnGiveUp, OutputSpec, PoolSpec, Port, Ports, Probe, ProbeKind, Ready, StopSpec};
+use super::{Health, OnGiveUp, OutputSpec, PoolSpec, Port, Ports, Probe, ProbeKind, Ready, Stdin, StopSpec};
 use crate::signal::Signal;
 use crate::supervision::{Backoff, Restart};
 
@@ -117,6 +117,8 @@ impl PoolSpec {
         host_death: StopSpec => worker.host_death;
         /// How long the release may take before it counts as a failure. Default 10 s.
         release_timeout: Duration => worker.release_timeout;
+        /// What its stdin is. Default /dev/null.
+        stdin: Stdin => worker.stdin;
         /// What is kept of its output. Default 64 KiB a stream, and each line to the log.
         output: OutputSpec => worker.output;
     }

@@ -143,8 +143,6 @@ pub struct Recycle {
     pub memory: Option<u64>,
     /// Each worker's limits are smaller than these by a random share of up to `jitter`. Default 0.2.
     pub jitter: f64,
-    /// Replacements that are started before the old worker drains. Default 1; zero: the old one goes first.
-    pub surge: u32,
 }
 
 impl Default for Recycle {
@@ -154,7 +152,6 @@ impl Default for Recycle {
             requests: None,
             memory: None,
             jitter: 0.2,
-            surge: 1,
         }
     }
 }

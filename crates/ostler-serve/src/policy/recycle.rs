@@ -36,6 +36,11 @@ impl Limits {
         }
     }
 
+    /// Whether memory has to be looked at.
+    pub(crate) fn has_memory(&self) -> bool {
+        self.memory.is_some()
+    }
+
     /// Whether the worker's time has come. Memory is not known at every moment.
     pub(crate) fn exceeded(&self, age: Duration, requests: u64, memory: Option<u64>) -> Option<RecycleReason> {
         if self.requests.is_some_and(|limit| requests >= limit) {
@@ -61,7 +66,6 @@ mod tests {
             requests: Some(10),
             memory: Some(1000),
             jitter: 0.2,
-            surge: 0,
         }
     }
 

@@ -72,7 +72,7 @@ fn counted_as(state: &WorkerState) -> &'static str {
 }
 
 /// `None`: its tree is gone, or its sitter's pid is somebody else's by now.
-fn usage(slot: &Slot) -> Option<Usage> {
+pub(crate) fn usage(slot: &Slot) -> Option<Usage> {
     let sitter = slot.sitter()?;
     let is_ours = |now: &ProcessIdentity| now.is_same_as(&sitter);
     identity::of(sitter.pid).ok().flatten().filter(is_ours)?;

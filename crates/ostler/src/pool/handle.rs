@@ -11,6 +11,7 @@ use super::shared::PoolShared;
 use super::worker_handle::Worker;
 use crate::detached::detached;
 use crate::follow::Follower;
+use crate::instance::snapshot::usage;
 use crate::status::WorkerState;
 
 /// A running pool. Cheap to clone; all clones are handles of the same pool, and dropping them does not stop it.
@@ -79,6 +80,13 @@ impl Pool {
     /// How many workers are ready.
     pub fn ready_workers(&self) -> usize {
         self.shared.ready_workers()
+    }
+
+    /// The resident memory of the worker's whole tree, in bytes; shared pages count for each process. `None` while it has
+    /// no process, or if it can't be read. Reads `/proc`, so call it where that may take its time.
+    pub fn resident_memory(&self, index: u32) -> Option<u64> {
+        let slot = self.shared.slots.get(usize::try_from(index).ok()?)?;
+        usage(slot).map(|usage| usage.resident)
     }
 
     /// Calls this follower, in place, for each worker that is ready now and for all that happens to any of them from now on,

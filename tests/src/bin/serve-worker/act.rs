@@ -34,7 +34,7 @@ impl Actor {
 
     /// `key` is written down; `do` says what then: `echo`, `sleep` (`ms`), `hang`, `crash`,
     /// `raise`,
-    /// `half`, `noise`, `quit` (exit 0).
+    /// `half`, `noise`, `leak` (128 MiB), `quit` (exit 0).
     pub(crate) fn act(&self, body: &Value) -> Answer {
         if let Some(key) = body["key"].as_u64() {
             let line = format!("{key}\n");
@@ -51,6 +51,7 @@ impl Actor {
                 std::process::abort();
             }
             "quit" => std::process::exit(0),
+            "leak" => std::mem::forget(std::hint::black_box(vec![1u8; 128 << 20])),
             "raise" => {
                 return Answer::Error(json!({
                     "code": "exception", "type": "KeyError", "message": "no such key",
