@@ -1,7 +1,8 @@
-//! How long after SIGKILL of the host its last descendant is gone.
+//! Measures how long after SIGKILL of the host its last descendant is gone.
 //!
-//! `cargo run --release -p ostler-os --example host_death_cost [WORKERS] [plain|worst]`. `worst` is six processes a
-//! worker, four of them looked at, that ignore TERM, in groups and sessions of their own. The time ends when every pidfd says so.
+//! `cargo run --release -p ostler-os --example host_death_cost [WORKERS] [plain|worst]`. `worst`
+//! starts six processes per worker that ignore TERM, in groups and sessions of their own; four of
+//! them are observed. The time ends when every pidfd reports the exit.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
@@ -90,11 +91,11 @@ async fn host(workers: u32, kind: &str) {
         };
         guardian.spawn(slot, 1, request).expect("the order is taken");
         while !matches!(events.recv().await, Some(GuardianEvent::Spawned { worker, .. }) if print(worker.pid)) {}
-        let mut told = 0;
+        let mut read = 0;
         let mut lines = BufReader::new(reader).lines().map_while(Result::ok);
-        while told < words {
-            let line = lines.next().expect("the worker tells its pids");
-            told += line.split(' ').count();
+        while read < words {
+            let line = lines.next().expect("pids of the worker");
+            read += line.split(' ').count();
             println!("{line}");
         }
         std::mem::forget(lines);

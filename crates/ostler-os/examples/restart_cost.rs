@@ -1,8 +1,10 @@
-//! What a restart costs through guardian and sitter, beside the floor: `posix_spawn` and `waitpid` of the same program.
+//! Measures what a restart through guardian and sitter costs, compared with the floor:
+//! `posix_spawn` and `waitpid` of the same program.
 //!
-//! `cargo run --release -p ostler-os --example restart_cost [PROGRAM]`. The program (default /bin/true) should end at
-//! once. One cycle is: start it, it ends, its end and (through the guardian) its whole tree's are known. Rounds of both
-//! kinds take turns; medians are printed.
+//! `cargo run --release -p ostler-os --example restart_cost [PROGRAM]`. The program (default
+//! /bin/true) should exit immediately. One cycle starts it and waits until its exit and, with the
+//! guardian, the end of its whole tree are reported. Rounds of both kinds take turns; medians are
+//! printed.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;

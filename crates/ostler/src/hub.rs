@@ -1,6 +1,8 @@
-//! Where every event of a run passes through: it gets its number, is told to `tracing`, and reaches the subscribers.
+//! All events of a run pass through here: each gets its number, is logged with `tracing`, and is
+//! sent to the subscribers.
 //!
-//! Nothing here can block: a subscriber that does not keep up loses the oldest events, and is told how many.
+//! Nothing here can block. A subscriber that does not keep up loses the oldest events, and is
+//! notified how many.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -20,7 +22,7 @@ use crate::observers::Observers;
 /// How many events a subscriber may be behind before it loses the oldest: 16,384.
 pub const EVENT_BUFFER: usize = 16_384;
 
-/// Whom an event is about.
+/// The subject of an event.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct About {
     pub(crate) pool: Option<String>,
@@ -56,14 +58,15 @@ pub(crate) struct Hub {
     run: RunId,
     line: Mutex<Line>,
     observers: Arc<Observers>,
-    /// All of them as one, when there is any.
+    /// All observers combined into one, if there are any.
     observer: OnceLock<Arc<dyn Observer>>,
 }
 
 #[derive(Debug)]
 struct Line {
     seq: u64,
-    /// Gone with `run.stopped`, the last event: a release that is still being tried has been told of in the report.
+    /// Dropped with `run.stopped`, the last event. A release that is still being retried then is in
+    /// the report.
     sender: Option<broadcast::Sender<Arc<Event>>>,
 }
 
@@ -91,7 +94,7 @@ impl Hub {
         &self.app
     }
 
-    /// Everything is reported to this observer, too.
+    /// Adds an observer that receives everything.
     pub(crate) fn add_observer(&self, observer: Arc<dyn Observer>) {
         self.observers.add(observer);
         let all = || Arc::clone(&self.observers) as Arc<dyn Observer>;
@@ -102,12 +105,13 @@ impl Hub {
         self.observer.get()
     }
 
-    /// Tells an event that is no part of an incarnation's start or stop: it has a span of its own.
+    /// Emits an event that is not part of an incarnation's start or stop. It gets a span of its
+    /// own.
     pub(crate) fn emit(&self, kind: EventKind, about: About, facts: Facts) {
         self.emit_below(&SpanLink::default(), kind, about, facts);
     }
 
-    /// The same, with its span below one that may have ended: what the event follows from.
+    /// The same, with its span below one that caused the event and may have ended.
     pub(crate) fn emit_below(&self, parent: &SpanLink, kind: EventKind, about: About, facts: Facts) {
         let span = tracing::info_span!(target: "ostler", parent: None, "ostler.event", otel.name = kind.full_name());
         context::place_below(&span, parent);
@@ -117,7 +121,7 @@ impl Hub {
         }
     }
 
-    /// Tells an event that is a part of the work of this span, whose place in its trace is `link`.
+    /// Emits an event that is part of the work of this span, whose place in its trace is `link`.
     pub(crate) fn emit_in(&self, span: &Span, link: &SpanLink, kind: EventKind, about: About, facts: Facts) {
         if let Some(event) = self.publish(kind, about, facts) {
             context::note(span, &event);
@@ -131,8 +135,8 @@ impl Hub {
         }
     }
 
-    /// Numbers the event, and tells it to all. Numbering and sending are one step, so that every subscriber sees the
-    /// events in the order of their numbers. `None`: the run is over.
+    /// Numbers the event and sends it to all. Both happen in one step, so that every subscriber
+    /// sees the events in the order of their numbers. `None`: the run is over.
     fn publish(&self, kind: EventKind, about: About, facts: Facts) -> Option<Arc<Event>> {
         let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
         let sender = line.sender.clone()?;
@@ -148,7 +152,7 @@ impl Hub {
             incarnation: about.incarnation,
             facts,
         });
-        // No subscriber is no error.
+        // Having no subscriber is not an error.
         let _ = sender.send(Arc::clone(&event));
         if kind == EventKind::RunStopped {
             line.sender = None;
@@ -162,7 +166,7 @@ impl Hub {
         let line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
         let receiver = match &line.sender {
             Some(sender) => sender.subscribe(),
-            // Of a sender that is dropped at once: the run is over.
+            // The sender is dropped immediately, because the run is over.
             None => broadcast::channel(1).1,
         };
         EventStream {
@@ -175,7 +179,7 @@ impl Hub {
     }
 }
 
-/// To whoever keeps a log.
+/// Logs the event.
 fn trace(event: &Event) {
     let worker = event.worker.as_ref().map(ToString::to_string);
     let who = worker.as_deref().or(event.pool.as_deref()).unwrap_or("run");
@@ -195,16 +199,18 @@ fn trace(event: &Event) {
     }
 }
 
-/// The events of a run from the moment of the subscription on, in order: a [`Stream`], read by [`EventStream::recv`] too.
+/// The events of a run from the time of the subscription on, in order. A [`Stream`], which can also
+/// be read with [`EventStream::recv`].
 ///
-/// A reader that falls more than [`EVENT_BUFFER`] events behind gets `events.dropped` with their count where they are missing,
-/// whatever filter it has. It never slows the instance.
+/// A reader that falls more than [`EVENT_BUFFER`] events behind gets an `events.dropped` with their
+/// number in their place, whatever its filter is. It never slows the instance down.
 ///
 /// ```no_run
 /// # async fn example(ostler: ostler::Ostler) {
 /// use ostler::EventKind;
 ///
-/// let mut ends = ostler.subscribe().worker("web/0").kinds([EventKind::WorkerExited, EventKind::WorkerFailed]);
+/// let kinds = [EventKind::WorkerExited, EventKind::WorkerFailed];
+/// let mut ends = ostler.subscribe().worker("web/0").kinds(kinds);
 /// while let Some(event) = ends.recv().await {
 ///     println!("{} {:?}", event.kind.name(), event.facts.message);
 /// }
@@ -214,7 +220,7 @@ fn trace(event: &Event) {
 pub struct EventStream {
     events: BroadcastStream<Arc<Event>>,
     waiting: Option<Arc<Event>>,
-    /// Events that were lost, and are not yet reported.
+    /// Lost events that are not reported yet.
     lost: u64,
     observer: Option<Arc<dyn Observer>>,
     filter: Filter,
@@ -289,7 +295,7 @@ impl Stream for EventStream {
                     self.waiting = Some(event);
                     return Poll::Ready(Some(dropped));
                 }
-                // The oldest that are left can be overwritten again before they are read.
+                // The oldest remaining events can be overwritten again before they are read.
                 Some(Err(BroadcastStreamRecvError::Lagged(count))) => self.lost += count,
                 None => return Poll::Ready(None),
             }
@@ -320,7 +326,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_comes_after_the_end_of_the_run() {
+    async fn no_event_after_the_end_of_the_run() {
         let hub = hub();
         let mut stream = hub.subscribe();
         hub.emit(EventKind::RunStopped, About::run(), Facts::default());
@@ -331,7 +337,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slow_subscriber_is_told_what_it_lost() {
+    async fn slow_subscriber_learns_what_it_lost() {
         let hub = hub();
         let mut stream = hub.subscribe();
         let lost = 10;
@@ -344,9 +350,9 @@ mod tests {
         assert_eq!(stream.recv().await.unwrap().seq, lost as u64 + 1);
     }
 
-    /// A reader that is overtaken again and again, also between the lag and the next event.
+    /// A reader that is overtaken repeatedly, even between the lag and the next event.
     #[tokio::test]
-    async fn every_lag_is_reported_however_often() {
+    async fn every_lag_is_reported() {
         const TOTAL: u64 = 200_000;
         let hub = Arc::new(Hub::with_buffer("test".into(), RunId::from_u128(1), 2));
         let mut stream = hub.subscribe();
@@ -365,7 +371,7 @@ mod tests {
                 EventKind::EventsDropped => lost += event.facts.count.unwrap(),
                 _ => {
                     read += 1;
-                    assert_eq!(event.seq, read + lost, "none is missing that was not reported");
+                    assert_eq!(event.seq, read + lost, "every missing event must be reported");
                 }
             }
         }
@@ -375,7 +381,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_filter_shows_what_it_names() {
+    async fn filter_selects_matching_events() {
         let hub = hub();
         let worker = |index| About::worker(&WorkerId::new("web".to_owned(), index), Some(Incarnation(1)));
         let mut of_worker = hub.subscribe().worker("web/1").kinds([EventKind::WorkerReady]);

@@ -1,4 +1,5 @@
-//! What a worker is to be started with, and the memory file that carries it to the process that becomes the worker.
+//! The specification of a worker process, and the memory file that passes it to the process that
+//! becomes the worker.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -17,44 +18,50 @@ use crate::protocol::{MAX_LISTEN, MAX_SPEC, SpecHead};
 /// Everything about one worker process.
 #[derive(Debug)]
 pub struct SpawnRequest {
-    /// The program's file, already looked up in `PATH`. Relative ones count from `cwd`.
+    /// The path of the program, already resolved in `PATH`. Relative paths start at `cwd`.
     pub program: PathBuf,
-    /// All arguments, the zeroth included.
+    /// All arguments, including the zeroth.
     pub argv: Vec<OsString>,
-    /// The whole environment; nothing is inherited. With `listen`, a `LISTEN_PID` in it is replaced.
+    /// The complete environment; nothing is inherited. With `listen`, a `LISTEN_PID` in it is
+    /// replaced.
     pub env: Vec<(OsString, OsString)>,
-    /// Working directory; `None` for the one that the host was in when it launched the guardian.
+    /// The working directory. `None`: the one that the host had when it launched the guardian.
     pub cwd: Option<PathBuf>,
-    /// Becomes descriptor 0; `None`: that is /dev/null.
+    /// Becomes descriptor 0. `None`: /dev/null.
     pub stdin: Option<OwnedFd>,
     /// Becomes descriptor 1.
     pub stdout: OwnedFd,
     /// Becomes descriptor 2.
     pub stderr: OwnedFd,
-    /// Directory of the cgroup (v2) that the worker is born in and that is killed with its tree. It must be the slot's
-    /// own: whatever is in it when the worker has ended is killed. Where it cannot be entered, the worker starts outside,
-    /// and `Spawned` says so. A cgroup in which `cgroup.kill` was used ([`TreeKill::cgroup`](super::TreeKill::cgroup)) is
-    /// spent: kernels since 6.14 kill whatever is cloned into it, so the next incarnation needs a fresh one.
+    /// The directory of the cgroup (v2) in which the worker starts and which is killed with its
+    /// tree. It must belong to the slot alone: everything in it is killed when the worker has
+    /// ended. If it cannot be entered, the worker starts outside, and `Spawned` says so. A cgroup
+    /// in which `cgroup.kill` was used ([`TreeKill::cgroup`](super::TreeKill::cgroup)) must not be
+    /// reused: kernels since 6.14 kill whatever is cloned into it, so the next incarnation needs a
+    /// new one.
     pub cgroup: Option<OwnedFd>,
-    /// Listening sockets, which become descriptors 3, 4, … (sd_listen_fds(3)); at most 64. `LISTEN_PID` is then added
-    /// to the environment; `LISTEN_FDS` and `LISTEN_FDNAMES` are the caller's.
+    /// Listening sockets, which become descriptors 3, 4, … (sd_listen_fds(3)); at most 64.
+    /// `LISTEN_PID` is then added to the environment; `LISTEN_FDS` and `LISTEN_FDNAMES` are up to
+    /// the caller.
     pub listen: Vec<OwnedFd>,
-    /// How the tree ends when host or guardian dies first.
+    /// How the tree is ended when host or guardian dies first.
     pub host_death: EndPolicy,
 }
 
-/// How a tree is ended: a signal to the worker's process group, a time to obey, then KILL to the whole tree.
+/// How a tree is ended: a signal to the worker's process group, a grace, then KILL to the whole
+/// tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EndPolicy {
-    /// The first signal. KILL ends the whole tree at once.
+    /// The first signal. KILL ends the whole tree immediately.
     pub signal: Signal,
-    /// From the first signal to the tree kill, in whole milliseconds; zero kills at once. When the worker ends sooner,
-    /// others in its process group have the rest of it.
+    /// The time from the first signal to the tree kill, in whole milliseconds; zero kills
+    /// immediately. If the worker ends sooner, other members of its process group have the rest of
+    /// it.
     pub grace: Duration,
 }
 
 impl Default for EndPolicy {
-    /// KILL, at once.
+    /// KILL, immediately.
     fn default() -> Self {
         Self {
             signal: Signal::KILL,
@@ -64,7 +71,7 @@ impl Default for EndPolicy {
 }
 
 impl SpawnRequest {
-    /// The spec of this request as a memory file of its own.
+    /// The specification of this request, in a new memory file.
     pub(super) fn spec(&self) -> Result<OwnedFd, OrderError> {
         if self.listen.len() > MAX_LISTEN {
             return Err(OrderError::TooManyListeners {
@@ -77,7 +84,7 @@ impl SpawnRequest {
         Ok(file.into())
     }
 
-    /// Head, two tables of offsets, strings (see [`SpecHead`]).
+    /// The header, two tables of offsets, and the strings (see [`SpecHead`]).
     fn layout(&self) -> Result<Vec<u8>, OrderError> {
         let env: Vec<&(OsString, OsString)> = self
             .env
@@ -115,7 +122,7 @@ impl SpawnRequest {
         if bytes.len() > MAX_SPEC {
             return Err(OrderError::TooLarge { bytes: bytes.len() });
         }
-        // Everything is below MAX_SPEC now, so no offset is cut.
+        // Everything is below MAX_SPEC now, so no offset is truncated.
         let head = SpecHead {
             program: program as u32,
             directory: directory as u32,
@@ -157,8 +164,8 @@ fn write_table(bytes: &mut [u8], at: usize, offsets: &[usize]) {
     }
 }
 
-/// A memory file that can never be executed, which systems with `vm.memfd_noexec` ask for. Kernels before 6.3 do not
-/// know the flag and say EINVAL.
+/// A memory file that can never be executed, as required by systems with `vm.memfd_noexec`. Kernels
+/// before 6.3 do not know the flag and return EINVAL.
 fn memory_file() -> io::Result<OwnedFd> {
     let name = "ostler-spec";
     match rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL) {
@@ -206,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_spec_holds_every_string_where_its_head_says() {
+    fn spec_has_every_string_at_its_offset() {
         let bytes = request().layout().expect("a spec");
         let head = SpecHead::decode(&bytes, bytes.len()).expect("a head");
         assert_eq!(string_at(&bytes, head.program as usize), "/bin/true");
@@ -217,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn listening_sockets_bring_room_for_the_pid() {
+    fn listening_sockets_reserve_space_for_the_pid() {
         let mut request = request();
         request
             .listen
@@ -234,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_exec_cannot_pass_on_is_refused_by_name() {
+    fn values_that_exec_cannot_pass_are_refused_by_name() {
         let mut request = request();
         request.argv.push("a\0b".into());
         assert!(matches!(request.layout(), Err(OrderError::Nul { what: "an argument" })));

@@ -1,7 +1,9 @@
-//! Starter and pool supervisor, as specifications of children: neither has an actor type of its own.
+//! The specifications of starters and of the pool's supervisor. Neither has an actor type of its
+//! own.
 //!
-//! A starter stands between pool and worker so that a worker's restart does not involve the pool, and so that a
-//! worker and the resources that belong to it end together (ADR 0001, `ADR/0001-a-starter-between-pool-and-worker.md`).
+//! A starter sits between pool and worker so that restarting a worker does not involve the pool,
+//! and so that a worker and its resources end together (ADR 0001,
+//! `ADR/0001-a-starter-between-pool-and-worker.md`).
 
 use std::sync::Arc;
 
@@ -22,8 +24,9 @@ use crate::supervisor::{
 /// The id of the worker in its starter.
 pub(super) const WORKER: &str = "worker";
 
-/// The pool's supervisor as a child of the root: dynamic, with a starter a slot. Killed, it comes back with all of
-/// them that have neither finished nor given up; the new incarnations wait for the release of the old ones, since slots outlive their actors.
+/// The pool's supervisor as a child of the root: dynamic, with one starter per slot. If it is
+/// killed, it comes back with all starters that have neither finished nor given up. The new
+/// incarnations wait for the release of the old ones, because slots outlive their actors.
 pub(crate) fn pool_child(shared: &Arc<PoolShared>) -> ChildSpec {
     let (starting, stopping) = (Arc::clone(shared), Arc::clone(shared));
     let start = move |context| start_pool(Arc::clone(&starting), context);
@@ -68,8 +71,8 @@ async fn start_pool(shared: Arc<PoolShared>, mut context: StartContext) -> Resul
     Ok(StartedChild::new(supervisor.cell(), join))
 }
 
-/// A slot's starter as a child of the pool's supervisor. One that finished or gave up is not started again; one that
-/// was killed is.
+/// A slot's starter as a child of the pool's supervisor. One that finished or gave up is not
+/// started again; one that was killed is.
 fn starter_child(slot: &Arc<Slot>, shared: &Arc<PoolShared>) -> ChildSpec {
     let (starting, stopping) = ((Arc::clone(slot), Arc::clone(shared)), Arc::clone(shared));
     let (index, released) = (slot.worker.index, Arc::clone(slot));
@@ -108,7 +111,7 @@ async fn start_starter(
     shared.note_starter(slot.worker.index, starter.clone());
     let waited = starter.clone();
     let join = tokio::spawn(async move {
-        // Its worker has ended for good, whatever of: the actor that was killed could not tell.
+        // Its worker has ended for good. An actor that was killed could not report it.
         if waited.wait().await == Some(End::AutoShutdown) {
             finished(&slot, &shared);
         }
@@ -116,8 +119,8 @@ async fn start_starter(
     Ok(StartedChild::new(starter.cell(), join))
 }
 
-/// The worker as a child of its starter. It is given all the time that its own stop takes: its specification bounds
-/// that. Its gate keeps the next incarnation away until this one is released.
+/// The worker as a child of its starter, without a timeout, because its own specification bounds
+/// its stop. Its gate delays the next incarnation until this one is released.
 pub(super) fn worker_child(slot: &Arc<Slot>, shared: &Arc<PoolShared>) -> ChildSpec {
     let (slot, pool, released) = (Arc::clone(slot), Arc::clone(shared), Arc::clone(slot));
     let restart = pool.spec.restart;
@@ -151,7 +154,7 @@ async fn settled(slot: Arc<Slot>) {
     slot.settled().await;
 }
 
-/// What OTP reports of the worker, as our events.
+/// Translates OTP's reports about the worker to Ostler's events.
 fn tell(slot: &Slot, shared: &PoolShared, report: Report) {
     let about = || About::worker(&slot.worker, slot.state().incarnation);
     match report {

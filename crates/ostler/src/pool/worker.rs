@@ -1,7 +1,9 @@
-//! The worker actor: one incarnation of a worker. It starts the process, and ends as the process ended.
+//! The worker actor: one incarnation of a worker. It starts the process, and ends when the process
+//! has ended.
 //!
-//! It holds no more than a line to the process's driver: however it ends, the line drops, and the driver ends and
-//! releases the process. Its release gate (see `starter`) keeps the next incarnation away until then.
+//! It only holds a handle to the process's driver. However the actor ends, the handle is dropped,
+//! and the driver ends and releases the process. Its release gate (see `starter`) delays the next
+//! incarnation until then.
 
 use std::sync::Arc;
 
@@ -19,13 +21,13 @@ use crate::supervisor::Exit;
 /// One incarnation of a worker.
 pub(super) struct WorkerActor;
 
-/// What a worker is made of.
+/// The arguments of a worker actor.
 pub(super) struct WorkerArguments {
     pub(super) slot: Arc<Slot>,
     pub(super) pool: Arc<PoolShared>,
 }
 
-/// A worker while it lives.
+/// The state of a worker actor.
 pub(super) struct WorkerActorState {
     slot: Arc<Slot>,
     services: Arc<Services>,
@@ -47,10 +49,11 @@ impl Actor for WorkerActor {
         let setup = Arc::clone(&pool.setup);
         let services = Arc::clone(&pool.services);
         let owner = move |notice| match notice {
-            // Not by way of the actor: one that was killed would leave its pool in the belief that it serves.
+            // Directly, and not through the actor: if the actor was killed, its pool would
+            // otherwise believe that the worker is ready.
             Notice::Ready => pool.tell(PoolInput::Ready(index)),
             Notice::NotReady => pool.tell(PoolInput::NotReady(index)),
-            // A cast to an actor that has ended is lost, as it should be.
+            // A message to an actor that has ended is lost, which is fine.
             Notice::Ended(outcome) => drop(myself.cast(WorkerMessage::Ended(outcome))),
             Notice::Overdue(failure) => drop(myself.cast(WorkerMessage::Overdue(failure))),
         };
@@ -72,11 +75,12 @@ impl Actor for WorkerActor {
             WorkerMessage::Overdue(failure) => Err(failed(failure).into()),
             WorkerMessage::Ended(outcome) => state.ended(&myself, outcome),
             #[cfg(test)]
-            WorkerMessage::Panic => panic!("told to by a test"),
+            WorkerMessage::Panic => panic!("requested by a test"),
         }
     }
 
-    /// An orderly stop: the process is asked to end, and waited for. Its own deadlines bound the wait.
+    /// A requested stop: asks the process to end and waits for it. The process's own deadlines
+    /// bound the wait.
     async fn post_stop(
         &self,
         _: ActorRef<WorkerMessage>,
@@ -92,8 +96,9 @@ impl Actor for WorkerActor {
 impl WorkerActorState {
     fn ended(&self, myself: &ActorRef<WorkerMessage>, outcome: Outcome) -> Result<(), ActorProcessingErr> {
         match outcome {
-            // The instance is being stopped, and its killer was faster than the supervisors: they end this actor in its
-            // turn. Did it end by itself, it would be restarted, and counted, until then.
+            // The instance is being stopped, and its killer was faster than the supervisors, which
+            // end this actor in turn. If the actor ended by itself now, it would be restarted, and
+            // counted, until then.
             Outcome::Stopped { .. } if self.services.is_stopping() => {}
             Outcome::Stopped { .. } => myself.stop(Some("shutdown".to_owned())),
             Outcome::Finished { .. } => myself.stop(None),
@@ -103,7 +108,7 @@ impl WorkerActorState {
     }
 }
 
-/// A failure as an exit: those that are nobody's fault are not counted.
+/// A failure as an exit. Failures that are not the worker's fault are not counted.
 fn failed(failure: Failure) -> Exit {
     let counted = failure.reason.is_counted();
     Exit {
@@ -112,14 +117,14 @@ fn failed(failure: Failure) -> Exit {
     }
 }
 
-/// What the process's driver tells of its end.
+/// Messages from the process's driver about its end.
 #[derive(Debug)]
 pub(crate) enum WorkerMessage {
-    /// All it held is released.
+    /// Everything it held is released.
     Ended(Outcome),
-    /// It has ended, and what it held was not released in time.
+    /// It has ended, but what it held was not released in time.
     Overdue(Failure),
-    /// A bug in the actor, as a test has it.
+    /// A bug in the actor, caused by a test.
     #[cfg(test)]
     Panic,
 }

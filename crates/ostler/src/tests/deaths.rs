@@ -1,5 +1,5 @@
-//! Every actor between the root and a process dies, by kill and by panic, in each state of the process: the process is
-//! gone and released, and the pool comes back to full strength.
+//! Every actor between the root and a process dies, by kill and by panic, in each state of the
+//! process. The process must be gone and released, and the pool must return to full strength.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
@@ -13,19 +13,20 @@ use crate::{EventKind, Port, Probe, ProbeKind, Ready, StopSpec};
 const ACTORS: [Actor; 3] = [Actor::Worker, Actor::Starter, Actor::Pool];
 const DEATHS: [Death; 2] = [Death::Kill, Death::Panic];
 
-/// A worker with a child in a session of its own; both ignore TERM.
+/// A worker with a child in its own session. Both ignore TERM.
 const STUBBORN: &str = "trap '' TERM; setsid sleep 1000 & exec sleep 1000";
 
-async fn for_each_death<F: Future<Output = ()>>(story: impl Fn(Actor, Death) -> F) {
+async fn for_each_death<F: Future<Output = ()>>(scenario: impl Fn(Actor, Death) -> F) {
     for actor in ACTORS {
         for death in DEATHS {
             println!("{actor:?} {death:?}");
-            story(actor, death).await;
+            scenario(actor, death).await;
         }
     }
 }
 
-/// Every worker of the pool, in its second incarnation or a later one where `restarted` says so, is ready again.
+/// Waits until every worker of the pool is ready again, in its second incarnation or a later one if
+/// it was restarted.
 async fn full_strength(scene: &mut Scene, pool: &crate::Pool, actor: Actor) {
     let again = match actor {
         Actor::Pool => pool.spec().workers,
@@ -78,7 +79,7 @@ async fn in_spawned() {
     .await;
 }
 
-/// The guardian is stopped, so that the order to spawn stays unanswered.
+/// The guardian is halted, so that the spawn request stays unanswered.
 #[tokio::test(flavor = "multi_thread")]
 async fn in_reserved() {
     for_each_death(async |actor, death| {
@@ -96,7 +97,8 @@ async fn in_reserved() {
     .await;
 }
 
-/// The worker ignores the request to end, and its grace is an hour: only the actor's death ends it.
+/// The worker ignores the stop request, and its grace is an hour, so only the actor's death ends
+/// it.
 #[tokio::test(flavor = "multi_thread")]
 async fn in_stopping() {
     for_each_death(async |actor, death| {
@@ -114,14 +116,14 @@ async fn in_stopping() {
         });
         scene.wait_for_kind(EventKind::WorkerStopping).await;
         if (actor, death) == (Actor::Worker, Death::Panic) {
-            // An actor that is in its `post_stop` handles no message any more.
+            // An actor that is in its `post_stop` handles no messages any more.
             end(&pool, actor, Death::Kill).await;
         } else {
             end(&pool, actor, death).await;
         }
         scene.wait_for_kind(EventKind::WorkerReleased).await;
-        // Told of the restart, or that its starter is gone.
-        drop(tokio::time::timeout(SOON, restarting).await.expect("no call hangs"));
+        // Either the restart succeeded, or the starter is gone.
+        drop(tokio::time::timeout(SOON, restarting).await.expect("timeout"));
         full_strength(&mut scene, &pool, actor).await;
         let stopping = scene.ostler.killer();
         stopping.kill();
@@ -130,7 +132,7 @@ async fn in_stopping() {
     .await;
 }
 
-/// A stranger has taken the port, so that the release is not through.
+/// A foreign process has taken the port, so that the release is not complete.
 #[tokio::test(flavor = "multi_thread")]
 async fn in_releasing() {
     for_each_death(async |actor, death| {
@@ -140,13 +142,13 @@ async fn in_releasing() {
         let pool = scene.ostler.pool_from(spec).start().await.unwrap();
         let ready = scene.wait_for_kind(EventKind::WorkerReady).await;
         let port = pool.workers()[0].ports[""];
-        let stranger = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+        let foreign = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
         let pid = i32::try_from(ready.facts.pid.unwrap()).unwrap();
         kill(Pid::from_raw(pid), NixSignal::SIGKILL).unwrap();
         scene.wait_for_kind(EventKind::WorkerExited).await;
         end(&pool, actor, death).await;
         assert_eq!(scene.count(EventKind::WorkerReleased), 0);
-        drop(stranger);
+        drop(foreign);
         scene.wait_for_kind(EventKind::WorkerReleased).await;
         full_strength(&mut scene, &pool, actor).await;
         scene.stop_and_check().await;

@@ -178,7 +178,7 @@ pub(super) async fn end(pool: &Pool, actor: Actor, death: Death) {
 fn explosive() -> crate::supervisor::ChildSpec {
     crate::supervisor::ChildSpec::actor("explosive", || (Idle, ()))
         .restart(crate::Restart::Temporary)
-        .stop_with(|_: &ActorCell| panic!("told to by a test"))
+        .stop_with(|_: &ActorCell| panic!("requested by a test"))
 }
 
 struct Idle;
