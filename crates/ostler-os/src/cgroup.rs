@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use ostler_core::ids::{RunId, WorkerId};
+use ostler_core::ids::{Incarnation, RunId, WorkerId};
 use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat, fstatfs, open, openat};
 use rustix::io::Errno;
 
@@ -172,22 +172,16 @@ impl RunGroup {
     /// Creates the group of a slot. An existing one, of an earlier incarnation of the slot, is
     /// reused.
     ///
-    /// # Errors
-    ///
-    /// If it cannot be created or opened.
-    pub fn slot(&self, worker: &WorkerId) -> io::Result<Group> {
-        self.slot_after(worker, 0)
-    }
-
-    /// The same, after `spent` groups of the slot were killed and could not be removed immediately:
-    /// the kernel reports a group as busy for a moment after its last process, and a killed group
-    /// kills what is started in it.
+    /// The groups of the worker's incarnations up to `spent_until` are not used again: they were
+    /// killed, a killed group kills what is started in it, and the kernel reports a group as busy
+    /// for a moment after its last process, so that it may still exist. Incarnations of a worker are
+    /// numbered through the whole run, also when its pool is stopped and started again.
     ///
     /// # Errors
     ///
     /// If it cannot be created or opened.
-    pub fn slot_after(&self, worker: &WorkerId, spent: u64) -> io::Result<Group> {
-        let path = self.group.path.join(slot_name(worker, spent));
+    pub fn slot(&self, worker: &WorkerId, spent_until: Option<Incarnation>) -> io::Result<Group> {
+        let path = self.group.path.join(slot_name(worker, spent_until));
         match Group::create(path.clone()) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Group::open(path),
             result => result,
@@ -410,10 +404,13 @@ fn value_of(text: &str, key: &str) -> Option<u64> {
 }
 
 /// The directory of a slot. Pool names cannot contain the last separator, so slot 2 of `web-1`
-/// differs from slot 1 of `web` after two kills.
-fn slot_name(worker: &WorkerId, spent: u64) -> String {
+/// differs from slot 1 of `web` whose second incarnation was killed.
+fn slot_name(worker: &WorkerId, spent_until: Option<Incarnation>) -> String {
     let name = format!("{}-{}", plain(&worker.pool), worker.index);
-    if spent > 0 { format!("{name}~{spent}") } else { name }
+    match spent_until {
+        Some(Incarnation(last)) => format!("{name}~{last}"),
+        None => name,
+    }
 }
 
 /// A pool's name as part of a directory name: letters, digits, `_` and `-` are kept, other bytes
@@ -438,10 +435,12 @@ mod tests {
         assert_eq!(plain("embed_a-1"), "embed_a-1");
         assert_eq!(plain("a/b.c %"), "a%2fb%2ec%20%25");
         assert_ne!(plain("a%2f"), plain("a/"));
-        let of = |pool: &str, index, spent| slot_name(&WorkerId::new(pool.to_owned(), index), spent);
-        assert_eq!(of("web", 1, 0), "web-1");
-        assert_ne!(of("web", 1, 2), of("web-1", 2, 0));
-        assert_ne!(of("web~1", 2, 0), of("web", 1, 2));
+        let of = |pool: &str, index, spent: Option<u64>| {
+            slot_name(&WorkerId::new(pool.to_owned(), index), spent.map(Incarnation))
+        };
+        assert_eq!(of("web", 1, None), "web-1");
+        assert_ne!(of("web", 1, Some(2)), of("web-1", 2, None));
+        assert_ne!(of("web~1", 2, None), of("web", 1, Some(2)));
     }
 
     #[test]

@@ -80,7 +80,7 @@ fn group_kills_every_process_started_in_it() {
     let Some(site) = site() else { return };
     let mut troupe = Troupe::new();
     let run = TestRun::new(&site, some_run());
-    let slot = run.slot(&WorkerId::new("embed", 0)).expect("made");
+    let slot = run.slot(&WorkerId::new("embed", 0), None).expect("made");
     assert_eq!(slot.path().file_name().and_then(|name| name.to_str()), Some("embed-0"));
     assert!(!slot.is_populated().expect("read"));
     assert_eq!(slot.oom_kills().unwrap_or_default(), 0);
@@ -116,10 +116,13 @@ fn group_kills_every_process_started_in_it() {
 fn next_incarnation_reuses_the_slots_group() {
     let Some(site) = site() else { return };
     let run = TestRun::new(&site, some_run());
-    let first = run.slot(&WorkerId::new("embed", 7)).expect("made");
-    let second = run.slot(&WorkerId::new("embed", 7)).expect("taken");
+    let first = run.slot(&WorkerId::new("embed", 7), None).expect("made");
+    let second = run.slot(&WorkerId::new("embed", 7), None).expect("taken");
     assert_eq!(first.path(), second.path());
-    assert_ne!(run.slot(&WorkerId::new("embed", 8)).expect("made").path(), first.path());
+    assert_ne!(
+        run.slot(&WorkerId::new("embed", 8), None).expect("made").path(),
+        first.path()
+    );
     assert!(
         run.group()
             .remove_until(soon())
@@ -135,9 +138,9 @@ fn removed_group_kills_nothing_in_its_successor() {
     let mut troupe = Troupe::new();
     let run = TestRun::new(&site, some_run());
     let worker = WorkerId::new("embed", 0);
-    let gone = run.slot(&worker).expect("made");
+    let gone = run.slot(&worker, None).expect("made");
     assert!(gone.remove_until(soon()).expect("removed"));
-    let next = run.slot(&worker).expect("creating the group again");
+    let next = run.slot(&worker, None).expect("creating the group again");
     assert_eq!(gone.path(), next.path());
     let innocent = spawn_inside(&mut troupe, next.path(), "echo up; sleep 600");
     until("the process is in the new group", || {
@@ -164,7 +167,7 @@ fn only_the_dead_runs_group_is_killed_and_removed() {
     let (dead, live) = (some_run(), some_run());
     let dead_path = {
         let run = site.create_run(dead).expect("made");
-        let slot = run.slot(&WorkerId::new("embed", 0)).expect("made");
+        let slot = run.slot(&WorkerId::new("embed", 0), None).expect("made");
         // An Ostler inside the worker has created its own group below.
         let nested = slot.path().join("ostler-nested");
         fs::create_dir(&nested).expect("made");

@@ -211,12 +211,12 @@ impl<'a> Driver<'a> {
             // Both kill the cgroup, perhaps later than everything else: the next incarnation must
             // not be born into it.
             Effect::KillPastSitter => {
-                self.slot.note_spent_cgroup();
+                self.slot.note_spent_cgroup(self.incarnation.number);
                 let killed = release::kill_past_sitter(&self.incarnation, &self.resources, self.host);
                 self.pending.push(killed);
             }
             Effect::EndWithoutSitter => {
-                self.slot.note_spent_cgroup();
+                self.slot.note_spent_cgroup(self.incarnation.number);
                 let ended = release::end_without_sitter(&self.incarnation, &self.resources, self.host);
                 self.pending.push(ended);
             }
@@ -242,7 +242,7 @@ impl<'a> Driver<'a> {
 
     fn spawn(&mut self) -> Work {
         self.spans.spawning();
-        let (trace, spent) = (self.spans.start().headers(), self.slot.spent_cgroups());
+        let (trace, spent) = (self.spans.start().headers(), self.slot.cgroups_spent_until());
         match start::prepare(&self.incarnation, &mut self.resources, self.host, trace, spent) {
             Ok(request) => {
                 let route = Route {
@@ -295,7 +295,7 @@ impl<'a> Driver<'a> {
     /// incarnation gets another.
     fn drop_cgroup(&mut self) {
         if !self.resources.drop_cgroup() {
-            self.slot.note_spent_cgroup();
+            self.slot.note_spent_cgroup(self.incarnation.number);
         }
     }
 

@@ -216,9 +216,9 @@ impl Records for Table {
 
 /// Checks and kills on this machine. All of them block.
 pub(super) trait Machine: Send + Sync {
-    /// The cgroup for the worker's next process; `None` where there are none. `spent` of the slot's
-    /// earlier ones can't be used again.
-    fn cgroup(&self, worker: &WorkerId, spent: u64) -> Option<io::Result<Group>>;
+    /// The cgroup for the worker's next process; `None` where there are none. Those of
+    /// the worker's incarnations up to `spent_until` can't be used again.
+    fn cgroup(&self, worker: &WorkerId, spent_until: Option<Incarnation>) -> Option<io::Result<Group>>;
 
     /// Which of the addresses can't be bound, and who holds it; `None`: all can.
     fn held(&self, addresses: &[SocketAddr]) -> Option<String>;
@@ -240,8 +240,8 @@ struct ThisMachine {
 }
 
 impl Machine for ThisMachine {
-    fn cgroup(&self, worker: &WorkerId, spent: u64) -> Option<io::Result<Group>> {
-        Some(self.cgroup.as_ref()?.slot_after(worker, spent))
+    fn cgroup(&self, worker: &WorkerId, spent_until: Option<Incarnation>) -> Option<io::Result<Group>> {
+        Some(self.cgroup.as_ref()?.slot(worker, spent_until))
     }
 
     fn held(&self, addresses: &[SocketAddr]) -> Option<String> {

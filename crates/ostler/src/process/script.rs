@@ -110,7 +110,7 @@ impl Records for Script {
 }
 
 impl Machine for Script {
-    fn cgroup(&self, _: &WorkerId, _: u64) -> Option<io::Result<Group>> {
+    fn cgroup(&self, _: &WorkerId, _: Option<Incarnation>) -> Option<io::Result<Group>> {
         None
     }
 

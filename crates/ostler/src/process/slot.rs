@@ -25,9 +25,10 @@ struct Memory {
     /// or sitter that was lost); each lengthens the pause before the next one.
     uncounted_failures: u32,
     latest: Option<watch::Receiver<Progress>>,
-    /// Cgroups of the slot that were killed and could not be removed at once: they go with the
-    /// run's.
-    spent_cgroups: u64,
+    /// The cgroups of the incarnations up to this one are not used again: whatever is started in a
+    /// cgroup that was killed is killed at its birth, and the kernel may call it busy when it is to be
+    /// removed. They go with the run's.
+    cgroups_spent_until: Option<Incarnation>,
     /// Nothing starts here any more, and its number may belong to another slot by now.
     closed: bool,
     /// Why the worker is about to be stopped, when that is known.
@@ -67,6 +68,8 @@ impl Slot {
             number,
             memory: Mutex::new(Memory {
                 incarnations: first.0 - 1,
+                // The former pool may have left cgroups under the same worker's name.
+                cgroups_spent_until: (first.0 > 1).then(|| Incarnation(first.0 - 1)),
                 ..Memory::default()
             }),
             state: watch::Sender::default(),
@@ -180,12 +183,14 @@ impl Slot {
         memory.incarnations > reserved && memory.latest.as_ref().is_some_and(held)
     }
 
-    pub(super) fn spent_cgroups(&self) -> u64 {
-        self.memory().spent_cgroups
+    /// The next process gets a cgroup that no incarnation up to this one had.
+    pub(super) fn cgroups_spent_until(&self) -> Option<Incarnation> {
+        self.memory().cgroups_spent_until
     }
 
-    pub(super) fn note_spent_cgroup(&self) {
-        self.memory().spent_cgroups += 1;
+    /// The incarnation's cgroup was killed, or is about to be.
+    pub(super) fn note_spent_cgroup(&self, incarnation: Incarnation) {
+        self.memory().cgroups_spent_until = Some(incarnation);
     }
 
     /// Whether it has finished or given up: nothing is started in it any more.
@@ -263,5 +268,24 @@ impl Drop for Process {
             cause: Cause::OwnerGone,
             kill: true,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A race that chaos found: a pool was stopped and started again while the kernel still called its
+    /// killed cgroups busy, and every worker was born into one of those, and killed.
+    #[test]
+    fn a_pool_started_again_uses_no_cgroup_of_the_former_one() {
+        let worker = || WorkerId::new("p", 0);
+        let former = Slot::new(worker(), 0, Incarnation(1));
+        assert_eq!(former.cgroups_spent_until(), None);
+        former.note_spent_cgroup(Incarnation(1));
+        assert_eq!(former.cgroups_spent_until(), Some(Incarnation(1)));
+
+        let again = Slot::new(worker(), 0, Incarnation(3));
+        assert_eq!(again.cgroups_spent_until(), Some(Incarnation(2)));
     }
 }

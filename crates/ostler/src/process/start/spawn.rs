@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use ostler_core::failure::{Failure, Reason};
+use ostler_core::ids;
 use ostler_core::lifecycle::Input;
 use ostler_core::spec::{Ready, WorkerSpec};
 use ostler_failpoint::{self as failpoint, Point};
@@ -43,8 +44,8 @@ pub(in crate::process) fn order(incarnation: &Incarnation, host: &Host, route: R
     })
 }
 
-/// Prepares what the process is given. `spent_cgroups` of the slot's earlier
-/// cgroups can't be used again.
+/// Prepares what the process is given. The cgroups of the worker's incarnations up to `spent_until`
+/// can't be used again.
 ///
 /// # Errors
 /// Why it can't be spawned: no port, no program, no room for a pipe.
@@ -53,7 +54,7 @@ pub(in crate::process) fn prepare(
     resources: &mut Resources,
     host: &Host,
     trace: Option<(String, Option<String>)>,
-    spent_cgroups: u64,
+    spent_until: Option<ids::Incarnation>,
 ) -> Result<SpawnRequest, Failure> {
     if let Some(failure) = resources.port_failure.take() {
         return Err(failure);
@@ -90,7 +91,7 @@ pub(in crate::process) fn prepare(
         stdin: streams.stdin,
         stdout: streams.stdout,
         stderr: streams.stderr,
-        cgroup: cgroup(incarnation, resources, host, spent_cgroups),
+        cgroup: cgroup(incarnation, resources, host, spent_until),
         listen,
         host_death: EndPolicy {
             signal: spec.host_death.signal,
@@ -140,8 +141,13 @@ fn listening_sockets(resources: &Resources) -> Result<(Vec<String>, Vec<OwnedFd>
     Ok(copies?.into_iter().unzip())
 }
 
-fn cgroup(incarnation: &Incarnation, resources: &mut Resources, host: &Host, spent: u64) -> Option<OwnedFd> {
-    let made = host.machine.cgroup(&incarnation.worker, spent)?;
+fn cgroup(
+    incarnation: &Incarnation,
+    resources: &mut Resources,
+    host: &Host,
+    spent_until: Option<ids::Incarnation>,
+) -> Option<OwnedFd> {
+    let made = host.machine.cgroup(&incarnation.worker, spent_until)?;
     match made.and_then(|made| made.directory().try_clone_to_owned().map(|fd| (made, fd))) {
         Ok((made, directory)) => {
             resources.cgroup = Some(Arc::new(made));
