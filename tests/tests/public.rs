@@ -1,4 +1,5 @@
-//! The public API from outside: every item that an app needs can be named, implemented and matched with paths of `ostler` alone.
+//! The public API from outside: every item that an app needs can be named, implemented and matched
+//! with paths of `ostler` alone.
 
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};

@@ -3,10 +3,13 @@
 //! - `builder`: from a name to a running instance
 //! - `handle`: [`Ostler`](crate::Ostler), what people hold of it
 //! - `pool_builder`: makes its pools; `child`: an instance as a child of a supervisor
-//! - `tree`: its root and its pools; `anchor`: its place under an actor of yours; `conclude`: its end, however that came
+//! - `tree`: its root and its pools; `anchor`: its place under an actor of yours; `conclude`: its
+//!   end, however that came
 //! - `services`: what its actors and drivers share
-//! - `sweep`, `cleaner`, `audit`: what looks for processes that should not be there: of dead runs, at the end, at an interval
-//! - `process_table`: the table's place in the tree; `report`: what a stop comes to; `snapshot`: what metrics read
+//! - `sweep`, `cleaner`, `audit`: what looks for processes that should not be there: of dead runs,
+//!   at the end, at an interval
+//! - `process_table`: the table's place in the tree; `report`: what a stop comes to; `snapshot`:
+//!   what metrics read
 
 mod anchor;
 pub(crate) mod audit;

@@ -1,6 +1,7 @@
 //! Pools: so many workers of one kind, each slot kept filled by a starter of its own.
 //!
-//! - `handle`: [`Pool`], what people hold of a pool; `worker_handle`: [`Worker`], of one of its workers
+//! - `handle`: [`Pool`], what people hold of a pool; `worker_handle`: [`Worker`], of one of its
+//!   workers
 //! - `phase`: how far a pool is, and how it ends; `error`: what it refuses
 //! - `shared`: what handle, supervisor, starters and workers have in common
 //! - `starter`: pool supervisor and starter, as children; `worker`: the actor of one incarnation

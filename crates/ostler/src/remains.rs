@@ -1,7 +1,8 @@
-//! What is left of a run's processes: found, then killed. The one way of it, for release, cleaner, sweep and audit.
+//! What is left of a run's processes: found, then killed. The one way of it, for release, cleaner,
+//! sweep and audit.
 //!
-//! What could not be inspected is kept beside what was found, in words: "could not look" is never "nothing there". All of it
-//! reads `/proc` and waits for ends, so it blocks.
+//! What could not be inspected is kept beside what was found, in words: "could not look" is never
+//! "nothing there". All of it reads `/proc` and waits for ends, so it blocks.
 
 use std::cmp::Reverse;
 use std::time::{Duration, Instant};
@@ -16,13 +17,14 @@ const SCAN_LIMIT: Duration = Duration::from_secs(5);
 /// How long everything that was killed has to end, together: 5 s.
 pub(crate) const KILL_LIMIT: Duration = Duration::from_secs(5);
 
-/// Our own process: what is older can't belong to our run. `None` where `/proc` does not show it; then nothing is ruled out.
+/// Our own process: what is older can't belong to our run. `None` where `/proc` does not show it;
+/// then nothing is ruled out.
 pub(crate) fn own_host() -> Option<ProcessIdentity> {
     identity::of(std::process::id().cast_signed()).ok().flatten()
 }
 
-/// Every process that bears the marker of `run`, and which could not be inspected. `host` is the host of that run, where it is
-/// known: what is older is not of the run.
+/// Every process that bears the marker of `run`, and which could not be inspected. `host` is the
+/// host of that run, where it is known: what is older is not of the run.
 pub(crate) fn marked(run: RunId, host: Option<&ProcessIdentity>) -> (Vec<Marked>, Option<String>) {
     match marker::scan(&[run], |_| false, Instant::now() + SCAN_LIMIT) {
         Ok(scan) => {
@@ -50,7 +52,8 @@ impl Remains {
         Self::marked_as(run, host, |_| true)
     }
 
-    /// Those that bear the marker of `run` with a value that fits: a worker's incarnation, as `embed/0#3`.
+    /// Those that bear the marker of `run` with a value that fits: a worker's incarnation, as
+    /// `embed/0#3`.
     pub(crate) fn marked_as(run: RunId, host: Option<&ProcessIdentity>, fits: impl Fn(&str) -> bool) -> Self {
         let (processes, unseen) = marked(run, host);
         let bears = |process: &Marked| process.markers.iter().any(|(of, value)| *of == run && fits(value));
@@ -97,7 +100,8 @@ impl Remains {
         self.found.dedup_by(|later, kept| later.is_same_as(kept));
     }
 
-    /// Kills each of them that still is what it was, with everything below it: all first, then waits for all until the deadline.
+    /// Kills each of them that still is what it was, with everything below it: all first, then
+    /// waits for all until the deadline.
     pub(crate) fn kill(self, by: &Attribution, deadline: Instant) -> Killed {
         let kills = kill::kill_trees(&self.found, by, deadline);
         Killed {

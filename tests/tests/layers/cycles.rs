@@ -1,9 +1,9 @@
 //! The files of a crate, and which of them need which. No cycle of files crosses a directory: what
 //! is in a directory can be read, tested and moved by itself.
 //!
-//! A path that leads through a re-export counts as one to the file that defines what it names. Tests
-//! don't count, and neither do paths inside macros. A file `x.rs` belongs to the directory `x/`
-//! where there is one.
+//! A path that leads through a re-export counts as one to the file that defines what it names.
+//! Tests don't count, and neither do paths inside macros. A file `x.rs` belongs to the directory
+//! `x/` where there is one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -224,7 +224,8 @@ impl Visit<'_> for Source {
         if !is_test(&item.attrs) {
             let before = self.paths.len();
             self.import(&mut Vec::new(), &item.tree);
-            // A file does not need what it only re-exports; what it uses by that name is seen where it does.
+            // A file does not need what it only re-exports; what it uses by that name is seen where
+            // it does.
             if !matches!(item.vis, Visibility::Inherited) {
                 self.paths.truncate(before);
             }

@@ -143,7 +143,8 @@ impl StopSpec {
 }
 
 impl Ready {
-    /// GET of this path answers with a status from 200 to 399. The port is the only one, or the one named `http`.
+    /// GET of this path answers with a status from 200 to 399. The port is the only one, or the one
+    /// named `http`.
     pub fn http(path: impl Into<String>) -> Self {
         Self::Probe(Probe::http(path))
     }

@@ -1,8 +1,9 @@
 //! The instance's place under an actor of the user's.
 //!
-//! ractor kills the children of an actor that ends. Were the root linked itself, an app that stops would have its workers killed
-//! without their grace. So a small actor is linked in its place: when it is killed with its parent, the instance is stopped in
-//! order, under a deadline. When the instance has ended otherwise, the anchor ends, and the parent sees by it how.
+//! ractor kills the children of an actor that ends. Were the root linked itself, an app that stops
+//! would have its workers killed without their grace. So a small actor is linked in its place: when
+//! it is killed with its parent, the instance is stopped in order, under a deadline. When the
+//! instance has ended otherwise, the anchor ends, and the parent sees by it how.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +14,9 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, ActorStatus, SpawnE
 use super::report::RunGaveUp;
 use super::tree::Tree;
 
-/// How long the actor that the instance is linked under has to show that it ends too, when the anchor was killed: 200 ms. ractor
-/// kills the children of a killed actor just before it marks that one as stopping.
+/// How long the actor that the instance is linked under has to show that it ends too, when the
+/// anchor was killed: 200 ms. ractor kills the children of a killed actor just before it marks that
+/// one as stopping.
 const PARENT_LIMIT: Duration = Duration::from_millis(200);
 
 /// The linked actor. Its parent holds it; its handle is [`Anchor`].
@@ -92,7 +94,8 @@ impl Anchor {
     }
 }
 
-/// Stops the instance when its anchor is killed: in order within `grace` if its parent ends, at once if only the anchor was killed.
+/// Stops the instance when its anchor is killed: in order within `grace` if its parent ends, at
+/// once if only the anchor was killed.
 pub(super) fn watch(tree: &Arc<Tree>, anchor: Anchor, join: JoinHandle<()>, grace: Duration) {
     let tree = Arc::clone(tree);
     tokio::spawn(async move {

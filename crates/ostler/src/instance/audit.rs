@@ -1,8 +1,10 @@
-//! The audit: at an interval, what supervision, the process table, the guardian and `/proc` say of the same processes is
-//! compared. What disagrees is said, and nothing is touched: in health there is nothing to say.
+//! The audit: at an interval, what supervision, the process table, the guardian and `/proc` say of
+//! the same processes is compared. What disagrees is said, and nothing is touched: in health there
+//! is nothing to say.
 //!
-//! A task of its own: no actor waits for it, and what blocks is done on a thread. Things change while they are looked at, so
-//! it speaks only of what disagrees in the same way at two looks, [`PAUSE`] apart.
+//! A task of its own: no actor waits for it, and what blocks is done on a thread. Things change
+//! while they are looked at, so it speaks only of what disagrees in the same way at two looks,
+//! [`PAUSE`] apart.
 
 mod compare;
 
@@ -27,18 +29,19 @@ use compare::{Disagreement, GuardianView, Marked, Recorded, Up, View};
 /// How often an instance is audited by default: every 60 s.
 pub const AUDIT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// From the first look to the second: 1 s. An exit is seen, and its release under way, in milliseconds.
+/// From the first look to the second: 1 s. An exit is seen, and its release under way, in
+/// milliseconds.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long the guardian has to say what it has: 2 s.
 const CENSUS_LIMIT: Duration = Duration::from_secs(2);
 
-/// Audits an instance until it is told to stop. An interval of zero: never.
+/// Audits an instance until it stops. An interval of zero: never.
 pub(crate) fn start(tree: &Arc<Tree>, interval: Duration) {
     if interval.is_zero() {
         return;
     }
     let mut stop_level = tree.services().stop_level.subscribe();
-    // A handle that nobody has any more needs no audit, and an audit keeps none alive.
+    // An audit does not keep the instance alive.
     let tree = Arc::downgrade(tree);
     tokio::spawn(async move {
         tokio::select! {
@@ -72,7 +75,8 @@ fn report(hub: &Hub, found: &Disagreement) {
     }
 }
 
-/// One look. What can't be read is not compared, and that is said: an audit that sees nothing says nothing of the tree.
+/// One look. What can't be read is not compared, and that is said: an audit that sees nothing says
+/// nothing of the tree.
 async fn look(tree: &Weak<Tree>) -> BTreeSet<Disagreement> {
     let Some(tree) = tree.upgrade() else {
         return BTreeSet::new();

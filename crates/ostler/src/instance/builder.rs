@@ -29,7 +29,8 @@ use crate::guard::{GuardianKeeper, KeeperArguments, Link};
 use crate::hub::{About, EventStream, Hub};
 use crate::supervisor::{ChildSpec, Report, Restart, Shutdown, Supervisor, SupervisorError, SupervisorOptions};
 
-/// How often a part of the root (the guardian, before all) may be lost within [`ROOT_PERIOD`]: 10 times.
+/// How often a part of the root (the guardian, before all) may be lost within [`ROOT_PERIOD`]: 10
+/// times.
 pub const ROOT_INTENSITY: u32 = 10;
 /// The period of [`ROOT_INTENSITY`]: 60 s.
 pub const ROOT_PERIOD: Duration = Duration::from_secs(60);
@@ -114,8 +115,8 @@ impl OstlerBuilder {
         }
     }
 
-    /// Where the runs of the app are kept. Default: the first of `$RUNTIME_DIRECTORY`, `$XDG_RUNTIME_DIR/ostler`,
-    /// `$XDG_STATE_HOME/ostler`, `~/.local/state/ostler`.
+    /// Where the runs of the app are kept. Default: the first of `$RUNTIME_DIRECTORY`,
+    /// `$XDG_RUNTIME_DIR/ostler`, `$XDG_STATE_HOME/ostler`, `~/.local/state/ostler`.
     pub fn state_dir(mut self, directory: impl Into<PathBuf>) -> Self {
         self.state_dir = Some(directory.into());
         self
@@ -127,36 +128,39 @@ impl OstlerBuilder {
         self
     }
 
-    /// Whether cgroups are used where they can be had. Default true. Without them every promise holds but one: that
-    /// nothing outlives host, guardian and sitters killed at the same time.
+    /// Whether cgroups are used where they can be had. Default true. Without them every promise
+    /// holds but one: that nothing outlives host, guardian and sitters killed at the same time.
     pub fn cgroups(mut self, on: bool) -> Self {
         self.cgroups = on;
         self
     }
 
-    /// How often what supervision, the process table, the guardian and `/proc` say of the same processes is compared. What
-    /// disagrees at two looks, a second apart, is a warning of `tracing` with the target `ostler`; nothing is touched. A
-    /// look costs some 40 µs a process of the machine, on a thread of its own. Default [`AUDIT_INTERVAL`]; zero: never.
+    /// How often what supervision, the process table, the guardian and `/proc` say of the same
+    /// processes is compared. What disagrees at two looks, a second apart, is a warning of
+    /// `tracing` with the target `ostler`; nothing is touched. A look costs some 40 µs a process of
+    /// the machine, on a thread of its own. Default [`AUDIT_INTERVAL`]; zero: never.
     pub fn audit(mut self, interval: Duration) -> Self {
         self.audit = interval;
         self
     }
 
-    /// A guardian program to use instead of the built-in one; the variable `OSTLER_GUARDIAN` does the same.
+    /// A guardian program to use instead of the built-in one; the variable `OSTLER_GUARDIAN` does
+    /// the same.
     pub fn guardian_program(mut self, program: impl Into<PathBuf>) -> Self {
         self.guardian_program = Some(program.into());
         self
     }
 
-    /// Adds an observer, such as `Telemetry` (feature `otlp`): it hears of every event, measurement and line of output. Spans go
-    /// through `tracing`. Several observers hear the same, in the order in which they were added. Default: none.
+    /// Adds an observer, such as `Telemetry` (feature `otlp`): it hears of every event, measurement
+    /// and line of output. Spans go through `tracing`. Several observers hear the same, in the
+    /// order in which they were added. Default: none.
     pub fn observer(self, observer: impl Observer + 'static) -> Self {
         self.hub.add_observer(Arc::new(observer));
         self
     }
 
-    /// How long the instance has to stop in order when the actor that it is linked under ends; then its workers are killed.
-    /// Default [`PARENT_GRACE`]; zero: they are killed at once.
+    /// How long the instance has to stop in order when the actor that it is linked under ends; then
+    /// its workers are killed. Default [`PARENT_GRACE`]; zero: they are killed at once.
     pub fn parent_grace(mut self, grace: Duration) -> Self {
         self.parent_grace = grace;
         self
@@ -182,15 +186,18 @@ impl OstlerBuilder {
 
     /// The same, linked under an actor of your own:
     ///
-    /// | what happens | what follows |
-    /// |---|---|
-    /// | the parent stops, fails, panics or is killed | the instance stops in order, with the cause `parent_ended`; after [`parent_grace`](Self::parent_grace) its workers are killed |
-    /// | the runtime is shut down | the workers are killed at once |
-    /// | the instance is stopped by its handle | the parent sees a child that terminated with the reason `"shutdown"` |
-    /// | its last handle is dropped, or its actor is killed | its workers are killed, and the parent sees a child that terminated with `"killed"` |
-    /// | its root gives up | the parent sees a child that failed with [`RunGaveUp`](crate::RunGaveUp) |
+    /// - The parent stops, fails, panics or is killed: the instance stops in order, with the cause
+    ///   `parent_ended`; after [`parent_grace`](Self::parent_grace) its workers are killed.
+    /// - The runtime is shut down: the workers are killed at once.
+    /// - The instance is stopped by its handle: the parent sees a child that terminated with the
+    ///   reason `"shutdown"`.
+    /// - Its last handle is dropped, or its actor is killed: its workers are killed, and the parent
+    ///   sees a child that terminated with the reason `"killed"`.
+    /// - Its root gives up: the parent sees a child that failed with
+    ///   [`RunGaveUp`](crate::RunGaveUp).
     ///
-    /// The parent sees the end when everything is released. No wait for the instance depends on the parent's mailbox.
+    /// The parent sees the end when everything is released. No wait for the instance depends on the
+    /// parent's mailbox.
     ///
     /// # Errors
     /// [`StartError`].
@@ -198,8 +205,8 @@ impl OstlerBuilder {
         self.start_whole(Some(parent)).await
     }
 
-    /// Starts in a task of its own, whose result is an instance that ends when it is dropped: a start that its caller
-    /// gives up in the middle leaves nothing behind.
+    /// Starts in a task of its own, whose result is an instance that ends when it is dropped: a
+    /// start that its caller gives up in the middle leaves nothing behind.
     async fn start_whole(self, parent: Option<ActorCell>) -> Result<Ostler, StartError> {
         let stopped = StartError::Root {
             source: SupervisorError::Stopped,
@@ -376,7 +383,8 @@ async fn start_root(keeper: KeeperArguments) -> Result<Supervisor, SupervisorErr
         .intensity(ROOT_INTENSITY, ROOT_PERIOD)
         .reporter(move |report| {
             if let Report::ReachedMaxRestartIntensity { .. } = report {
-                // Workers that are about to be stopped may be waiting for the guardian that will not come.
+                // Workers that are about to be stopped may be waiting for the guardian that will
+                // not come.
                 link.expect_no_other();
             }
         });

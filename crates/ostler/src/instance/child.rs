@@ -14,12 +14,14 @@ use crate::supervisor::{
 type Current = Arc<Mutex<Option<Ostler>>>;
 
 impl Ostler {
-    /// An instance as a child of a [`Supervisor`](crate::supervisor::Supervisor), like any other: each start calls `make` for a
-    /// builder, starts the instance linked under the supervisor, and starts the pools. It is up when its pools are supervised,
-    /// which is before their workers are ready. Its handle is the [`info`](crate::supervisor::RunningChild::info) of its start.
+    /// An instance as a child of a [`Supervisor`](crate::supervisor::Supervisor), like any other:
+    /// each start calls `make` for a builder, starts the instance linked under the supervisor, and
+    /// starts the pools. It is up when its pools are supervised, which is before their workers are
+    /// ready. Its handle is the [`info`](crate::supervisor::RunningChild::info) of its start.
     ///
-    /// The supervisor stops it in order and gives it all the time that its workers' specifications allow (shutdown: infinity). It
-    /// is restarted with its pools when its root gave up ([`RunGaveUp`](crate::RunGaveUp)) or it was killed.
+    /// The supervisor stops it in order and gives it all the time that its workers' specifications
+    /// allow (shutdown: infinity). It is restarted with its pools when its root gave up
+    /// ([`RunGaveUp`](crate::RunGaveUp)) or it was killed.
     ///
     /// ```no_run
     /// use ostler::supervisor::{Supervisor, SupervisorOptions};

@@ -1,8 +1,8 @@
 //! The emergency cleaner: starts first, stops last, and is silent in health.
 //!
-//! When the tree is down it looks for what should not be there: a process that a sitter or the guardian still has, or
-//! that bears this run's marker. Anything at all is a bug, and it says so before it kills. What it could not look at it
-//! never takes for empty.
+//! When the tree is down it looks for what should not be there: a process that a sitter or the
+//! guardian still has, or that bears this run's marker. Anything at all is a bug, and it says so
+//! before it kills. What it could not look at it never takes for empty.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -58,14 +58,15 @@ impl Actor for EmergencyCleaner {
     }
 }
 
-/// The cleaner is told nothing.
+/// The cleaner receives no messages.
 #[derive(Debug)]
 pub(crate) enum CleanerMessage {}
 
 #[cfg(feature = "cluster")]
 impl ractor::Message for CleanerMessage {}
 
-/// Checks, at most once in a run: by the actor's ordered end, or after a tree that came down otherwise.
+/// Checks, at most once in a run: by the actor's ordered end, or after a tree that came down
+/// otherwise.
 pub(crate) async fn check_once(services: &Services) -> CleanupReport {
     services.cleanup.get_or_init(|| check(services)).await.clone()
 }
@@ -97,7 +98,8 @@ async fn check(services: &Services) -> CleanupReport {
     }
 }
 
-/// What the sitters and the guardian itself still have as children. Sitters without a child are not orphans.
+/// What the sitters and the guardian itself still have as children. Sitters without a child are not
+/// orphans.
 async fn below_guardian(services: &Services) -> Remains {
     let Some(guardian) = services.link.current() else {
         return Remains::default();

@@ -16,11 +16,13 @@ use crate::pool::{Pool, PoolError};
 
 /// A running instance. Cheap to clone: one task can watch it while another stops it.
 ///
-/// When the last handle is dropped before the instance has ended, its workers are killed within a second, with or without a
-/// runtime, also in the middle of a stop. Of a linked instance whose parent is ending the drop does nothing: the app's state that
-/// holds the handle goes with the app, and the instance is stopped in order (see [`OstlerBuilder::start_linked`]).
+/// When the last handle is dropped before the instance has ended, its workers are killed within a
+/// second, with or without a runtime, also in the middle of a stop. Of a linked instance whose
+/// parent is ending the drop does nothing: the app's state that holds the handle goes with the app,
+/// and the instance is stopped in order (see [`OstlerBuilder::start_linked`]).
 ///
-/// Every `async fn` here is cancel safe: what was ordered happens although its future is dropped once it was polled.
+/// Every `async fn` here is cancel safe: what was ordered happens although its future is dropped
+/// once it was polled.
 #[derive(Debug, Clone)]
 pub struct Ostler {
     held: Arc<Held>,
@@ -82,8 +84,9 @@ impl Ostler {
         self.tree().services.link.current().map(|guardian| guardian.pid())
     }
 
-    /// The instance's actor, for links and names: of a linked instance the one that its parent sees, else the root supervisor's.
-    /// It is stopped by [`Ostler::stop`]; ractor's own `kill` kills the workers at once.
+    /// The instance's actor, for links and names: of a linked instance the one that its parent
+    /// sees, else the root supervisor's. It is stopped by [`Ostler::stop`]; ractor's own `kill`
+    /// kills the workers at once.
     pub fn cell(&self) -> ractor::ActorCell {
         match &self.tree().anchor {
             Some(anchor) => anchor.cell(),
@@ -109,7 +112,8 @@ impl Ostler {
         self.pool_from(spec).start().await
     }
 
-    /// The pools that were started, in order; one that has ended is there until the next of its name is started.
+    /// The pools that were started, in order; one that has ended is there until the next of its
+    /// name is started.
     pub fn pools(&self) -> Vec<Pool> {
         let pools = self.tree().pools_in_order();
         pools.into_iter().map(|shared| Pool { shared }).collect()
@@ -120,9 +124,10 @@ impl Ostler {
         self.tree().services.hub.subscribe()
     }
 
-    /// Stops everything in order: the pools, the last one first, then the root. Returns what was stopped, released and
-    /// found; of an instance that has ended already, what there was. Its time is bounded by the grace and the release timeout
-    /// of the workers. It may be awaited anywhere, in the callbacks of the actor that the instance is linked under too.
+    /// Stops everything in order: the pools, the last one first, then the root. Returns what was
+    /// stopped, released and found; of an instance that has ended already, what there was. Its time
+    /// is bounded by the grace and the release timeout of the workers. It may be awaited anywhere,
+    /// in the callbacks of the actor that the instance is linked under too.
     ///
     /// # Errors
     /// [`StopError`] when something could not be ended or released; it names it.
@@ -141,14 +146,16 @@ impl Ostler {
         self.tree().begin_stop();
     }
 
-    /// Kills every worker at once, also in the middle of [`Ostler::stop`]. The stop itself goes on in order.
+    /// Kills every worker at once, also in the middle of [`Ostler::stop`]. The stop itself goes on
+    /// in order.
     pub fn killer(&self) -> Killer {
         Killer {
             services: Arc::clone(&self.tree().services),
         }
     }
 
-    /// Waits until the instance has ended, however it did: it was stopped, its root gave up, or its parent ended.
+    /// Waits until the instance has ended, however it did: it was stopped, its root gave up, or its
+    /// parent ended.
     pub async fn ended(&self) -> StopReport {
         self.tree().stopped().await
     }

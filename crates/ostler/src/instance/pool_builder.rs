@@ -63,11 +63,13 @@ impl PoolBuilder {
         output(value: OutputSpec);
     }
 
-    /// Starts the pool. Returns when its slots are supervised; [`Pool::wait_ready`] waits for its workers. Cancel safe: a start
-    /// that was polled once goes on, and [`Ostler::pools`](crate::Ostler::pools) lists the pool.
+    /// Starts the pool. Returns when its slots are supervised; [`Pool::wait_ready`] waits for its
+    /// workers. Cancel safe: a start that was polled once goes on, and
+    /// [`Ostler::pools`](crate::Ostler::pools) lists the pool.
     ///
     /// # Errors
-    /// [`PoolError::Invalid`] with every mistake at once; [`PoolError::Exists`]; [`PoolError::Stopping`].
+    /// [`PoolError::Invalid`] with every mistake at once; [`PoolError::Exists`];
+    /// [`PoolError::Stopping`].
     pub async fn start(self) -> Result<Pool, PoolError> {
         let problems = self.spec.problems();
         if !problems.is_empty() {

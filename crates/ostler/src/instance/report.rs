@@ -10,8 +10,9 @@ use crate::pool::PoolEnd;
 use crate::pool::shared::PoolShared;
 use crate::supervisor::{End, ExitReason};
 
-/// The root supervisor of an instance gave up: a part of it (the guardian, above all) was lost more often than
-/// [`ROOT_INTENSITY`](crate::ROOT_INTENSITY) allows. As the error of the linked actor, it is what the parent of a linked instance sees.
+/// The root supervisor of an instance gave up: a part of it (the guardian, above all) was lost more
+/// often than [`ROOT_INTENSITY`](crate::ROOT_INTENSITY) allows. As the error of the linked actor,
+/// it is what the parent of a linked instance sees.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{part} was lost too often: {reason}")]
 pub struct RunGaveUp {
@@ -54,7 +55,8 @@ pub struct StopReport {
     pub killed: u64,
     /// Those that it could not kill, with the reason.
     pub survivors: Vec<String>,
-    /// What could not be looked at, so that it can't be said that nothing is left there. Empty in health.
+    /// What could not be looked at, so that it can't be said that nothing is left there. Empty in
+    /// health.
     pub unseen: Vec<String>,
     /// Why the root supervisor gave up, if it did.
     pub root_gave_up: Option<RunGaveUp>,
@@ -125,7 +127,8 @@ impl fmt::Display for StopReport {
     }
 }
 
-/// Something of the instance could not be ended or released: its run's directory is kept for the next start's sweep.
+/// Something of the instance could not be ended or released: its run's directory is kept for the
+/// next start's sweep.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("not everything could be released: {report}; the next start of the app sweeps it")]
 pub struct StopError {

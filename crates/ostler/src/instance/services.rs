@@ -1,7 +1,8 @@
-//! What every actor of one instance works with: its identity, its events, its table, its link to the guardian.
+//! What every actor of one instance works with: its identity, its events, its table, its link to
+//! the guardian.
 //!
-//! It lives outside every actor, so that it outlives each of them: however an actor ends, what it owned can still be
-//! ended and released.
+//! It lives outside every actor, so that it outlives each of them: however an actor ends, what it
+//! owned can still be ended and released.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -21,7 +22,7 @@ use super::cleaner::CleanupReport;
 use crate::guard::Link;
 use crate::hub::Hub;
 
-/// How far the instance has been told to stop.
+/// How urgently the instance is being stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum StopLevel {
     /// It runs.
@@ -113,7 +114,7 @@ impl Services {
         self.parent_ended.store(true, Ordering::Release);
     }
 
-    /// Whether the instance has been told to stop.
+    /// Whether the instance is stopping.
     pub(crate) fn is_stopping(&self) -> bool {
         *self.stop_level.borrow() != StopLevel::None
     }
@@ -123,7 +124,8 @@ impl Services {
         self.run_dir().as_ref().map(RunDir::guardian_lock)
     }
 
-    /// `run.json` names this guardian from now on, so that the sweep after a dead host can wait for it.
+    /// `run.json` names this guardian from now on, so that the sweep after a dead host can wait for
+    /// it.
     pub(crate) fn note_guardian(&self, guardian: &ProcessIdentity) {
         let run_dir = self.run_dir();
         let noted = run_dir.as_ref().map(|run_dir| run_dir.set_guardian(Some(*guardian)));
@@ -132,7 +134,8 @@ impl Services {
         }
     }
 
-    /// Closes the table and removes the run's directory; what is not clean stays for the next start's sweep.
+    /// Closes the table and removes the run's directory; what is not clean stays for the next
+    /// start's sweep.
     pub(crate) async fn remove_run(self: &Arc<Self>, clean: bool) {
         if let Err(error) = self.table.close().await {
             tracing::warn!(target: "ostler", %error, "the process table was not closed in order");

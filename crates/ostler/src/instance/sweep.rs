@@ -1,8 +1,9 @@
 //! The sweep: what dead runs of an app have left is ended, and their tables are removed.
 //!
-//! Only runs whose lock is free are touched: their host is dead, with no pid involved. Guardians and sitters are waited for
-//! by their lock. What a dead run left is known by its records (each verified before it is signalled) and by its marker.
-//! Live runs are never touched. Of a run of another PID namespace: ADR 0018.
+//! Only runs whose lock is free are touched: their host is dead, with no pid involved. Guardians
+//! and sitters are waited for by their lock. What a dead run left is known by its records (each
+//! verified before it is signalled) and by its marker. Live runs are never touched. Of a run of
+//! another PID namespace: ADR 0018.
 
 use std::io;
 use std::path::Path;
@@ -16,8 +17,9 @@ use ostler_registry::{DeadRun, FoundRun, Identity, RunDirError, remove_leftovers
 
 use crate::remains::{KILL_LIMIT, Killed, Remains};
 
-/// How long the sweep of a dead run waits for its guardians and sitters, which may still be giving databases their grace:
-/// 20 s. What follows takes milliseconds in health; when nothing can be read and nothing dies, half a minute more.
+/// How long the sweep of a dead run waits for its guardians and sitters, which may still be giving
+/// databases their grace: 20 s. What follows takes milliseconds in health; when nothing can be read
+/// and nothing dies, half a minute more.
 pub const SWEEP_LIMIT: Duration = Duration::from_secs(20);
 
 /// What a sweep found and did.
@@ -25,7 +27,8 @@ pub const SWEEP_LIMIT: Duration = Duration::from_secs(20);
 pub struct SweepReport {
     /// Dead runs whose table was removed.
     pub runs: u64,
-    /// Dead runs whose table was kept for the next sweep: something of them lives, may live, or the table can't be removed.
+    /// Dead runs whose table was kept for the next sweep: something of them lives, may live, or the
+    /// table can't be removed.
     pub kept: u64,
     /// Live runs, which were left alone.
     pub live: u64,
@@ -37,20 +40,22 @@ pub struct SweepReport {
     pub remarks: Vec<String>,
 }
 
-/// What becomes of a dead run that was recorded in another PID namespace, of which nothing can be proven from here: no guardian
-/// and no sitter of it lives, and nobody in sight bears its marker, but a process that escaped them may live there.
+/// What becomes of a dead run that was recorded in another PID namespace, of which nothing can be
+/// proven from here: no guardian and no sitter of it lives, and no visible process bears its
+/// marker, but a process that escaped them may live there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Elsewhere {
     /// It is kept: a sweep in that namespace finds what its records name.
     Keep,
-    /// It is removed: whoever asks for this knows that the namespace (a container, say) is gone.
+    /// It is removed: the caller knows that the namespace (a container, say) is gone.
     Forget,
 }
 
 /// Sweeps every dead run in the directory of an app. Blocks: see [`SWEEP_LIMIT`], for each of them.
 ///
 /// # Errors
-/// [`RunDirError`] when the directory can't be listed. What is wrong with a single run is a remark in the report.
+/// [`RunDirError`] when the directory can't be listed. What is wrong with a single run is a remark
+/// in the report.
 pub fn sweep(app_dir: &Path, elsewhere: Elsewhere) -> Result<SweepReport, RunDirError> {
     let mut report = SweepReport::default();
     if let Err(error) = remove_leftovers(app_dir) {
@@ -112,8 +117,8 @@ fn sweep_run(dead: DeadRun, elsewhere: Elsewhere, report: &mut SweepReport) {
     }
 }
 
-/// Why nobody of a run of another PID namespace is touched: perhaps a grace is given there, which is not for us to wait for, and
-/// not to be cut short.
+/// Why no process of a run of another PID namespace is touched: a grace may be running there, which
+/// is not for us to wait for, and not to be cut short.
 fn why_left_alone(dead: &DeadRun, elsewhere: Elsewhere) -> Option<String> {
     match dead.await_guardians(Instant::now()) {
         Ok(true) => None,
@@ -134,7 +139,8 @@ fn keep(dead: &DeadRun, why: &str, report: &mut SweepReport) {
 enum Place {
     /// In our PID namespace, or in an earlier boot: each can be verified. Or nowhere that is known.
     Here,
-    /// In another one, which ended with this host: it was its pid 1, and the kernel kills all others then (pid_namespaces(7)).
+    /// In another one, which ended with this host: it was its pid 1, and the kernel kills all
+    /// others then (pid_namespaces(7)).
     Ended,
     /// In another one, which may live.
     Elsewhere,
@@ -163,8 +169,9 @@ fn of_elsewhere(dead: &DeadRun) -> String {
     )
 }
 
-/// Guardians and sitters of a dead host end their workers as the specifications say. They are waited for; past the deadline
-/// the guardian is killed, and what its sitters still give a grace is to be killed. Whether all of them have ended.
+/// Guardians and sitters of a dead host end their workers as the specifications say. They are
+/// waited for; past the deadline the guardian is killed, and what its sitters still give a grace is
+/// to be killed. Whether all of them have ended.
 fn await_guardians(dead: &DeadRun, by: &Attribution, report: &mut SweepReport) -> bool {
     match await_until(dead, Instant::now() + SWEEP_LIMIT) {
         Ok(true) => return true,
@@ -174,7 +181,8 @@ fn await_guardians(dead: &DeadRun, by: &Attribution, report: &mut SweepReport) -
     }
     let guardian = dead.info().ok().and_then(|info| info.guardian.as_ref());
     let guardian: Vec<ProcessIdentity> = guardian.copied().into_iter().collect();
-    // Itself only: its sitters give a grace that is theirs to give, or end their trees when they see it gone.
+    // Itself only: its sitters give a grace that is theirs to give, or end their trees when they
+    // see it gone.
     let kills = kill::kill_all(&guardian, by, Instant::now() + KILL_LIMIT);
     report.killed.extend(kills.killed.iter().map(ToString::to_string));
     report.survivors.extend(kills.left());
@@ -202,8 +210,9 @@ fn await_until(dead: &DeadRun, deadline: Instant) -> Result<bool, String> {
     }
 }
 
-/// A run without the lock is of an older version, or somebody has removed it: the guardian on record is waited for. Where that
-/// names nobody who can be verified nothing more is to be known, at this sweep or at a later one.
+/// A run without the lock is of an older version, or the lock was removed: the recorded guardian is
+/// waited for. If that can't be verified, nothing more can be learned, at this sweep or a later
+/// one.
 fn await_recorded(dead: &DeadRun, deadline: Instant) -> io::Result<bool> {
     let Some(guardian) = dead.info().ok().and_then(|info| info.guardian.as_ref()) else {
         return Ok(true);
@@ -219,7 +228,8 @@ fn advised(error: &RunDirError) -> String {
     format!("{error}; {}", error.suggestion())
 }
 
-/// What the dead run's table names. A table that can't be read is set aside for people; the marker serves then.
+/// What the dead run's table names. A table that can't be read is set aside for people; the marker
+/// serves then.
 fn recorded(dead: &DeadRun, report: &mut SweepReport) -> Vec<ProcessIdentity> {
     match dead.records() {
         Ok(store) => {
@@ -291,7 +301,7 @@ fn remove_cgroup(dead: &DeadRun, report: &mut SweepReport) {
         Ok(true) => {}
         Ok(false) => report
             .survivors
-            .push(format!("somebody in the cgroup {path} of run {}", dead.run())),
+            .push(format!("a process in the cgroup {path} of run {}", dead.run())),
         Err(error) => report
             .remarks
             .push(format!("the cgroup {path} of run {}: {error}", dead.run())),

@@ -47,7 +47,8 @@ impl Tree {
             let instance: Arc<dyn Instance> = Arc::<Self>::clone(&tree);
             observer.watch(Arc::downgrade(&instance));
         }
-        // Made here and not in the task: a runtime can be shut down before it has polled that for the first time.
+        // Made here and not in the task: a runtime can be shut down before it has polled that for
+        // the first time.
         let runtime_guard = AbandonOnDrop::new(&tree.services);
         tokio::spawn(conclude::conclude(Arc::clone(&tree), runtime_guard));
         tree
@@ -104,7 +105,8 @@ impl Tree {
         self.pools().clone()
     }
 
-    /// Begins the ordered stop, once: the pools, the last one first, then the root. It goes on in a task of its own.
+    /// Begins the ordered stop, once: the pools, the last one first, then the root. It goes on in a
+    /// task of its own.
     pub(super) fn begin_stop(self: &Arc<Self>) {
         self.services.raise_stop_level(StopLevel::Ordered);
         if self.stopping.swap(true, Ordering::AcqRel) {
@@ -132,7 +134,8 @@ impl Tree {
         self.report.borrow().is_some()
     }
 
-    /// Waits until the instance has ended and everything it held is released, or named in the report.
+    /// Waits until the instance has ended and everything it held is released, or named in the
+    /// report.
     pub(super) async fn stopped(&self) -> StopReport {
         let mut report = self.report.subscribe();
         // The sender lives in `self`.

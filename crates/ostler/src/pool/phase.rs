@@ -56,13 +56,15 @@ pub enum PoolEnd {
     /// Every worker has ended normally and is not restarted.
     #[error("the pool has finished: its workers ended normally and are not restarted")]
     Finished,
-    /// Fewer slots than `min_workers` are left, or the first one gave up under `on_give_up = "pool"`; with the last failure.
+    /// Fewer slots than `min_workers` are left, or the first one gave up under `on_give_up =
+    /// "pool"`; with the last failure.
     #[error("the pool gave up{}", .0.as_ref().map(|failure| format!(": {}", failure.message)).unwrap_or_default())]
     GaveUp(Option<Failure>),
     /// The pool or its instance was stopped.
     #[error("the pool was stopped")]
     Stopped,
-    /// Slots gave up, and the others serve on. Only [`Pool::wait_ready`](super::Pool::wait_ready) returns it: the pool lives.
+    /// Slots gave up, and the others serve on. Only [`Pool::wait_ready`](super::Pool::wait_ready)
+    /// returns it: the pool lives.
     #[error("the pool is degraded: {ready} of {expected} workers are ready, and the slots of the others gave up")]
     Degraded {
         /// How many workers are ready.

@@ -34,8 +34,8 @@ pub(crate) struct PoolShared {
     /// What its incarnations start from.
     pub(super) setup: Arc<Setup>,
     pub(crate) slots: Vec<Arc<Slot>>,
-    /// Its id in the root supervisor. No other pool of the run has it, not even a later one of the same name: a late end of
-    /// this pool can't end that one.
+    /// Its id in the root supervisor. No other pool of the run has it, not even a later one of the
+    /// same name: a late end of this pool can't end that one.
     pub(crate) followers: Arc<Followers>,
     pub(crate) child_id: String,
     /// The pool is a child of this one.
@@ -92,7 +92,8 @@ impl PoolShared {
             return;
         }
         let (readiness, short) = (watch.readiness(), watch.is_short());
-        // Carried out under the lock, so that events come in the order of their causes. Nothing in it waits.
+        // Carried out under the lock, so that events come in the order of their causes. Nothing in
+        // it waits.
         if let Some(effect) = effect {
             self.carry_out(effect);
         }
@@ -240,8 +241,8 @@ impl PoolShared {
         matches!(self.standing.borrow().phase, PoolPhase::Ended(_))
     }
 
-    /// Waits until every worker's latest incarnation is released, or its release is overdue; then its slots' sitters
-    /// may end.
+    /// Waits until every worker's latest incarnation is released, or its release is overdue; then
+    /// its slots' sitters may end.
     pub(crate) async fn settle(&self) {
         for slot in &self.slots {
             slot.settled().await;
@@ -271,7 +272,8 @@ impl PoolShared {
     }
 }
 
-/// What the event of a pool that gives up says: the last failure, too, so that it need not be looked up.
+/// What the event of a pool that gives up says: the last failure, too, so that it need not be
+/// looked up.
 fn why(message: String, failure: Option<&Failure>) -> Facts {
     match failure {
         None => Facts {

@@ -16,9 +16,11 @@ use crate::detached::detached;
 use crate::process::Slot;
 use crate::status::WorkerState;
 
-/// One worker of a pool, over all its incarnations. Cheap to clone; dropping it does nothing to the worker.
+/// One worker of a pool, over all its incarnations. Cheap to clone; dropping it does nothing to the
+/// worker.
 ///
-/// Every `async fn` here is cancel safe: what was ordered happens although its future is dropped once it was polled.
+/// Every `async fn` here is cancel safe: what was ordered happens although its future is dropped
+/// once it was polled.
 #[derive(Debug, Clone)]
 pub struct Worker {
     pool: Arc<PoolShared>,
@@ -43,8 +45,8 @@ impl Worker {
         self.slot.state()
     }
 
-    /// The states of the worker from now on, the present one first. Of states that follow each other faster than they are read,
-    /// the latest is seen.
+    /// The states of the worker from now on, the present one first. Of states that follow each
+    /// other faster than they are read, the latest is seen.
     pub fn watch(&self) -> watch::Receiver<WorkerState> {
         self.slot.watch()
     }
@@ -78,7 +80,8 @@ impl Worker {
     /// Waits until its latest incarnation is ready, and returns which that is. Cancel safe.
     ///
     /// # Errors
-    /// [`PoolEnd`] when it will not become ready: its pool ends, or its slot has finished or given up.
+    /// [`PoolEnd`] when it will not become ready: its pool ends, or its slot has finished or given
+    /// up.
     pub async fn ready(&self) -> Result<Incarnation, PoolEnd> {
         let mut states = self.slot.watch();
         let mut ends = self.pool.subscribe();
@@ -104,8 +107,9 @@ impl Worker {
         }
     }
 
-    /// Stops the worker and starts it again; returns the new incarnation when its actor is up. It is not ready then:
-    /// [`Worker::ready`] waits for that. Not counted against its intensity: OTP's `terminate_child` and `restart_child`.
+    /// Stops the worker and starts it again; returns the new incarnation when its actor is up. It
+    /// is not ready then: [`Worker::ready`] waits for that. Not counted against its intensity:
+    /// OTP's `terminate_child` and `restart_child`.
     ///
     /// # Errors
     /// [`PoolError::NotRestartable`]; [`PoolError::Stopping`] when the runtime is shutting down.
@@ -118,8 +122,8 @@ impl Worker {
         self.ordered(work).await
     }
 
-    /// Stops the worker, and keeps its slot empty until [`Worker::start`]; returns when all it held is released. The cause in its
-    /// events is `user_stop`. Idempotent.
+    /// Stops the worker, and keeps its slot empty until [`Worker::start`]; returns when all it held
+    /// is released. The cause in its events is `user_stop`. Idempotent.
     ///
     /// # Errors
     /// As [`Worker::restart`].
@@ -128,8 +132,8 @@ impl Worker {
         self.ordered(async move { worker.end(Cause::UserStop).await }).await
     }
 
-    /// Starts the worker that [`Worker::stop`] has stopped; returns the incarnation when its actor is up. Of a worker that
-    /// runs it returns the one that runs.
+    /// Starts the worker that [`Worker::stop`] has stopped; returns the incarnation when its actor
+    /// is up. Of a worker that runs it returns the one that runs.
     ///
     /// # Errors
     /// As [`Worker::restart`].

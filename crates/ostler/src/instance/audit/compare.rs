@@ -3,7 +3,8 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 
-/// What everybody says at one moment. A worker's incarnation goes by its marker's value, `embed/0#3`.
+/// What everybody says at one moment. A worker's incarnation goes by its marker's value,
+/// `embed/0#3`.
 #[derive(Debug, Default)]
 pub(super) struct View {
     /// Supervision: these workers' processes live.
@@ -13,7 +14,7 @@ pub(super) struct View {
     pub(super) guardian: GuardianView,
     /// `/proc`: who bears this run's marker.
     pub(super) marked: Vec<Marked>,
-    /// `/proc`: whoever is below a sitter, and below which.
+    /// `/proc`: the processes below a sitter, and which sitter.
     pub(super) owners: HashMap<i32, i32>,
 }
 
@@ -30,7 +31,7 @@ pub(super) struct Recorded {
     pub(super) worker: String,
     /// Its process; `None` before the spawn was recorded.
     pub(super) pid: Option<i32>,
-    /// Whether that process lives; `None` where that can't be told.
+    /// Whether that process lives; `None` if unknown.
     pub(super) lives: Option<bool>,
     pub(super) sitter: Option<i32>,
 }
@@ -137,7 +138,8 @@ impl fmt::Display for Disagreement {
     }
 }
 
-/// Everything that disagrees in a view. Without a guardian that answers, nothing is compared with it.
+/// Everything that disagrees in a view. Without a guardian that answers, nothing is compared with
+/// it.
 pub(super) fn compare(view: &View) -> BTreeSet<Disagreement> {
     let mut found = BTreeSet::new();
     found.extend(view.up.iter().filter_map(|up| of_worker(up, view)));
