@@ -93,11 +93,11 @@ pub(crate) struct CheckArgs {
 /// `ostler sweep`.
 #[derive(Debug, Args)]
 pub(crate) struct SweepArgs {
-    /// The app's name, as in [app] name
+    /// The app's name, as in `[app] name`
     #[arg(long, value_name = "NAME", value_parser = app_name)]
     pub(crate) app: String,
 
-    /// Where its process table is kept, as [app] state_dir has it; default: the runtime directory
+    /// Where its process table is kept, as `[app] state_dir` has it; default: the runtime directory
     /// of the machine
     #[arg(long, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,

@@ -174,8 +174,8 @@ impl RunGroup {
     ///
     /// The groups of the worker's incarnations up to `spent_until` are not used again: they were
     /// killed, a killed group kills what is started in it, and the kernel reports a group as busy
-    /// for a moment after its last process, so that it may still exist. Incarnations of a worker are
-    /// numbered through the whole run, also when its pool is stopped and started again.
+    /// for a moment after its last process, so that it may still exist. Incarnations of a worker
+    /// are numbered through the whole run, also when its pool is stopped and started again.
     ///
     /// # Errors
     ///

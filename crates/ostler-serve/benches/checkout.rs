@@ -1,5 +1,5 @@
-//! Checkouts and returns per second: 8 callers, 4 workers that are idle again at once. Beside it, in
-//! the same run, what a bare channel does with the same number of tokens.
+//! Checkouts and returns per second: 8 callers, 4 workers that are idle again at once. Beside it,
+//! in the same run, what a bare channel does with the same number of tokens.
 //!
 //! `cargo bench -p ostler-serve --no-default-features --features redb --bench checkout`
 

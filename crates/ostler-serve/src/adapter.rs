@@ -10,7 +10,7 @@ use crate::worker::Worker;
 /// A protocol that a pool's workers speak.
 ///
 /// Dispatch, queue, deadline, retries, circuit breaker and outcomes are the pool's; an adapter
-/// connects, sends and reads. All it has to be honest about is [`Sent`]: a call that fails before
+/// connects, sends and reads. All it has to be honest about is `Sent`: a call that fails before
 /// it is marked counts as refused, and may go to another worker; one that fails afterwards has an
 /// unknown outcome.
 pub trait Adapter: Send + Sync + 'static {

@@ -1,4 +1,5 @@
-//! An adapter for a protocol of one's own: a line goes over TCP to the worker, and a line comes back.
+//! An adapter for a protocol of one's own: a line goes over TCP to the worker, and a line comes
+//! back.
 
 use std::sync::Arc;
 

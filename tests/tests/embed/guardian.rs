@@ -432,8 +432,9 @@ async fn unresponsive_guardian_does_not_count_as_empty() {
     stop(&place, next, &mut seen).await;
 }
 
-/// Its daemon has cleared its environment, and there is no cgroup: when guardian and sitter are killed
-/// together, nothing can tell whether the daemon lives. The worker is back, and the run says so.
+/// Its daemon has cleared its environment, and there is no cgroup: when guardian and sitter are
+/// killed together, nothing can tell whether the daemon lives. The worker is back, and the run says
+/// so.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tree_that_is_not_proven_gone_is_never_reported_as_released() {
     let place = Place::new();

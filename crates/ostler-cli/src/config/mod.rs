@@ -1,7 +1,7 @@
 //! The TOML file, read so that all its mistakes are reported at once.
 //!
-//! `load` → [`read`](walk) walks the parsed table by hand, with the place of every value at hand;
-//! [`show`] writes the resolved specification back, as a file that reads the same.
+//! `load` → `read_root` walks the parsed table by hand, with the place of every value at hand;
+//! [`show()`] writes the resolved specification back, as a file that reads the same.
 
 mod keys;
 mod mistake;
