@@ -116,7 +116,7 @@ fn app_name(name: &str) -> Result<String, ostler_registry::AppDirError> {
 /// `ostler doctor`.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
-    /// Pools, in TOML: tries their state directory, and reports whether there is room for their workers
+    /// Pools, in TOML: tries their state directory, and reports whether their workers have room
     pub(crate) file: Option<PathBuf>,
 
     /// Try this state directory; default: the file's, else the machine's runtime directory

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use crate::config;
 
-/// A configuration file. One that is valid is printed by `ostler check`, and must read back as the same.
+/// A configuration file. One that is valid is printed by `ostler check`, and must read back as the
+/// same.
 ///
 /// # Panics
 /// When it does not.

@@ -296,7 +296,7 @@ fn ptrace(machine: &Machine) -> Finding {
 }
 
 fn state(tried: &Result<Result<PathBuf, RunDirError>, String>) -> Finding {
-    let means = "without a lock a dead run can't be told from a live one, so Ostler does not run";
+    let means = "without a lock a dead run looks like a live one, so Ostler does not run";
     match tried {
         Ok(Ok(path)) => Finding::new(
             "state",
