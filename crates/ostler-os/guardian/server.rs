@@ -187,6 +187,7 @@ impl Server {
                 State::Closing | State::Lost => {}
             },
             OrderKind::Census => self.census = self.census.or(Some(0)),
+            OrderKind::Ping => self.report(0, 0, Payload::Pong),
             OrderKind::Quit => {
                 failpoint::reach(Point::GuardianQuitting);
                 self.course = Course::Quitting(now);

@@ -218,7 +218,7 @@ impl Sitter {
                 self.master_gone(Cause::HostDeath, now);
             }
             // Only for the guardian.
-            OrderKind::Census | OrderKind::Quit => {}
+            OrderKind::Census | OrderKind::Quit | OrderKind::Ping => {}
         }
     }
 

@@ -12,6 +12,7 @@ mod events;
 mod orders;
 mod program;
 mod request;
+mod silence;
 
 use std::ffi::OsString;
 use std::io;
@@ -37,6 +38,7 @@ pub use request::{EndPolicy, SpawnRequest};
 use crate::identity::{Attribution, ProcessHandle, ProcessIdentity};
 use crate::protocol::{Hello, MAX_SLOTS, Order, OrderKind, VERSION};
 use orders::Orders;
+use silence::Silence;
 
 /// How the guardian is launched.
 #[derive(Debug, Clone)]
@@ -99,6 +101,7 @@ struct Link {
     orders: Arc<Orders>,
     exit: watch::Receiver<Option<Exit>>,
     ending: Ending,
+    silence: Silence,
     /// The process that launched the guardian.
     host: Pid,
 }
@@ -175,9 +178,10 @@ impl Guardian {
         drop(given);
         // Everything that may fail for want of resources comes before there is a process.
         let (reaper, exit) = Reaper::start().map_err(setup("thread that waits for the guardian"))?;
-        let ending = Ending::default();
-        let mut events = Events::new(events, exit.clone(), ending.clone()).map_err(setup("events socket"))?;
-        let orders = Arc::new(Orders::new(control));
+        let (ending, silence) = (Ending::default(), Silence::default());
+        let mut events =
+            Events::new(events, exit.clone(), ending.clone(), silence.clone()).map_err(setup("events socket"))?;
+        let orders = Arc::new(Orders::new(control, silence.clone()));
         let sending = Arc::clone(&orders).sending().map_err(setup("control socket"))?;
 
         let (child, program) = program::start(&options, &guardian_control).await?;
@@ -192,6 +196,7 @@ impl Guardian {
             orders,
             exit,
             ending,
+            silence,
             host: getpid(),
         }));
         match tokio::time::timeout(options.handshake_timeout, events.ready()).await {
@@ -302,9 +307,17 @@ impl Guardian {
         self.link.let_go();
     }
 
-    /// Continues a guardian that was stopped from outside. Does not wait.
+    /// How long ago the first order was sent that no event has followed yet; `None` if there is none. An order that brings
+    /// a tree's end forward may have no event, so a long silence is a reason to [`wake`](Self::wake), not a proof.
+    pub fn silence(&self) -> Option<Duration> {
+        self.link.silence.length()
+    }
+
+    /// Continues a guardian that was stopped from outside, and has it end the silence. Does not wait.
     pub fn wake(&self) {
         self.link.signal(Signal::CONT, "an answer is overdue");
+        // A guardian that is gone needs no waking: `Lost` says so.
+        let _ = self.link.orders.give(&Order::new(OrderKind::Ping, 0, 0), Vec::new());
     }
 
     /// Kills a guardian that does not answer. Each of its sitters then ends its tree and exits. Does not wait.

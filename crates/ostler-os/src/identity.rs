@@ -21,6 +21,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{fstat, fstatfs};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use uuid::Uuid;
 
 use crate::procfile;
@@ -211,6 +213,16 @@ impl ProcessHandle {
     pub fn wait_until(&self, deadline: Instant) -> io::Result<bool> {
         wait_any(&[self.pidfd.as_fd()], deadline)?;
         self.has_ended()
+    }
+
+    /// Waits until the process has ended. Cancel safe. Needs a tokio runtime with I/O.
+    ///
+    /// # Errors
+    /// When the pidfd can't be registered with the runtime.
+    pub async fn ended(self) -> io::Result<()> {
+        // SAFETY: an OwnedFd stays open, and keeps its number, for as long as it exists.
+        let pidfd = unsafe { AsyncFd::register_with_interest(self.pidfd, Interest::READABLE) }?;
+        pidfd.readable().await.map(drop)
     }
 
     /// Signals the process, and traces the signal with its attribution.

@@ -34,10 +34,7 @@ pub struct Marked {
     pub command: String,
 }
 
-/// Says by its arguments whether a process is one of Ostler's own: a guardian or a sitter.
-pub type IsOurs = fn(arguments: &[&[u8]]) -> bool;
-
-/// The result of a scan.
+/// What a scan has found.
 #[derive(Debug, Default)]
 pub struct Scan {
     /// Processes with one of the requested markers.
@@ -54,32 +51,30 @@ pub struct Scan {
     pub elapsed: Duration,
 }
 
-/// Looks through all processes for markers of `runs`. Our own process is left out, and so are those
-/// for which `is_ours` says so by their arguments (guardian and sitters, which may have inherited a
-/// marker); processes that have ended are left out too. Blocks at the latest until `deadline`.
+/// Looks through all processes for markers of `runs`, except our own process and processes that have ended. Blocks at the
+/// latest until `deadline`.
 ///
 /// Cost: one `open` and `read` a process that we may read, about 10 µs each.
 ///
 /// # Errors
 /// When `/proc` can't be listed.
-pub fn scan(runs: &[RunId], is_ours: IsOurs, deadline: Instant) -> io::Result<Scan> {
+pub fn scan(runs: &[RunId], deadline: Instant) -> io::Result<Scan> {
     let start = Instant::now();
     let us = std::process::id() as i32;
     let pids: Vec<i32> = procfile::all_pids()?.into_iter().filter(|&pid| pid != us).collect();
     let mut scan = Scan::default();
-    let empty = scan.look_at_each(pids, runs, is_ours, deadline);
-    // A process in the middle of an execve(2) has an empty environment, as a kernel thread does, so
-    // those are read again.
-    scan.read += scan.look_at_each(empty, runs, is_ours, deadline).len();
+    let empty = scan.look_at_each(pids, runs, deadline);
+    // A process in the middle of its execve(2) shows an empty environment, as a kernel thread does: a second look.
+    scan.read += scan.look_at_each(empty, runs, deadline).len();
     scan.elapsed = start.elapsed();
     Ok(scan)
 }
 
 impl Scan {
     /// Adds what `pids` show; gives back those whose environment was empty.
-    fn look_at_each(&mut self, pids: Vec<i32>, runs: &[RunId], is_ours: IsOurs, deadline: Instant) -> Vec<i32> {
+    fn look_at_each(&mut self, pids: Vec<i32>, runs: &[RunId], deadline: Instant) -> Vec<i32> {
         let runs = runs.to_vec();
-        let round = slow_read::read_each(pids, deadline, move |pid| look_at(pid, &runs, is_ours));
+        let round = slow_read::read_each(pids, deadline, move |pid| look_at(pid, &runs));
         self.unread.extend(round.unread);
         let mut empty = Vec::new();
         for (pid, look) in round.values {
@@ -141,8 +136,8 @@ impl Look {
     }
 }
 
-fn look_at(pid: i32, runs: &[RunId], is_ours: IsOurs) -> Look {
-    // The identity comes first: what is read afterwards belongs to it while it is still the same.
+fn look_at(pid: i32, runs: &[RunId]) -> Look {
+    // The identity comes first: what is read after it, while it still holds, belongs to it.
     let identity = match identity::of(pid) {
         Ok(Some(identity)) => identity,
         Ok(None) => return Look::Unmarked,
@@ -160,13 +155,8 @@ fn look_at(pid: i32, runs: &[RunId], is_ours: IsOurs) -> Look {
     if !markers.iter().any(|(run, _)| runs.contains(run)) {
         return Look::Unmarked;
     }
-    let arguments = read_some(&format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let words: Vec<&[u8]> = arguments
-        .split(|&byte| byte == 0)
-        .filter(|word| !word.is_empty())
-        .collect();
     match identity::of(pid) {
-        Ok(now) if is_ours(&words) || !now.is_some_and(|now| now.is_same_as(&identity)) => return Look::Unmarked,
+        Ok(now) if !now.is_some_and(|now| now.is_same_as(&identity)) => return Look::Unmarked,
         Ok(_) => {}
         Err(error) => return Look::failed(&error),
     }

@@ -6,17 +6,19 @@
 //! worker, and any process that finds the socket can write to it. Descriptors attached to a message
 //! are never received; the kernel closes them, which also makes sd_notify_barrier(3) return.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{self, Path, PathBuf};
 
 use nix::libc;
 use rustix::net::sockopt::set_socket_passcred;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, getsockname, socket_with};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
+use rustix::process::{Pid, geteuid, getpid};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -99,57 +101,47 @@ impl Message {
 #[derive(Debug)]
 pub struct NotifySocket {
     socket: AsyncFd<OwnedFd>,
-    address: Address,
-}
-
-#[derive(Debug)]
-enum Address {
-    Path(PathBuf),
-    Abstract(OsString),
+    path: PathBuf,
+    /// A forked copy of the host does not unlink the path.
+    host: Pid,
 }
 
 impl NotifySocket {
-    /// Creates a socket `name` in `dir`, close-on-exec. If its absolute path would exceed 107
-    /// bytes, it gets a unique abstract name from the kernel (unix(7), autobind), which only
-    /// reaches workers in the same network namespace. Must be called within a tokio runtime.
+    /// A socket named `name` in `dir`, close-on-exec. If its absolute path is longer than 107 bytes, the socket is in a
+    /// directory of `dir`'s own in `/tmp` instead, which only this user can enter. Must be called within a tokio runtime.
     ///
     /// # Errors
-    ///
-    /// The error of socket(2) or bind(2): `AddrInUse` if the path exists, whatever it is.
+    /// What socket(2) or bind(2) says: `AddrInUse` if the path exists.
     pub fn bind(dir: &Path, name: &str) -> io::Result<Self> {
-        let path = path::absolute(dir)?.join(name);
+        let dir = path::absolute(dir)?;
+        let mut path = dir.join(name);
+        if path.as_os_str().len() > LONGEST_PATH {
+            let short = short_directory(&dir);
+            make_private(&short)?;
+            path = short.join(name);
+        }
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
-        // Before the socket has a name, so that no message lacks its sender.
+        // Before the socket has a name: no message comes without its sender.
         set_socket_passcred(&socket, true)?;
-        let fits = path.as_os_str().len() <= LONGEST_PATH;
-        let address = if fits {
-            bind_path(&socket, path)?
-        } else {
-            bind_abstract(&socket)?
-        };
-        // SAFETY: an `OwnedFd` is one open descriptor for all its life, and ends with the `AsyncFd`
-        // that owns it.
+        bind(&socket, &SocketAddrUnix::new(&path)?)?;
+        // SAFETY: an `OwnedFd` is one open descriptor for all its life, and ends with the `AsyncFd` that owns it.
         match unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) } {
-            Ok(socket) => Ok(Self { socket, address }),
+            Ok(socket) => Ok(Self {
+                socket,
+                path,
+                host: getpid(),
+            }),
             Err(error) => {
-                unlink(&address);
+                unlink(&path);
                 Err(error.into())
             }
         }
     }
 
-    /// The value for the worker's `NOTIFY_SOCKET`: the path, or `@` and the abstract name
-    /// (sd_notify(3)).
+    /// The value of the worker's `NOTIFY_SOCKET`: the socket's path.
     pub fn env_value(&self) -> OsString {
-        match &self.address {
-            Address::Path(path) => path.clone().into(),
-            Address::Abstract(name) => {
-                let mut value = OsString::from("@");
-                value.push(name);
-                value
-            }
-        }
+        self.path.clone().into()
     }
 
     /// The next meaningful message. Waits without limit; the caller sets the deadline. Cancel safe:
@@ -176,29 +168,71 @@ impl NotifySocket {
 
 impl Drop for NotifySocket {
     fn drop(&mut self) {
-        unlink(&self.address);
+        if getpid() == self.host {
+            unlink(&self.path);
+        }
     }
 }
 
-fn unlink(address: &Address) {
-    if let Address::Path(path) = address
-        && let Err(error) = fs::remove_file(path)
+fn unlink(path: &Path) {
+    if let Err(error) = fs::remove_file(path) {
+        // Its directory is the run's, and may be gone already.
+        tracing::debug!(path = %path.display(), %error, "a notify socket's path could not be unlinked");
+    }
+    if let Some(short) = path
+        .parent()
+        .filter(|parent| parent.parent() == Some(Path::new(SHORT_PLACE)))
     {
-        // Its directory belongs to the run, and may be gone already.
-        tracing::debug!(path = %path.display(), %error, "could not unlink a notify socket's path");
+        // The last socket removes it.
+        let _ = fs::remove_dir(short);
     }
 }
 
-fn bind_path(socket: &OwnedFd, path: PathBuf) -> io::Result<Address> {
-    bind(socket, &SocketAddrUnix::new(&path)?)?;
-    Ok(Address::Path(path))
+/// Where the sockets of a directory with a long path are.
+const SHORT_PLACE: &str = "/tmp";
+
+/// The directory of the sockets of `dir` in [`SHORT_PLACE`]: the same for every socket of a run, so that a sweep finds it.
+fn short_directory(dir: &Path) -> PathBuf {
+    let mut hasher = DefaultHasher::new();
+    dir.hash(&mut hasher);
+    Path::new(SHORT_PLACE).join(format!(".ostler-{}-{:016x}", geteuid().as_raw(), hasher.finish()))
 }
 
-fn bind_abstract(socket: &OwnedFd) -> io::Result<Address> {
-    bind(socket, &SocketAddrUnix::new_unnamed())?;
-    let address = SocketAddrUnix::try_from(getsockname(socket)?)?;
-    let name = address.abstract_name().ok_or(io::ErrorKind::AddrNotAvailable)?;
-    Ok(Address::Abstract(OsStr::from_bytes(name).to_owned()))
+/// Removes what the sockets of a dead run left outside its directory `dir`.
+///
+/// # Errors
+/// When it can't be removed; a directory that does not exist, or belongs to another user, is left alone.
+pub fn remove_leftovers(dir: &Path) -> io::Result<()> {
+    let short = short_directory(&path::absolute(dir)?);
+    match check_private(&short) {
+        Ok(()) => fs::remove_dir_all(&short),
+        Err(_) => Ok(()),
+    }
+}
+
+fn make_private(directory: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => check_private(directory),
+        other => other,
+    }
+}
+
+/// Whether a directory is ours alone, and not a link. It lies in a sticky directory, so no other user can exchange it.
+fn check_private(directory: &Path) -> io::Result<()> {
+    let meta = fs::symlink_metadata(directory)?;
+    if meta.is_dir() && meta.uid() == geteuid().as_raw() && meta.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    Err(io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        format!("{} belongs to another user or is open to others", directory.display()),
+    ))
+}
+
+/// Whether a message of this user counts: its own user's and root's. To root, every process of a worker counts, whatever
+/// user it has become; that it is one is checked by its pid.
+fn is_trusted(sender: u32, own: u32) -> bool {
+    own == 0 || sender == own || sender == 0
 }
 
 /// Takes one message off the socket; `None` if it is meaningless, too long, or without a sender.
@@ -209,13 +243,21 @@ fn receive(socket: &OwnedFd) -> io::Result<Option<Message>> {
         tracing::debug!(?sender, "skipped a notify message of more than {LONGEST_MESSAGE} bytes");
         return Ok(None);
     }
-    Ok(sender.and_then(|pid| Message::parse(pid, &text[..length])))
+    let Some((pid, uid)) = sender else {
+        return Ok(None);
+    };
+    if !is_trusted(uid, geteuid().as_raw()) {
+        tracing::warn!(target: "ostler", pid, uid, "ignored a notify message from another user");
+        return Ok(None);
+    }
+    Ok(Message::parse(pid, &text[..length]))
 }
 
 struct Received {
     length: usize,
-    sender: Option<i32>,
-    /// Whether the text was truncated.
+    /// Pid and uid, as the kernel knows them.
+    sender: Option<(i32, u32)>,
+    /// Whether the text had no room.
     cut: bool,
 }
 
@@ -249,7 +291,18 @@ fn receive_raw(socket: &OwnedFd, text: &mut [u8]) -> io::Result<Received> {
     let has_sender = (header.cmsg_level, header.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_CREDENTIALS);
     Ok(Received {
         length,
-        sender: has_sender.then_some(control.sender.pid),
+        sender: has_sender.then_some((control.sender.pid, control.sender.uid)),
         cut: message.msg_flags & libc::MSG_TRUNC != 0,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_users_messages_do_not_count() {
+        assert!(is_trusted(1000, 1000) && is_trusted(0, 1000) && is_trusted(1000, 0));
+        assert!(!is_trusted(1001, 1000));
+    }
 }

@@ -81,10 +81,12 @@ pub fn reserve(
         PortChoice::Fixed(port) => reserve_fixed(SocketAddr::new(ip, port), owner),
         PortChoice::Range { first, last } => {
             let previous = previous.filter(|port| (first..=last).contains(port));
-            let rest = (first..=last).filter(|port| Some(*port) != previous);
-            for port in previous.into_iter().chain(rest) {
-                if let Some(reservation) = try_reserve(SocketAddr::new(ip, port), owner)? {
-                    return Ok(reservation);
+            for claims in [Claims::Respected, Claims::Ignored] {
+                let rest = (first..=last).filter(|port| Some(*port) != previous);
+                for port in previous.into_iter().chain(rest) {
+                    if let Some(reservation) = try_reserve(SocketAddr::new(ip, port), owner, claims)? {
+                        return Ok(reservation);
+                    }
                 }
             }
             Err(PortError::RangeTaken {
@@ -96,11 +98,14 @@ pub fn reserve(
         }
         PortChoice::Any => {
             if let Some(port) = previous.filter(|port| *port != 0)
-                && let Some(reservation) = try_reserve(SocketAddr::new(ip, port), owner)?
+                && let Some(reservation) = try_reserve(SocketAddr::new(ip, port), owner, Claims::Respected)?
             {
                 return Ok(reservation);
             }
-            reserve_any(ip, owner)
+            match reserve_any(ip, owner, Claims::Respected) {
+                Err(PortError::Exhausted { .. }) => reserve_any(ip, owner, Claims::Ignored),
+                other => other,
+            }
         }
     }
 }
@@ -118,17 +123,15 @@ impl PortReservation {
         self.claim = None;
     }
 
-    /// Claims the port again for the gap of a restart, after it was confirmed to be free. Returns
-    /// `false` if another Ostler host has claimed it in the meantime; another port must then be
-    /// reserved.
-    pub fn renew(&mut self) -> bool {
-        if self.claim.is_none() {
-            match claim(self.address.port()) {
-                Claim::Taken => return false,
-                Claim::Ours(claim) => self.claim = claim,
+    /// Claims the port, so that other Ostler hosts choose another one. False if another host has claimed it.
+    fn claim(&mut self) -> bool {
+        match claim(self.address.port()) {
+            Claim::Taken => false,
+            Claim::Ours(claim) => {
+                self.claim = claim;
+                true
             }
         }
-        true
     }
 }
 
@@ -157,23 +160,24 @@ fn reserve_fixed(address: SocketAddr, owner: &str) -> Result<PortReservation, Po
         Probe::Busy(sockets) if sockets.is_empty() => return in_use(vec![Holder::Unnamed { address }]),
         Probe::Busy(sockets) => return in_use(name_holders(&sockets)),
     }
-    reservation.renew();
+    reservation.claim();
     Ok(reservation)
 }
 
-/// `None`: the port is in use in some way.
-fn try_reserve(address: SocketAddr, owner: &str) -> Result<Option<PortReservation>, PortError> {
+/// `None`: the port is taken in some way.
+fn try_reserve(address: SocketAddr, owner: &str, claims: Claims) -> Result<Option<PortReservation>, PortError> {
     if enter(address, owner).is_some() {
         return Ok(None);
     }
     let mut reservation = PortReservation { address, claim: None };
-    let is_free = reservation.renew() && matches!(probe(address)?, Probe::Free);
+    let may_have = reservation.claim() || claims == Claims::Ignored;
+    let is_free = may_have && matches!(probe(address)?, Probe::Free);
     Ok(is_free.then_some(reservation))
 }
 
-/// The kernel only chooses among completely unused ports if the socket allows no reuse. Its choice
-/// is random, so reserved ports are soon avoided.
-fn reserve_any(ip: IpAddr, owner: &str) -> Result<PortReservation, PortError> {
+/// The kernel's choice is only made among ports that nothing uses when the asking socket allows no reuse; it is a
+/// random one, so what is reserved already is soon avoided.
+fn reserve_any(ip: IpAddr, owner: &str, claims: Claims) -> Result<PortReservation, PortError> {
     for _ in 0..MOST_TRIES {
         let any = SocketAddr::new(ip, 0);
         let listener = match bind_and_listen(any, Reuse::Nothing) {
@@ -188,7 +192,7 @@ fn reserve_any(ip: IpAddr, owner: &str) -> Result<PortReservation, PortError> {
             continue;
         }
         let mut reservation = PortReservation { address, claim: None };
-        if reservation.renew() {
+        if reservation.claim() || claims == Claims::Ignored {
             return Ok(reservation);
         }
     }
@@ -244,7 +248,15 @@ fn holders_of_range(ip: IpAddr, first: u16, last: u16) -> Vec<Holder> {
     holders
 }
 
-/// The outcome of a claim.
+/// What another host's claim means. Any process of the network namespace can bind the names of claims, so a claim is only a
+/// hint: where nothing else is left, a probe alone decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Claims {
+    Respected,
+    Ignored,
+}
+
+/// What became of a claim.
 enum Claim {
     /// The claim succeeded. Without a socket if none could be created: claims are a courtesy
     /// between hosts, and a lack of descriptors must not prevent a port.

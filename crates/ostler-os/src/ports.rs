@@ -267,24 +267,7 @@ fn reached_by(address: SocketAddr) -> io::Result<Vec<TcpSocket>> {
     Ok(listeners)
 }
 
-/// Finds a process that listens where a connection to `address` would arrive, and its socket's
-/// inode, among all processes that may be inspected. `None`: nothing listens, or the process is
-/// unknown.
-///
-/// # Errors
-///
-/// If the kernel cannot be queried.
-pub fn owner(address: SocketAddr) -> io::Result<Option<(i32, u64)>> {
-    let inodes: HashSet<u64> = reached_by(address)?.iter().map(|socket| socket.inode).collect();
-    if inodes.is_empty() {
-        return Ok(None);
-    }
-    let owners = sockets::owners(&inodes, crate::procfile::all_pids()?);
-    Ok(owners.by_inode.into_iter().next().map(|(inode, pid)| (pid, inode)))
-}
-
-/// Binds a listening socket for a worker that receives it (`LISTEN_FDS`), with SO_REUSEADDR and
-/// close-on-exec.
+/// Binds a listening socket for a worker that takes it over (`LISTEN_FDS`), with SO_REUSEADDR and close-on-exec.
 ///
 /// # Errors
 ///

@@ -262,25 +262,44 @@ pub(crate) fn owners(inodes: &HashSet<u64>, pids: impl IntoIterator<Item = i32>)
         if owners.by_inode.len() == inodes.len() {
             break;
         }
-        let descriptors = match fs::read_dir(format!("/proc/{pid}/fd")) {
-            Ok(descriptors) => descriptors,
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                owners.unreadable.push(pid);
-                continue;
+        match sockets_of(pid) {
+            Ok(found) => {
+                for inode in found.into_iter().filter(|inode| inodes.contains(inode)) {
+                    owners.by_inode.entry(inode).or_insert(pid);
+                }
             }
-            Err(_) => continue,
-        };
-        let links = descriptors
-            .flatten()
-            .filter_map(|entry| fs::read_link(entry.path()).ok());
-        for inode in links
-            .filter_map(|link| socket_inode(link.to_str()?))
-            .filter(|inode| inodes.contains(inode))
-        {
-            owners.by_inode.entry(inode).or_insert(pid);
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => owners.unreadable.push(pid),
+            // It has ended.
+            Err(_) => {}
         }
     }
     owners
+}
+
+/// The inode numbers of a process's sockets. A leader that called pthread_exit(3) shows no descriptors, although its
+/// other threads still use them: theirs are read then.
+fn sockets_of(pid: i32) -> io::Result<Vec<u64>> {
+    let (sockets, descriptors) = sockets_in(&format!("/proc/{pid}/fd"))?;
+    if descriptors > 0 {
+        return Ok(sockets);
+    }
+    for task in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
+        let (sockets, descriptors) = sockets_in(&task.path().join("fd").to_string_lossy())?;
+        if descriptors > 0 {
+            return Ok(sockets);
+        }
+    }
+    Ok(Vec::new())
+}
+
+/// The sockets among the descriptors that a directory of `/proc` lists, and the number of all descriptors.
+fn sockets_in(directory: &str) -> io::Result<(Vec<u64>, usize)> {
+    let links: Vec<_> = fs::read_dir(directory)?
+        .flatten()
+        .filter_map(|entry| fs::read_link(entry.path()).ok())
+        .collect();
+    let sockets = links.iter().filter_map(|link| socket_inode(link.to_str()?)).collect();
+    Ok((sockets, links.len()))
 }
 
 fn socket_inode(link: &str) -> Option<u64> {

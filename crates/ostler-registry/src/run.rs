@@ -19,6 +19,7 @@ mod app_dir;
 mod dead;
 mod info;
 mod lock;
+mod private;
 
 use std::fs;
 use std::io;
@@ -33,10 +34,12 @@ use ostler_core::process::ProcessIdentity;
 use ostler_failpoint::{self as failpoint, Point};
 
 use lock::{GUARDIAN_LOCK, HOST_LOCK, RunLock, Taken};
+use private::PrivateDir;
 
 pub use app_dir::{AppDirError, DirEnv, app_dir, check_app_name};
 pub use dead::{DeadRun, FoundRun, LiveRun, remove_leftovers, runs};
 pub use info::{RUN_FORMAT, RunInfo, RunInfoError};
+pub use private::Distrust;
 
 const NEW_PREFIX: &str = ".new-";
 const GONE_PREFIX: &str = ".gone-";
@@ -84,6 +87,14 @@ pub enum RunDirError {
         /// The name of the lock.
         lock: &'static str,
     },
+    /// Another user could have filled the directory, so nothing in it is believed or removed.
+    #[error("{} is not trusted: {why}", path.display())]
+    Untrusted {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        why: Distrust,
+    },
 }
 
 impl RunDirError {
@@ -130,6 +141,11 @@ impl RunDirError {
             Self::NoLock { path, .. } => {
                 format!("make sure that no Ostler uses {}, then remove it", path.display())
             }
+            Self::Untrusted { path, .. } => format!(
+                "set `state_dir` to a directory of this user; or, if you trust its content, make {0} this user's alone: \
+                 chown it, and chmod 700 {0}",
+                path.display()
+            ),
         }
     }
 }
@@ -162,6 +178,7 @@ pub fn try_out(dir: &Path) -> Result<PathBuf, RunDirError> {
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
+    app_dir: PrivateDir,
     info: Mutex<RunInfo>,
     guardian_lock: Arc<OwnedFd>,
     _lock: RunLock,
@@ -177,12 +194,14 @@ impl RunDir {
     /// [`RunDirError::Io`] if the disk is full or not writable; [`RunDirError::LocksDontWork`].
     pub fn create(app_dir: &Path, info: RunInfo) -> Result<Self, RunDirError> {
         make_private(app_dir, true)?;
+        let private = PrivateDir::open(app_dir)?;
         let deadline = Instant::now() + MAKE_LIMIT;
         while Instant::now() < deadline {
             match Self::create_once(app_dir, &info) {
                 Ok(Some((lock, guardian_lock))) => {
                     return Ok(Self {
                         path: app_dir.join(info.run.to_string()),
+                        app_dir: private,
                         info: Mutex::new(info),
                         guardian_lock: Arc::new(guardian_lock.descriptor()),
                         _lock: lock,
@@ -278,7 +297,7 @@ impl RunDir {
     ///
     /// [`RunDirError::Io`]. The next start's [`remove_leftovers`] finds what is left.
     pub fn remove(self) -> Result<(), RunDirError> {
-        remove_locked(&self.path)
+        remove_locked(&self.app_dir, &self.info().run.to_string())
     }
 }
 
@@ -294,25 +313,27 @@ fn make_private(path: &Path, with_parents: bool) -> Result<(), RunDirError> {
     }
 }
 
-/// Removes the directory of a run whose lock this process holds: first renames it, then deletes the
-/// content.
-fn remove_locked(path: &Path) -> Result<(), RunDirError> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let name = name.trim_start_matches(NEW_PREFIX);
+/// Removes a run's directory whose lock this process holds: first renames it, then deletes the
+/// content. The descriptor of the app's directory makes sure that it is this directory's.
+fn remove_locked(app_dir: &PrivateDir, name: &str) -> Result<(), RunDirError> {
+    let (from, shown) = (app_dir.by_descriptor().join(name), app_dir.path().join(name));
+    let run = name.trim_start_matches(NEW_PREFIX);
     // A unique name, because an earlier attempt for the same run may still be deleting.
     static REMOVALS: AtomicU64 = AtomicU64::new(0);
     let number = REMOVALS.fetch_add(1, Ordering::Relaxed);
-    let gone = path.with_file_name(format!("{GONE_PREFIX}{name}.{}.{number}", std::process::id()));
-    fs::rename(path, &gone).map_err(RunDirError::io("rename", path))?;
+    let gone = format!("{GONE_PREFIX}{run}.{}.{number}", std::process::id());
+    fs::rename(&from, from.with_file_name(&gone)).map_err(RunDirError::io("rename", &shown))?;
     failpoint::reach(Point::RunHidden);
-    remove_gone(&gone)
+    remove_gone(app_dir, &gone)
 }
 
 /// Deletes a directory renamed for removal. Its content is no longer needed, so no lock is
 /// required, and another process doing the same at the same time is not an error.
-fn remove_gone(path: &Path) -> Result<(), RunDirError> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(RunDirError::io("remove", path)(error)),
+fn remove_gone(app_dir: &PrivateDir, name: &str) -> Result<(), RunDirError> {
+    match fs::remove_dir_all(app_dir.by_descriptor().join(name)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(RunDirError::io("remove", &app_dir.path().join(name))(error))
+        }
         _ => Ok(()),
     }
 }

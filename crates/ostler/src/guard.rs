@@ -4,6 +4,7 @@
 mod keeper;
 mod link;
 mod orders;
+mod overdue;
 #[cfg(test)]
 mod script;
 

@@ -26,7 +26,7 @@ pub(crate) fn own_host() -> Option<ProcessIdentity> {
 /// Every process that bears the marker of `run`, and which could not be inspected. `host` is the
 /// host of that run, where it is known: what is older is not of the run.
 pub(crate) fn marked(run: RunId, host: Option<&ProcessIdentity>) -> (Vec<Marked>, Option<String>) {
-    match marker::scan(&[run], |_| false, Instant::now() + SCAN_LIMIT) {
+    match marker::scan(&[run], Instant::now() + SCAN_LIMIT) {
         Ok(scan) => {
             let unseen = scan.missed(host).map(|missed| format!("run {run}: {missed}"));
             (scan.found, unseen)

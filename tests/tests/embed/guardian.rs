@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use ostler::{Backoff, EventKind, Ostler, Pool, Ready, StopSpec};
+use ostler::{Backoff, EventKind, Ostler, Pool, PoolSpec, Ready, Restart, StopSpec};
 use ostler_tests::{SOON, send, survivors};
 
 use super::scene::{Place, Seen, WORST, in_time, start, stop};
@@ -411,9 +411,12 @@ async fn unresponsive_guardian_does_not_count_as_empty() {
     let guardian = guardian(&ostler);
     let idle = sitters(guardian);
     assert_eq!(idle.len(), 1);
-    for process in [idle[0], guardian] {
-        send(process, Signal::SIGSTOP);
-    }
+    // A stopped guardian would be continued.
+    let Some(_tracer) = Tracer::of(guardian.cast_signed()) else {
+        stop(&place, ostler, &mut seen).await;
+        return eprintln!("skipped: ptrace is not permitted");
+    };
+    send(idle[0], Signal::SIGSTOP);
     let error = in_time(ostler.stop()).await.expect_err("the stop must not be clean");
     assert!(error.report.unseen[0].contains("guardian"), "{error}");
     seen.until_run_stopped().await;
@@ -476,4 +479,86 @@ async fn a_tree_that_is_not_proven_gone_is_never_reported_as_released() {
     left.into_iter()
         .for_each(|pid| send(pid.cast_unsigned(), Signal::SIGKILL));
     place.assert_gone(SOON);
+}
+
+/// G.17 of issue 11: any process of the same user can stop the guardian.
+#[tokio::test(flavor = "multi_thread")]
+async fn stopped_guardian_is_continued_and_no_worker_is_blamed() {
+    let place = Place::new();
+    let (ostler, mut seen) = start(&place).await;
+    let mut spec = place.pool("p", "sleep");
+    spec.intensity = 0;
+    let pool = ostler.pool_from(spec).start().await.unwrap();
+    seen.kind(EventKind::PoolReady).await;
+    let worker = pool.workers()[0].pid.unwrap();
+    send(guardian(&ostler), Signal::SIGSTOP);
+    pool.worker(0).unwrap().restart().await.unwrap();
+    in_time(pool.wait_ready()).await.unwrap();
+    assert_ne!(pool.workers()[0].pid, Some(worker));
+    assert_eq!(seen.count(EventKind::WorkerFailed), 0, "{}", seen.story());
+    stop(&place, ostler, &mut seen).await;
+}
+
+/// Holds a process where no SIGCONT continues it, until dropped.
+struct Tracer(std::process::Child);
+
+impl Tracer {
+    fn of(process: i32) -> Option<Self> {
+        let script = format!(
+            "import ctypes, time\n\
+             libc = ctypes.CDLL(None)\n\
+             libc.ptrace.argtypes = [ctypes.c_long] * 4\n\
+             print(libc.ptrace(0x4206, {process}, 0, 0) or libc.ptrace(0x4207, {process}, 0, 0), flush=True)\n\
+             time.sleep(60)"
+        );
+        let mut command = std::process::Command::new("python3");
+        command.args(["-c", &script]).stdout(std::process::Stdio::piped());
+        let mut tracer = Self(command.spawn().unwrap());
+        let mut line = String::new();
+        let output = tracer.0.stdout.take().unwrap();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line).unwrap();
+        (line.trim() == "0").then_some(tracer)
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// G.17 of issue 11: a guardian that hangs for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn hung_guardian_is_replaced_and_no_worker_is_blamed() {
+    let place = Place::new();
+    let (ostler, mut seen) = start(&place).await;
+    let mut spec = place.pool("p", "sleep");
+    spec.intensity = 0;
+    let pool = ostler.pool_from(spec).start().await.unwrap();
+    seen.kind(EventKind::PoolReady).await;
+    let Some(_tracer) = Tracer::of(guardian(&ostler).cast_signed()) else {
+        stop(&place, ostler, &mut seen).await;
+        return eprintln!("skipped: ptrace is not permitted");
+    };
+    // Whether this order succeeds does not matter: the guardian it goes to does not serve.
+    drop(pool.worker(0).unwrap().restart().await);
+    seen.kind(EventKind::GuardianLost).await;
+    in_time(pool.wait_ready()).await.unwrap();
+    assert_eq!(seen.count(EventKind::WorkerGaveUp), 0, "{}", seen.story());
+    stop(&place, ostler, &mut seen).await;
+}
+
+/// G.17 of issue 11: a worker that stops its sitter and exits used to stay ready until the run ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn end_of_a_worker_that_stopped_its_sitter_is_noticed() {
+    let place = Place::new();
+    let (ostler, mut seen) = start(&place).await;
+    let script = "sleep 1.5; kill -STOP $PPID; exit 3";
+    let mut spec = PoolSpec::new("p", ["sh", "-c", script, "sh", &place.tag]);
+    spec.restart = Restart::Temporary;
+    let pool = ostler.pool_from(spec).start().await.unwrap();
+    seen.kind(EventKind::WorkerReleased).await;
+    drop(pool);
+    stop(&place, ostler, &mut seen).await;
 }

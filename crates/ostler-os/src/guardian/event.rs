@@ -172,7 +172,7 @@ impl Assembler {
             payload,
         } = event;
         Some(match payload {
-            Payload::Ready { .. } | Payload::Bye => return None,
+            Payload::Ready { .. } | Payload::Bye | Payload::Pong => return None,
             Payload::Pidfd { worker, inode } => {
                 self.pidfds.push((slot, worker, inode));
                 return None;

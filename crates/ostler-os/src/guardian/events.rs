@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
@@ -12,7 +13,7 @@ use tokio::sync::watch;
 
 use super::error::LaunchError;
 use super::event::{Assembler, GuardianEvent};
-use super::{Ending, Exit};
+use super::{Ending, Exit, Silence};
 use crate::protocol::{Event, MAGIC, Payload, VERSION};
 
 /// The events of guardian and sitters, in order for each slot.
@@ -29,7 +30,11 @@ pub struct Events {
     farewell: Farewell,
     /// Whether the host has ordered the end.
     ending: Ending,
+    silence: Silence,
 }
+
+/// How long the exit of a guardian that has closed its end is waited for: 1 s.
+const EXIT_LIMIT: Duration = Duration::from_secs(1);
 
 /// How far the guardian's end has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +54,12 @@ enum Woke {
 }
 
 impl Events {
-    pub(super) fn new(socket: OwnedFd, exit: watch::Receiver<Option<Exit>>, ending: Ending) -> io::Result<Self> {
+    pub(super) fn new(
+        socket: OwnedFd,
+        exit: watch::Receiver<Option<Exit>>,
+        ending: Ending,
+        silence: Silence,
+    ) -> io::Result<Self> {
         // SAFETY: an OwnedFd stays open, and keeps its number, for as long as it exists.
         let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?;
         Ok(Self {
@@ -60,6 +70,7 @@ impl Events {
             answer: None,
             farewell: Farewell::None,
             ending,
+            silence,
         })
     }
 
@@ -148,9 +159,10 @@ impl Events {
 
     async fn ended(&mut self) {
         if self.farewell == Farewell::None {
-            // It closed its end without an announcement, so it is dead or dying.
-            let exit = self.wait_exit().await;
-            self.lost(exit);
+            // It closed its end without an announcement, so it is dead or dying. If it is traced, its exit shows only when
+            // the tracer lets go.
+            let exit = tokio::time::timeout(EXIT_LIMIT, self.wait_exit()).await;
+            self.lost(exit.unwrap_or(Exit(None)));
         }
         self.farewell = Farewell::Ended;
         self.decoded.push_back(GuardianEvent::Ended);
@@ -167,6 +179,7 @@ impl Events {
 
     /// Processes a message. True at the end of the socket.
     fn take(&mut self, buffer: &Buffer, length: usize) -> bool {
+        self.silence.heard();
         for event in buffer.0[..length].chunks_exact(Event::SIZE).filter_map(Event::decode) {
             match event.payload {
                 Payload::Ready { .. } => self.answer = Some(event),

@@ -13,6 +13,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
+use super::Silence;
 use super::error::OrderError;
 use crate::protocol::{MAX_SPAWN_FDS, Order};
 
@@ -30,6 +31,7 @@ struct Outgoing {
 #[derive(Debug)]
 pub(super) struct Orders {
     socket: OwnedFd,
+    silence: Silence,
     queue: Mutex<Queue>,
     /// Notified when the queue is no longer empty, and when it is closed.
     wake: Notify,
@@ -51,9 +53,10 @@ enum Blocked {
 }
 
 impl Orders {
-    pub(super) fn new(socket: OwnedFd) -> Self {
+    pub(super) fn new(socket: OwnedFd, silence: Silence) -> Self {
         Self {
             socket,
+            silence,
             queue: Mutex::default(),
             wake: Notify::new(),
         }
@@ -65,6 +68,7 @@ impl Orders {
         if queue.closed {
             return Err(OrderError::Gone);
         }
+        self.silence.ordered();
         let outgoing = Outgoing {
             bytes: order.encode(),
             fds,

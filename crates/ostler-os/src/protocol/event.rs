@@ -116,6 +116,8 @@ pub enum Payload {
     },
     /// The guardian exits, and has no child left.
     Bye,
+    /// The answer to a ping.
+    Pong,
 }
 
 /// The fields of an encoded payload. Their meaning depends on the kind.
@@ -166,6 +168,7 @@ impl Payload {
             Self::CensusStray { pid, start_time } => of(12, pid, 0, start_time),
             Self::Census { sitters, strays } => of(13, sitters, strays, 0),
             Self::Bye => of(14, 0, 0, 0),
+            Self::Pong => of(16, 0, 0, 0),
             Self::Pidfd { worker, inode } => of(15, worker, 0, inode),
         }
     }
@@ -212,6 +215,7 @@ impl Payload {
             13 => Self::Census { sitters: a, strays: b },
             14 => Self::Bye,
             15 => Self::Pidfd { worker: a, inode: c },
+            16 => Self::Pong,
             _ => return None,
         })
     }

@@ -19,6 +19,8 @@ pub enum OrderKind {
     Quit = 5,
     /// Guardian to sitter: the host is dead (`signal` 1) or has let go (`signal` 0). End the tree by its policy.
     HostGone = 6,
+    /// Answer with `Pong`: the host wants to know whether the guardian still serves.
+    Ping = 7,
 }
 
 impl OrderKind {
@@ -30,6 +32,7 @@ impl OrderKind {
             4 => Self::Census,
             5 => Self::Quit,
             6 => Self::HostGone,
+            7 => Self::Ping,
             _ => return None,
         })
     }

@@ -2,10 +2,8 @@
 
 use std::io::{self, IoSlice, Read};
 use std::os::fd::AsRawFd;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
@@ -22,11 +20,7 @@ fn socket() -> (tempfile::TempDir, NotifySocket) {
 
 /// Sends like a client library that only has the environment variable.
 fn send(socket: &NotifySocket, text: &[u8]) {
-    let value = socket.env_value();
-    let address = match value.as_bytes() {
-        [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
-        path => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(path)),
-    };
+    let address = SocketAddr::from_pathname(socket.env_value());
     let sender = UnixDatagram::unbound().expect("datagram socket");
     sender
         .send_to_addr(text, &address.expect("socket address"))
@@ -144,20 +138,35 @@ async fn sender_is_the_pid_from_the_kernel() {
     assert!(child.exit().await.success());
 }
 
+/// I.24 of issue 11: an abstract name could be used by every local user.
 #[tokio::test]
-async fn path_that_is_too_long_becomes_an_abstract_name() {
+async fn path_that_is_too_long_becomes_a_private_short_one() {
+    use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().expect("temporary directory");
     let room = 107 - dir.path().as_os_str().len() - 1;
     let mut longest = NotifySocket::bind(dir.path(), &"n".repeat(room)).expect("notify socket");
     assert_eq!(Path::new(&longest.env_value()).parent(), Some(dir.path()));
-    let mut first = NotifySocket::bind(dir.path(), &"n".repeat(room + 1)).expect("notify socket");
-    let second = NotifySocket::bind(dir.path(), &"n".repeat(room + 1)).expect("another");
-    assert_eq!(first.env_value().as_bytes()[0], b'@');
-    assert_ne!(first.env_value(), second.env_value());
+    let deep = dir.path().join("d".repeat(room));
+    let mut first = NotifySocket::bind(&deep, "0-1.notify").expect("notify socket");
+    let second = NotifySocket::bind(&deep, "1-1.notify").expect("another");
+    let path = PathBuf::from(first.env_value());
+    let short = path.parent().expect("a directory").to_owned();
+    assert_eq!(Path::new(&second.env_value()).parent(), Some(short.as_path()));
+    let mode = short.metadata().expect("exists").permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
     for socket in [&mut longest, &mut first] {
         send(socket, b"READY=1");
         assert!(next(socket).await.ready);
     }
+    drop(first);
+    assert!(short.exists(), "the other socket still needs it");
+    drop(second);
+    assert!(!short.exists());
+    // A dead host leaves it to the sweep of its run.
+    std::mem::forget(NotifySocket::bind(&deep, "2-1.notify").expect("notify socket"));
+    assert!(short.exists());
+    ostler_os::notify::remove_leftovers(&deep).expect("removed");
+    assert!(!short.exists());
 }
 
 #[tokio::test]

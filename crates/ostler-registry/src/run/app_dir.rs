@@ -18,8 +18,12 @@ pub struct DirEnv {
 }
 
 impl DirEnv {
-    /// Reads the variables of this process.
+    /// Reads the variables of this process. A set-uid or set-gid process has none: the user who runs it
+    /// chose their values.
     pub fn from_process() -> Self {
+        if runs_as_another_user() {
+            return Self::default();
+        }
         Self {
             runtime_directory: std::env::var_os("RUNTIME_DIRECTORY"),
             xdg_runtime_dir: std::env::var_os("XDG_RUNTIME_DIR"),
@@ -27,6 +31,11 @@ impl DirEnv {
             home: std::env::var_os("HOME"),
         }
     }
+}
+
+fn runs_as_another_user() -> bool {
+    use nix::unistd::{getegid, geteuid, getgid, getuid};
+    getuid() != geteuid() || getgid() != getegid()
 }
 
 /// Why there is no directory for an app's runs.

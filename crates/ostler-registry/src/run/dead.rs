@@ -3,11 +3,13 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ostler_core::ids::RunId;
 
 use super::lock::{GUARDIAN_LOCK, HOST_LOCK, RunLock, Taken};
+use super::private::PrivateDir;
 use super::{
     GONE_PREFIX, NEW_PREFIX, RunDirError, RunInfo, RunInfoError, info, remove_gone, remove_locked, set_aside_dir,
 };
@@ -46,7 +48,8 @@ pub struct LiveRun {
 /// A run whose host is dead. While this value exists, no other process sweeps it.
 #[derive(Debug)]
 pub struct DeadRun {
-    path: PathBuf,
+    directory: PrivateDir,
+    app_dir: Arc<PrivateDir>,
     run: RunId,
     info: Result<RunInfo, RunInfoError>,
     _lock: RunLock,
@@ -55,7 +58,7 @@ pub struct DeadRun {
 impl DeadRun {
     /// Its directory.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.directory.path()
     }
 
     /// Its id, which marks its processes. Known even if nothing else is.
@@ -84,11 +87,11 @@ impl DeadRun {
     /// If this cannot be determined: [`RunDirError::NoLock`], [`RunDirError::Io`].
     pub fn await_guardians(&self, deadline: Instant) -> Result<bool, RunDirError> {
         loop {
-            match RunLock::try_take(&self.path, GUARDIAN_LOCK)? {
+            match RunLock::try_take(&self.directory.by_descriptor(), GUARDIAN_LOCK)? {
                 Taken::Ours(_) => return Ok(true),
                 Taken::Absent => {
                     return Err(RunDirError::NoLock {
-                        path: self.path.clone(),
+                        path: self.path().to_owned(),
                         lock: GUARDIAN_LOCK,
                     });
                 }
@@ -108,7 +111,7 @@ impl DeadRun {
     /// [`read_dead_store`]. The run can then still be swept with its guardian and its marker.
     pub fn records(&self) -> Result<DeadStore, StoreError> {
         match self.engine()? {
-            Some(engine) => read_dead_store(&self.path, engine),
+            Some(engine) => read_dead_store(&self.directory.by_descriptor(), engine),
             None => Ok(DeadStore::default()),
         }
     }
@@ -125,8 +128,8 @@ impl DeadRun {
         };
         let place = Place {
             engine,
-            run_dir: self.path.clone(),
-            set_aside_dir: set_aside_dir(&self.path),
+            run_dir: self.path().to_owned(),
+            set_aside_dir: set_aside_dir(self.path()),
         };
         place.set_aside(reason).map(|path| Some(SetAside { path, why }))
     }
@@ -137,7 +140,7 @@ impl DeadRun {
     ///
     /// [`RunDirError::Io`]. The next [`remove_leftovers`] finds what is left.
     pub fn remove(self) -> Result<(), RunDirError> {
-        remove_locked(&self.path)
+        remove_locked(&self.app_dir, &self.run.to_string())
     }
 
     /// The engine according to `run.json`, or else according to the files present. `None` if no
@@ -151,7 +154,7 @@ impl DeadRun {
                 }),
             Err(_) => Ok(Engine::ALL
                 .into_iter()
-                .find(|engine| self.path.join(engine.file_name()).exists())),
+                .find(|engine| self.directory.by_descriptor().join(engine.file_name()).exists())),
         }
     }
 }
@@ -164,25 +167,43 @@ impl DeadRun {
 /// [`RunDirError::Io`] if the app's directory cannot be listed. Problems with a single run are
 /// returned in its place.
 pub fn runs(app_dir: &Path) -> Result<Vec<FoundRun>, RunDirError> {
-    let mut ids: Vec<RunId> = names(app_dir)?.iter().filter_map(|name| name.parse().ok()).collect();
+    let Some(app_dir) = open_if_there(app_dir)? else {
+        return Ok(Vec::new());
+    };
+    let app_dir = Arc::new(app_dir);
+    let mut ids: Vec<RunId> = app_dir.names()?.iter().filter_map(|name| name.parse().ok()).collect();
     ids.sort();
-    Ok(ids
-        .into_iter()
-        .filter_map(|run| find(app_dir.join(run.to_string()), run))
-        .collect())
+    Ok(ids.into_iter().filter_map(|run| find(&app_dir, run)).collect())
+}
+
+/// The app's directory, opened and checked; `None` if it does not exist.
+fn open_if_there(app_dir: &Path) -> Result<Option<PrivateDir>, RunDirError> {
+    match PrivateDir::open(app_dir) {
+        Ok(app_dir) => Ok(Some(app_dir)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Finds one run; `None` if it has disappeared in the meantime.
-fn find(path: PathBuf, run: RunId) -> Option<FoundRun> {
-    match RunLock::try_take(&path, HOST_LOCK) {
+fn find(app_dir: &Arc<PrivateDir>, run: RunId) -> Option<FoundRun> {
+    let path = app_dir.path().join(run.to_string());
+    let directory = match app_dir.open_in(&run.to_string()) {
+        Ok(directory) => directory,
+        Err(error) if error.is_not_found() => return None,
+        Err(reason) => return Some(FoundRun::Unreadable { path, reason }),
+    };
+    let inside = directory.by_descriptor();
+    match RunLock::try_take(&inside, HOST_LOCK) {
         Ok(Taken::Ours(lock)) => Some(FoundRun::Dead(DeadRun {
-            info: info::read(&path),
-            path,
+            info: info::read(&inside),
+            directory,
+            app_dir: Arc::clone(app_dir),
             run,
             _lock: lock,
         })),
         Ok(Taken::Held) => Some(FoundRun::Live(LiveRun {
-            info: info::read(&path),
+            info: info::read(&inside),
             path,
             run,
         })),
@@ -204,53 +225,47 @@ fn find(path: PathBuf, run: RunId) -> Option<FoundRun> {
 ///
 /// The first failure; the other directories are still tried.
 pub fn remove_leftovers(app_dir: &Path) -> Result<usize, RunDirError> {
+    let Some(app_dir) = open_if_there(app_dir)? else {
+        return Ok(0);
+    };
     let mut removed = 0;
     let mut failure = None;
-    for name in names(app_dir)? {
-        let path = app_dir.join(&name);
-        let result = if name.starts_with(GONE_PREFIX) {
-            remove_gone(&path).map(|()| true)
-        } else if name.starts_with(NEW_PREFIX) {
-            remove_half_made(&path)
-        } else {
-            Ok(false)
-        };
-        match result {
+    for name in app_dir.names()? {
+        match remove_leftover(&app_dir, &name) {
             Ok(was_one) => removed += usize::from(was_one),
+            Err(error) if error.is_not_found() => {}
             Err(error) => failure = failure.or(Some(error)),
         }
     }
     failure.map_or(Ok(removed), Err)
 }
 
+fn remove_leftover(app_dir: &PrivateDir, name: &str) -> Result<bool, RunDirError> {
+    if name.starts_with(GONE_PREFIX) {
+        app_dir.open_in(name)?;
+        remove_gone(app_dir, name).map(|()| true)
+    } else if name.starts_with(NEW_PREFIX) {
+        remove_half_made(app_dir, name)
+    } else {
+        Ok(false)
+    }
+}
+
 /// Removes a half-created directory if its creator is dead. A live creator that has not taken its
 /// lock yet may lose its directory; it notices, and creates another one.
-fn remove_half_made(path: &Path) -> Result<bool, RunDirError> {
-    match RunLock::try_take(path, HOST_LOCK)? {
+fn remove_half_made(app_dir: &PrivateDir, name: &str) -> Result<bool, RunDirError> {
+    let directory = app_dir.open_in(name)?;
+    match RunLock::try_take(&directory.by_descriptor(), HOST_LOCK)? {
         Taken::Held => Ok(false),
-        Taken::Ours(_lock) => remove_locked(path).map(|()| true),
+        Taken::Ours(_lock) => remove_locked(app_dir, name).map(|()| true),
         // Removes an empty directory only, so a process that is just creating its lock file is not
         // affected.
-        Taken::Absent => match fs::remove_dir(path) {
+        Taken::Absent => match fs::remove_dir(app_dir.by_descriptor().join(name)) {
             Ok(()) => Ok(true),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
                 Ok(false)
             }
-            Err(error) => Err(RunDirError::io("remove", path)(error)),
+            Err(error) => Err(RunDirError::io("remove", directory.path())(error)),
         },
     }
-}
-
-fn names(app_dir: &Path) -> Result<Vec<String>, RunDirError> {
-    let entries = match fs::read_dir(app_dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(RunDirError::io("list", app_dir)(error)),
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let name = entry.map_err(RunDirError::io("list", app_dir))?.file_name();
-        names.extend(name.into_string().ok());
-    }
-    Ok(names)
 }

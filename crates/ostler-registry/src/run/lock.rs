@@ -56,7 +56,7 @@ impl RunLock {
     /// Takes the lock of an existing directory if it is free.
     pub(super) fn try_take(dir: &Path, name: &str) -> Result<Taken, RunDirError> {
         let path = dir.join(name);
-        match OpenOptions::new().read(true).write(true).open(&path) {
+        match existing(&path) {
             Ok(file) => take(file, &path),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Taken::Absent),
             Err(error) => Err(RunDirError::io("open", &path)(error)),
@@ -67,6 +67,13 @@ impl RunLock {
     pub(super) fn descriptor(self) -> OwnedFd {
         self.file.into()
     }
+}
+
+/// Opens a lock file, but not through a link.
+fn existing(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).custom_flags(libc::O_NOFOLLOW);
+    options.open(path)
 }
 
 fn take(file: File, path: &Path) -> Result<Taken, RunDirError> {

@@ -330,3 +330,97 @@ fn try_out_leaves_no_trace() {
     let refused = try_out(Path::new("/proc/self"));
     assert!(matches!(refused, Err(RunDirError::Io { .. })), "{refused:?}");
 }
+
+/// Leaves a dead run, and sets the mode of its app's or of its own directory.
+fn dead_in_mode(app_dir: &Path, mode: u32, of_app_dir: bool) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    fs::create_dir_all(app_dir).expect("created");
+    let run = dead(app_dir, 1);
+    let changed = if of_app_dir { app_dir } else { &run };
+    fs::set_permissions(changed, fs::Permissions::from_mode(mode)).expect("set");
+    run
+}
+
+/// I.22 of issue 11: what another user could have planted is neither believed nor removed.
+#[test]
+fn runs_that_another_user_could_have_planted_are_left_alone() {
+    for mode in [0o777, 0o720, 0o702] {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let app_dir = dir.path().join("app");
+        let run = dead_in_mode(&app_dir, mode, true);
+        let refused = runs(&app_dir).expect_err("the app's directory is writable");
+        assert!(matches!(refused, RunDirError::Untrusted { .. }), "{mode:o}: {refused}");
+        assert!(refused.suggestion().contains("state_dir"));
+        assert!(remove_leftovers(&app_dir).is_err());
+        let refused = RunDir::create(&app_dir, info(2)).expect_err("not trusted");
+        assert!(matches!(refused, RunDirError::Untrusted { .. }), "{mode:o}: {refused}");
+        assert!(run.exists());
+
+        let app_dir = dir.path().join("other");
+        let run = dead_in_mode(&app_dir, mode, false);
+        let FoundRun::Unreadable { path, reason } = only(runs(&app_dir).expect("listed")) else {
+            panic!("the run's directory is writable")
+        };
+        assert!(matches!(reason, RunDirError::Untrusted { .. }), "{mode:o}: {reason}");
+        assert_eq!(path, run);
+    }
+}
+
+#[test]
+fn links_are_not_followed_to_runs() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (real, link) = (dir.path().join("real"), dir.path().join("link"));
+    let run = dead(&real, 1);
+    std::os::unix::fs::symlink(&real, &link).expect("linked");
+    assert!(matches!(runs(&link), Err(RunDirError::Untrusted { .. })));
+    // The run's directory, and then its lock, are links.
+    let other = dir.path().join("other");
+    fs::create_dir(&other).expect("created");
+    std::os::unix::fs::symlink(&run, other.join(info(1).run.to_string())).expect("linked");
+    let found = only(runs(&other).expect("listed"));
+    assert!(
+        matches!(
+            &found,
+            FoundRun::Unreadable {
+                reason: RunDirError::Untrusted { .. },
+                ..
+            }
+        ),
+        "{found:?}"
+    );
+    let own_lock = run.join("run.lock");
+    let elsewhere = dir.path().join("elsewhere");
+    fs::rename(&own_lock, &elsewhere).expect("moved");
+    std::os::unix::fs::symlink(&elsewhere, &own_lock).expect("linked");
+    assert!(matches!(
+        only(runs(&real).expect("listed")),
+        FoundRun::Unreadable { .. }
+    ));
+}
+
+#[test]
+fn a_run_of_another_user_is_left_alone() {
+    if !nix::unistd::geteuid().is_root() {
+        return eprintln!("skipped: making another user's directory needs root");
+    }
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let run = dead(dir.path(), 1);
+    let other = Some(nix::unistd::Uid::from_raw(65534));
+    nix::unistd::chown(&run, other, None).expect("given away");
+    let found = only(runs(dir.path()).expect("listed"));
+    assert!(
+        matches!(
+            &found,
+            FoundRun::Unreadable {
+                reason: RunDirError::Untrusted {
+                    why: Distrust::ForeignOwner { uid: 65534 },
+                    ..
+                },
+                ..
+            }
+        ),
+        "{found:?}"
+    );
+    nix::unistd::chown(dir.path(), other, None).expect("given away");
+    assert!(matches!(runs(dir.path()), Err(RunDirError::Untrusted { .. })));
+}

@@ -16,6 +16,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::link::Link;
 use super::orders::Orders;
+use super::overdue::{self, WorkerWatches};
 use crate::hub::{About, Hub};
 use crate::instance::services::Services;
 use crate::supervisor::Exit;
@@ -70,6 +71,13 @@ impl Actor for GuardianKeeper {
         services.note_guardian(&guardian.identity());
         failpoint::reach(Point::GuardianNoted);
         let generation = services.link.serve(guardian);
+        tokio::spawn(overdue::watch_guardian(Arc::clone(&services.link), generation));
+        let events = Watched {
+            events,
+            workers: WorkerWatches::default(),
+            link: Arc::clone(&services.link),
+            generation,
+        };
         tokio::spawn(async move {
             // A keeper that has ended needs no news.
             let report = move |how| drop(myself.cast(KeeperMessage::Lost(how)));
@@ -118,9 +126,19 @@ trait Source: Send {
     fn next(&mut self) -> impl Future<Output = Option<GuardianEvent>> + Send;
 }
 
-impl Source for Events {
+/// A guardian's events, by which the watches on its workers begin and end.
+struct Watched {
+    events: Events,
+    workers: WorkerWatches,
+    link: Arc<Link>,
+    generation: u64,
+}
+
+impl Source for Watched {
     async fn next(&mut self) -> Option<GuardianEvent> {
-        self.recv().await
+        let event = self.events.recv().await?;
+        self.workers.observe(&event, &self.link, self.generation);
+        Some(event)
     }
 }
 

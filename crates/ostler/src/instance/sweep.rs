@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use ostler_failpoint::{self as failpoint, Point};
 use ostler_os::cgroup::RunGroup;
 use ostler_os::identity::{self, Attribution, ProcessIdentity, Verified, here};
-use ostler_os::kill;
+use ostler_os::{kill, notify};
 use ostler_registry::{DeadRun, FoundRun, Identity, RunDirError, remove_leftovers, runs};
 
 use crate::remains::{KILL_LIMIT, Killed, Remains};
@@ -107,6 +107,12 @@ fn sweep_run(dead: DeadRun, elsewhere: Elsewhere, report: &mut SweepReport) {
     };
     if let Some(why) = why {
         return keep(&dead, &why, report);
+    }
+    if let Err(error) = notify::remove_leftovers(dead.path()) {
+        report.remarks.push(format!(
+            "the notify sockets of run {} can't be removed: {error}",
+            dead.run()
+        ));
     }
     match dead.remove() {
         Ok(()) => report.runs += 1,

@@ -125,7 +125,7 @@ fn line_of(events: &[Arc<Event>]) -> String {
 }
 
 fn assert_nothing_left(run: crate::RunId, guardian: Option<u32>, directory: &Path) {
-    let left = marker::scan(&[run], |_| false, Instant::now() + SOON).unwrap().found;
+    let left = marker::scan(&[run], Instant::now() + SOON).unwrap().found;
     assert!(left.is_empty(), "processes are left: {left:?}");
     let guardian = guardian.and_then(|pid| identity::of(i32::try_from(pid).unwrap()).unwrap());
     assert_eq!(guardian, None, "the guardian lives");

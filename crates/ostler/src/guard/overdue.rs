@@ -1,0 +1,122 @@
+//! A guardian or a sitter that lives but does nothing, because it is stopped or hangs.
+//!
+//! Any process of the same user can stop them. A guardian that is silent although it has orders is
+//! continued and asked for a sign of life; without one it is killed, which is a loss like any other.
+//! A sitter that does not report its worker's end is continued by the order to end that worker.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ostler_core::ids::Incarnation;
+use ostler_core::signal::Signal;
+use ostler_os::guardian::{Guardian, GuardianEvent, TreeProcess};
+use ostler_os::identity::{self, Verified, here};
+use tokio::task::AbortHandle;
+use tokio::time::MissedTickBehavior;
+
+use super::link::Link;
+
+/// Between two looks at the guardian: 500 ms. Looks are counted rather than time measured, because
+/// to a host that was suspended itself a long time seems to have passed.
+const LOOK: Duration = Duration::from_millis(500);
+/// After so many looks at a silent guardian, 2 s, it is continued and asked for a sign of life.
+const WAKE_AFTER: u32 = 4;
+/// After so many, 6 s, it is killed.
+const KILL_AFTER: u32 = 12;
+
+/// How long a worker has run before its own process is watched: 1 s. Its sitter reports an earlier
+/// end in a millisecond, and a burst of starts does not pay for the watches.
+const WATCH_AFTER: Duration = Duration::from_secs(1);
+/// How long a sitter may take to report its worker's end: 1 s.
+const REPORT_LIMIT: Duration = Duration::from_secs(1);
+
+/// The guardian of this generation, as long as it serves.
+fn guardian_of(link: &Link, generation: u64) -> Option<Guardian> {
+    let (guardian, now) = link.serving_now()?;
+    (now == generation).then_some(guardian)
+}
+
+/// Looks at a guardian until it no longer serves.
+pub(super) async fn watch_guardian(link: Arc<Link>, generation: u64) {
+    let mut looks = tokio::time::interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut silent = 0;
+    loop {
+        looks.tick().await;
+        let Some(guardian) = guardian_of(&link, generation) else {
+            return;
+        };
+        silent = guardian.silence().map_or(0, |_| silent + 1);
+        if silent == WAKE_AFTER {
+            guardian.wake();
+        }
+        if silent == KILL_AFTER {
+            tracing::error!(target: "ostler", pid = guardian.pid(), "the guardian does not answer: killing it and starting another one");
+            guardian.kill();
+            return;
+        }
+    }
+}
+
+/// The watches on the processes of one guardian's workers, by slot. Ended on drop.
+#[derive(Default)]
+pub(super) struct WorkerWatches(HashMap<u32, AbortHandle>);
+
+impl WorkerWatches {
+    /// Begins a watch when a worker is spawned, and ends it when its end is reported.
+    pub(super) fn observe(&mut self, event: &GuardianEvent, link: &Arc<Link>, generation: u64) {
+        match event {
+            GuardianEvent::Spawned {
+                slot,
+                incarnation,
+                worker,
+                ..
+            } => {
+                let watch = watch_worker(Arc::clone(link), generation, *slot, Incarnation(*incarnation), *worker);
+                self.replace(*slot, Some(tokio::spawn(watch).abort_handle()));
+            }
+            GuardianEvent::Exited { slot, .. } | GuardianEvent::SitterLost { slot, .. } => self.replace(*slot, None),
+            _ => {}
+        }
+    }
+
+    fn replace(&mut self, slot: u32, watch: Option<AbortHandle>) {
+        let before = match watch {
+            Some(watch) => self.0.insert(slot, watch),
+            None => self.0.remove(&slot),
+        };
+        if let Some(before) = before {
+            before.abort();
+        }
+    }
+}
+
+impl Drop for WorkerWatches {
+    fn drop(&mut self) {
+        self.0.values().for_each(AbortHandle::abort);
+    }
+}
+
+/// Waits for the worker's own process to end, and then for its sitter's report, which ends this task.
+async fn watch_worker(link: Arc<Link>, generation: u64, slot: u32, incarnation: Incarnation, worker: TreeProcess) {
+    tokio::time::sleep(WATCH_AFTER).await;
+    let identity = here().ok().map(|here| worker.identity(here));
+    match identity.as_ref().map(identity::verify) {
+        Some(Ok(Verified::Same(process))) => {
+            if process.ended().await.is_err() {
+                return;
+            }
+        }
+        Some(Ok(Verified::Gone | Verified::Reused)) => {}
+        // Without an identity, or a descriptor, there is nothing to watch: the sitter's report is all.
+        Some(Ok(Verified::Unknown(_)) | Err(_)) | None => return,
+    }
+    tokio::time::sleep(REPORT_LIMIT).await;
+    let Some(guardian) = guardian_of(&link, generation) else {
+        return;
+    };
+    tracing::warn!(target: "ostler", slot, incarnation = incarnation.0, pid = worker.pid, "the worker has ended and its sitter does not report it: the sitter is continued, and ends what is left");
+    // A guardian that is gone needs no order: its sitters end their trees.
+    let _ = guardian.end(slot, incarnation.0, Signal::KILL, Duration::ZERO);
+}
