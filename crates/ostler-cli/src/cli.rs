@@ -88,6 +88,11 @@ pub(crate) struct UpArgs {
 pub(crate) struct CheckArgs {
     /// The pools, in TOML
     pub(crate) file: PathBuf,
+
+    /// Start the interpreter of each Python pool once and import what its worker imports: reports
+    /// what is missing and how to install it. Makes the virtual environments of `requirements`
+    #[arg(long)]
+    pub(crate) preflight: bool,
 }
 
 /// `ostler sweep`.

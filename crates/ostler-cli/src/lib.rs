@@ -11,6 +11,7 @@ mod exit;
 #[doc(hidden)]
 pub mod fuzzing;
 mod output;
+mod python;
 mod signals;
 mod sweep;
 mod up;

@@ -1,8 +1,7 @@
 //! Runs a command to its end under a deadline.
 
 use std::io::Read as _;
-use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use crate::error::PythonError;
@@ -13,6 +12,8 @@ const POLL: Duration = Duration::from_millis(20);
 ///
 /// Its output goes to files and not to pipes: nobody has to read them while it runs, and a
 /// grandchild that keeps them open holds nothing up.
+///
+/// Its stdin is empty, unless the caller has set it.
 pub(crate) fn run(step: &str, command: &mut Command, timeout: Duration) -> Result<String, PythonError> {
     let failed = |why: String| PythonError::Install {
         step: step.to_owned(),
@@ -21,10 +22,8 @@ pub(crate) fn run(step: &str, command: &mut Command, timeout: Duration) -> Resul
     let io = |error: std::io::Error| failed(error.to_string());
     let (mut out, mut err) = (tempfile::tempfile().map_err(io)?, tempfile::tempfile().map_err(io)?);
     let mut child = command
-        .stdin(Stdio::null())
         .stdout(out.try_clone().map_err(io)?)
         .stderr(err.try_clone().map_err(io)?)
-        .process_group(0)
         .spawn()
         .map_err(|error| failed(format!("{}: {error}", command.get_program().to_string_lossy())))?;
     let ended = wait(&mut child, timeout);

@@ -1,7 +1,7 @@
 //! Finds the interpreter of a worker, and asks it who it is.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::command;
@@ -33,7 +33,7 @@ pub(crate) fn examine(path: PathBuf) -> Result<Interpreter, PythonError> {
     let interpreter = path.display().to_string();
     let code = "import sys; print('.'.join(map(str, sys.version_info[:3])))";
     let mut ask = Command::new(&path);
-    ask.args(["-I", "-c", code]);
+    ask.args(["-I", "-c", code]).stdin(Stdio::null());
     let printed = command::run(&interpreter, &mut ask, VERSION_TIMEOUT).map_err(|error| match error {
         PythonError::Install { why, .. } => PythonError::BrokenInterpreter {
             interpreter: interpreter.clone(),

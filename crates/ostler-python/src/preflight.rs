@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use ostler_core::traceback::Missing;
@@ -119,7 +119,11 @@ impl Requirement {
 /// The interpreter does not run, does not end within [`PREFLIGHT_TIMEOUT`], or an import ended it.
 pub fn preflight(interpreter: &Path, file: &Path, requirements: Option<&Path>) -> Result<Report, PythonError> {
     let mut command = Command::new(interpreter);
-    command.args(["-c", SCRIPT]).arg(file).args(requirements);
+    command
+        .args(["-c", SCRIPT])
+        .arg(file)
+        .args(requirements)
+        .stdin(Stdio::null());
     let printed = command::run(
         &format!("the preflight of {}", file.display()),
         &mut command,

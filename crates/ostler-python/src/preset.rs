@@ -126,6 +126,11 @@ impl Python {
         self.requirements.as_ref().map(|file| self.base.join(file))
     }
 
+    /// The virtual environment that was set.
+    pub fn venv_folder(&self) -> Option<PathBuf> {
+        self.venv.as_ref().map(|venv| self.base.join(venv))
+    }
+
     /// The interpreter that runs it; makes the virtual environment if need be, which can take
     /// minutes. `progress` receives what is done.
     ///
@@ -140,7 +145,7 @@ impl Python {
     }
 
     fn find(&self, progress: Progress<'_>) -> Result<Interpreter, PythonError> {
-        let venv = self.venv.as_ref().map(|venv| self.base.join(venv));
+        let venv = self.venv_folder();
         if let Some(requirements) = self.requirements_file() {
             let base = interpreter::find(self.interpreter.as_deref(), &self.base)?;
             let wanted = Wanted {
@@ -193,8 +198,13 @@ impl Python {
         spec.env.insert("PYTHONUNBUFFERED".to_owned(), "1".to_owned());
         spec.env
             .insert("OSTLER_TRANSPORT".to_owned(), self.transport.name().to_owned());
-        spec.env
-            .insert("OSTLER_GRACE_MS".to_owned(), STOP_GRACE.as_millis().to_string());
+        self.tell_grace(&mut spec);
         spec
+    }
+
+    /// Tells the worker how long it may drain: to be called again when `stop` was changed.
+    pub fn tell_grace(&self, spec: &mut WorkerSpec) {
+        let grace = spec.stop.grace.as_millis().max(1).to_string();
+        spec.env.insert("OSTLER_GRACE_MS".to_owned(), grace);
     }
 }

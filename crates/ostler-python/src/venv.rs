@@ -69,14 +69,14 @@ pub(crate) fn required(
     if let Some(parent) = venv.parent() {
         fs::create_dir_all(parent).map_err(PythonError::io(parent))?;
     }
-    let _lock = lock(&venv, progress)?;
+    let lock = lock(&venv, progress)?;
     if is_made_of(&venv, &made_of) {
         return interpreter::examine(venv.join("bin/python"));
     }
     if venv.exists() && !venv.join("pyvenv.cfg").exists() && !venv.join(STAMP).exists() && !is_empty(&venv) {
         return Err(PythonError::NotAVenv(venv));
     }
-    make(base, &venv, wanted, progress)?;
+    make(base, &venv, wanted, &lock, progress)?;
     fs::write(venv.join(STAMP), &made_of).map_err(PythonError::io(venv.join(STAMP)))?;
     interpreter::examine(venv.join("bin/python"))
 }
@@ -121,7 +121,13 @@ fn lock(venv: &Path, progress: Progress<'_>) -> Result<File, PythonError> {
         ".{}.lock",
         venv.file_name().unwrap_or_default().to_string_lossy()
     ));
-    let file = File::create(&path).map_err(PythonError::io(&path))?;
+    let open = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path);
+    let file = open.map_err(PythonError::io(&path))?;
     if file.try_lock().is_err() {
         progress(&format!("{}: another process is making it; waiting", venv.display()));
         file.lock().map_err(PythonError::io(&path))?;
@@ -129,7 +135,16 @@ fn lock(venv: &Path, progress: Progress<'_>) -> Result<File, PythonError> {
     Ok(file)
 }
 
-fn make(base: &Interpreter, venv: &Path, wanted: Wanted<'_>, progress: Progress<'_>) -> Result<(), PythonError> {
+/// The commands have the lock as their stdin, which is an empty file: when this process is killed,
+/// they go on for a while, and nobody else may begin before they have ended.
+fn make(
+    base: &Interpreter,
+    venv: &Path,
+    wanted: Wanted<'_>,
+    lock: &File,
+    progress: Progress<'_>,
+) -> Result<(), PythonError> {
+    let held = || lock.try_clone().map_err(PythonError::io(venv));
     let uv = which::which("uv").ok();
     progress(&format!(
         "{}: making a virtual environment with Python {}",
@@ -142,7 +157,7 @@ fn make(base: &Interpreter, venv: &Path, wanted: Wanted<'_>, progress: Progress<
     if uv.is_some() {
         create.arg("--without-pip");
     }
-    command::run("python -m venv", create.arg(venv), INSTALL_TIMEOUT)?;
+    command::run("python -m venv", create.arg(venv).stdin(held()?), INSTALL_TIMEOUT)?;
     let python = venv.join("bin/python");
     let (step, mut install) = match uv {
         Some(uv) => {
@@ -176,7 +191,11 @@ fn make(base: &Interpreter, venv: &Path, wanted: Wanted<'_>, progress: Progress<
     if let Some(folder) = requirements.parent() {
         install.current_dir(folder);
     }
-    command::run(step, install.arg("-r").arg(&requirements), INSTALL_TIMEOUT)?;
+    command::run(
+        step,
+        install.arg("-r").arg(&requirements).stdin(held()?),
+        INSTALL_TIMEOUT,
+    )?;
     progress(&format!("{}: complete", venv.display()));
     Ok(())
 }

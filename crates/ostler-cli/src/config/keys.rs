@@ -9,6 +9,9 @@ pub(super) const APP: Keys = &["name", "state_dir", "store", "audit"];
 pub(super) const TELEMETRY: Keys = &["otlp", "protocol", "headers", "sampling", "service_name"];
 pub(super) const POOL: Keys = &[
     "command",
+    "python",
+    "venv",
+    "requirements",
     "cwd",
     "env",
     "inherit_env",

@@ -7,6 +7,7 @@ mod keys;
 mod mistake;
 mod pool;
 mod probe;
+mod python;
 mod section;
 mod show;
 mod telemetry;
@@ -15,6 +16,7 @@ mod values;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -23,6 +25,7 @@ use std::time::Duration;
 use ostler::otlp::Settings;
 use ostler::{AUDIT_INTERVAL, Engine};
 use ostler_core::spec::PoolSpec;
+use ostler_python::Python;
 use toml::de::DeTable;
 
 pub(crate) use mistake::Mistakes;
@@ -38,6 +41,8 @@ pub(crate) struct Config {
     pub(crate) telemetry: Option<Settings>,
     /// `[pool.NAME]`, in the order of their names.
     pub(crate) pools: Vec<PoolSpec>,
+    /// The pools with `python`, by name: their interpreter is not known yet.
+    pub(crate) python: BTreeMap<String, Python>,
 }
 
 impl Config {
@@ -129,10 +134,13 @@ fn read_root(walk: &mut Walk<'_>, table: &DeTable<'_>, base: &Path) -> Config {
             }
         }
     };
+    let telemetry = telemetry::read(walk, &root);
+    let (pools, python) = read_pools(walk, &root, base);
     Config {
         app,
-        telemetry: telemetry::read(walk, &root),
-        pools: read_pools(walk, &root, base),
+        telemetry,
+        pools,
+        python,
     }
 }
 
@@ -155,12 +163,12 @@ fn read_app(walk: &mut Walk<'_>, section: &Section<'_>, base: &Path) -> App {
     }
 }
 
-fn read_pools(walk: &mut Walk<'_>, root: &Section<'_>, base: &Path) -> Vec<PoolSpec> {
+fn read_pools(walk: &mut Walk<'_>, root: &Section<'_>, base: &Path) -> (Vec<PoolSpec>, BTreeMap<String, Python>) {
     let Some(pools) = root.any_table(walk, "pool").ok() else {
         if root.get("pool").is_none() {
             walk.missing(0, "pool", "no pool; add a table such as [pool.web] with a command");
         }
-        return Vec::new();
+        return (Vec::new(), BTreeMap::new());
     };
     if pools.names().next().is_none() {
         walk.missing(
@@ -170,13 +178,15 @@ fn read_pools(walk: &mut Walk<'_>, root: &Section<'_>, base: &Path) -> Vec<PoolS
         );
     }
     let names: Vec<String> = pools.names().map(str::to_owned).collect();
-    let mut specs = Vec::new();
+    let (mut specs, mut with_python) = (Vec::new(), BTreeMap::new());
     for name in &names {
         if let Some(section) = pools.table(walk, name, keys::POOL).ok() {
-            let spec = pool::read(walk, &section, name, base);
+            let python = python::read(walk, &section, base);
+            let spec = pool::read(walk, &section, name, base, python.as_ref());
+            with_python.extend(python.map(|python| (name.clone(), python)));
             pool::report_shared_port(walk, &section, &spec, &specs);
             specs.push(spec);
         }
     }
-    specs
+    (specs, with_python)
 }

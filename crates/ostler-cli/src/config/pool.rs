@@ -6,14 +6,24 @@ use std::time::Duration;
 
 use ostler_core::spec::{LONGEST, MOST_WORKERS, OutputSpec, PoolSpec, Port, Ports, Ready, StopSpec};
 use ostler_core::supervision::Backoff;
+use ostler_python::Python;
 
 use super::section::{Field, Section, Walk};
 use super::{keys, probe, values};
 
 /// Reads the pool `name`. Relative paths are against `base`.
-pub(super) fn read(walk: &mut Walk<'_>, section: &Section<'_>, name: &str, base: &Path) -> PoolSpec {
+pub(super) fn read(
+    walk: &mut Walk<'_>,
+    section: &Section<'_>,
+    name: &str,
+    base: &Path,
+    python: Option<&Python>,
+) -> PoolSpec {
     let mut spec = PoolSpec::new(name, Vec::<String>::new());
-    if section.get("command").is_none() {
+    if let Some(python) = python {
+        // Until the interpreter is found, or its virtual environment made.
+        spec.worker = python.worker(Path::new("python3"));
+    } else if section.get("command").is_none() && section.get("python").is_none() {
         walk.missing(
             section.at,
             &section.path_of("command"),
@@ -23,6 +33,9 @@ pub(super) fn read(walk: &mut Walk<'_>, section: &Section<'_>, name: &str, base:
     read_rules(walk, section, &mut spec);
     read_process(walk, section, &mut spec, base);
     read_life(walk, section, &mut spec);
+    if let Some(python) = python {
+        python.tell_grace(&mut spec.worker);
+    }
     report_problems(walk, section, &spec);
     spec
 }
@@ -64,24 +77,25 @@ fn read_backoff(walk: &mut Walk<'_>, pool: &Section<'_>) -> Option<Backoff> {
 /// The process itself.
 fn read_process(walk: &mut Walk<'_>, section: &Section<'_>, spec: &mut PoolSpec, base: &Path) {
     let worker = &mut spec.worker;
-    worker.command = section.read(walk, "command", values::strings).or(Vec::new());
+    let command = section.read(walk, "command", values::strings);
+    worker.command = command.or(std::mem::take(&mut worker.command));
     if let Some(program) = worker.command.first_mut() {
         *program = program_path(base, program);
     }
     let cwd = section.read(walk, "cwd", values::path).or(PathBuf::new());
     worker.cwd = Some(clean_join(base, &cwd));
-    worker.env = read_strings(walk, section, "env");
+    worker.env.extend(read_strings(walk, section, "env"));
     worker.inherit_env = section
         .read(walk, "inherit_env", values::boolean)
         .or(worker.inherit_env);
-    worker.ports = read_ports(walk, section);
+    worker.ports = read_ports(walk, section, std::mem::take(&mut worker.ports));
     worker.address = section.read(walk, "address", values::address).or(worker.address);
     worker.output = read_output(walk, section, worker.output);
     worker.mode = section.read(walk, "mode", values::mode).or(worker.mode);
 }
 
 /// `base/path`, without the `.` that stands for the file's own directory.
-fn clean_join(base: &Path, path: &Path) -> PathBuf {
+pub(super) fn clean_join(base: &Path, path: &Path) -> PathBuf {
     base.join(path).components().collect()
 }
 
@@ -106,9 +120,10 @@ pub(super) fn read_strings(walk: &mut Walk<'_>, within: &Section<'_>, key: &str)
         .collect()
 }
 
-fn read_ports(walk: &mut Walk<'_>, section: &Section<'_>) -> Ports {
+fn read_ports(walk: &mut Walk<'_>, section: &Section<'_>, default: Ports) -> Ports {
     let one = match section.read(walk, "port", values::port) {
-        Field::Absent | Field::Is(None) => Ports::None,
+        Field::Absent => default,
+        Field::Is(None) => Ports::None,
         Field::Is(Some(port)) => Ports::One(port),
         Field::Wrong => Ports::One(Port::Any),
     };
@@ -149,7 +164,7 @@ fn read_life(walk: &mut Walk<'_>, section: &Section<'_>, spec: &mut PoolSpec) {
     worker.min_uptime = section.read(walk, "min_uptime", values::duration).or(worker.min_uptime);
     worker.ready = probe::ready(walk, section)
         .map(Some)
-        .or_harmless(None, Some(Ready::Notify));
+        .or_harmless(worker.ready.clone(), Some(Ready::Notify));
     worker.start_timeout = section
         .read(walk, "start_timeout", values::duration)
         .or(worker.start_timeout);

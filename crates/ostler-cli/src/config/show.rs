@@ -10,6 +10,7 @@ use ostler_core::spec::{
     Health, Mode, OnGiveUp, PoolSpec, Port, PortOwner, Ports, Probe, ProbeKind, Ready, StopSpec, WorkerSpec,
 };
 use ostler_core::supervision::Backoff;
+use ostler_python::Python;
 use toml::{Table, Value};
 
 use super::{Config, values};
@@ -37,7 +38,7 @@ pub(crate) fn show(config: &Config) -> String {
         page.0.push('\n');
         page.header(&format!("pool.{}", key(&pool.name)));
         show_rules(&mut page, pool);
-        show_process(&mut page, &pool.worker);
+        show_process(&mut page, &pool.worker, config.python.get(&pool.name));
         show_life(&mut page, &pool.worker);
     }
     page.0
@@ -162,8 +163,11 @@ fn show_backoff(backoff: &Backoff) -> Value {
     ])
 }
 
-fn show_process(page: &mut Page, worker: &WorkerSpec) {
-    page.set("command", worker.command.clone());
+fn show_process(page: &mut Page, worker: &WorkerSpec, python: Option<&Python>) {
+    match python {
+        Some(python) => show_python(page, python),
+        None => page.set("command", worker.command.clone()),
+    }
     match &worker.cwd {
         Some(cwd) => page.set("cwd", cwd.to_string_lossy().as_ref()),
         None => page.remark("cwd", "the directory of this file"),
@@ -195,6 +199,19 @@ fn show_process(page: &mut Page, worker: &WorkerSpec) {
             Mode::Distributed => "distributed",
         },
     );
+}
+
+fn show_python(page: &mut Page, python: &Python) {
+    page.set("python", python.file().to_string_lossy().as_ref());
+    match python.venv_folder() {
+        Some(venv) => page.set("venv", venv.to_string_lossy().as_ref()),
+        None if python.requirements_file().is_some() => page.remark("venv", "one in the cache folder"),
+        None => page.remark("venv", "a .venv next to the file, else python3"),
+    }
+    match python.requirements_file() {
+        Some(file) => page.set("requirements", file.to_string_lossy().as_ref()),
+        None => page.remark("requirements", "none"),
+    }
 }
 
 fn port(port: Port) -> Value {

@@ -559,3 +559,44 @@ fn the_rules_for_an_apps_name_are_those_of_a_run() {
         assert!(found.len() == 1 && found[0].contains("app.name"), "{name}: {found:?}");
     }
 }
+
+#[test]
+fn python_is_a_preset_whose_settings_can_be_changed() {
+    let text = "[pool.web]\npython = \"app/worker.py\"\nvenv = \"env\"\nrequirements = \"app/requirements.txt\"\n";
+    let config = read(&format!("{APP}{text}")).unwrap();
+    let worker = &config.pools[0].worker;
+    assert_eq!(worker.command, ["python3", "-u", "/srv/demo/app/worker.py"]);
+    assert_eq!(worker.ready, Some(Ready::Notify));
+    assert_eq!(worker.ports, Ports::One(Port::Reported));
+    assert_eq!(worker.stop.grace, Duration::from_secs(6));
+    assert_eq!(worker.host_death.signal, Signal::TERM);
+    assert_eq!(worker.env["OSTLER_GRACE_MS"], "6000");
+    assert_eq!(config.python["web"].venv_folder().unwrap(), Path::new("/srv/demo/env"));
+    assert_eq!(read(&show(&config)).unwrap(), config);
+
+    let more = "port = 7001\nready = { tcp = true }\nstop = { grace = \"1s\" }\nenv = { A = \"b\" }\n";
+    let config = read(&format!("{APP}{text}{more}")).unwrap();
+    let worker = &config.pools[0].worker;
+    assert_eq!(worker.ports, Ports::One(Port::Fixed(7001)));
+    assert_eq!(
+        (worker.env["OSTLER_GRACE_MS"].as_str(), worker.env["A"].as_str()),
+        ("1000", "b")
+    );
+    assert_eq!(read(&show(&config)).unwrap(), config);
+}
+
+#[test]
+fn python_and_a_command_exclude_each_other() {
+    assert_eq!(
+        mistakes(&in_pool("python = \"worker.py\"\n")),
+        ["ostler.toml:5:10: pool.web.python: use only one of `command` and `python`"]
+    );
+    let alone = "is for a pool with `python`; set python = \"worker.py\" instead of a command";
+    assert_eq!(
+        mistakes(&in_pool("venv = \"env\"\nrequirements = \"r.txt\"\n")),
+        [
+            format!("ostler.toml:5:8: pool.web.venv: {alone}"),
+            format!("ostler.toml:6:16: pool.web.requirements: {alone}"),
+        ]
+    );
+}

@@ -1,5 +1,6 @@
 //! What the facts about a machine mean for the promises. Pure: the same facts, the same findings.
 
+use crate::python;
 use std::io;
 use std::path::PathBuf;
 
@@ -95,6 +96,16 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         descriptors(machine.descriptors, facts.workers),
         processes(machine, facts.workers),
     ]
+}
+
+/// Whether the workers of a Python pool can be imported.
+pub(super) fn python(found: &python::Finding) -> Finding {
+    let said = format!("pool {}: {}", found.pool, found.found);
+    if found.problems.is_empty() {
+        return Finding::new("python", Level::Holds, said, "its workers can be imported");
+    }
+    let (problems, advice): (Vec<_>, Vec<_>) = found.problems.iter().cloned().unzip();
+    Finding::new("python", Level::Broken, said, problems.join("; ")).advised(advice.join("; "))
 }
 
 fn kernel(release: Option<&str>) -> Finding {

@@ -18,6 +18,7 @@ use ostler_os::machine::Machine;
 use crate::cli::DoctorArgs;
 use crate::config;
 use crate::exit::{Exit, Failed};
+use crate::python;
 use judge::{Facts, Level};
 
 /// How long the guardian that was started for the examination has to end: 5 s. It has nothing, and
@@ -35,7 +36,8 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<Exit, Failed> {
         state,
         workers: subject.workers,
     };
-    let findings = judge::judge(&facts);
+    let mut findings = judge::judge(&facts);
+    findings.extend(subject.python.iter().map(judge::python));
     if args.json {
         report::as_json(&findings)?;
     } else {
@@ -59,6 +61,8 @@ struct Subject {
     directory: Result<PathBuf, ostler_registry::AppDirError>,
     /// How many workers the file has; `None` without a file.
     workers: Option<u64>,
+    /// What the interpreters of its Python pools have and lack.
+    python: Vec<python::Finding>,
 }
 
 fn subject(args: &DoctorArgs) -> Result<Subject, Failed> {
@@ -69,12 +73,14 @@ fn subject(args: &DoctorArgs) -> Result<Subject, Failed> {
         return Ok(Subject {
             directory,
             workers: None,
+            python: Vec::new(),
         });
     };
     let config = config::load(file).map_err(Failed::mistakes)?;
     Ok(Subject {
         directory: directory(&config.app.name, config.app.state_dir.as_deref()),
         workers: Some(config.pools.iter().map(|pool| u64::from(pool.workers)).sum()),
+        python: python::examine(&config, &mut |line| eprintln!("{line}")),
     })
 }
 

@@ -21,6 +21,7 @@ use crate::config::{self, Config};
 use crate::exit::{Exit, Failed};
 use crate::output::log;
 use crate::output::screen::Screen;
+use crate::python;
 use crate::signals::{Inherited, Meaning};
 use keeper::{End, Keeper};
 use reporter::Reporter;
@@ -40,13 +41,14 @@ const LAST_EVENTS: Duration = Duration::from_millis(500);
 
 /// Runs the pools of the file until their end, a signal, or the end of `--for`.
 pub(crate) fn run(args: &UpArgs, inherited: &Inherited) -> Result<Exit, Failed> {
-    let config = config::load(&args.file).map_err(Failed::mistakes)?;
+    let mut config = config::load(&args.file).map_err(Failed::mistakes)?;
     let journal = reporter::open_journal(args.events.as_deref()).map_err(Failed::machine)?;
     let screen = Screen::new(!args.no_table && !reporter::events_on_terminal(args.events.as_deref()))
         .map(Arc::new)
         .map_err(|error| Failed::machine(format!("no thread can be started: {error}")))?;
     let telemetry = start_telemetry(&config).map_err(Failed::wrong)?;
     log::start(&args.log, Arc::clone(&screen), telemetry.as_ref()).map_err(Failed::wrong)?;
+    python::prepare(&mut config, &mut |line| screen.say(line)).map_err(Failed::machine)?;
     raise_descriptor_limit(&config.pools);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -3,5 +3,6 @@
 mod command;
 mod events_file;
 mod harness;
+mod python;
 mod signals;
 mod terminal;

@@ -145,7 +145,7 @@ proptest! {
     #[test]
     fn files_and_builders_follow_the_same_rules(pool in any_pool(), store in any_engine()) {
         let problems = pool.problems();
-        let config = Config { app: App { name: "demo".into(), state_dir: Some("/x".into()), store, audit: Duration::from_millis(1500) }, telemetry: None, pools: vec![pool] };
+        let config = Config { app: App { name: "demo".into(), state_dir: Some("/x".into()), store, audit: Duration::from_millis(1500) }, telemetry: None, pools: vec![pool], python: BTreeMap::new() };
         let text = show(&config);
         match read(&text) {
             Ok(read) => {

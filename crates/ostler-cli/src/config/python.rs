@@ -1,0 +1,37 @@
+//! `python`, `venv` and `requirements`: the preset of a Python worker, instead of a command.
+
+use std::path::Path;
+
+use ostler_python::{Python, Transport};
+
+use super::section::{Section, Walk};
+use super::{pool, values};
+
+/// The preset of the pool, if it has one. Relative paths are against `base`.
+pub(super) fn read(walk: &mut Walk<'_>, section: &Section<'_>, base: &Path) -> Option<Python> {
+    let file = section.read(walk, "python", values::path).ok();
+    let venv = section.read(walk, "venv", values::path).ok();
+    let requirements = section.read(walk, "requirements", values::path).ok();
+    if section.get("python").is_none() {
+        for key in ["venv", "requirements"] {
+            if section.get(key).is_some() {
+                let message = "is for a pool with `python`; set python = \"worker.py\" instead of a command";
+                walk.wrong(section.locate(key), &section.path_of(key), message);
+            }
+        }
+        return None;
+    }
+    if section.get("command").is_some() {
+        let message = "use only one of `command` and `python`";
+        walk.wrong(section.locate("python"), &section.path_of("python"), message);
+    }
+    // Nothing in this program writes to a worker's stdin: other programs call its port.
+    let mut python = Python::new(pool::clean_join(base, &file?)).transport(Transport::Grpc);
+    if let Some(venv) = venv {
+        python = python.venv(pool::clean_join(base, &venv));
+    }
+    if let Some(requirements) = requirements {
+        python = python.requirements(pool::clean_join(base, &requirements));
+    }
+    Some(python)
+}

@@ -1,0 +1,113 @@
+//! Pools with `python`: their interpreters are found and their virtual environments made before
+//! anything starts, and a preflight asks whether their workers can be imported.
+
+use std::path::{Path, PathBuf};
+
+use ostler_core::spec::{PoolSpec, WorkerSpec};
+use ostler_python::{PythonError, Report, preflight};
+
+use crate::config::Config;
+
+/// Sets the interpreter of every pool with `python`. `say` receives what is done.
+///
+/// # Errors
+/// The first pool without one, and why.
+pub(crate) fn prepare(config: &mut Config, say: &mut dyn FnMut(&str)) -> Result<(), String> {
+    for pool in &mut config.pools {
+        let Some(python) = config.python.get(&pool.name) else {
+            continue;
+        };
+        let interpreter = python
+            .prepare(&mut |line| say(&format!("ostler: pool {}: {line}", pool.name)))
+            .map_err(|error| format!("pool {}: {error}", pool.name))?;
+        pool.worker.command[0] = interpreter.display().to_string();
+    }
+    Ok(())
+}
+
+/// What a preflight found of one pool.
+pub(crate) struct Finding {
+    /// The pool.
+    pub(crate) pool: String,
+    /// What there is: the interpreter, and the versions of what the worker imports.
+    pub(crate) found: String,
+    /// What would keep the worker from starting; each with what to do.
+    pub(crate) problems: Vec<(String, String)>,
+}
+
+/// Starts the interpreter of each Python pool once and imports what its worker imports. Pools with
+/// another command are left out.
+pub(crate) fn examine(config: &Config, say: &mut dyn FnMut(&str)) -> Vec<Finding> {
+    config
+        .pools
+        .iter()
+        .filter_map(|pool| Some((pool, subject(config, pool, say)?)))
+        .map(|(pool, subject)| match subject.and_then(Subject::report) {
+            Ok((interpreter, report)) => Finding {
+                pool: pool.name.clone(),
+                found: describe(&interpreter, &report),
+                problems: report
+                    .problems(&interpreter)
+                    .into_iter()
+                    .map(|problem| (problem.message, problem.suggestion))
+                    .collect(),
+            },
+            Err(error) => Finding {
+                pool: pool.name.clone(),
+                found: pool.worker.command.join(" "),
+                problems: vec![(error.to_string(), "correct that, and check again".to_owned())],
+            },
+        })
+        .collect()
+}
+
+/// A worker's interpreter and file.
+struct Subject {
+    interpreter: PathBuf,
+    file: PathBuf,
+    requirements: Option<PathBuf>,
+}
+
+impl Subject {
+    fn report(self) -> Result<(PathBuf, Report), PythonError> {
+        let report = preflight(&self.interpreter, &self.file, self.requirements.as_deref())?;
+        Ok((self.interpreter, report))
+    }
+}
+
+/// `None`: the pool runs no Python file.
+fn subject(config: &Config, pool: &PoolSpec, say: &mut dyn FnMut(&str)) -> Option<Result<Subject, PythonError>> {
+    let Some(python) = config.python.get(&pool.name) else {
+        return by_command(&pool.worker).map(Ok);
+    };
+    Some(python.prepare(say).map(|interpreter| Subject {
+        interpreter,
+        file: python.file(),
+        requirements: python.requirements_file(),
+    }))
+}
+
+/// A command such as `python3 -u worker.py`.
+fn by_command(worker: &WorkerSpec) -> Option<Subject> {
+    let (program, arguments) = worker.command.split_first()?;
+    let name = Path::new(program).file_name()?.to_str()?;
+    let is_python = name
+        .strip_prefix("python")
+        .is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit() || c == '.'));
+    let file = arguments.iter().find(|argument| !argument.starts_with('-'))?;
+    let runs_file = is_python && file.ends_with(".py");
+    runs_file.then(|| Subject {
+        interpreter: PathBuf::from(program),
+        file: worker.cwd.as_deref().unwrap_or(Path::new("")).join(file),
+        requirements: None,
+    })
+}
+
+fn describe(interpreter: &Path, report: &Report) -> String {
+    let versions = report
+        .modules
+        .iter()
+        .filter_map(|module| Some(format!("{} {}", module.module, module.version.as_ref()?)));
+    let python = format!("Python {} ({})", report.python, interpreter.display());
+    std::iter::once(python).chain(versions).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,88 @@
+//! Pools with `python`, and their preflight, with the python3 of the machine.
+
+use std::path::Path;
+
+use crate::harness::{Up, folder, run, utf8};
+
+/// A worker of the standard library alone: it does what the SDK does for the supervisor.
+const WORKER: &str = "\
+import os, signal, socket, sys
+def stop(*_):
+    sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
+assert os.environ['OSTLER_TRANSPORT'] == 'grpc' and os.environ['OSTLER_GRACE_MS'] == '6000'
+listener = socket.create_server(('127.0.0.1', 0))
+notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+address = os.environ['NOTIFY_SOCKET']
+notify.sendto(f'PORT={listener.getsockname()[1]}\\nREADY=1'.encode(), address.replace('@', '\\0', 1))
+while True:
+    signal.pause()
+";
+
+fn write(folder: &Path, name: &str, text: &str) {
+    std::fs::write(folder.join(name), text).unwrap();
+}
+
+#[test]
+fn a_python_pool_runs_and_reports_its_port() {
+    let (dir, file) = folder("[pool.p]\npython = \"worker.py\"\nworkers = 2\n");
+    write(dir.path(), "worker.py", WORKER);
+    let mut up = Up::of(&file);
+    let ready = up.event("worker.ready");
+    assert!(ready["port"].as_u64().is_some_and(|port| port > 0), "{ready}");
+    up.running.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(up.running.ended(), Some(0));
+}
+
+#[test]
+fn a_python_pool_without_its_environment_ends_before_anything_starts() {
+    let (dir, file) = folder("[pool.p]\npython = \"worker.py\"\nvenv = \"env\"\n");
+    write(dir.path(), "worker.py", WORKER);
+    std::fs::create_dir(dir.path().join("env")).unwrap();
+    let (status, _, stderr) = run(&["up", utf8(&file)]);
+    assert_eq!(status, Some(3), "{stderr}");
+    assert!(stderr.contains("pool p: "), "{stderr}");
+    assert!(
+        stderr.contains("is no complete virtual environment, pyvenv.cfg is missing"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn preflight_says_what_is_missing_and_how_to_install_it() {
+    let (dir, file) = folder(
+        "[pool.preset]\npython = \"worker.py\"\n[pool.command]\ncommand = [\"python3\", \"-u\", \"sound.py\"]\n\
+         [pool.other]\ncommand = [\"sleep\", \"1\"]\n",
+    );
+    write(
+        dir.path(),
+        "worker.py",
+        "import json\nimport yaml_of_ours.x\nopen('served', 'w')\n",
+    );
+    write(dir.path(), "sound.py", "import json\n");
+    let (status, stdout, stderr) = run(&["check", "--preflight", utf8(&file)]);
+    assert_eq!(status, Some(1), "{stdout}{stderr}");
+    assert!(stdout.contains("# pool command: Python 3."), "{stdout}");
+    assert!(
+        stdout.contains("#   line 2: import yaml_of_ours.x: ModuleNotFoundError: "),
+        "{stdout}"
+    );
+    assert!(stdout.contains("-m pip install yaml_of_ours\n"), "{stdout}");
+    assert!(!stdout.contains("# pool other"), "{stdout}");
+    assert!(!dir.path().join("served").exists(), "the worker itself did not run");
+
+    let (_, stdout, _) = run(&["doctor", "--json", utf8(&file)]);
+    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let levels: Vec<_> = report["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|finding| finding["check"] == "python")
+        .map(|finding| finding["level"].as_str().unwrap())
+        .collect();
+    assert_eq!(levels, ["holds", "broken"], "{stdout}");
+
+    write(dir.path(), "worker.py", "import json\n");
+    let (status, stdout, stderr) = run(&["check", "--preflight", utf8(&file)]);
+    assert_eq!(status, Some(0), "{stdout}{stderr}");
+}
