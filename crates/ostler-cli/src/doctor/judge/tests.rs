@@ -180,7 +180,7 @@ fn more_workers_than_have_room_are_a_weakness_with_its_failure_reason() {
     facts.workers = Some(1001);
     let tight = of(&facts, "descriptors");
     assert_eq!(tight.level, Level::Weaker);
-    assert!(tight.means.contains("of 1001 workers 1000 fit"), "{tight:?}");
+    assert!(tight.means.contains("room for 1000 of 1001 workers"), "{tight:?}");
     assert!(tight.means.contains("descriptor_limit"), "{tight:?}");
     assert_eq!(of(&facts, "processes").level, Level::Holds);
     facts.workers = Some(2001);
