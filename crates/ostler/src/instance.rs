@@ -22,6 +22,6 @@ pub(crate) mod pool_builder;
 mod process_table;
 pub(crate) mod report;
 pub(crate) mod services;
-pub(crate) mod snapshot;
+mod snapshot;
 pub mod sweep;
 pub(crate) mod tree;

@@ -48,6 +48,7 @@ mod pool;
 mod process;
 mod remains;
 mod status;
+mod usage;
 
 pub use follow::{Endpoint, Follower, ReadyWorker, Stdio, WorkerChange};
 pub use hub::{EVENT_BUFFER, EventStream};

@@ -1,17 +1,15 @@
 //! An instance as telemetry's reader sees it, from its own thread.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ostler_core::lifecycle::State;
-use ostler_os::identity::{self, ProcessIdentity};
-use ostler_os::tree;
-use ostler_telemetry::{Instance, PoolSnapshot, Snapshot, Usage};
+use ostler_telemetry::{Instance, PoolSnapshot, Snapshot};
 
 use super::tree::Tree;
 use crate::pool::PoolPhase;
 use crate::pool::shared::PoolShared;
-use crate::process::Slot;
 use crate::status::WorkerState;
+use crate::usage::usage;
 
 /// What a worker is counted as when it is in none of the states of a life.
 const GAVE_UP: &str = "gave_up";
@@ -69,17 +67,4 @@ fn counted_as(state: &WorkerState) -> &'static str {
         WorkerState { state: None, .. } => WAITING,
         WorkerState { state: Some(state), .. } => state.name(),
     }
-}
-
-/// `None`: its tree is gone, or its sitter's pid is somebody else's by now.
-pub(crate) fn usage(slot: &Slot) -> Option<Usage> {
-    let sitter = slot.sitter()?;
-    let is_ours = |now: &ProcessIdentity| now.is_same_as(&sitter);
-    identity::of(sitter.pid).ok().flatten().filter(is_ours)?;
-    let usage = tree::usage(sitter.pid).ok()?;
-    Some(Usage {
-        worker: slot.worker.clone(),
-        cpu: Duration::from_millis(usage.cpu_ticks.saturating_mul(1_000) / tree::ticks_per_second()),
-        resident: usage.resident_bytes,
-    })
 }

@@ -11,8 +11,8 @@ use super::shared::PoolShared;
 use super::worker_handle::Worker;
 use crate::detached::detached;
 use crate::follow::Follower;
-use crate::instance::snapshot::usage;
 use crate::status::WorkerState;
+use crate::usage::usage;
 
 /// A running pool. Cheap to clone; all clones are handles of the same pool, and dropping them does not stop it.
 ///
