@@ -51,8 +51,8 @@ pub struct Scan {
     pub elapsed: Duration,
 }
 
-/// Looks through all processes for markers of `runs`, except our own process and processes that have ended. Blocks at the
-/// latest until `deadline`.
+/// Looks through all processes for markers of `runs`, except our own process and processes that
+/// have ended. Blocks at the latest until `deadline`.
 ///
 /// Cost: one `open` and `read` a process that we may read, about 10 µs each.
 ///
@@ -64,7 +64,8 @@ pub fn scan(runs: &[RunId], deadline: Instant) -> io::Result<Scan> {
     let pids: Vec<i32> = procfile::all_pids()?.into_iter().filter(|&pid| pid != us).collect();
     let mut scan = Scan::default();
     let empty = scan.look_at_each(pids, runs, deadline);
-    // A process in the middle of its execve(2) shows an empty environment, as a kernel thread does: a second look.
+    // A process in the middle of its execve(2) shows an empty environment, as a kernel thread does:
+    // a second look.
     scan.read += scan.look_at_each(empty, runs, deadline).len();
     scan.elapsed = start.elapsed();
     Ok(scan)

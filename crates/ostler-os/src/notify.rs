@@ -107,8 +107,9 @@ pub struct NotifySocket {
 }
 
 impl NotifySocket {
-    /// A socket named `name` in `dir`, close-on-exec. If its absolute path is longer than 107 bytes, the socket is in a
-    /// directory of `dir`'s own in `/tmp` instead, which only this user can enter. Must be called within a tokio runtime.
+    /// A socket named `name` in `dir`, close-on-exec. If its absolute path is longer than 107
+    /// bytes, the socket is in a directory of `dir`'s own in `/tmp` instead, which only this user
+    /// can enter. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// What socket(2) or bind(2) says: `AddrInUse` if the path exists.
@@ -125,7 +126,8 @@ impl NotifySocket {
         // Before the socket has a name: no message comes without its sender.
         set_socket_passcred(&socket, true)?;
         bind(&socket, &SocketAddrUnix::new(&path)?)?;
-        // SAFETY: an `OwnedFd` is one open descriptor for all its life, and ends with the `AsyncFd` that owns it.
+        // SAFETY: an `OwnedFd` is one open descriptor for all its life, and ends with the `AsyncFd`
+        // that owns it.
         match unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) } {
             Ok(socket) => Ok(Self {
                 socket,
@@ -191,7 +193,8 @@ fn unlink(path: &Path) {
 /// Where the sockets of a directory with a long path are.
 const SHORT_PLACE: &str = "/tmp";
 
-/// The directory of the sockets of `dir` in [`SHORT_PLACE`]: the same for every socket of a run, so that a sweep finds it.
+/// The directory of the sockets of `dir` in [`SHORT_PLACE`]: the same for every socket of a run, so
+/// that a sweep finds it.
 fn short_directory(dir: &Path) -> PathBuf {
     let mut hasher = DefaultHasher::new();
     dir.hash(&mut hasher);
@@ -200,8 +203,8 @@ fn short_directory(dir: &Path) -> PathBuf {
 
 /// Removes what the sockets of a dead run left outside its directory `dir`.
 ///
-/// # Errors
-/// When it can't be removed; a directory that does not exist, or belongs to another user, is left alone.
+/// # Errors When it can't be removed; a directory that does not exist, or belongs to another user,
+/// is left alone.
 pub fn remove_leftovers(dir: &Path) -> io::Result<()> {
     let short = short_directory(&path::absolute(dir)?);
     match check_private(&short) {
@@ -217,7 +220,8 @@ fn make_private(directory: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether a directory is ours alone, and not a link. It lies in a sticky directory, so no other user can exchange it.
+/// Whether a directory is ours alone, and not a link. It lies in a sticky directory, so no other
+/// user can exchange it.
 fn check_private(directory: &Path) -> io::Result<()> {
     let meta = fs::symlink_metadata(directory)?;
     if meta.is_dir() && meta.uid() == geteuid().as_raw() && meta.mode() & 0o077 == 0 {
@@ -229,8 +233,8 @@ fn check_private(directory: &Path) -> io::Result<()> {
     ))
 }
 
-/// Whether a message of this user counts: its own user's and root's. To root, every process of a worker counts, whatever
-/// user it has become; that it is one is checked by its pid.
+/// Whether a message of this user counts: its own user's and root's. To root, every process of a
+/// worker counts, whatever user it has become; that it is one is checked by its pid.
 fn is_trusted(sender: u32, own: u32) -> bool {
     own == 0 || sender == own || sender == 0
 }

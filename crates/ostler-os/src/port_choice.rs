@@ -123,7 +123,8 @@ impl PortReservation {
         self.claim = None;
     }
 
-    /// Claims the port, so that other Ostler hosts choose another one. False if another host has claimed it.
+    /// Claims the port, so that other Ostler hosts choose another one. False if another host has
+    /// claimed it.
     fn claim(&mut self) -> bool {
         match claim(self.address.port()) {
             Claim::Taken => false,
@@ -175,8 +176,8 @@ fn try_reserve(address: SocketAddr, owner: &str, claims: Claims) -> Result<Optio
     Ok(is_free.then_some(reservation))
 }
 
-/// The kernel's choice is only made among ports that nothing uses when the asking socket allows no reuse; it is a
-/// random one, so what is reserved already is soon avoided.
+/// The kernel's choice is only made among ports that nothing uses when the asking socket allows no
+/// reuse; it is a random one, so what is reserved already is soon avoided.
 fn reserve_any(ip: IpAddr, owner: &str, claims: Claims) -> Result<PortReservation, PortError> {
     for _ in 0..MOST_TRIES {
         let any = SocketAddr::new(ip, 0);
@@ -248,8 +249,8 @@ fn holders_of_range(ip: IpAddr, first: u16, last: u16) -> Vec<Holder> {
     holders
 }
 
-/// What another host's claim means. Any process of the network namespace can bind the names of claims, so a claim is only a
-/// hint: where nothing else is left, a probe alone decides.
+/// What another host's claim means. Any process of the network namespace can bind the names of
+/// claims, so a claim is only a hint: where nothing else is left, a probe alone decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Claims {
     Respected,

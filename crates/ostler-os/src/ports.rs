@@ -267,7 +267,8 @@ fn reached_by(address: SocketAddr) -> io::Result<Vec<TcpSocket>> {
     Ok(listeners)
 }
 
-/// Binds a listening socket for a worker that takes it over (`LISTEN_FDS`), with SO_REUSEADDR and close-on-exec.
+/// Binds a listening socket for a worker that takes it over (`LISTEN_FDS`), with SO_REUSEADDR and
+/// close-on-exec.
 ///
 /// # Errors
 ///

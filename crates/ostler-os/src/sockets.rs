@@ -276,8 +276,8 @@ pub(crate) fn owners(inodes: &HashSet<u64>, pids: impl IntoIterator<Item = i32>)
     owners
 }
 
-/// The inode numbers of a process's sockets. A leader that called pthread_exit(3) shows no descriptors, although its
-/// other threads still use them: theirs are read then.
+/// The inode numbers of a process's sockets. A leader that called pthread_exit(3) shows no
+/// descriptors, although its other threads still use them: theirs are read then.
 fn sockets_of(pid: i32) -> io::Result<Vec<u64>> {
     let (sockets, descriptors) = sockets_in(&format!("/proc/{pid}/fd"))?;
     if descriptors > 0 {
@@ -292,7 +292,8 @@ fn sockets_of(pid: i32) -> io::Result<Vec<u64>> {
     Ok(Vec::new())
 }
 
-/// The sockets among the descriptors that a directory of `/proc` lists, and the number of all descriptors.
+/// The sockets among the descriptors that a directory of `/proc` lists, and the number of all
+/// descriptors.
 fn sockets_in(directory: &str) -> io::Result<(Vec<u64>, usize)> {
     let links: Vec<_> = fs::read_dir(directory)?
         .flatten()

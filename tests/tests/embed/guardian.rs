@@ -549,7 +549,8 @@ async fn hung_guardian_is_replaced_and_no_worker_is_blamed() {
     stop(&place, ostler, &mut seen).await;
 }
 
-/// G.17 of issue 11: a worker that stops its sitter and exits used to stay ready until the run ended.
+/// G.17 of issue 11: a worker that stops its sitter and exits used to stay ready until the run
+/// ended.
 #[tokio::test(flavor = "multi_thread")]
 async fn end_of_a_worker_that_stopped_its_sitter_is_noticed() {
     let place = Place::new();

@@ -510,7 +510,8 @@ s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.bind('\\0ostler-port-272
     };
     let reservation = reserve(ip, range, None, "embed/0").expect("port");
     assert_eq!(reservation.address().port(), 27_201);
-    // I.25 of issue 11: any process can bind a claim's name. If nothing else is left, the port is chosen.
+    // I.25 of issue 11: any process can bind a claim's name. If nothing else is left, the port is
+    // chosen.
     let last = reserve(ip, range, None, "embed/1").expect("no socket has the port");
     assert_eq!(last.address().port(), 27_200);
     handle_of(pid)

@@ -18,8 +18,8 @@ pub struct DirEnv {
 }
 
 impl DirEnv {
-    /// Reads the variables of this process. A set-uid or set-gid process has none: the user who runs it
-    /// chose their values.
+    /// Reads the variables of this process. A set-uid or set-gid process has none: the user who
+    /// runs it chose their values.
     pub fn from_process() -> Self {
         if runs_as_another_user() {
             return Self::default();

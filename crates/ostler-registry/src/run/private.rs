@@ -1,9 +1,9 @@
 //! Directories that only this user can have filled.
 //!
-//! A sweep kills what a dead run's files name, and removes directories. So it must not believe files
-//! that another user could have planted, as in a shared state directory, or below the
-//! `XDG_RUNTIME_DIR` of another user. A directory is opened once, checked, and then used through its
-//! descriptor, so that it can't be exchanged after the check.
+//! A sweep kills what a dead run's files name, and removes directories. So it must not believe
+//! files that another user could have planted, as in a shared state directory, or below the
+//! `XDG_RUNTIME_DIR` of another user. A directory is opened once, checked, and then used through
+//! its descriptor, so that it can't be exchanged after the check.
 
 use std::fmt;
 use std::io;
