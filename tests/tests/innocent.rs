@@ -43,7 +43,7 @@ fn reused_pids_on_record_are_not_touched() {
     let mut bystanders = recorded.map(with_pid);
     let text = sweep(&up.state());
     assert!(
-        text.starts_with("test: 1 dead runs removed, 0 processes killed"),
+        text.starts_with("test: 1 dead run removed, 0 processes killed"),
         "{text}"
     );
     bystanders.iter_mut().for_each(Bystander::assert_untouched);
@@ -84,9 +84,7 @@ fn sweep_ignores_another_users_process_that_looks_like_a_worker() {
     let swept = swept(&mut command);
     assert!(swept.success, "{swept:?}");
     assert!(
-        swept
-            .output
-            .starts_with("test: 1 dead runs removed, 0 processes killed"),
+        swept.output.starts_with("test: 1 dead run removed, 0 processes killed"),
         "{swept:?}"
     );
     bystanders.iter_mut().for_each(Bystander::assert_untouched);
@@ -238,7 +236,7 @@ fn state_directory_shared_by_two_pid_namespaces() {
     let mut here = Up::start_with(|tag| pool("sleep", tag, ""), shared);
     let at_start = here.wait_for_event("sweep.done");
     assert!(
-        at_start["message"].as_str().unwrap().contains("1 live ones left alone"),
+        at_start["message"].as_str().unwrap().contains("1 live left alone"),
         "{at_start}"
     );
     here.wait_for_event("pool.ready");
@@ -260,7 +258,7 @@ fn state_directory_shared_by_two_pid_namespaces() {
         "{kept:?}"
     );
     assert!(
-        kept.output.contains("0 processes killed, 1 live runs left alone"),
+        kept.output.contains("0 processes killed, 1 live run left alone"),
         "{kept:?}"
     );
     // The advice in the message works.
@@ -272,7 +270,7 @@ fn state_directory_shared_by_two_pid_namespaces() {
     assert!(
         forgotten
             .output
-            .starts_with("test: 1 dead runs removed, 0 processes killed, 1 live runs left alone"),
+            .starts_with("test: 1 dead run removed, 0 processes killed, 1 live run left alone"),
         "{forgotten:?}"
     );
     assert_eq!(
@@ -304,7 +302,7 @@ fn run_whose_host_was_pid_1_of_its_namespace_is_swept() {
     dead.end(SOON);
     let text = sweep(&dead.state());
     assert!(
-        text.starts_with("test: 1 dead runs removed, 0 processes killed"),
+        text.starts_with("test: 1 dead run removed, 0 processes killed"),
         "{text}"
     );
     dead.assert_nothing_left();
@@ -363,7 +361,7 @@ fn sweep_does_not_wait_for_another_namespace() {
     );
     let forgotten = swept(sweep_by(&program("ostler"), &there.state()).arg("--forget-elsewhere"));
     assert!(
-        forgotten.output.starts_with("test: 1 dead runs removed"),
+        forgotten.output.starts_with("test: 1 dead run removed"),
         "{forgotten:?}"
     );
     there.assert_nothing_left();

@@ -240,14 +240,14 @@ fn end_of_a_host(way: &str, world: World) {
     let state = host.directory.path().join("state");
     for copy in pids(&host.tag) {
         // It still holds the lock, but no process of the run is left.
-        assert!(sweep(&state).contains("1 live runs left alone"), "{way} in {world:?}");
+        assert!(sweep(&state).contains("1 live run left alone"), "{way} in {world:?}");
         ostler_tests::send(u32::try_from(copy).unwrap(), Signal::SIGKILL);
     }
     await_count(&host.tag, "gone", |count| count == 0);
     // A forked copy loses its command line before it releases the lock, and it is not a child of
     // the test.
     let deadline = Instant::now() + SOON;
-    while sweep(&state).contains("1 live runs") && Instant::now() < deadline {}
+    while sweep(&state).contains("1 live run") && Instant::now() < deadline {}
     assert_eq!(run_directories(&state), Vec::<PathBuf>::new(), "{way} in {world:?}");
 }
 
@@ -350,7 +350,7 @@ fn sweep_without_the_lock_waits_for_the_guardian_on_record() {
     let checkpointed = std::fs::read_to_string(&checkpoint);
     assert_eq!(checkpointed.ok().as_deref(), Some("done"), "{swept}");
     assert!(
-        swept.starts_with("test: 1 dead runs removed, 0 processes killed"),
+        swept.starts_with("test: 1 dead run removed, 0 processes killed"),
         "{swept}"
     );
     dead.assert_nothing_left();

@@ -19,7 +19,7 @@ fn next_start_sweeps_what_a_dead_run_left() {
     let mut next = in_state_of(&state);
     let swept = next.wait_for_event("sweep.done");
     assert!(
-        swept["message"].as_str().unwrap().starts_with("1 dead runs swept"),
+        swept["message"].as_str().unwrap().starts_with("1 dead run swept"),
         "{swept}"
     );
     assert_eq!(survivors(&dead.tag), []);

@@ -364,7 +364,8 @@ fn started(services: &Services) -> Facts {
 }
 
 fn swept_facts(report: &SweepReport) -> Facts {
-    let mut message = format!("{} dead runs swept, {} live ones left alone", report.runs, report.live);
+    let runs = if report.runs == 1 { "run" } else { "runs" };
+    let mut message = format!("{} dead {runs} swept, {} live left alone", report.runs, report.live);
     for remark in report.remarks.iter().chain(&report.survivors) {
         message.push_str("; ");
         message.push_str(remark);
