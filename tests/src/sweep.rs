@@ -1,5 +1,7 @@
 //! `ostler sweep` of what dead runs of the app `test` have left.
 
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -14,11 +16,17 @@ pub struct Swept {
     pub output: String,
 }
 
-/// The command that sweeps this state directory, and no other.
+/// The command that sweeps this state directory, and no other. It runs as the user who owns the
+/// app's directory: a sweep does not trust another user's.
 pub fn sweep_by(ostler: &Path, state: &Path) -> Command {
     let mut command = Command::new(ostler);
     command.args(["sweep", "--app", "test", "--state-dir"]).arg(state);
     command.env_remove("XDG_RUNTIME_DIR").env_remove("RUNTIME_DIRECTORY");
+    if let Ok(app) = std::fs::metadata(state.join("test"))
+        && app.uid() != nix::unistd::geteuid().as_raw()
+    {
+        command.uid(app.uid()).gid(app.gid());
+    }
     command
 }
 

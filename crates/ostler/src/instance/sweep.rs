@@ -66,6 +66,10 @@ pub fn sweep(app_dir: &Path, elsewhere: Elsewhere) -> Result<SweepReport, RunDir
             FoundRun::Live(_) => report.live += 1,
             FoundRun::Dead(dead) => sweep_run(dead, elsewhere, &mut report),
             FoundRun::Unreadable { path, reason } => {
+                // Another user's directory is none of ours; any other may be a dead run's.
+                if !matches!(reason, RunDirError::Untrusted { .. }) {
+                    report.kept += 1;
+                }
                 report.remarks.push(format!("{}: {}", path.display(), advised(&reason)));
             }
         }
