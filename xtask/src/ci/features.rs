@@ -21,8 +21,8 @@ const COMBINATIONS: [(&str, &str); 6] = [
         "rocksdb",
         "--workspace --no-default-features --features ostler/rocksdb,ostler-tests/rocksdb",
     ),
-    // Without `--workspace`: with ractor's cluster feature, messages of the examples would have to be
-    // serialisable. All other features together are what clippy checks.
+    // Without `--workspace`: with ractor's cluster feature, messages of the examples would have to
+    // be serialisable. All other features together are what clippy checks.
     (
         "redb, otlp, cluster",
         "-p ostler --no-default-features --features redb,otlp,cluster",
