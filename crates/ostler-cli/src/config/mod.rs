@@ -78,9 +78,15 @@ const MAX_FILE: u64 = 16 << 20;
 pub(crate) fn load(path: &Path) -> Result<Config, Mistakes> {
     let name = path.display().to_string();
     let bytes = read_file(path).map_err(|message| Mistakes::of_file(&name, message))?;
-    let base = path.parent().unwrap_or(Path::new(""));
-    let base = std::path::absolute(base).unwrap_or_else(|_| base.to_owned());
-    parse(&name, &base, &bytes)
+    parse(&name, &directory_of(path), &bytes)
+}
+
+/// The directory of the file at `path`. The parent of a bare file name is the empty path, which has no
+/// absolute form: the file is in the current directory then.
+fn directory_of(path: &Path) -> PathBuf {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let directory = parent.unwrap_or(Path::new("."));
+    std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned())
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, String> {

@@ -600,3 +600,15 @@ fn python_and_a_command_exclude_each_other() {
         ]
     );
 }
+
+#[test]
+fn a_file_named_without_its_directory_is_in_the_current_one() {
+    let current = std::env::current_dir().expect("a current directory");
+    assert_eq!(super::directory_of("ostler.toml".as_ref()), current);
+    assert_eq!(super::directory_of("./ostler.toml".as_ref()), current);
+    assert_eq!(super::directory_of("sub/ostler.toml".as_ref()), current.join("sub"));
+    assert_eq!(
+        super::directory_of("/srv/ostler.toml".as_ref()),
+        std::path::Path::new("/srv")
+    );
+}
