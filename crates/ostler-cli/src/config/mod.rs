@@ -81,8 +81,8 @@ pub(crate) fn load(path: &Path) -> Result<Config, Mistakes> {
     parse(&name, &directory_of(path), &bytes)
 }
 
-/// The directory of the file at `path`. The parent of a bare file name is the empty path, which has no
-/// absolute form: the file is in the current directory then.
+/// The directory of the file at `path`. The parent of a bare file name is the empty path, which has
+/// no absolute form: the file is in the current directory then.
 fn directory_of(path: &Path) -> PathBuf {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let directory = parent.unwrap_or(Path::new("."));
