@@ -11,8 +11,11 @@ use nix::unistd::Pid;
 
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
+/// The program, as a terminal starts it: nohup(1) and a shell without job control leave signals
+/// ignored, which the program respects, and the tests may be run by either.
 pub(crate) fn ostler(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ostler"));
+    let mut command = Command::new("env");
+    command.args(["--default-signal", env!("CARGO_BIN_EXE_ostler")]);
     command.args(arguments).stdin(Stdio::null());
     command
         .env_remove("TERM")
