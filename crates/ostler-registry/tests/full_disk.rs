@@ -173,7 +173,7 @@ fn mount_small_tmpfs(dir: &Path) -> Result<(), Errno> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     let nothing = None::<&str>;
     mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)?;
-    mount(nothing, dir, Some("tmpfs"), MsFlags::empty(), Some("size=32m"))
+    mount(nothing, dir, Some("tmpfs"), MsFlags::empty(), Some("size=32m,mode=700"))
 }
 
 fn fill(path: &Path) {
