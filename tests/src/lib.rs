@@ -7,6 +7,7 @@ pub mod receiver;
 pub mod route_guide;
 pub mod scene;
 pub mod sweep;
+pub mod tracer;
 pub mod world;
 
 use std::collections::BTreeSet;

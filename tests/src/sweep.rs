@@ -5,6 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+use crate::scene::reachable_copy;
 use crate::{program, run_directories};
 
 /// The output of a sweep.
@@ -19,14 +20,18 @@ pub struct Swept {
 /// The command that sweeps this state directory, and no other. It runs as the user who owns the
 /// app's directory: a sweep does not trust another user's.
 pub fn sweep_by(ostler: &Path, state: &Path) -> Command {
-    let mut command = Command::new(ostler);
+    let owner = std::fs::metadata(state.join("test")).ok();
+    let foreign = owner.filter(|app| app.uid() != nix::unistd::geteuid().as_raw());
+    let mut command = match foreign {
+        None => Command::new(ostler),
+        Some(app) => {
+            let mut command = Command::new(reachable_copy("ostler", state.parent().unwrap_or(state)));
+            command.uid(app.uid()).gid(app.gid());
+            command
+        }
+    };
     command.args(["sweep", "--app", "test", "--state-dir"]).arg(state);
     command.env_remove("XDG_RUNTIME_DIR").env_remove("RUNTIME_DIRECTORY");
-    if let Ok(app) = std::fs::metadata(state.join("test"))
-        && app.uid() != nix::unistd::geteuid().as_raw()
-    {
-        command.uid(app.uid()).gid(app.gid());
-    }
     command
 }
 

@@ -128,7 +128,7 @@ fn configuration_sets_the_directory_and_the_required_workers() {
     few.says("state", "found", &directory.path().display().to_string());
     let many = report(21, "ulimit -n 60; exec \"$0\" \"$@\"");
     assert_eq!((many.level("descriptors"), many.status), ("weaker", 1));
-    many.says("descriptors", "means", "of 21 workers 20 fit");
+    many.says("descriptors", "means", "room for 20 of 21 workers");
     many.says("descriptors", "advice", "LimitNOFILE");
 }
 
@@ -155,7 +155,7 @@ fn without_cgroups_the_report_says_what_is_missing() {
         ("umount -a -t cgroup2 && exec \"$0\" \"$@\"", "no cgroup v2"),
         (
             "for at in $(findmnt -n -o TARGET -t cgroup2); do mount -o remount,bind,ro $at; done; exec \"$0\" \"$@\"",
-            "can't be written",
+            "is not writable",
         ),
     ] {
         let Some(wrapper) = unshared(&["--mount"]) else { return };
@@ -171,7 +171,7 @@ fn without_cgroups_the_report_says_what_is_missing() {
             report.value
         );
         report.says("cgroup", "found", found);
-        report.says("cgroup", "means", "at one moment");
+        report.says("cgroup", "means", "at the same moment");
     }
 }
 

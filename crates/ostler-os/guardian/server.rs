@@ -43,6 +43,8 @@ struct Server {
     hunt: Option<Hunt>,
     /// The next slot of a census that is under way.
     census: Option<u32>,
+    /// Censuses that were asked for meanwhile. Each question has its own answer: the host counts them.
+    censuses_due: u32,
     reap_again: bool,
 }
 
@@ -57,6 +59,7 @@ pub(crate) fn serve(slots: Slots, outbox: Outbox, limit: DescriptorLimit) -> ! {
         course: Course::Serving,
         hunt: None,
         census: None,
+        censuses_due: 0,
         reap_again: false,
     };
     loop {
@@ -186,7 +189,8 @@ impl Server {
                 // `Closed` or `SitterLost` follows.
                 State::Closing | State::Lost => {}
             },
-            OrderKind::Census => self.census = self.census.or(Some(0)),
+            OrderKind::Census if self.census.is_some() => self.censuses_due = self.censuses_due.saturating_add(1),
+            OrderKind::Census => self.census = Some(0),
             OrderKind::Ping => self.report(0, 0, Payload::Pong),
             OrderKind::Quit => {
                 failpoint::reach(Point::GuardianQuitting);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use ostler::{Backoff, EventKind, Ostler, Pool, PoolSpec, Ready, Restart, StopSpec};
+use ostler_tests::tracer::Tracer;
 use ostler_tests::{SOON, send, survivors};
 
 use super::scene::{Place, Seen, WORST, in_time, start, stop};
@@ -498,35 +499,6 @@ async fn stopped_guardian_is_continued_and_no_worker_is_blamed() {
     assert_ne!(pool.workers()[0].pid, Some(worker));
     assert_eq!(seen.count(EventKind::WorkerFailed), 0, "{}", seen.story());
     stop(&place, ostler, &mut seen).await;
-}
-
-/// Holds a process where no SIGCONT continues it, until dropped.
-struct Tracer(std::process::Child);
-
-impl Tracer {
-    fn of(process: i32) -> Option<Self> {
-        let script = format!(
-            "import ctypes, time\n\
-             libc = ctypes.CDLL(None)\n\
-             libc.ptrace.argtypes = [ctypes.c_long] * 4\n\
-             print(libc.ptrace(0x4206, {process}, 0, 0) or libc.ptrace(0x4207, {process}, 0, 0), flush=True)\n\
-             time.sleep(60)"
-        );
-        let mut command = std::process::Command::new("python3");
-        command.args(["-c", &script]).stdout(std::process::Stdio::piped());
-        let mut tracer = Self(command.spawn().unwrap());
-        let mut line = String::new();
-        let output = tracer.0.stdout.take().unwrap();
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line).unwrap();
-        (line.trim() == "0").then_some(tracer)
-    }
-}
-
-impl Drop for Tracer {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
 }
 
 /// G.17 of issue 11: a guardian that hangs for good.

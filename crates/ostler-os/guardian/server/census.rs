@@ -13,7 +13,8 @@ impl Server {
         let Some(mut next) = self.census else { return };
         while self.outbox.room() >= ROOM {
             let Some(slot) = self.slots.get(next) else {
-                self.census = None;
+                self.census = (self.censuses_due > 0).then_some(0);
+                self.censuses_due = self.censuses_due.saturating_sub(1);
                 return self.end_census();
             };
             if slot.has_sitter() {

@@ -46,6 +46,7 @@ impl Server {
         failpoint::reach(Point::GuardianBereft);
         self.course = Course::HostGone;
         self.census = None;
+        self.censuses_due = 0;
         if dead {
             self.outbox.abandon();
         }

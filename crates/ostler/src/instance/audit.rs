@@ -32,8 +32,9 @@ pub const AUDIT_INTERVAL: Duration = Duration::from_secs(60);
 /// From the first look to the second: 1 s. An exit is seen, and its release under way, in
 /// milliseconds.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long the guardian has to say what it has: 2 s.
-const CENSUS_LIMIT: Duration = Duration::from_secs(2);
+/// How long the guardian has to say what it has: 1 s, so that one that stays silent is reported
+/// before the host kills it (`guard/overdue.rs`).
+const CENSUS_LIMIT: Duration = Duration::from_secs(1);
 
 /// Audits an instance until it stops. An interval of zero: never.
 pub(crate) fn start(tree: &Arc<Tree>, interval: Duration) {

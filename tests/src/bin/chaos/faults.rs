@@ -149,7 +149,7 @@ impl Run {
     fn quit(&mut self, scene: &mut Scene) -> Result<(), String> {
         self.tally.orders += 1;
         let phase = scene.host.ask(json!({ "do": "quit" }))?;
-        let gave_up = phase.as_str().is_some_and(|phase| phase.starts_with("Stopped(GaveUp("));
+        let gave_up = phase.as_str().is_some_and(|phase| phase.starts_with("GaveUp("));
         if gave_up {
             Ok(())
         } else {
