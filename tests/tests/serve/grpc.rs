@@ -145,11 +145,10 @@ async fn the_deadline_is_read_passed_on_and_kept() {
     let mut request = Request::new(point(2, -2));
     request.set_timeout(Duration::from_millis(300));
     let status = client.get_feature(request).await.expect_err("it never answers");
-    assert_eq!(
-        (status.code(), fact(&status, OUTCOME)),
-        (Code::DeadlineExceeded, "unknown"),
-        "{status}"
-    );
+    // A server of tonic keeps the deadline, too, and may be the first to say so.
+    let ours = (status.code(), fact(&status, OUTCOME)) == (Code::DeadlineExceeded, "unknown");
+    let workers = status.code() == Code::Cancelled && status.message() == "Timeout expired";
+    assert!(ours || workers, "{status}");
 
     scene.at_full_strength().await;
     let lease = scene.serving.checkout().await.expect("the worker");

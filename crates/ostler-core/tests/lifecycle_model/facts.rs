@@ -267,7 +267,10 @@ impl Facts {
 /// Whether this limit leads to its verdict now. Noticed late for the first time, it is extended
 /// instead.
 fn verdict(limit: Option<Moment>, length: Duration, extended: &mut Option<Moment>, now: Moment) -> bool {
-    let Some(limit) = extended.or(limit).filter(|limit| now >= *limit) else {
+    let Some(limit) = limit
+        .map(|limit| extended.unwrap_or(limit))
+        .filter(|limit| now >= *limit)
+    else {
         return false;
     };
     let late = now.since(limit);
