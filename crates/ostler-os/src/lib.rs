@@ -7,6 +7,8 @@
 
 pub mod cgroup;
 pub mod dispositions;
+#[cfg(feature = "testing")]
+pub mod fake_worker;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

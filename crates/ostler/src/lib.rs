@@ -48,6 +48,8 @@ mod pool;
 mod process;
 mod remains;
 mod status;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod usage;
 
 pub use follow::{Endpoint, Follower, ReadyWorker, Stdio, WorkerChange};
