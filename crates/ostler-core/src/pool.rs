@@ -32,6 +32,16 @@ pub enum PoolInput {
     GaveUp(u32, Option<Failure>),
 }
 
+impl PoolInput {
+    /// The slot that it happens to.
+    fn index(&self) -> u32 {
+        match self {
+            Self::Ready(index) | Self::NotReady(index) | Self::Restarting(index) => *index,
+            Self::Finished(index) | Self::GaveUp(index, _) => *index,
+        }
+    }
+}
+
 /// What follows from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PoolEffect {
@@ -86,6 +96,8 @@ pub struct PoolWatch {
     tally: [usize; 4],
     min_workers: u32,
     on_give_up: OnGiveUp,
+    /// How many of the slots are there only so that others can be replaced.
+    surge: usize,
     /// No slot has been busy at one moment at least: the pool's start is over.
     started: bool,
     announced: Announced,
@@ -107,22 +119,48 @@ impl PoolWatch {
         let slots = vec![Slot::Busy; workers as usize];
         let mut tally = [0; 4];
         tally[Slot::Busy as usize] = slots.len();
-        let mut watch = Self {
+        let is_empty = slots.is_empty();
+        let watch = Self {
             slots,
             tally,
             min_workers,
             on_give_up,
+            surge: 0,
             started: false,
             announced: Announced::Nothing,
-            over: false,
+            over: is_empty,
         };
-        let effect = watch.finished();
-        (watch, effect)
+        (watch, is_empty.then_some(PoolEffect::Finished))
+    }
+
+    /// The pool has `workers` slots from now on, and `surge` of them are there only so that others
+    /// can be replaced: they are not expected to be ready. Slots are added, busy, and removed at the
+    /// end. A pool that is emptied so has not finished: it can grow again. Returns what follows.
+    pub fn resize(&mut self, workers: u32, surge: u32) -> Option<PoolEffect> {
+        if self.over {
+            return None;
+        }
+        let (before, now) = (self.slots.len(), workers as usize);
+        let requested = before.saturating_sub(self.surge);
+        for removed in self.slots.get(now..).unwrap_or_default() {
+            self.tally[*removed as usize] -= 1;
+        }
+        self.slots.resize(now, Slot::Busy);
+        self.tally[Slot::Busy as usize] += now.saturating_sub(before);
+        self.surge = surge as usize;
+        if now.saturating_sub(self.surge) != requested {
+            self.announced = Announced::Nothing;
+        }
+        self.too_few(None).or_else(|| self.finished()).or_else(|| self.ready())
     }
 
     /// Takes what happened; returns what follows.
     pub fn step(&mut self, input: PoolInput) -> Option<PoolEffect> {
         if self.over {
+            return None;
+        }
+        if input.index() as usize >= self.slots.len() {
+            // The slot was removed, and its worker is ending.
             return None;
         }
         let mut lost = false;
@@ -151,9 +189,11 @@ impl PoolWatch {
 
     /// How many workers serve. Of no meaning once the pool has finished or given up.
     pub fn readiness(&self) -> Readiness {
-        let (ready, expected) = (self.ready_workers(), self.slots.len() - self.count(Slot::Finished));
+        let ready = self.ready_workers();
+        let living = self.slots.len() - self.count(Slot::Finished);
+        let expected = living.saturating_sub(self.surge);
         match self.started {
-            _ if ready == expected && ready > 0 => Readiness::Ready,
+            _ if ready >= expected && (ready > 0 || self.slots.is_empty()) => Readiness::Ready,
             true => Readiness::Degraded { ready, expected },
             false => Readiness::Starting,
         }
@@ -180,32 +220,42 @@ impl PoolWatch {
             self.tally[state as usize] += 1;
             *slot = state;
         }
-        if state != Slot::Ready && self.announced == Announced::Ready {
+        if self.announced == Announced::Ready && self.readiness() != Readiness::Ready {
             self.announced = Announced::Nothing;
         }
     }
 
     fn gave_up(&mut self, index: u32, failure: Option<Failure>) -> Option<PoolEffect> {
+        match self.on_give_up {
+            OnGiveUp::Pool => {
+                self.over = true;
+                let message = format!("worker {index} gave up, and on_give_up = \"pool\"");
+                Some(PoolEffect::GaveUp { message, failure })
+            }
+            OnGiveUp::Worker => self.too_few(failure),
+        }
+    }
+
+    /// The pool gives up when slots gave up, and fewer than `min_workers` are left.
+    fn too_few(&mut self, failure: Option<Failure>) -> Option<PoolEffect> {
         let lost = self.count(Slot::GaveUp);
         let left = self.slots.len() - lost;
-        let message = match self.on_give_up {
-            OnGiveUp::Pool => format!("worker {index} gave up, and on_give_up = \"pool\""),
-            OnGiveUp::Worker if left < self.min_workers as usize => {
-                format!(
-                    "{lost} of {} workers gave up, fewer than min_workers ({}) are left",
-                    self.slots.len(),
-                    self.min_workers
-                )
-            }
-            OnGiveUp::Worker => return None,
-        };
+        if lost == 0 || left >= self.min_workers as usize {
+            return None;
+        }
         self.over = true;
+        let message = format!(
+            "{lost} of {} workers gave up, fewer than min_workers ({}) are left",
+            self.slots.len(),
+            self.min_workers
+        );
         Some(PoolEffect::GaveUp { message, failure })
     }
 
     fn finished(&mut self) -> Option<PoolEffect> {
         let ended = self.count(Slot::Finished) + self.count(Slot::GaveUp);
-        (ended == self.slots.len()).then(|| {
+        let is_over = ended == self.slots.len() && ended > 0;
+        is_over.then(|| {
             self.over = true;
             PoolEffect::Finished
         })
@@ -336,6 +386,87 @@ mod tests {
         let mut watch = pool(2, 1, OnGiveUp::Worker);
         assert_eq!(watch.step(PoolInput::Finished(1)), None);
         assert_eq!(watch.step(PoolInput::Finished(0)), Some(PoolEffect::Finished));
+    }
+
+    #[test]
+    fn a_pool_that_grows_is_ready_again_with_its_new_workers() {
+        let mut watch = pool(1, 1, OnGiveUp::Worker);
+        assert_eq!(watch.step(PoolInput::Ready(0)), Some(PoolEffect::Ready));
+        assert_eq!(watch.resize(3, 0), None);
+        assert_eq!(watch.readiness(), Readiness::Degraded { ready: 1, expected: 3 });
+        assert!(!watch.is_short());
+        assert_eq!(watch.step(PoolInput::Ready(1)), None);
+        assert_eq!(watch.step(PoolInput::Ready(2)), Some(PoolEffect::Ready));
+    }
+
+    #[test]
+    fn a_pool_that_shrinks_is_ready_when_its_remaining_workers_are() {
+        let mut watch = pool(3, 1, OnGiveUp::Worker);
+        watch.step(PoolInput::Ready(0));
+        watch.step(PoolInput::Ready(1));
+        assert_eq!(watch.resize(2, 0), Some(PoolEffect::Ready));
+        // What the removed worker does changes nothing.
+        for input in [
+            PoolInput::Ready(2),
+            PoolInput::NotReady(2),
+            PoolInput::Restarting(2),
+            PoolInput::Finished(2),
+            PoolInput::GaveUp(2, None),
+        ] {
+            assert_eq!(watch.step(input.clone()), None, "{input:?}");
+            assert_eq!((watch.readiness(), watch.ready_workers()), (Readiness::Ready, 2));
+        }
+    }
+
+    #[test]
+    fn a_slot_that_gave_up_no_longer_counts_once_it_is_removed() {
+        let mut watch = pool(3, 1, OnGiveUp::Worker);
+        watch.step(PoolInput::Ready(0));
+        watch.step(PoolInput::Ready(1));
+        watch.step(PoolInput::GaveUp(2, None));
+        assert!(watch.is_short());
+        assert_eq!(watch.resize(2, 0), Some(PoolEffect::Ready));
+        assert!(!watch.is_short());
+    }
+
+    #[test]
+    fn a_pool_that_shrinks_to_slots_that_are_lost_is_over() {
+        let mut watch = pool(3, 1, OnGiveUp::Worker);
+        watch.step(PoolInput::Ready(2));
+        watch.step(PoolInput::GaveUp(0, None));
+        watch.step(PoolInput::GaveUp(1, None));
+        assert!(matches!(watch.resize(2, 0), Some(PoolEffect::GaveUp { .. })));
+
+        let mut watch = pool(2, 1, OnGiveUp::Worker);
+        watch.step(PoolInput::Finished(0));
+        assert_eq!(watch.resize(1, 0), Some(PoolEffect::Finished));
+    }
+
+    #[test]
+    fn an_emptied_pool_can_grow_again() {
+        let mut watch = pool(1, 1, OnGiveUp::Worker);
+        watch.step(PoolInput::Ready(0));
+        assert_eq!(watch.resize(0, 0), Some(PoolEffect::Ready));
+        assert_eq!(watch.readiness(), Readiness::Ready);
+        assert_eq!(watch.resize(1, 0), None);
+        assert_eq!(watch.step(PoolInput::Ready(0)), Some(PoolEffect::Ready));
+    }
+
+    #[test]
+    fn a_surge_slot_replaces_a_worker_that_is_restarted() {
+        let mut watch = pool(2, 1, OnGiveUp::Worker);
+        watch.step(PoolInput::Ready(0));
+        watch.step(PoolInput::Ready(1));
+        assert_eq!(watch.resize(3, 1), None, "it is ready already");
+        assert_eq!(watch.step(PoolInput::Ready(2)), None);
+        assert_eq!(watch.step(PoolInput::NotReady(0)), None);
+        assert_eq!(watch.readiness(), Readiness::Ready);
+        assert_eq!(watch.step(PoolInput::NotReady(1)), None);
+        assert_eq!(watch.readiness(), Readiness::Degraded { ready: 1, expected: 2 });
+        assert_eq!(watch.step(PoolInput::Ready(1)), Some(PoolEffect::Ready));
+        watch.step(PoolInput::Ready(0));
+        assert_eq!(watch.resize(2, 0), None);
+        assert_eq!(watch.readiness(), Readiness::Ready);
     }
 
     #[test]

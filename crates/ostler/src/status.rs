@@ -12,6 +12,7 @@ pub(crate) type PortMap = BTreeMap<String, u16>;
 
 /// One worker at one moment, as [`Pool::workers`](crate::Pool::workers) shows it.
 #[derive(Debug, Clone, Default)]
+#[non_exhaustive]
 pub struct WorkerState {
     /// The state of its latest incarnation; `None` before the first is reserved.
     pub state: Option<State>,
@@ -31,4 +32,16 @@ pub struct WorkerState {
     pub gave_up: bool,
     /// Whether it ended normally and is not restarted.
     pub finished: bool,
+    /// Whether [`Worker::stop`](crate::Worker::stop) keeps its slot empty.
+    pub stopped: bool,
+    /// Whether its slot is gone: the pool was made smaller. Nothing is started in it any more; a
+    /// pool that grows again has another slot with the same index.
+    pub removed: bool,
+}
+
+impl WorkerState {
+    /// Whether nothing is started in its slot any more: it has finished, given up, or was removed.
+    pub fn is_over(&self) -> bool {
+        self.finished || self.gave_up || self.removed
+    }
 }

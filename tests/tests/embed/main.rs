@@ -8,6 +8,7 @@ mod handle;
 mod instances;
 mod linked;
 mod pools;
+mod resize;
 mod scene;
 mod specs;
 mod supervised;

@@ -81,6 +81,8 @@ pub enum Cause {
     UserStop,
     /// A user asked for a restart of this worker.
     RestartRequested,
+    /// Its pool is made smaller.
+    PoolResize,
     /// Its pool stops or gives up.
     PoolStop,
     /// The whole instance stops.
@@ -103,9 +105,10 @@ pub enum Cause {
 
 impl Cause {
     /// Every cause.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::UserStop,
         Self::RestartRequested,
+        Self::PoolResize,
         Self::PoolStop,
         Self::InstanceStop,
         Self::ParentEnded,
@@ -122,6 +125,7 @@ impl Cause {
         match self {
             Self::UserStop => "user_stop",
             Self::RestartRequested => "restart_requested",
+            Self::PoolResize => "pool_resize",
             Self::PoolStop => "pool_stop",
             Self::InstanceStop => "instance_stop",
             Self::ParentEnded => "parent_ended",

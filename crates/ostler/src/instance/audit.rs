@@ -113,7 +113,7 @@ async fn look(tree: &Weak<Tree>) -> BTreeSet<Disagreement> {
 /// The workers whose process lives, as supervision has it.
 fn workers_up(tree: &Tree) -> Vec<Up> {
     let pools = tree.pools_in_order();
-    let slots = pools.iter().flat_map(|pool| &pool.slots);
+    let slots = pools.iter().flat_map(|pool| pool.slots.held());
     let up = slots.filter_map(|slot| {
         let state = slot.state();
         let is_up = matches!(state.state, Some(State::Spawned | State::Ready));

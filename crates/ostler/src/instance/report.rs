@@ -76,9 +76,10 @@ impl StopReport {
         match pool.phase().end() {
             Some(PoolEnd::GaveUp(_)) => self.gave_up.push(name.clone()),
             Some(PoolEnd::Finished) => self.finished.push(name.clone()),
-            Some(PoolEnd::Stopped | PoolEnd::Degraded { .. }) | None => {}
+            Some(PoolEnd::Stopped | PoolEnd::Removed | PoolEnd::Degraded { .. }) | None => {}
         }
-        for slot in &pool.slots {
+        self.restarts += pool.slots.restarts_of_removed();
+        for slot in pool.slots.held() {
             let state = slot.state();
             self.workers += 1;
             self.restarts += state.restarts;

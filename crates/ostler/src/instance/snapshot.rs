@@ -38,7 +38,7 @@ fn of_pool(pool: &PoolShared, deadline: Instant) -> PoolSnapshot {
         missing: missing(&pool.phase()),
         ..PoolSnapshot::default()
     };
-    for slot in &pool.slots {
+    for slot in &pool.slots.present() {
         let counted_as = counted_as(&slot.state());
         if let Some((_, count)) = states.iter_mut().find(|(state, _)| *state == counted_as) {
             *count += 1;

@@ -1,8 +1,11 @@
 //! Why a pool can't do what it is asked.
 
+use ostler_core::failure::Failure;
 use ostler_core::ids::WorkerId;
 use ostler_core::spec::SpecProblem;
 use ostler_core::supervision::{RestartChildError, StartChildError};
+
+use super::phase::PoolEnd;
 
 /// Why a pool can't do what it is asked.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +46,33 @@ pub enum PoolError {
     /// The instance is stopping, or has ended.
     #[error("the instance is stopping; start another one")]
     Stopping,
+    /// The pool has ended, or is ending.
+    #[error("pool {pool:?} can't be changed: its end has begun")]
+    Over {
+        /// The pool.
+        pool: String,
+        /// How it ends.
+        #[source]
+        end: Box<PoolEnd>,
+    },
+    /// The pool has its new size, but workers that were removed were not released within their
+    /// `release_timeout`. Their release goes on being tried.
+    #[error("pool {pool:?}: {} not released yet", ids(workers))]
+    ReleaseOverdue {
+        /// The pool.
+        pool: String,
+        /// The workers that still hold something.
+        workers: Vec<WorkerId>,
+    },
+    /// A new process of this worker did not become ready: a rolling restart ends there.
+    #[error("worker {worker} did not become ready")]
+    NotReady {
+        /// The worker.
+        worker: WorkerId,
+        /// What it failed of; `None` when it was stopped, or has finished.
+        #[source]
+        failure: Option<Box<Failure>>,
+    },
     /// The pool's actors could not be started.
     #[error("pool {pool:?} did not start: {reason}")]
     NotStarted {
@@ -69,6 +99,9 @@ pub enum NotRestartable {
     /// The whole pool has finished.
     #[error("its pool has finished; start the pool again")]
     PoolFinished,
+    /// Its slot is gone: the pool was made smaller.
+    #[error("its pool was made smaller, and its slot is gone")]
+    Removed,
     /// Its pool or its instance is stopping, or has stopped.
     #[error("its pool is stopping, or has stopped")]
     Stopping,
@@ -81,6 +114,10 @@ pub enum NotRestartable {
     /// Its starter could not add it anew (a temporary worker).
     #[error(transparent)]
     NotAdded(StartChildError),
+}
+
+fn ids(workers: &[WorkerId]) -> String {
+    workers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn list(problems: &[SpecProblem]) -> String {

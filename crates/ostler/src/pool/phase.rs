@@ -63,6 +63,10 @@ pub enum PoolEnd {
     /// The pool or its instance was stopped.
     #[error("the pool was stopped")]
     Stopped,
+    /// The worker's slot is gone: the pool was made smaller. Only
+    /// [`Worker::ready`](super::Worker::ready) returns it: the pool lives.
+    #[error("the worker was removed: its pool was made smaller")]
+    Removed,
     /// Slots gave up, and the others serve on. Only [`Pool::wait_ready`](super::Pool::wait_ready)
     /// returns it: the pool lives.
     #[error("the pool is degraded: {ready} of {expected} workers are ready, and the slots of the others gave up")]

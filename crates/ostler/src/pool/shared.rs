@@ -12,11 +12,12 @@ use ostler_telemetry::{EventKind, Facts};
 use tokio::sync::watch;
 
 use super::phase::{PoolEnd, PoolPhase};
+use super::slots::Slots;
 use crate::follow::Followers;
 use crate::hub::About;
 use crate::instance::services::Services;
 use crate::process::{Host, Setup, Slot};
-use crate::supervisor::{DynamicSupervisor, Supervisor};
+use crate::supervisor::{ChildKey, DynamicSupervisor, Supervisor};
 
 /// How far the pool is, as those who wait see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,16 +34,19 @@ pub(crate) struct PoolShared {
     pub(crate) services: Arc<Services>,
     /// What its incarnations start from.
     pub(super) setup: Arc<Setup>,
-    pub(crate) slots: Vec<Arc<Slot>>,
+    pub(crate) slots: Slots,
+    pub(crate) followers: Arc<Followers>,
     /// Its id in the root supervisor. No other pool of the run has it, not even a later one of the
     /// same name: a late end of this pool can't end that one.
-    pub(crate) followers: Arc<Followers>,
     pub(crate) child_id: String,
+    /// Held while the number of slots changes, and while the pool's supervisor starts them: they
+    /// are the same ones at its end.
+    pub(super) sizing: tokio::sync::Mutex<()>,
     /// The pool is a child of this one.
     root: Supervisor,
     standing: watch::Sender<Standing>,
     watch: Mutex<PoolWatch>,
-    starters: Mutex<HashMap<u32, Supervisor>>,
+    starters: Mutex<HashMap<u32, Starter>>,
     supervisor: Mutex<Option<DynamicSupervisor>>,
     turns: AtomicUsize,
 }
@@ -53,12 +57,8 @@ impl PoolShared {
         let followers = Arc::new(Followers::default());
         let host = Host::of(&services, Arc::clone(&followers));
         let setup = Setup::new(host, Arc::clone(&spec));
-        let slot = |index| {
-            let worker = WorkerId::new(spec.name.clone(), index);
-            let first = services.table.next_incarnation(&worker);
-            Slot::new(worker, services.link.new_slot(), first)
-        };
-        let slots = (0..spec.workers).map(slot).collect();
+        let slots = (0..spec.workers).map(|index| new_slot(&spec, &services, index));
+        let slots = Slots::new(slots.collect());
         let (watch, at_once) = PoolWatch::new(spec.workers, spec.min_workers, spec.on_give_up);
         let standing = Standing {
             phase: PoolPhase::Starting,
@@ -71,6 +71,7 @@ impl PoolShared {
             slots,
             followers,
             child_id: format!("pool {} ({})", spec.name, uuid::Uuid::new_v4().simple()),
+            sizing: tokio::sync::Mutex::default(),
             root,
             standing: watch::Sender::new(standing),
             watch: Mutex::new(watch),
@@ -86,8 +87,17 @@ impl PoolShared {
 
     /// Takes note of what happened to a slot, and does what follows for the pool.
     pub(crate) fn tell(&self, input: PoolInput) {
+        self.watched(|watch| watch.step(input));
+    }
+
+    /// The pool has so many slots from now on; so many of them only replace others.
+    pub(super) fn note_size(&self, workers: u32, surge: u32) {
+        self.watched(|watch| watch.resize(workers, surge));
+    }
+
+    fn watched(&self, change: impl FnOnce(&mut PoolWatch) -> Option<PoolEffect>) {
         let mut watch = lock(&self.watch);
-        let effect = watch.step(input);
+        let effect = change(&mut watch);
         if self.is_over() {
             return;
         }
@@ -115,9 +125,14 @@ impl PoolShared {
         lock(&self.watch).ready_workers()
     }
 
-    /// The slot whose turn it is to be picked.
+    /// A number that grows with each worker that is picked.
     pub(crate) fn next_turn(&self) -> usize {
-        self.turns.fetch_add(1, Ordering::Relaxed) % self.slots.len().max(1)
+        self.turns.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A slot in which nothing was started yet.
+    pub(super) fn new_slot(&self, index: u32) -> Arc<Slot> {
+        new_slot(&self.spec, &self.services, index)
     }
 
     /// The pool gives up for a reason that is not one of its slots'.
@@ -244,10 +259,16 @@ impl PoolShared {
     /// Waits until every worker's latest incarnation is released, or its release is overdue; then
     /// its slots' sitters may end.
     pub(crate) async fn settle(&self) {
-        for slot in &self.slots {
+        let slots = self.slots.held();
+        for slot in &slots {
             slot.settled().await;
         }
-        let closed = self.slots.iter().filter(|slot| slot.close()).map(|slot| slot.number);
+        self.close(&slots);
+    }
+
+    /// The sitters of these slots may end, unless they still hold something.
+    pub(super) fn close(&self, slots: &[Arc<Slot>]) {
+        let closed = slots.iter().filter(|slot| slot.close()).map(|slot| slot.number);
         self.services.link.close_slots(closed.collect());
     }
 
@@ -263,13 +284,42 @@ impl PoolShared {
         lock(&self.supervisor).clone()
     }
 
+    /// The slot's starter is this child of the pool's supervisor.
+    pub(super) fn note_starter_key(&self, index: u32, key: ChildKey) {
+        lock(&self.starters).entry(index).or_default().key = Some(key);
+    }
+
     pub(crate) fn note_starter(&self, index: u32, starter: Supervisor) {
-        lock(&self.starters).insert(index, starter);
+        lock(&self.starters).entry(index).or_default().handle = Some(starter);
     }
 
     pub(crate) fn starter(&self, index: u32) -> Option<Supervisor> {
-        lock(&self.starters).get(&index).cloned()
+        lock(&self.starters).get(&index)?.handle.clone()
     }
+
+    /// Its key in the pool's supervisor.
+    pub(super) fn starter_key(&self, index: u32) -> Option<ChildKey> {
+        lock(&self.starters).get(&index)?.key
+    }
+
+    pub(super) fn forget_starter(&self, index: u32) {
+        lock(&self.starters).remove(&index);
+    }
+}
+
+/// The starter of a slot.
+#[derive(Debug, Default)]
+struct Starter {
+    key: Option<ChildKey>,
+    handle: Option<Supervisor>,
+}
+
+/// A pool of the same name may have been stopped in this run, or this one made smaller: the numbers
+/// of those incarnations are used up.
+fn new_slot(spec: &PoolSpec, services: &Services, index: u32) -> Arc<Slot> {
+    let worker = WorkerId::new(spec.name.clone(), index);
+    let first = services.table.next_incarnation(&worker);
+    Slot::new(worker, services.link.new_slot(), first)
 }
 
 /// What the event of a pool that gives up says: the last failure, too, so that it need not be

@@ -17,8 +17,8 @@ use super::worker::{WorkerActor, WorkerArguments};
 use crate::hub::About;
 use crate::process::Slot;
 use crate::supervisor::{
-    AutoShutdown, ChildKind, ChildSpec, DynamicSupervisor, End, ExitReason, NotStarted, Report, Restart, Shutdown,
-    StartContext, StartedChild, Supervisor, SupervisorError, SupervisorOptions,
+    AutoShutdown, ChildKind, ChildSpec, ChildStart, DynamicSupervisor, End, ExitReason, NotStarted, Report, Restart,
+    Shutdown, StartChildError, StartContext, StartedChild, Supervisor, SupervisorError, SupervisorOptions,
 };
 
 /// The id of the worker in its starter.
@@ -54,21 +54,40 @@ async fn start_pool(shared: Arc<PoolShared>, mut context: StartContext) -> Resul
         .await
         .map_err(start_error)?;
     shared.note_supervisor(supervisor.clone());
-    for slot in shared.slots.iter().filter(|slot| !slot.is_over()) {
-        let starting = supervisor.start_child(starter_child(slot, &shared));
-        let started = tokio::select! {
-            biased;
-            () = context.cancelled() => Err(NotStarted::cancelled()),
-            started = starting => started.map(drop).map_err(|error| NotStarted::Failed(ExitReason::failed(error.to_string()).into())),
-        };
-        if let Err(error) = started {
-            supervisor.stop().await;
-            return Err(error);
+    let starting = async {
+        // A change of the pool's size goes first, and this starts the slots that are there then.
+        let _sizing = shared.sizing.lock().await;
+        for slot in shared.slots.present().iter().filter(|slot| !slot.is_over()) {
+            start_slot(&supervisor, slot, &shared).await?;
         }
+        Ok(())
+    };
+    let started = tokio::select! {
+        biased;
+        () = context.cancelled() => Err(NotStarted::cancelled()),
+        started = starting => started.map_err(|error: StartChildError| NotStarted::Failed(ExitReason::failed(error.to_string()).into())),
+    };
+    if let Err(error) = started {
+        supervisor.stop().await;
+        return Err(error);
     }
     let waited = supervisor.clone();
     let join = tokio::spawn(async move { drop(waited.wait().await) });
     Ok(StartedChild::new(supervisor.cell(), join))
+}
+
+/// Starts the slot's starter below the pool's supervisor.
+pub(super) async fn start_slot(
+    supervisor: &DynamicSupervisor,
+    slot: &Arc<Slot>,
+    shared: &Arc<PoolShared>,
+) -> Result<(), StartChildError> {
+    let child = match supervisor.start_child(starter_child(slot, shared)).await? {
+        ChildStart::Started(running) => running.child,
+        ChildStart::Ignored(child) => child,
+    };
+    shared.note_starter_key(slot.worker.index, child.key);
+    Ok(())
 }
 
 /// A slot's starter as a child of the pool's supervisor. One that finished or gave up is not

@@ -57,7 +57,7 @@ impl Actor for WorkerActor {
             Notice::Ended(outcome) => drop(myself.cast(WorkerMessage::Ended(outcome))),
             Notice::Overdue(failure) => drop(myself.cast(WorkerMessage::Overdue(failure))),
         };
-        let process = begin(&setup, &slot, Box::new(owner));
+        let process = begin(&setup, &slot, Box::new(owner)).ok_or("its slot was removed")?;
         Ok(WorkerActorState {
             slot,
             services,

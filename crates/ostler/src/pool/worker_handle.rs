@@ -81,7 +81,7 @@ impl Worker {
     ///
     /// # Errors
     /// [`PoolEnd`] when it will not become ready: its pool ends, or its slot has finished or given
-    /// up.
+    /// up, or was removed.
     pub async fn ready(&self) -> Result<Incarnation, PoolEnd> {
         let mut states = self.slot.watch();
         let mut ends = self.pool.subscribe();
@@ -92,6 +92,9 @@ impl Worker {
             }
             if let Some(end) = ends.borrow_and_update().phase.end() {
                 return Err(end.clone());
+            }
+            if state.removed {
+                return Err(PoolEnd::Removed);
             }
             if state.finished {
                 return Err(PoolEnd::Finished);
@@ -129,7 +132,12 @@ impl Worker {
     /// As [`Worker::restart`].
     pub async fn stop(&self) -> Result<(), PoolError> {
         let worker = self.clone();
-        self.ordered(async move { worker.end(Cause::UserStop).await }).await
+        let stop = async move {
+            worker.end(Cause::UserStop).await?;
+            worker.slot.note_stopped(true);
+            Ok(())
+        };
+        self.ordered(stop).await
     }
 
     /// Starts the worker that [`Worker::stop`] has stopped; returns the incarnation when its actor
@@ -140,6 +148,64 @@ impl Worker {
     pub async fn start(&self) -> Result<Incarnation, PoolError> {
         let worker = self.clone();
         self.ordered(async move { worker.begin().await }).await
+    }
+
+    /// Restarts it and waits until the new process is ready.
+    ///
+    /// # Errors
+    /// [`PoolError::NotReady`] as soon as a new process has failed of something that counts.
+    pub(super) async fn replace(&self) -> Result<(), PoolError> {
+        let begun = self.restart().await?;
+        self.becomes_ready(begun).await
+    }
+
+    /// Waits until its first process is ready.
+    ///
+    /// # Errors
+    /// As [`Worker::replace`].
+    pub(super) async fn first_ready(&self) -> Result<(), PoolError> {
+        let begun = self.slot.begun().unwrap_or(Incarnation(1));
+        self.becomes_ready(begun).await
+    }
+
+    async fn becomes_ready(&self, mut begun: Incarnation) -> Result<(), PoolError> {
+        let mut states = self.slot.watch();
+        let supervisor = self.pool.supervisor();
+        let lost = async {
+            match &supervisor {
+                Some(supervisor) => supervisor.wait().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(lost);
+        loop {
+            let state = states.borrow_and_update().clone();
+            let latest = self.slot.begun().unwrap_or(begun);
+            if state.state == Some(State::Ready) && state.incarnation == Some(latest) {
+                return Ok(());
+            }
+            let has_ended = state.incarnation == Some(begun) && state.state == Some(State::Released);
+            if state.is_over() || has_ended || latest > begun {
+                match state.last_failure {
+                    // A guardian that was lost is not the worker's fault.
+                    Some(failure) if !failure.reason.is_counted() && !state.gave_up && !state.removed => begun = latest,
+                    failure => {
+                        return Err(PoolError::NotReady {
+                            worker: self.slot.worker.clone(),
+                            failure: failure.map(Box::new),
+                        });
+                    }
+                }
+            }
+            tokio::select! {
+                // The sender is in the slot, which this handle holds.
+                _ = states.changed() => {}
+                _ = self.pool.wait_ended(PoolPhase::is_over) => return Err(self.not(NotRestartable::Stopping)),
+                // The next one starts the slots once the pool's size is settled again: not before
+                // this ends.
+                _ = &mut lost => return Err(self.not(NotRestartable::Starting)),
+            }
+        }
     }
 
     async fn ordered<T: Send + 'static>(
@@ -175,7 +241,10 @@ impl Worker {
             Err(error) => Some(NotRestartable::Refused(error)),
         };
         match refused {
-            None => Ok(self.slot.begun().unwrap_or(Incarnation(1))),
+            None => {
+                self.slot.note_stopped(false);
+                Ok(self.slot.begun().unwrap_or(Incarnation(1)))
+            }
             Some(refused) => Err(self.not(self.why_gone().unwrap_or(refused))),
         }
     }
@@ -201,6 +270,7 @@ impl Worker {
             }
             PoolPhase::Ending(_) | PoolPhase::Ended(_) => Some(NotRestartable::Stopping),
             _ if self.pool.services.is_stopping() => Some(NotRestartable::Stopping),
+            _ if state.removed => Some(NotRestartable::Removed),
             _ if state.gave_up => Some(NotRestartable::GaveUp),
             _ if state.finished => Some(NotRestartable::Finished),
             PoolPhase::Starting | PoolPhase::Ready | PoolPhase::Degraded { .. } => None,

@@ -26,7 +26,7 @@ use super::host::{Host, Setup};
 use super::incarnation::Incarnation;
 use super::protocol::{Done, Line, Notice, Order, Owner, Progress, Work};
 use super::resources::Resources;
-use super::slot::{Process, Slot};
+use super::slot::{Next, Process, Slot};
 use super::spans::Spans;
 use super::start;
 use super::watch::{wait_ready, watch_health};
@@ -36,11 +36,11 @@ use crate::instance::services::StopLevel;
 use crate::patience;
 
 /// Begins the slot's next incarnation. It is reserved only when the one before it is released, and
-/// when the pool's `max_starting` allows.
-pub(crate) fn begin(setup: &Arc<Setup>, slot: &Arc<Slot>, owner: Owner) -> Process {
+/// when the pool's `max_starting` allows. `None`: the slot was removed.
+pub(crate) fn begin(setup: &Arc<Setup>, slot: &Arc<Slot>, owner: Owner) -> Option<Process> {
     let (orders, received) = mpsc::unbounded_channel();
     let (progress, seen) = watch::channel(Progress::Held);
-    let (number, predecessor) = slot.next(seen.clone());
+    let Next { number, predecessor } = slot.next(seen.clone())?;
     setup.host.unreleased.send_modify(|count| *count += 1);
     let incarnation = Incarnation {
         worker: slot.worker.clone(),
@@ -56,7 +56,7 @@ pub(crate) fn begin(setup: &Arc<Setup>, slot: &Arc<Slot>, owner: Owner) -> Proce
         orders: received,
     };
     tokio::spawn(drive(Arc::clone(setup), Arc::clone(slot), incarnation, line));
-    Process::new(orders, seen)
+    Some(Process::new(orders, seen))
 }
 
 /// Drives one incarnation to its end.

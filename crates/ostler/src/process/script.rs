@@ -206,7 +206,10 @@ impl Stage {
                 let _ = owner.send(notice);
             }),
         );
-        Play { process, notices }
+        Play {
+            process: process.expect("the slot is there"),
+            notices,
+        }
     }
 
     /// The next thing that is asked for. Time passes while nothing happens.

@@ -29,7 +29,9 @@ struct Memory {
     /// cgroup that was killed is killed at its birth, and the kernel may call it busy when it is to be
     /// removed. They go with the run's.
     cgroups_spent_until: Option<Incarnation>,
-    /// Nothing starts here any more, and its number may belong to another slot by now.
+    /// Its pool was made smaller: nothing starts here any more.
+    removed: bool,
+    /// Its number may belong to another slot by now.
     closed: bool,
     /// Why the worker is about to be stopped, when that is known.
     stop_cause: Option<Cause>,
@@ -47,6 +49,13 @@ struct UsedIntensity {
     counter: Intensity,
     /// The engine's time of the restart, and ours.
     at: (Moment, Instant),
+}
+
+/// An incarnation that begins.
+#[derive(Debug)]
+pub(super) struct Next {
+    pub(super) number: Incarnation,
+    pub(super) predecessor: Option<watch::Receiver<Progress>>,
 }
 
 /// A worker's place in its pool.
@@ -77,11 +86,17 @@ impl Slot {
     }
 
     /// The next incarnation's number, and its predecessor's progress. Its own progress is what the
-    /// next one waits for.
-    pub(super) fn next(&self, progress: watch::Receiver<Progress>) -> (Incarnation, Option<watch::Receiver<Progress>>) {
+    /// next one waits for. `None`: the slot was removed.
+    pub(super) fn next(&self, progress: watch::Receiver<Progress>) -> Option<Next> {
         let mut memory = self.memory();
+        if memory.removed {
+            return None;
+        }
         memory.incarnations += 1;
-        (Incarnation(memory.incarnations), memory.latest.replace(progress))
+        Some(Next {
+            number: Incarnation(memory.incarnations),
+            predecessor: memory.latest.replace(progress),
+        })
     }
 
     /// Waits until the latest incarnation is released, or its release is overdue. At once where
@@ -93,6 +108,43 @@ impl Slot {
             // left to wait for.
             let _ = latest.wait_for(|progress| *progress != Progress::Held).await;
         }
+    }
+
+    /// Waits until the latest incarnation is released, however long that takes. Cancel-safe.
+    pub(crate) async fn released(&self) {
+        let latest = self.memory().latest.clone();
+        if let Some(mut latest) = latest {
+            let _ = latest.wait_for(|progress| *progress == Progress::Released).await;
+        }
+    }
+
+    /// Its pool was made smaller: nothing is started in it from now on.
+    pub(crate) fn note_removed(&self) {
+        self.memory().removed = true;
+        self.update_state(|state| state.removed = true);
+    }
+
+    /// Its pool grows again. False when it is closed, and another slot takes its place.
+    pub(crate) fn come_back(&self) -> bool {
+        let mut memory = self.memory();
+        if memory.closed {
+            return false;
+        }
+        (memory.removed, memory.stop_cause) = (false, None);
+        drop(memory);
+        self.update_state(|state| {
+            state.removed = false;
+            state.finished = false;
+            state.gave_up = false;
+            state.stopped = false;
+        });
+        true
+    }
+
+    /// A user stopped the worker, or has it started again.
+    pub(crate) fn note_stopped(&self, stopped: bool) {
+        self.state
+            .send_if_modified(|state| std::mem::replace(&mut state.stopped, stopped) != stopped);
     }
 
     /// Whether nothing is held by any incarnation.
@@ -195,8 +247,7 @@ impl Slot {
 
     /// Whether it has finished or given up: nothing is started in it any more.
     pub(crate) fn is_over(&self) -> bool {
-        let state = self.state.borrow();
-        state.finished || state.gave_up
+        self.state.borrow().is_over()
     }
 
     pub(crate) fn note_finished(&self) {
