@@ -9,14 +9,14 @@
 //!   removed.
 //! - An incarnation is reserved once; later ones have greater numbers.
 //! - A record's state never moves backwards.
-//! - A record beyond its reservation has an identity, unless its spawn failed.
+//! - An active record has an identity.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ostler_core::ids::{Incarnation, WorkerId};
 
 use crate::codec::{RecordTooLarge, encode_key, encode_record};
-use crate::record::{Activation, Key, Record, RecordState, UnixNanos};
+use crate::record::{Activation, Key, Record, RecordState};
 use crate::store::Change;
 
 /// A request to change the table.
@@ -24,7 +24,6 @@ use crate::store::Change;
 pub(crate) enum Request {
     Reserve(Record),
     Activate(Key, Activation),
-    SetState(Key, RecordState, UnixNanos),
     Update(Record),
     Remove(Key),
 }
@@ -66,7 +65,7 @@ pub enum Refusal {
         /// The requested state.
         requested: RecordState,
     },
-    /// A reservation must be in state `Reserved`, and only an activated record can be active.
+    /// Only an activated record can be active.
     #[error("{key} can't be {state} without an identity")]
     WithoutIdentity {
         /// The record.
@@ -105,7 +104,6 @@ impl Ledger {
         match request {
             Request::Reserve(record) => self.reserve(record).map(Some),
             Request::Activate(key, activation) => self.activate(&key, activation).map(Some),
-            Request::SetState(key, state, at) => self.set_state(&key, state, at).map(Some),
             Request::Update(record) => self.update(record).map(Some),
             Request::Remove(key) => Ok(self.remove(&key)),
         }
@@ -139,23 +137,12 @@ impl Ledger {
 
     fn activate(&mut self, key: &Key, activation: Activation) -> Result<Change, Refusal> {
         let mut record = self.get(key)?.clone();
-        advance(&mut record, RecordState::Active, activation.at)?;
+        record.state = RecordState::Active;
+        record.times.active.get_or_insert(activation.at);
         record.identity = Some(activation.identity);
         record.sitter = activation.sitter;
         record.ports = activation.ports;
         record.containment = activation.containment;
-        self.put(record)
-    }
-
-    fn set_state(&mut self, key: &Key, state: RecordState, at: UnixNanos) -> Result<Change, Refusal> {
-        let mut record = self.get(key)?.clone();
-        if state == RecordState::Active && record.identity.is_none() {
-            return Err(Refusal::WithoutIdentity {
-                key: key.clone(),
-                state,
-            });
-        }
-        advance(&mut record, state, at)?;
         self.put(record)
     }
 
@@ -256,25 +243,6 @@ fn put_change(record: &Record) -> Result<Change, RecordTooLarge> {
         key: encode_key(&record.key()),
         value: encode_record(record)?,
     })
-}
-
-/// Moves a record to a state and sets the time of its first arrival there.
-fn advance(record: &mut Record, state: RecordState, at: UnixNanos) -> Result<(), Refusal> {
-    if state < record.state {
-        return Err(Refusal::StateBackwards {
-            key: record.key(),
-            state: record.state,
-            requested: state,
-        });
-    }
-    record.state = state;
-    match state {
-        RecordState::Reserved => {}
-        RecordState::Active => _ = record.times.active.get_or_insert(at),
-        RecordState::Ending => _ = record.times.ending.get_or_insert(at),
-        RecordState::Releasing => _ = record.times.releasing.get_or_insert(at),
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -28,9 +28,7 @@ mod store;
 mod table;
 
 pub use ledger::Refusal;
-pub use record::{
-    Activation, Containment, Identity, Key, Lease, Owner, Record, RecordState, RecordedPort, Times, UnixNanos,
-};
+pub use record::{Activation, Containment, Identity, Key, Owner, Record, RecordState, RecordedPort, Times, UnixNanos};
 pub use run::{
     AppDirError, DeadRun, DirEnv, Distrust, FoundRun, LiveRun, RUN_FORMAT, RunDir, RunDirError, RunInfo, RunInfoError,
     app_dir, check_app_name, remove_leftovers, runs, try_out,

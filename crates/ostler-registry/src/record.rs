@@ -23,27 +23,16 @@ impl UnixNanos {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         Self(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
     }
-
-    /// Converts to the standard library's type.
-    pub fn as_system_time(self) -> SystemTime {
-        UNIX_EPOCH + Duration::from_nanos(self.0)
-    }
 }
 
-/// How far the process of a record is between reservation and release.
-///
-/// A record only moves forward, and may skip states: a failed spawn goes from `Reserved` to
-/// `Releasing`.
+/// Whether the process of a record is known. A record only moves forward; it is removed when
+/// everything that the process held is released.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RecordState {
     /// The spawn is intended. Only the guardian knows whether a process exists.
     Reserved,
-    /// The process is spawned and its identity recorded.
+    /// The process was spawned and its identity is recorded. It may have ended since.
     Active,
-    /// The process is being stopped, or has exited on its own.
-    Ending,
-    /// The process is gone, but its tree, ports or registration are not released yet.
-    Releasing,
 }
 
 impl fmt::Display for RecordState {
@@ -51,8 +40,6 @@ impl fmt::Display for RecordState {
         f.write_str(match self {
             Self::Reserved => "reserved",
             Self::Active => "active",
-            Self::Ending => "ending",
-            Self::Releasing => "releasing",
         })
     }
 }
@@ -88,14 +75,6 @@ pub enum Containment {
     Cgroup(String),
 }
 
-/// A permission to outlive the host. Only independent workers have one; `None` in a record means
-/// coupled.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Lease {
-    /// Until when the process may run without a host that renews the lease.
-    pub until: UnixNanos,
-}
-
 /// When a record reached each of its states.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Times {
@@ -103,10 +82,6 @@ pub struct Times {
     pub reserved: UnixNanos,
     /// When the process was recorded as spawned.
     pub active: Option<UnixNanos>,
-    /// When the stop was requested or the exit observed.
-    pub ending: Option<UnixNanos>,
-    /// When the process was observed to be gone.
-    pub releasing: Option<UnixNanos>,
 }
 
 /// The key of a record, unique in a run's table.
@@ -154,8 +129,6 @@ pub struct Record {
     pub ports: Vec<RecordedPort>,
     /// What contains its process tree.
     pub containment: Containment,
-    /// Its permission to outlive the host, if it has one.
-    pub lease: Option<Lease>,
     /// The environment variable of its processes, as `NAME=value`.
     pub marker: String,
     /// A hash of the specification it was started with, which identifies records of an older
@@ -167,7 +140,7 @@ pub struct Record {
 
 impl Record {
     /// Creates the record of a reservation, when nothing is known about the process yet: without
-    /// identity, ports, containment and lease, and with the marker of its run.
+    /// identity, ports and containment, and with the marker of its run.
     pub fn reservation(owner: &Owner, key: Key, spec_hash: u64, now: UnixNanos) -> Self {
         let value = key.worker.marker_value(key.incarnation);
         Self {
@@ -182,13 +155,10 @@ impl Record {
             sitter: None,
             ports: Vec::new(),
             containment: Containment::None,
-            lease: None,
             spec_hash,
             times: Times {
                 reserved: now,
                 active: None,
-                ending: None,
-                releasing: None,
             },
         }
     }

@@ -6,9 +6,7 @@ use ostler_core::ids::{Incarnation, RunId, WorkerId};
 use ostler_core::process::ProcessIdentity;
 use uuid::Uuid;
 
-use crate::record::{
-    Activation, Containment, Identity, Key, Lease, Owner, Record, RecordState, RecordedPort, UnixNanos,
-};
+use crate::record::{Activation, Containment, Identity, Key, Owner, Record, RecordState, RecordedPort, UnixNanos};
 
 pub(crate) fn owner() -> Owner {
     Owner {
@@ -70,17 +68,11 @@ pub(crate) fn active(pool: &str, index: u32, incarnation: u64) -> Record {
 /// A record with a value in every field.
 pub(crate) fn full(pool: &str, index: u32, incarnation: u64) -> Record {
     let mut record = active(pool, index, incarnation);
-    record.state = RecordState::Ending;
     record.ports.push(RecordedPort {
         name: "metrics".to_owned(),
         address: IpAddr::V6(Ipv6Addr::LOCALHOST),
         port: 9100,
     });
     record.containment = Containment::Cgroup("/user.slice/demo/embed-0".to_owned());
-    record.lease = Some(Lease {
-        until: UnixNanos(u64::MAX),
-    });
-    record.times.ending = Some(UnixNanos(1_700_000_000_000_000_003));
-    record.times.releasing = Some(UnixNanos(1_700_000_000_000_000_004));
     record
 }

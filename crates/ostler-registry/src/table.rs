@@ -25,7 +25,7 @@ use ostler_core::ids::{Incarnation, WorkerId};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::ledger::{Ledger, Refusal, Request};
-use crate::record::{Activation, Key, Record, RecordState, UnixNanos};
+use crate::record::{Activation, Key, Record, UnixNanos};
 use crate::run::RunDir;
 use crate::store::{Engine, Place, SetAside, StoreError};
 use keeper::{Answer, Ask, Call, Keeper, Opener, Reply};
@@ -248,23 +248,10 @@ impl Table {
     ///
     /// # Errors
     ///
-    /// [`Refusal::Unknown`] without a reservation; [`Refusal::StateBackwards`] if it is already
-    /// ending.
+    /// [`Refusal::Unknown`] without a reservation.
     pub async fn activate(&self, key: Key, activation: Activation) -> Result<(), TableError> {
         self.handle
             .call(Ask::change(Request::Activate(key, activation)))
-            .await
-            .map(drop)
-    }
-
-    /// Moves a record forward. The time of its first arrival in the state is kept.
-    ///
-    /// # Errors
-    ///
-    /// [`Refusal::Unknown`]; [`Refusal::StateBackwards`].
-    pub async fn set_state(&self, key: Key, state: RecordState, at: UnixNanos) -> Result<(), TableError> {
-        self.handle
-            .call(Ask::change(Request::SetState(key, state, at)))
             .await
             .map(drop)
     }

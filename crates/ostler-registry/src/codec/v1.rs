@@ -1,4 +1,5 @@
 //! Version 1 of the record format. Frozen: the order and the types of these fields are the format.
+//! Those that the model has no longer are written as empty, and skipped when they are read.
 
 use std::net::IpAddr;
 
@@ -8,7 +9,7 @@ use ostler_core::process::ProcessIdentity;
 use uuid::Uuid;
 
 use super::DecodeError;
-use crate::record::{Containment, Identity, Lease, Record, RecordState, RecordedPort, Times, UnixNanos};
+use crate::record::{Containment, Identity, Record, RecordState, RecordedPort, Times, UnixNanos};
 
 #[derive(Encode, Decode)]
 pub(super) struct RecordV1 {
@@ -23,11 +24,13 @@ pub(super) struct RecordV1 {
     sitter: Option<LocalProcessV1>,
     ports: Vec<PortV1>,
     containment: ContainmentV1,
+    /// Not in the model.
     lease_until: Option<u64>,
     marker: String,
     spec_hash: u64,
     reserved: u64,
     active: Option<u64>,
+    /// Not in the model, like `releasing`.
     ending: Option<u64>,
     releasing: Option<u64>,
 }
@@ -36,6 +39,7 @@ pub(super) struct RecordV1 {
 enum StateV1 {
     Reserved,
     Active,
+    /// Not in the model, like `Releasing`.
     Ending,
     Releasing,
 }
@@ -87,13 +91,13 @@ impl From<&Record> for RecordV1 {
             sitter: record.sitter.as_ref().map(process_to_wire),
             ports: record.ports.iter().map(port_to_wire).collect(),
             containment: containment_to_wire(&record.containment),
-            lease_until: record.lease.as_ref().map(|lease| lease.until.0),
+            lease_until: None,
             marker: record.marker.clone(),
             spec_hash: record.spec_hash,
             reserved: record.times.reserved.0,
             active: record.times.active.map(|at| at.0),
-            ending: record.times.ending.map(|at| at.0),
-            releasing: record.times.releasing.map(|at| at.0),
+            ending: None,
+            releasing: None,
         }
     }
 }
@@ -111,21 +115,16 @@ impl RecordV1 {
             run: RunId::from_u128(u128::from_be_bytes(self.run)),
             worker: WorkerId::new(self.pool, self.index),
             incarnation: Incarnation(self.incarnation),
-            state: state_to_model(&self.state),
+            state: state_to_model(&self.state, self.identity.is_some()),
             identity: self.identity.map(identity_to_model),
             sitter: self.sitter.map(process_to_model),
             ports: self.ports.into_iter().map(port_to_model).collect(),
             containment: containment_to_model(self.containment),
-            lease: self.lease_until.map(|until| Lease {
-                until: UnixNanos(until),
-            }),
             marker: self.marker,
             spec_hash: self.spec_hash,
             times: Times {
                 reserved: UnixNanos(self.reserved),
                 active: self.active.map(UnixNanos),
-                ending: self.ending.map(UnixNanos),
-                releasing: self.releasing.map(UnixNanos),
             },
         })
     }
@@ -135,17 +134,16 @@ fn state_to_wire(state: RecordState) -> StateV1 {
     match state {
         RecordState::Reserved => StateV1::Reserved,
         RecordState::Active => StateV1::Active,
-        RecordState::Ending => StateV1::Ending,
-        RecordState::Releasing => StateV1::Releasing,
     }
 }
 
-fn state_to_model(state: &StateV1) -> RecordState {
+/// The later states could also follow a failed spawn, which leaves no identity.
+fn state_to_model(state: &StateV1, has_identity: bool) -> RecordState {
     match state {
         StateV1::Reserved => RecordState::Reserved,
         StateV1::Active => RecordState::Active,
-        StateV1::Ending => RecordState::Ending,
-        StateV1::Releasing => RecordState::Releasing,
+        StateV1::Ending | StateV1::Releasing if has_identity => RecordState::Active,
+        StateV1::Ending | StateV1::Releasing => RecordState::Reserved,
     }
 }
 

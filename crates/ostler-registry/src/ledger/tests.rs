@@ -2,8 +2,6 @@ use super::*;
 use crate::codec::{MAX_RECORD_BYTES, decode_record};
 use crate::samples::{activation, active, key, reserved};
 
-const AT: UnixNanos = UnixNanos(9);
-
 fn with(records: Vec<Record>) -> Ledger {
     let mut ledger = Ledger::default();
     for record in records {
@@ -20,17 +18,6 @@ fn record_goes_from_reservation_to_removal() {
         .take(Request::Activate(one.clone(), activation(4242)))
         .expect("activated");
     assert_eq!(ledger.find(&one), Some(active("embed", 0, 1)));
-    ledger
-        .take(Request::SetState(one.clone(), RecordState::Ending, AT))
-        .expect("ending");
-    ledger
-        .take(Request::SetState(one.clone(), RecordState::Releasing, UnixNanos(10)))
-        .expect("releasing");
-    let record = ledger.find(&one).expect("there");
-    assert_eq!(
-        (record.times.ending, record.times.releasing),
-        (Some(AT), Some(UnixNanos(10)))
-    );
     assert_eq!(
         ledger.take(Request::Remove(one.clone())),
         Ok(Some(Change::Remove { key: encode_key(&one) }))
@@ -79,10 +66,6 @@ fn late_request_of_an_old_incarnation_changes_nothing() {
     let old = key("embed", 0, 1);
     let unknown = Err(Refusal::Unknown { key: old.clone() });
     assert_eq!(ledger.take(Request::Activate(old.clone(), activation(1))), unknown);
-    assert_eq!(
-        ledger.take(Request::SetState(old.clone(), RecordState::Ending, AT)),
-        unknown
-    );
     assert_eq!(ledger.take(Request::Update(active("embed", 0, 1))), unknown);
     assert_eq!(ledger.take(Request::Remove(old)), Ok(None));
     assert_eq!(ledger.records(), vec![reserved("embed", 0, 2)]);
@@ -91,21 +74,19 @@ fn late_request_of_an_old_incarnation_changes_nothing() {
 #[test]
 fn state_never_moves_backwards() {
     let mut ledger = with(vec![reserved("embed", 0, 1)]);
-    let one = key("embed", 0, 1);
-    ledger
-        .take(Request::SetState(one.clone(), RecordState::Releasing, AT))
-        .expect("skips ahead");
-    for request in [
-        Request::SetState(one.clone(), RecordState::Ending, AT),
-        Request::Activate(one.clone(), activation(5)),
-        Request::Update(active("embed", 0, 1)),
-    ] {
-        assert!(matches!(ledger.take(request), Err(Refusal::StateBackwards { .. })));
-    }
-    ledger
-        .take(Request::SetState(one, RecordState::Releasing, UnixNanos(99)))
-        .expect("the same state again");
-    assert_eq!(ledger.records()[0].times.releasing, Some(AT), "the first time counts");
+    let activate = |pid| Request::Activate(key("embed", 0, 1), activation(pid));
+    let first = activation(4242).at;
+    ledger.take(activate(4242)).expect("activated");
+    assert!(matches!(
+        ledger.take(Request::Update(reserved("embed", 0, 1))),
+        Err(Refusal::StateBackwards { .. })
+    ));
+    ledger.take(activate(4243)).expect("the same state again");
+    assert_eq!(ledger.records()[0].times.active, Some(first), "the first time counts");
+    assert!(matches!(
+        ledger.take(Request::Reserve(active("embed", 1, 1))),
+        Err(Refusal::StateBackwards { .. })
+    ));
 }
 
 #[test]
@@ -113,15 +94,9 @@ fn active_record_needs_an_identity() {
     let mut ledger = with(vec![reserved("embed", 0, 1)]);
     let mut nameless = active("embed", 0, 1);
     nameless.identity = None;
-    for request in [
-        Request::SetState(key("embed", 0, 1), RecordState::Active, AT),
-        Request::Update(nameless),
-    ] {
-        assert!(matches!(ledger.take(request), Err(Refusal::WithoutIdentity { .. })));
-    }
     assert!(matches!(
-        ledger.take(Request::Reserve(active("embed", 1, 1))),
-        Err(Refusal::StateBackwards { .. })
+        ledger.take(Request::Update(nameless)),
+        Err(Refusal::WithoutIdentity { .. })
     ));
 }
 

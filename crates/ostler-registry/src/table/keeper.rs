@@ -321,7 +321,7 @@ fn points(request: &Request) -> Option<(Point, Point)> {
     match request {
         Request::Reserve(_) => Some((Point::ReserveWriting, Point::ReserveWritten)),
         Request::Activate(..) => Some((Point::ActivateWriting, Point::ActivateWritten)),
-        Request::SetState(..) | Request::Update(_) => Some((Point::UpdateWriting, Point::UpdateWritten)),
+        Request::Update(_) => Some((Point::UpdateWriting, Point::UpdateWritten)),
         Request::Remove(_) => None,
     }
 }
