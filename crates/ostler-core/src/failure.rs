@@ -164,19 +164,38 @@ impl fmt::Display for Reason {
     }
 }
 
-/// How a process ended, as reported by wait(2).
+/// How a process ended, as reported by wait(2) and its memory cgroup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ExitStatus {
     /// Exited with this status.
     Code(i32),
     /// Killed by this signal.
     Signal(Signal),
+    /// Killed by the kernel's out-of-memory killer, with SIGKILL.
+    OomKilled,
 }
 
 impl ExitStatus {
     /// Whether the process exited with status 0.
     pub const fn success(self) -> bool {
         matches!(self, Self::Code(0))
+    }
+
+    /// The status that the process exited with, unless a signal ended it.
+    pub const fn code(self) -> Option<i32> {
+        match self {
+            Self::Code(code) => Some(code),
+            Self::Signal(_) | Self::OomKilled => None,
+        }
+    }
+
+    /// The signal that ended the process.
+    pub const fn signal(self) -> Option<Signal> {
+        match self {
+            Self::Code(_) => None,
+            Self::Signal(signal) => Some(signal),
+            Self::OomKilled => Some(Signal::KILL),
+        }
     }
 }
 
@@ -185,6 +204,7 @@ impl fmt::Display for ExitStatus {
         match self {
             Self::Code(code) => write!(f, "exit status {code}"),
             Self::Signal(signal) => write!(f, "signal {signal}"),
+            Self::OomKilled => write!(f, "signal {} of the kernel's out-of-memory killer", Signal::KILL),
         }
     }
 }
@@ -246,10 +266,15 @@ impl Failure {
 /// failure.
 ///
 /// `uptime` is the time since the spawn; `was_ready` says whether the worker had become ready. Any
-/// exit before readiness or before `min_uptime` is a failure, even with status 0.
+/// exit before readiness or before `min_uptime` is a failure, even with status 0. An out-of-memory
+/// kill keeps its own reason whenever it comes, because the other reasons would hide what to do.
 pub fn judge_exit(status: ExitStatus, was_ready: bool, uptime: Duration, min_uptime: Duration) -> Option<Failure> {
     let after = format!("{:.3} s after its start", uptime.as_secs_f64());
     let failure = match status {
+        ExitStatus::OomKilled => {
+            let when = if was_ready { "" } else { " before it became ready," };
+            Failure::new(Reason::OomKilled, format!("it was killed by {status}{when} {after}"))
+        }
         _ if !was_ready => Failure::new(
             Reason::ExitedBeforeReady,
             format!("it ended with {status} before it became ready, {after}"),
@@ -291,6 +316,16 @@ mod tests {
         assert_eq!(judge(ExitStatus::Code(0), true), None);
         assert_eq!(judge(ExitStatus::Code(3), true), Some(Reason::Exited));
         assert_eq!(judge(ExitStatus::Signal(Signal::KILL), true), Some(Reason::Killed));
+    }
+
+    #[test]
+    fn out_of_memory_kill_keeps_its_reason() {
+        for (was_ready, min_uptime) in [(true, Duration::ZERO), (true, SECOND * 2), (false, Duration::ZERO)] {
+            let failure = judge_exit(ExitStatus::OomKilled, was_ready, SECOND, min_uptime).expect("a failure");
+            assert_eq!(failure.reason, Reason::OomKilled);
+            assert_eq!(failure.status.and_then(ExitStatus::signal), Some(Signal::KILL));
+            assert_eq!(failure.message.contains("before it became ready"), !was_ready);
+        }
     }
 
     #[test]

@@ -25,6 +25,8 @@ use rustix::io::Errno;
 
 use crate::identity::wait_any;
 
+pub(crate) use locate::{own_directory, own_memory_directory_v1};
+
 /// The prefix of a run's group, before the run's id.
 const RUN_PREFIX: &str = "ostler-";
 
@@ -105,12 +107,11 @@ impl Site {
     /// # Errors
     ///
     /// [`Unusable`], with the reason.
-    /// [`Unusable`], which says what keeps us from it.
     pub fn find(usage: CgroupUse) -> Result<Self, Unusable> {
         if usage == CgroupUse::Off {
             return Err(Unusable::SwitchedOff);
         }
-        let path = locate::own_directory()?;
+        let path = own_directory()?;
         for file in [path.clone(), path.join("cgroup.procs")] {
             accessat(CWD, &file, Access::WRITE_OK, AtFlags::EACCESS).map_err(|error| Unusable::NotWritable {
                 path: path.clone(),
@@ -306,12 +307,6 @@ impl Group {
         Ok(pids)
     }
 
-    /// How often the kernel's out-of-memory killer has killed a process in it. `None` if the memory
-    /// controller is not enabled for it.
-    pub fn oom_kills(&self) -> Option<u64> {
-        value_of(&self.read("memory.events").ok()?, "oom_kill")
-    }
-
     /// Removes it and all groups below if they are empty; returns `false` if they are not. Never
     /// blocks.
     ///
@@ -396,7 +391,7 @@ fn absent_is<T>(result: io::Result<T>, value: T) -> io::Result<T> {
 }
 
 /// A number in a flat keyed file with one `key value` per line.
-fn value_of(text: &str, key: &str) -> Option<u64> {
+pub(crate) fn value_of(text: &str, key: &str) -> Option<u64> {
     let line = text
         .lines()
         .find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))?;

@@ -20,6 +20,7 @@ pub mod limits;
 pub mod machine;
 pub mod marker;
 pub mod notify;
+pub mod oom;
 pub mod output;
 pub mod port_choice;
 pub mod ports;

@@ -278,11 +278,8 @@ impl Serialize for Event {
 
 impl Facts {
     fn serialize_into<M: SerializeMap>(&self, out: &mut Fields<M>) -> Result<(), M::Error> {
-        let (status, ended_by) = match self.exit {
-            Some(ExitStatus::Code(code)) => (Some(code), None),
-            Some(ExitStatus::Signal(signal)) => (None, Some(signal.name())),
-            None => (None, None),
-        };
+        let status = self.exit.and_then(ExitStatus::code);
+        let ended_by = self.exit.and_then(ExitStatus::signal).map(|signal| signal.name());
         out.some("pid", self.pid)?;
         out.some("port", self.port)?;
         out.some("ports", Some(&self.ports).filter(|ports| !ports.is_empty()))?;

@@ -1,18 +1,16 @@
 //! Every failure reason from a user's view: caused by a real run, with its event, its text on
 //! stderr and the exit status.
 //!
-//! Not covered here:
-//!
-//! - `oom_killed`: needs `memory.events` of a cgroup with the memory controller. Without it such a
-//!   worker fails as `killed`, and the suggestion mentions the kernel log.
-//! - `store_failed` at a reservation: by design, a full disk does not prevent a restart
-//!   (`tests/store.rs` fills one). `limits.rs` covers the host's own files that a worker needs.
+//! Not covered here: `store_failed` at a reservation. By design, a full disk does not prevent a
+//! restart (`tests/store.rs` fills one). `limits.rs` covers the host's own files that a worker
+//! needs.
 
 mod giving_up;
 mod guardian;
 mod life;
 mod limits;
 mod machine;
+mod memory;
 mod release;
 mod restart_types;
 mod start;

@@ -55,7 +55,8 @@ fn statuses() -> impl Strategy<Value = ExitStatus> {
     prop_oneof![
         Just(ExitStatus::Code(0)),
         Just(ExitStatus::Code(3)),
-        Just(ExitStatus::Signal(Signal::KILL))
+        Just(ExitStatus::Signal(Signal::KILL)),
+        Just(ExitStatus::OomKilled)
     ]
 }
 

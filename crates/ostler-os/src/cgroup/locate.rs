@@ -11,7 +11,7 @@ use rustix::fs::getxattr;
 use super::Unusable;
 
 /// The directory of this process's v2 cgroup.
-pub(super) fn own_directory() -> Result<PathBuf, Unusable> {
+pub(crate) fn own_directory() -> Result<PathBuf, Unusable> {
     let us = Process::myself().map_err(io::Error::other)?;
     let mounts = us.mountinfo().map_err(io::Error::other)?;
     let cgroups = us.cgroups().map_err(io::Error::other)?;
@@ -23,29 +23,45 @@ pub(super) fn own_directory() -> Result<PathBuf, Unusable> {
     directory_of(&own, &mounts.0)
 }
 
-/// The directory of the cgroup `own` (as named in `/proc/self/cgroup`) in the mounts of this
+/// The directory of this process's memory cgroup of v1, on hybrid systems; `None` if v1 has no
+/// memory controller, or shows it only outside this namespace.
+pub(crate) fn own_memory_directory_v1() -> Option<PathBuf> {
+    let us = Process::myself().ok()?;
+    let mounts = us.mountinfo().ok()?.0;
+    let own = us
+        .cgroups()
+        .ok()?
+        .into_iter()
+        .find(|cgroup| cgroup.controllers.iter().any(|controller| controller == "memory"))?;
+    memory_directory_v1_of(&own.pathname, &mounts)
+}
+
+fn memory_directory_v1_of(own: &str, mounts: &[MountInfo]) -> Option<PathBuf> {
+    let controls_memory = |mount: &&MountInfo| mount.fs_type == "cgroup" && mount.super_options.contains_key("memory");
+    mounts
+        .iter()
+        .filter(controls_memory)
+        .find_map(|mount| directory_in(own, mount))
+}
+
+/// The directory of the v2 cgroup `own` (as named in `/proc/self/cgroup`) in the mounts of this
 /// namespace.
 fn directory_of(own: &str, mounts: &[MountInfo]) -> Result<PathBuf, Unusable> {
     let mut mounts = mounts.iter().filter(|mount| mount.fs_type == "cgroup2").peekable();
     if mounts.peek().is_none() {
         return Err(Unusable::NotMounted);
     }
-    let visible = |mount: &MountInfo| {
-        // A mount may show only a part of the hierarchy. Paths above the namespace's root start
-        // with `/..`.
-        let below = Path::new(own).strip_prefix(&mount.root).ok()?;
-        let outside = own.is_empty() || own.starts_with("/..");
-        (!outside).then(|| {
-            mount
-                .mount_point
-                .components()
-                .chain(below.components())
-                .collect::<PathBuf>()
-        })
-    };
     mounts
-        .find_map(visible)
+        .find_map(|mount| directory_in(own, mount))
         .ok_or_else(|| Unusable::NotVisible { path: own.to_owned() })
+}
+
+/// The directory of a cgroup in a mount, which may show only a part of the hierarchy. Paths above
+/// the namespace's root start with `/..`.
+fn directory_in(own: &str, mount: &MountInfo) -> Option<PathBuf> {
+    let below = Path::new(own).strip_prefix(&mount.root).ok()?;
+    let outside = own.is_empty() || own.starts_with("/..");
+    (!outside).then(|| mount.mount_point.components().chain(below.components()).collect())
 }
 
 /// Whether no other manager controls the directory: it was delegated (systemd sets an extended
@@ -105,6 +121,18 @@ mod tests {
             directory_of("/../other", &mounts(UNIFIED)),
             Err(Unusable::NotVisible { .. })
         ));
+    }
+
+    #[test]
+    fn memory_controller_of_v1_is_found() {
+        let memory = "35 23 0:31 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n";
+        let mounts = mounts(&format!("{HYBRID}{memory}"));
+        assert_eq!(
+            memory_directory_v1_of("/app", &mounts).as_deref(),
+            Some(Path::new("/sys/fs/cgroup/memory/app"))
+        );
+        assert_eq!(memory_directory_v1_of("/../other", &mounts), None);
+        assert_eq!(memory_directory_v1_of("/app", &self::mounts(HYBRID)), None);
     }
 
     #[test]

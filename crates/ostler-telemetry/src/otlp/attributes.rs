@@ -40,11 +40,16 @@ pub(crate) fn of_note(event: &Event) -> Vec<KeyValue> {
 }
 
 fn add_exit(list: &mut Vec<KeyValue>, exit: Option<&ExitStatus>, signal: Option<&String>) {
-    match exit {
-        Some(ExitStatus::Code(code)) => list.push(KeyValue::new(attribute::EXIT_CODE, i64::from(*code))),
-        Some(ExitStatus::Signal(signal)) => list.push(KeyValue::new(attribute::SIGNAL, signal.name())),
-        None => list.extend(text(signal).map(|signal| KeyValue::new(attribute::SIGNAL, signal))),
-    }
+    let Some(exit) = exit else {
+        list.extend(text(signal).map(|signal| KeyValue::new(attribute::SIGNAL, signal)));
+        return;
+    };
+    let code = exit.code().map(i64::from);
+    list.extend(code.map(|code| KeyValue::new(attribute::EXIT_CODE, code)));
+    list.extend(
+        exit.signal()
+            .map(|signal| KeyValue::new(attribute::SIGNAL, signal.name())),
+    );
 }
 
 fn add_facts(list: &mut Vec<KeyValue>, facts: &Facts) {

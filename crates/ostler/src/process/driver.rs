@@ -327,7 +327,7 @@ impl<'a> Driver<'a> {
             .update_state(|state| announce::show(state, incarnation, resources, &what));
         match what {
             Transition::Ready => failpoint::reach(Point::Ready),
-            Transition::Exited(_) => failpoint::reach(Point::ExitTold),
+            Transition::Exited(_) => failpoint::reach(Point::ExitReported),
             _ => {}
         }
         let (kind, facts) = announce::event(&what);

@@ -18,6 +18,7 @@ use ostler_core::spec::{PoolSpec, StopSpec};
 use ostler_os::cgroup::{Group, RunGroup};
 use ostler_os::guardian::{OrderError, SpawnRequest};
 use ostler_os::holders::describe_processes;
+use ostler_os::oom::OomWatch;
 use ostler_os::ports::{self, PortState};
 use ostler_os::tree;
 use ostler_registry::{Activation, Key, Owner, Record, RecordedPort, Table, TableError};
@@ -220,6 +221,10 @@ pub(super) trait Machine: Send + Sync {
     /// the worker's incarnations up to `spent_until` can't be used again.
     fn cgroup(&self, worker: &WorkerId, spent_until: Option<Incarnation>) -> Option<io::Result<Group>>;
 
+    /// Begins to look out for the out-of-memory kill of a process that is about to be spawned into
+    /// this cgroup; `None` where nothing counts such kills.
+    fn watch_oom(&self, cgroup: Option<&Group>) -> Option<OomWatch>;
+
     /// Which of the addresses can't be bound, and who holds it; `None`: all can.
     fn held(&self, addresses: &[SocketAddr]) -> Option<String>;
 
@@ -242,6 +247,10 @@ struct ThisMachine {
 impl Machine for ThisMachine {
     fn cgroup(&self, worker: &WorkerId, spent_until: Option<Incarnation>) -> Option<io::Result<Group>> {
         Some(self.cgroup.as_ref()?.slot(worker, spent_until))
+    }
+
+    fn watch_oom(&self, cgroup: Option<&Group>) -> Option<OomWatch> {
+        OomWatch::begin(cgroup.map(Group::path))
     }
 
     fn held(&self, addresses: &[SocketAddr]) -> Option<String> {

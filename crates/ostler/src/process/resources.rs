@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ostler_core::failure::{Failure, Reason};
+use ostler_core::failure::{ExitStatus, Failure, Reason};
+use ostler_core::signal::Signal;
 use ostler_core::spec::WorkerSpec;
 use ostler_core::traceback;
 use ostler_os::cgroup::Group;
 use ostler_os::identity::ProcessIdentity;
+use ostler_os::oom::OomWatch;
 use ostler_os::output::Capture;
 use ostler_os::port_choice::PortReservation;
 use ostler_telemetry::Facts;
@@ -38,6 +40,7 @@ pub(super) struct Resources {
     pub(super) containment: Option<&'static str>,
     /// Shared with the work that kills what no sitter ends.
     pub(super) cgroup: Option<Arc<Group>>,
+    pub(super) oom: Option<OomWatch>,
     pub(super) stdout: Option<Capture>,
     pub(super) stderr: Option<Capture>,
     /// Its stdin and stdout, where they belong to a client.
@@ -75,6 +78,17 @@ impl Resources {
         self.cgroup
             .take()
             .is_none_or(|group| group.try_remove().unwrap_or(false))
+    }
+
+    /// How the process ended, by more than wait(2) shows, which reports an out-of-memory kill as any
+    /// other SIGKILL. Only for an end that we did not order.
+    pub(super) fn explain_exit(&mut self, status: ExitStatus) -> ExitStatus {
+        let is_kill = status == ExitStatus::Signal(Signal::KILL);
+        let watch = self.oom.take().filter(|_| is_kill);
+        match watch.is_some_and(OomWatch::attribute_kill) {
+            true => ExitStatus::OomKilled,
+            false => status,
+        }
     }
 
     /// How many lines were dropped from what is kept.

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use ostler_core::lifecycle::Rest;
 use ostler_core::spec::{PoolSpec, StopSpec};
 use ostler_os::cgroup::Group;
 use ostler_os::guardian::{GuardianEvent, SignalCause, SpawnRequest, SpawnStep, TreeKill, TreeProcess};
+use ostler_os::oom::OomWatch;
 use ostler_registry::{Activation, Key, Owner, Record, RecordedPort, TableError};
 use ostler_telemetry::EventKind;
 use tokio::sync::{mpsc, watch};
@@ -55,6 +56,8 @@ pub(super) struct Answers {
 }
 
 struct Script {
+    /// A directory in place of a memory cgroup.
+    cgroup: PathBuf,
     asked: mpsc::UnboundedSender<Asked>,
     answers: Arc<Mutex<Answers>>,
     route: Arc<Mutex<Option<Route>>>,
@@ -114,6 +117,10 @@ impl Machine for Script {
         None
     }
 
+    fn watch_oom(&self, _: Option<&Group>) -> Option<OomWatch> {
+        OomWatch::begin(Some(&self.cgroup))
+    }
+
     fn held(&self, _: &[SocketAddr]) -> Option<String> {
         self.note(Asked::CheckPorts);
         self.next(|answers| &mut answers.held)
@@ -155,7 +162,9 @@ impl Stage {
         adjust(&mut pool);
         let (asked, seen) = mpsc::unbounded_channel();
         let (answers, route) = (Arc::<Mutex<Answers>>::default(), Arc::<Mutex<Option<Route>>>::default());
+        let scratch = tempfile::tempdir().unwrap();
         let script = Arc::new(Script {
+            cgroup: scratch.path().to_owned(),
             asked,
             answers: Arc::clone(&answers),
             route: Arc::clone(&route),
@@ -165,7 +174,6 @@ impl Stage {
         let events = hub.subscribe();
         let stop_level = watch::Sender::new(StopLevel::None);
         let (unreleased, unseen) = (watch::Sender::new(0), Arc::default());
-        let scratch = tempfile::tempdir().unwrap();
         let host = Host {
             owner: Owner {
                 app: "test".to_owned(),
@@ -182,7 +190,7 @@ impl Stage {
             unreleased: unreleased.clone(),
             unseen: Arc::clone(&unseen),
         };
-        Self {
+        let stage = Self {
             setup: Setup::new(host, Arc::new(pool)),
             slot: Slot::new(WorkerId::new("p", 0), 3, Incarnation(1)),
             asked: seen,
@@ -193,7 +201,14 @@ impl Stage {
             unreleased,
             unseen,
             scratch,
-        }
+        };
+        stage.set_oom_kills(0);
+        stage
+    }
+
+    /// The kernel's count of out-of-memory kills in the worker's cgroup.
+    pub(super) fn set_oom_kills(&self, count: u64) {
+        std::fs::write(self.scratch.path().join("memory.events"), format!("oom_kill {count}\n")).unwrap();
     }
 
     /// Begins the next incarnation.

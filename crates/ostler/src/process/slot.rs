@@ -26,7 +26,7 @@ struct Memory {
     uncounted_failures: u32,
     latest: Option<watch::Receiver<Progress>>,
     /// The cgroups of the incarnations up to this one are not used again: whatever is started in a
-    /// cgroup that was killed is killed at its birth, and the kernel may call it busy when it is to be
+    /// cgroup that was killed is killed at its birth, and the kernel may call it busy when it should be
     /// removed. They go with the run's.
     cgroups_spent_until: Option<Incarnation>,
     /// Its pool was made smaller: nothing starts here any more.

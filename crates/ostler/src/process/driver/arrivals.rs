@@ -3,7 +3,7 @@
 use std::os::unix::process::ExitStatusExt;
 
 use ostler_core::failure::ExitStatus;
-use ostler_core::lifecycle::{Input, Rest};
+use ostler_core::lifecycle::{Input, Rest, State};
 use ostler_core::signal::Signal;
 use ostler_failpoint::{self as failpoint, Point};
 use ostler_os::guardian::{GuardianEvent, SignalCause};
@@ -34,6 +34,16 @@ impl Driver<'_> {
                 Some(Input::EndedWithoutSitter(rest))
             }
             Done::Nothing => None,
+        }
+    }
+
+    /// The exit status with what the cgroup knows of it. Read at once: the cgroup is removed when
+    /// the tree is gone.
+    fn explained(&mut self, status: ExitStatus) -> ExitStatus {
+        match self.lifecycle.state() {
+            State::Reserved | State::Spawned | State::Ready => self.resources.explain_exit(status),
+            // Ostler is ending it.
+            State::Stopping | State::Exited | State::Releasing | State::Released => status,
         }
     }
 
@@ -82,15 +92,16 @@ impl Driver<'_> {
                 Some(Input::SpawnFailed(failure))
             }
             GuardianEvent::Exited { status, .. } => {
+                let status = exit_status(status).map(|status| self.explained(status));
                 let drained = self.resources.drain_output();
                 self.pending.push(Box::pin(async move {
                     drained.await;
-                    exit_status(status).map_or(Done::Nothing, |status| Done::Input(Input::Exited(status)))
+                    status.map_or(Done::Nothing, |status| Done::Input(Input::Exited(status)))
                 }));
                 None
             }
             GuardianEvent::TreeGone { how, .. } => {
-                failpoint::reach(Point::TreeGoneTold);
+                failpoint::reach(Point::TreeGoneReported);
                 if how.cgroup {
                     self.drop_cgroup();
                 }

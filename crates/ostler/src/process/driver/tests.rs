@@ -219,6 +219,36 @@ async fn a_sitter_that_is_killed_takes_its_worker_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_out_of_memory_kill_is_told_apart_from_others() {
+    for (before, after, expected) in [(0, 1, Reason::OomKilled), (4, 4, Reason::Killed)] {
+        let mut stage = Stage::new(plain);
+        stage.set_oom_kills(before);
+        let mut play = stage.ready().await;
+        stage.set_oom_kills(after);
+        stage.exited(9);
+        stage.expect(&[Asked::End(KILL_NOW)]).await;
+        stage.tree_gone();
+        let failed = failure(released(&mut stage, &mut play).await);
+        assert_eq!(failed.reason, expected);
+        assert_eq!(failed.status.and_then(ExitStatus::signal), Some(Signal::KILL));
+    }
+}
+
+/// The kill of a stop is ours, whatever the kernel has killed meanwhile.
+#[tokio::test(start_paused = true)]
+async fn an_ordered_kill_is_no_out_of_memory_kill() {
+    let mut stage = Stage::new(plain);
+    let mut play = stage.ready().await;
+    play.process.stop(Cause::PoolStop);
+    stage.expect(&[Asked::End(TERM)]).await;
+    stage.set_oom_kills(1);
+    stage.exited(9);
+    stage.tree_gone();
+    let status = Some(ExitStatus::Signal(Signal::KILL));
+    assert_eq!(released(&mut stage, &mut play).await, Outcome::Stopped { status });
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_exit_that_comes_behind_the_end_of_the_tree_keeps_its_status() {
     let mut stage = Stage::new(plain);
     let mut play = stage.ready().await;

@@ -83,6 +83,8 @@ pub(in crate::process) fn prepare(
     let program = program::resolve(named, &env, spec.cwd.as_deref())
         .map_err(|error| Failure::new(error.reason(), error.to_string()))?;
     let streams = streams::make(incarnation, resources, &host.hub)?;
+    let cgroup = cgroup(incarnation, resources, host, spent_until);
+    resources.oom = host.machine.watch_oom(resources.cgroup.as_deref());
     Ok(SpawnRequest {
         program,
         argv: argv.into_iter().map(Into::into).collect(),
@@ -91,7 +93,7 @@ pub(in crate::process) fn prepare(
         stdin: streams.stdin,
         stdout: streams.stdout,
         stderr: streams.stderr,
-        cgroup: cgroup(incarnation, resources, host, spent_until),
+        cgroup,
         listen,
         host_death: EndPolicy {
             signal: spec.host_death.signal,
@@ -168,7 +170,7 @@ pub(in crate::process) fn spawned(
     process: (&TreeProcess, u32, bool),
     span: Span,
 ) -> Work {
-    failpoint::reach(Point::SpawnTold);
+    failpoint::reach(Point::SpawnReported);
     let (worker, sitter, in_cgroup) = process;
     resources.pid = Some(worker.pid);
     resources.sitter_pid = i32::try_from(sitter).ok();
