@@ -143,7 +143,7 @@ def test_a_deadline_reaches_the_handler(worker: Worker, method: str) -> None:
 def test_a_deadline_that_passed_in_the_queue_is_never_executed(worker: Worker, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     running, queued = worker.start("gate", str(gate)), worker.start("echo", 1, fields={"deadline_ms": 1})
-    time.sleep(0.01)  # the deadline itself, not a wait for anybody
+    time.sleep(0.01)  # the deadline itself, not a wait for another process
     gate.touch()
     assert running.result() == "passed"
     error = error_of(queued)

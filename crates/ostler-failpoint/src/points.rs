@@ -86,7 +86,7 @@ points! {
     /// The order to spawn is sent to the guardian.
     SpawnOrdered = "spawn.ordered",
     /// The sitter reports that exec succeeded.
-    SpawnTold = "spawn.told",
+    SpawnReported = "spawn.reported",
     /// The record names the worker's process.
     Active = "activation.done",
     /// The worker is ready and this is not announced yet.
@@ -94,9 +94,9 @@ points! {
 
     // The host: release.
     /// The sitter reports the worker's exit.
-    ExitTold = "release.exit_told",
+    ExitReported = "release.exit_reported",
     /// The sitter reports that the tree is gone.
-    TreeGoneTold = "release.tree_gone_told",
+    TreeGoneReported = "release.tree_gone_reported",
     /// The ports can be bound again.
     PortsChecked = "release.ports_checked",
     /// The record is removed and this is not announced yet.
@@ -134,9 +134,9 @@ points! {
     /// The guardian has reaped a sitter.
     GuardianReaped = "guardian.reaped",
     /// The guardian has noticed that the host is gone.
-    GuardianBereft = "guardian.bereft",
+    GuardianHostGone = "guardian.host_gone",
     /// The guardian has passed this on to one sitter, not to the others.
-    GuardianToldOne = "guardian.told_one",
+    GuardianPassedOn = "guardian.passed_on",
     /// The guardian has no child left and is about to report it.
     GuardianLeaving = "guardian.leaving",
 
@@ -160,7 +160,7 @@ points! {
     /// The sitter has received an order to end its worker.
     SitterEnding = "sitter.ending",
     /// The sitter has noticed that the host or the guardian is gone.
-    SitterBereft = "sitter.bereft",
+    SitterGuardianGone = "sitter.guardian_gone",
     /// The sitter's slot is closed and it is about to exit.
     SitterLeaving = "sitter.leaving",
 

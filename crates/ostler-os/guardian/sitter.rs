@@ -224,7 +224,7 @@ impl Sitter {
 
     fn master_gone(&mut self, cause: Cause, now: u64) {
         if !matches!(self.master, Master::Gone(_)) {
-            failpoint::reach(Point::SitterBereft);
+            failpoint::reach(Point::SitterGuardianGone);
             self.master = Master::Gone(now);
             let todo = self.life.master_gone(cause, now);
             self.act(todo, now);

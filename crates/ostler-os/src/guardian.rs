@@ -332,7 +332,7 @@ struct Reaper(mpsc::Sender<Child>);
 
 impl Reaper {
     fn start() -> io::Result<(Self, watch::Receiver<Option<Exit>>)> {
-        let (tell, told) = watch::channel(None);
+        let (sender, exit) = watch::channel(None);
         let (give, given) = mpsc::channel::<Child>();
         thread::Builder::new()
             .name("ostler-reaper".to_owned())
@@ -341,9 +341,9 @@ impl Reaper {
                 let Ok(mut child) = given.recv() else { return };
                 // ECHILD if SIGCHLD is ignored or the host reaps every child itself: the guardian is gone anyway.
                 let status = child.wait().ok();
-                tell.send_replace(Some(Exit(status)));
+                sender.send_replace(Some(Exit(status)));
             })?;
-        Ok((Self(give), told))
+        Ok((Self(give), exit))
     }
 
     /// Takes over a child, and identifies it; `None` if it has ended. A child that can't be identified is killed.

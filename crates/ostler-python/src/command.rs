@@ -10,7 +10,7 @@ const POLL: Duration = Duration::from_millis(20);
 
 /// What a command that succeeded printed on stdout.
 ///
-/// Its output goes to files and not to pipes: nobody has to read them while it runs, and a
+/// Its output goes to files and not to pipes, so that they need no reader while it runs, and a
 /// grandchild that keeps them open holds nothing up.
 ///
 /// Its stdin is empty, unless the caller has set it.

@@ -105,7 +105,7 @@ def main():
     report_fd = os.dup(1)
     # What imports print is no report.
     os.dup2(2, 1)
-    path, wanted = sys.argv[1], sys.argv[2:]
+    path, files = sys.argv[1], sys.argv[2:]
     sys.path[0] = os.path.dirname(os.path.abspath(path))
     os.environ["OSTLER_PREFLIGHT"] = "1"
     report = {"python": ".".join(map(str, sys.version_info[:3])), "modules": [], "requirements": [], "syntax_error": None}
@@ -120,7 +120,7 @@ def main():
             if module not in seen:
                 seen.add(module)
                 report["modules"].append(try_import(module, line))
-    for file in wanted:
+    for file in files:
         report["requirements"].extend(requirements(file))
     os.write(report_fd, json.dumps(report).encode())
     os._exit(0)

@@ -8,7 +8,7 @@ use ostler_core::spec::{PoolSpec, Port, Ports, Ready, Stdin, StopSpec, WorkerSpe
 
 use crate::error::PythonError;
 use crate::interpreter::{self, Interpreter};
-use crate::venv::{self, Progress, Wanted};
+use crate::venv::{self, Progress, Requested};
 
 /// From TERM to KILL: 6 s, which a gRPC server needs to finish what is in flight.
 pub const STOP_GRACE: Duration = Duration::from_secs(6);
@@ -148,11 +148,11 @@ impl Python {
         let venv = self.venv_folder();
         if let Some(requirements) = self.requirements_file() {
             let base = interpreter::find(self.interpreter.as_deref(), &self.base)?;
-            let wanted = Wanted {
+            let requested = Requested {
                 requirements: &requirements,
                 locked: self.locked,
             };
-            return venv::required(&base, venv.as_deref(), wanted, progress);
+            return venv::required(&base, venv.as_deref(), requested, progress);
         }
         if let Some(venv) = venv {
             return venv::existing(&venv);

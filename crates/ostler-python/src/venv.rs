@@ -20,14 +20,14 @@ pub(crate) type Progress<'a> = &'a mut dyn FnMut(&str);
 
 /// What is in an environment that is made here.
 #[derive(Clone, Copy)]
-pub(crate) struct Wanted<'a> {
+pub(crate) struct Requested<'a> {
     /// A requirements file of pip.
     pub(crate) requirements: &'a Path,
     /// It lists every package: no dependencies are installed beside them.
     pub(crate) locked: bool,
 }
 
-/// The interpreter of an environment that somebody else has made.
+/// The interpreter of an environment that another program has made.
 pub(crate) fn existing(venv: &Path) -> Result<Interpreter, PythonError> {
     let python = venv.join("bin/python");
     let missing = if !venv.is_dir() {
@@ -57,11 +57,11 @@ pub(crate) fn existing(venv: &Path) -> Result<Interpreter, PythonError> {
 pub(crate) fn required(
     base: &Interpreter,
     venv: Option<&Path>,
-    wanted: Wanted<'_>,
+    requested: Requested<'_>,
     progress: Progress<'_>,
 ) -> Result<Interpreter, PythonError> {
-    let text = fs::read_to_string(wanted.requirements).map_err(PythonError::io(wanted.requirements))?;
-    let made_of = contents(base, wanted, &text);
+    let text = fs::read_to_string(requested.requirements).map_err(PythonError::io(requested.requirements))?;
+    let made_of = contents(base, requested, &text);
     let venv = match venv {
         Some(venv) => std::path::absolute(venv).map_err(PythonError::io(venv))?,
         None => shared(&made_of)?,
@@ -76,20 +76,20 @@ pub(crate) fn required(
     if venv.exists() && !venv.join("pyvenv.cfg").exists() && !venv.join(STAMP).exists() && !is_empty(&venv) {
         return Err(PythonError::NotAVenv(venv));
     }
-    make(base, &venv, wanted, &lock, progress)?;
+    make(base, &venv, requested, &lock, progress)?;
     fs::write(venv.join(STAMP), &made_of).map_err(PythonError::io(venv.join(STAMP)))?;
     interpreter::examine(venv.join("bin/python"))
 }
 
 /// All that decides what is in the environment. Files that the requirements name by `-r` are read
 /// by pip alone: touch the requirements when one of them changes.
-fn contents(base: &Interpreter, wanted: Wanted<'_>, text: &str) -> String {
+fn contents(base: &Interpreter, requested: Requested<'_>, text: &str) -> String {
     format!(
         "{} {}\n{}{}\n{text}",
         base.path.display(),
         base.version,
-        wanted.requirements.display(),
-        if wanted.locked { " --no-deps" } else { "" }
+        requested.requirements.display(),
+        if requested.locked { " --no-deps" } else { "" }
     )
 }
 
@@ -136,11 +136,11 @@ fn lock(venv: &Path, progress: Progress<'_>) -> Result<File, PythonError> {
 }
 
 /// The commands have the lock as their stdin, which is an empty file: when this process is killed,
-/// they go on for a while, and nobody else may begin before they have ended.
+/// they go on for a while, and no other process may begin before they have ended.
 fn make(
     base: &Interpreter,
     venv: &Path,
-    wanted: Wanted<'_>,
+    requested: Requested<'_>,
     lock: &File,
     progress: Progress<'_>,
 ) -> Result<(), PythonError> {
@@ -178,16 +178,16 @@ fn make(
             ("pip install", install)
         }
     };
-    if wanted.locked {
+    if requested.locked {
         install.arg("--no-deps");
     }
     progress(&format!(
         "{}: {step} -r {}",
         venv.display(),
-        wanted.requirements.display()
+        requested.requirements.display()
     ));
     // Paths in the file are relative to it, as people expect, and not to the working directory.
-    let requirements = fs::canonicalize(wanted.requirements).map_err(PythonError::io(wanted.requirements))?;
+    let requirements = fs::canonicalize(requested.requirements).map_err(PythonError::io(requested.requirements))?;
     if let Some(folder) = requirements.parent() {
         install.current_dir(folder);
     }

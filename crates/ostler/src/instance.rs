@@ -1,14 +1,14 @@
 //! One instance: how it starts, what its actors share, and how it ends.
 //!
 //! - `builder`: from a name to a running instance
-//! - `handle`: [`Ostler`](crate::Ostler), what people hold of it
+//! - `handle`: [`Ostler`](crate::Ostler), the handle that users hold
 //! - `pool_builder`: makes its pools; `child`: an instance as a child of a supervisor
-//! - `tree`: its root and its pools; `anchor`: its place under an actor of yours; `conclude`: its
-//!   end, however that came
+//! - `tree`: its root and its pools; `anchor`: its place under an actor of the app; `conclude`: its
+//!   end, whatever caused it
 //! - `services`: what its actors and drivers share
-//! - `sweep`, `cleaner`, `audit`: what looks for processes that should not be there: of dead runs,
-//!   at the end, at an interval
-//! - `process_table`: the table's place in the tree; `report`: what a stop comes to; `snapshot`:
+//! - `sweep`, `cleaner`, `audit`: search for processes that should not exist: of dead runs at the
+//!   start, of this run at its end, and at an interval
+//! - `process_table`: the table's place in the tree; `report`: the result of a stop; `snapshot`:
 //!   what metrics read
 
 mod anchor;

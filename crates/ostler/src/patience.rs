@@ -1,8 +1,7 @@
 //! Time limits that a suspended host does not use up.
 //!
-//! A host that was stopped, frozen or starved finds its time limits passed when it runs again,
-//! while the answers that came in time lie unread. So a limit that is noticed late is set once
-//! more.
+//! A host that was stopped, frozen or starved finds its time limits passed when it runs again, while
+//! answers that arrived in time are still unread. So a limit that is noticed late is extended once.
 
 use std::time::Duration;
 
@@ -12,12 +11,12 @@ use tokio::time::Instant;
 /// Far enough to never come.
 const FAR: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
 
-/// `limit` after `from`; the far end of time where that does not exist.
+/// `limit` after `from`, or a time far in the future if that overflows.
 pub(crate) fn after(from: Instant, limit: Duration) -> Instant {
     from + limit.min(FAR)
 }
 
-/// A deadline, and whether it was set once more.
+/// A deadline, and whether it was extended.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadline {
     at: Instant,
@@ -52,7 +51,7 @@ impl Deadline {
     }
 }
 
-/// What `work` comes to within `limit`; `None` when it takes longer.
+/// The result of `work` within `limit`; `None` if it takes longer.
 pub(crate) async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
     let mut work = std::pin::pin!(work);
     let mut deadline = Deadline::new(limit);

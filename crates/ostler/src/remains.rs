@@ -1,8 +1,7 @@
-//! What is left of a run's processes: found, then killed. The one way of it, for release, cleaner,
-//! sweep and audit.
+//! Finds and kills what is left of a run's processes: for release, cleaner, sweep and audit.
 //!
-//! What could not be inspected is kept beside what was found, in words: "could not look" is never
-//! "nothing there". All of it reads `/proc` and waits for ends, so it blocks.
+//! What could not be inspected is kept beside what was found, in words: "could not be read" never
+//! means "nothing found". All of it reads `/proc` and waits for processes to end, so it blocks.
 
 use std::cmp::Reverse;
 use std::time::{Duration, Instant};
@@ -12,19 +11,19 @@ use ostler_os::identity::{self, Attribution, ProcessIdentity};
 use ostler_os::marker::{self, Marked};
 use ostler_os::{kill, tree};
 
-/// How long one look through all processes may take: 5 s.
+/// How long one scan of all processes may take: 5 s.
 const SCAN_LIMIT: Duration = Duration::from_secs(5);
-/// How long everything that was killed has to end, together: 5 s.
+/// How long all killed processes may take to end, together: 5 s.
 pub(crate) const KILL_LIMIT: Duration = Duration::from_secs(5);
 
-/// Our own process: what is older can't belong to our run. `None` where `/proc` does not show it;
-/// then nothing is ruled out.
+/// Our own process. Older processes can't belong to our run. `None` if `/proc` does not show it;
+/// then no process is ruled out.
 pub(crate) fn own_host() -> Option<ProcessIdentity> {
     identity::of(std::process::id().cast_signed()).ok().flatten()
 }
 
-/// Every process that bears the marker of `run`, and which could not be inspected. `host` is the
-/// host of that run, where it is known: what is older is not of the run.
+/// Every process with the marker of `run`, and which could not be inspected. `host` is that run's
+/// host, if known; older processes don't belong to the run.
 pub(crate) fn marked(run: RunId, host: Option<&ProcessIdentity>) -> (Vec<Marked>, Option<String>) {
     match marker::scan(&[run], Instant::now() + SCAN_LIMIT) {
         Ok(scan) => {
@@ -42,17 +41,17 @@ pub(crate) fn marked(run: RunId, host: Option<&ProcessIdentity>) -> (Vec<Marked>
 #[derive(Debug, Default)]
 pub(crate) struct Remains {
     pub(crate) found: Vec<ProcessIdentity>,
-    /// In words, one entry a look that was not complete.
+    /// In words, one entry for each incomplete scan.
     pub(crate) unseen: Vec<String>,
 }
 
 impl Remains {
-    /// Those that bear the marker of `run`. See [`marked`].
+    /// Processes with the marker of `run`. See [`marked`].
     pub(crate) fn of_run(run: RunId, host: Option<&ProcessIdentity>) -> Self {
         Self::marked_as(run, host, |_| true)
     }
 
-    /// Those that bear the marker of `run` with a value that fits: a worker's incarnation, as
+    /// Processes with the marker of `run` and a matching value: a worker's incarnation, such as
     /// `embed/0#3`.
     pub(crate) fn marked_as(run: RunId, host: Option<&ProcessIdentity>, fits: impl Fn(&str) -> bool) -> Self {
         let (processes, unseen) = marked(run, host);
@@ -67,7 +66,7 @@ impl Remains {
         }
     }
 
-    /// Those below a process that lives. The process itself is not one of them.
+    /// The descendants of a living process, without the process itself.
     pub(crate) fn below(root: &ProcessIdentity) -> Self {
         match tree::living_descendants(root) {
             Ok(found) => Self {
@@ -87,21 +86,21 @@ impl Remains {
         self
     }
 
-    /// Adds what another look has found.
+    /// Adds what another scan found.
     pub(crate) fn merge(&mut self, other: Self) {
         self.found.extend(other.found);
         self.unseen.extend(other.unseen);
     }
 
-    /// Leaves one entry a process. Of two, the one that says more stays.
+    /// Leaves one entry per process: the one with more information.
     pub(crate) fn dedup(&mut self) {
         self.found
             .sort_unstable_by_key(|process| (process.pid, Reverse(process.pidfd_inode)));
         self.found.dedup_by(|later, kept| later.is_same_as(kept));
     }
 
-    /// Kills each of them that still is what it was, with everything below it: all first, then
-    /// waits for all until the deadline.
+    /// Kills each process whose identity is still the same, with its descendants. Kills all first,
+    /// then waits for all until the deadline.
     pub(crate) fn kill(self, by: &Attribution, deadline: Instant) -> Killed {
         let kills = kill::kill_trees(&self.found, by, deadline);
         Killed {
@@ -121,18 +120,18 @@ impl From<Vec<ProcessIdentity>> for Remains {
     }
 }
 
-/// What a kill came to.
+/// The result of a kill.
 #[derive(Debug, Default)]
 pub(crate) struct Killed {
     pub(crate) killed: Vec<ProcessIdentity>,
-    /// What lives on, or may, each with the reason.
+    /// Processes that are or may be alive, each with the reason.
     pub(crate) survivors: Vec<String>,
     /// What could not be inspected before the kill.
     pub(crate) unseen: Vec<String>,
 }
 
 impl Killed {
-    /// What is left, or may be.
+    /// Everything that is or may be left.
     pub(crate) fn left(&self) -> impl Iterator<Item = &str> {
         self.survivors.iter().chain(&self.unseen).map(String::as_str)
     }

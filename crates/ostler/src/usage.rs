@@ -8,7 +8,7 @@ use ostler_telemetry::Usage;
 
 use crate::process::Slot;
 
-/// `None`: its tree is gone, or its sitter's pid is somebody else's by now.
+/// `None`: its tree is gone, or its sitter's pid belongs to another process by now.
 pub(crate) fn usage(slot: &Slot) -> Option<Usage> {
     let sitter = slot.sitter()?;
     let is_ours = |now: &ProcessIdentity| now.is_same_as(&sitter);

@@ -16,7 +16,7 @@ class Ended(Exception):
 
 
 class Channel(Generic[T]):
-    """Unbounded; what bounds it is the credit of whoever fills it."""
+    """Unbounded; what bounds it is its producer's credit."""
 
     def __init__(self) -> None:
         self._items: Deque[T] = deque()

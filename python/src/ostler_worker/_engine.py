@@ -226,7 +226,7 @@ class Engine:
         self._returns.pop(id, None)
 
     def returned(self, frame: dict[str, Any]) -> None:
-        """Takes the host's answer to a call; one that nobody waits for any more is dropped."""
+        """Takes the host's answer to a call; drops it if its caller has stopped waiting."""
         channel = self._returns.pop(typed(frame, "id", int, 0), None)
         if channel is None:
             return

@@ -28,7 +28,7 @@ class Lane:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """A wait for the other side: nobody can say how long it lasts, and it is no hang."""
+        """A wait for the other side: its length is unknown, and it is not a hang."""
         busy, self.busy_since = self.busy_since, None
         try:
             yield

@@ -182,7 +182,7 @@ class _Run:
         stdio = Stdio(self.engine, stdin, stdout, self.settings.framing or "packet")
         stdio.on_end = self.watch.drain
         self.watch.watch_output(stdout)
-        # The hello comes first: a host that is told READY=1 finds it in the pipe.
+        # The hello comes first: a host that receives READY=1 finds it in the pipe.
         stdio.start(self._hello())
         _notify.notifier.send("READY=1", f"STATUS=serving {len(self.methods)} methods on stdio")
 

@@ -50,7 +50,7 @@ class Stdio:
         try:
             self._writer.write(body)
         except PipeBroken:
-            _process.leave(0, "the host is gone: nobody reads stdout any more")
+            _process.leave(0, "the host is gone: its end of stdout is closed")
         except PipeClosed as error:
             _process.leave(_process.EX_IOERR, f"no answer can be sent: {error}")
 

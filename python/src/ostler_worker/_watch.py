@@ -48,7 +48,7 @@ class Watch:
         threading.Thread(target=self._run, name="ostler-watch", daemon=True).start()
 
     def watch_output(self, fd: int) -> None:
-        """The host is gone when nobody can read this descriptor any more."""
+        """The host is gone when the other end of this descriptor is closed."""
         self._output = fd
         self._poll.register(fd, 0)  # POLLERR and POLLHUP are always reported
         self.poke()
@@ -105,7 +105,7 @@ class Watch:
                 elif fd == self._parent:
                     _process.leave(0, "the host is gone: its process has ended")
                 elif fd == self._output:
-                    _process.leave(0, "the host is gone: nobody reads stdout any more")
+                    _process.leave(0, "the host is gone: its end of stdout is closed")
             if self._reason is not None and self._deadline is None:
                 self._begin_drain(self._reason)
             now = time.monotonic()

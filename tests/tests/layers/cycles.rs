@@ -87,7 +87,7 @@ impl Crate {
         }
     }
 
-    /// The files that each file needs. The root is left out: it re-exports, and nobody needs it.
+    /// The files that each file needs. The root is left out: it re-exports, and no file needs it.
     fn needs(&self) -> BTreeMap<Module, BTreeSet<Module>> {
         let known: BTreeSet<Module> = self.sources.keys().cloned().collect();
         let of = |module: &Module, source: &Source| {

@@ -18,7 +18,7 @@ pub struct ServeSpec {
     pub sessions: Sessions,
     /// When a worker is replaced by a fresh one. Default: never.
     pub recycle: Recycle,
-    /// How long a worker that gets no new calls may take to finish those it has, before it is stopped all the same.
+    /// How long a worker that gets no new calls may take to finish those it has, before it is stopped anyway.
     /// Default 30 s; zero: not at all.
     pub drain_timeout: Duration,
     /// When calls are refused because the workers fail.

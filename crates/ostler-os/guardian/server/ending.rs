@@ -43,7 +43,7 @@ impl Server {
 
     /// The host is dead, or it has let go. Every sitter gets the order, and then loses its socket.
     pub(super) fn host_gone(&mut self, dead: bool, now: u64) {
-        failpoint::reach(Point::GuardianBereft);
+        failpoint::reach(Point::GuardianHostGone);
         self.course = Course::HostGone;
         self.census = None;
         self.censuses_due = 0;
@@ -58,7 +58,7 @@ impl Server {
             // If this fails, the closed socket says the same.
             let _ = sitters::send_order(slot, &order);
             sitters::close_socket(&mut slot.socket);
-            failpoint::reach(Point::GuardianToldOne);
+            failpoint::reach(Point::GuardianPassedOn);
         }
         self.reap(now);
     }

@@ -75,7 +75,7 @@ fn describe(tried: &[Attempt]) -> String {
 /// An order could not be given.
 #[derive(Debug, thiserror::Error)]
 pub enum OrderError {
-    /// There is no guardian any more: it died, was told to quit, or was let go.
+    /// There is no guardian any more: it died, quit on request, or was abandoned.
     #[error("the guardian is gone")]
     Gone,
     /// The system refused (EMFILE, ENOMEM, …); nothing was sent, and the order may be given again.
@@ -116,7 +116,7 @@ pub enum OrderError {
 /// The guardian did not quit.
 #[derive(Debug, thiserror::Error)]
 pub enum QuitError {
-    /// It could not be told.
+    /// The order could not be sent.
     #[error(transparent)]
     Order(#[from] OrderError),
     /// It still holds a tree: ask for a [census](super::Guardian::census).

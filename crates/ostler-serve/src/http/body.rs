@@ -25,7 +25,7 @@ pub struct CutOff(#[from] pub Unknown);
 
 type Later<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// See the module's documentation.
+/// A worker's response while it is being read. Dropping it cancels the call.
 pub(super) struct WorkerBody {
     body: Incoming,
     /// Until the response is complete.

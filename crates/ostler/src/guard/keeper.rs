@@ -1,8 +1,8 @@
-//! The guardian's keeper: the actor that has a guardian running.
+//! The guardian's keeper: the actor that keeps a guardian running.
 //!
-//! When the guardian is lost the actor fails, and its supervisor starts it anew: with the next
-//! guardian, and counted against the root's intensity. The workers of the lost one are restarted by
-//! their starters, and not counted.
+//! When the guardian is lost, the actor fails and its supervisor restarts it with the next
+//! guardian, counted towards the root's intensity. The lost guardian's workers are restarted by
+//! their starters, without being counted.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::hub::{About, Hub};
 use crate::instance::services::Services;
 use crate::supervisor::Exit;
 
-/// How a guardian is launched, and where it is noted for the sweep after a dead host.
+/// How a guardian is launched, and where it is recorded for the sweep after the host's death.
 #[derive(Debug, Clone)]
 pub(crate) struct KeeperArguments {
     pub(crate) services: Arc<Services>,
@@ -37,7 +37,7 @@ pub(crate) struct GuardianKeeper;
 /// What the pump reports to the keeper.
 #[derive(Debug)]
 pub(crate) enum KeeperMessage {
-    /// The guardian is dead, and this is how it ended.
+    /// The guardian is dead; how it ended.
     Lost(String),
 }
 
@@ -55,8 +55,8 @@ impl Actor for GuardianKeeper {
         arguments: KeeperArguments,
     ) -> Result<(), ActorProcessingErr> {
         let services = Arc::clone(&arguments.services);
-        // A guardian without a keeper would not be replaced when it is lost: it goes now, and its
-        // workers learn why.
+        // Without a keeper, a lost guardian would not be replaced. So it ends now, and its workers
+        // learn why.
         if let Some((unkept, generation)) = services.link.serving_now() {
             lose(
                 &services.link,
@@ -79,7 +79,7 @@ impl Actor for GuardianKeeper {
             generation,
         };
         tokio::spawn(async move {
-            // A keeper that has ended needs no news.
+            // The keeper may have ended.
             let report = move |how| drop(myself.cast(KeeperMessage::Lost(how)));
             pump(events, &services.link, &services.hub, generation, report).await;
         });
@@ -108,7 +108,7 @@ fn options(arguments: &KeeperArguments) -> GuardianOptions {
     }
 }
 
-/// Takes a guardian out of service, and emits that; whether it was in service.
+/// Takes a guardian out of service and emits the event. Returns whether it was in service.
 fn lose<G: Orders>(link: &Link<G>, hub: &Hub, generation: u64, how: &str) -> bool {
     let lost = link.lost(generation);
     if lost {
@@ -121,12 +121,12 @@ fn lose<G: Orders>(link: &Link<G>, hub: &Hub, generation: u64, how: &str) -> boo
     lost
 }
 
-/// Where the news of a guardian comes from. Tests script it.
+/// The source of a guardian's events. Tests script it.
 trait Source: Send {
     fn next(&mut self) -> impl Future<Output = Option<GuardianEvent>> + Send;
 }
 
-/// A guardian's events, by which the watches on its workers begin and end.
+/// A guardian's events, which begin and end the watches on its workers.
 struct Watched {
     events: Events,
     workers: WorkerWatches,
@@ -142,10 +142,10 @@ impl Source for Watched {
     }
 }
 
-/// Brings a guardian's news to its incarnations, until it and all its sitters have ended. A task of
-/// its own: it goes on for a guardian that is lost. A guardian that ends while it serves is lost,
-/// however it says goodbye: an orderly end is ordered by a link that is closed. `report` learns of
-/// the loss.
+/// Passes a guardian's events to its incarnations until it and all its sitters have ended. Runs as
+/// a task of its own, because it also continues for a lost guardian. A guardian that ends while it
+/// serves is lost, even if it says goodbye: before an orderly end, the link is closed. `report`
+/// receives the loss.
 async fn pump<G: Orders>(
     mut events: impl Source,
     link: &Link<G>,

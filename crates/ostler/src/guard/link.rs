@@ -1,9 +1,9 @@
-//! The link to the guardian: which guardian serves now, and whose news goes where.
+//! The link to the guardian: which guardian serves now, and where its events go.
 //!
 //! The link lives outside the actor that keeps a guardian running
-//! ([`GuardianKeeper`](super::keeper::GuardianKeeper)), so that orders can be given and news be
-//! heard whatever happens to that actor. A guardian that was lost goes on being listened to until
-//! all its sitters have ended, while the next one serves already.
+//! ([`GuardianKeeper`](super::keeper::GuardianKeeper)), so that orders and events pass whatever
+//! happens to that actor. The host reads the events of a lost guardian until all its sitters have
+//! ended, while the next guardian already serves.
 
 mod census;
 mod slots;
@@ -28,16 +28,15 @@ use crate::patience;
 /// What an incarnation hears from the guardian and its sitter.
 #[derive(Debug)]
 pub(crate) enum News {
-    /// Something happened to it. Boxed: a channel keeps room for 32 messages, and most of them are
-    /// rare.
+    /// Something happened to it. Boxed, because a channel allocates room for 32 messages at once.
     Event(Box<GuardianEvent>),
-    /// The guardian that it runs under is dead; its sitter ends it.
+    /// Its guardian is dead; its sitter ends it.
     GuardianLost,
-    /// That guardian and all its sitters have ended: no further news will come.
+    /// That guardian and all its sitters have ended; no further events will come.
     SittersEnded,
 }
 
-/// Where an incarnation's news goes.
+/// Where an incarnation's events go.
 #[derive(Debug, Clone)]
 pub(crate) struct Route {
     pub(crate) incarnation: Incarnation,
@@ -47,7 +46,7 @@ pub(crate) struct Route {
 /// Which guardian serves.
 #[derive(Debug, Clone)]
 enum Serving<G> {
-    /// None just now: the next one is being started.
+    /// None at the moment: the next one is being started.
     Awaited,
     /// This one.
     This {
@@ -56,7 +55,7 @@ enum Serving<G> {
         /// Which one it is, counted from 1.
         generation: u64,
     },
-    /// None any more.
+    /// None, and none will follow.
     Closed,
 }
 
@@ -67,27 +66,27 @@ struct Bound {
     generation: u64,
 }
 
-/// Whose news goes where, and which guardians have none any more: under one lock, so that no
-/// incarnation is bound to a guardian between its last news and the note of it.
+/// The routes of events, and which guardians will send no more. One lock for both, so that no
+/// incarnation is bound to a guardian after that guardian's last event.
 #[derive(Debug, Default)]
 struct Routes {
     bound: HashMap<u32, Bound>,
     /// Every guardian up to this one is lost.
     lost: u64,
-    /// Those whose sitters have all ended, too.
+    /// Lost guardians whose sitters have all ended.
     ended: HashSet<u64>,
 }
 
 impl Routes {
     fn send_all(&self, generation: u64, news: impl Fn() -> News) {
         for bound in self.bound.values().filter(|bound| bound.generation == generation) {
-            // A driver that is gone needs no news.
+            // The driver may have ended.
             let _ = bound.route.sender.send(news());
         }
     }
 }
 
-/// The line to the guardian that serves, and the routes of its news; see the [module](self).
+/// The connection to the serving guardian, and the routes of its events; see the [module](self).
 #[derive(Debug)]
 pub(crate) struct Link<G = Guardian> {
     serving: watch::Sender<Serving<G>>,
@@ -101,20 +100,20 @@ pub(crate) struct Link<G = Guardian> {
     censuses: watch::Sender<Censuses>,
 }
 
-/// Why it is not known what the guardian still has.
+/// Why the guardian's processes are unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoCensus {
-    /// There is no guardian any more.
+    /// No guardian serves.
     #[error("no guardian serves")]
     Lost,
-    /// There is one, and it does not answer.
-    #[error("the guardian did not say in time what it still has")]
+    /// The guardian does not answer.
+    #[error("the guardian did not report its processes in time")]
     Unanswered,
 }
 
 /// No guardian serves, and none will.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the instance is stopping: no guardian serves any more")]
+#[error("the instance is stopping, so no guardian serves")]
 pub(crate) struct LinkClosed;
 
 impl<G: Orders> Link<G> {
@@ -130,7 +129,7 @@ impl<G: Orders> Link<G> {
         }
     }
 
-    /// This guardian serves from now on. Returns which one it is.
+    /// Makes this guardian the serving one. Returns its number.
     pub(crate) fn serve(&self, guardian: G) -> u64 {
         let generation = {
             let mut generations = lock(&self.generations);
@@ -141,7 +140,7 @@ impl<G: Orders> Link<G> {
         generation
     }
 
-    /// The guardian that serves; waits for one while there is none.
+    /// The serving guardian and its number. Waits while the next one is being started.
     pub(crate) async fn guardian(&self) -> Result<(G, u64), LinkClosed> {
         let mut serving = self.serving.subscribe();
         let now = serving
@@ -154,12 +153,12 @@ impl<G: Orders> Link<G> {
         }
     }
 
-    /// The guardian that serves, if one does.
+    /// The serving guardian, if there is one.
     pub(crate) fn current(&self) -> Option<G> {
         self.serving_now().map(|(guardian, _)| guardian)
     }
 
-    /// The same, and which one it is.
+    /// The same, with its number.
     pub(crate) fn serving_now(&self) -> Option<(G, u64)> {
         match &*self.serving.borrow() {
             Serving::This { guardian, generation } => Some((guardian.clone(), *generation)),
@@ -167,7 +166,7 @@ impl<G: Orders> Link<G> {
         }
     }
 
-    /// No guardian serves any more: what waits for one gets an error. Returns the last one.
+    /// Ends the service: callers that wait for a guardian get an error. Returns the last guardian.
     pub(crate) fn close(&self) -> Option<G> {
         match self.serving.send_replace(Serving::Closed) {
             Serving::This { guardian, .. } => Some(guardian),
@@ -175,8 +174,8 @@ impl<G: Orders> Link<G> {
         }
     }
 
-    /// No guardian will follow the present one, or the one that was lost: what waits for one gets
-    /// an error.
+    /// No guardian will follow the current one, or the one that was lost: callers that wait for
+    /// the next one get an error.
     pub(crate) fn expect_no_other(&self) {
         self.last.store(true, Ordering::SeqCst);
         self.serving.send_if_modified(|serving| {
@@ -188,20 +187,19 @@ impl<G: Orders> Link<G> {
         });
     }
 
-    /// Closes the line to the guardian at once, without a runtime: the guardian ends everything
-    /// that it has.
+    /// Closes the connection to the guardian at once, without a runtime. The guardian then ends all
+    /// its workers.
     pub(crate) fn abandon(&self) {
         if let Some(guardian) = self.close() {
             guardian.abandon();
         }
     }
 
-    /// From now on the news of this slot's incarnation under this guardian goes there. A guardian
-    /// can be lost between the moment when it was asked for and this one: that is the first news
-    /// then.
+    /// Routes the events of this slot's incarnation under this guardian. If the guardian was lost
+    /// since the caller got it, that is the first news.
     pub(crate) fn bind(&self, slot: u32, generation: u64, route: Route) {
         let mut routes = lock(&self.routes);
-        // A driver that is gone needs no news.
+        // The driver may have ended.
         if generation <= routes.lost {
             let _ = route.sender.send(News::GuardianLost);
         }
@@ -211,7 +209,7 @@ impl<G: Orders> Link<G> {
         routes.bound.insert(slot, Bound { route, generation });
     }
 
-    /// The incarnation has ended: its news has nowhere to go.
+    /// Removes the route of an incarnation that has ended.
     pub(crate) fn forget(&self, slot: u32, incarnation: Incarnation) {
         let mut routes = lock(&self.routes);
         let bound = &mut routes.bound;
@@ -223,8 +221,7 @@ impl<G: Orders> Link<G> {
         }
     }
 
-    /// Has the incarnation's sitter end it. Under a guardian that is lost its sitter ends it
-    /// anyway.
+    /// Orders the incarnation's sitter to end it. Under a lost guardian, the sitter does so anyway.
     pub(crate) fn end(&self, slot: u32, incarnation: Incarnation, stop: StopSpec) {
         let Some(guardian) = self.current() else { return };
         if let Err(error) = guardian.end(slot, incarnation, stop) {
@@ -232,7 +229,7 @@ impl<G: Orders> Link<G> {
         }
     }
 
-    /// A number for a slot, which no other has now.
+    /// A slot number that is not in use.
     pub(crate) fn new_slot(&self) -> u32 {
         let mut number = 0;
         self.slots.send_if_modified(|slots| {
@@ -242,9 +239,9 @@ impl<G: Orders> Link<G> {
         number
     }
 
-    /// These slots are not used any more: their sitters may end, and then their numbers can be used
-    /// again. Noted at once; a task gives the orders, so that the release of a pool does not wait
-    /// for a thousand.
+    /// Closes slots that are no longer used: their sitters end, after which their numbers can be
+    /// reused. Returns at once; a task gives the orders, so that the release of a pool does not
+    /// wait for a thousand of them.
     pub(crate) fn close_slots(self: &Arc<Self>, slots: Vec<u32>) {
         let serving = self.serving_now();
         let generation = serving.as_ref().map_or(0, |(_, generation)| *generation);
@@ -253,16 +250,16 @@ impl<G: Orders> Link<G> {
         let link = Arc::clone(self);
         tokio::spawn(async move {
             for slot in slots {
-                // Its sitter has died meanwhile, and the number may be used again.
+                // Its sitter has died meanwhile, and the number may be in use again.
                 if link.slots.borrow().closing.get(&slot) != Some(&generation) {
                     continue;
                 }
-                // The guardian that was noted: a later one may use the number for another slot.
+                // Only the guardian noted here: a later one may use the number for another slot.
                 if serving
                     .as_ref()
                     .is_none_or(|(guardian, _)| guardian.close(slot).is_err())
                 {
-                    // A guardian that is gone has no sitters to keep.
+                    // A lost guardian's sitters end anyway.
                     link.slot_closed(slot, generation);
                 }
                 tokio::task::consume_budget().await;
@@ -274,14 +271,14 @@ impl<G: Orders> Link<G> {
         self.slots.send_if_modified(|slots| slots.closed(slot, generation));
     }
 
-    /// What the guardian still has, once the slots that were closed are through.
+    /// The processes that the guardian still has, after the slots closed so far have ended.
     pub(crate) async fn census(&self, within: Duration) -> Result<Census, NoCensus> {
         let (guardian, generation) = self.serving_now().ok_or(NoCensus::Lost)?;
         let answer = async {
             let mut slots = self.slots.subscribe();
             slots.wait_for(|slots| slots.closing.is_empty()).await.ok()?;
             let mut question = None;
-            // Numbered and asked in one step, so that the numbers follow the order of the
+            // Numbered and asked under one lock, so that the numbers follow the order of the
             // questions.
             self.censuses.send_modify(|censuses| {
                 question = guardian.census().ok().map(|()| censuses.ask(generation));
@@ -313,7 +310,7 @@ impl<G: Orders> Link<G> {
             .unwrap_or(Err(NoCensus::Unanswered))
     }
 
-    /// Brings a guardian's news to its incarnation; that of an old incarnation has nowhere to go.
+    /// Passes an event to its incarnation. Events of old incarnations have no route and are dropped.
     pub(crate) fn deliver(&self, generation: u64, event: GuardianEvent) {
         match event {
             GuardianEvent::Closed { slot } => return self.slot_closed(slot, generation),
@@ -323,9 +320,9 @@ impl<G: Orders> Link<G> {
                     .censuses
                     .send_modify(|censuses| censuses.answer(generation, census));
             }
-            // No sitter is left to be closed.
+            // There is no sitter left to close.
             GuardianEvent::SitterLost { slot, .. } => self.slot_closed(slot, generation),
-            // The sitter did not hear that it is closed: it serves the slot's next owner, or ends
+            // The order to close did not reach the sitter: it serves the slot's next owner, or ends
             // with the guardian.
             GuardianEvent::OrderFailed {
                 slot, incarnation: 0, ..
@@ -341,18 +338,18 @@ impl<G: Orders> Link<G> {
             .get(&slot)
             .filter(|bound| bound.generation == generation && bound.route.incarnation.0 == incarnation)
         {
-            // A driver that is gone needs no news.
+            // The driver may have ended.
             let _ = bound.route.sender.send(News::Event(Box::new(event)));
         }
     }
 
-    /// Tells every incarnation under this guardian that it is lost, and takes it out of service.
-    /// Whether it was in service: one that was closed has not been lost.
+    /// Notifies every incarnation under this guardian of its loss, and takes it out of service.
+    /// Returns whether it was in service; a guardian whose link was closed before is not lost.
     pub(crate) fn lost(&self, generation: u64) -> bool {
         let lost = self.serving.send_if_modified(|serving| {
             let current = matches!(serving, Serving::This { generation: now, .. } if *now == generation);
             if current {
-                // Read under the lock of `serving`: `expect_no_other` sees to what was lost before.
+                // Read under the lock of `serving`; `expect_no_other` handles earlier losses.
                 let last = self.last.load(Ordering::SeqCst);
                 *serving = if last { Serving::Closed } else { Serving::Awaited };
             }
@@ -367,7 +364,7 @@ impl<G: Orders> Link<G> {
         lost
     }
 
-    /// Tells every incarnation under this guardian that no more news will come.
+    /// Notifies every incarnation under this guardian that no further events will come.
     pub(crate) fn ended(&self, generation: u64) {
         let mut routes = lock(&self.routes);
         routes.ended.insert(generation);
@@ -375,7 +372,7 @@ impl<G: Orders> Link<G> {
         self.endings.send_replace(routes.ended.len() as u64);
     }
 
-    /// Whether every guardian that has served ends in that time, and all their sitters do.
+    /// Whether all guardians that have served, and all their sitters, end within that time.
     pub(crate) async fn all_ended(&self, within: Duration) -> bool {
         let served = *lock(&self.generations);
         let mut endings = self.endings.subscribe();
@@ -384,7 +381,7 @@ impl<G: Orders> Link<G> {
     }
 }
 
-/// Which incarnation of which slot the news is about.
+/// The slot and incarnation of an event.
 fn about(event: &GuardianEvent) -> Option<(u32, u64)> {
     match event {
         GuardianEvent::Spawned { slot, incarnation, .. }

@@ -6,16 +6,16 @@ use ostler_os::guardian::{Guardian, OrderError};
 
 /// What the link needs of a guardian. Tests script it.
 pub(crate) trait Orders: Clone + Send + Sync + 'static {
-    /// Has the slot's sitter end this incarnation.
+    /// Orders the slot's sitter to end this incarnation.
     fn end(&self, slot: u32, incarnation: Incarnation, stop: StopSpec) -> Result<(), OrderError>;
 
-    /// Has the slot's sitter end itself.
+    /// Orders the slot's sitter to end itself.
     fn close(&self, slot: u32) -> Result<(), OrderError>;
 
-    /// Asks what the guardian still has.
+    /// Asks which processes the guardian still has.
     fn census(&self) -> Result<(), OrderError>;
 
-    /// Closes the line: the guardian ends everything that it has.
+    /// Closes the connection; the guardian then ends all its workers.
     fn abandon(&self);
 }
 

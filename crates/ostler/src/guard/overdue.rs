@@ -1,8 +1,9 @@
 //! A guardian or a sitter that lives but does nothing, because it is stopped or hangs.
 //!
-//! Any process of the same user can stop them. A guardian that is silent although it has orders is
-//! continued and asked for a sign of life; without one it is killed, which is a loss like any other.
-//! A sitter that does not report its worker's end is continued by the order to end that worker.
+//! Any process of the same user can stop them. A guardian that stays silent although it has orders
+//! is continued and asked for a sign of life. If none comes it is killed, which is handled like any
+//! other loss. A sitter that does not report its worker's end is continued by the order to end that
+//! worker.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,16 +18,16 @@ use tokio::time::MissedTickBehavior;
 
 use super::link::Link;
 
-/// Between two looks at the guardian: 500 ms. Looks are counted rather than time measured, because
-/// to a host that was suspended itself a long time seems to have passed.
+/// The interval between two checks of the guardian: 500 ms. Checks are counted instead of measuring
+/// time, because time also passes while the host itself is suspended.
 const LOOK: Duration = Duration::from_millis(500);
-/// After so many looks at a silent guardian, 2 s, it is continued and asked for a sign of life.
+/// A guardian silent for this many checks (2 s) is continued and asked for a sign of life.
 const WAKE_AFTER: u32 = 4;
-/// After so many, 6 s, it is killed.
+/// A guardian silent for this many checks (6 s) is killed.
 const KILL_AFTER: u32 = 12;
 
-/// How long a worker has run before its own process is watched: 1 s. Its sitter reports an earlier
-/// end in a millisecond, and a burst of starts does not pay for the watches.
+/// How long a worker runs before its own process is watched: 1 s. So a burst of starts does not pay
+/// for the watches.
 const WATCH_AFTER: Duration = Duration::from_secs(1);
 /// How long a sitter may take to report its worker's end: 1 s.
 const REPORT_LIMIT: Duration = Duration::from_secs(1);
@@ -37,7 +38,7 @@ fn guardian_of(link: &Link, generation: u64) -> Option<Guardian> {
     (now == generation).then_some(guardian)
 }
 
-/// Looks at a guardian until it no longer serves.
+/// Checks a guardian until it no longer serves.
 pub(super) async fn watch_guardian(link: Arc<Link>, generation: u64) {
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -98,7 +99,7 @@ impl Drop for WorkerWatches {
     }
 }
 
-/// Waits for the worker's own process to end, and then for its sitter's report, which ends this task.
+/// Waits for the worker's own process to end, then for its sitter's report, which ends this task.
 async fn watch_worker(link: Arc<Link>, generation: u64, slot: u32, incarnation: Incarnation, worker: TreeProcess) {
     tokio::time::sleep(WATCH_AFTER).await;
     let identity = here().ok().map(|here| worker.identity(here));
@@ -109,7 +110,7 @@ async fn watch_worker(link: Arc<Link>, generation: u64, slot: u32, incarnation: 
             }
         }
         Some(Ok(Verified::Gone | Verified::Reused)) => {}
-        // Without an identity, or a descriptor, there is nothing to watch: the sitter's report is all.
+        // Without an identity or a descriptor there is nothing to watch; the sitter's report remains.
         Some(Ok(Verified::Unknown(_)) | Err(_)) | None => return,
     }
     tokio::time::sleep(REPORT_LIMIT).await;
@@ -117,6 +118,6 @@ async fn watch_worker(link: Arc<Link>, generation: u64, slot: u32, incarnation: 
         return;
     };
     tracing::warn!(target: "ostler", slot, incarnation = incarnation.0, pid = worker.pid, "the worker has ended and its sitter does not report it: the sitter is continued, and ends what is left");
-    // A guardian that is gone needs no order: its sitters end their trees.
+    // The sitters of a lost guardian end their trees without an order.
     let _ = guardian.end(slot, incarnation.0, Signal::KILL, Duration::ZERO);
 }

@@ -1,4 +1,4 @@
-//! A scripted guardian: it notes its orders.
+//! A scripted guardian, which records its orders.
 
 use std::sync::{Arc, Mutex};
 
@@ -11,7 +11,7 @@ use super::orders::Orders;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Scripted {
     orders: Arc<Mutex<Vec<String>>>,
-    /// It is gone: it takes no orders.
+    /// Whether it is gone and takes no orders.
     pub(super) gone: bool,
 }
 
@@ -44,7 +44,7 @@ impl Orders for Scripted {
     }
 
     fn abandon(&self) {
-        // One that is gone can't be abandoned.
+        // Succeeds without effect if it is gone.
         let _ = self.note("abandon".to_owned());
     }
 }

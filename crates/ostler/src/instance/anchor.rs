@@ -1,9 +1,9 @@
-//! The instance's place under an actor of the user's.
+//! The instance's place under an actor of the app.
 //!
-//! ractor kills the children of an actor that ends. Were the root linked itself, an app that stops
-//! would have its workers killed without their grace. So a small actor is linked in its place: when
-//! it is killed with its parent, the instance is stopped in order, under a deadline. When the
-//! instance has ended otherwise, the anchor ends, and the parent sees by it how.
+//! ractor kills the children of an actor that ends. If the root itself were linked, stopping the app
+//! would kill its workers without their grace. So a small actor is linked in its place: when it is
+//! killed with its parent, the instance stops in order, under a deadline. When the instance ends
+//! otherwise, the anchor ends too, and its exit shows the parent how.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,7 @@ struct AnchorActor;
 /// How the instance ended.
 #[derive(Debug)]
 pub(super) enum InstanceEnd {
-    /// It was stopped in order.
+    /// It stopped in order.
     Stopped,
     /// It was killed: by its handle's drop, or by ractor's `kill`.
     Killed,

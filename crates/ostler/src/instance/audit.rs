@@ -1,10 +1,10 @@
-//! The audit: at an interval, what supervision, the process table, the guardian and `/proc` say of
-//! the same processes is compared. What disagrees is said, and nothing is touched: in health there
-//! is nothing to say.
+//! The audit compares, at an interval, what supervision, the process table, the guardian and `/proc`
+//! say about the same processes. It reports what disagrees and touches nothing. In a healthy run it
+//! reports nothing.
 //!
-//! A task of its own: no actor waits for it, and what blocks is done on a thread. Things change
-//! while they are looked at, so it speaks only of what disagrees in the same way at two looks,
-//! [`PAUSE`] apart.
+//! It is a task of its own: no actor waits for it, and blocking work runs on a thread. Processes
+//! change while they are read, so only what disagrees in the same way twice, [`PAUSE`] apart, is
+//! reported.
 
 mod compare;
 
@@ -29,20 +29,20 @@ use compare::{Disagreement, GuardianView, Marked, Recorded, Up, View};
 /// How often an instance is audited by default: every 60 s.
 pub const AUDIT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// From the first look to the second: 1 s. An exit is seen, and its release under way, in
+/// The time between the two comparisons: 1 s. An exit is noticed, and its release begun, within
 /// milliseconds.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long the guardian has to say what it has: 1 s, so that one that stays silent is reported
-/// before the host kills it (`guard/overdue.rs`).
+/// How long the guardian may take to report its processes: 1 s, so that a silent guardian is
+/// reported before the host kills it (`guard/overdue.rs`).
 const CENSUS_LIMIT: Duration = Duration::from_secs(1);
 
-/// Audits an instance until it stops. An interval of zero: never.
+/// Audits an instance until it stops. Never, if the interval is zero.
 pub(crate) fn start(tree: &Arc<Tree>, interval: Duration) {
     if interval.is_zero() {
         return;
     }
     let mut stop_level = tree.services().stop_level.subscribe();
-    // An audit does not keep the instance alive.
+    // The audit does not keep the instance alive.
     let tree = Arc::downgrade(tree);
     tokio::spawn(async move {
         tokio::select! {
@@ -68,7 +68,7 @@ async fn audit_for_ever(tree: &Weak<Tree>, interval: Duration) {
     }
 }
 
-/// Where every finding passes through.
+/// Reports a finding.
 fn report(hub: &Hub, found: &Disagreement) {
     tracing::warn!(target: "ostler", kind = found.kind(), "the audit: {found}; nothing was touched");
     if let Some(observer) = hub.observer() {
@@ -76,8 +76,8 @@ fn report(hub: &Hub, found: &Disagreement) {
     }
 }
 
-/// One look. What can't be read is not compared, and that is said: an audit that sees nothing says
-/// nothing of the tree.
+/// One comparison. What can't be read is not compared, and is reported as such: an audit that sees
+/// nothing proves nothing about the tree.
 async fn look(tree: &Weak<Tree>) -> BTreeSet<Disagreement> {
     let Some(tree) = tree.upgrade() else {
         return BTreeSet::new();
@@ -110,7 +110,7 @@ async fn look(tree: &Weak<Tree>) -> BTreeSet<Disagreement> {
     }
 }
 
-/// The workers whose process lives, as supervision has it.
+/// The workers whose process is alive, according to supervision.
 fn workers_up(tree: &Tree) -> Vec<Up> {
     let pools = tree.pools_in_order();
     let slots = pools.iter().flat_map(|pool| pool.slots.held());

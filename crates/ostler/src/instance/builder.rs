@@ -29,7 +29,7 @@ use crate::guard::{GuardianKeeper, KeeperArguments, Link};
 use crate::hub::{About, EventStream, Hub};
 use crate::supervisor::{ChildSpec, Report, Restart, Shutdown, Supervisor, SupervisorError, SupervisorOptions};
 
-/// How often a part of the root (the guardian, before all) may be lost within [`ROOT_PERIOD`]: 10
+/// How often a part of the root (mainly the guardian) may be lost within [`ROOT_PERIOD`]: 10
 /// times.
 pub const ROOT_INTENSITY: u32 = 10;
 /// The period of [`ROOT_INTENSITY`]: 60 s.
@@ -41,7 +41,7 @@ pub const PARENT_GRACE: Duration = Duration::from_secs(10);
 /// Why an instance did not start. Nothing is left behind by a start that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// There is no directory for its table, or the app's name is not fit for one.
+    /// There is no directory for its table, or the app's name is invalid as a directory name.
     #[error(transparent)]
     Directory(#[from] AppDirError),
     /// The run's directory can't be made or locked.
@@ -73,17 +73,7 @@ pub enum StartError {
     NoIdentity(#[from] NoOwnIdentity),
 }
 
-impl StartError {
-    /// Whether the process table or its directory is the cause.
-    pub const fn is_store(&self) -> bool {
-        matches!(
-            self,
-            Self::RunDirectory { .. } | Self::Table { .. } | Self::EngineMissing { .. } | Self::Directory(_)
-        )
-    }
-}
-
-/// Makes an instance. [`Ostler::builder`] begins.
+/// Configures and starts an instance. Created by [`Ostler::builder`].
 #[derive(Debug)]
 #[must_use = "an instance runs when it is started"]
 pub struct OstlerBuilder {
@@ -128,17 +118,17 @@ impl OstlerBuilder {
         self
     }
 
-    /// Whether cgroups are used where they can be had. Default true. Without them every promise
-    /// holds but one: that nothing outlives host, guardian and sitters killed at the same time.
+    /// Whether cgroups are used where they are available. Default true. Without them all promises
+    /// hold except one: that nothing survives when host, guardian and sitters are killed at once.
     pub fn cgroups(mut self, on: bool) -> Self {
         self.cgroups = on;
         self
     }
 
-    /// How often what supervision, the process table, the guardian and `/proc` say of the same
-    /// processes is compared. What disagrees at two looks, a second apart, is a warning of
-    /// `tracing` with the target `ostler`; nothing is touched. A look costs some 40 µs a process of
-    /// the machine, on a thread of its own. Default [`AUDIT_INTERVAL`]; zero: never.
+    /// The interval of the audit, which compares what supervision, the process table, the guardian
+    /// and `/proc` say about the same processes. What disagrees twice, a second apart, is logged as
+    /// a `tracing` warning with the target `ostler`; nothing is touched. An audit costs about 40 µs
+    /// per process on the machine, on a thread of its own. Default [`AUDIT_INTERVAL`]; zero: never.
     pub fn audit(mut self, interval: Duration) -> Self {
         self.audit = interval;
         self
@@ -151,9 +141,9 @@ impl OstlerBuilder {
         self
     }
 
-    /// Adds an observer, such as `Telemetry` (feature `otlp`): it hears of every event, measurement
-    /// and line of output. Spans go through `tracing`. Several observers hear the same, in the
-    /// order in which they were added. Default: none.
+    /// Adds an observer, such as `Telemetry` (feature `otlp`), which receives every event,
+    /// measurement and line of output. Spans go through `tracing`. Several observers receive the
+    /// same, in the order in which they were added. Default: none.
     pub fn observer(self, observer: impl Observer + 'static) -> Self {
         self.hub.add_observer(Arc::new(observer));
         self
@@ -166,17 +156,17 @@ impl OstlerBuilder {
         self
     }
 
-    /// The id that the run will have.
+    /// The id of the run to be started.
     pub fn run_id(&self) -> RunId {
         self.run
     }
 
-    /// The events from the very first on, those of the start among them.
+    /// Subscribes to all events from the first one on, including those of the start.
     pub fn subscribe(&self) -> EventStream {
         self.hub.subscribe()
     }
 
-    /// Starts the instance: dead runs of the app are swept, then everything of its own comes up.
+    /// Starts the instance: sweeps dead runs of the app, then starts table, guardian and root.
     ///
     /// # Errors
     /// [`StartError`].
@@ -184,7 +174,7 @@ impl OstlerBuilder {
         self.start_whole(None).await
     }
 
-    /// The same, linked under an actor of your own:
+    /// Starts the instance linked under an actor of the app:
     ///
     /// - The parent stops, fails, panics or is killed: the instance stops in order, with the cause
     ///   `parent_ended`; after [`parent_grace`](Self::parent_grace) its workers are killed.
@@ -196,8 +186,8 @@ impl OstlerBuilder {
     /// - Its root gives up: the parent sees a child that failed with
     ///   [`RunGaveUp`](crate::RunGaveUp).
     ///
-    /// The parent sees the end when everything is released. No wait for the instance depends on the
-    /// parent's mailbox.
+    /// The parent sees the end once everything is released. Waiting for the instance never depends
+    /// on the parent's mailbox.
     ///
     /// # Errors
     /// [`StartError`].
@@ -205,8 +195,8 @@ impl OstlerBuilder {
         self.start_whole(Some(parent)).await
     }
 
-    /// Starts in a task of its own, whose result is an instance that ends when it is dropped: a
-    /// start that its caller gives up in the middle leaves nothing behind.
+    /// Starts in a task of its own, whose result is an instance that ends on drop. So a start whose
+    /// caller gives up in the middle leaves nothing behind.
     async fn start_whole(self, parent: Option<ActorCell>) -> Result<Ostler, StartError> {
         let stopped = StartError::Root {
             source: SupervisorError::Stopped,
@@ -260,7 +250,7 @@ impl OstlerBuilder {
         }
     }
 
-    /// Everything of the instance that is no actor.
+    /// Everything of the instance that is not an actor.
     async fn open(self, app_dir: &Path) -> Result<Services, StartError> {
         let host = identity::own()?;
         let owner = Owner {
@@ -318,7 +308,7 @@ async fn sweep_dead_runs(app_dir: &Path) -> Result<SweepReport, RunDirError> {
         .unwrap_or_else(|_| Ok(SweepReport::default()))
 }
 
-/// The cgroup of the run, where one can be had.
+/// The cgroup of the run, if one is available.
 fn run_cgroup(run_dir: &RunDir, run: RunId) -> Option<RunGroup> {
     let made = match Site::find(CgroupUse::Auto) {
         Ok(site) => site.create_run(run).map_err(|error| error.to_string()),
@@ -384,13 +374,13 @@ async fn start_root(keeper: KeeperArguments) -> Result<Supervisor, SupervisorErr
         .intensity(ROOT_INTENSITY, ROOT_PERIOD)
         .reporter(move |report| {
             if let Report::ReachedMaxRestartIntensity { .. } = report {
-                // Workers that are about to be stopped may be waiting for the guardian that will
-                // not come.
+                // Workers that are about to be stopped may be waiting for a guardian that will never
+                // come.
                 link.expect_no_other();
             }
         });
     let (for_cleaner, for_table) = (Arc::clone(&keeper.services), Arc::clone(&keeper.services));
-    // Started in this order, stopped in reverse: the cleaner is the last that there is.
+    // Started in this order and stopped in reverse, so the cleaner is the last one.
     let children = vec![
         ChildSpec::actor("emergency cleaner", move || {
             (EmergencyCleaner, Arc::clone(&for_cleaner))
@@ -402,7 +392,7 @@ async fn start_root(keeper: KeeperArguments) -> Result<Supervisor, SupervisorErr
     Supervisor::spawn(None, options, children).await
 }
 
-/// Links the instance under its parent, when it has one.
+/// Links the instance under its parent, if it has one.
 async fn link(
     root: Supervisor,
     parent: Option<ActorCell>,

@@ -75,7 +75,7 @@ async fn start(
             added = ostler.add_pool(spec) => added.map(drop).map_err(failed),
         };
         if let Err(error) = added {
-            // What it could not release is in its own events, and swept by the next start.
+            // What it could not release is in its events, and the next start sweeps it.
             drop(ostler.stop().await);
             return Err(error);
         }
@@ -84,7 +84,7 @@ async fn start(
     let actor = cell.clone();
     let over = tokio::spawn(async move {
         tree.stopped().await;
-        // It ends at once then.
+        // Then it ends at once.
         drop(actor.wait(None).await);
     });
     Ok(StartedChild::new(cell, over).with_info(Arc::new(ostler)))

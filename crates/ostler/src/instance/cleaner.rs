@@ -1,8 +1,8 @@
-//! The emergency cleaner: starts first, stops last, and is silent in health.
+//! The emergency cleaner: starts first, stops last, and finds nothing in a healthy run.
 //!
-//! When the tree is down it looks for what should not be there: a process that a sitter or the
-//! guardian still has, or that bears this run's marker. Anything at all is a bug, and it says so
-//! before it kills. What it could not look at it never takes for empty.
+//! When the tree is down, it searches for processes that should not exist: children of a sitter or
+//! of the guardian, and processes with this run's marker. Any such process is a bug, which it reports
+//! before it kills. What could not be inspected is never assumed to be empty.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,23 +16,23 @@ use crate::guard::{Census, NoCensus};
 use crate::hub::About;
 use crate::remains::{self, KILL_LIMIT, Killed, Remains};
 
-/// How long the guardian has to say what it still has: 5 s.
+/// How long the guardian may take to report its processes: 5 s.
 const CENSUS_LIMIT: Duration = Duration::from_secs(5);
 
 /// What the emergency cleaner found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CleanupReport {
-    /// The processes that should not have been there. Empty in health.
+    /// The processes that should not have existed. Empty in a healthy run.
     pub orphans: Vec<String>,
     /// How many of them were killed.
     pub killed: u64,
-    /// Those that live on, each with the reason.
+    /// Those that are still alive, each with the reason.
     pub survivors: Vec<String>,
-    /// What could not be looked at: nothing can be said of it. Empty in health.
+    /// What could not be inspected. Empty in a healthy run.
     pub unseen: Vec<String>,
 }
 
-/// The actor: its ordered end is the check.
+/// The actor, which checks in `post_stop`.
 pub(crate) struct EmergencyCleaner;
 
 impl Actor for EmergencyCleaner {
@@ -65,15 +65,15 @@ pub(crate) enum CleanerMessage {}
 #[cfg(feature = "cluster")]
 impl ractor::Message for CleanerMessage {}
 
-/// Checks, at most once in a run: by the actor's ordered end, or after a tree that came down
-/// otherwise.
+/// Checks, at most once per run: when the actor stops in order, or after the tree has ended in
+/// another way.
 pub(crate) async fn check_once(services: &Services) -> CleanupReport {
     services.cleanup.get_or_init(|| check(services)).await.clone()
 }
 
 async fn check(services: &Services) -> CleanupReport {
     let mut remains = below_guardian(services).await;
-    // What a worker may have left unseen can't be found here either.
+    // What the release of a worker could not see can't be found here either.
     remains.unseen.extend(services.unseen());
     let run = services.run;
     let by_marker = move || Remains::of_run(run, remains::own_host().as_ref());
@@ -98,8 +98,8 @@ async fn check(services: &Services) -> CleanupReport {
     }
 }
 
-/// What the sitters and the guardian itself still have as children. Sitters without a child are not
-/// orphans.
+/// The children of the sitters, and those of the guardian that are not sitters. Sitters without a
+/// child are not orphans.
 async fn below_guardian(services: &Services) -> Remains {
     let Some(guardian) = services.link.current() else {
         return Remains::default();
@@ -109,7 +109,7 @@ async fn below_guardian(services: &Services) -> Remains {
             let below = move || below(&guardian.identity(), &census);
             look("for processes below the guardian", below).await
         }
-        // Its sitters end what they have, and the conclusion waits for them.
+        // Its sitters end their trees, and the conclusion waits for them.
         Err(NoCensus::Lost) => Remains::default(),
         Err(unanswered @ NoCensus::Unanswered) => Remains {
             found: Vec::new(),
@@ -123,7 +123,7 @@ fn below(guardian: &ProcessIdentity, census: &Census) -> Remains {
     let mut remains = Remains::below(guardian);
     remains.found.retain(|process| !is_sitter(process.pid));
     match here() {
-        // The guardian also sees those that /proc hides from us.
+        // The guardian also sees processes that /proc hides from us.
         Ok(here) => remains.and(census.strays.iter().map(|stray| stray.identity(here))),
         Err(error) => {
             remains
@@ -134,13 +134,13 @@ fn below(guardian: &ProcessIdentity, census: &Census) -> Remains {
     }
 }
 
-/// A look that reads much, on a thread that may block.
+/// A search through /proc, on a thread that may block.
 async fn look(what: &str, work: impl FnOnce() -> Remains + Send + 'static) -> Remains {
     match tokio::task::spawn_blocking(work).await {
         Ok(remains) => remains,
         Err(error) => Remains {
             found: Vec::new(),
-            unseen: vec![format!("the look {what} failed: {error}")],
+            unseen: vec![format!("the search {what} failed: {error}")],
         },
     }
 }
@@ -165,7 +165,7 @@ async fn kill(services: &Services, remains: Remains) -> CleanupReport {
     );
     let unseen = remains.unseen.clone();
     let work = move || remains.kill(&by, Instant::now() + KILL_LIMIT);
-    // The work panics only if the kill does: nothing is known to be killed then.
+    // Fails only if the kill panics. Then it is unknown what was killed.
     let killed = tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Killed {
         survivors: vec![format!("the orphans, perhaps: the kill failed: {error}")],
         unseen,

@@ -1,5 +1,5 @@
-//! The end of an instance: what remains to be ended and released when its root has ended, however
-//! that was.
+//! The end of an instance: what remains to be ended and released after its root has ended, for
+//! whatever cause.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +15,12 @@ use super::tree::Tree;
 use crate::guard::Link;
 use crate::hub::About;
 
-/// How long the guardian has to end, once everything is down, and then again its sitters: 5 s.
-/// Their own ends take a millisecond.
+/// How long the guardian may take to end once everything is down, and then its sitters: 5 s each.
+/// Normally this takes a millisecond.
 const QUIT_LIMIT: Duration = Duration::from_secs(5);
 
-/// The end of the instance, however its root ended: everything that outlives actors is ended and
-/// released here.
+/// Ends the instance after its root has ended, for whatever cause: everything that outlives actors
+/// is ended and released here.
 pub(super) async fn conclude(tree: Arc<Tree>, runtime_guard: AbandonOnDrop) {
     let ended = tree.root.wait().await;
     let services = &tree.services;
@@ -33,7 +33,7 @@ pub(super) async fn conclude(tree: Arc<Tree>, runtime_guard: AbandonOnDrop) {
         services.hub.emit(EventKind::RunGaveUp, About::run(), facts);
     }
     services.link.expect_no_other();
-    // After a kill of the root, no supervisor is left to enforce the workers' grace.
+    // If the root was killed, no supervisor is left to enforce the workers' grace.
     services.raise_stop_level(if ended.is_some() {
         StopLevel::Ordered
     } else {
@@ -69,8 +69,8 @@ pub(super) async fn conclude(tree: Arc<Tree>, runtime_guard: AbandonOnDrop) {
     drop(runtime_guard);
 }
 
-/// A runtime that is shut down drops its tasks, actors and drivers among them: the guardian is
-/// asked at once to end everything, because nothing is left to do it in order.
+/// A runtime that shuts down drops its tasks, including actors and drivers. Nothing is left to end
+/// workers in order then, so the connection to the guardian is closed, and it ends them at once.
 pub(super) struct AbandonOnDrop(Arc<Services>);
 
 impl AbandonOnDrop {
@@ -85,8 +85,8 @@ impl Drop for AbandonOnDrop {
     }
 }
 
-/// The end of the guardian, and of every sitter of it and of those before it; what does not end is
-/// named. Killed, a guardian leaves what it has to its sitters, and each ends its tree.
+/// Ends the guardian and waits for its sitters and those of earlier guardians. Returns what did not
+/// end. If the guardian has to be killed, each sitter ends its own tree.
 async fn end_guardian(link: &Link) -> Option<String> {
     if let Some(guardian) = link.close()
         && let Err(error) = guardian.quit(QUIT_LIMIT).await

@@ -17,18 +17,18 @@ use crate::pool::{Pool, PoolError};
 /// A running instance. Cheap to clone: one task can watch it while another stops it.
 ///
 /// When the last handle is dropped before the instance has ended, its workers are killed within a
-/// second, with or without a runtime, also in the middle of a stop. Of a linked instance whose
-/// parent is ending the drop does nothing: the app's state that holds the handle goes with the app,
-/// and the instance is stopped in order (see [`OstlerBuilder::start_linked`]).
+/// second, with or without a runtime, even in the middle of a stop. If the instance is linked and
+/// its parent is ending, the drop does nothing: the app's state that holds the handle is dropped
+/// with the app, and the instance stops in order (see [`OstlerBuilder::start_linked`]).
 ///
-/// Every `async fn` here is cancel safe: what was ordered happens although its future is dropped
-/// once it was polled.
+/// Every `async fn` here is cancel safe: once polled, what it orders happens even if its future is
+/// dropped.
 #[derive(Debug, Clone)]
 pub struct Ostler {
     held: Arc<Held>,
 }
 
-/// What all handles share. The last one drops it.
+/// Shared by all handles, and dropped with the last one.
 #[derive(Debug)]
 struct Held {
     tree: Arc<Tree>,
@@ -49,7 +49,7 @@ impl Drop for Held {
 }
 
 impl Ostler {
-    /// Begins an instance of the app `name`: the identity that sweeps go by.
+    /// Begins an instance of the app `name`, which identifies the app to later sweeps.
     pub fn builder(name: impl Into<String>) -> OstlerBuilder {
         OstlerBuilder::new(name.into())
     }
@@ -84,8 +84,8 @@ impl Ostler {
         self.tree().services.link.current().map(|guardian| guardian.pid())
     }
 
-    /// The instance's actor, for links and names: of a linked instance the one that its parent
-    /// sees, else the root supervisor's. It is stopped by [`Ostler::stop`]; ractor's own `kill`
+    /// The instance's actor, for links and names: for a linked instance the child that its parent
+    /// sees, otherwise the root supervisor. Stop it with [`Ostler::stop`]; ractor's own `kill`
     /// kills the workers at once.
     pub fn cell(&self) -> ractor::ActorCell {
         match &self.tree().anchor {
@@ -112,25 +112,25 @@ impl Ostler {
         self.pool_from(spec).start().await
     }
 
-    /// The pools that were started, in order; one that has ended is there until the next of its
-    /// name is started.
+    /// The pools in the order of their starts. A pool that has ended stays listed until the next
+    /// one of its name is started.
     pub fn pools(&self) -> Vec<Pool> {
         let pools = self.tree().pools_in_order();
         pools.into_iter().map(|shared| Pool { shared }).collect()
     }
 
-    /// The events from now on.
+    /// Subscribes to the events from now on.
     pub fn subscribe(&self) -> EventStream {
         self.tree().services.hub.subscribe()
     }
 
     /// Stops everything in order: the pools, the last one first, then the root. Returns what was
-    /// stopped, released and found; of an instance that has ended already, what there was. Its time
-    /// is bounded by the grace and the release timeout of the workers. It may be awaited anywhere,
-    /// in the callbacks of the actor that the instance is linked under too.
+    /// stopped, released and found; if the instance has ended already, its report. Takes at most
+    /// the grace and the release timeout of the workers. It may be awaited anywhere, including the
+    /// callbacks of the actor that the instance is linked under.
     ///
     /// # Errors
-    /// [`StopError`] when something could not be ended or released; it names it.
+    /// [`StopError`], which names what could not be ended or released.
     pub async fn stop(&self) -> Result<StopReport, StopError> {
         self.request_stop();
         let report = self.ended().await;
@@ -146,16 +146,16 @@ impl Ostler {
         self.tree().begin_stop();
     }
 
-    /// Kills every worker at once, also in the middle of [`Ostler::stop`]. The stop itself goes on
-    /// in order.
+    /// Kills every worker at once, even in the middle of [`Ostler::stop`]. The stop itself
+    /// continues in order.
     pub fn killer(&self) -> Killer {
         Killer {
             services: Arc::clone(&self.tree().services),
         }
     }
 
-    /// Waits until the instance has ended, however it did: it was stopped, its root gave up, or its
-    /// parent ended.
+    /// Waits until the instance has ended, for whatever cause: it was stopped, its root gave up, or
+    /// its parent ended.
     pub async fn ended(&self) -> StopReport {
         self.tree().stopped().await
     }

@@ -1,4 +1,4 @@
-//! Makes a pool of an instance.
+//! The builder of a pool.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use super::tree::Tree;
 use crate::detached::detached;
 use crate::pool::{Pool, PoolError};
 
-/// Makes a pool: a [`PoolSpec`] with its setters, and the instance that the pool belongs to.
+/// Configures and starts a pool: a [`PoolSpec`] with its setters, and the pool's instance.
 #[derive(Debug)]
 #[must_use = "a pool runs when it is started"]
 pub struct PoolBuilder {
@@ -64,7 +64,7 @@ impl PoolBuilder {
     }
 
     /// Starts the pool. Returns when its slots are supervised; [`Pool::wait_ready`] waits for its
-    /// workers. Cancel safe: a start that was polled once goes on, and
+    /// workers. Cancel safe: once polled, the start continues, and
     /// [`Ostler::pools`](crate::Ostler::pools) lists the pool.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
-//! The process table's actor: its place in the tree, and its last word.
+//! The process table's actor: its place in the tree, and its check at the end.
 //!
-//! The table itself lives outside the actor, on a thread of its own (`ostler_registry::Table`), so
-//! that a record can be written and removed whatever happens to actors.
+//! The table itself runs on a thread of its own (`ostler_registry::Table`), so that records can be
+//! written and removed whatever happens to actors.
 
 use std::sync::Arc;
 

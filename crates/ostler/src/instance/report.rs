@@ -1,4 +1,4 @@
-//! What a stop comes to.
+//! The report of a stop.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,9 +10,9 @@ use crate::pool::PoolEnd;
 use crate::pool::shared::PoolShared;
 use crate::supervisor::{End, ExitReason};
 
-/// The root supervisor of an instance gave up: a part of it (the guardian, above all) was lost more
-/// often than [`ROOT_INTENSITY`](crate::ROOT_INTENSITY) allows. As the error of the linked actor,
-/// it is what the parent of a linked instance sees.
+/// The root supervisor of an instance gave up: a part of it (mainly the guardian) was lost more
+/// often than [`ROOT_INTENSITY`](crate::ROOT_INTENSITY) allows. The parent of a linked instance
+/// sees this as the error of its child.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{part} was lost too often: {reason}")]
 pub struct RunGaveUp {
@@ -39,7 +39,7 @@ impl RunGaveUp {
 pub struct StopReport {
     /// How many workers the pools had.
     pub workers: u64,
-    /// How many restarts there were in all.
+    /// The total number of restarts.
     pub restarts: u64,
     /// The pools that gave up.
     pub gave_up: Vec<String>,
@@ -47,16 +47,15 @@ pub struct StopReport {
     pub finished: Vec<String>,
     /// Workers by the reason of their last failure.
     pub failures: BTreeMap<&'static str, u64>,
-    /// Workers that hold something still, each as text.
+    /// Workers that still hold something, each as text.
     pub unreleased: Vec<String>,
-    /// Processes that the emergency cleaner found. Empty in health.
+    /// Processes that the emergency cleaner found. Empty in a healthy run.
     pub orphans: Vec<String>,
     /// How many of them it killed.
     pub killed: u64,
     /// Those that it could not kill, with the reason.
     pub survivors: Vec<String>,
-    /// What could not be looked at, so that it can't be said that nothing is left there. Empty in
-    /// health.
+    /// What could not be inspected, so that something may be left there. Empty in a healthy run.
     pub unseen: Vec<String>,
     /// Why the root supervisor gave up, if it did.
     pub root_gave_up: Option<RunGaveUp>,
@@ -95,7 +94,7 @@ impl StopReport {
         }
     }
 
-    /// Nothing is left: every worker is released, no orphan lives, and all could be looked at.
+    /// Nothing is left: every worker is released, no orphan is alive, and everything could be inspected.
     pub fn is_clean(&self) -> bool {
         self.unreleased.is_empty() && self.survivors.is_empty() && self.unseen.is_empty()
     }
@@ -128,8 +127,8 @@ impl fmt::Display for StopReport {
     }
 }
 
-/// Something of the instance could not be ended or released: its run's directory is kept for the
-/// next start's sweep.
+/// Something of the instance could not be ended or released. The run's directory is kept, and the
+/// next start sweeps it.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("not everything could be released: {report}; the next start of the app sweeps it")]
 pub struct StopError {

@@ -1,8 +1,8 @@
-//! What every actor of one instance works with: its identity, its events, its table, its link to
-//! the guardian.
+//! What every actor of one instance uses: its identity, its events, its table, its link to the
+//! guardian.
 //!
-//! It lives outside every actor, so that it outlives each of them: however an actor ends, what it
-//! owned can still be ended and released.
+//! It outlives every actor, so that what an actor owned can be ended and released however the actor
+//! ended.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -25,7 +25,7 @@ use crate::hub::Hub;
 /// How urgently the instance is being stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum StopLevel {
-    /// It runs.
+    /// It is not being stopped.
     None,
     /// Every worker is being asked to end.
     Ordered,
@@ -33,10 +33,10 @@ pub(crate) enum StopLevel {
     Kill,
 }
 
-/// How long the kernel may call the cgroup of a run that has ended busy: 500 ms.
+/// How long the kernel may report the cgroup of a run that has ended as busy: 500 ms.
 const CGROUP_LIMIT: Duration = Duration::from_millis(500);
 
-/// What every actor and driver of one instance works with.
+/// What every actor and driver of one instance uses.
 #[derive(Debug)]
 pub(crate) struct Services {
     /// App, instance and run, as records have them.
@@ -45,18 +45,18 @@ pub(crate) struct Services {
     pub(crate) hub: Arc<Hub>,
     pub(crate) table: Table,
     pub(crate) link: Arc<Link>,
-    /// Where cgroups can be had; `None` where they can't, or were switched off.
+    /// The run's cgroup; `None` if cgroups are unavailable or switched off.
     pub(crate) cgroup: Option<Arc<RunGroup>>,
-    /// The run's own directory: notify sockets and ready files are there too, and go with it.
+    /// The run's own directory. It also contains notify sockets and ready files.
     pub(crate) scratch: PathBuf,
     run_dir: Mutex<Option<RunDir>>,
-    /// What the emergency cleaner found, once it has looked.
+    /// What the emergency cleaner found, once it has checked.
     pub(crate) cleanup: OnceCell<CleanupReport>,
     pub(crate) stop_level: watch::Sender<StopLevel>,
     parent_ended: AtomicBool,
     /// How many incarnations are not yet released.
     pub(crate) unreleased: watch::Sender<usize>,
-    /// Why it is not proven that nothing is left, of each incarnation of which it is not.
+    /// Incarnations that are not proven to have left nothing, each with the reason.
     pub(crate) unseen: Arc<Mutex<Vec<String>>>,
 }
 
@@ -90,12 +90,12 @@ impl Services {
         }
     }
 
-    /// Of which incarnations it is not proven that nothing is left, and why.
+    /// Incarnations that are not proven to have left nothing, each with the reason.
     pub(crate) fn unseen(&self) -> Vec<String> {
         self.unseen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Raises the stop level; it never falls.
+    /// Raises the stop level, which never falls.
     pub(crate) fn raise_stop_level(&self, level: StopLevel) {
         self.stop_level.send_if_modified(|current| {
             let rises = level > *current;
@@ -109,7 +109,7 @@ impl Services {
         self.raise_stop_level(StopLevel::Kill);
     }
 
-    /// The actor that the instance is linked under ends: that is the cause of what follows.
+    /// The actor that the instance is linked under ends, which becomes the cause of all stops.
     pub(crate) fn note_parent_ended(&self) {
         self.parent_ended.store(true, Ordering::Release);
     }
@@ -119,13 +119,12 @@ impl Services {
         *self.stop_level.borrow() != StopLevel::None
     }
 
-    /// What every guardian and its sitters are to hold; `None` when the run has been removed.
+    /// The lock file that every guardian and its sitters hold; `None` if the run has been removed.
     pub(crate) fn guardian_lock(&self) -> Option<Arc<OwnedFd>> {
         self.run_dir().as_ref().map(RunDir::guardian_lock)
     }
 
-    /// `run.json` names this guardian from now on, so that the sweep after a dead host can wait for
-    /// it.
+    /// Writes this guardian to `run.json`, so that a sweep after the host's death can wait for it.
     pub(crate) fn note_guardian(&self, guardian: &ProcessIdentity) {
         let run_dir = self.run_dir();
         let noted = run_dir.as_ref().map(|run_dir| run_dir.set_guardian(Some(*guardian)));
@@ -134,19 +133,19 @@ impl Services {
         }
     }
 
-    /// Closes the table and removes the run's directory; what is not clean stays for the next
-    /// start's sweep.
+    /// Closes the table and removes the run's directory. The directory of a run that is not clean
+    /// stays for the next start's sweep.
     pub(crate) async fn remove_run(self: &Arc<Self>, clean: bool) {
         if let Err(error) = self.table.close().await {
             tracing::warn!(target: "ostler", %error, "the process table was not closed in order");
         }
         failpoint::reach(Point::TableClosed);
         let services = Arc::clone(self);
-        // Where the runtime ends meanwhile, the next start's sweep removes it.
+        // If the runtime ends meanwhile, the next start's sweep removes it.
         drop(tokio::task::spawn_blocking(move || services.remove_directories(clean)).await);
     }
 
-    /// Waits for a cgroup that the kernel calls busy, and for the disk.
+    /// Waits for a cgroup that the kernel reports as busy, and for the disk.
     fn remove_directories(&self, clean: bool) {
         if let Some(cgroup) = &self.cgroup {
             let removed = cgroup.group().remove_until(Instant::now() + CGROUP_LIMIT);

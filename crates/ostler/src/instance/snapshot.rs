@@ -1,4 +1,4 @@
-//! An instance as telemetry's reader sees it, from its own thread.
+//! An instance as telemetry sees it, read from telemetry's own thread.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use crate::pool::shared::PoolShared;
 use crate::status::WorkerState;
 use crate::usage::usage;
 
-/// What a worker is counted as when it is in none of the states of a life.
+/// How a worker is counted while it has no lifecycle state.
 const GAVE_UP: &str = "gave_up";
 const FINISHED: &str = "finished";
 const WAITING: &str = "waiting";

@@ -1,9 +1,9 @@
-//! The sweep: what dead runs of an app have left is ended, and their tables are removed.
+//! The sweep: ends what dead runs of an app have left, and removes their tables.
 //!
-//! Only runs whose lock is free are touched: their host is dead, with no pid involved. Guardians
-//! and sitters are waited for by their lock. What a dead run left is known by its records (each
-//! verified before it is signalled) and by its marker. Live runs are never touched. Of a run of
-//! another PID namespace: ADR 0018.
+//! Only runs whose lock is free are touched: the free lock proves that the host is dead, without a
+//! pid. Guardians and sitters are waited for by their lock. What a dead run left is found by its
+//! records (each identity is verified before it is signalled) and by its marker. Live runs are never
+//! touched. For runs of another PID namespace, see ADR 0018.
 
 use std::io;
 use std::path::Path;
@@ -18,8 +18,8 @@ use ostler_registry::{DeadRun, FoundRun, Identity, RunDirError, remove_leftovers
 use crate::remains::{KILL_LIMIT, Killed, Remains};
 
 /// How long the sweep of a dead run waits for its guardians and sitters, which may still be giving
-/// databases their grace: 20 s. What follows takes milliseconds in health; when nothing can be read
-/// and nothing dies, half a minute more.
+/// databases their grace: 20 s. What follows normally takes milliseconds; at worst, when nothing can
+/// be read and nothing dies, another half a minute.
 pub const SWEEP_LIMIT: Duration = Duration::from_secs(20);
 
 /// What a sweep found and did.
@@ -27,8 +27,8 @@ pub const SWEEP_LIMIT: Duration = Duration::from_secs(20);
 pub struct SweepReport {
     /// Dead runs whose table was removed.
     pub runs: u64,
-    /// Dead runs whose table was kept for the next sweep: something of them lives, may live, or the
-    /// table can't be removed.
+    /// Dead runs whose table was kept for the next sweep: a process of theirs is or may be alive, or
+    /// the table can't be removed.
     pub kept: u64,
     /// Live runs, which were left alone.
     pub live: u64,
@@ -36,26 +36,27 @@ pub struct SweepReport {
     pub killed: Vec<String>,
     /// The processes that could not be killed, each with the reason.
     pub survivors: Vec<String>,
-    /// What could not be read, and other things that people should know.
+    /// What could not be read, and other remarks for people.
     pub remarks: Vec<String>,
 }
 
-/// What becomes of a dead run that was recorded in another PID namespace, of which nothing can be
-/// proven from here: no guardian and no sitter of it lives, and no visible process bears its
-/// marker, but a process that escaped them may live there.
+/// What to do with a dead run that was recorded in another PID namespace, about which nothing can be
+/// proven from here: its guardian and sitters have ended, and no visible process has its marker, but
+/// a process that escaped them may be alive there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Elsewhere {
-    /// It is kept: a sweep in that namespace finds what its records name.
+    /// Keep it: a sweep in that namespace can verify its records.
     Keep,
-    /// It is removed: the caller knows that the namespace (a container, say) is gone.
+    /// Remove it: the caller knows that the namespace (for example a container) is gone.
     Forget,
 }
 
-/// Sweeps every dead run in the directory of an app. Blocks: see [`SWEEP_LIMIT`], for each of them.
+/// Sweeps every dead run in the directory of an app. Blocks, for at most [`SWEEP_LIMIT`] and half a
+/// minute per run.
 ///
 /// # Errors
-/// [`RunDirError`] when the directory can't be listed. What is wrong with a single run is a remark
-/// in the report.
+/// [`RunDirError`] if the directory can't be listed. Problems with a single run are remarks in the
+/// report.
 pub fn sweep(app_dir: &Path, elsewhere: Elsewhere) -> Result<SweepReport, RunDirError> {
     let mut report = SweepReport::default();
     if let Err(error) = remove_leftovers(app_dir) {
@@ -66,7 +67,7 @@ pub fn sweep(app_dir: &Path, elsewhere: Elsewhere) -> Result<SweepReport, RunDir
             FoundRun::Live(_) => report.live += 1,
             FoundRun::Dead(dead) => sweep_run(dead, elsewhere, &mut report),
             FoundRun::Unreadable { path, reason } => {
-                // Another user's directory is none of ours; any other may be a dead run's.
+                // Another user's directory is not ours to sweep; any other may be a dead run's.
                 if !matches!(reason, RunDirError::Untrusted { .. }) {
                     report.kept += 1;
                 }
@@ -127,8 +128,8 @@ fn sweep_run(dead: DeadRun, elsewhere: Elsewhere, report: &mut SweepReport) {
     }
 }
 
-/// Why no process of a run of another PID namespace is touched: a grace may be running there, which
-/// is not for us to wait for, and not to be cut short.
+/// Why no process of a run of another PID namespace is touched. A grace may be running there, which
+/// must not be cut short, and which a start here must not wait for.
 fn why_left_alone(dead: &DeadRun, elsewhere: Elsewhere) -> Option<String> {
     match dead.await_guardians(Instant::now()) {
         Ok(true) => None,
@@ -144,15 +145,15 @@ fn keep(dead: &DeadRun, why: &str, report: &mut SweepReport) {
     report.remarks.push(remark);
 }
 
-/// Where a dead run's pids mean something.
+/// Where a dead run's pids are valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
-    /// In our PID namespace, or in an earlier boot: each can be verified. Or nowhere that is known.
+    /// In our PID namespace or in an earlier boot, so that each can be verified; or unknown.
     Here,
-    /// In another one, which ended with this host: it was its pid 1, and the kernel kills all
-    /// others then (pid_namespaces(7)).
+    /// In another one, which ended with this host: the host was its pid 1, and the kernel kills all
+    /// other processes then (pid_namespaces(7)).
     Ended,
-    /// In another one, which may live.
+    /// In another one, which may still exist.
     Elsewhere,
 }
 
@@ -179,27 +180,26 @@ fn of_elsewhere(dead: &DeadRun) -> String {
     )
 }
 
-/// Guardians and sitters of a dead host end their workers as the specifications say. They are
-/// waited for; past the deadline the guardian is killed, and what its sitters still give a grace is
-/// to be killed. Whether all of them have ended.
+/// Waits for guardians and sitters of a dead host, which end their workers as `host_death` says. At
+/// the deadline the guardian is killed, and the caller kills what still has a grace. Returns whether
+/// all of them have ended.
 fn await_guardians(dead: &DeadRun, by: &Attribution, report: &mut SweepReport) -> bool {
     match await_until(dead, Instant::now() + SWEEP_LIMIT) {
         Ok(true) => return true,
         Ok(false) => {}
-        // It is asked again, and said then.
+        // Asked again later, and reported then.
         Err(_) => return false,
     }
     let guardian = dead.info().ok().and_then(|info| info.guardian.as_ref());
     let guardian: Vec<ProcessIdentity> = guardian.copied().into_iter().collect();
-    // Itself only: its sitters give a grace that is theirs to give, or end their trees when they
-    // see it gone.
+    // Only the guardian itself: its sitters notice its end and end their trees.
     let kills = kill::kill_all(&guardian, by, Instant::now() + KILL_LIMIT);
     report.killed.extend(kills.killed.iter().map(ToString::to_string));
     report.survivors.extend(kills.left());
     false
 }
 
-/// Whether guardians and sitters end by the deadline, now that their trees are killed.
+/// Whether guardians and sitters end by the deadline, after their trees were killed.
 fn have_ended(dead: &DeadRun, deadline: Instant, report: &mut SweepReport) -> bool {
     let why = match await_until(dead, deadline) {
         Ok(true) => return true,
@@ -211,7 +211,7 @@ fn have_ended(dead: &DeadRun, deadline: Instant, report: &mut SweepReport) -> bo
     false
 }
 
-/// Whether guardians and sitters end by the deadline, or why that can't be known.
+/// Whether guardians and sitters end by the deadline, or why that is unknown.
 fn await_until(dead: &DeadRun, deadline: Instant) -> Result<bool, String> {
     match dead.await_guardians(deadline) {
         Ok(ended) => Ok(ended),
@@ -220,9 +220,8 @@ fn await_until(dead: &DeadRun, deadline: Instant) -> Result<bool, String> {
     }
 }
 
-/// A run without the lock is of an older version, or the lock was removed: the recorded guardian is
-/// waited for. If that can't be verified, nothing more can be learned, at this sweep or a later
-/// one.
+/// For a run without the lock, which an older version made, or whose lock was removed: waits for the
+/// recorded guardian. If that can't be verified, neither this sweep nor a later one can learn more.
 fn await_recorded(dead: &DeadRun, deadline: Instant) -> io::Result<bool> {
     let Some(guardian) = dead.info().ok().and_then(|info| info.guardian.as_ref()) else {
         return Ok(true);
@@ -233,13 +232,13 @@ fn await_recorded(dead: &DeadRun, deadline: Instant) -> io::Result<bool> {
     }
 }
 
-/// What is wrong, and what a person can do about it.
+/// The error, with what to do about it.
 fn advised(error: &RunDirError) -> String {
     format!("{error}; {}", error.suggestion())
 }
 
-/// What the dead run's table names. A table that can't be read is set aside for people; the marker
-/// serves then.
+/// The processes in the dead run's table. A table that can't be read is set aside for people, and
+/// only the marker is used.
 fn recorded(dead: &DeadRun, report: &mut SweepReport) -> Vec<ProcessIdentity> {
     match dead.records() {
         Ok(store) => {
@@ -255,7 +254,7 @@ fn recorded(dead: &DeadRun, report: &mut SweepReport) -> Vec<ProcessIdentity> {
         }
         Err(error) => {
             report.remarks.push(format!(
-                "the table of run {} can't be read, its marker serves instead: {error}",
+                "the table of run {} can't be read, so only its marker is used: {error}",
                 dead.run()
             ));
             match dead.set_aside(error) {
@@ -268,7 +267,7 @@ fn recorded(dead: &DeadRun, report: &mut SweepReport) -> Vec<ProcessIdentity> {
     }
 }
 
-/// Kills what bears the dead run's marker. Returns whether every process could be inspected.
+/// Kills processes with the dead run's marker. Returns whether every process could be inspected.
 fn kill_marked(dead: &DeadRun, by: &Attribution, report: &mut SweepReport) -> bool {
     let host = dead.info().ok().map(|info| info.host);
     let marked = Remains::of_run(dead.run(), host.as_ref());
@@ -277,7 +276,7 @@ fn kill_marked(dead: &DeadRun, by: &Attribution, report: &mut SweepReport) -> bo
     seen_all
 }
 
-/// Everything in the dead run's cgroup, at once; also what has neither a record nor a marker.
+/// Kills everything in the dead run's cgroup at once, including processes without record or marker.
 fn kill_cgroup(dead: &DeadRun, report: &mut SweepReport) {
     let Ok(Some(path)) = dead.info().map(|info| info.cgroup.clone()) else {
         return;

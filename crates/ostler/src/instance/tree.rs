@@ -17,14 +17,14 @@ use crate::pool::starter::pool_child;
 use crate::pool::{Pool, PoolError, PoolPhase};
 use crate::supervisor::{StartChildError, Supervisor};
 
-/// The tree of one instance, as all its handles see it.
+/// The tree of one instance, shared by all its handles.
 #[derive(Debug)]
 pub(crate) struct Tree {
     pub(super) services: Arc<Services>,
     pub(super) root: Supervisor,
-    /// Its place under an actor of the user's, when it is linked.
+    /// Its place under an actor of the app, if it is linked.
     pub(super) anchor: Option<Anchor>,
-    /// In the order of their starts; one that has stopped stays until the next of its name.
+    /// In the order of their starts. A stopped pool stays until the next one of its name.
     pools: Mutex<Vec<Arc<PoolShared>>>,
     pub(super) report: watch::Sender<Option<StopReport>>,
     /// The ordered stop has begun.
@@ -43,12 +43,12 @@ impl Tree {
             stopping: AtomicBool::new(false),
         });
         if let Some(observer) = tree.services.hub.observer() {
-            // As a type first, or the pointer would have no place for the trait's methods.
+            // Typed first, because the coercion to the trait object needs a concrete `Weak`.
             let instance: Arc<dyn Instance> = Arc::<Self>::clone(&tree);
             observer.watch(Arc::downgrade(&instance));
         }
-        // Made here and not in the task: a runtime can be shut down before it has polled that for
-        // the first time.
+        // Made here and not in the task: a runtime can shut down before it polls the task for the
+        // first time.
         let runtime_guard = AbandonOnDrop::new(&tree.services);
         tokio::spawn(conclude::conclude(Arc::clone(&tree), runtime_guard));
         tree
@@ -62,7 +62,7 @@ impl Tree {
         self.pools.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a new pool in, under a name that no other has now.
+    /// Adds a new pool, whose name no running pool may have.
     fn admit(&self, spec: PoolSpec) -> Result<Arc<PoolShared>, PoolError> {
         let mut pools = self.pools();
         if let Some(at) = pools.iter().position(|pool| pool.spec.name == spec.name) {
@@ -76,7 +76,7 @@ impl Tree {
         Ok(shared)
     }
 
-    /// Starts a pool. Not cancel safe: its name is taken from the beginning.
+    /// Starts a pool. Not cancel safe: its name is taken from the start on.
     pub(super) async fn start_pool(self: &Arc<Self>, spec: PoolSpec) -> Result<Pool, PoolError> {
         if self.services.is_stopping() {
             return Err(PoolError::Stopping);
@@ -105,8 +105,8 @@ impl Tree {
         self.pools().clone()
     }
 
-    /// Begins the ordered stop, once: the pools, the last one first, then the root. It goes on in a
-    /// task of its own.
+    /// Begins the ordered stop, once, in a task of its own: the pools, the last one first, then the
+    /// root.
     pub(super) fn begin_stop(self: &Arc<Self>) {
         self.services.raise_stop_level(StopLevel::Ordered);
         if self.stopping.swap(true, Ordering::AcqRel) {
@@ -123,7 +123,7 @@ impl Tree {
         });
     }
 
-    /// Kills everything, without a runtime too: what is left to end in order ends in its own tasks.
+    /// Kills all workers, even without a runtime. The rest ends in order, in its own tasks.
     pub(super) fn kill(&self) {
         self.services.kill_workers();
         self.root.cell().kill();
@@ -134,7 +134,7 @@ impl Tree {
         self.report.borrow().is_some()
     }
 
-    /// Waits until the instance has ended and everything it held is released, or named in the
+    /// Waits until the instance has ended and everything it held is released or named in the
     /// report.
     pub(super) async fn stopped(&self) -> StopReport {
         let mut report = self.report.subscribe();

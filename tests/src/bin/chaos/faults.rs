@@ -46,7 +46,7 @@ impl Run {
         paused.sort_unstable();
         for (until, id) in paused {
             std::thread::sleep(until.saturating_duration_since(Instant::now()));
-            // A second signal may have stopped it for good; it is resumed all the same.
+            // A second signal may have stopped it for good; it is resumed anyway.
             self.halted.remove(&id);
             id.signal(Signal::SIGCONT);
         }

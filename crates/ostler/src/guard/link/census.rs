@@ -1,18 +1,18 @@
-//! The census: what the guardian still has, and which answer belongs to which question.
+//! The census: the guardian's processes, and which answer belongs to which question.
 
 use ostler_os::guardian::TreeProcess;
 
-/// What the guardian says it still has.
+/// The processes that the guardian reports.
 #[derive(Debug, Clone)]
 pub(crate) struct Census {
     /// Slot and pid of each sitter.
     pub(crate) sitters: Vec<(u32, u32)>,
-    /// Children of the guardian that are no sitters.
+    /// Children of the guardian that are not sitters.
     pub(crate) strays: Vec<TreeProcess>,
 }
 
-/// The questions for a census to one guardian, and its answers. Both keep their order, so the n-th
-/// answer belongs to the n-th question, also when no one waits for it any more.
+/// The census questions to one guardian, and its answers. Both keep their order, so the n-th answer
+/// belongs to the n-th question, even if its caller has given up.
 #[derive(Debug, Default)]
 pub(super) struct Censuses {
     pub(super) generation: u64,
@@ -22,7 +22,7 @@ pub(super) struct Censuses {
 }
 
 impl Censuses {
-    /// A question to this guardian: its number.
+    /// Counts a question to this guardian. Returns its number.
     pub(super) fn ask(&mut self, generation: u64) -> u64 {
         if self.generation != generation {
             *self = Self {
@@ -41,7 +41,7 @@ impl Censuses {
         }
     }
 
-    /// Whether this question has its answer, or never will.
+    /// Whether this question was answered, or never will be.
     pub(super) fn is_settled(&self, generation: u64, question: u64) -> bool {
         self.generation != generation || self.answered >= question
     }

@@ -1,17 +1,17 @@
-//! The numbers of slots at the guardian.
+//! Slot numbers at the guardian.
 
 use std::collections::HashMap;
 
-/// The numbers of slots at the guardian. They are used again: its table is as long as the highest
-/// that was ever used.
+/// Slot numbers at the guardian. They are reused, because its table is as long as the highest number
+/// ever used.
 #[derive(Debug, Default)]
 pub(super) struct SlotNumbers {
-    /// The lowest that was never used.
+    /// The lowest number that was never used.
     unused: u32,
-    /// Those that were given back.
+    /// Numbers that were returned.
     free: Vec<u32>,
-    /// Slots that were closed, whose sitters have not ended yet, and the guardian that has the
-    /// order.
+    /// Slots that are being closed, whose sitters have not ended yet, with the guardian that has
+    /// the order.
     pub(super) closing: HashMap<u32, u64>,
 }
 
@@ -23,7 +23,7 @@ impl SlotNumbers {
         })
     }
 
-    /// Whether it was being closed, under this guardian.
+    /// Whether it was being closed under this guardian.
     pub(super) fn closed(&mut self, slot: u32, generation: u64) -> bool {
         let closed = self.closing.get(&slot) == Some(&generation);
         if closed {
@@ -33,7 +33,7 @@ impl SlotNumbers {
         closed
     }
 
-    /// With a guardian its sitters go, and the next one knows nothing of its slots.
+    /// A guardian's sitters end with it, and the next guardian does not know its slots.
     pub(super) fn guardian_lost(&mut self, generation: u64) -> bool {
         let before = self.closing.len();
         let freed = self.closing.extract_if(|_, ordered| *ordered <= generation);

@@ -1,24 +1,24 @@
-//! What is said of the same processes, compared. Pure.
+//! Compares four views of the same processes. Pure.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 
-/// What everybody says at one moment. A worker's incarnation goes by its marker's value,
+/// The four views at one moment. A worker's incarnation is identified by its marker's value, such as
 /// `embed/0#3`.
 #[derive(Debug, Default)]
 pub(super) struct View {
-    /// Supervision: these workers' processes live.
+    /// Supervision: the workers whose process is alive.
     pub(super) up: Vec<Up>,
     /// The process table.
     pub(super) records: Vec<Recorded>,
     pub(super) guardian: GuardianView,
-    /// `/proc`: who bears this run's marker.
+    /// `/proc`: processes with this run's marker.
     pub(super) marked: Vec<Marked>,
-    /// `/proc`: the processes below a sitter, and which sitter.
+    /// `/proc`: the processes below a sitter, with that sitter.
     pub(super) owners: HashMap<i32, i32>,
 }
 
-/// A worker whose process lives.
+/// A worker whose process is alive.
 #[derive(Debug)]
 pub(super) struct Up {
     pub(super) worker: String,
@@ -31,7 +31,7 @@ pub(super) struct Recorded {
     pub(super) worker: String,
     /// Its process; `None` before the spawn was recorded.
     pub(super) pid: Option<i32>,
-    /// Whether that process lives; `None` if unknown.
+    /// Whether that process is alive; `None` if unknown.
     pub(super) lives: Option<bool>,
     pub(super) sitter: Option<i32>,
 }
@@ -43,19 +43,19 @@ pub(super) struct Marked {
     pub(super) worker: String,
 }
 
-/// What the guardian says.
+/// The guardian's view.
 #[derive(Debug, Default)]
 pub(super) enum GuardianView {
-    /// There is none just now: the next one is being started.
+    /// No guardian serves at the moment: the next one is being started.
     #[default]
     None,
     /// It does not answer.
     Silent,
-    /// It has these.
+    /// It has these processes.
     Has {
         /// Slot and pid of each sitter.
         sitters: Vec<(u32, u32)>,
-        /// Children of its own that are no sitters.
+        /// Its children that are not sitters.
         strays: Vec<u32>,
     },
 }
@@ -69,20 +69,20 @@ impl GuardianView {
     }
 }
 
-/// Two that don't say the same.
+/// A disagreement between two views.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Disagreement {
     /// A worker that counts as running has no record.
     NotRecorded { worker: String, pid: i32 },
     /// A worker that counts as running has ended.
     NotRunning { worker: String, pid: i32 },
-    /// A recorded process lives, and the guardian has no sitter above it.
+    /// A recorded process is alive, and the guardian has no sitter above it.
     NotHeld { worker: String, pid: i32 },
     /// A sitter has a tree that belongs to no record.
-    TreeOfNobody { slot: u32, pid: i32 },
-    /// The guardian has a child that is no sitter.
+    UnrecordedTree { slot: u32, pid: i32 },
+    /// The guardian has a child that is not a sitter.
     Stray { pid: u32 },
-    /// A process bears the marker of an incarnation that has no record, or is below no sitter.
+    /// A process has the marker of an incarnation that has no record, or is not below a sitter.
     Marked { worker: String, pid: i32, recorded: bool },
     /// The guardian does not answer.
     GuardianSilent,
@@ -95,7 +95,7 @@ impl Disagreement {
             Self::NotRecorded { .. } => "not_recorded",
             Self::NotRunning { .. } => "not_running",
             Self::NotHeld { .. } => "not_held",
-            Self::TreeOfNobody { .. } => "tree_of_nobody",
+            Self::UnrecordedTree { .. } => "unrecorded_tree",
             Self::Stray { .. } => "stray",
             Self::Marked { .. } => "marked",
             Self::GuardianSilent => "guardian_silent",
@@ -113,13 +113,13 @@ impl fmt::Display for Disagreement {
             Self::NotHeld { worker, pid } => {
                 write!(
                     f,
-                    "{worker} (pid {pid}) is recorded and lives, and the guardian has no sitter above it"
+                    "{worker} (pid {pid}) is recorded and alive, but the guardian has no sitter above it"
                 )
             }
-            Self::TreeOfNobody { slot, pid } => {
+            Self::UnrecordedTree { slot, pid } => {
                 write!(
                     f,
-                    "the sitter of slot {slot} has processes (such as pid {pid}), and no record is theirs"
+                    "the sitter of slot {slot} has processes (such as pid {pid}) that belong to no record"
                 )
             }
             Self::Stray { pid } => write!(f, "the guardian has a child (pid {pid}) that is no sitter"),
@@ -138,7 +138,7 @@ impl fmt::Display for Disagreement {
     }
 }
 
-/// Everything that disagrees in a view. Without a guardian that answers, nothing is compared with
+/// All disagreements between the views. Without an answer of the guardian, nothing is compared with
 /// it.
 pub(super) fn compare(view: &View) -> BTreeSet<Disagreement> {
     let mut found = BTreeSet::new();
@@ -184,7 +184,7 @@ fn not_held(record: &Recorded, view: &View) -> Option<Disagreement> {
     })
 }
 
-/// A record that has no sitter yet may be of any slot: its spawn is under way.
+/// A record that has no sitter yet may belong to any slot: its spawn is under way.
 fn trees_of_nobody(sitters: &[(u32, u32)], view: &View) -> Vec<Disagreement> {
     if view.records.iter().any(|record| record.sitter.is_none()) {
         return Vec::new();
@@ -194,7 +194,7 @@ fn trees_of_nobody(sitters: &[(u32, u32)], view: &View) -> Vec<Disagreement> {
         let sitter = i32::try_from(*sitter).ok().filter(|sitter| !known.contains(sitter))?;
         let below = view.owners.iter().filter(|(_, owner)| **owner == sitter);
         let pid = below.map(|(pid, _)| *pid).min()?;
-        Some(Disagreement::TreeOfNobody { slot: *slot, pid })
+        Some(Disagreement::UnrecordedTree { slot: *slot, pid })
     };
     sitters.iter().filter_map(tree_of).collect()
 }
@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn a_record_that_is_missing_is_missed_by_all() {
         let missing = |view: &mut View| drop(view.records.remove(1));
-        assert_eq!(kinds(missing), ["not_recorded", "tree_of_nobody", "marked"]);
+        assert_eq!(kinds(missing), ["not_recorded", "unrecorded_tree", "marked"]);
         let a_spawn_is_under_way = |view: &mut View| {
             missing(view);
             view.up.clear();
