@@ -12,3 +12,4 @@ mod resize;
 mod scene;
 mod specs;
 mod supervised;
+mod unresponsive;

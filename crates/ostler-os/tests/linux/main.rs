@@ -5,4 +5,5 @@ mod common;
 mod identity;
 mod kill;
 mod marker;
+mod port_choice;
 mod ports;
