@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use ostler::{Backoff, EventKind, Ostler, Pool, PoolSpec, Ready, Restart, StopSpec};
+use ostler::{EventKind, Ostler, Pool, Ready, StopSpec};
 use ostler_tests::{SOON, send, survivors};
 
 use super::scene::{Place, Seen, WORST, in_time, start, stop};
@@ -39,7 +39,7 @@ pub(super) fn alive(tag: &str) -> HashSet<i32> {
 }
 
 /// Waits until all workers have been replaced and none of `old` is left.
-async fn all_back(place: &Place, pool: &Pool, seen: &mut Seen, old: &HashSet<i32>) {
+pub(super) async fn all_back(place: &Place, pool: &Pool, seen: &mut Seen, old: &HashSet<i32>) {
     seen.kind(EventKind::PoolReady).await;
     assert_eq!(in_time(pool.wait_ready()).await, Ok(()));
     assert_eq!(seen.count(EventKind::WorkerGaveUp), 0, "{}", seen.story());

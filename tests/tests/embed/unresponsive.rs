@@ -7,7 +7,7 @@ use ostler::{Backoff, EventKind, PoolSpec, Restart};
 use ostler_tests::tracer::Tracer;
 use ostler_tests::{SOON, send};
 
-use super::guardian::{begun, guardian, sitters};
+use super::guardian::{alive, all_back, begun, guardian, sitters};
 use super::scene::{Place, in_time, start, stop};
 
 /// Only the kernel is left to wake them up.
