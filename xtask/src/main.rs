@@ -37,7 +37,7 @@ cargo xtask ci [CHECK …]
     benches, packages. What was skipped is listed at the end; in CI (CI=true) it must be in .ci/expected-skips.
 
 cargo xtask api
-    Writes docs/api/ostler.txt anew: the public API of the crate ostler. Needs cargo-public-api and nightly.
+    Writes docs/api/*.txt anew: the public API of ostler, ostler-serve and ostler-supervisor. Needs a nightly toolchain.
 
 cargo xtask record
     Makes the recordings in docs/recording anew: the live table and the demo.

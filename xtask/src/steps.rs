@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 /// What went wrong, for people.
 pub(crate) type Outcome<T = ()> = Result<T, String>;
 
@@ -19,6 +21,21 @@ pub(crate) fn root() -> PathBuf {
 pub(crate) fn programs() -> Outcome<PathBuf> {
     let own = std::env::current_exe().map_err(|error| format!("finding xtask's own path: {error}"))?;
     Ok(own.parent().unwrap_or(&own).to_owned())
+}
+
+/// The target folder of the workspace.
+pub(crate) fn target_directory() -> Outcome<PathBuf> {
+    let metadata = metadata()?;
+    let directory = metadata["target_directory"].as_str();
+    Ok(PathBuf::from(
+        directory.ok_or("cargo metadata names no target directory")?,
+    ))
+}
+
+/// What cargo says of the workspace.
+pub(crate) fn metadata() -> Outcome<Value> {
+    let printed = output(cargo().args(["metadata", "--format-version", "1", "--no-deps", "--offline"]))?;
+    serde_json::from_str(&printed).map_err(|error| format!("cargo metadata: {error}"))
 }
 
 /// The cargo that runs us, in the workspace's folder.

@@ -4,6 +4,8 @@
 //! Nothing in this crate reads a clock, runs on an async runtime or calls the operating system:
 //! time is passed in, and effects are returned as data.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub mod exit;
 pub mod failure;
 pub mod ids;

@@ -15,6 +15,8 @@
 //!
 //! This crate does *not* decide when processes start or end, send signals, or read `/proc`.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub mod codec;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

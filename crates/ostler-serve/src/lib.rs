@@ -1,6 +1,8 @@
 //! Clients of an Ostler pool: dispatch, queue, leases, sessions, circuit breaker, retries and
 //! recycling.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod adapter;
 mod call;
 mod client;

@@ -5,6 +5,8 @@
 //! [`context`] places spans in their traces. With the feature `otlp`, `otlp::Telemetry` exports
 //! everything by OTLP.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 pub mod context;
 pub mod event;
 pub mod names;

@@ -1,13 +1,14 @@
-//! Ostler: an OTP-like supervision tree in which every worker actor owns one operating-system process.
+//! Supervision of operating-system processes by the rules of Erlang/OTP, on [ractor] actors.
 //!
-//! An [`Ostler`] is one instance: a root supervisor with its process table, its guardian and its pools. A [`Pool`] keeps
-//! so many workers of one kind running; each is started, watched, restarted and stopped by Erlang/OTP's rules, and what
-//! it held is proven to be released before anything takes its place. Whatever dies first, nothing is left behind.
+//! Ostler starts, watches, restarts and stops long-lived processes: model servers in Python,
+//! language servers, browsers, database shards. Every worker is an actor that owns one process.
+//! Before a worker is replaced, Ostler proves that its process tree is gone, its ports are free and
+//! its record is removed. Whatever dies first, your app included, nothing is left behind.
+//!
+//! # Example
 //!
 //! ```no_run
-//! use std::time::Duration;
-//!
-//! use ostler::{Ostler, Port, Ready, Restart};
+//! use ostler::{Ostler, Port, Ready};
 //!
 //! # #[tokio::main]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -18,21 +19,71 @@
 //!     .port(Port::Any)
 //!     .ready(Ready::http("/"))
 //!     .workers(4)
-//!     .restart(Restart::Transient)
 //!     .start()
 //!     .await?;
 //! pool.wait_ready().await?;
+//!
 //! let worker = pool.worker(0)?;
+//! println!("{} serves at {:?}", worker.id(), worker.addr());
 //! worker.restart().await?;
 //! worker.ready().await?;
-//! println!("{} serves at {:?}", worker.id(), worker.addr());
+//!
 //! let report = ostler.stop().await?;
 //! assert!(report.is_success(), "{report}");
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! Supervision of ordinary ractor actors, no process in sight, is in [`supervisor`].
+//! # Where to begin
+//!
+//! | you want to | look at |
+//! |---|---|
+//! | start an instance, by itself or linked under your actor | [`Ostler::builder`], [`OstlerBuilder::start_linked`] |
+//! | keep processes of one kind running | [`Ostler::pool`], [`PoolSpec`] for one that you read from a file, [`Pool`] |
+//! | know and control one worker | [`Worker`]: its address, state, restart, stop |
+//! | say when a worker is ready, and whether it is healthy | [`Ready`], [`Health`] |
+//! | say which ends are followed by a restart, and when to give up | [`Restart`], [`PoolSpec::intensity()`], [`Backoff`] |
+//! | see what happens | [`Ostler::subscribe`], [`EventStream`], [`EventKind`] |
+//! | export traces, metrics and logs | `otlp` (a feature), [`Observer`] for your own exporter |
+//! | make an instance a child of a supervisor | [`Ostler::child_spec`] |
+//! | supervise ordinary ractor actors, no process in sight | [`supervisor`] |
+//! | test your own supervision | `testing` (a feature) |
+//! | understand a failure | [`Failure`], [`Reason`] |
+//! | clean up after a host that was killed | every start does; [`sweep`] does it alone |
+//!
+//! The guide is [docs/embedding.md]; [docs/configuration.md] lists every setting with its default.
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `rocksdb` | yes | the process table in RocksDB; its C++ takes minutes to compile, once |
+//! | `redb` | no | the process table in redb, in pure Rust; one of the two is required |
+//! | `probes` | yes | `probe-http` and `ready-line` |
+//! | `probe-http` | by `probes` | [`Ready::http`] and [`Health::http`] |
+//! | `ready-line` | by `probes` | [`Ready::Line`] |
+//! | `otlp` | no | traces, metrics and log records by OTLP |
+//! | `testing` | no | a test bed and a fake worker for your own tests |
+//! | `cluster` | no | ractor with its own feature `cluster`: needed when anything else in the build enables that |
+//!
+//! A specification that asks for what a build lacks is invalid, and the message names the feature.
+//! Without C++: `default-features = false, features = ["redb", "probes"]`.
+//!
+//! # Platform and runtime
+//!
+//! Linux 5.14 or newer, on x86_64 or aarch64, with glibc or musl; no root. Where cgroup v2 is
+//! writable it contains the workers, too. [tokio] with its time and I/O drivers
+//! (`enable_all`), multi-threaded or current-thread. Every `async fn` is cancel safe: what was
+//! ordered happens although its future is dropped once it was polled.
+//!
+//! The library installs no signal handler and blocks no signal: [docs/embedding.md] says what an
+//! app that wants to stop in order on TERM does.
+//!
+//! [docs/embedding.md]: https://github.com/ostler-rs/ostler/blob/main/docs/embedding.md
+//! [docs/configuration.md]: https://github.com/ostler-rs/ostler/blob/main/docs/configuration.md
+//! [tokio]: https://docs.rs/tokio
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod detached;
 mod follow;
@@ -68,6 +119,8 @@ pub use supervisor::{Backoff, Restart};
 
 #[doc(inline)]
 pub use ostler_supervisor as supervisor;
+#[doc(no_inline)]
+pub use ractor;
 
 pub use ostler_core::failure::{ExitStatus, Failure, Reason};
 pub use ostler_core::ids::{Incarnation, RunId, WorkerId};
@@ -87,3 +140,8 @@ pub use ostler_telemetry::{
 
 #[cfg(test)]
 mod tests;
+
+/// The examples of the guide compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/embedding.md")]
+struct EmbeddingGuide;

@@ -1,59 +1,79 @@
-//! `docs/api/ostler.txt`: everything that the crate `ostler` makes public, so that a change of it
-//! shows in review. cargo-public-api reads it from rustdoc's JSON, which only nightly writes.
+//! `docs/api/`: everything that the crates for apps make public, so that a change of it shows in
+//! review.
+//!
+//! The listings are made by `xtask/api-listing`, a program outside the workspace, from rustdoc's
+//! JSON, which only nightly writes.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 use crate::skips::Skips;
-use crate::steps::{Outcome, cargo, exists, output, root, title};
+use crate::steps::{Outcome, cargo, output, root, target_directory, title};
 
-const LISTING: &str = "docs/api/ostler.txt";
+/// Each crate with the features it is listed with: all that add items, with the light engine.
+const CRATES: [(&str, &str); 3] = [
+    ("ostler", "redb,otlp,probes,testing"),
+    ("ostler-serve", "redb,grpc,http,stdio"),
+    ("ostler-supervisor", ""),
+];
 
-/// Compares the listing with the code.
+const TOOL: &str = "xtask/api-listing/Cargo.toml";
+
+/// Compares the listings with the code.
 pub(super) fn check(skips: &mut Skips) -> Outcome {
     let name = "public API";
-    if !exists("cargo-public-api") {
-        skips.step(name, "cargo-public-api is not installed");
-        return Ok(());
-    }
     let nightly = Command::new("rustc").args(["+nightly", "--version"]).output();
     if !nightly.is_ok_and(|output| output.status.success()) {
-        skips.step(name, "cargo-public-api is not installed with a nightly toolchain");
+        skips.step(name, "no nightly toolchain");
+        return Ok(());
+    }
+    if let Err(why) = output(cargo().args(["fetch", "--locked", "--manifest-path", TOOL])) {
+        let why = why.lines().last().unwrap_or_default();
+        skips.step(
+            name,
+            &format!("the dependencies of api-listing could not be fetched: {why}"),
+        );
         return Ok(());
     }
     title(name);
-    let found = listing()?;
-    let expected = std::fs::read_to_string(path()).unwrap_or_default();
-    let differences = differences(&expected, &found);
-    if differences.is_empty() {
-        return Ok(());
+    for (name, features) in CRATES {
+        let expected = std::fs::read_to_string(path(name)).unwrap_or_default();
+        let differences = differences(&expected, &listing(name, features)?);
+        if !differences.is_empty() {
+            return Err(format!(
+                "{} does not match the code; `cargo xtask api` writes it anew:\n{}",
+                path(name).display(),
+                differences.join("\n")
+            ));
+        }
     }
-    Err(format!(
-        "{LISTING} does not match the code; `cargo xtask api` writes it anew:\n{}",
-        differences.join("\n")
-    ))
+    Ok(())
 }
 
-/// Writes the listing.
+/// Writes the listings.
 pub(crate) fn write() -> Outcome {
-    let path = path();
-    let folder = path.parent().ok_or("the listing is in a folder")?;
-    std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    std::fs::write(&path, listing()?).map_err(|error| format!("{}: {error}", path.display()))
+    for (name, features) in CRATES {
+        let path = path(name);
+        let folder = path.parent().ok_or("a listing is in a folder")?;
+        std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        std::fs::write(&path, listing(name, features)?).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(())
 }
 
-fn path() -> PathBuf {
-    root().join(LISTING)
+fn path(name: &str) -> PathBuf {
+    root().join(format!("docs/api/{name}.txt"))
 }
 
-/// With the light engine, whose features have the same API as RocksDB's. Without implementations
-/// that the compiler derives.
-fn listing() -> Outcome<String> {
+fn listing(name: &str, features: &str) -> Outcome<String> {
+    let target = target_directory()?.join("api");
     let mut list = cargo();
-    list.args(["public-api", "-sss", "--color", "never", "-p", "ostler"])
-        .args(["--no-default-features", "--features", "redb,otlp"])
-        // Ours is set by rustup for stable; the tool chooses nightly.
-        .env_remove("RUSTUP_TOOLCHAIN");
+    list.args(["run", "--quiet", "--locked", "--manifest-path", TOOL, "--target-dir"])
+        .arg(&target)
+        .arg("--")
+        .arg(root().join(format!("crates/{name}/Cargo.toml")))
+        .arg(&target)
+        .arg(features);
     Ok(output(&mut list)? + "\n")
 }
 

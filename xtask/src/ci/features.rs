@@ -6,13 +6,27 @@ use crate::steps::{Outcome, cargo, output, step};
 /// A title, and the arguments of `cargo check`. RocksDB is compiled again (18 minutes) when another
 /// selection of packages changes the features of what its build depends on: combinations with it
 /// are of the whole workspace.
-const COMBINATIONS: [(&str, &str); 6] = [
+const COMBINATIONS: [(&str, &str); 8] = [
     (
         "none (crates without an engine)",
         "-p ostler-core -p ostler-failpoint -p ostler-os -p ostler-telemetry -p ostler-supervisor -p ostler-python",
     ),
-    ("redb", "-p ostler -p ostler-cli --no-default-features --features redb"),
-    ("redb, otlp", "-p ostler --no-default-features --features redb,otlp"),
+    (
+        "redb, without probes",
+        "-p ostler --no-default-features --features redb",
+    ),
+    (
+        "redb, probe-http",
+        "-p ostler --no-default-features --features redb,probe-http",
+    ),
+    (
+        "redb, ready-line, otlp, testing",
+        "-p ostler --no-default-features --features redb,ready-line,otlp,testing",
+    ),
+    (
+        "the program with redb",
+        "-p ostler-cli --no-default-features --features redb",
+    ),
     (
         "redb, stdio",
         "-p ostler-serve --no-default-features --features redb,stdio",
@@ -41,6 +55,16 @@ pub(super) fn check(environment: &[(&'static str, String)]) -> Outcome {
         step(&format!("features: {name}"), &mut check)?;
     }
     no_engine()?;
+    let mut refusals = cargo();
+    refusals.args([
+        "test",
+        "--package",
+        "ostler-core",
+        "--no-default-features",
+        "--lib",
+        "features",
+    ]);
+    step("features: what a build lacks is refused by name", &mut refusals)?;
     // Features of ractor are shared by a whole build: with this one its messages must be
     // serialisable.
     let mut cluster = cargo();

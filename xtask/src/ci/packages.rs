@@ -3,12 +3,12 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 
-use crate::steps::{Outcome, cargo, output, root, step};
+use crate::steps::{Outcome, cargo, metadata, output, root, step, target_directory};
 
 pub(super) fn build_an_app_from_them() -> Outcome {
     let crates = published()?;
@@ -56,19 +56,6 @@ fn published() -> Outcome<Vec<Published>> {
         .collect())
 }
 
-fn target_directory() -> Outcome<PathBuf> {
-    let metadata = metadata()?;
-    let directory = metadata["target_directory"].as_str();
-    Ok(PathBuf::from(
-        directory.ok_or("cargo metadata names no target directory")?,
-    ))
-}
-
-fn metadata() -> Outcome<Value> {
-    let printed = output(cargo().args(["metadata", "--format-version", "1", "--no-deps", "--offline"]))?;
-    serde_json::from_str(&printed).map_err(|error| format!("cargo metadata: {error}"))
-}
-
 fn unpack(krate: &Published, place: &Path) -> Outcome {
     let archive = target_directory()?.join(format!("package/{}-{}.crate", krate.name, krate.version));
     output(Command::new("tar").arg("-xmzf").arg(archive).arg("-C").arg(place)).map(drop)
@@ -88,7 +75,7 @@ fn write_app(crates: &[Published], place: &Path) -> Outcome {
     };
     let mut manifest = format!(
         "[package]\nname = \"app\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n[workspace]\n\n[dependencies]\n\
-         ostler = {{ version = \"{}\", default-features = false, features = [\"redb\"] }}\n\
+         ostler = {{ version = \"{}\", default-features = false, features = [\"redb\", \"probes\"] }}\n\
          tokio = {{ version = \"1\", features = [\"rt-multi-thread\", \"macros\"] }}\n\n[patch.crates-io]\n",
         version("ostler")?
     );

@@ -5,8 +5,6 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use regex::Regex;
-
 use super::{Health, LONGEST, MOST_WORKERS, Mode, PoolSpec, Port, Ports, Probe, ProbeKind, Ready, WorkerSpec};
 
 /// Something that is invalid or probably a mistake.
@@ -214,13 +212,8 @@ impl WorkerSpec {
         match ready {
             Ready::Probe(probe) => self.check_probe("ready", probe, found),
             Ready::Line(pattern) => {
-                if let Err(error) = Regex::new(pattern) {
-                    let error = error.to_string();
-                    let cause = error.lines().last().unwrap_or_default().trim_start_matches("error: ");
-                    found.add(
-                        "ready.line",
-                        format!("{pattern:?} is not a regular expression: {cause}"),
-                    );
+                if let Err(why) = check_pattern(pattern) {
+                    found.add("ready.line", why);
                 }
             }
             Ready::After(time) => found.duration("ready.after", *time),
@@ -266,6 +259,9 @@ impl WorkerSpec {
             "grpc is not built yet; http, tcp, notify, line, file and after are".into()
         });
         if let ProbeKind::Http(path) = &probe.kind {
+            found.require(cfg!(feature = "probe-http"), key, || {
+                not_in_this_build("HTTP probes", "probe-http")
+            });
             found.require(path.starts_with('/'), key, || {
                 format!("{path:?} is not a path: it has to begin with '/'")
             });
@@ -283,6 +279,24 @@ impl WorkerSpec {
             .iter()
             .any(|(name, port)| Some(name) == target && port == kind)
     }
+}
+
+#[cfg(feature = "ready-line")]
+fn check_pattern(pattern: &str) -> Result<(), String> {
+    regex::Regex::new(pattern).map(drop).map_err(|error| {
+        let error = error.to_string();
+        let cause = error.lines().last().unwrap_or_default().trim_start_matches("error: ");
+        format!("{pattern:?} is not a regular expression: {cause}")
+    })
+}
+
+#[cfg(not(feature = "ready-line"))]
+fn check_pattern(_: &str) -> Result<(), String> {
+    Err(not_in_this_build("readiness by a line of output", "ready-line"))
+}
+
+fn not_in_this_build(what: &str, feature: &str) -> String {
+    format!("this build has no {what}; enable the feature {feature:?} of the crate ostler")
 }
 
 /// Names that differ in `PORT_NAME`, and numbers that differ.
@@ -310,6 +324,31 @@ fn check_names(ports: &BTreeMap<String, Port>, found: &mut Problems) {
 }
 
 #[cfg(test)]
+mod features {
+    use super::*;
+
+    #[test]
+    fn what_this_build_lacks_is_invalid_and_the_feature_is_named() {
+        let spec = |ready| PoolSpec::new("p", ["x"]).port(Port::Any).ready(ready);
+        let built_in = [
+            (Ready::http("/"), "ready", "probe-http", cfg!(feature = "probe-http")),
+            (
+                Ready::Line("up".into()),
+                "ready.line",
+                "ready-line",
+                cfg!(feature = "ready-line"),
+            ),
+        ];
+        for (ready, key, feature, built_in) in built_in {
+            let problems = spec(ready).problems();
+            let refused = |problem: &SpecProblem| problem.key == key && problem.message.contains(feature);
+            assert_eq!(problems.is_empty(), built_in, "{problems:?}");
+            assert_eq!(problems.iter().any(refused), !built_in, "{problems:?}");
+        }
+    }
+}
+
+#[cfg(all(test, feature = "probe-http", feature = "ready-line"))]
 mod tests {
     use super::*;
     use crate::supervision::Backoff;

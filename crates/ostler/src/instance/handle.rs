@@ -23,6 +23,22 @@ use crate::pool::{Pool, PoolError};
 ///
 /// Every `async fn` here is cancel safe: once polled, what it orders happens even if its future is
 /// dropped.
+///
+/// ```no_run
+/// use ostler::{Ostler, PoolSpec};
+///
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let ostler = Ostler::builder("demo").start().await?;
+/// let pool = ostler.add_pool(PoolSpec::new("web", ["./server"]).workers(2)).await?;
+/// // Another task watches it.
+/// let watched = ostler.clone();
+/// let watch = tokio::spawn(async move { watched.ended().await });
+/// pool.wait_ready().await?;
+/// ostler.stop().await?;
+/// println!("{}", watch.await?);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Ostler {
     held: Arc<Held>,

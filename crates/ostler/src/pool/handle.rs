@@ -18,6 +18,19 @@ use crate::usage::usage;
 /// A running pool. Cheap to clone; all clones are handles of the same pool, and dropping them does not stop it.
 ///
 /// Every `async fn` here is cancel safe: what was ordered happens although its future is dropped once it was polled.
+///
+/// ```no_run
+/// # async fn example(pool: ostler::Pool) -> Result<(), Box<dyn std::error::Error>> {
+/// pool.wait_ready().await?;
+/// for worker in pool.ready() {
+///     println!("{} has pid {:?} and serves at {:?}", worker.id(), worker.pid(), worker.addr());
+/// }
+/// // The next ready worker, in turn.
+/// let worker = pool.pick().ok_or("no worker is ready")?;
+/// println!("{} is asked next; the pool is {:?}", worker.id(), pool.phase());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Pool {
     pub(crate) shared: Arc<PoolShared>,

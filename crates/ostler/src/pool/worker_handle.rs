@@ -21,6 +21,21 @@ use crate::status::WorkerState;
 ///
 /// Every `async fn` here is cancel safe: what was ordered happens although its future is dropped
 /// once it was polled.
+///
+/// ```no_run
+/// # async fn example(pool: ostler::Pool) -> Result<(), Box<dyn std::error::Error>> {
+/// let worker = pool.worker(0)?;
+/// let incarnation = worker.restart().await?;
+/// // Its actor is up; wait until this one is ready.
+/// assert_eq!(worker.ready().await?, incarnation);
+/// println!("{}#{incarnation} serves at {:?}", worker.id(), worker.addr());
+///
+/// let mut states = worker.watch();
+/// states.wait_for(|state| state.pid.is_none()).await?;
+/// println!("{} has ended: {:?}", worker.id(), states.borrow().last_failure);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Worker {
     pool: Arc<PoolShared>,

@@ -6,11 +6,12 @@
 
 mod file;
 mod health;
+#[cfg(feature = "probe-http")]
 mod http;
 mod lines;
 mod notify;
 mod probe;
-#[cfg(test)]
+#[cfg(all(test, feature = "probe-http", feature = "ready-line"))]
 mod tests;
 
 use std::path::PathBuf;

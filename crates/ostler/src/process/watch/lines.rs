@@ -2,41 +2,30 @@
 
 use std::sync::Arc;
 
-use anstream::adapter::strip_str;
-use regex::Regex;
 use tokio::sync::watch;
+
+use pattern::Pattern;
 
 /// Sees every line of a worker, in place, so that none is missed however many there are.
 #[derive(Debug, Clone)]
 pub(in crate::process) struct LineWatch {
-    pattern: Arc<Regex>,
+    pattern: Arc<Pattern>,
     seen: watch::Sender<bool>,
 }
 
 impl LineWatch {
     /// A watch for lines that match the pattern.
-    pub(in crate::process) fn new(pattern: &str) -> Result<Self, regex::Error> {
+    pub(in crate::process) fn new(pattern: &str) -> Result<Self, String> {
         Ok(Self {
-            pattern: Arc::new(Regex::new(pattern)?),
+            pattern: Arc::new(Pattern::new(pattern)?),
             seen: watch::Sender::new(false),
         })
     }
 
     pub(in crate::process) fn see(&self, line: &str) {
-        if !*self.seen.borrow() && self.matches(line) {
+        if !*self.seen.borrow() && self.pattern.matches(line) {
             self.seen.send_replace(true);
         }
-    }
-
-    /// A program that believes in a terminal colours its lines, or overwrites them with `\r`: an
-    /// anchored pattern has to match what a person would see.
-    fn matches(&self, line: &str) -> bool {
-        self.pattern.is_match(line)
-            || (line.contains(['\x1b', '\r'])
-                && strip_str(line)
-                    .to_string()
-                    .split('\r')
-                    .any(|shown| self.pattern.is_match(shown)))
     }
 
     /// Waits for the first line that matches; at once when it has come already.
@@ -46,7 +35,52 @@ impl LineWatch {
     }
 }
 
-#[cfg(test)]
+#[cfg(feature = "ready-line")]
+mod pattern {
+    use anstream::adapter::strip_str;
+    use regex::Regex;
+
+    #[derive(Debug)]
+    pub(super) struct Pattern(Regex);
+
+    impl Pattern {
+        pub(super) fn new(pattern: &str) -> Result<Self, String> {
+            Regex::new(pattern).map(Self).map_err(|error| error.to_string())
+        }
+
+        /// A program that writes to a terminal colours its lines, or overwrites them with `\r`: an
+        /// anchored pattern has to match what a person would see.
+        pub(super) fn matches(&self, line: &str) -> bool {
+            self.0.is_match(line)
+                || (line.contains(['\x1b', '\r'])
+                    && strip_str(line)
+                        .to_string()
+                        .split('\r')
+                        .any(|shown| self.0.is_match(shown)))
+        }
+    }
+}
+
+/// A specification with a pattern is invalid in this build, so that there is never one.
+#[cfg(not(feature = "ready-line"))]
+mod pattern {
+    use std::convert::Infallible;
+
+    #[derive(Debug)]
+    pub(super) struct Pattern(Infallible);
+
+    impl Pattern {
+        pub(super) fn new(_: &str) -> Result<Self, String> {
+            Err("this build lacks the feature \"ready-line\"".to_owned())
+        }
+
+        pub(super) fn matches(&self, _: &str) -> bool {
+            match self.0 {}
+        }
+    }
+}
+
+#[cfg(all(test, feature = "ready-line"))]
 mod tests {
     use super::*;
 

@@ -9,7 +9,9 @@ use ostler_os::ports::{ListenerOwner, listener_in_tree};
 use ostler_os::sockets::name_holders;
 use tokio::net::TcpStream;
 
-use super::{Answer, http};
+use super::Answer;
+#[cfg(feature = "probe-http")]
+use super::http;
 use crate::patience;
 use crate::status::PortMap;
 
@@ -63,12 +65,15 @@ impl ProbePlan {
         }
         let address = reachable(self.address);
         let asked = match &self.kind {
+            #[cfg(feature = "probe-http")]
             ProbeKind::Http(path) => http::get(address, path).await,
+            #[cfg(not(feature = "probe-http"))]
+            ProbeKind::Http(_) => return Answer::Never(not_built("http")),
             ProbeKind::Tcp => TcpStream::connect(address)
                 .await
                 .map(drop)
                 .map_err(|error| error.to_string()),
-            ProbeKind::Grpc => return Answer::Never(not_built()),
+            ProbeKind::Grpc => return Answer::Never(not_built("grpc")),
         };
         match asked {
             Ok(()) => Answer::Yes(PortMap::new()),
@@ -116,9 +121,9 @@ impl ProbePlan {
     }
 }
 
-/// A specification that asks by grpc is refused before it gets here.
-fn not_built() -> Failure {
-    Failure::new(Reason::ReadyTimeout, "grpc probes are not built yet")
+/// A specification that asks by what this build lacks is invalid, and does not get here.
+fn not_built(kind: &str) -> Failure {
+    Failure::new(Reason::ReadyTimeout, format!("this build has no {kind} probes"))
 }
 
 /// A wildcard address can not be reached; what listens there is reached on loopback.
