@@ -58,6 +58,25 @@ pub fn wrapped(command: &mut Command, wrapper: &[&str]) {
     *command = outer;
 }
 
+/// Makes a system call fail with this errno in the command and in everything it starts
+/// (seccomp(2)).
+pub fn refusing(command: &mut Command, call: i64, errno: i32) {
+    // A filter of four instructions: load the call's number, compare, fail, allow.
+    const FILTER: &str = "
+import ctypes, os, struct, sys
+call, errno = int(sys.argv[1]), int(sys.argv[2])
+steps = [(0x20, 0, 0, 0), (0x15, 0, 1, call), (0x06, 0, 0, 0x50000 | errno), (0x06, 0, 0, 0x7fff0000)]
+code = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *step) for step in steps))
+program = ctypes.create_string_buffer(struct.pack('HxxxxxxP', len(steps), ctypes.addressof(code)))
+prctl = ctypes.CDLL(None, use_errno=True).prctl
+prctl.argtypes = [ctypes.c_int] + [ctypes.c_void_p] * 4
+assert prctl(38, 1, 0, 0, 0) == 0 and prctl(22, 2, ctypes.addressof(program), 0, 0) == 0, ctypes.get_errno()
+os.execvp(sys.argv[3], sys.argv[3:])
+";
+    let (call, errno) = (call.to_string(), errno.to_string());
+    wrapped(command, &["python3", "-c", FILTER, &call, &errno]);
+}
+
 /// Returns the command, changed so that the kernel kills the process when the thread that started
 /// it ends. Processes outside an Ostler run would otherwise survive a killed test. Changing the
 /// user later would undo this (prctl(2), PR_SET_PDEATHSIG).

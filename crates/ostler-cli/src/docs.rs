@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use ostler_core::failure::{ExitStatus, Reason};
 use ostler_core::ids::{Incarnation, RunId, WorkerId};
+use ostler_os::start_error::{Action, ROWS};
 use ostler_telemetry::names::{Name, attribute, metric, resource, span};
 use ostler_telemetry::{Event, EventKind, Facts};
 
@@ -148,7 +149,8 @@ fn dashboard_and_alerts_know_no_metric_that_is_not_there() {
 #[test]
 fn every_reason_has_its_row_with_whether_it_is_counted() {
     let page = page("failure-reasons.md");
-    assert_eq!(first_column(&page), Reason::ALL.map(Reason::name));
+    let (page, _) = page.split_once("\n## ").expect("a second section");
+    assert_eq!(first_column(page), Reason::ALL.map(Reason::name));
     for reason in Reason::ALL {
         let row = page
             .lines()
@@ -157,4 +159,55 @@ fn every_reason_has_its_row_with_whether_it_is_counted() {
         let counted = row.trim_end_matches([' ', '|']).rsplit("| ").next().unwrap();
         assert_eq!(counted == "yes", reason.is_counted(), "{row}");
     }
+}
+
+/// Item D.9 of issue 11: the page's table of system errors is the code's, row by row.
+#[test]
+fn every_error_of_a_start_has_its_row() {
+    let page = page("failure-reasons.md");
+    let (_, section) = page
+        .split_once("\n## Errors of the system at a start\n")
+        .expect("the section");
+    let rows: Vec<&str> = section
+        .lines()
+        .filter(|line| line.starts_with("| `E") || line.starts_with("| any other"))
+        .collect();
+    let row = |error: String, at: &[Action], reason: Reason, meaning: &str, suggestion: Option<&str>| {
+        let at: Vec<&str> = at.iter().map(|action| action.name()).collect();
+        let counted = if reason.is_counted() {
+            "yes"
+        } else {
+            "no, after a pause"
+        };
+        let reason = format!("`{reason}`");
+        let cells = [
+            &error,
+            &at.join(", "),
+            &reason,
+            meaning,
+            suggestion.unwrap_or_default(),
+            counted,
+        ];
+        let cells = cells.map(|cell| {
+            if cell.is_empty() {
+                " |".to_owned()
+            } else {
+                format!(" {cell} |")
+            }
+        });
+        format!("|{}", cells.concat())
+    };
+    let named = ROWS
+        .iter()
+        .map(|of| row(format!("`{}`", of.name), of.at, of.reason, of.meaning, of.suggestion));
+    let others = Action::ALL
+        .iter()
+        .map(|action| row("any other".to_owned(), &[*action], action.otherwise(), "", None));
+    let expected: Vec<String> = named.chain(others).collect();
+    assert_eq!(
+        rows,
+        expected,
+        "docs/failure-reasons.md should have\n{}\n",
+        expected.join("\n")
+    );
 }

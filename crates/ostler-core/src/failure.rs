@@ -18,10 +18,18 @@ pub enum Reason {
     PortInUse,
     /// The program is not in the `PATH` of the worker's environment, or its interpreter is missing.
     CommandNotFound,
-    /// The working directory does not exist.
+    /// The working directory does not exist, is no directory, or its path can't be resolved.
     DirectoryMissing,
     /// The user lacks permission for the program or the directory.
     PermissionDenied,
+    /// The kernel can't run the program for another reason: its format, too large a command and
+    /// environment, a path with a loop of links. The message names the system's error.
+    ExecFailed,
+    /// The program's file is open for writing (ETXTBSY), as while it is being deployed.
+    ProgramBusy,
+    /// The file system of the program or of the working directory failed (EIO, ESTALE and the
+    /// like).
+    FileSystemFailed,
     /// The process exited before it became ready, with any status.
     ExitedBeforeReady,
     /// The process exited before `min_uptime`.
@@ -56,11 +64,14 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, in the order of docs/failure-reasons.md.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::PortInUse,
         Self::CommandNotFound,
         Self::DirectoryMissing,
         Self::PermissionDenied,
+        Self::ExecFailed,
+        Self::ProgramBusy,
+        Self::FileSystemFailed,
         Self::ExitedBeforeReady,
         Self::ExitedEarly,
         Self::ReadyTimeout,
@@ -84,6 +95,9 @@ impl Reason {
             Self::CommandNotFound => "command_not_found",
             Self::DirectoryMissing => "directory_missing",
             Self::PermissionDenied => "permission_denied",
+            Self::ExecFailed => "exec_failed",
+            Self::ProgramBusy => "program_busy",
+            Self::FileSystemFailed => "file_system_failed",
             Self::ExitedBeforeReady => "exited_before_ready",
             Self::ExitedEarly => "exited_early",
             Self::ReadyTimeout => "ready_timeout",
@@ -111,6 +125,13 @@ impl Reason {
             Self::DirectoryMissing => "create the directory, or correct cwd; it is relative to the file that names it",
             Self::PermissionDenied => {
                 "make the program executable, and readable and reachable for the user that runs Ostler"
+            }
+            Self::ExecFailed => "run the command by hand in the same directory and environment",
+            Self::ProgramBusy => {
+                "no action needed, the start is repeated until the file is no longer written; deploy by renaming a new file over the old one"
+            }
+            Self::FileSystemFailed => {
+                "no action needed if it passes, the start is repeated; otherwise check the file system and its mount"
             }
             Self::ExitedBeforeReady => {
                 "read its last lines on stderr; run the command by hand in the same directory and environment"
@@ -151,10 +172,12 @@ impl Reason {
         matches!(self, Self::ProcessLimit | Self::DescriptorLimit | Self::OutOfMemory)
     }
 
-    /// Whether a failure with this reason counts towards the slot's restart intensity. The
-    /// machine's limits, the guardian's death and a store that stalls are not the worker's fault.
+    /// Whether a failure with this reason counts towards the slot's restart intensity. What is not
+    /// the worker's fault does not: the machine's limits, a program that is being written, a file
+    /// system that fails, the guardian's death, a store that stalls.
     pub const fn is_counted(self) -> bool {
-        !self.is_machine_limit() && !matches!(self, Self::GuardianLost | Self::StoreFailed)
+        let passing = matches!(self, Self::ProgramBusy | Self::FileSystemFailed);
+        !self.is_machine_limit() && !passing && !matches!(self, Self::GuardianLost | Self::StoreFailed)
     }
 }
 

@@ -26,6 +26,9 @@ pub enum PoolInput {
     NotReady(u32),
     /// The slot's worker ended by itself, and is being restarted.
     Restarting(u32),
+    /// The slot's worker can't be started just now, through no fault of its own; the start is
+    /// repeated after a pause.
+    Waiting(u32, Failure),
     /// The slot has finished.
     Finished(u32),
     /// The slot gave up, for the last failure of its worker.
@@ -37,7 +40,7 @@ impl PoolInput {
     fn index(&self) -> u32 {
         match self {
             Self::Ready(index) | Self::NotReady(index) | Self::Restarting(index) => *index,
-            Self::Finished(index) | Self::GaveUp(index, _) => *index,
+            Self::Waiting(index, _) | Self::Finished(index) | Self::GaveUp(index, _) => *index,
         }
     }
 }
@@ -48,12 +51,15 @@ pub enum PoolEffect {
     /// Every worker is ready: for the first time, or again.
     Ready,
     /// The pool serves with fewer workers than it should: one is being restarted, or a slot gave
-    /// up. Once until the pool is ready again, and once more for each slot that gives up.
+    /// up. Once until the pool is ready again; once more for each slot that gives up, and for the
+    /// first that waits for what is not its worker's fault.
     Degraded {
         /// How many workers are ready.
         ready: usize,
         /// How many should be.
         expected: usize,
+        /// What it waits for: the slot, and why its worker can't be started.
+        waits: Option<(u32, Failure)>,
     },
     /// Every slot has finished; nothing is left to supervise.
     Finished,
@@ -98,7 +104,7 @@ pub struct PoolWatch {
     on_give_up: OnGiveUp,
     /// How many of the slots are there only so that others can be replaced.
     surge: usize,
-    /// No slot has been busy at one moment at least: the pool's start is over.
+    /// The pool's start is over: no slot has been busy at one moment at least, or one waits.
     started: bool,
     announced: Announced,
     over: bool,
@@ -111,6 +117,8 @@ enum Announced {
     Nothing,
     Ready,
     Degraded,
+    /// Degraded, and what it waits for.
+    Waiting,
 }
 
 impl PoolWatch {
@@ -163,13 +171,19 @@ impl PoolWatch {
             // The slot was removed, and its worker is ending.
             return None;
         }
-        let mut lost = false;
+        let (mut lost, mut waits) = (false, None);
         match input {
             PoolInput::Ready(index) => self.set(index, Slot::Ready),
             PoolInput::NotReady(index) => self.set(index, Slot::Busy),
             PoolInput::Restarting(index) => {
                 self.set(index, Slot::Busy);
-                lost = self.announced != Announced::Degraded;
+                lost = !matches!(self.announced, Announced::Degraded | Announced::Waiting);
+            }
+            PoolInput::Waiting(index, failure) => {
+                self.set(index, Slot::Busy);
+                self.started = true;
+                lost = self.announced != Announced::Waiting;
+                waits = Some((index, failure));
             }
             PoolInput::Finished(index) => self.set(index, Slot::Finished),
             PoolInput::GaveUp(index, failure) => {
@@ -184,7 +198,9 @@ impl PoolWatch {
             self.started = true;
             lost = true;
         }
-        self.finished().or_else(|| self.ready()).or_else(|| self.degraded(lost))
+        self.finished()
+            .or_else(|| self.ready())
+            .or_else(|| self.degraded(lost, waits))
     }
 
     /// How many workers serve. Of no meaning once the pool has finished or given up.
@@ -269,11 +285,15 @@ impl PoolWatch {
         })
     }
 
-    fn degraded(&mut self, lost: bool) -> Option<PoolEffect> {
+    fn degraded(&mut self, lost: bool, waits: Option<(u32, Failure)>) -> Option<PoolEffect> {
         match self.readiness() {
             Readiness::Degraded { ready, expected } if lost => {
-                self.announced = Announced::Degraded;
-                Some(PoolEffect::Degraded { ready, expected })
+                if waits.is_some() {
+                    self.announced = Announced::Waiting;
+                } else if self.announced != Announced::Waiting {
+                    self.announced = Announced::Degraded;
+                }
+                Some(PoolEffect::Degraded { ready, expected, waits })
             }
             Readiness::Degraded { .. } | Readiness::Ready | Readiness::Starting => None,
         }
@@ -283,6 +303,7 @@ impl PoolWatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::Reason;
 
     fn pool(workers: u32, min: u32, rule: OnGiveUp) -> PoolWatch {
         PoolWatch::new(workers, min, rule).0
@@ -303,7 +324,11 @@ mod tests {
         let mut watch = pool(2, 1, OnGiveUp::Worker);
         watch.step(PoolInput::Ready(0));
         watch.step(PoolInput::Ready(1));
-        let degraded = |ready| PoolEffect::Degraded { ready, expected: 2 };
+        let degraded = |ready| PoolEffect::Degraded {
+            ready,
+            expected: 2,
+            waits: None,
+        };
         assert_eq!(
             watch.step(PoolInput::NotReady(0)),
             None,
@@ -320,12 +345,47 @@ mod tests {
         assert_eq!(watch.step(PoolInput::Restarting(1)), Some(degraded(1)));
     }
 
+    /// Also while it starts: nothing else would say that it waits.
+    #[test]
+    fn a_pool_that_waits_says_once_for_what() {
+        let mut watch = pool(2, 1, OnGiveUp::Worker);
+        watch.step(PoolInput::Ready(0));
+        let busy = || Failure::new(Reason::ProgramBusy, "it is being written");
+        let said = |watch: &mut PoolWatch| match watch.step(PoolInput::Waiting(1, busy())) {
+            Some(PoolEffect::Degraded { ready, expected, waits }) => Some((ready, expected, waits)),
+            other => {
+                assert_eq!(other, None);
+                None
+            }
+        };
+        assert_eq!(said(&mut watch), Some((1, 2, Some((1, busy())))));
+        assert_eq!(watch.readiness(), Readiness::Degraded { ready: 1, expected: 2 });
+        assert_eq!(said(&mut watch), None);
+        assert_eq!(watch.step(PoolInput::Restarting(0)), None);
+        assert_eq!(watch.step(PoolInput::Ready(0)), None);
+        assert_eq!(watch.step(PoolInput::Ready(1)), Some(PoolEffect::Ready));
+        watch.step(PoolInput::NotReady(1));
+        assert!(watch.step(PoolInput::Restarting(1)).is_some());
+        assert_eq!(
+            said(&mut watch),
+            Some((1, 2, Some((1, busy())))),
+            "a crash does not say for what"
+        );
+        assert!(!watch.is_short(), "it is tried again");
+    }
+
     #[test]
     fn a_pool_with_slots_that_gave_up_is_never_ready() {
         let mut watch = pool(3, 1, OnGiveUp::Worker);
         assert_eq!(watch.step(PoolInput::GaveUp(0, None)), None, "it is starting");
         assert_eq!(watch.step(PoolInput::Ready(1)), None);
-        let degraded = |ready| Some(PoolEffect::Degraded { ready, expected: 3 });
+        let degraded = |ready| {
+            Some(PoolEffect::Degraded {
+                ready,
+                expected: 3,
+                waits: None,
+            })
+        };
         assert!(!watch.is_short(), "worker 2 may become ready");
         assert_eq!(watch.step(PoolInput::Ready(2)), degraded(2));
         assert!(watch.is_short());

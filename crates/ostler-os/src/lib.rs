@@ -29,4 +29,5 @@ pub mod program;
 pub mod protocol;
 mod slow_read;
 pub mod sockets;
+pub mod start_error;
 pub mod tree;

@@ -1,5 +1,5 @@
 //! The limits that matter to a host of many workers: descriptors, processes and memory. Reads them,
-//! raises the one that can be raised, and maps errnos to failure reasons.
+//! and raises the one that can be raised.
 
 use std::fmt;
 use std::fs;
@@ -7,10 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use ostler_core::failure::Reason;
 use procfs::ProcessCGroup;
 use procfs::process::{MountInfo, Process};
-use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Descriptors that the host needs per worker: its two pipes, and a socket or a listener.
@@ -57,17 +55,6 @@ pub fn raise_descriptors() -> io::Result<(u64, u64)> {
 
 fn pair(limit: Rlimit) -> (u64, u64) {
     (limit.current.unwrap_or(u64::MAX), limit.maximum.unwrap_or(u64::MAX))
-}
-
-/// The failure reason for an errno of a fork, a clone, or of opening or passing a descriptor
-/// (fork(2), clone(2), open(2), unix(7)). `None` for any other errno.
-pub fn reason_of_errno(errno: i32) -> Option<Reason> {
-    match Errno::from_raw_os_error(errno) {
-        Errno::AGAIN => Some(Reason::ProcessLimit),
-        Errno::NOMEM => Some(Reason::OutOfMemory),
-        Errno::MFILE | Errno::NFILE | Errno::TOOMANYREFS => Some(Reason::DescriptorLimit),
-        _ => None,
-    }
 }
 
 /// The limits on processes, for the message of a `process_limit`, because the kernel's EAGAIN does

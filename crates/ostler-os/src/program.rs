@@ -2,22 +2,26 @@
 //! is that of execvp(3), with the PATH of the worker's environment and relative to the worker's
 //! directory.
 
+mod needed;
+
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
-use std::io::{self, Read};
-use std::os::unix::ffi::OsStrExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use memchr::memchr;
+use nix::libc::{EACCES, ENOENT, ENOTDIR};
 use ostler_core::failure::Reason;
 use rustix::fs::{Access, access};
+use rustix::io::Errno;
+
+use crate::start_error::{Action, errno_of, verdict};
+use needed::{Needed, needed_by};
 
 /// Where execvp(3) searches without a PATH (glibc's `confstr(_CS_PATH)`).
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
-/// How much of a file the kernel reads for its `#!` line (BINPRM_BUF_SIZE since 5.1, execve(2)).
-const FIRST_LINE_LIMIT: usize = 256;
+/// How deep the kernel follows scripts that are run by scripts (execve(2)).
+const NESTED_LIMIT: usize = 5;
 
 /// Why a command cannot be run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,6 +50,35 @@ pub enum ProgramError {
         script: PathBuf,
         /// The interpreter in the first line. A trailing carriage return is visible here.
         interpreter: PathBuf,
+    },
+    /// The command is an ELF program whose dynamic loader is missing.
+    #[error("{} needs the loader {}, which is missing", program.display(), loader.display())]
+    LoaderMissing {
+        /// The program.
+        program: PathBuf,
+        /// The loader that it names.
+        loader: PathBuf,
+    },
+    /// The interpreter or loader of the command exists, but can't be run.
+    #[error("{} is run by {needed:?}: {}", program.display(), verdict(Action::Execute, *errno).meaning)]
+    NeededRefused {
+        /// The script or program.
+        program: PathBuf,
+        /// Its interpreter or loader.
+        needed: PathBuf,
+        /// The system's error.
+        errno: i32,
+    },
+    /// The system refused a look at the program or at the working directory, for none of the other
+    /// reasons.
+    #[error("{}{}: {}", if *action == Action::Execute { "" } else { "the working directory " }, path.display(), verdict(*action, *errno).meaning)]
+    Refused {
+        /// Which of the two.
+        action: Action,
+        /// The program, or the first part of the directory's path for which it was refused.
+        path: PathBuf,
+        /// The system's error.
+        errno: i32,
     },
     /// The file exists, but this user may not execute it, because of its mode or a file system
     /// mounted `noexec`.
@@ -94,16 +127,25 @@ pub enum ProgramError {
 
 impl ProgramError {
     /// The failure reason.
-    pub const fn reason(&self) -> Reason {
+    pub fn reason(&self) -> Reason {
         match self {
-            Self::Empty | Self::NotFound { .. } | Self::Missing { .. } | Self::InterpreterMissing { .. } => {
-                Reason::CommandNotFound
-            }
+            Self::Empty | Self::NotFound { .. } | Self::Missing { .. } => Reason::CommandNotFound,
+            Self::InterpreterMissing { .. } | Self::LoaderMissing { .. } => Reason::CommandNotFound,
             Self::DirectoryMissing { .. } | Self::NotADirectory { .. } => Reason::DirectoryMissing,
-            Self::NotExecutable { .. }
-            | Self::NotAFile { .. }
-            | Self::Unreachable { .. }
-            | Self::DirectoryClosed { .. } => Reason::PermissionDenied,
+            Self::NotExecutable { .. } | Self::NotAFile { .. } => Reason::PermissionDenied,
+            Self::Unreachable { .. } | Self::DirectoryClosed { .. } => Reason::PermissionDenied,
+            Self::NeededRefused { errno, .. } => verdict(Action::Execute, *errno).reason,
+            Self::Refused { action, errno, .. } => verdict(*action, *errno).reason,
+        }
+    }
+
+    /// What to do about it.
+    pub fn suggestion(&self) -> &'static str {
+        match self {
+            Self::LoaderMissing { .. } => "build the program for this system, or install its loader and C library",
+            Self::NeededRefused { errno, .. } => verdict(Action::Execute, *errno).suggestion,
+            Self::Refused { action, errno, .. } => verdict(*action, *errno).suggestion,
+            other => other.reason().suggestion(),
         }
     }
 }
@@ -137,7 +179,7 @@ pub fn resolve(command: &str, env: &[(OsString, OsString)], cwd: Option<&Path>) 
         let searched = search_path(env);
         which::which_in(command, Some(searched), &base).map_err(|_| why_not_found(command, searched, &base))?
     };
-    check_interpreter(&found, &base)?;
+    check_needed(&found, &base)?;
     Ok(found)
 }
 
@@ -158,48 +200,90 @@ fn why_not_this(path: PathBuf) -> ProgramError {
     match fs::metadata(&path) {
         Ok(metadata) if metadata.is_file() => ProgramError::NotExecutable { path },
         Ok(_) => ProgramError::NotAFile { path },
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => ProgramError::Unreachable { path },
-        Err(_) => ProgramError::Missing { path },
-    }
-}
-
-/// Why no entry of the PATH matched. A file with that name that is not executable is most likely
-/// the intended one; a directory with that name, or an entry that may not be read, is not.
-fn why_not_found(command: &str, searched: &OsStr, base: &Path) -> ProgramError {
-    let mut candidates = env::split_paths(searched).map(|entry| base.join(entry).join(command));
-    match candidates.find(|path| path.is_file()) {
-        Some(path) => ProgramError::NotExecutable { path },
-        None => ProgramError::NotFound {
-            command: command.to_owned(),
-            searched: searched.to_owned(),
+        Err(error) => match errno_of(&error) {
+            // 0 is a path with a NUL byte.
+            0 | ENOENT | ENOTDIR => ProgramError::Missing { path },
+            EACCES => ProgramError::Unreachable { path },
+            errno => ProgramError::Refused {
+                action: Action::Execute,
+                path,
+                errno,
+            },
         },
     }
 }
 
-/// execve(2) reports ENOENT for a missing interpreter, as if the script itself were missing, so
-/// this checks first.
-fn check_interpreter(script: &Path, base: &Path) -> Result<(), ProgramError> {
-    // A program that may be executed but not read is left to the kernel.
-    let Some(interpreter) = interpreter(script) else {
-        return Ok(());
-    };
-    match fs::metadata(base.join(&interpreter)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(ProgramError::InterpreterMissing {
-            script: script.to_owned(),
-            interpreter,
-        }),
-        _ => Ok(()),
-    }
+/// Why no entry of the PATH matched. A file with that name that is not executable is most likely
+/// the intended one, or one that the system can't look at for a reason that may pass; a directory
+/// with that name, or an entry that may not be read, is not.
+fn why_not_found(command: &str, searched: &OsStr, base: &Path) -> ProgramError {
+    let candidates = env::split_paths(searched).map(|entry| base.join(entry).join(command));
+    let mut why = candidates.filter_map(|path| match fs::metadata(&path) {
+        Ok(metadata) if metadata.is_file() => Some(ProgramError::NotExecutable { path }),
+        Ok(_) => None,
+        Err(error) => match errno_of(&error) {
+            0 | ENOENT | ENOTDIR | EACCES => None,
+            errno => Some(ProgramError::Refused {
+                action: Action::Execute,
+                path,
+                errno,
+            }),
+        },
+    });
+    why.next().unwrap_or_else(|| ProgramError::NotFound {
+        command: command.to_owned(),
+        searched: searched.to_owned(),
+    })
 }
 
-fn interpreter(script: &Path) -> Option<PathBuf> {
-    let mut start = [0; FIRST_LINE_LIMIT];
-    let length = File::open(script).ok()?.read(&mut start).ok()?;
-    let line = start[..length].strip_prefix(b"#!")?;
-    let line = memchr(b'\n', line).map_or(line, |end| &line[..end]);
-    let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
-    let word = line.split(blank).find(|word| !word.is_empty())?;
-    Some(PathBuf::from(OsStr::from_bytes(word)))
+/// Checks the interpreter or loader of a program, and that of an interpreter that is a script
+/// itself.
+fn check_needed(program: &Path, base: &Path) -> Result<(), ProgramError> {
+    let mut program = program.to_owned();
+    for _ in 0..NESTED_LIMIT {
+        match needed_by(&program) {
+            None => return Ok(()),
+            Some(Needed::Interpreter(interpreter)) => {
+                let path = base.join(&interpreter);
+                match may_run(&path) {
+                    Ok(()) => program = path,
+                    Err(ENOENT | ENOTDIR) => {
+                        return Err(ProgramError::InterpreterMissing {
+                            script: program,
+                            interpreter,
+                        });
+                    }
+                    Err(errno) => return Err(needed_refused(program, interpreter, errno)),
+                }
+            }
+            // The kernel does not look further.
+            Some(Needed::Loader(loader)) => {
+                return match may_run(&base.join(&loader)) {
+                    Ok(()) => Ok(()),
+                    Err(ENOENT | ENOTDIR) => Err(ProgramError::LoaderMissing { program, loader }),
+                    Err(errno) => Err(needed_refused(program, loader, errno)),
+                };
+            }
+        }
+    }
+    // The kernel reports ELOOP.
+    Ok(())
+}
+
+fn needed_refused(program: PathBuf, needed: PathBuf, errno: i32) -> ProgramError {
+    ProgramError::NeededRefused { program, needed, errno }
+}
+
+/// An error is why the kernel would not run the file.
+fn may_run(path: &Path) -> Result<(), i32> {
+    let metadata = fs::metadata(path).map_err(|error| errno_of(&error))?;
+    // Any other answer, such as a seccomp filter's, says nothing about execve(2).
+    let closed = access(path, Access::EXEC_OK) == Err(Errno::ACCESS);
+    if metadata.is_file() && !closed {
+        Ok(())
+    } else {
+        Err(EACCES)
+    }
 }
 
 fn check_directory(cwd: &Path) -> Result<(), ProgramError> {
@@ -212,24 +296,27 @@ fn check_directory(cwd: &Path) -> Result<(), ProgramError> {
 }
 
 fn check_part(cwd: &Path, part: &Path) -> Result<(), ProgramError> {
-    let cwd = cwd.to_owned();
-    match fs::metadata(part) {
-        Ok(metadata) if !metadata.is_dir() => Err(ProgramError::NotADirectory {
-            cwd,
-            found: part.to_owned(),
-        }),
-        Ok(_) if access(part, Access::EXEC_OK).is_err() => Err(ProgramError::DirectoryClosed {
-            cwd,
-            closed: part.to_owned(),
-        }),
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(ProgramError::DirectoryClosed {
-            cwd,
-            closed: part.to_owned(),
-        }),
-        Err(_) => Err(ProgramError::DirectoryMissing {
-            cwd,
-            missing: part.to_owned(),
-        }),
-    }
+    let looked = fs::metadata(part)
+        .map_err(|error| errno_of(&error))
+        .and_then(|metadata| {
+            let entered = if metadata.is_dir() {
+                access(part, Access::EXEC_OK)
+            } else {
+                Err(Errno::NOTDIR)
+            };
+            entered.map_err(Errno::raw_os_error)
+        });
+    let (cwd, part) = (cwd.to_owned(), part.to_owned());
+    Err(match looked {
+        Ok(()) => return Ok(()),
+        // 0 is a path with a NUL byte.
+        Err(0 | ENOENT) => ProgramError::DirectoryMissing { cwd, missing: part },
+        Err(ENOTDIR) => ProgramError::NotADirectory { cwd, found: part },
+        Err(EACCES) => ProgramError::DirectoryClosed { cwd, closed: part },
+        Err(errno) => ProgramError::Refused {
+            action: Action::EnterDirectory,
+            path: part,
+            errno,
+        },
+    })
 }

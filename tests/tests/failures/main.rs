@@ -11,6 +11,7 @@ mod life;
 mod limits;
 mod machine;
 mod memory;
+mod refused;
 mod release;
 mod restart_types;
 mod start;

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::{assert_message, gives_up, resident, text};
 
 /// A run whose worker cannot be started, in a prepared directory.
-fn fails_to_start(reason: &str, command: &str, keys: &str, prepare: impl Fn(&Path)) -> (Value, String) {
+pub(crate) fn fails_to_start(reason: &str, command: &str, keys: &str, prepare: impl Fn(&Path)) -> (Value, String) {
     let mut up = Up::start_with(
         |_| pool_of(command, &format!("intensity = 0\n{keys}")),
         |command| prepare(Path::new(command.get_args().nth(1).unwrap()).parent().unwrap()),
@@ -23,7 +23,7 @@ fn fails_to_start(reason: &str, command: &str, keys: &str, prepare: impl Fn(&Pat
     (failure, stderr)
 }
 
-fn file(path: &Path, text: &str, mode: u32) {
+pub(crate) fn file(path: &Path, text: &str, mode: u32) {
     std::fs::write(path, text).unwrap();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
@@ -107,14 +107,6 @@ fn permission_denied_for_an_inaccessible_directory() {
     );
     let (failure, _) = gives_up(&mut up, "permission_denied");
     assert_message(&failure, &["/closed", "closed to it"]);
-}
-
-/// A file that passes the checks before the spawn, but that the kernel refuses.
-#[test]
-fn file_that_is_not_a_program_has_the_kernels_error() {
-    let broken = |directory: &Path| file(&directory.join("run"), "\u{7f}ELF is not enough", 0o755);
-    let (failure, _) = fails_to_start("permission_denied", "[\"./run\"]", "cwd = \".\"", broken);
-    assert_message(&failure, &["/run", "Exec format error"]);
 }
 
 #[test]

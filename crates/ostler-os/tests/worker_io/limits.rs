@@ -3,8 +3,7 @@
 use std::fs::{self, File};
 use std::io::Read;
 
-use ostler_core::failure::Reason;
-use ostler_os::limits::{descriptors, original_descriptors, processes, raise_descriptors, reason_of_errno};
+use ostler_os::limits::{descriptors, original_descriptors, processes, raise_descriptors};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// A single test, because the limit and its remembered first value belong to the process.
@@ -29,18 +28,6 @@ fn soft_limit_is_raised_and_its_first_value_remembered() {
         Some((512, hard)),
         "the original limit, not the raised one"
     );
-}
-
-#[test]
-fn spawn_errors_map_to_reasons() {
-    let of = |error: rustix::io::Errno| reason_of_errno(error.raw_os_error());
-    use rustix::io::Errno;
-    assert_eq!(of(Errno::AGAIN), Some(Reason::ProcessLimit));
-    assert_eq!(of(Errno::NOMEM), Some(Reason::OutOfMemory));
-    assert_eq!(of(Errno::MFILE), Some(Reason::DescriptorLimit));
-    assert_eq!(of(Errno::NFILE), Some(Reason::DescriptorLimit));
-    assert_eq!(of(Errno::TOOMANYREFS), Some(Reason::DescriptorLimit));
-    assert_eq!(of(Errno::NOENT), None);
 }
 
 #[test]

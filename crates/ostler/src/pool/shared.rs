@@ -151,10 +151,15 @@ impl PoolShared {
                 };
                 self.emit(EventKind::PoolReady, facts);
             }
-            PoolEffect::Degraded { ready, expected } => {
+            PoolEffect::Degraded { ready, expected, waits } => {
+                let why = waits.map(|(index, failure)| {
+                    let worker = WorkerId::new(self.spec.name.clone(), index);
+                    format!("; {worker} can't be started for now: {}", failure.message)
+                });
+                let message = format!("{ready} of {expected} workers are ready{}", why.unwrap_or_default());
                 let facts = Facts {
                     count: Some(ready as u64),
-                    message: Some(format!("{ready} of {expected} workers are ready")),
+                    message: Some(message),
                     ..Facts::default()
                 };
                 self.emit(EventKind::PoolDegraded, facts);

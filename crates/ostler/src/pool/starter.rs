@@ -186,11 +186,17 @@ fn tell(slot: &Slot, shared: &PoolShared, report: Report) {
             ..
         } => {
             slot.note_intensity(intensity, at);
-            shared.tell(PoolInput::Restarting(slot.worker.index));
+            let (index, last) = (slot.worker.index, failure(&reason));
+            // The pause runs beside the backoff.
+            let pause = slot.pause();
+            shared.tell(match last.filter(|_| pause.is_some()) {
+                Some(failure) => PoolInput::Waiting(index, failure.clone()),
+                None => PoolInput::Restarting(index),
+            });
             let facts = Facts {
                 attempt: Some(attempt),
-                delay: Some(delay),
-                reason: failure(&reason).map(|f| f.reason),
+                delay: Some(delay.max(pause.unwrap_or_default())),
+                reason: last.map(|failure| failure.reason),
                 ..Facts::default()
             };
             shared

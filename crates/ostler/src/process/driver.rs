@@ -66,7 +66,7 @@ async fn drive(setup: Arc<Setup>, slot: Arc<Slot>, incarnation: Incarnation, mut
         incarnation: incarnation.clone(),
     };
     let predecessor = line.predecessor.take();
-    let turn = start::wait_turn(&setup, slot.uncounted_failures(), predecessor.clone(), &mut line.orders);
+    let turn = start::wait_turn(&setup, slot.not_before(), predecessor.clone(), &mut line.orders);
     let permit = match turn.await {
         Ok(permit) => permit,
         Err(outcome) => {
@@ -369,9 +369,9 @@ impl<'a> Driver<'a> {
         // and lost its guardian comes back at once; a start that came to nothing waits before the
         // next.
         let ran = self.resources.pid.is_some();
-        let pauses = |failure: &Failure| failure.reason.is_machine_limit() || !failure.reason.is_counted() && !ran;
+        let pauses = |failure: &Failure| !failure.reason.is_counted() && !ran;
         let failed_uncounted = matches!(&outcome, Outcome::Failed(failure) if pauses(failure));
-        self.slot.note_start(failed_uncounted);
+        self.slot.note_start(failed_uncounted, Instant::now());
         match outcome {
             Outcome::Failed(failure) => Outcome::Failed(self.resources.explain(self.incarnation.spec(), failure)),
             other => other,

@@ -1,7 +1,7 @@
 //! A worker's place in its pool, and the handle of the process that fills it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ostler_core::ids::{Incarnation, WorkerId};
 use ostler_core::lifecycle::Cause;
@@ -15,15 +15,24 @@ use super::protocol::{Listeners, Order, Progress};
 use crate::status::PortMap;
 use crate::status::WorkerState;
 
+/// The pause after the first start that failed uncounted; doubled after each that follows, up to
+/// [`PAUSE_MAX`].
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+/// The longest such pause.
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
 /// What a slot remembers from one incarnation to the next.
 #[derive(Debug, Default)]
 struct Memory {
     incarnations: u64,
     ports: PortMap,
     listeners: Listeners,
-    /// Starts in a row that failed uncounted (the machine's limits, a store that stalls, a guardian
-    /// or sitter that was lost); each lengthens the pause before the next one.
+    /// Starts in a row that failed uncounted (the machine's limits, a file that is being written, a
+    /// store that stalls, a guardian or sitter that was lost); each lengthens the pause before the
+    /// next one.
     uncounted_failures: u32,
+    /// When that pause is over.
+    not_before: Option<tokio::time::Instant>,
     latest: Option<watch::Receiver<Progress>>,
     /// The cgroups of the incarnations up to this one are not used again: whatever is started in a
     /// cgroup that was killed is killed at its birth, and the kernel may call it busy when it should be
@@ -270,22 +279,38 @@ impl Slot {
         memory.listeners.clone_from(listeners);
     }
 
-    /// A start has ended: whether the next one must pause before it, because this one failed
-    /// uncounted.
-    pub(super) fn note_start(&self, failed_uncounted: bool) {
+    /// A start has ended at `now`: whether the next one must pause before it, because this one
+    /// failed uncounted.
+    pub(super) fn note_start(&self, failed_uncounted: bool, now: tokio::time::Instant) {
         let mut memory = self.memory();
         memory.uncounted_failures = match failed_uncounted {
             true => memory.uncounted_failures.saturating_add(1),
             false => 0,
         };
+        memory.not_before = failed_uncounted.then(|| now + pause_after(memory.uncounted_failures));
     }
 
-    pub(super) fn uncounted_failures(&self) -> u32 {
-        self.memory().uncounted_failures
+    /// The next start must not come before this; `None`: it needs no pause.
+    pub(super) fn not_before(&self) -> Option<tokio::time::Instant> {
+        self.memory().not_before
+    }
+
+    /// What is left of the pause after a start that failed uncounted; `None`: the last start did
+    /// not.
+    pub(crate) fn pause(&self) -> Option<Duration> {
+        let until = self.not_before()?;
+        Some(until.saturating_duration_since(tokio::time::Instant::now()))
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn pause_after(failures: u32) -> Duration {
+    match failures.checked_sub(1) {
+        None => Duration::ZERO,
+        Some(doublings) => PAUSE_FIRST.saturating_mul(1 << doublings.min(16)).min(PAUSE_MAX),
     }
 }
 
@@ -325,6 +350,23 @@ impl Drop for Process {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn starts_that_fail_uncounted_wait_ever_longer() {
+        let slot = Slot::new(WorkerId::new("p", 0), 0, Incarnation(1));
+        assert_eq!(slot.pause(), None);
+        let pause = || {
+            slot.note_start(true, tokio::time::Instant::now());
+            slot.pause().map(|pause| pause.as_millis())
+        };
+        assert_eq!([pause(), pause(), pause()], [Some(100), Some(200), Some(400)]);
+        let longest = (0..20).filter_map(|_| pause()).max();
+        assert_eq!(longest, Some(10_000));
+        tokio::time::advance(Duration::from_secs(7)).await;
+        assert_eq!(slot.pause(), Some(Duration::from_secs(3)));
+        slot.note_start(false, tokio::time::Instant::now());
+        assert_eq!(slot.pause(), None);
+    }
 
     /// A race that chaos found: a pool was stopped and started again while the kernel still called its
     /// killed cgroups busy, and every worker was born into one of those, and killed.

@@ -2,87 +2,69 @@
 //! specification refuse.
 
 use std::io;
+use std::path::Path;
 
-use nix::libc::{E2BIG, ENOEXEC};
 use ostler_core::failure::{Failure, Reason};
 use ostler_core::spec::WorkerSpec;
 use ostler_os::guardian::{OrderError, SpawnStep};
 use ostler_os::holders::Holder;
-use ostler_os::limits;
 use ostler_os::ports::PortError;
+use ostler_os::program::ProgramError;
+use ostler_os::start_error::{Action, Verdict, errno_of, verdict};
 
-/// A spawn that failed.
+/// A spawn that failed at a step of guardian or sitter.
 pub(in crate::process) fn of_spawn(spec: &WorkerSpec, step: SpawnStep, errno: i32) -> Failure {
-    let error = io::Error::from_raw_os_error(errno);
     let program = spec.command.first().map_or("", String::as_str);
-    let directory = spec
-        .cwd
-        .as_ref()
-        .map_or_else(|| ".".into(), |path| path.display().to_string());
-    let limit = limits::reason_of_errno(errno);
-    let (reason, message) = match (step, limit) {
-        // The sitter was killed before it had its order or its child, what it left is still being
-        // killed, or its socket is full (EAGAIN).
-        (SpawnStep::Slot | SpawnStep::Forward | SpawnStep::Parent, None | Some(Reason::ProcessLimit))
-            if error.kind() != io::ErrorKind::InvalidInput =>
-        {
-            (
-                Reason::GuardianLost,
-                format!("its sitter was lost before it started {program:?}: {error} (at the step {step:?})"),
-            )
-        }
-        (_, Some(limit)) => (limit, format!("no process for {program:?}: {error}")),
-        (SpawnStep::Directory, None) => (
-            match error.kind() {
-                io::ErrorKind::PermissionDenied => Reason::PermissionDenied,
-                _ => Reason::DirectoryMissing,
-            },
-            format!("the working directory {directory} can't be entered: {error}"),
-        ),
-        (_, None) if error.kind() == io::ErrorKind::NotFound => (
-            Reason::CommandNotFound,
-            format!("{program:?} can't be run: {error} (for a script: its interpreter)"),
-        ),
-        (_, None) => (
-            Reason::PermissionDenied,
-            format!("{program:?} can't be run: {error} (at the step {step:?})"),
-        ),
+    let directory = spec.cwd.as_deref().unwrap_or(Path::new(".")).display();
+    let action = Action::of(step);
+    let what = match action {
+        Action::Execute => format!("{program:?} can't be run"),
+        Action::EnterDirectory => format!("the working directory {directory} can't be entered"),
+        Action::CreateProcess => format!("no process can be created for {program:?}"),
+        Action::SetUp | Action::Host => format!("the process of {program:?} can't be set up (step {step:?})"),
+        Action::Order => format!("its sitter was lost before it started {program:?} (step {step:?})"),
     };
-    let failure = Failure::new(reason, message);
-    match errno {
-        ENOEXEC => failure.with_suggestion(
-            "build it for this machine; a script has to begin with the line of its interpreter, such as #!/bin/sh",
-        ),
-        E2BIG => failure.with_suggestion("shorten command and env: together they are too long for the kernel"),
-        _ => failure,
-    }
+    refused(&what, action, errno)
+}
+
+/// A program or directory that is refused before the spawn.
+pub(super) fn of_program(error: &ProgramError) -> Failure {
+    Failure::new(error.reason(), error.to_string()).with_suggestion(error.suggestion())
 }
 
 /// An order that could not be given. Only a guardian that is gone is not the worker's fault: a
 /// request that can't be made is counted, or it would be repeated without end.
 pub(super) fn of_order(error: &OrderError) -> Failure {
     let message = format!("the order to spawn did not reach the guardian: {error}");
+    let counted = |suggestion| Failure::new(Reason::ExecFailed, message.clone()).with_suggestion(suggestion);
     match error {
         OrderError::Gone => Failure::new(Reason::GuardianLost, message),
         OrderError::Io(source) => {
-            let limit = source.raw_os_error().and_then(limits::reason_of_errno);
-            Failure::new(limit.unwrap_or(Reason::GuardianLost), message)
+            let verdict = verdict(Action::Order, errno_of(source));
+            Failure::new(verdict.reason, message).with_suggestion(verdict.suggestion)
         }
-        OrderError::Nul { .. }
-        | OrderError::TooLarge { .. }
-        | OrderError::TooManyListeners { .. }
-        | OrderError::SlotRange { .. } => Failure::new(Reason::PermissionDenied, message)
-            .with_suggestion("shorten command and env, or run fewer workers and ports in one instance"),
+        OrderError::Nul { .. } => counted("remove the NUL byte from command, env or cwd"),
+        OrderError::TooLarge { .. } => counted("shorten command and env"),
+        OrderError::TooManyListeners { .. } => counted("give the pool fewer ports with listen"),
+        OrderError::SlotRange { .. } => counted("run fewer workers in one instance"),
     }
 }
 
 /// A failure of the host's own resources.
 pub(super) fn of_io(what: &str, error: &io::Error) -> Failure {
-    let reason = error
-        .raw_os_error()
-        .and_then(limits::reason_of_errno)
-        .unwrap_or(Reason::StoreFailed);
-    Failure::new(reason, format!("{what} can't be made: {error}"))
+    match error.raw_os_error() {
+        Some(errno) => refused(&format!("{what} can't be made"), Action::Host, errno),
+        None => Failure::new(Action::Host.otherwise(), format!("{what} can't be made: {error}")),
+    }
+}
+
+fn refused(what: &str, action: Action, errno: i32) -> Failure {
+    let Verdict {
+        reason,
+        meaning,
+        suggestion,
+    } = verdict(action, errno);
+    Failure::new(reason, format!("{what}: {meaning}")).with_suggestion(suggestion)
 }
 
 pub(super) fn of_port(error: &PortError) -> Failure {
@@ -103,40 +85,68 @@ pub(super) fn of_port(error: &PortError) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::libc::{EACCES, EAGAIN, EBUSY, EINVAL, EMFILE, ENOENT, EPERM, EPIPE, ESHUTDOWN, ESRCH, ETOOMANYREFS};
+    use nix::libc::{
+        EACCES, EAGAIN, EBUSY, EINVAL, EMFILE, ENOENT, ENOMEM, ENOTCONN, EPERM, EPIPE, ESHUTDOWN, ESRCH, ETOOMANYREFS,
+        ETXTBSY,
+    };
 
     #[test]
-    fn only_faults_of_the_worker_are_counted() {
+    fn each_step_of_a_spawn_has_its_reason() {
         let spec = ostler_core::spec::PoolSpec::new("p", ["sh"]).worker;
         let rows = [
             (SpawnStep::Slot, EBUSY, Reason::GuardianLost),
             (SpawnStep::Slot, ESHUTDOWN, Reason::GuardianLost),
-            (SpawnStep::Slot, EINVAL, Reason::PermissionDenied),
+            (SpawnStep::Slot, EINVAL, Reason::ExecFailed),
             (SpawnStep::Forward, EPIPE, Reason::GuardianLost),
+            (SpawnStep::Forward, ENOTCONN, Reason::GuardianLost),
             (SpawnStep::Forward, EAGAIN, Reason::GuardianLost),
             (SpawnStep::Forward, ETOOMANYREFS, Reason::DescriptorLimit),
             (SpawnStep::Parent, ESRCH, Reason::GuardianLost),
             (SpawnStep::Receive, EMFILE, Reason::DescriptorLimit),
+            (SpawnStep::SitterSocket, EMFILE, Reason::DescriptorLimit),
+            (SpawnStep::SitterFork, EAGAIN, Reason::ProcessLimit),
+            (SpawnStep::Pipe, EMFILE, Reason::DescriptorLimit),
             (SpawnStep::Fork, EAGAIN, Reason::ProcessLimit),
+            (SpawnStep::Fork, ENOMEM, Reason::OutOfMemory),
+            (SpawnStep::Fork, EPERM, Reason::PermissionDenied),
+            (SpawnStep::Session, EPERM, Reason::PermissionDenied),
+            (SpawnStep::Spec, ENOMEM, Reason::OutOfMemory),
+            (SpawnStep::Descriptors, EMFILE, Reason::DescriptorLimit),
+            (SpawnStep::Limits, EPERM, Reason::PermissionDenied),
             (SpawnStep::Directory, ENOENT, Reason::DirectoryMissing),
             (SpawnStep::Directory, EACCES, Reason::PermissionDenied),
             (SpawnStep::Exec, ENOENT, Reason::CommandNotFound),
             (SpawnStep::Exec, EACCES, Reason::PermissionDenied),
-            (SpawnStep::Limits, EPERM, Reason::PermissionDenied),
+            (SpawnStep::Exec, ETXTBSY, Reason::ProgramBusy),
         ];
         for (step, errno, reason) in rows {
             let failure = of_spawn(&spec, step, errno);
             assert_eq!(failure.reason, reason, "{step:?} {errno}: {failure}");
+            let named = failure.message.contains("\"sh\"") || failure.message.contains("the working directory");
+            assert!(named, "{failure}");
         }
     }
 
     #[test]
-    fn what_is_no_matter_of_permission_has_a_suggestion_of_its_own() {
-        let spec = ostler_core::spec::PoolSpec::new("p", ["sh"]).worker;
-        let suggestion = |errno| of_spawn(&spec, SpawnStep::Exec, errno).suggestion;
-        assert!(suggestion(ENOEXEC).contains("#!/bin/sh"));
-        assert!(suggestion(E2BIG).contains("shorten command and env"));
-        assert_eq!(suggestion(EACCES), Reason::PermissionDenied.suggestion());
+    fn orders_that_can_not_be_made_are_counted_and_say_what_to_change() {
+        let errors = [
+            OrderError::Nul { what: "an argument" },
+            OrderError::TooLarge { bytes: 1 << 30 },
+            OrderError::TooManyListeners { count: 65 },
+            OrderError::SlotRange { slot: 1 << 20 },
+        ];
+        for error in errors {
+            let failure = of_order(&error);
+            assert_eq!(failure.reason, Reason::ExecFailed, "{failure}");
+            assert_ne!(failure.suggestion, failure.reason.suggestion());
+        }
+        assert!(!of_order(&OrderError::Gone).reason.is_counted());
+        let full = io::Error::from_raw_os_error(EMFILE);
+        assert_eq!(of_order(&OrderError::Io(full)).reason, Reason::DescriptorLimit);
+    }
+
+    #[test]
+    fn a_refused_port_has_a_suggestion_of_its_own() {
         let address = "192.0.2.1:80".parse().unwrap();
         let suggestion = |error| of_port(&error).suggestion;
         assert!(suggestion(PortError::NotOurs { address }).contains("address of this machine"));

@@ -80,8 +80,7 @@ pub(in crate::process) fn prepare(
     );
     let argv = spec.expand_command(|name| resources.ports.get(name).copied());
     let named = argv.first().map_or("", String::as_str);
-    let program = program::resolve(named, &env, spec.cwd.as_deref())
-        .map_err(|error| Failure::new(error.reason(), error.to_string()))?;
+    let program = program::resolve(named, &env, spec.cwd.as_deref()).map_err(|error| refusal::of_program(&error))?;
     let streams = streams::make(incarnation, resources, &host.hub)?;
     let cgroup = cgroup(incarnation, resources, host, spent_until);
     resources.oom = host.machine.watch_oom(resources.cgroup.as_deref());

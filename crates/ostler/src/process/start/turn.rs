@@ -7,28 +7,25 @@ use std::time::Duration;
 use ostler_core::failure::{Failure, Reason};
 use ostler_core::lifecycle::Outcome;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::time::Instant;
 
 use super::super::host::Setup;
 use super::super::protocol::{Order, Progress};
 use crate::patience;
 
-/// The pause after the first start that failed uncounted; doubled after each that follows, up to
-/// [`PAUSE_MAX`].
-const PAUSE_FIRST: Duration = Duration::from_millis(100);
-/// The longest such pause.
-const PAUSE_MAX: Duration = Duration::from_secs(10);
-
 /// Waits until the incarnation may be reserved. An error is how it ended without having been
 /// reserved.
 pub(in crate::process) async fn wait_turn(
     setup: &Setup,
-    uncounted_failures: u32,
+    not_before: Option<Instant>,
     predecessor: Option<watch::Receiver<Progress>>,
     orders: &mut mpsc::UnboundedReceiver<Order>,
 ) -> Result<OwnedSemaphorePermit, Outcome> {
     let turn = async {
         await_predecessor(setup.pool.worker.release_timeout, predecessor).await?;
-        tokio::time::sleep(pause_after(uncounted_failures)).await;
+        if let Some(moment) = not_before {
+            tokio::time::sleep_until(moment).await;
+        }
         // The semaphore is never closed while its pool lives.
         Arc::clone(&setup.starting)
             .acquire_owned()
@@ -82,13 +79,6 @@ pub(in crate::process) async fn follow_predecessor(
     progress.send_replace(Progress::Released);
 }
 
-fn pause_after(failures: u32) -> Duration {
-    match failures.checked_sub(1) {
-        None => Duration::ZERO,
-        Some(doublings) => PAUSE_FIRST.saturating_mul(1 << doublings.min(16)).min(PAUSE_MAX),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,15 +114,5 @@ mod tests {
         );
         before.send_replace(Progress::Released);
         assert_eq!(await_predecessor(limit, Some(seen)).await, Ok(()));
-    }
-
-    #[test]
-    fn starts_that_came_to_nothing_wait_ever_longer() {
-        let pauses: Vec<_> = [0, 1, 2, 3, 30]
-            .map(pause_after)
-            .into_iter()
-            .map(|p| p.as_millis())
-            .collect();
-        assert_eq!(pauses, [0, 100, 200, 400, 10_000]);
     }
 }
