@@ -49,9 +49,10 @@ impl Place {
         served.worker.health = Some(health);
         (served.intensity, served.backoff) = (1_000, Some(ostler::Backoff::new(Duration::ZERO, Duration::ZERO)));
         let mut named = self.pool("named", "metrics+sleep");
-        named.worker.ports = Ports::Named([("metrics".to_owned(), Port::Any)].into());
+        named.worker.ports = Ports::Named([("metrics".to_owned(), Port::Any), ("local".to_owned(), Port::Unix)].into());
         let mut stubborn = self.pool("stubborn", "ignore-term+flood=30000000+sleep");
         stubborn.restart = Restart::Permanent;
+        stubborn.worker.ports = Ports::One(Port::Unix);
         let mut done = self.pool("done", "pause=50+exit=0");
         done.restart = Restart::Transient;
         let mut failing = self.pool("failing", "stderr+exit=3");

@@ -61,6 +61,8 @@ fn every_field_of_an_event_has_its_row() {
         pid: Some(1),
         port: Some(1),
         ports: [("http".to_owned(), 1)].into(),
+        socket: one("x"),
+        sockets: [("http".to_owned(), "x".to_owned())].into(),
         containment: one("sitter"),
         reason: Some(Reason::Killed),
         message: one("x"),

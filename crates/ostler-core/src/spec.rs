@@ -15,7 +15,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use ports::{Port, Ports};
+pub use ports::{Placeholder, Port, Ports};
 pub use problems::SpecProblem;
 use serde::{Deserialize, Serialize};
 pub use serve::{Affinity, Breaker, Codel, FailureRate, OnCancel, QueueOrder, QueueSpec, Recycle, ServeSpec, Sessions};
@@ -72,6 +72,8 @@ pub struct PoolSpec {
     /// The pauses before restarts, an extension to OTP. Default [`Backoff::of_pools`]; `None`:
     /// restart at once.
     pub backoff: Option<Backoff>,
+    /// How clients call its workers (`ostler-serve`). Every default is that of [`ServeSpec`].
+    pub serve: ServeSpec,
 }
 
 impl PoolSpec {
@@ -89,6 +91,7 @@ impl PoolSpec {
             period: PERIOD,
             on_give_up: OnGiveUp::Worker,
             backoff: Some(Backoff::of_pools()),
+            serve: ServeSpec::default(),
         }
     }
 
@@ -139,8 +142,8 @@ pub enum OnGiveUp {
 /// One kind of worker: the process, how it gets ready, how it is stopped.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WorkerSpec {
-    /// The program and its arguments; no shell is involved. `{port}` and `{port.NAME}` are
-    /// replaced, other braces stay.
+    /// The program and its arguments; no shell is involved. `{port}`, `{port.NAME}`, `{socket}` and
+    /// `{socket.NAME}` are replaced, other braces stay.
     pub command: Vec<String>,
     /// The working directory. Default: the host's; in a file, the file's own directory.
     pub cwd: Option<PathBuf>,

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::procfile;
@@ -28,6 +29,13 @@ pub enum Holder {
         address: SocketAddr,
         /// The other worker, for example `embed/0`.
         owner: String,
+    },
+    /// A Unix socket on which a process listens.
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// Pid and command line of that process. `None`: no process that may be inspected.
+        process: Option<(i32, String)>,
     },
     /// The bind reports that the address is in use, but no socket is visible: its owner is in
     /// another network namespace, or ended before it could be named.
@@ -104,6 +112,14 @@ impl fmt::Display for Holder {
                  the listener did not set SO_REUSEADDR"
             ),
             Self::Reserved { address, owner } => write!(f, "{address} is reserved for {owner} of this host"),
+            Self::Socket { path, process } => match process {
+                Some((pid, command)) => write!(f, "pid {pid} ({command}), listening on {}", path.display()),
+                None => write!(
+                    f,
+                    "a process that may not be inspected, listening on {}",
+                    path.display()
+                ),
+            },
             Self::Unnamed { address } => write!(f, "{address} is in use by a socket that is not visible from here"),
         }
     }

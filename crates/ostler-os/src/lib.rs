@@ -28,6 +28,8 @@ pub mod procfile;
 pub mod program;
 pub mod protocol;
 mod slow_read;
+pub mod socket_path;
 pub mod sockets;
 pub mod start_error;
 pub mod tree;
+pub mod worker_socket;

@@ -8,12 +8,10 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::{self, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use nix::libc;
 use rustix::net::sockopt::set_socket_passcred;
@@ -22,8 +20,7 @@ use rustix::process::{Pid, geteuid, getpid};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// The longest path that fits into a socket address with its terminating zero (unix(7)).
-const LONGEST_PATH: usize = 107;
+use crate::socket_path;
 
 /// The longest message that is read, as in systemd (PIPE_BUF); longer ones are skipped.
 const LONGEST_MESSAGE: usize = 4096;
@@ -107,20 +104,13 @@ pub struct NotifySocket {
 }
 
 impl NotifySocket {
-    /// A socket named `name` in `dir`, close-on-exec. If its absolute path is longer than 107
-    /// bytes, the socket is in a directory of `dir`'s own in `/tmp` instead, which only this user
-    /// can enter. Must be called within a tokio runtime.
+    /// A socket named `name` in `dir`, close-on-exec, at the path that [`socket_path::place`]
+    /// chooses. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// What socket(2) or bind(2) says: `AddrInUse` if the path exists.
     pub fn bind(dir: &Path, name: &str) -> io::Result<Self> {
-        let dir = path::absolute(dir)?;
-        let mut path = dir.join(name);
-        if path.as_os_str().len() > LONGEST_PATH {
-            let short = short_directory(&dir);
-            make_private(&short)?;
-            path = short.join(name);
-        }
+        let path = socket_path::place(dir, name)?;
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
         // Before the socket has a name: no message comes without its sender.
@@ -181,56 +171,6 @@ fn unlink(path: &Path) {
         // Its directory is the run's, and may be gone already.
         tracing::debug!(path = %path.display(), %error, "a notify socket's path could not be unlinked");
     }
-    if let Some(short) = path
-        .parent()
-        .filter(|parent| parent.parent() == Some(Path::new(SHORT_PLACE)))
-    {
-        // The last socket removes it.
-        let _ = fs::remove_dir(short);
-    }
-}
-
-/// Where the sockets of a directory with a long path are.
-const SHORT_PLACE: &str = "/tmp";
-
-/// The directory of the sockets of `dir` in [`SHORT_PLACE`]: the same for every socket of a run, so
-/// that a sweep finds it.
-fn short_directory(dir: &Path) -> PathBuf {
-    let mut hasher = DefaultHasher::new();
-    dir.hash(&mut hasher);
-    Path::new(SHORT_PLACE).join(format!(".ostler-{}-{:016x}", geteuid().as_raw(), hasher.finish()))
-}
-
-/// Removes what the sockets of a dead run left outside its directory `dir`.
-///
-/// # Errors When it can't be removed; a directory that does not exist, or belongs to another user,
-/// is left alone.
-pub fn remove_leftovers(dir: &Path) -> io::Result<()> {
-    let short = short_directory(&path::absolute(dir)?);
-    match check_private(&short) {
-        Ok(()) => fs::remove_dir_all(&short),
-        Err(_) => Ok(()),
-    }
-}
-
-fn make_private(directory: &Path) -> io::Result<()> {
-    match fs::DirBuilder::new().mode(0o700).create(directory) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => check_private(directory),
-        other => other,
-    }
-}
-
-/// Whether a directory is ours alone, and not a link. It lies in a sticky directory, so no other
-/// user can exchange it.
-fn check_private(directory: &Path) -> io::Result<()> {
-    let meta = fs::symlink_metadata(directory)?;
-    if meta.is_dir() && meta.uid() == geteuid().as_raw() && meta.mode() & 0o077 == 0 {
-        return Ok(());
-    }
-    Err(io::Error::new(
-        io::ErrorKind::PermissionDenied,
-        format!("{} belongs to another user or is open to others", directory.display()),
-    ))
 }
 
 /// Whether a message of this user counts: its own user's and root's. To root, every process of a

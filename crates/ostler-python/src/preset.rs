@@ -21,8 +21,7 @@ pub enum Transport {
     /// Frames on stdin and stdout; needs no package but `ostler-worker`.
     #[default]
     Stdio,
-    /// gRPC on a port of 127.0.0.1 that the worker chooses and reports; needs
-    /// `ostler-worker[grpc]`.
+    /// gRPC on a Unix socket of the worker's own; needs `ostler-worker[grpc]`.
     Grpc,
 }
 
@@ -193,7 +192,7 @@ impl Python {
         };
         match self.transport {
             Transport::Stdio => spec.stdin = Stdin::Pipe,
-            Transport::Grpc => spec.ports = Ports::One(Port::Reported),
+            Transport::Grpc => spec.ports = Ports::One(Port::Unix),
         }
         spec.env.insert("PYTHONUNBUFFERED".to_owned(), "1".to_owned());
         spec.env

@@ -74,7 +74,7 @@ fn python3_of_the_path_runs_a_worker_without_settings() {
     assert_eq!(spec.env["OSTLER_TRANSPORT"], "stdio");
     assert_eq!(spec.env["OSTLER_GRACE_MS"], "6000");
     let grpc = project.worker().transport(Transport::Grpc).worker(&python);
-    assert_eq!((grpc.stdin, &grpc.ports), (Stdin::Null, &Ports::One(Port::Reported)));
+    assert_eq!((grpc.stdin, &grpc.ports), (Stdin::Null, &Ports::One(Port::Unix)));
     assert_eq!(grpc.env["OSTLER_TRANSPORT"], "grpc");
 }
 

@@ -137,6 +137,10 @@ pub struct Facts {
     pub port: Option<u16>,
     /// The ports of a worker with named ports.
     pub ports: BTreeMap<String, u16>,
+    /// The path of the Unix socket of a worker with one.
+    pub socket: Option<String>,
+    /// The paths of the Unix sockets of a worker with named ones.
+    pub sockets: BTreeMap<String, String>,
     /// What contains the worker's process tree: `sitter` or `cgroup`.
     pub containment: Option<String>,
     /// Why the incarnation failed.
@@ -283,6 +287,8 @@ impl Facts {
         out.some("pid", self.pid)?;
         out.some("port", self.port)?;
         out.some("ports", Some(&self.ports).filter(|ports| !ports.is_empty()))?;
+        out.some("socket", self.socket.as_ref())?;
+        out.some("sockets", Some(&self.sockets).filter(|sockets| !sockets.is_empty()))?;
         out.some("containment", self.containment.as_ref())?;
         out.some("reason", self.reason.map(Reason::name))?;
         out.some("message", self.message.as_ref())?;

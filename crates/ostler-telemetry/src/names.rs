@@ -150,6 +150,10 @@ pub mod attribute {
         PORT = "ostler.port";
         /// The ports of a worker with named ports, each as `name=port`.
         PORTS = "ostler.ports";
+        /// The path of the Unix socket of a worker with one.
+        SOCKET = "ostler.socket";
+        /// The paths of the Unix sockets of a worker with named ones, each as `name=path`.
+        SOCKETS = "ostler.sockets";
         /// What contains the worker's process tree: `sitter` or `cgroup`.
         CONTAINMENT = "ostler.containment";
         /// Why the incarnation failed; see failure-reasons.md.

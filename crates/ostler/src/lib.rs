@@ -98,6 +98,7 @@ mod patience;
 mod pool;
 mod process;
 mod remains;
+mod scratch;
 mod status;
 #[cfg(feature = "testing")]
 pub mod testing;

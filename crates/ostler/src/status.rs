@@ -1,6 +1,7 @@
 //! What a worker looks like from outside, at one moment.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use ostler_core::failure::Failure;
@@ -9,6 +10,9 @@ use ostler_core::lifecycle::State;
 
 /// The ports of a worker by name; the one without a name has the empty name.
 pub(crate) type PortMap = BTreeMap<String, u16>;
+
+/// The Unix sockets of a worker by the names of its ports.
+pub(crate) type SocketMap = BTreeMap<String, PathBuf>;
 
 /// One worker at one moment, as [`Pool::workers`](crate::Pool::workers) shows it.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +26,8 @@ pub struct WorkerState {
     pub pid: Option<u32>,
     /// Its ports by name; a single one has the empty name.
     pub ports: PortMap,
+    /// Its Unix sockets (`port = "unix"`) by name; a single one has the empty name.
+    pub sockets: SocketMap,
     /// When the latest incarnation's process was spawned.
     pub since: Option<Instant>,
     /// Incarnations after the first.

@@ -5,10 +5,10 @@
 //! with an empty environment.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio, exit};
@@ -48,6 +48,7 @@ fn run(mode: &str, port: u16, tag: &str) {
         "flood" => flood(number),
         "http" => serve(&bind(port), number),
         "http6" => serve(&bind_to("::1", port), number),
+        "http-unix" => serve_on_socket(),
         "refuse" => serve_status(&bind(port), "503 Service Unavailable"),
         "metrics" => serve_metrics(),
         "tcp" => accept(&bind(port)),
@@ -205,6 +206,19 @@ fn serve(listener: &TcpListener, lives: u64) -> ! {
     exit(0)
 }
 
+/// Answers every request at its Unix socket with 200 and the pid.
+fn serve_on_socket() -> ! {
+    let path = variable("OSTLER_SOCKET");
+    let listener = UnixListener::bind(&path).unwrap_or_else(|error| {
+        eprintln!("cannot listen on {path}: {error}");
+        exit(1);
+    });
+    for stream in listener.incoming().flatten() {
+        answer(stream, "200 OK");
+    }
+    exit(0)
+}
+
 /// Answers every request with this status.
 fn serve_status(listener: &TcpListener, status: &str) -> ! {
     for stream in listener.incoming().flatten() {
@@ -273,7 +287,7 @@ fn variable(name: &str) -> String {
     })
 }
 
-fn answer(mut stream: TcpStream, status: &str) {
+fn answer(mut stream: impl Read + Write, status: &str) {
     let mut request = [0; 1024];
     let _ = stream.read(&mut request);
     let body = getpid().to_string();

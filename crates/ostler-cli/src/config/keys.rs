@@ -36,6 +36,17 @@ pub(super) const POOL: Keys = &[
     "release_timeout",
     "output",
     "mode",
+    "stdin",
+    "concurrency",
+    "queue",
+    "call_timeout",
+    "sessions",
+    "recycle",
+    "drain_timeout",
+    "breaker",
+    "retry",
+    "on_cancel",
+    "poison",
 ];
 pub(super) const BACKOFF: Keys = &["first", "max", "jitter"];
 pub(super) const READY: Keys = &[
@@ -43,4 +54,11 @@ pub(super) const READY: Keys = &[
 ];
 pub(super) const HEALTH: Keys = &["http", "grpc", "tcp", "port", "owner", "every", "timeout", "misses"];
 pub(super) const STOP: Keys = &["signal", "grace"];
+pub(super) const QUEUE: Keys = &["max", "order", "codel"];
+pub(super) const CODEL: Keys = &["target", "interval"];
+pub(super) const SESSIONS: Keys = &["affinity", "ttl", "max"];
+pub(super) const RECYCLE: Keys = &["age", "requests", "memory", "jitter"];
+pub(super) const BREAKER: Keys = &["failures", "rate", "open"];
+pub(super) const RATE: Keys = &["share", "window", "calls"];
+pub(super) const RETRY: Keys = &["budget"];
 pub(super) const OUTPUT: Keys = &["ring", "log"];

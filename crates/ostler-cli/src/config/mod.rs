@@ -9,6 +9,7 @@ mod pool;
 mod probe;
 mod python;
 mod section;
+mod serve;
 mod show;
 mod telemetry;
 mod values;
@@ -24,7 +25,7 @@ use std::time::Duration;
 
 use ostler::otlp::Settings;
 use ostler::{AUDIT_INTERVAL, Engine};
-use ostler_core::spec::PoolSpec;
+use ostler_core::spec::{PoolSpec, Stdin};
 use ostler_python::Python;
 use toml::de::DeTable;
 
@@ -50,12 +51,22 @@ impl Config {
     pub(crate) fn warnings(&self) -> impl Iterator<Item = String> {
         let of_pool = |pool: &PoolSpec| {
             let name = pool.name.clone();
-            pool.warnings()
-                .into_iter()
+            let warnings = pool.warnings().into_iter().map(|warning| warning.to_string());
+            warnings
+                .chain(unread(pool))
                 .map(move |warning| format!("pool.{name}.{warning}"))
         };
         self.pools.iter().flat_map(of_pool)
     }
+}
+
+/// A pool whose workers are called by their stdin, which this program does not do.
+fn unread(pool: &PoolSpec) -> Option<String> {
+    (pool.worker.stdin == Stdin::Pipe).then(|| {
+        "stdin: \"pipe\" is for a program that calls the workers (ostler-serve); `ostler up` writes nothing to \
+         their stdin and leaves their stdout unread"
+            .to_owned()
+    })
 }
 
 /// The app that the pools belong to, and where its runs are recorded.

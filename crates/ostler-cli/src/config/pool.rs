@@ -9,7 +9,7 @@ use ostler_core::supervision::Backoff;
 use ostler_python::Python;
 
 use super::section::{Field, Section, Walk};
-use super::{keys, probe, values};
+use super::{keys, probe, serve, values};
 
 /// Reads the pool `name`. Relative paths are against `base`.
 pub(super) fn read(
@@ -33,6 +33,7 @@ pub(super) fn read(
     read_rules(walk, section, &mut spec);
     read_process(walk, section, &mut spec, base);
     read_life(walk, section, &mut spec);
+    spec.serve = serve::read(walk, section);
     if let Some(python) = python {
         python.tell_grace(&mut spec.worker);
     }
@@ -91,6 +92,7 @@ fn read_process(walk: &mut Walk<'_>, section: &Section<'_>, spec: &mut PoolSpec,
     worker.ports = read_ports(walk, section, std::mem::take(&mut worker.ports));
     worker.address = section.read(walk, "address", values::address).or(worker.address);
     worker.output = read_output(walk, section, worker.output);
+    worker.stdin = section.read(walk, "stdin", values::stdin).or(worker.stdin);
     worker.mode = section.read(walk, "mode", values::mode).or(worker.mode);
 }
 

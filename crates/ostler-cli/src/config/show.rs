@@ -1,6 +1,8 @@
 //! The resolved specification as TOML, with every default written out. What it prints reads back as
 //! the same.
 
+mod serve;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -40,6 +42,7 @@ pub(crate) fn show(config: &Config) -> String {
         show_rules(&mut page, pool);
         show_process(&mut page, &pool.worker, config.python.get(&pool.name));
         show_life(&mut page, &pool.worker);
+        serve::show(&mut page, &pool.serve);
     }
     page.0
 }
@@ -114,7 +117,7 @@ fn duration(duration: Duration) -> Value {
     humantime::format_duration(duration).to_string().into()
 }
 
-fn size(bytes: usize) -> String {
+fn size(bytes: u64) -> String {
     match bytes {
         _ if bytes.is_multiple_of(1 << 20) => format!("{}MiB", bytes >> 20),
         _ if bytes.is_multiple_of(1 << 10) => format!("{}KiB", bytes >> 10),
@@ -126,8 +129,7 @@ fn show_rules(page: &mut Page, pool: &PoolSpec) {
     page.set("workers", pool.workers);
     page.set("min_workers", pool.min_workers);
     page.set("max_starting", pool.max_starting);
-    let restart = values::RESTARTS.iter().find(|(_, restart)| *restart == pool.restart);
-    page.set("restart", restart.map_or("", |(word, _)| word));
+    page.set("restart", values::name_of(pool.restart, &values::RESTARTS));
     page.set("intensity", pool.intensity);
     page.set("period", duration(pool.period));
     page.set(
@@ -183,10 +185,11 @@ fn show_process(page: &mut Page, worker: &WorkerSpec, python: Option<&Python>) {
         }
     }
     page.set("address", worker.address.to_string());
+    page.set("stdin", values::name_of(worker.stdin, &values::STDINS));
     page.set(
         "output",
         table([
-            ("ring", size(worker.output.ring).into()),
+            ("ring", size(worker.output.ring as u64).into()),
             ("log", worker.output.log.into()),
         ]),
     );
@@ -221,6 +224,7 @@ fn port(port: Port) -> Value {
         Port::Range(first, last) => format!("{first}-{last}").into(),
         Port::Reported => "reported".into(),
         Port::Listen => "listen".into(),
+        Port::Unix => "unix".into(),
     }
 }
 

@@ -11,7 +11,8 @@ use ostler::Engine;
 use ostler::otlp::{Protocol, Settings};
 use ostler_core::signal::Signal;
 use ostler_core::spec::{
-    Health, OnGiveUp, OutputSpec, PoolSpec, Port, PortOwner, Ports, Probe, ProbeKind, Ready, StopSpec,
+    Affinity, Breaker, Codel, FailureRate, Health, OnCancel, OnGiveUp, OutputSpec, PoolSpec, Port, PortOwner, Ports,
+    Probe, ProbeKind, QueueOrder, QueueSpec, Ready, Recycle, ServeSpec, Sessions, Stdin, StopSpec,
 };
 use ostler_core::supervision::{Backoff, Restart};
 
@@ -77,7 +78,7 @@ fn every_key_is_read() {
         on_give_up = "pool"
         backoff = { first = "50ms", max = "2s", jitter = 0.5 }
         min_uptime = "250ms"
-        ports = { http = "any", metrics = "9100-9103", range = "7000-7099", own = "listen" }
+        ports = { http = "any", metrics = "9100-9103", range = "7000-7099", own = "listen", local = "unix" }
         address = "::1"
         ready = { http = "/healthz", port = "http" }
         start_timeout = "7s"
@@ -113,6 +114,7 @@ fn every_key_is_read() {
         ("metrics".to_owned(), Port::Range(9100, 9103)),
         ("range".to_owned(), Port::Range(7000, 7099)),
         ("own".to_owned(), Port::Listen),
+        ("local".to_owned(), Port::Unix),
     ]));
     worker.address = Ipv6Addr::LOCALHOST.into();
     worker.ready = Some(Ready::Probe(Probe {
@@ -168,6 +170,7 @@ fn the_forms_of_ready_and_port() {
     );
     let ports = |text: &str| worker_with(text).worker.ports;
     assert_eq!(ports("port = \"none\""), Ports::None);
+    assert_eq!(ports("port = \"unix\""), Ports::One(Port::Unix));
     assert_eq!(ports("port = 0x1f90"), Ports::One(Port::Fixed(8080)));
     assert_eq!(ports("port = \"7000-7009\""), Ports::One(Port::Range(7000, 7009)));
     assert_eq!(worker_with("workers = 0").min_workers, 1);
@@ -270,7 +273,7 @@ telemetry = 1
             r#"ostler.toml:6:11: pool.embed.workers: expected an integer from 0 to 4294967295, found the string "four""#,
             r#"ostler.toml:7:11: pool.embed.restart: expected "permanent" | "transient" | "temporary", found "transiemt" (did you mean "transient"?)"#,
             r#"ostler.toml:8:10: pool.embed.period: expected a duration such as "5s", "100ms" or "1m 30s", found the integer 5"#,
-            r#"ostler.toml:9:8: pool.embed.port: expected a port from 1 to 65535, a range "7000-7099", "any", "reported" or "listen", found the string "70000""#,
+            r#"ostler.toml:9:8: pool.embed.port: expected a port from 1 to 65535, a range "7000-7099", "any", "reported", "listen" or "unix", found the string "70000""#,
             r#"ostler.toml:10:1: pool.embed.ready: expected one of notify, http, grpc, tcp, line, file, after"#,
             r#"ostler.toml:10:11: pool.embed.ready.htpp: unknown key; did you mean "http"?"#,
             r#"ostler.toml:11:10: pool.embed.health: "healthz" is not a path: it has to begin with '/'"#,
@@ -279,8 +282,92 @@ telemetry = 1
             r#"ostler.toml:12:19: pool.embed.stop.signal: expected a signal such as TERM, INT, HUP, QUIT, USR1, KILL or RTMIN+3, found "TERMINATE""#,
             r#"ostler.toml:12:40: pool.embed.stop.grace: expected a duration such as "5s", "100ms" or "1m 30s", found the string "5 parsecs""#,
             r#"ostler.toml:13:19: pool.embed.output.ring: expected a size such as "64KiB", "1MiB" or a number of bytes, found the string "64 apples""#,
-            r#"ostler.toml:14:1: pool.embed.telemetry: unknown key; expected one of command, python, venv, requirements, cwd, env, inherit_env, workers, min_workers, max_starting, restart, intensity, period, on_give_up, backoff, min_uptime, port, ports, address, ready, start_timeout, health, watchdog, stop, host_death, release_timeout, output, mode"#,
+            r#"ostler.toml:14:1: pool.embed.telemetry: unknown key; expected one of command, python, venv, requirements, cwd, env, inherit_env, workers, min_workers, max_starting, restart, intensity, period, on_give_up, backoff, min_uptime, port, ports, address, ready, start_timeout, health, watchdog, stop, host_death, release_timeout, output, mode, stdin, concurrency, queue, call_timeout, sessions, recycle, drain_timeout, breaker, retry, on_cancel, poison"#,
             r#"ostler.toml:15:2: pools: unknown key; did you mean "pool"?"#,
+        ]
+    );
+}
+
+#[test]
+fn the_keys_for_serving_are_read_and_shown() {
+    let keys = r#"
+        stdin = "pipe"
+        concurrency = 8
+        queue = { max = 50, order = "lifo", codel = { target = "5ms", interval = "100ms" } }
+        call_timeout = "3s"
+        sessions = { affinity = "strict_queue", ttl = "10m", max = 7 }
+        recycle = { age = "1h", requests = 10000, memory = "2GiB", jitter = 0.1 }
+        drain_timeout = "9s"
+        breaker = { failures = 4, open = "2s", rate = { share = 0.25, window = "30s", calls = 40 } }
+        retry = { budget = 0.2 }
+        on_cancel = "reuse"
+        poison = 3
+    "#;
+    let config = read(&in_pool(keys)).unwrap();
+    let pool = &config.pools[0];
+    assert_eq!(pool.worker.stdin, Stdin::Pipe);
+    let secs = Duration::from_secs;
+    let expected = ServeSpec {
+        concurrency: 8,
+        queue: QueueSpec {
+            max: 50,
+            order: QueueOrder::Lifo,
+            codel: Some(Codel {
+                target: Duration::from_millis(5),
+                interval: Duration::from_millis(100),
+            }),
+        },
+        timeout: secs(3),
+        sessions: Sessions {
+            affinity: Affinity::StrictQueue,
+            ttl: secs(600),
+            max: 7,
+        },
+        recycle: Recycle {
+            age: Some(secs(3600)),
+            requests: Some(10_000),
+            memory: Some(2 << 30),
+            jitter: 0.1,
+        },
+        drain_timeout: secs(9),
+        breaker: Breaker {
+            failures: 4,
+            rate: Some(FailureRate {
+                share: 0.25,
+                window: secs(30),
+                calls: 40,
+            }),
+            open: secs(2),
+        },
+        retry_budget: 0.2,
+        on_cancel: OnCancel::Reuse,
+        poison: 3,
+    };
+    assert_eq!(pool.serve, expected);
+    assert_eq!(read(&show(&config)).unwrap(), config);
+    let warnings: Vec<String> = config.warnings().collect();
+    assert!(
+        warnings
+            .iter()
+            .any(|warning| warning.contains("stdin: \"pipe\" is for a program")),
+        "{warnings:?}"
+    );
+    assert_eq!(worker_with("").serve, ServeSpec::default());
+}
+
+#[test]
+fn mistakes_in_the_keys_for_serving_have_their_places() {
+    assert_eq!(
+        mistakes(&in_pool(
+            "concurency = 2\nsessions = { afinity = \"hint\", ttl = \"0s\" }\nrecycle = { requests = 0 }\nbreaker = { rate = { share = 0 } }\nqueue = { order = \"filo\" }\n"
+        )),
+        [
+            "ostler.toml:5:1: pool.web.concurency: unknown key; did you mean \"concurrency\"?",
+            "ostler.toml:6:14: pool.web.sessions.afinity: unknown key; did you mean \"affinity\"?",
+            "ostler.toml:6:38: pool.web.sessions.ttl: zero would forget every session; use a longer time",
+            "ostler.toml:7:24: pool.web.recycle.requests: zero would replace workers without end; leave it out to switch it off",
+            "ostler.toml:8:30: pool.web.breaker.rate.share: 0 is not above 0 and at most 1",
+            "ostler.toml:9:19: pool.web.queue.order: expected \"fifo\" | \"lifo\", found \"filo\" (did you mean \"fifo\"?)",
         ]
     );
 }
@@ -496,6 +583,13 @@ fn the_reference_names_every_key() {
         keys::HEALTH,
         keys::STOP,
         keys::OUTPUT,
+        keys::QUEUE,
+        keys::CODEL,
+        keys::SESSIONS,
+        keys::RECYCLE,
+        keys::BREAKER,
+        keys::RATE,
+        keys::RETRY,
     ];
     for key in sections.into_iter().flatten() {
         assert!(
@@ -567,7 +661,7 @@ fn python_is_a_preset_whose_settings_can_be_changed() {
     let worker = &config.pools[0].worker;
     assert_eq!(worker.command, ["python3", "-u", "/srv/demo/app/worker.py"]);
     assert_eq!(worker.ready, Some(Ready::Notify));
-    assert_eq!(worker.ports, Ports::One(Port::Reported));
+    assert_eq!(worker.ports, Ports::One(Port::Unix));
     assert_eq!(worker.stop.grace, Duration::from_secs(6));
     assert_eq!(worker.host_death.signal, Signal::TERM);
     assert_eq!(worker.env["OSTLER_GRACE_MS"], "6000");

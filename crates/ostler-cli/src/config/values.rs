@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 use ostler::Engine;
 use ostler::otlp::{self, Protocol};
 use ostler_core::signal::Signal;
-use ostler_core::spec::{Mode, OnGiveUp, Port, PortOwner};
+use ostler_core::spec::{Affinity, Mode, OnCancel, OnGiveUp, Port, PortOwner, QueueOrder, Stdin};
 use ostler_core::supervision::Restart;
 use toml::de::DeValue;
 
@@ -142,6 +142,14 @@ pub(super) fn size(value: &DeValue<'_>) -> Read<usize> {
     }
 }
 
+/// A number of things.
+pub(super) fn number(value: &DeValue<'_>) -> Read<usize> {
+    match integer(value).and_then(|number| usize::try_from(number).ok()) {
+        Some(number) => Ok(number),
+        None => expected(value, "an integer from 0 on"),
+    }
+}
+
 /// An address.
 pub(super) fn address(value: &DeValue<'_>) -> Read<IpAddr> {
     match string(value)?.parse() {
@@ -184,6 +192,12 @@ fn word<T: Copy>(value: &DeValue<'_>, words: &[(&'static str, T)]) -> Read<T> {
     Err(format!("expected {}, found {:?}{hint}", allowed(), shortened(text)))
 }
 
+/// The word for one of several values; all of them are in `words`.
+pub(super) fn name_of<T: PartialEq>(value: T, words: &[(&'static str, T)]) -> &'static str {
+    let found = words.iter().find(|(_, of)| *of == value);
+    found.map_or("", |(word, _)| word)
+}
+
 /// The address of an OTLP receiver.
 pub(super) fn receiver(value: &DeValue<'_>) -> Read<String> {
     let address = string(value)?;
@@ -218,6 +232,42 @@ pub(super) fn owner(value: &DeValue<'_>) -> Read<PortOwner> {
     word(value, &[("worker", PortOwner::Worker), ("any", PortOwner::Any)])
 }
 
+/// The words for what a worker's stdin is.
+pub(super) const STDINS: [(&str, Stdin); 2] = [("null", Stdin::Null), ("pipe", Stdin::Pipe)];
+
+/// What a worker's stdin is.
+pub(super) fn stdin(value: &DeValue<'_>) -> Read<Stdin> {
+    word(value, &STDINS)
+}
+
+/// The words for who waits first in a queue.
+pub(super) const QUEUE_ORDERS: [(&str, QueueOrder); 2] = [("fifo", QueueOrder::Fifo), ("lifo", QueueOrder::Lifo)];
+
+/// Which waiting call goes first.
+pub(super) fn queue_order(value: &DeValue<'_>) -> Read<QueueOrder> {
+    word(value, &QUEUE_ORDERS)
+}
+
+/// The words for how strictly a session keeps to its worker.
+pub(super) const AFFINITIES: [(&str, Affinity); 3] = [
+    ("hint", Affinity::Hint),
+    ("strict_queue", Affinity::StrictQueue),
+    ("strict_fail_fast", Affinity::StrictFailFast),
+];
+
+/// How strictly a session keeps to its worker.
+pub(super) fn affinity(value: &DeValue<'_>) -> Read<Affinity> {
+    word(value, &AFFINITIES)
+}
+
+/// The words for what becomes of a worker whose caller gave up.
+pub(super) const ON_CANCELS: [(&str, OnCancel); 2] = [("replace", OnCancel::Replace), ("reuse", OnCancel::Reuse)];
+
+/// What becomes of a worker whose caller gave up.
+pub(super) fn on_cancel(value: &DeValue<'_>) -> Read<OnCancel> {
+    word(value, &ON_CANCELS)
+}
+
 /// A mode; which ones are built is the specification's rule.
 pub(super) fn mode(value: &DeValue<'_>) -> Read<Mode> {
     word(
@@ -245,7 +295,7 @@ pub(super) fn store(value: &DeValue<'_>) -> Read<Engine> {
     ))
 }
 
-const PORT_FORMS: &str = "a port from 1 to 65535, a range \"7000-7099\", \"any\", \"reported\" or \"listen\"";
+const PORT_FORMS: &str = "a port from 1 to 65535, a range \"7000-7099\", \"any\", \"reported\", \"listen\" or \"unix\"";
 
 /// A port; `None` for `"none"`.
 pub(super) fn port(value: &DeValue<'_>) -> Read<Option<Port>> {
@@ -262,6 +312,7 @@ pub(super) fn port(value: &DeValue<'_>) -> Read<Option<Port>> {
         "any" => Ok(Some(Port::Any)),
         "reported" => Ok(Some(Port::Reported)),
         "listen" => Ok(Some(Port::Listen)),
+        "unix" => Ok(Some(Port::Unix)),
         number if number.parse::<u16>().is_ok() => {
             Err(format!("expected a port without quotes, found the string {number:?}"))
         }

@@ -96,13 +96,16 @@ fn sentence(event: &Event) -> Option<String> {
     let count = facts.count.unwrap_or(0);
     let sentence = match event.kind {
         EventKind::RunStarted => format!("run {} has started", event.run.short()),
-        EventKind::WorkerReady => format!("is ready{}", details([pid(facts), port(facts), after(facts)])),
-        EventKind::WorkerStopping => format!("is stopping{}", details([sent(facts), caused(facts), None])),
-        EventKind::WorkerExited => format!("has ended{}", details([ended(facts), pid(facts), None])),
+        EventKind::WorkerReady => format!(
+            "is ready{}",
+            details([pid(facts), port(facts), socket(facts), after(facts)])
+        ),
+        EventKind::WorkerStopping => format!("is stopping{}", details([sent(facts), caused(facts)])),
+        EventKind::WorkerExited => format!("has ended{}", details([ended(facts), pid(facts)])),
         EventKind::WorkerUnhealthy => "is unhealthy".to_owned(),
-        EventKind::WorkerFailed => format!("has failed{}", details([reason(facts), None, None])),
-        EventKind::WorkerReleased => format!("is released{}", details([after(facts), None, None])),
-        EventKind::WorkerRestarting => format!("is restarted{}", details([delayed(facts), attempt(facts), None])),
+        EventKind::WorkerFailed => format!("has failed{}", details([reason(facts)])),
+        EventKind::WorkerReleased => format!("is released{}", details([after(facts)])),
+        EventKind::WorkerRestarting => format!("is restarted{}", details([delayed(facts), attempt(facts)])),
         EventKind::WorkerFinished => "has finished".to_owned(),
         EventKind::WorkerGaveUp => "has given up: its slot stays empty".to_owned(),
         EventKind::PoolReady => "is ready: all its workers are".to_owned(),
@@ -147,7 +150,7 @@ fn clock(time: SystemTime) -> String {
     text.get(11..23).unwrap_or_default().to_owned()
 }
 
-fn details(parts: [Option<String>; 3]) -> String {
+fn details<const N: usize>(parts: [Option<String>; N]) -> String {
     let parts: Vec<String> = parts.into_iter().flatten().collect();
     if parts.is_empty() {
         String::new()
@@ -158,6 +161,12 @@ fn details(parts: [Option<String>; 3]) -> String {
 
 fn pid(facts: &Facts) -> Option<String> {
     facts.pid.map(|pid| format!("pid {pid}"))
+}
+
+fn socket(facts: &Facts) -> Option<String> {
+    let named = facts.sockets.iter().map(|(name, path)| format!("{name} {path}"));
+    let all: Vec<String> = facts.socket.iter().cloned().chain(named).collect();
+    (!all.is_empty()).then(|| format!("socket {}", all.join(", ")))
 }
 
 fn port(facts: &Facts) -> Option<String> {

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Health, OnGiveUp, OutputSpec, PoolSpec, Port, Ports, Probe, ProbeKind, Ready, Stdin, StopSpec};
+use super::{Health, OnGiveUp, OutputSpec, PoolSpec, Port, Ports, Probe, ProbeKind, Ready, ServeSpec, Stdin, StopSpec};
 use crate::signal::Signal;
 use crate::supervision::{Backoff, Restart};
 
@@ -103,6 +103,8 @@ impl PoolSpec {
         restart: Restart => restart;
         /// What a slot's giving up means for the pool. Default: the others serve on.
         on_give_up: OnGiveUp => on_give_up;
+        /// How clients call the workers (`ostler-serve`).
+        serve: ServeSpec => serve;
         /// Whether the host's environment is passed on. Default true.
         inherit_env: bool => worker.inherit_env;
         /// An exit sooner than this after the spawn is a failure. Default zero: no such rule.

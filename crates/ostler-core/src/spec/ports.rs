@@ -19,7 +19,21 @@ pub enum Port {
     /// The host binds and listens, and passes the socket as `LISTEN_FDS`; it stays bound between
     /// incarnations.
     Listen,
+    /// No TCP port, but a Unix socket of the worker's own, in a directory that only this user can
+    /// enter: `{socket}` and `OSTLER_SOCKET`. The path is the same for all incarnations of a
+    /// worker, and shorter than 108 bytes.
+    Unix,
 }
+
+impl Port {
+    /// Whether it is a TCP port, not a Unix socket.
+    pub const fn is_tcp(self) -> bool {
+        !matches!(self, Self::Unix)
+    }
+}
+
+/// The longest name of a Unix socket among several ports: it becomes part of a path.
+pub(super) const LONGEST_SOCKET_NAME: usize = 32;
 
 /// The ports of a worker.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -27,9 +41,10 @@ pub enum Ports {
     /// None.
     #[default]
     None,
-    /// One without a name: `{port}` and `PORT`.
+    /// One without a name: `{port}` and `PORT`, or `{socket}` and `OSTLER_SOCKET`.
     One(Port),
-    /// Several with names: `{port.NAME}` and `PORT_NAME`.
+    /// Several with names: `{port.NAME}` and `PORT_NAME`, or `{socket.NAME}` and
+    /// `OSTLER_SOCKET_NAME`.
     Named(BTreeMap<String, Port>),
 }
 
@@ -64,25 +79,26 @@ impl WorkerSpec {
         }
     }
 
-    /// The command with `{port}` and `{port.NAME}` replaced by the numbers that `port` returns;
-    /// other braces stay.
-    pub fn expand_command(&self, port: impl Fn(&str) -> Option<u16>) -> Vec<String> {
-        self.command.iter().map(|part| expand(part, &port)).collect()
+    /// The command with its placeholders replaced by what `value` returns for them; those for which
+    /// it returns `None`, and other braces, stay.
+    pub fn expand_command(&self, value: impl Fn(Placeholder<'_>) -> Option<String>) -> Vec<String> {
+        self.command.iter().map(|part| expand(part, &value)).collect()
     }
 
-    /// The placeholders that stay in the command, because no port of that name is known at the
+    /// The placeholders that stay in the command, because nothing of that name is known at the
     /// spawn.
     pub(super) fn unknown_placeholders(&self) -> Vec<String> {
-        let known = |name: &str| {
-            self.ports
-                .iter()
-                .any(|(own, port)| own == name && port != Port::Reported)
+        let known = |placeholder: Placeholder<'_>| {
+            self.ports.iter().any(|(own, port)| match placeholder {
+                Placeholder::Port(name) => own == name && port.is_tcp() && port != Port::Reported,
+                Placeholder::Socket(name) => own == name && port == Port::Unix,
+            })
         };
         let mut unknown = Vec::new();
         for part in &self.command {
-            for (at, _) in part.match_indices("{port") {
-                match placeholder(&part[at..]) {
-                    Some((name, len)) if !known(name) => unknown.push(part[at..at + len].to_owned()),
+            for (at, _) in part.match_indices('{') {
+                match Placeholder::at_start(&part[at..]) {
+                    Some((placeholder, len)) if !known(placeholder) => unknown.push(part[at..at + len].to_owned()),
                     _ => {}
                 }
             }
@@ -91,15 +107,42 @@ impl WorkerSpec {
     }
 }
 
-fn expand(text: &str, port: &impl Fn(&str) -> Option<u16>) -> String {
+/// A placeholder in a command. Names are those of ports; the unnamed one is empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placeholder<'a> {
+    /// `{port}` or `{port.NAME}`: the number of a TCP port.
+    Port(&'a str),
+    /// `{socket}` or `{socket.NAME}`: the path of a Unix socket.
+    Socket(&'a str),
+}
+
+impl<'a> Placeholder<'a> {
+    /// The placeholder at the start of `text`, and its length.
+    fn at_start(text: &'a str) -> Option<(Self, usize)> {
+        let end = text.find('}')?;
+        let (kind, name) = match text.get(1..end)?.split_once('.') {
+            Some((_, "")) => return None,
+            Some(parts) => parts,
+            None => (&text[1..end], ""),
+        };
+        let placeholder = match kind {
+            "port" => Self::Port(name),
+            "socket" => Self::Socket(name),
+            _ => return None,
+        };
+        Some((placeholder, end + 1))
+    }
+}
+
+fn expand(text: &str, value: &impl Fn(Placeholder<'_>) -> Option<String>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(at) = rest.find("{port") {
+    while let Some(at) = rest.find('{') {
         let (before, from) = rest.split_at(at);
         out.push_str(before);
-        match placeholder(from).and_then(|(name, len)| port(name).map(|number| (number, len))) {
-            Some((number, len)) => {
-                out.push_str(&number.to_string());
+        match Placeholder::at_start(from).and_then(|(placeholder, len)| Some((value(placeholder)?, len))) {
+            Some((value, len)) => {
+                out.push_str(&value);
                 rest = &from[len..];
             }
             None => {
@@ -110,17 +153,6 @@ fn expand(text: &str, port: &impl Fn(&str) -> Option<u16>) -> String {
     }
     out.push_str(rest);
     out
-}
-
-/// The port's name in a placeholder at the start of `text`, and the placeholder's length.
-fn placeholder(text: &str) -> Option<(&str, usize)> {
-    let end = text.find('}')?;
-    let inner = &text[1..end];
-    let name = match inner.strip_prefix("port")? {
-        "" => "",
-        dotted => dotted.strip_prefix('.').filter(|name| !name.is_empty())?,
-    };
-    Some((name, end + 1))
 }
 
 #[cfg(test)]
@@ -136,17 +168,33 @@ mod tests {
             "{port.none}",
             "{{port}}",
             "{portal}",
+            "unix:{socket}",
+            "{socket.a}{socket.}",
+            "{",
         ]);
         worker.ports = Ports::One(Port::Any);
-        let ports = |name: &str| match name {
-            "" => Some(80),
-            "http" => Some(8080),
-            _ => None,
+        let value = |placeholder: Placeholder<'_>| {
+            let value = match placeholder {
+                Placeholder::Port("") => "80",
+                Placeholder::Port("http") => "8080",
+                Placeholder::Socket("") => "/run/x.sock",
+                Placeholder::Socket("a") => "{port}",
+                _ => return None,
+            };
+            Some(value.to_owned())
         };
-        assert_eq!(
-            worker.expand_command(ports),
-            ["80", "8080:80", "{x}", "{port.none}", "{80}", "{portal}"]
-        );
+        let expected = [
+            "80",
+            "8080:80",
+            "{x}",
+            "{port.none}",
+            "{80}",
+            "{portal}",
+            "unix:/run/x.sock",
+            "{port}{socket.}",
+            "{",
+        ];
+        assert_eq!(worker.expand_command(value), expected);
     }
 
     #[test]

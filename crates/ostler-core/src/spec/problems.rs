@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::ports::LONGEST_SOCKET_NAME;
 use super::{Health, LONGEST, MOST_WORKERS, Mode, PoolSpec, Port, Ports, Probe, ProbeKind, Ready, WorkerSpec};
 
 /// Something that is invalid or probably a mistake.
@@ -48,11 +49,10 @@ impl PoolSpec {
             found.require(backoff.first <= backoff.max, "backoff.first", || {
                 "longer than backoff.max".into()
             });
-            found.require((0.0..=1.0).contains(&backoff.jitter), "backoff.jitter", || {
-                format!("{} is not between 0 and 1", backoff.jitter)
-            });
+            found.fraction("backoff.jitter", backoff.jitter);
         }
         self.worker.problems_into(&mut found);
+        self.serve.problems_into(&mut found);
         found.0
     }
 
@@ -63,7 +63,14 @@ impl PoolSpec {
         for placeholder in self.worker.unknown_placeholders() {
             found.add(
                 "command",
-                format!("{placeholder} names no port that is known when the worker starts, and stays as it is"),
+                format!(
+                    "{placeholder} names no {} that is known when the worker starts, and stays as it is",
+                    if placeholder.starts_with("{socket") {
+                        "Unix socket"
+                    } else {
+                        "port"
+                    }
+                ),
             );
         }
         if let Some(Ready::Probe(probe)) = &self.worker.ready
@@ -84,7 +91,7 @@ impl PoolSpec {
             Port::Range(first, last) if first <= last => {
                 (u32::from(last - first) + 1, format!("ports {first}-{last} are"))
             }
-            Port::Range(..) | Port::Any | Port::Reported | Port::Listen => return None,
+            Port::Range(..) | Port::Any | Port::Reported | Port::Listen | Port::Unix => return None,
         };
         (self.workers > room).then(|| SpecProblem {
             key: "workers",
@@ -127,24 +134,31 @@ fn is_pool_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len()) && name.chars().all(allowed)
 }
 
-struct Problems(Vec<SpecProblem>);
+pub(super) struct Problems(Vec<SpecProblem>);
 
 impl Problems {
-    fn require(&mut self, holds: bool, key: &'static str, message: impl FnOnce() -> String) {
+    pub(super) fn require(&mut self, holds: bool, key: &'static str, message: impl FnOnce() -> String) {
         if !holds {
             self.add(key, message());
         }
     }
 
     /// A duration that is not too long.
-    fn duration(&mut self, key: &'static str, duration: Duration) {
+    pub(super) fn duration(&mut self, key: &'static str, duration: Duration) {
         self.require(duration <= LONGEST, key, || "too long; at most ten years".into());
     }
 
     /// A duration that is neither too long nor zero.
-    fn positive(&mut self, key: &'static str, duration: Duration, zero: &str) {
+    pub(super) fn positive(&mut self, key: &'static str, duration: Duration, zero: &str) {
         self.duration(key, duration);
         self.require(!duration.is_zero(), key, || format!("{zero}; use a longer time"));
+    }
+
+    /// A number from 0 to 1.
+    pub(super) fn fraction(&mut self, key: &'static str, number: f64) {
+        self.require((0.0..=1.0).contains(&number), key, || {
+            format!("{number} is not between 0 and 1")
+        });
     }
 
     fn add(&mut self, key: &'static str, message: String) {
@@ -241,7 +255,7 @@ impl WorkerSpec {
             Port::Reported => found.require(matches!(self.ready, Some(Ready::Notify | Ready::File)), "port", || {
                 "\"reported\" needs ready = { notify = true } or { file = true }: the worker reports its port with them".into()
             }),
-            Port::Any | Port::Listen => {}
+            Port::Any | Port::Listen | Port::Unix => {}
         }
     }
 
@@ -307,6 +321,9 @@ fn check_names(ports: &BTreeMap<String, Port>, found: &mut Problems) {
         let named_ok = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
         found.require(named_ok, "ports", || {
             format!("{name:?} is not a valid name for a port: use letters, digits and '_'")
+        });
+        found.require(port.is_tcp() || name.len() <= LONGEST_SOCKET_NAME, "ports", || {
+            format!("{name:?} is too long a name for a Unix socket; at most {LONGEST_SOCKET_NAME} characters")
         });
         let variable = name.to_ascii_uppercase();
         if let Some(twin) = variables.insert(variable.clone(), name) {
@@ -450,6 +467,10 @@ mod tests {
         let twins = with(&[("HTTP", Port::Any), ("http", Port::Any)]);
         assert_eq!(twins, ["\"HTTP\" and \"http\" are the same variable, PORT_HTTP"]);
         assert_eq!(with(&[("", Port::Any)]).len(), 1);
+        let long = "n".repeat(33);
+        assert_eq!(with(&[(&long, Port::Any)]), no_problem);
+        assert_eq!(with(&[(&long[..32], Port::Unix)]), no_problem);
+        assert!(with(&[(&long, Port::Unix)])[0].ends_with("at most 32 characters"));
     }
 
     fn with_ports(workers: u32, ports: Ports, argument: &str) -> PoolSpec {
@@ -498,6 +519,12 @@ mod tests {
         };
         let plain = with_ports(1, Ports::One(Port::Fixed(7001)), "{port} {x} {portal} ${PORT}");
         assert_eq!(warnings(plain), [""; 0]);
+        let unix = with_ports(2, Ports::One(Port::Unix), "{socket} {sockets}");
+        assert_eq!(warnings(unix), [""; 0]);
+        let unix = warnings(with_ports(1, Ports::One(Port::Unix), "{port}"));
+        assert!(unix[0].starts_with("{port} names no port"), "{unix:?}");
+        let tcp = warnings(with_ports(1, Ports::One(Port::Any), "{socket}"));
+        assert!(tcp[0].starts_with("{socket} names no Unix socket"), "{tcp:?}");
         let none = warnings(with_ports(1, Ports::None, "--port={port}"));
         assert!(none[0].starts_with("{port} names no port"), "{none:?}");
         let typing_error = warnings(with_ports(1, named(Port::Any), "{port.htp}"));

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::problems::Problems;
+
 /// How calls to a pool are dispatched, queued, refused, tried again and given up.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServeSpec {
-    /// Calls in flight per worker. Default 1; zero is refused.
+    /// Calls in flight per worker. Default 1; zero is invalid.
     pub concurrency: u32,
     /// Calls that wait for a worker.
     pub queue: QueueSpec,
@@ -48,6 +50,56 @@ impl Default for ServeSpec {
     }
 }
 
+impl ServeSpec {
+    /// Everything that is invalid, by the keys of the TOML file.
+    pub(super) fn problems_into(&self, found: &mut Problems) {
+        found.require(self.concurrency > 0, "concurrency", || {
+            "0 would never serve a call; use at least 1".into()
+        });
+        if let Some(codel) = self.queue.codel {
+            found.duration("queue.codel.target", codel.target);
+            found.positive("queue.codel.interval", codel.interval, "zero would refuse every call");
+        }
+        found.duration("call_timeout", self.timeout);
+        found.duration("drain_timeout", self.drain_timeout);
+        found.positive("sessions.ttl", self.sessions.ttl, "zero would forget every session");
+        found.require(self.sessions.max > 0, "sessions.max", || {
+            "0 would refuse every session; use at least 1".into()
+        });
+        found.fraction("retry.budget", self.retry_budget);
+        self.recycle.problems_into(found);
+        self.breaker.problems_into(found);
+    }
+}
+
+impl Recycle {
+    fn problems_into(&self, found: &mut Problems) {
+        const NEVER: &str = "zero would replace workers without end; leave it out to switch it off";
+        if let Some(age) = self.age {
+            found.duration("recycle.age", age);
+            found.require(!age.is_zero(), "recycle.age", || NEVER.into());
+        }
+        found.require(self.requests != Some(0), "recycle.requests", || NEVER.into());
+        found.require(self.memory != Some(0), "recycle.memory", || NEVER.into());
+        found.fraction("recycle.jitter", self.jitter);
+    }
+}
+
+impl Breaker {
+    fn problems_into(&self, found: &mut Problems) {
+        found.positive("breaker.open", self.open, "zero would never refuse a call");
+        let Some(rate) = self.rate else { return };
+        let valid = rate.share > 0.0 && rate.share <= 1.0;
+        found.require(valid, "breaker.rate.share", || {
+            format!("{} is not above 0 and at most 1", rate.share)
+        });
+        found.positive("breaker.rate.window", rate.window, "zero would count no call");
+        found.require(rate.calls > 0, "breaker.rate.calls", || {
+            "0 would open it without a call; use at least 1".into()
+        });
+    }
+}
+
 /// Calls that wait for a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueSpec {
@@ -85,7 +137,7 @@ pub enum QueueOrder {
 pub struct Codel {
     /// The wait that is acceptable. Default 50 ms.
     pub target: Duration,
-    /// How long every call has to wait longer before some are refused. Default 2 s; zero is refused.
+    /// How long every call has to wait longer before some are refused. Default 2 s; zero is invalid.
     pub interval: Duration,
 }
 
@@ -103,9 +155,9 @@ impl Default for Codel {
 pub struct Sessions {
     /// How strictly. Default: a hint.
     pub affinity: Affinity,
-    /// A session that is not used for so long is forgotten. Default 1 h; zero is refused.
+    /// A session that is not used for so long is forgotten. Default 1 h; zero is invalid.
     pub ttl: Duration,
-    /// How many may be bound to workers at a time. Default 10,000; zero is refused.
+    /// How many may be bound to workers at a time. Default 10,000; zero is invalid.
     pub max: usize,
 }
 
@@ -163,7 +215,7 @@ pub struct Breaker {
     pub failures: u32,
     /// A share of failures that opens it. Default: none does.
     pub rate: Option<FailureRate>,
-    /// How long it stays open before one call is let through. Default 30 s; zero is refused.
+    /// How long it stays open before one call is let through. Default 30 s; zero is invalid.
     pub open: Duration,
 }
 
@@ -182,7 +234,7 @@ impl Default for Breaker {
 pub struct FailureRate {
     /// The share, above 0 and up to 1. Default 0.5.
     pub share: f64,
-    /// The window. Default 10 s; zero is refused.
+    /// The window. Default 10 s; zero is invalid.
     pub window: Duration,
     /// It counts only with at least so many calls in the window. Default 20.
     pub calls: u32,
@@ -207,4 +259,61 @@ pub enum OnCancel {
     Replace,
     /// It is used on: it can cancel a call, or finish one that is not waited for.
     Reuse,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{LONGEST, PoolSpec};
+
+    type Spoil = fn(&mut ServeSpec);
+
+    #[test]
+    fn each_mistake_is_named_by_its_key() {
+        let spoilt: [(&str, Spoil); 16] = [
+            ("concurrency", |serve| serve.concurrency = 0),
+            ("queue.codel.interval", |serve| {
+                serve.queue.codel = Some(Codel {
+                    interval: Duration::ZERO,
+                    ..Codel::default()
+                });
+            }),
+            ("call_timeout", |serve| serve.timeout = LONGEST * 2),
+            ("drain_timeout", |serve| serve.drain_timeout = LONGEST * 2),
+            ("sessions.ttl", |serve| serve.sessions.ttl = Duration::ZERO),
+            ("sessions.max", |serve| serve.sessions.max = 0),
+            ("retry.budget", |serve| serve.retry_budget = f64::NAN),
+            ("retry.budget", |serve| serve.retry_budget = -0.1),
+            ("recycle.age", |serve| serve.recycle.age = Some(Duration::ZERO)),
+            ("recycle.requests", |serve| serve.recycle.requests = Some(0)),
+            ("recycle.memory", |serve| serve.recycle.memory = Some(0)),
+            ("recycle.jitter", |serve| serve.recycle.jitter = 1.5),
+            ("breaker.open", |serve| serve.breaker.open = Duration::ZERO),
+            ("breaker.rate.share", |serve| {
+                serve.breaker.rate = Some(FailureRate {
+                    share: 0.0,
+                    ..FailureRate::default()
+                });
+            }),
+            ("breaker.rate.window", |serve| {
+                serve.breaker.rate = Some(FailureRate {
+                    window: Duration::ZERO,
+                    ..FailureRate::default()
+                });
+            }),
+            ("breaker.rate.calls", |serve| {
+                serve.breaker.rate = Some(FailureRate {
+                    calls: 0,
+                    ..FailureRate::default()
+                });
+            }),
+        ];
+        for (key, spoil) in spoilt {
+            let mut pool = PoolSpec::new("web", ["x"]);
+            assert_eq!(pool.problems(), []);
+            spoil(&mut pool.serve);
+            let keys: Vec<_> = pool.problems().into_iter().map(|problem| problem.key).collect();
+            assert_eq!(keys, [key]);
+        }
+    }
 }

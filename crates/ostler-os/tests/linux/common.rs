@@ -104,6 +104,15 @@ impl Troupe {
             .collect()
     }
 
+    /// Kills every process of the test.
+    pub(crate) fn kill_all(&self) {
+        for identity in self.living() {
+            if let Ok(Verified::Same(handle)) = identity::verify(&identity) {
+                let _ = handle.signal(Signal::KILL, &test_attribution());
+            }
+        }
+    }
+
     /// Asserts that no process of the test is left.
     pub(crate) fn assert_none_left(&mut self) {
         until("every process of the test is gone", || {
@@ -115,11 +124,7 @@ impl Troupe {
 
 impl Drop for Troupe {
     fn drop(&mut self) {
-        for identity in self.living() {
-            if let Ok(Verified::Same(handle)) = identity::verify(&identity) {
-                let _ = handle.signal(Signal::KILL, &test_attribution());
-            }
-        }
+        self.kill_all();
         for child in &mut self.children {
             // A process in the middle of an exec has no visible environment yet.
             let _ = child.kill();

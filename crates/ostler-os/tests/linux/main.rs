@@ -7,3 +7,4 @@ mod kill;
 mod marker;
 mod port_choice;
 mod ports;
+mod worker_socket;

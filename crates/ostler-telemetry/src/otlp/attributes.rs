@@ -57,6 +57,8 @@ fn add_facts(list: &mut Vec<KeyValue>, facts: &Facts) {
         pid,
         port,
         ports,
+        socket,
+        sockets,
         containment,
         reason,
         message,
@@ -73,6 +75,7 @@ fn add_facts(list: &mut Vec<KeyValue>, facts: &Facts) {
         elapsed,
     } = facts;
     add_exit(list, exit.as_ref(), signal.as_ref());
+    let sockets: Vec<String> = sockets.iter().map(|(name, path)| format!("{name}={path}")).collect();
     let ports: Vec<String> = ports.iter().map(|(name, port)| format!("{name}={port}")).collect();
     let mut add = |key: &'static str, value: Option<Value>| {
         list.extend(value.map(|value| KeyValue::new(key, value)));
@@ -80,6 +83,8 @@ fn add_facts(list: &mut Vec<KeyValue>, facts: &Facts) {
     add(attribute::PID, pid.map(|pid| i64::from(pid).into()));
     add(attribute::PORT, port.map(|port| i64::from(port).into()));
     add(attribute::PORTS, texts(&ports));
+    add(attribute::SOCKET, text(socket.as_ref()));
+    add(attribute::SOCKETS, texts(&sockets));
     add(attribute::CONTAINMENT, text(containment.as_ref()));
     add(attribute::REASON, reason.map(|reason| reason.name().into()));
     add(attribute::MESSAGE, text(message.as_ref()));

@@ -21,6 +21,7 @@ use tokio::sync::{OnceCell, watch};
 use super::cleaner::CleanupReport;
 use crate::guard::Link;
 use crate::hub::Hub;
+use crate::scratch;
 
 /// How urgently the instance is being stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -157,6 +158,9 @@ impl Services {
         if !clean {
             tracing::warn!(target: "ostler", path = %run_dir.path().display(), "the run's directory is left for the next sweep");
             return;
+        }
+        if let Err(error) = scratch::remove(self.owner.run, run_dir.path()) {
+            tracing::warn!(target: "ostler", %error, "sockets outside the run's directory are left");
         }
         if let Err(error) = run_dir.remove() {
             tracing::warn!(target: "ostler", %error, "the run's directory is left for the next sweep");

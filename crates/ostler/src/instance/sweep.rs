@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 use ostler_failpoint::{self as failpoint, Point};
 use ostler_os::cgroup::RunGroup;
 use ostler_os::identity::{self, Attribution, ProcessIdentity, Verified, here};
-use ostler_os::{kill, notify};
+use ostler_os::kill;
 use ostler_registry::{DeadRun, FoundRun, Identity, RunDirError, remove_leftovers, runs};
 
 use crate::remains::{KILL_LIMIT, Killed, Remains};
+use crate::scratch;
 
 /// How long the sweep of a dead run waits for its guardians and sitters, which may still be giving
 /// databases their grace: 20 s. What follows normally takes milliseconds; at worst, when nothing can
@@ -113,11 +114,10 @@ fn sweep_run(dead: DeadRun, elsewhere: Elsewhere, report: &mut SweepReport) {
     if let Some(why) = why {
         return keep(&dead, &why, report);
     }
-    if let Err(error) = notify::remove_leftovers(dead.path()) {
-        report.remarks.push(format!(
-            "the notify sockets of run {} can't be removed: {error}",
-            dead.run()
-        ));
+    if let Err(error) = scratch::remove(dead.run(), dead.path()) {
+        report
+            .remarks
+            .push(format!("the sockets of run {} can't be removed: {error}", dead.run()));
     }
     match dead.remove() {
         Ok(()) => report.runs += 1,

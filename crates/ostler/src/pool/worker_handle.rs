@@ -1,6 +1,7 @@
 //! What people hold of one worker.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ostler_core::ids::{Incarnation, WorkerId};
@@ -14,7 +15,7 @@ use super::shared::PoolShared;
 use super::starter;
 use crate::detached::detached;
 use crate::process::Slot;
-use crate::status::WorkerState;
+use crate::status::{SocketMap, WorkerState};
 
 /// One worker of a pool, over all its incarnations. Cheap to clone; dropping it does nothing to the
 /// worker.
@@ -86,6 +87,24 @@ impl Worker {
     /// The address of its port with this name. `None` while it has none of that name.
     pub fn addr_of(&self, port: &str) -> Option<SocketAddr> {
         self.state().ports.get(port).map(|port| self.at(*port))
+    }
+
+    /// Its Unix socket (`port = "unix"`): the one without a name, or its only one. `None` while it
+    /// has none.
+    pub fn socket(&self) -> Option<PathBuf> {
+        let mut sockets = self.state().sockets;
+        let only = |sockets: &SocketMap| sockets.keys().next().filter(|_| sockets.len() == 1).cloned();
+        let name = if sockets.contains_key("") {
+            String::new()
+        } else {
+            only(&sockets)?
+        };
+        sockets.remove(&name)
+    }
+
+    /// Its Unix socket with this name. `None` while it has none of that name.
+    pub fn socket_of(&self, name: &str) -> Option<PathBuf> {
+        self.state().sockets.remove(name)
     }
 
     fn at(&self, port: u16) -> SocketAddr {

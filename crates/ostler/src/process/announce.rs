@@ -2,6 +2,7 @@
 //! its worker, and to what the owner hears.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -78,6 +79,7 @@ pub(super) fn show(state: &mut WorkerState, incarnation: &Incarnation, resources
             state.incarnation = Some(incarnation.number);
             state.restarts = incarnation.number.0 - 1;
             state.ports.clone_from(&resources.ports);
+            state.sockets.clone_from(&resources.sockets);
             State::Reserved
         }
         Transition::Spawned => {
@@ -129,11 +131,16 @@ fn ready_worker(incarnation: &Incarnation, resources: &Resources) -> ReadyWorker
         let address = reachable(SocketAddr::new(address, *port));
         (name.clone(), Endpoint::Tcp(address))
     };
+    let socket = |(name, path): (&String, &PathBuf)| (name.clone(), Endpoint::Unix(path.clone()));
+    let (tcp, unix) = (
+        resources.ports.iter().map(endpoint),
+        resources.sockets.iter().map(socket),
+    );
     ReadyWorker {
         id: incarnation.worker.clone(),
         incarnation: incarnation.number,
         pid: resources.pid,
-        endpoints: resources.ports.iter().map(endpoint).collect(),
+        endpoints: tcp.chain(unix).collect(),
         stdio: resources.stdio.clone(),
     }
 }

@@ -1,16 +1,13 @@
 //! What an incarnation needs of its host, as narrow traits: orders to the guardian, records in the
 //! table, checks on the machine. Tests script them.
 
-use std::fs::{self, DirBuilder};
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use nix::unistd::geteuid;
 use ostler_core::failure::{Failure, Reason};
 use ostler_core::ids::{Incarnation, WorkerId};
 use ostler_core::lifecycle::Rest;
@@ -20,7 +17,7 @@ use ostler_os::guardian::{OrderError, SpawnRequest};
 use ostler_os::holders::describe_processes;
 use ostler_os::oom::OomWatch;
 use ostler_os::ports::{self, PortState};
-use ostler_os::tree;
+use ostler_os::{tree, worker_socket};
 use ostler_registry::{Activation, Key, Owner, Record, RecordedPort, Table, TableError};
 use tokio::sync::{Semaphore, watch};
 
@@ -29,6 +26,7 @@ use crate::follow::Followers;
 use crate::guard::{Link, LinkClosed, Route};
 use crate::hub::Hub;
 use crate::instance::services::{Services, StopLevel};
+use crate::scratch;
 
 /// How long the naming of processes may take: 1 s.
 const NAMING_LIMIT: Duration = Duration::from_secs(1);
@@ -65,7 +63,7 @@ pub(crate) struct Host {
     pub(super) guard: Arc<dyn Guard>,
     pub(super) table: Arc<dyn Records>,
     pub(super) machine: Arc<dyn Machine>,
-    /// Where notify sockets and ready files belong; see [`Host::scratch`].
+    /// Where sockets and ready files belong; see [`scratch::make`].
     pub(super) scratch: PathBuf,
     pub(super) stop_level: watch::Receiver<StopLevel>,
     /// How many incarnations are not yet released.
@@ -92,50 +90,17 @@ impl Host {
         }
     }
 
-    /// The directory for notify sockets and ready files: the run's own. It is made again when it is
-    /// gone (logind removes the runtime directory at the last logout), or, where that is not allowed,
-    /// replaced by one below the directory for temporary files.
+    /// The directory for sockets and ready files.
     ///
     /// # Errors
-    /// When neither can be made.
+    /// When it can't be made.
     pub(super) fn scratch(&self) -> io::Result<PathBuf> {
-        if make_private(&self.scratch, true).is_ok() {
-            return Ok(self.scratch.clone());
-        }
-        let spare = self.spare();
-        make_private(&spare, false)?;
-        Ok(spare)
-    }
-
-    fn spare(&self) -> PathBuf {
-        std::env::temp_dir().join(format!("ostler-{}", self.owner.run))
+        scratch::make(self.owner.run, &self.scratch)
     }
 
     pub(super) fn note_unseen(&self, what: String) {
         self.unseen.lock().unwrap_or_else(PoisonError::into_inner).push(what);
     }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        // Rarely there. With something in it, another pool of the run uses it.
-        drop(fs::remove_dir(self.spare()));
-    }
-}
-
-/// A directory that only this user can enter.
-fn make_private(path: &Path, with_parents: bool) -> io::Result<()> {
-    match DirBuilder::new().mode(0o700).recursive(with_parents).create(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
-    let found = fs::symlink_metadata(path)?;
-    let is_ours = found.is_dir() && found.uid() == geteuid().as_raw() && found.mode() & 0o022 == 0;
-    if is_ours {
-        return Ok(());
-    }
-    let message = format!("{} is not a directory that only this user can write to", path.display());
-    Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
 }
 
 /// Why an order to spawn reached no guardian.
@@ -225,8 +190,9 @@ pub(super) trait Machine: Send + Sync {
     /// this cgroup; `None` where nothing counts such kills.
     fn watch_oom(&self, cgroup: Option<&Group>) -> Option<OomWatch>;
 
-    /// Which of the addresses can't be bound, and who holds it; `None`: all can.
-    fn held(&self, addresses: &[SocketAddr]) -> Option<String>;
+    /// Which of the addresses can't be bound, or on which of the sockets a process listens, and who
+    /// holds it; `None`: none. The paths of sockets that are not held are removed.
+    fn held(&self, addresses: &[SocketAddr], sockets: &[PathBuf]) -> Option<String>;
 
     /// The names of the processes below `root`. No process is touched, so a bare pid does.
     fn name_tree(&self, root: i32) -> Vec<String>;
@@ -253,15 +219,24 @@ impl Machine for ThisMachine {
         OomWatch::begin(cgroup.map(Group::path))
     }
 
-    fn held(&self, addresses: &[SocketAddr]) -> Option<String> {
-        addresses.iter().find_map(|address| match ports::check(*address) {
+    fn held(&self, addresses: &[SocketAddr], sockets: &[PathBuf]) -> Option<String> {
+        let socket = |path: &PathBuf| match worker_socket::clear(path) {
+            Ok(None) => None,
+            Ok(Some(holder)) => Some(format!("{} is held by {holder}", path.display())),
+            Err(error) => Some(format!("{} can't be removed: {error}", path.display())),
+        };
+        let address = |address: &SocketAddr| match ports::check(*address) {
             Ok(PortState::Free) => None,
             Ok(PortState::Held(holders)) => {
                 let names: Vec<String> = holders.iter().map(ToString::to_string).collect();
                 Some(format!("{address} is held by {}", names.join(", ")))
             }
             Err(error) => Some(format!("{address} can't be checked: {error}")),
-        })
+        };
+        addresses
+            .iter()
+            .find_map(address)
+            .or_else(|| sockets.iter().find_map(socket))
     }
 
     fn name_tree(&self, root: i32) -> Vec<String> {

@@ -8,6 +8,7 @@ use ostler_core::spec::{Port, Probe, Ready, WorkerSpec};
 use super::incarnation::Incarnation;
 use super::resources::Resources;
 use super::watch::{HealthPlan, HealthProbe, Notify, ProbePlan, ReadyPlan, Sign};
+use crate::follow::Endpoint;
 
 /// How it is seen that the worker is ready.
 ///
@@ -58,10 +59,11 @@ pub(super) fn health(incarnation: &Incarnation, resources: &Resources) -> Option
 
 fn probe_plan(probe: &Probe, spec: &WorkerSpec, resources: &Resources) -> Option<ProbePlan> {
     let name = spec.probe_target(probe)?;
-    let port = *resources.ports.get(name)?;
+    let tcp = |port: &u16| Endpoint::Tcp(SocketAddr::new(spec.address, *port));
+    let unix = || resources.sockets.get(name).cloned().map(Endpoint::Unix);
     Some(ProbePlan {
         kind: probe.kind.clone(),
-        address: SocketAddr::new(spec.address, port),
+        endpoint: resources.ports.get(name).map(tcp).or_else(unix)?,
         sitter: resources.sitter_pid?,
         owner: probe.owner,
     })

@@ -12,7 +12,7 @@ use ostler_core::lifecycle::{Cause, Input, Outcome, Rest};
 use ostler_os::port_choice::PortReservation;
 use tokio::sync::{mpsc, watch};
 
-use crate::status::PortMap;
+use crate::status::{PortMap, SocketMap};
 
 /// What the owner of a process hears of it.
 #[derive(Debug, Clone)]
@@ -65,6 +65,7 @@ pub(super) type Listeners = BTreeMap<String, Arc<TcpListener>>;
 #[derive(Debug, Default)]
 pub(super) struct ChosenPorts {
     pub(super) ports: PortMap,
+    pub(super) sockets: SocketMap,
     pub(super) reservations: Vec<PortReservation>,
     pub(super) listeners: Listeners,
 }

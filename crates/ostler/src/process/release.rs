@@ -2,6 +2,7 @@
 //! its holder.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ostler_core::lifecycle::{Input, Rest};
@@ -14,14 +15,16 @@ use super::protocol::{Done, Work};
 use super::remnants::Remnants;
 use super::resources::Resources;
 
-/// Can every port be bound again? Ports that the host itself listens on are exempt.
+/// Can every port be bound again, and is every socket gone? Ports that the host itself listens on
+/// are exempt.
 pub(super) fn check_ports(incarnation: &Incarnation, resources: &Resources, host: &Host) -> Work {
     let spec = incarnation.spec();
     let exempt = |name: &str| spec.ports.iter().any(|(of, port)| of == name && port == Port::Listen);
     let taken = resources.ports.iter().filter(|(name, _)| !exempt(name));
     let addresses: Vec<SocketAddr> = taken.map(|(_, port)| SocketAddr::new(spec.address, *port)).collect();
+    let sockets: Vec<PathBuf> = resources.sockets.values().cloned().collect();
     on_machine(host, Done::Nothing, move |machine| {
-        let held = machine.held(&addresses);
+        let held = machine.held(&addresses, &sockets);
         failpoint::reach(Point::PortsChecked);
         Done::Input(held.map_or(Input::PortsFree, Input::PortsHeld))
     })

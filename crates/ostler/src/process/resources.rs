@@ -1,6 +1,6 @@
 //! What one incarnation holds.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ostler_core::failure::{ExitStatus, Failure, Reason};
@@ -17,7 +17,7 @@ use ostler_telemetry::Facts;
 use super::protocol::Listeners;
 use super::watch::{LastAnswer, LineWatch, Notify};
 use crate::follow::Stdio;
-use crate::status::PortMap;
+use crate::status::{PortMap, SocketMap};
 
 /// How many lines of stderr a failure carries.
 const STDERR_TAIL: usize = 20;
@@ -26,6 +26,8 @@ const STDERR_TAIL: usize = 20;
 #[derive(Default)]
 pub(super) struct Resources {
     pub(super) ports: PortMap,
+    /// The Unix sockets that are its own. The paths are removed by the release.
+    pub(super) sockets: SocketMap,
     /// Ports that no other worker of this process gets meanwhile.
     pub(super) reservations: Vec<PortReservation>,
     pub(super) listeners: Listeners,
@@ -56,10 +58,14 @@ impl Resources {
     /// Fills in what every event of the incarnation carries.
     pub(super) fn complete(&self, facts: Facts) -> Facts {
         let named = self.ports.iter().filter(|(name, _)| !name.is_empty());
+        let shown = |path: &Path| path.display().to_string();
+        let named_sockets = self.sockets.iter().filter(|(name, _)| !name.is_empty());
         Facts {
             pid: facts.pid.or(self.pid),
             port: self.ports.get("").copied(),
             ports: named.map(|(name, port)| (name.clone(), *port)).collect(),
+            socket: self.sockets.get("").map(|path| shown(path)),
+            sockets: named_sockets.map(|(name, path)| (name.clone(), shown(path))).collect(),
             containment: self.containment.map(str::to_owned),
             ..facts
         }

@@ -121,7 +121,7 @@ impl Machine for Script {
         OomWatch::begin(Some(&self.cgroup))
     }
 
-    fn held(&self, _: &[SocketAddr]) -> Option<String> {
+    fn held(&self, _: &[SocketAddr], _: &[PathBuf]) -> Option<String> {
         self.note(Asked::CheckPorts);
         self.next(|answers| &mut answers.held)
     }

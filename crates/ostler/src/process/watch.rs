@@ -13,6 +13,7 @@ mod notify;
 mod probe;
 #[cfg(all(test, feature = "probe-http", feature = "ready-line"))]
 mod tests;
+mod unix;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -7,7 +7,8 @@ use std::time::Duration;
 use ostler::Engine;
 use ostler_core::signal::Signal;
 use ostler_core::spec::{
-    Health, LONGEST, Mode, OnGiveUp, OutputSpec, PoolSpec, Port, PortOwner, Ports, Probe, ProbeKind, Ready, StopSpec,
+    Affinity, Breaker, Codel, FailureRate, Health, LONGEST, Mode, OnCancel, OnGiveUp, OutputSpec, PoolSpec, Port,
+    PortOwner, Ports, Probe, ProbeKind, QueueOrder, QueueSpec, Ready, Recycle, ServeSpec, Sessions, Stdin, StopSpec,
     WorkerSpec,
 };
 use ostler_core::supervision::{Backoff, Restart};
@@ -35,6 +36,7 @@ fn any_port() -> impl Strategy<Value = Port> {
         Just(Port::Any),
         Just(Port::Listen),
         Just(Port::Reported),
+        Just(Port::Unix),
         any::<u16>().prop_map(Port::Fixed),
         (0_u16..=100, 99_u16..).prop_map(|(first, last)| Port::Range(first, last)),
     ]
@@ -112,8 +114,9 @@ prop_compose! {
         ring in prop_oneof![9 => 1024_usize..=1 << 30, 1 => any::<usize>()], log in any::<bool>(),
         cwd in prop_oneof![9 => Just("/tmp/a \"b\""), 1 => select(vec!["", "/a\0"])],
         mode in prop_oneof![9 => Just(Mode::Coupled), 1 => Just(Mode::Supervised)],
+        stdin in select(vec![Stdin::Null, Stdin::Pipe]),
     ) -> WorkerSpec {
-        WorkerSpec { env, inherit_env, ports, address, cwd: Some(cwd.into()), output: OutputSpec { ring, log }, mode, ..WorkerSpec::new(command) }
+        WorkerSpec { stdin, env, inherit_env, ports, address, cwd: Some(cwd.into()), output: OutputSpec { ring, log }, mode, ..WorkerSpec::new(command) }
     }
 }
 
@@ -127,14 +130,73 @@ prop_compose! {
     }
 }
 
+fn any_fraction() -> impl Strategy<Value = f64> {
+    prop_oneof![19 => 0.0..=1.0_f64, 1 => -1.0..2.0_f64]
+}
+
+prop_compose! {
+    fn any_codel()(target in any_duration(), interval in any_duration()) -> Codel {
+        Codel { target, interval }
+    }
+}
+
+prop_compose! {
+    fn any_queue()(
+        max in 0_usize..5_000, order in select(vec![QueueOrder::Fifo, QueueOrder::Lifo]), codel in prop::option::of(any_codel()),
+    ) -> QueueSpec {
+        QueueSpec { max, order, codel }
+    }
+}
+
+prop_compose! {
+    fn any_sessions()(
+        affinity in select(vec![Affinity::Hint, Affinity::StrictQueue, Affinity::StrictFailFast]), ttl in any_duration(),
+        max in prop_oneof![19 => 1_usize..5_000, 1 => Just(0)],
+    ) -> Sessions {
+        Sessions { affinity, ttl, max }
+    }
+}
+
+prop_compose! {
+    fn any_recycle()(
+        age in prop::option::of(any_duration()), requests in prop::option::of(1_u64..5_000),
+        memory in prop::option::of(prop_oneof![19 => 1_u64..1 << 40, 1 => Just(0)]), jitter in any_fraction(),
+    ) -> Recycle {
+        Recycle { age, requests, memory, jitter }
+    }
+}
+
+prop_compose! {
+    fn any_rate()(share in any_fraction(), window in any_duration(), calls in 1_u32..50) -> FailureRate {
+        FailureRate { share, window, calls }
+    }
+}
+
+prop_compose! {
+    fn any_breaker()(failures in any::<u32>(), rate in prop::option::of(any_rate()), open in any_duration()) -> Breaker {
+        Breaker { failures, rate, open }
+    }
+}
+
+prop_compose! {
+    fn any_serve()(
+        concurrency in prop_oneof![19 => 1_u32..50, 1 => Just(0)], queue in any_queue(), timeout in any_duration(),
+        sessions in any_sessions(), recycle in any_recycle(), drain_timeout in any_duration(), breaker in any_breaker(),
+        retry_budget in any_fraction(), on_cancel in select(vec![OnCancel::Replace, OnCancel::Reuse]), poison in any::<u32>(),
+    ) -> ServeSpec {
+        ServeSpec { concurrency, queue, timeout, sessions, recycle, drain_timeout, breaker, retry_budget, on_cancel, poison }
+    }
+}
+
 prop_compose! {
     fn any_pool()(
         name in prop_oneof![9 => "[a-z.]{1,8}", 1 => "[a ]{0,70}"], worker in any_worker(),
         workers in prop_oneof![20 => 0_u32..9, 1 => any::<u32>()], min_workers in 0_u32..2, max_starting in 0_u32..20,
         restart in select(vec![Restart::Permanent, Restart::Transient, Restart::Temporary]), on_give_up in select(vec![OnGiveUp::Worker, OnGiveUp::Pool]),
         intensity in any::<u32>(), period in any_duration(), backoff in prop::option::of(any_backoff()),
+        serve in any_serve(),
     ) -> PoolSpec {
-        PoolSpec { name, worker, workers, min_workers, max_starting, restart, intensity, period, on_give_up, backoff }
+        PoolSpec { name, worker, workers, min_workers, max_starting, restart, intensity, period, on_give_up, backoff, serve }
     }
 }
 

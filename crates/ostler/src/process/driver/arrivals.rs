@@ -52,6 +52,7 @@ impl Driver<'_> {
             Ok(chosen) => {
                 self.slot.remember_ports(&chosen.ports, &chosen.listeners);
                 self.resources.ports = chosen.ports;
+                self.resources.sockets = chosen.sockets;
                 self.resources.reservations = chosen.reservations;
                 self.resources.listeners = chosen.listeners;
             }

@@ -10,12 +10,13 @@ use ostler_core::ids::{Incarnation, RunId, WorkerId};
 use ostler_core::spec::WorkerSpec;
 
 use super::super::incarnation::port_variable;
-use crate::status::PortMap;
+use crate::status::{PortMap, SocketMap};
 
 /// What a worker's environment says beside its specification.
 #[derive(Debug, Default)]
 pub(super) struct Offers<'a> {
     pub(super) ports: PortMap,
+    pub(super) sockets: SocketMap,
     /// The names of the listening sockets that are passed, in the order of their descriptors; the
     /// unnamed one is empty.
     pub(super) listeners: Vec<String>,
@@ -44,7 +45,7 @@ pub(super) fn is_for_the_host_alone(name: &OsStr) -> bool {
         TRACE_PARENT,
         TRACE_STATE,
     ];
-    let prefixes = ["LISTEN_", "WATCHDOG_", "PORT_"];
+    let prefixes = ["LISTEN_", "WATCHDOG_", "PORT_", "OSTLER_SOCKET_"];
     names.iter().any(|of| name == of.as_bytes()) || prefixes.iter().any(|of| name.starts_with(of.as_bytes()))
 }
 
@@ -55,6 +56,14 @@ const SOCKET: &str = "OSTLER_SOCKET";
 /// The place in a trace, as OpenTelemetry passes it by the environment.
 const TRACE_PARENT: &str = "TRACEPARENT";
 const TRACE_STATE: &str = "TRACESTATE";
+
+/// The environment variable that carries the path of the Unix socket of this name.
+fn socket_variable(name: &str) -> String {
+    match name {
+        "" => SOCKET.to_owned(),
+        name => format!("{SOCKET}_{}", name.to_ascii_uppercase()),
+    }
+}
 
 /// The environment of one incarnation, sorted by name. Later layers win: inherited, the
 /// specification's, Ostler's own.
@@ -79,6 +88,9 @@ pub(super) fn environment(
     env.insert(run.marker_name().into(), worker.marker_value(incarnation).into());
     for (name, port) in &offers.ports {
         env.insert(port_variable(name).into(), port.to_string().into());
+    }
+    for (name, path) in &offers.sockets {
+        env.insert(socket_variable(name).into(), path.into());
     }
     if let Some(socket) = &offers.notify_socket {
         env.insert(NOTIFY_SOCKET.into(), socket.clone());
@@ -141,14 +153,14 @@ mod tests {
         spec.inherit_env = false;
         let offers = Offers {
             ports: [(String::new(), 80), ("http".to_owned(), 81)].into(),
+            sockets: [(String::new(), "/s".into()), ("admin".to_owned(), "/a".into())].into(),
             listeners: vec![String::new()],
             notify_socket: Some("/n".into()),
             ready_file: Some(Path::new("/r")),
             watchdog: Some(Duration::from_secs(2)),
             trace: Some(("00-start".into(), Some("start=1".into()))),
         };
-        let mut outer = build(&spec, &[], &offers);
-        outer.insert("OSTLER_SOCKET".into(), "/s".into());
+        let outer = build(&spec, &[], &offers);
         let host: Vec<(&str, &str)> = outer.iter().map(|(name, value)| (&**name, &**value)).collect();
         let inner = build(&WorkerSpec::new(["x"]), &host, &Offers::default());
         let names: Vec<&str> = inner.keys().map(String::as_str).collect();
@@ -191,6 +203,7 @@ mod tests {
     fn ports_and_sockets_are_set() {
         let offers = Offers {
             ports: [(String::new(), 80), ("http".to_owned(), 81)].into(),
+            sockets: [(String::new(), "/s".into()), ("admin".to_owned(), "/a".into())].into(),
             listeners: vec![String::new(), "http".into()],
             notify_socket: Some("/n".into()),
             ready_file: Some(Path::new("/r")),
@@ -207,5 +220,6 @@ mod tests {
             (got("NOTIFY_SOCKET"), got("OSTLER_READY_FILE"), got("WATCHDOG_USEC")),
             ("/n", "/r", "2000000")
         );
+        assert_eq!((got("OSTLER_SOCKET"), got("OSTLER_SOCKET_ADMIN")), ("/s", "/a"));
     }
 }

@@ -1,29 +1,38 @@
-//! The ports of the next incarnation.
+//! The ports and Unix sockets of the next incarnation.
 
+use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ostler_core::failure::{Failure, Reason};
 use ostler_core::spec::{Port, Ports, WorkerSpec};
 use ostler_os::port_choice::{self, PortChoice};
 use ostler_os::ports;
+use ostler_os::{socket_path, worker_socket};
 use ostler_registry::RecordedPort;
 
 use super::super::protocol::{ChosenPorts, Listeners};
 use super::refusal;
 use crate::status::PortMap;
 
+/// The worker for which ports are chosen.
+pub(super) struct Chooser {
+    pub(super) spec: WorkerSpec,
+    pub(super) worker: String,
+    /// Its slot's number at the guardian, unique in the run: the name of its sockets.
+    pub(super) slot: u32,
+    /// The private directory of its sockets, if it has any.
+    pub(super) directory: Option<io::Result<PathBuf>>,
+}
+
 /// Chooses them on a thread that may block, when there is anything to choose. `before` are those of
 /// the incarnation before: they are tried first.
-pub(super) async fn choose(
-    spec: WorkerSpec,
-    worker: String,
-    before: (PortMap, Listeners),
-) -> Result<ChosenPorts, Failure> {
-    if spec.ports == Ports::None {
+pub(super) async fn choose(chooser: Chooser, before: (PortMap, Listeners)) -> Result<ChosenPorts, Failure> {
+    if chooser.spec.ports == Ports::None {
         return Ok(ChosenPorts::default());
     }
-    let chosen = tokio::task::spawn_blocking(move || choose_now(&spec, &worker, before)).await;
+    let chosen = tokio::task::spawn_blocking(move || choose_now(&chooser, before)).await;
     chosen.unwrap_or_else(|lost| {
         Err(Failure::new(
             Reason::PortInUse,
@@ -33,7 +42,8 @@ pub(super) async fn choose(
 }
 
 /// Ports that the worker reports come later. Blocks for as long as it takes to name a holder.
-fn choose_now(spec: &WorkerSpec, worker: &str, before: (PortMap, Listeners)) -> Result<ChosenPorts, Failure> {
+fn choose_now(chooser: &Chooser, before: (PortMap, Listeners)) -> Result<ChosenPorts, Failure> {
+    let (spec, worker) = (&chooser.spec, chooser.worker.as_str());
     let (previous, mut bound) = before;
     let mut chosen = ChosenPorts::default();
     for (name, port) in spec.ports.iter() {
@@ -42,6 +52,10 @@ fn choose_now(spec: &WorkerSpec, worker: &str, before: (PortMap, Listeners)) -> 
             Port::Fixed(number) => PortChoice::Fixed(number),
             Port::Range(first, last) => PortChoice::Range { first, last },
             Port::Reported => continue,
+            Port::Unix => {
+                chosen.sockets.insert(name.to_owned(), chooser.socket(name)?);
+                continue;
+            }
             Port::Listen => {
                 let listener = match bound.remove(name) {
                     Some(listener) => listener,
@@ -67,7 +81,33 @@ fn choose_now(spec: &WorkerSpec, worker: &str, before: (PortMap, Listeners)) -> 
     Ok(chosen)
 }
 
-/// The ports as the record has them.
+impl Chooser {
+    /// The path of the socket with this name, free for the worker to bind. What a dead server left
+    /// there is removed.
+    fn socket(&self, name: &str) -> Result<PathBuf, Failure> {
+        let failed = |error: &io::Error| refusal::of_io("the path of its Unix socket", error);
+        let directory = match &self.directory {
+            Some(Ok(directory)) => directory,
+            Some(Err(error)) => return Err(failed(error)),
+            None => return Err(failed(&io::Error::other("it has no directory"))),
+        };
+        let file = match name {
+            "" => format!("{}.sock", self.slot),
+            name => format!("{}.{name}.sock", self.slot),
+        };
+        let path = socket_path::place(directory, &file).map_err(|error| failed(&error))?;
+        match worker_socket::clear(&path) {
+            Ok(None) => Ok(path),
+            Ok(Some(holder)) => {
+                let message = format!("the Unix socket {} is in use: {holder}", path.display());
+                Err(Failure::new(Reason::PortInUse, message).with_holder(holder.to_string()))
+            }
+            Err(error) => Err(failed(&error)),
+        }
+    }
+}
+
+/// The ports as the record has them. Sockets are not in it: they lie in the run's own directory.
 pub(in crate::process) fn recorded(spec: &WorkerSpec, ports: &PortMap) -> Vec<RecordedPort> {
     let row = |(name, port): (&String, &u16)| RecordedPort {
         name: name.clone(),

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ostler_core::spec::Port;
 use ostler_registry::{Record, Refusal, TableError, UnixNanos};
 
 use super::super::host::{Host, Records, store_failed};
 use super::super::incarnation::Incarnation;
 use super::super::protocol::{Done, Listeners, Prepared, Work};
-use super::ports;
+use super::ports::{self, Chooser};
 use crate::status::PortMap;
 
 /// The pause before a table that stalls is asked again. It has waited much longer itself.
@@ -18,9 +19,15 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(in crate::process) fn reserve(incarnation: &Incarnation, host: &Host, before: (PortMap, Listeners)) -> Work {
     let (table, spec) = (Arc::clone(&host.table), incarnation.spec().clone());
     let (owner, incarnation) = (host.owner.clone(), incarnation.clone());
+    let has_sockets = spec.ports.iter().any(|(_, port)| port == Port::Unix);
+    let chooser = Chooser {
+        spec,
+        worker: incarnation.worker.to_string(),
+        slot: incarnation.slot,
+        directory: has_sockets.then(|| host.scratch()),
+    };
     Box::pin(async move {
-        let worker = incarnation.worker.to_string();
-        let ports = ports::choose(spec, worker, before).await;
+        let ports = ports::choose(chooser, before).await;
         let mut record = Record::reservation(
             &owner,
             incarnation.key(),

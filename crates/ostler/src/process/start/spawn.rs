@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ostler_core::failure::{Failure, Reason};
 use ostler_core::ids;
 use ostler_core::lifecycle::Input;
-use ostler_core::spec::{Ready, WorkerSpec};
+use ostler_core::spec::{Placeholder, Ready, WorkerSpec};
 use ostler_failpoint::{self as failpoint, Point};
 use ostler_os::guardian::{EndPolicy, SpawnRequest, TreeProcess};
 use ostler_os::identity::{self, here};
@@ -64,6 +64,7 @@ pub(in crate::process) fn prepare(
     let (listener_names, listen) = listening_sockets(resources)?;
     let offers = Offers {
         ports: resources.ports.clone(),
+        sockets: resources.sockets.clone(),
         listeners: listener_names,
         notify_socket: resources.notify.as_ref().map(Notify::env_value),
         ready_file: resources.ready_file.as_deref(),
@@ -78,7 +79,11 @@ pub(in crate::process) fn prepare(
         incarnation.number,
         &offers,
     );
-    let argv = spec.expand_command(|name| resources.ports.get(name).copied());
+    let argv = spec.expand_command(|placeholder| match placeholder {
+        Placeholder::Port(name) => resources.ports.get(name).map(u16::to_string),
+        // Its path was chosen so that it is UTF-8.
+        Placeholder::Socket(name) => Some(resources.sockets.get(name)?.to_str()?.to_owned()),
+    });
     let named = argv.first().map_or("", String::as_str);
     let program = program::resolve(named, &env, spec.cwd.as_deref()).map_err(|error| refusal::of_program(&error))?;
     let streams = streams::make(incarnation, resources, &host.hub)?;

@@ -1,6 +1,5 @@
 //! GET, and whether the answer is a yes.
 
-use std::net::SocketAddr;
 use std::pin::pin;
 
 use http_body_util::Empty;
@@ -8,21 +7,24 @@ use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Whether GET of `path` is answered with a status from 200 to 399. The connection is closed with
 /// the status line: the body is not read. Redirects are a yes and are not followed.
 ///
 /// # Errors
 /// Why not, for people.
-pub(super) async fn get(address: SocketAddr, path: &str) -> Result<(), String> {
+pub(super) async fn get(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    authority: &str,
+    path: &str,
+) -> Result<(), String> {
     let request = Request::get(path)
-        .header(header::HOST, address.to_string())
+        .header(header::HOST, authority)
         .header(header::USER_AGENT, concat!("ostler/", env!("CARGO_PKG_VERSION")))
         .header(header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())
         .map_err(|error| format!("GET {path} can't be asked: {error}"))?;
-    let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| format!("GET {path}: {error}"))?;
@@ -51,20 +53,17 @@ fn is_yes(status: StatusCode) -> bool {
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpListener;
 
     /// What GET comes to when the server answers with these bytes and closes.
     async fn answered_with(bytes: &[u8]) -> Result<(), String> {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let server = async {
-            let (mut stream, _) = listener.accept().await.unwrap();
+        let (client, mut stream) = tokio::io::duplex(1024);
+        let server = async move {
             let mut request = vec![0; 1024];
             let read = stream.read(&mut request).await.unwrap();
             assert!(request[..read].starts_with(b"GET /healthz?full=1 HTTP/1.1\r\n"));
             stream.write_all(bytes).await.unwrap();
         };
-        let (answer, ()) = tokio::join!(get(address, "/healthz?full=1"), server);
+        let (answer, ()) = tokio::join!(get(client, "localhost", "/healthz?full=1"), server);
         answer
     }
 
@@ -99,7 +98,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_path_that_is_none_is_told() {
-        let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
-        assert!(get(nowhere, "/a b").await.unwrap_err().contains("can't be asked"));
+        let (nowhere, _) = tokio::io::duplex(1);
+        assert!(
+            get(nowhere, "localhost", "/a b")
+                .await
+                .unwrap_err()
+                .contains("can't be asked")
+        );
     }
 }

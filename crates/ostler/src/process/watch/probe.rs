@@ -7,17 +7,19 @@ use ostler_core::failure::{Failure, Reason};
 use ostler_core::spec::{PortOwner, ProbeKind};
 use ostler_os::ports::{ListenerOwner, listener_in_tree};
 use ostler_os::sockets::name_holders;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use super::Answer;
+use super::{Answer, unix};
 #[cfg(feature = "probe-http")]
 use super::http;
+use crate::follow::Endpoint;
 use crate::patience;
 use crate::status::PortMap;
 
 /// A foreign socket must be seen twice, with this between: a tree that forks while it is read may
 /// be missed in part, and its listener then looks like another process's.
-const SECOND_LOOK: Duration = Duration::from_millis(50);
+pub(super) const SECOND_LOOK: Duration = Duration::from_millis(50);
 
 /// A question to one port of one worker.
 #[derive(Debug, Clone)]
@@ -25,7 +27,7 @@ pub(in crate::process) struct ProbePlan {
     /// What is asked.
     pub(in crate::process) kind: ProbeKind,
     /// Where; a wildcard address is asked on loopback.
-    pub(in crate::process) address: SocketAddr,
+    pub(in crate::process) endpoint: Endpoint,
     /// The sitter under which the worker's tree lives: only a listener of that tree counts. The
     /// listener of a `listen` port is the host's too, which does no harm: the tree has it open.
     pub(in crate::process) sitter: i32,
@@ -41,46 +43,91 @@ enum Owner {
 }
 
 impl ProbePlan {
-    /// Whether the listening socket may answer for the worker.
-    async fn entitled(&self) -> Owner {
-        match self.owner {
-            PortOwner::Any => Owner::Ours,
-            PortOwner::Worker => self.owner().await,
-        }
-    }
-
     /// Asks once.
     pub(super) async fn attempt(&self, limit: Duration) -> Answer {
         match patience::within(limit, self.ask()).await {
             Some(answer) => answer,
-            None => Answer::NotYet(format!("{} did not answer within {limit:?}", self.address)),
+            None => Answer::NotYet(format!("{} did not answer within {limit:?}", shown(&self.endpoint))),
         }
     }
 
     async fn ask(&self) -> Answer {
-        match self.entitled().await {
+        match &self.endpoint {
+            Endpoint::Tcp(address) => self.ask_tcp(*address).await,
+            Endpoint::Unix(path) => unix::ask(self, path).await,
+        }
+    }
+
+    async fn ask_tcp(&self, address: SocketAddr) -> Answer {
+        let listener = Listener {
+            address,
+            sitter: self.sitter,
+        };
+        let owner = match self.owner {
+            PortOwner::Any => Owner::Ours,
+            PortOwner::Worker => listener.owner().await,
+        };
+        match owner {
             Owner::Ours => {}
             Owner::NotYet(why) => return Answer::NotYet(why),
             Owner::Foreign { named } => return self.foreign(named),
         }
-        let address = reachable(self.address);
+        let address = reachable(address);
+        match TcpStream::connect(address).await {
+            Ok(stream) => self.request(stream).await,
+            Err(error) => Answer::NotYet(format!("{address}: {error}")),
+        }
+    }
+
+    /// Asks by a connection that is made.
+    pub(super) async fn request(&self, stream: impl AsyncRead + AsyncWrite + Unpin) -> Answer {
         let asked = match &self.kind {
             #[cfg(feature = "probe-http")]
-            ProbeKind::Http(path) => http::get(address, path).await,
+            ProbeKind::Http(path) => http::get(stream, &self.authority(), path).await,
             #[cfg(not(feature = "probe-http"))]
             ProbeKind::Http(_) => return Answer::Never(not_built("http")),
-            ProbeKind::Tcp => TcpStream::connect(address)
-                .await
-                .map(drop)
-                .map_err(|error| error.to_string()),
+            ProbeKind::Tcp => Ok(()),
             ProbeKind::Grpc => return Answer::Never(not_built("grpc")),
         };
         match asked {
             Ok(()) => Answer::Yes(PortMap::new()),
-            Err(why) => Answer::NotYet(format!("{address}: {why}")),
+            Err(why) => Answer::NotYet(format!("{}: {why}", shown(&self.endpoint))),
         }
     }
 
+    #[cfg(feature = "probe-http")]
+    fn authority(&self) -> String {
+        match &self.endpoint {
+            Endpoint::Tcp(address) => reachable(*address).to_string(),
+            Endpoint::Unix(_) => "localhost".to_owned(),
+        }
+    }
+
+    /// Another process answers in the worker's place.
+    pub(super) fn foreign(&self, named: String) -> Answer {
+        let message = format!(
+            "{} is answered by another process than the worker: {named}",
+            shown(&self.endpoint)
+        );
+        Answer::Never(Failure::new(Reason::PortInUse, message).with_holder(named))
+    }
+}
+
+/// An endpoint as people write it.
+fn shown(endpoint: &Endpoint) -> String {
+    match endpoint {
+        Endpoint::Tcp(address) => reachable(*address).to_string(),
+        Endpoint::Unix(path) => path.display().to_string(),
+    }
+}
+
+/// The listening socket of a TCP port, and the tree that it should belong to.
+struct Listener {
+    address: SocketAddr,
+    sitter: i32,
+}
+
+impl Listener {
     async fn owner(&self) -> Owner {
         match self.look().await {
             Owner::Foreign { .. } => {
@@ -110,14 +157,6 @@ impl ProbePlan {
         };
         let lost = |error| Owner::NotYet(format!("the listener on {address} can't be found: {error}"));
         tokio::task::spawn_blocking(look).await.unwrap_or_else(lost)
-    }
-
-    fn foreign(&self, named: String) -> Answer {
-        let message = format!(
-            "{} is answered by another process than the worker: {named}",
-            self.address
-        );
-        Answer::Never(Failure::new(Reason::PortInUse, message).with_holder(named))
     }
 }
 

@@ -14,6 +14,7 @@ use ostler_core::spec::{Health, PortOwner, Probe, ProbeKind};
 use ostler_os::procfile;
 
 use super::*;
+use crate::follow::Endpoint;
 
 /// No wait of these tests takes longer.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -110,7 +111,7 @@ fn a_free_port() -> u16 {
 fn http(address: SocketAddr, sitter: i32) -> ProbePlan {
     ProbePlan {
         kind: ProbeKind::Http("/healthz".into()),
-        address,
+        endpoint: Endpoint::Tcp(address),
         sitter,
         owner: PortOwner::Worker,
     }
@@ -187,7 +188,7 @@ async fn the_answer_of_an_unrelated_process_does_not_count_and_the_process_is_na
     for kind in [ProbeKind::Http("/".into()), ProbeKind::Tcp] {
         let probe = ProbePlan {
             kind,
-            address,
+            endpoint: Endpoint::Tcp(address),
             sitter: worker.pid(),
             owner: PortOwner::Worker,
         };
@@ -212,7 +213,7 @@ async fn a_listener_of_a_grandchild_counts() {
     assert!(
         ready(Sign::Probe(ProbePlan {
             kind: ProbeKind::Tcp,
-            address,
+            endpoint: Endpoint::Tcp(address),
             sitter,
             owner: PortOwner::Worker,
         }))
@@ -231,7 +232,7 @@ async fn a_listener_of_the_host_counts_once_the_tree_has_it_open() {
     drop(passed);
     let probe = |sitter| ProbePlan {
         kind: ProbeKind::Tcp,
-        address,
+        endpoint: Endpoint::Tcp(address),
         sitter,
         owner: PortOwner::Worker,
     };

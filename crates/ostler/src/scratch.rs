@@ -1,0 +1,83 @@
+//! The directory for sockets and ready files of a run.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::geteuid;
+use ostler_core::ids::RunId;
+use ostler_os::socket_path;
+
+/// The directory for sockets and ready files: the run's own. It is made again when it is gone
+/// (logind removes the runtime directory at the last logout), or, where that is not allowed,
+/// replaced by one below the directory for temporary files. Only this user can enter it.
+///
+/// # Errors
+/// When neither can be made.
+pub(crate) fn make(run: RunId, own: &Path) -> io::Result<PathBuf> {
+    if make_private(own, true).is_ok() {
+        return Ok(own.to_owned());
+    }
+    let spare = spare(run);
+    make_private(&spare, false)?;
+    Ok(spare)
+}
+
+/// Removes what the sockets and ready files of a run that has ended left outside its own directory.
+///
+/// # Errors
+/// If something can't be removed.
+pub(crate) fn remove(run: RunId, own: &Path) -> io::Result<()> {
+    let spare = spare(run);
+    socket_path::remove_leftovers(own)?;
+    socket_path::remove_leftovers(&spare)?;
+    match check_private(&spare) {
+        Ok(()) => fs::remove_dir_all(&spare),
+        // It does not exist, as a rule, or is not ours.
+        Err(_) => Ok(()),
+    }
+}
+
+/// Where they are if the run's own directory can't hold them.
+fn spare(run: RunId) -> PathBuf {
+    std::env::temp_dir().join(format!("ostler-{run}"))
+}
+
+/// A directory that only this user can enter.
+fn make_private(path: &Path, with_parents: bool) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).recursive(with_parents).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => check_private(path),
+    }
+}
+
+fn check_private(path: &Path) -> io::Result<()> {
+    let found = fs::symlink_metadata(path)?;
+    if found.is_dir() && found.uid() == geteuid().as_raw() && found.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    let message = format!("{} is not a directory that only this user can enter", path.display());
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_directory_that_others_can_enter_is_replaced_and_both_are_cleared() {
+        let directory = tempfile::tempdir().unwrap();
+        let (run, own) = (RunId::from_u128(u128::from(std::process::id())), directory.path());
+        assert_eq!(make(run, own).unwrap(), own);
+        fs::set_permissions(own, fs::Permissions::from_mode(0o750)).unwrap();
+        let spare = make(run, own).unwrap();
+        assert_ne!(spare, own);
+        assert_eq!(fs::metadata(&spare).unwrap().mode() & 0o777, 0o700);
+        fs::write(spare.join("0.sock"), "").unwrap();
+        remove(run, own).unwrap();
+        assert!(!spare.exists() && own.exists());
+    }
+}
