@@ -71,8 +71,10 @@ mod tests {
     fn a_directory_that_others_can_enter_is_replaced_and_both_are_cleared() {
         let directory = tempfile::tempdir().unwrap();
         let (run, own) = (RunId::from_u128(u128::from(std::process::id())), directory.path());
+        let set_mode = |mode| fs::set_permissions(own, fs::Permissions::from_mode(mode)).unwrap();
+        set_mode(0o700);
         assert_eq!(make(run, own).unwrap(), own);
-        fs::set_permissions(own, fs::Permissions::from_mode(0o750)).unwrap();
+        set_mode(0o750);
         let spare = make(run, own).unwrap();
         assert_ne!(spare, own);
         assert_eq!(fs::metadata(&spare).unwrap().mode() & 0o777, 0o700);

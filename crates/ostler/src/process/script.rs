@@ -2,8 +2,10 @@
 //! in order, and the test answers. For unit tests with paused time.
 
 use std::collections::VecDeque;
+use std::fs::Permissions;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -162,7 +164,8 @@ impl Stage {
         adjust(&mut pool);
         let (asked, seen) = mpsc::unbounded_channel();
         let (answers, route) = (Arc::<Mutex<Answers>>::default(), Arc::<Mutex<Option<Route>>>::default());
-        let scratch = tempfile::tempdir().unwrap();
+        let private = Permissions::from_mode(0o700);
+        let scratch = tempfile::Builder::new().permissions(private).tempdir().unwrap();
         let script = Arc::new(Script {
             cgroup: scratch.path().to_owned(),
             asked,
