@@ -25,7 +25,8 @@ pub(super) fn read(walk: &mut Walk<'_>, section: &Section<'_>, base: &Path) -> O
         let message = "use only one of `command` and `python`";
         walk.wrong(section.locate("python"), &section.path_of("python"), message);
     }
-    // Nothing in this program writes to a worker's stdin: other programs call its socket, or the port that is set instead.
+    // Nothing in this program writes to a worker's stdin: other programs call its socket, or the
+    // port that is set instead.
     let mut python = Python::new(pool::clean_join(base, &file?)).transport(Transport::Grpc);
     if let Some(venv) = venv {
         python = python.venv(pool::clean_join(base, &venv));

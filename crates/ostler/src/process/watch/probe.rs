@@ -10,9 +10,9 @@ use ostler_os::sockets::name_holders;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use super::{Answer, unix};
 #[cfg(feature = "probe-http")]
 use super::http;
+use super::{Answer, unix};
 use crate::follow::Endpoint;
 use crate::patience;
 use crate::status::PortMap;
