@@ -76,8 +76,8 @@ async fn unresponsive_guardian_does_not_count_as_empty() {
     stop(&place, next, &mut seen).await;
 }
 
-/// Restarts a worker while `disturb` keeps its guardian from serving. The worker must not be blamed:
-/// it may not fail once.
+/// Restarts a worker while `disturb` keeps its guardian from serving. The worker must not be
+/// blamed: it may not fail once.
 async fn restart_with_disturbed_guardian<T>(disturb: impl FnOnce(u32) -> Option<T>, is_replaced: bool) {
     let place = Place::new();
     let (ostler, mut seen) = start(&place).await;
