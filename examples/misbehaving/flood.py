@@ -1,4 +1,4 @@
-"""Writes 64 MiB to stdout. A pipe holds 64 KiB, so the worker would block for ever if its output were not read."""
+"""Writes 64 MiB to stdout. A pipe holds 64 KiB, so the worker would block forever if its output were not read."""
 
 import sys
 

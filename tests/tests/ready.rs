@@ -46,8 +46,8 @@ fn notify() {
     assert!(start_time(&events) >= Duration::from_millis(300));
 }
 
-/// The socket holds eleven unread messages by default: a worker that no one listens to blocks in the
-/// twelfth.
+/// The socket holds eleven unread messages by default: a worker that no one listens to blocks in
+/// the twelfth.
 #[test]
 fn messages_are_read_while_a_worker_starts_by_another_sign() {
     let keys = "port = \"any\"\nready = { http = \"/\" }\nwatchdog = \"1h\"\nstart_timeout = \"10s\"";

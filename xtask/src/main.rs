@@ -37,10 +37,10 @@ cargo xtask ci [CHECK …]
     benches, packages. What was skipped is listed at the end; in CI (CI=true) it must be in .ci/expected-skips.
 
 cargo xtask api
-    Writes docs/api/*.txt anew: the public API of ostler, ostler-serve and ostler-supervisor. Needs a nightly toolchain.
+    Writes docs/api/*.txt again: the public API of ostler, ostler-serve and ostler-supervisor. Needs a nightly toolchain.
 
 cargo xtask record
-    Makes the recordings in docs/recording anew: the live table and the demo.
+    Makes the recordings in docs/recording again: the live table and the demo.
 
 cargo xtask text [--fix]
     The rules of docs/style.md that a program can check. --fix repairs wrapping.

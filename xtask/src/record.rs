@@ -1,4 +1,4 @@
-//! `cargo xtask record`: the recordings that the README shows, made anew.
+//! `cargo xtask record`: makes the recordings in the README again.
 
 use std::process::Command;
 

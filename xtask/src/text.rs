@@ -1,8 +1,6 @@
 //! `cargo xtask text`: the rules of docs/style.md that a program can check.
 //!
-//! Markdown is checked everywhere. Comment width and words are checked only below the paths in
-//! `.ci/clean-text`, because the tree is cleaned up directory by directory; add a directory there
-//! when it is clean.
+//! Every tracked Rust and Markdown file is checked, and the words also in Python.
 
 mod comments;
 mod index;
@@ -15,9 +13,6 @@ use std::process::Command;
 
 use crate::steps::{Outcome, output, root};
 
-/// Where the paths are listed below which every rule holds.
-const CLEAN: &str = ".ci/clean-text";
-
 /// What to do about a file that breaks a rule.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -28,17 +23,11 @@ pub(crate) enum Mode {
 
 /// Checks every tracked file; lists every offence, not only the first.
 pub(crate) fn run(mode: Mode) -> Outcome {
-    let clean = read(CLEAN)?;
-    let clean: Vec<&str> = clean.lines().filter(|line| !line.starts_with('#')).collect();
     let files = tracked()?;
     let mut offences = maps::missing(&files, |path| root().join(path).is_file());
-    for path in clean.iter().filter(|path| !root().join(path).exists()) {
-        offences.push(format!("{CLEAN}: there is no {path}"));
-    }
     for file in &files {
         let text = read(file)?;
-        let is_clean = clean.iter().any(|path| Path::new(file).starts_with(path));
-        let fixed = fix(file, &text, is_clean)?;
+        let fixed = fix(file, &text)?;
         if mode == Mode::Fix && fixed != text {
             println!("fixed {file}");
             std::fs::write(root().join(file), &fixed).map_err(|error| format!("writing {file}: {error}"))?;
@@ -47,7 +36,7 @@ pub(crate) fn run(mode: Mode) -> Outcome {
             offences.push(format!("{file}: the index does not list what the directory holds"));
         }
         let text = if mode == Mode::Fix { &fixed } else { &text };
-        offences.extend(offences_in(file, text, is_clean));
+        offences.extend(offences_in(file, text));
     }
     if offences.is_empty() {
         return Ok(());
@@ -59,24 +48,21 @@ pub(crate) fn run(mode: Mode) -> Outcome {
     ))
 }
 
-fn fix(file: &str, text: &str, is_clean: bool) -> Outcome<String> {
+fn fix(file: &str, text: &str) -> Outcome<String> {
     Ok(match extension(file) {
         "md" if file == index::FILE => index::rendered(&markdown::joined(text))?,
         "md" => markdown::joined(text),
-        "rs" if is_clean => comments::wrapped(text),
+        "rs" => comments::wrapped(text),
         _ => text.to_owned(),
     })
 }
 
-fn offences_in(file: &str, text: &str, is_clean: bool) -> Vec<String> {
+fn offences_in(file: &str, text: &str) -> Vec<String> {
     let mut offences = Vec::new();
     if extension(file) == "md" {
         for line in markdown::wrapped_lines(text) {
             offences.push(format!("{file}:{line}: hard wrap; Markdown has one line per paragraph"));
         }
-    }
-    if !is_clean {
-        return offences;
     }
     if extension(file) == "rs" {
         for line in comments::too_wide(text) {
@@ -94,11 +80,19 @@ fn offences_in(file: &str, text: &str, is_clean: bool) -> Vec<String> {
     offences
 }
 
-/// Rust and Markdown files that git tracks, or would once they are added.
+/// Rust, Markdown and Python files that git tracks, or would once they are added.
 fn tracked() -> Outcome<Vec<String>> {
     let mut git = Command::new("git");
-    git.args(["ls-files", "--cached", "--others", "--exclude-standard", "*.rs", "*.md"])
-        .current_dir(root());
+    git.args([
+        "ls-files",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+        "*.rs",
+        "*.md",
+        "*.py",
+    ])
+    .current_dir(root());
     let files = output(&mut git)?;
     // A file that is deleted but not yet committed is still listed.
     Ok(files

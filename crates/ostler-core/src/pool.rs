@@ -142,8 +142,9 @@ impl PoolWatch {
     }
 
     /// The pool has `workers` slots from now on, and `surge` of them are there only so that others
-    /// can be replaced: they are not expected to be ready. Slots are added, busy, and removed at the
-    /// end. A pool that is emptied so has not finished: it can grow again. Returns what follows.
+    /// can be replaced: they are not expected to be ready. Slots are added, busy, and removed at
+    /// the end. A pool that is emptied so has not finished: it can grow again. Returns what
+    /// follows.
     pub fn resize(&mut self, workers: u32, surge: u32) -> Option<PoolEffect> {
         if self.over {
             return None;

@@ -1,16 +1,19 @@
 //! Which process: plain data that every layer can record, compare and print.
 //!
-//! How an identity is read, verified and signalled is the operating system's business, and is in `ostler-os`.
+//! How an identity is read, verified and signalled is the operating system's business, and is in
+//! `ostler-os`.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// A process of a Linux machine. No two processes ever have the same identity, although pids are reused.
+/// A process of a Linux machine. No two processes ever have the same identity, although pids are
+/// reused.
 ///
-/// The start time counts clock ticks (10 ms). Two processes can share pid and start time when a pid is reused within one
-/// tick, as a small `pid_max` or a write to `ns_last_pid` allows. The inode number of the pidfd tells those apart, too.
+/// The start time counts clock ticks (10 ms). Two processes can share pid and start time when a pid
+/// is reused within one tick, as a small `pid_max` or a write to `ns_last_pid` allows. The inode
+/// number of the pidfd tells those apart, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ProcessIdentity {
     /// The boot of the machine (`/proc/sys/kernel/random/boot_id`).
@@ -19,17 +22,18 @@ pub struct ProcessIdentity {
     pub pid_namespace: u64,
     /// The process id in that namespace.
     pub pid: i32,
-    /// When the process started, in clock ticks since boot (field 22 of `/proc/PID/stat`). 0: unknown.
+    /// When the process started, in clock ticks since boot (field 22 of `/proc/PID/stat`). 0:
+    /// unknown.
     pub start_time: u64,
-    /// The inode number of the process's pidfds, unique within a boot (Linux 6.9, 64 bits). 0: unknown, or the kernel has
-    /// none.
+    /// The inode number of the process's pidfds, unique within a boot (Linux 6.9, 64 bits). 0:
+    /// unknown, or the kernel has none.
     #[serde(default)]
     pub pidfd_inode: u64,
 }
 
 impl ProcessIdentity {
-    /// Whether both identities can name the same process: everything that both of them know agrees. A start time or an
-    /// inode number that one of them lacks (0) is not compared.
+    /// Whether both identities can name the same process: everything that both of them know agrees.
+    /// A start time or an inode number that one of them lacks (0) is not compared.
     pub fn is_same_as(&self, other: &Self) -> bool {
         let agree = |ours: u64, theirs: u64| ours == 0 || theirs == 0 || ours == theirs;
         (self.boot_id, self.pid_namespace, self.pid) == (other.boot_id, other.pid_namespace, other.pid)

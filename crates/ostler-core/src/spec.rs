@@ -113,7 +113,7 @@ impl PoolSpec {
     }
 
     /// How long a worker that fails at once every time is restarted before its slot gives up.
-    /// `None`: for ever, because the pauses are too long for that many restarts within the period.
+    /// `None`: forever, because the pauses are too long for that many restarts within the period.
     pub fn patience(&self) -> Option<Duration> {
         let Some(backoff) = &self.backoff else {
             return Some(Duration::ZERO);

@@ -46,7 +46,8 @@ pub fn read(stderr: &[String]) -> Option<Traceback> {
         Some(start) => stderr[start + 1..]
             .iter()
             .find(|line| !line.is_empty() && !line.starts_with([' ', '\t']))?,
-        // The start was pushed out of the last lines, or there is none: a syntax error has no frames.
+        // The start was pushed out of the last lines, or there is none: a syntax error has no
+        // frames.
         None => stderr.iter().rev().find(|line| names_exception(line))?,
     };
     Some(Traceback {

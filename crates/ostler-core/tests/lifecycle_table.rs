@@ -1,6 +1,6 @@
 //! `docs/lifecycle.md` holds the whole table of states and inputs: it is rendered here from the
 //! code and compared. `OSTLER_BLESS=1 cargo test -p ostler-core --test lifecycle_table` writes it
-//! anew.
+//! again.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -28,7 +28,7 @@ fn the_docs_hold_the_table_of_the_code() {
     }
     assert!(
         written == rendered,
-        "docs/lifecycle.md differs from the code; OSTLER_BLESS=1 writes the table anew. The code says:\n{rendered}"
+        "docs/lifecycle.md differs from the code; OSTLER_BLESS=1 writes the table again. The code says:\n{rendered}"
     );
 }
 

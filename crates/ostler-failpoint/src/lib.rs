@@ -1,12 +1,13 @@
-//! Failpoints: steps at which a test makes the host, its guardian, a sitter or a worker-to-be kill itself (ADR 0014).
+//! Failpoints: steps at which a test makes the host, its guardian, a sitter or a worker-to-be kill
+//! itself (ADR 0014).
 //!
-//! Without the feature `failpoints`, which only tests enable, [`reach`] does nothing. With it, two variables in the
-//! host's environment select what happens: `OSTLER_FAILPOINT` names a point and `OSTLER_FAILPOINT_FILE` names an
-//! existing, empty file. The first process to reach the point writes to the file and kills itself with SIGKILL. A file
-//! that is not empty disarms the point.
+//! Without the feature `failpoints`, which only tests enable, [`reach`] does nothing. With it, two
+//! variables in the host's environment select what happens: `OSTLER_FAILPOINT` names a point and
+//! `OSTLER_FAILPOINT_FILE` names an existing, empty file. The first process to reach the point
+//! writes to the file and kills itself with SIGKILL. A file that is not empty disarms the point.
 //!
-//! This crate depends on no other crate of Ostler, so every layer can use it. The guardian's program, which is `no_std`,
-//! compiles [`SOURCE`] and has its own implementation of `reach`.
+//! This crate depends on no other crate of Ostler, so every layer can use it. The guardian's
+//! program, which is `no_std`, compiles [`SOURCE`] and has its own implementation of `reach`.
 
 mod points;
 
@@ -23,7 +24,8 @@ pub const FILE: &str = "OSTLER_FAILPOINT_FILE";
 /// The source of [`Point`], which uses nothing but `core`: the guardian's program is built from it.
 pub const SOURCE: &str = include_str!("points.rs");
 
-/// Kills this process if `_point` is armed. Does nothing in a build without the feature `failpoints`.
+/// Kills this process if `_point` is armed. Does nothing in a build without the feature
+/// `failpoints`.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
 pub fn reach(_point: Point) {}
@@ -34,8 +36,8 @@ pub fn reach(point: Point) {
     armed::reach(point);
 }
 
-/// The variables that a guardian needs in its environment to have the same point armed as its host. None in a build
-/// without the feature `failpoints`.
+/// The variables that a guardian needs in its environment to have the same point armed as its host.
+/// None in a build without the feature `failpoints`.
 pub fn environment() -> impl Iterator<Item = (&'static str, OsString)> {
     let names: &[&'static str] = if cfg!(feature = "failpoints") {
         &[POINT, FILE]

@@ -1,5 +1,5 @@
-// The names of all failpoints (ADR 0014). Uses only `core`: the guardian's program includes this file, too, which is why
-// it has no inner documentation.
+// The names of all failpoints (ADR 0014). Uses only `core`: the guardian's program includes this
+// file, too, which is why it has no inner documentation.
 
 macro_rules! points {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {

@@ -94,7 +94,7 @@ fn bind() -> TcpListener {
     })
 }
 
-/// Answers `healthy` requests with 200, later ones with 503. 0: 200 for ever.
+/// Answers `healthy` requests with 200, later ones with 503. 0: 200 forever.
 fn serve_in_background(listener: TcpListener, healthy: u64) {
     thread::spawn(move || {
         for (served, stream) in (1..).zip(listener.incoming().flatten()) {

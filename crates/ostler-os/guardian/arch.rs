@@ -1,4 +1,5 @@
-//! What differs between processors: how the kernel is called, how the program begins, and the calls' numbers.
+//! What differs between processors: how the kernel is called, how the program begins, and the
+//! calls' numbers.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;

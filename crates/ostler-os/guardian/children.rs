@@ -1,12 +1,14 @@
 //! Finds this process's children.
 //!
-//! `/proc/thread-self/children` lists them at a cost that depends on their number only. proc(5) calls the file unreliable
-//! because a child may be reaped while it is read. Here that can't happen: this process has one thread, and only it reaps.
-//! So the list holds every child that existed when the read reached its end, ended and unreaped ones included, and also
-//! those that `/proc` hides from us (`hidepid`). Each pid stays that child's until we reap it.
+//! `/proc/thread-self/children` lists them at a cost that depends on their number only. proc(5)
+//! calls the file unreliable because a child may be reaped while it is read. Here that can't
+//! happen: this process has one thread, and only it reaps. So the list holds every child that
+//! existed when the read reached its end, ended and unreaped ones included, and also those that
+//! `/proc` hides from us (`hidepid`). Each pid stays that child's until we reap it.
 //!
-//! Where the kernel has no such file (CONFIG_PROC_CHILDREN), or it shows nothing although waitid(2) knows of a child,
-//! every pid in `/proc` is passed to waitid, which tells our children from other processes.
+//! Where the kernel has no such file (CONFIG_PROC_CHILDREN), or it shows nothing although waitid(2)
+//! knows of a child, every pid in `/proc` is passed to waitid, which tells our children from other
+//! processes.
 
 use core::ffi::CStr;
 
@@ -18,11 +20,12 @@ use crate::wait;
 /// The size of one read, in bytes. A page, to keep the stack small.
 const BUFFER: usize = 4096;
 
-/// Calls `found` for each child, including those that have ended and are not reaped. A child that is born or adopted
-/// during the call may be missed: callers look again as long as wait(2) reports children.
+/// Calls `found` for each child, including those that have ended and are not reaped. A child that
+/// is born or adopted during the call may be missed: callers look again as long as wait(2) reports
+/// children.
 ///
-/// Never inlined: the buffer would be in the caller's frame, in every sitter's main loop, and every call from there would
-/// touch another page. The stack is most of what a sitter costs.
+/// Never inlined: the buffer would be in the caller's frame, in every sitter's main loop, and every
+/// call from there would touch another page. The stack is most of what a sitter costs.
 #[inline(never)]
 pub(crate) fn each(mut found: impl FnMut(i32)) -> sys::Result<()> {
     let mut buffer = [0; BUFFER];
@@ -32,7 +35,8 @@ pub(crate) fn each(mut found: impl FnMut(i32)) -> sys::Result<()> {
     each_in_proc(&mut buffer, &mut found)
 }
 
-/// Calls `found` for each child that the kernel lists, and returns their number: 0 where it has no such list.
+/// Calls `found` for each child that the kernel lists, and returns their number: 0 where it has no
+/// such list.
 fn each_listed(buffer: &mut [u8], found: &mut impl FnMut(i32)) -> sys::Result<u32> {
     let list = match sys::open(c"/proc/thread-self/children") {
         Err(Errno::ENOENT) => return Ok(0),
@@ -74,14 +78,16 @@ fn each_in_proc(buffer: &mut [u8], found: &mut impl FnMut(i32)) -> sys::Result<(
     }
 }
 
-/// The name in a `linux_dirent64`, and the bytes after it. Layout: inode u64, offset i64, record length u16, type u8, name.
+/// The name in a `linux_dirent64`, and the bytes after it. Layout: inode u64, offset i64, record
+/// length u16, type u8, name.
 fn next_entry(entries: &[u8]) -> Option<(&[u8], &[u8])> {
     let length = usize::from(u16::from_ne_bytes([*entries.get(16)?, *entries.get(17)?]));
     let name = CStr::from_bytes_until_nul(entries.get(19..length)?).ok()?;
     Some((name.to_bytes(), &entries[length..]))
 }
 
-/// Field 22 of `/proc/PID/stat`; 0 if it can't be read. Reliable only for a process that can't be reaped meanwhile.
+/// Field 22 of `/proc/PID/stat`; 0 if it can't be read. Reliable only for a process that can't be
+/// reaped meanwhile.
 pub(crate) fn start_time(pid: i32) -> u64 {
     let mut stat = [0; 512];
     open_stat(pid)
@@ -91,7 +97,8 @@ pub(crate) fn start_time(pid: i32) -> u64 {
         .unwrap_or(0)
 }
 
-/// The inode number of a child's pidfd; 0 if it can't be opened. The host decides whether it means anything: before Linux
+/// The inode number of a child's pidfd; 0 if it can't be opened. The host decides whether it means
+/// anything: before Linux
 /// 6.9 all pidfds share one. Reliable only for a process that can't be reaped meanwhile.
 pub(crate) fn pidfd_inode(pid: i32) -> u64 {
     process::open(pid).and_then(|pidfd| sys::inode(&pidfd)).unwrap_or(0)

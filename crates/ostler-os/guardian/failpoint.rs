@@ -1,8 +1,9 @@
-//! Failpoints of guardian, sitter and worker-to-be (ADR 0014). They exist only with the library's feature `failpoints`,
-//! which the build script passes on. The crate `ostler-failpoint` says what they do.
+//! Failpoints of guardian, sitter and worker-to-be (ADR 0014). They exist only with the library's
+//! feature `failpoints`, which the build script passes on. The crate `ostler-failpoint` says what
+//! they do.
 
-/// The list of points, written by the build script from that crate's source. A module of its own: the file begins with
-/// its own documentation.
+/// The list of points, written by the build script from that crate's source. A module of its own:
+/// the file begins with its own documentation.
 mod points {
     include!(concat!(env!("OUT_DIR"), "/points.rs"));
 }

@@ -1,11 +1,12 @@
-//! When a worker's tree is signalled and killed: the life of one incarnation, as a pure value with time passed in.
+//! When a worker's tree is signalled and killed: the life of one incarnation, as a pure value with
+//! time passed in.
 //!
 //! ```text
-//! Idle ─begin→ Starting ─executed→ Running ─────worker ended by itself────────────→ Killing ─finish→ Idle
-//!                 │                    │                                               ↑
-//!                 │                 end(signal, grace) … worker ended → Draining ──────┤ the group has ended too,
-//!                 └──── exec failed, reaped ──finish→ Idle                             │ or the grace is over
-//!                                  end(KILL or no grace), grace over, in any state ────┘
+//! Idle ─begin→ Starting ─executed→ Running ──worker ended by itself────────→ Killing ─finish→ Idle
+//!                 │                    │                                        ↑
+//!                 │     end(signal, grace) … worker ended → Draining ───────────┤ group ended,
+//!                 └─ exec failed, reaped ─finish→ Idle                          │ or grace over
+//!                          end(KILL or no grace), grace over, in any state ─────┘
 //! ```
 //! `Killing` ends only with the proof that no child is left.
 
@@ -22,7 +23,8 @@ pub(crate) enum Phase {
     Starting,
     /// The worker runs.
     Running,
-    /// The worker was ordered to end and has ended. The rest of its process group has the rest of the grace period.
+    /// The worker was ordered to end and has ended. The rest of its process group has the rest of
+    /// the grace period.
     Draining,
     /// The rest of the tree is being killed.
     Killing,

@@ -1,12 +1,17 @@
-//! The guardian and its sitters: one tiny program that starts Ostler's workers and ends their trees (ADR 0002).
+//! The guardian and its sitters: one tiny program that starts Ostler's workers and ends their trees
+//! (ADR 0002).
 //!
-//! Reading order: `life` (when a tree is ended, pure), `sitter` (one slot), `worker` (fork to exec), `tree` (killing),
-//! `start` and `server` (the guardian itself); below them `outbox`, `wire`, `children`, `wait`, `process`, `sys` and
-//! `arch`. `failpoint` is for tests. The messages are in the library's `src/protocol`, which is compiled into both.
+//! Reading order: `life` (when a tree is ended, pure), `sitter` (one slot), `worker` (fork to
+//! exec), `tree` (killing),
+//! `start` and `server` (the guardian itself); below them `outbox`, `wire`, `children`, `wait`,
+//! `process`, `sys` and
+//! `arch`. `failpoint` is for tests. The messages are in the library's `src/protocol`, which is
+//! compiled into both.
 //!
-//! It uses only `core` and raw system calls: no allocator, no libc, no threads. It waits only in `ppoll`, with a deadline
-//! where something is due later. A panic fails safe: when the guardian exits, sitters end their trees; when a sitter
-//! exits, its worker dies with it and the guardian ends the rest.
+//! It uses only `core` and raw system calls: no allocator, no libc, no threads. It waits only in
+//! `ppoll`, with a deadline where something is due later. A panic fails safe: when the guardian
+//! exits, sitters end their trees; when a sitter exits, its worker dies with it and the guardian
+//! ends the rest.
 #![no_std]
 #![no_main]
 #![no_builtins]
@@ -31,8 +36,8 @@ mod wait;
 mod wire;
 mod worker;
 
-/// The numbers of the guardian's descriptors, and of those that a sitter has, too. 0, 1 and 2 are /dev/null. Every other
-/// descriptor is created close-on-exec.
+/// The numbers of the guardian's descriptors, and of those that a sitter has, too. 0, 1 and 2 are
+/// /dev/null. Every other descriptor is created close-on-exec.
 mod fd {
     /// Orders: from the host in the guardian, from the guardian in a sitter.
     pub(crate) const CONTROL: i32 = 3;
@@ -75,6 +80,7 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     process::exit(status::PANIC)
 }
 
-/// The compiled `core` refers to this function in its unwind tables. Nothing unwinds here, so nothing calls it.
+/// The compiled `core` refers to this function in its unwind tables. Nothing unwinds here, so
+/// nothing calls it.
 #[unsafe(no_mangle)]
 extern "C" fn rust_eh_personality() {}

@@ -1,4 +1,5 @@
-//! The memory functions that the compiler may call; elsewhere they come from libc. Plain loops: nothing large is copied.
+//! The memory functions that the compiler may call; elsewhere they come from libc. Plain loops:
+//! nothing large is copied.
 
 /// # Safety
 /// As memcpy(3).
@@ -18,7 +19,8 @@ unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
     if to.cast_const() <= from {
-        // SAFETY: copying upwards never overwrites what is still to be read when `to` is not above `from`.
+        // SAFETY: copying upwards never overwrites what is still to be read when `to` is not above
+        // `from`.
         return unsafe { memcpy(to, from, count) };
     }
     let mut at = count;

@@ -5,7 +5,8 @@ use crate::protocol::Event;
 use crate::sys::Errno;
 use crate::wire::send;
 
-/// How soon a send is retried that failed for want of kernel memory: no socket becomes ready when there is some again.
+/// How soon a send is retried that failed for want of kernel memory: no socket becomes ready when
+/// there is some again.
 const MEMORY_RETRY: u64 = 10_000_000;
 
 /// Why events wait.
@@ -45,7 +46,8 @@ impl Outbox {
         }
     }
 
-    /// How many more events fit. Callers take an order only while there is room for everything that it can cause.
+    /// How many more events fit. Callers take an order only while there is room for everything that
+    /// it can cause.
     pub(crate) fn room(&self) -> usize {
         Self::CAPACITY - self.count
     }
@@ -54,15 +56,15 @@ impl Outbox {
         self.count == 0
     }
 
-    /// Adds an event. Drops it if there is no room, which can happen only to answers and to repeated signals, because no
-    /// order is taken while room is low.
+    /// Adds an event. Drops it if there is no room, which can happen only to answers and to
+    /// repeated signals, because no order is taken while room is low.
     pub(crate) fn push(&mut self, event: Event) {
         self.pressing = true;
         self.push_unhurried(event);
     }
 
-    /// Adds an event that only confirms an order: it is sent together with the next one. When a pool stops, this saves one
-    /// message, and one wake-up of the host, per worker.
+    /// Adds an event that only confirms an order: it is sent together with the next one. When a
+    /// pool stops, this saves one message, and one wake-up of the host, per worker.
     pub(crate) fn push_unhurried(&mut self, event: Event) {
         if self.abandoned || self.room() == 0 {
             return;

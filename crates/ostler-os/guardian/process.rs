@@ -34,7 +34,8 @@ pub(crate) fn new_session() -> Result<()> {
     unsafe { call(number::SETSID, [0; 6]) }.map(drop)
 }
 
-/// Signals one process. Refuses the numbers by which kill(2) means all processes or the caller's group.
+/// Signals one process. Refuses the numbers by which kill(2) means all processes or the caller's
+/// group.
 pub(crate) fn signal(pid: i32, signal: i32) -> Result<()> {
     if pid <= 1 {
         return Err(Errno::EINVAL);
@@ -61,20 +62,21 @@ pub(crate) fn fork() -> Result<i32> {
 
 const PAGE: usize = 4096;
 
-/// fork(2) of a child that continues in `entry`, on a fresh page of the stack: it copies only the pages that its own calls
-/// write to.
+/// fork(2) of a child that continues in `entry`, on a fresh page of the stack: it copies only the
+/// pages that its own calls write to.
 pub(crate) fn fork_to(entry: extern "C" fn(usize) -> !, argument: usize) -> Result<i32> {
     const SIGCHLD: usize = 17;
     /// What a leaf function may use below its stack pointer.
     const RED_ZONE: usize = 128;
     let here = 0_u8;
     let stack = (&raw const here as usize - RED_ZONE) & !(PAGE - 1);
-    // SAFETY: without CLONE_VM the child has its own memory: the rest of the stack, below our frames.
+    // SAFETY: without CLONE_VM the child has its own memory: the rest of the stack, below our
+    // frames.
     sys::outcome(unsafe { arch::clone_onto(SIGCHLD, stack, entry, argument) }).map(|pid| pid as i32)
 }
 
-/// In the first frame of a child of [`fork_to`]: releases the parent's frames. The parent writes to them before it forks
-/// the next child, so each child would keep its own copy.
+/// In the first frame of a child of [`fork_to`]: releases the parent's frames. The parent writes to
+/// them before it forks the next child, so each child would keep its own copy.
 ///
 /// # Safety
 /// Nothing refers to those frames.
@@ -88,12 +90,13 @@ pub(crate) unsafe fn forget_parents_frames() {
     let _ = unsafe { call(number::MADVISE, [border, FRAMES, MADV_DONTNEED, 0, 0, 0]) };
 }
 
-/// fork(2) into a cgroup: 0 in the child, which is a member from its first moment (clone(2), CLONE_INTO_CGROUP, 5.7).
+/// fork(2) into a cgroup: 0 in the child, which is a member from its first moment (clone(2),
+/// CLONE_INTO_CGROUP, 5.7).
 pub(crate) fn fork_into(cgroup: &Fd) -> Result<i32> {
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     const SIGCHLD: u64 = 17;
-    // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid,
-    // set_tid_size, cgroup.
+    // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls,
+    // set_tid, set_tid_size, cgroup.
     let args: [u64; 11] = [CLONE_INTO_CGROUP, 0, 0, 0, SIGCHLD, 0, 0, 0, 0, 0, cgroup.raw() as u64];
     // SAFETY: the kernel reads 88 bytes; without CLONE_VM the child has its own memory.
     unsafe { call(number::CLONE3, [args.as_ptr() as usize, size_of_val(&args), 0, 0, 0, 0]) }.map(|pid| pid as i32)
@@ -119,15 +122,16 @@ pub(crate) fn signal_at_parents_end(signal: i32) -> Result<()> {
     unsafe { call(number::PRCTL, [PR_SET_PDEATHSIG, signal as usize, 0, 0, 0, 0]) }.map(drop)
 }
 
-/// A stopped process would not notice that its parent's socket is closed: has the kernel continue it when the parent ends,
-/// which works although SIGCONT is blocked (signal(7)).
+/// A stopped process would not notice that its parent's socket is closed: has the kernel continue
+/// it when the parent ends, which works although SIGCONT is blocked (signal(7)).
 pub(crate) fn wake_at_parents_end() {
     // It can't fail for a valid signal (prctl(2)).
     let _ = signal_at_parents_end(SIGCONT);
 }
 
-/// Keeps processes of the same user, without CAP_SYS_PTRACE, from tracing this process and from copying its descriptors
-/// (ptrace(2), pidfd_getfd(2)). Forked processes inherit this until they exec.
+/// Keeps processes of the same user, without CAP_SYS_PTRACE, from tracing this process and from
+/// copying its descriptors (ptrace(2), pidfd_getfd(2)). Forked processes inherit this until they
+/// exec.
 pub(crate) fn forbid_tracing() {
     // SAFETY: no pointers. It can't fail for 0 (prctl(2)).
     let _ = unsafe { call(number::PRCTL, [PR_SET_DUMPABLE, 0, 0, 0, 0, 0]) };
@@ -179,9 +183,10 @@ pub(crate) fn raise_descriptor_limit() -> Result<()> {
     set_descriptor_limit(DescriptorLimit { soft: hard, hard })
 }
 
-/// [`sys::poll`] under any descriptor limit. A process that may signal us may also lower our limits, and with fewer
-/// descriptors than entries no wait is possible: we would not notice a death. We may raise the soft limit again. If that
-/// does not help we exit, and the processes above and below us end what we had.
+/// [`sys::poll`] under any descriptor limit. A process that may signal us may also lower our
+/// limits, and with fewer descriptors than entries no wait is possible: we would not notice a
+/// death. We may raise the soft limit again. If that does not help we exit, and the processes above
+/// and below us end what we had.
 pub(crate) fn wait(entries: &mut [PollFd], until: Option<u64>) {
     if sys::poll(entries, until).is_ok() {
         return;
@@ -193,7 +198,8 @@ pub(crate) fn wait(entries: &mut [PollFd], until: Option<u64>) {
 
 /// Restores every signal's default action. For KILL and STOP the call fails, which does not matter.
 pub(crate) fn default_signal_actions() {
-    // struct sigaction of the kernel: handler (0: default), flags, restorer, mask; one word longer than some need.
+    // struct sigaction of the kernel: handler (0: default), flags, restorer, mask; one word longer
+    // than some need.
     let action = [0_u64; 4];
     for signal in 1..=64 {
         // SAFETY: the kernel reads an action of zeros, and writes nothing.

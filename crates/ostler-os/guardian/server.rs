@@ -1,4 +1,5 @@
-//! The guardian itself: forwards orders to sitters, creates and reaps sitters, and ends everything when the host is gone.
+//! The guardian itself: forwards orders to sitters, creates and reaps sitters, and ends everything
+//! when the host is gone.
 
 mod census;
 mod ending;
@@ -25,7 +26,8 @@ const ORDERS: u32 = 16;
 const REAPS: u32 = 64;
 /// Orders are taken while the outbox has room for at least this many events.
 const ROOM: usize = 12;
-/// Children are reaped while the outbox has room for at least this many: each may cause one, and the last child `Bye`.
+/// Children are reaped while the outbox has room for at least this many: each may cause one, and
+/// the last child `Bye`.
 const REAP_ROOM: usize = 4;
 /// How long the last events wait for a host that does not read.
 const LAST_EVENTS: u64 = 5_000 * MILLISECOND;
@@ -43,7 +45,8 @@ struct Server {
     hunt: Option<Hunt>,
     /// The next slot of a census that is under way.
     census: Option<u32>,
-    /// Censuses that were asked for meanwhile. Each question has its own answer: the host counts them.
+    /// Censuses that were asked for meanwhile. Each question has its own answer: the host counts
+    /// them.
     censuses_due: u32,
     reap_again: bool,
 }
@@ -103,7 +106,8 @@ impl Server {
         if host.woke() {
             self.host_gone(true, now);
         }
-        // Orders come last, so that the slot of a dead sitter can be used as soon as nothing is left of it.
+        // Orders come last, so that the slot of a dead sitter can be used as soon as nothing is
+        // left of it.
         if self.reap_again {
             self.reap(now);
         }
@@ -136,8 +140,9 @@ impl Server {
 
     // Orders.
 
-    /// Takes several orders, because stopping a pool sends a thousand. But not too many, and none after a spawn, before
-    /// anything else is looked at. The first one is taken even without room: then the host has closed the socket.
+    /// Takes several orders, because stopping a pool sends a thousand. But not too many, and none
+    /// after a spawn, before anything else is looked at. The first one is taken even without room:
+    /// then the host has closed the socket.
     fn orders(&mut self, now: u64) {
         for _ in 0..ORDERS {
             if !self.order(now) || self.outbox.room() < ROOM {
@@ -157,7 +162,8 @@ impl Server {
             }
             Received::Message { length, truncated } => {
                 self.highest = self.highest.max(fds.highest());
-                // Both ends have the same version, so anything else is not an order. Its descriptors are closed here.
+                // Both ends have the same version, so anything else is not an order. Its
+                // descriptors are closed here.
                 Order::decode(&bytes[..length]).is_none_or(|order| {
                     self.execute(&order, &fds, truncated, now);
                     order.kind != OrderKind::Spawn
@@ -202,7 +208,8 @@ impl Server {
         }
     }
 
-    /// Forwards an order to its slot's sitter. ENOENT if there is none; any other failure is reported to the host.
+    /// Forwards an order to its slot's sitter. ENOENT if there is none; any other failure is
+    /// reported to the host.
     fn forward(&mut self, order: &Order) -> sys::Result<()> {
         let Some(slot) = self.slots.get(order.slot).filter(|slot| slot.has_sitter()) else {
             return Err(Errno::ENOENT);

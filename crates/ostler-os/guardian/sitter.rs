@@ -1,7 +1,7 @@
 //! A sitter: subreaper and parent of one slot's worker, for one incarnation after the other.
 //!
-//! A sitter without a child is the proof that the tree is gone. It exits when ordered to or when the guardian is gone, but
-//! never before its tree.
+//! A sitter without a child is the proof that the tree is gone. It exits when ordered to or when
+//! the guardian is gone, but never before its tree.
 
 mod ending;
 mod spawn;
@@ -18,9 +18,11 @@ use crate::tree::Kill;
 use crate::wire::{Fds, Received, receive};
 use crate::worker::Failure;
 
-/// Orders are taken while the outbox has room for at least this many events: more than an order and its whole life cause.
+/// Orders are taken while the outbox has room for at least this many events: more than an order and
+/// its whole life cause.
 const ROOM: usize = 17;
-/// How long the last events wait for a host that does not read, once guardian and tree are gone: 5 s.
+/// How long the last events wait for a host that does not read, once guardian and tree are gone: 5
+/// s.
 const LAST_EVENTS: u64 = 5_000_000_000;
 
 /// Where orders come from.
@@ -29,7 +31,8 @@ enum Master {
     Serving,
     /// The slot is closed: the sitter exits with its tree.
     Leaving,
-    /// Host or guardian is gone. The time is when that was noticed, or when the slot was last freed since then.
+    /// Host or guardian is gone. The time is when that was noticed, or when the slot was last freed
+    /// since then.
     Gone(u64),
 }
 
@@ -61,7 +64,8 @@ struct Sitter {
     reap_again: bool,
 }
 
-/// Runs a sitter, in a freshly forked child of the guardian. Its end of their socket is `fd::CONTROL`.
+/// Runs a sitter, in a freshly forked child of the guardian. Its end of their socket is
+/// `fd::CONTROL`.
 pub(crate) fn run(slot: u32, limit: DescriptorLimit) -> ! {
     process::set_name(c"ostler-sitter");
     if process::become_subreaper().is_err() {
@@ -189,7 +193,8 @@ impl Sitter {
             Received::Nothing => {}
             Received::End => self.master_gone(Cause::GuardianDeath, now),
             Received::Message { length, truncated } => {
-                // The guardian forwards only what it has decoded. Anything else is dropped, with its descriptors.
+                // The guardian forwards only what it has decoded. Anything else is dropped, with
+                // its descriptors.
                 if let Some(order) = Order::decode(&bytes[..length]) {
                     self.execute(&order, &mut fds, truncated, now);
                 }

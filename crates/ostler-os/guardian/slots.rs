@@ -80,7 +80,8 @@ impl Slots {
         if needed > self.bytes {
             // Doubling, so that n slots cost at most n moves.
             let larger = needed.max(self.bytes * 2).next_multiple_of(PAGE);
-            // SAFETY: the mapping of `new`, and no reference into it lives: `self` is borrowed mutably.
+            // SAFETY: the mapping of `new`, and no reference into it lives: `self` is borrowed
+            // mutably.
             self.start = unsafe { sys::grow(self.start, self.bytes, larger) }?;
             self.bytes = larger;
             sys::keep_from_children(self.start, larger);
@@ -95,8 +96,8 @@ impl Slots {
 
     /// All slots in the table.
     pub(crate) fn all(&mut self) -> &mut [Slot] {
-        // SAFETY: the mapping holds this many slots and is page-aligned, any bytes are a valid slot, and `self` is borrowed
-        // mutably.
+        // SAFETY: the mapping holds this many slots and is page-aligned, any bytes are a valid
+        // slot, and `self` is borrowed mutably.
         unsafe { slice::from_raw_parts_mut(self.start.cast(), self.bytes / size_of::<Slot>()) }
     }
 

@@ -81,10 +81,11 @@ fn take_hello() -> Hello {
 /// Turns this process into a guardian.
 fn set_up(hello: &Hello) -> sys::Result<Slots> {
     process::set_name(c"ostler-guardian");
-    // It fails only for the leader of a process group, which a freshly spawned process is not. A terminal's signals are
-    // blocked anyway.
+    // It fails only for the leader of a process group, which a freshly spawned process is not. A
+    // terminal's signals are blocked anyway.
     let _ = process::new_session();
-    // Blocked rather than ignored: nothing reaches us, and workers inherit every signal's default action.
+    // Blocked rather than ignored: nothing reaches us, and workers inherit every signal's default
+    // action.
     process::default_signal_actions();
     process::set_blocked_signals(u64::MAX)?;
     let signals = process::child_signals()?;
@@ -96,7 +97,8 @@ fn set_up(hello: &Hello) -> sys::Result<Slots> {
         }
     }
     if !hello.dumpable {
-        // Sitters inherit it: no process of this user, workers included, can trace them or take their sockets.
+        // Sitters inherit it: no process of this user, workers included, can trace them or take
+        // their sockets.
         process::forbid_tracing();
     }
     process::become_subreaper()?;

@@ -1,5 +1,5 @@
-//! Typed system calls: files, sockets, memory, time. Processes are in `process`, waiting for them is in `wait`, messages
-//! are in `wire`.
+//! Typed system calls: files, sockets, memory, time. Processes are in `process`, waiting for them
+//! is in `wait`, messages are in `wire`.
 
 use core::ffi::CStr;
 use core::ptr::null;
@@ -29,8 +29,8 @@ impl Errno {
 
 pub(crate) type Result<T> = core::result::Result<T, Errno>;
 
-/// # Safety
-/// As the call itself: pointers among the arguments must be valid for what the kernel reads and writes.
+/// # Safety As the call itself: pointers among the arguments must be valid for what the kernel
+/// reads and writes.
 pub(crate) unsafe fn call(number: usize, args: [usize; 6]) -> Result<usize> {
     // SAFETY: the caller's promise.
     outcome(unsafe { syscall(number, args) })
@@ -164,7 +164,8 @@ pub(crate) fn size(fd: i32) -> Result<usize> {
 pub(crate) fn inode(fd: &Fd) -> Result<u64> {
     const AT_EMPTY_PATH: usize = 0x1000;
     const STATX_INO: usize = 0x100;
-    // struct statx is 256 bytes on every architecture, and its inode number the fifth of its 64-bit words.
+    // struct statx is 256 bytes on every architecture, and its inode number the fifth of its 64-bit
+    // words.
     let mut words = [0_u64; 32];
     let args = [
         fd.0 as usize,
@@ -271,8 +272,9 @@ struct Timespec {
     nanoseconds: i64,
 }
 
-/// Waits until an entry wakes, or until `until` on the clock of [`now`]; `None` waits forever. An interrupted wait returns
-/// early with no entry awake. EINVAL: the descriptor limit is lower than the number of entries (ppoll(2)).
+/// Waits until an entry wakes, or until `until` on the clock of [`now`]; `None` waits forever. An
+/// interrupted wait returns early with no entry awake. EINVAL: the descriptor limit is lower than
+/// the number of entries (ppoll(2)).
 pub(crate) fn poll(entries: &mut [PollFd], until: Option<u64>) -> Result<()> {
     let left = until.map(|until| until.saturating_sub(now()));
     let time = left.map(|left| Timespec {

@@ -1,6 +1,7 @@
 //! Parses and formats the few texts of the kernel's interface. Pure.
 
-/// The decimal number that all of the bytes form; `None` for anything else and for more than nine digits.
+/// The decimal number that all of the bytes form; `None` for anything else and for more than nine
+/// digits.
 pub(crate) fn pid_of(name: &[u8]) -> Option<i32> {
     if name.is_empty() || name.len() > 9 {
         return None;
@@ -16,7 +17,8 @@ pub(crate) fn pid_of(name: &[u8]) -> Option<i32> {
     Some(value)
 }
 
-/// Writes `value` in decimal at the start of `out` and returns the number of digits; 0 if they do not fit.
+/// Writes `value` in decimal at the start of `out` and returns the number of digits; 0 if they do
+/// not fit.
 pub(crate) fn write_decimal(mut value: u32, out: &mut [u8]) -> usize {
     let mut digits = [0; 10];
     let mut count = 0;
@@ -37,8 +39,8 @@ pub(crate) fn write_decimal(mut value: u32, out: &mut [u8]) -> usize {
     count
 }
 
-/// Field 22 of a /proc/PID/stat: the start time in clock ticks since boot. Field 2, the name, may contain anything, so
-/// counting starts after the last `)`.
+/// Field 22 of a /proc/PID/stat: the start time in clock ticks since boot. Field 2, the name, may
+/// contain anything, so counting starts after the last `)`.
 pub(crate) fn start_time(stat: &[u8]) -> Option<u64> {
     let after_name = stat.iter().rposition(|byte| *byte == b')')? + 1;
     // A space follows the bracket, then field 3.
@@ -57,7 +59,8 @@ pub(crate) fn start_time(stat: &[u8]) -> Option<u64> {
     Some(value)
 }
 
-/// Whether a cgroup.events says that the cgroup or one below it has members; `None` if it does not say.
+/// Whether a cgroup.events says that the cgroup or one below it has members; `None` if it does not
+/// say.
 pub(crate) fn populated(events: &[u8]) -> Option<bool> {
     let line = events
         .split(|byte| *byte == b'\n')

@@ -1,8 +1,8 @@
 //! Kills a tree: every descendant of the worker, and everything in its cgroup.
 //!
-//! The sitter is a subreaper and adopts orphans, so a tree of any shape is killed by killing the sitter's children until
-//! none is left. Process groups and the cgroup come first because fork can't outrun them; the children are those that
-//! left both.
+//! The sitter is a subreaper and adopts orphans, so a tree of any shape is killed by killing the
+//! sitter's children until none is left. Process groups and the cgroup come first because fork
+//! can't outrun them; the children are those that left both.
 
 use crate::children;
 use crate::life::SIGKILL;
@@ -13,8 +13,8 @@ use crate::text;
 
 const MILLISECOND: u64 = 1_000_000;
 
-/// From the kill of the worker's group to the first look for other processes. The worker's children become ours only when
-/// it has died; its end brings the look forward.
+/// From the kill of the worker's group to the first look for other processes. The worker's children
+/// become ours only when it has died; its end brings the look forward.
 const FIRST_LOOK: u64 = 20 * MILLISECOND;
 /// From a child's end to the next look. Most of a killed group is gone by then.
 const SHORTEST_PAUSE: u64 = 2 * MILLISECOND;
@@ -41,16 +41,19 @@ pub(crate) struct Kill {
 pub(crate) struct Targets<'a> {
     /// The worker, leader of the group and the session with the same number; 0 once it is reaped.
     pub(crate) worker: i32,
-    /// A cgroup is spent once it was killed: kernels since 6.14 (and older ones with the change) kill whatever is cloned
-    /// into it from outside, because they compare the number of its kills with that of the parent's cgroup.
+    /// A cgroup is spent once it was killed: kernels since 6.14 (and older ones with the change)
+    /// kill whatever is cloned into it from outside, because they compare the number of its kills
+    /// with that of the parent's cgroup.
     pub(crate) cgroup: Option<&'a Fd>,
 }
 
 impl Kill {
-    /// Begins with the worker's group, whose number can't be reused while the worker is not reaped. The rest is killed at
-    /// the first look. `reported`: the host already knows that the tree is being killed.
+    /// Begins with the worker's group, whose number can't be reused while the worker is not reaped.
+    /// The rest is killed at the first look. `reported`: the host already knows that the tree is
+    /// being killed.
     ///
-    /// The cgroup is killed at the second look, because this spends it (see [`Targets::cgroup`]) and is seldom needed.
+    /// The cgroup is killed at the second look, because this spends it (see [`Targets::cgroup`])
+    /// and is seldom needed.
     pub(crate) fn begin(targets: &Targets<'_>, reported: bool, now: u64) -> Self {
         let mut kill = Self {
             // Without the worker there is no group to kill first.
@@ -111,15 +114,16 @@ impl Kill {
     }
 
     fn cgroup(&mut self, cgroup: &Fd) {
-        // It fails without cgroup.kill (before Linux 5.14) or when the cgroup is gone. The children are killed anyway.
+        // It fails without cgroup.kill (before Linux 5.14) or when the cgroup is gone. The children
+        // are killed anyway.
         let killed = sys::open_in_to_write(cgroup, c"cgroup.kill").and_then(|file| sys::write(file.raw(), b"1"));
         if killed.is_ok() {
             self.how.cgroup = true;
         }
     }
 
-    /// Zombies count, too: they are still children, and one with living threads has not ended. Only wait(2), not this
-    /// count, proves that nothing is left.
+    /// Zombies count, too: they are still children, and one with living threads has not ended. Only
+    /// wait(2), not this count, proves that nothing is left.
     fn children(&mut self, worker: i32) -> i32 {
         let own_group = process::group_of(0).unwrap_or(0);
         let mut count = 0;
@@ -142,8 +146,8 @@ impl Kill {
     }
 }
 
-/// Kills a child, and its process group unless that is ours. A group never reaches outside the tree: setpgid(2) keeps it
-/// within a session, and sessions are inherited.
+/// Kills a child, and its process group unless that is ours. A group never reaches outside the
+/// tree: setpgid(2) keeps it within a session, and sessions are inherited.
 pub(crate) fn kill_with_group(child: i32, own_group: i32) -> sys::Result<()> {
     let outcome = process::signal(child, SIGKILL);
     match process::group_of(child) {
@@ -157,12 +161,14 @@ pub(crate) fn kill_with_group(child: i32, own_group: i32) -> sys::Result<()> {
 /// Whether a child of ours is in this process group.
 pub(crate) fn group_has_child(group: i32) -> bool {
     let mut any = false;
-    // An error counts as no: the group loses the rest of its grace period, and nothing is left behind.
+    // An error counts as no: the group loses the rest of its grace period, and nothing is left
+    // behind.
     let _ = children::each(|child| any |= process::group_of(child) == Ok(group));
     any
 }
 
-/// Whether the cgroup has members. Assumes so if that can't be read, unless the cgroup itself is gone.
+/// Whether the cgroup has members. Assumes so if that can't be read, unless the cgroup itself is
+/// gone.
 pub(crate) fn is_populated(cgroup: &Fd) -> bool {
     let mut events = [0; 256];
     match sys::open_in(cgroup, c"cgroup.events").and_then(|file| sys::read(file.raw(), &mut events)) {
@@ -174,8 +180,8 @@ pub(crate) fn is_populated(cgroup: &Fd) -> bool {
     }
 }
 
-/// After a look that failed for want of a descriptor: our limit was lowered from outside, and we may raise the soft one
-/// again. If that is refused, the next look fails, too.
+/// After a look that failed for want of a descriptor: our limit was lowered from outside, and we
+/// may raise the soft one again. If that is refused, the next look fails, too.
 fn make_room(error: Option<Errno>) {
     if error == Some(Errno::EMFILE) {
         let _ = process::raise_descriptor_limit();

@@ -1,4 +1,5 @@
-//! Waits for children with waitid(2), which can look at one without reaping it and knows children from other processes.
+//! Waits for children with waitid(2), which can look at one without reaping it and knows children
+//! from other processes.
 
 use crate::arch::number;
 use crate::sys::{Result, call};
@@ -58,8 +59,8 @@ fn wait(kind: usize, pid: i32, flags: usize) -> Result<Option<Ended>> {
     Ok(Some(Ended { pid: info.pid, status }))
 }
 
-/// A child that has ended, without reaping it: its pid and its process group's id stay taken until it is reaped. `None`
-/// if all children live; ECHILD if there is none.
+/// A child that has ended, without reaping it: its pid and its process group's id stay taken until
+/// it is reaped. `None` if all children live; ECHILD if there is none.
 pub(crate) fn peek_ended() -> Result<Option<Ended>> {
     wait(P_ALL, 0, WNOWAIT)
 }
@@ -79,7 +80,8 @@ pub(crate) fn has_child() -> bool {
     peek_ended().is_ok()
 }
 
-/// Whether this pid is a child of ours, alive or not reaped. Then it can't be reused: only we reap it.
+/// Whether this pid is a child of ours, alive or not reaped. Then it can't be reused: only we reap
+/// it.
 pub(crate) fn is_child(pid: i32) -> bool {
     wait(P_PID, pid, WNOWAIT).is_ok()
 }

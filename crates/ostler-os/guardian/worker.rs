@@ -52,8 +52,8 @@ pub(crate) fn start(launch: &Launch<'_>) -> Result<Born, Failure> {
     Ok(Born { pid, exec, in_cgroup })
 }
 
-/// A cgroup that can't be entered (an old kernel, a seccomp filter, a removed cgroup) does not prevent the start: the host
-/// is informed. A process limit, including the cgroup's own, does.
+/// A cgroup that can't be entered (an old kernel, a seccomp filter, a removed cgroup) does not
+/// prevent the start: the host is informed. A process limit, including the cgroup's own, does.
 fn fork(cgroup: Option<&Fd>) -> sys::Result<(i32, bool)> {
     if let Some(cgroup) = cgroup {
         match process::fork_into(cgroup) {
@@ -127,15 +127,16 @@ fn prepare(launch: &Launch<'_>, sitter: i32, report: i32) -> Result<(i32, Ready)
     Ok((report, ready))
 }
 
-/// 0 is /dev/null already, or the given stdin; 1 and 2 are the pipes, then the listening sockets. Exec closes everything else. Returns the
-/// report pipe's descriptor.
+/// 0 is /dev/null already, or the given stdin; 1 and 2 are the pipes, then the listening sockets.
+/// Exec closes everything else. Returns the report pipe's descriptor.
 fn place_descriptors(launch: &Launch<'_>, report: i32) -> sys::Result<i32> {
     let listeners = launch.listen.len();
     let first_free = 3 + listeners as i32;
     let (mut stdout, mut stderr, mut report) = (launch.stdout.raw(), launch.stderr.raw(), report);
     let mut stdin = launch.stdin.map(Fd::raw);
     if listeners > 0 {
-        // A source may be at a listener's place: move everything out of the way first, then each to its place.
+        // A source may be at a listener's place: move everything out of the way first, then each to
+        // its place.
         if let Some(fd) = stdin {
             stdin = Some(sys::duplicate_above(fd, first_free)?);
         }
@@ -155,7 +156,8 @@ fn place_descriptors(launch: &Launch<'_>, report: i32) -> sys::Result<i32> {
     }
     sys::duplicate_to(stdout, 1, false)?;
     sys::duplicate_to(stderr, 2, false)?;
-    // All our descriptors are close-on-exec already. This is for one that was overlooked; kernels before 5.11 lack it.
+    // All our descriptors are close-on-exec already. This is for one that was overlooked; kernels
+    // before 5.11 lack it.
     let _ = sys::close_on_exec_from(first_free);
     Ok(report)
 }
@@ -173,8 +175,8 @@ impl Ready {
             return Err(Errno::EINVAL);
         }
         let start = sys::map_file(spec.raw(), size)?;
-        // SAFETY: a fresh private mapping of `size` bytes that nothing else refers to and that is never unmapped. The
-        // host can't shrink the file: it keeps no descriptor of it.
+        // SAFETY: a fresh private mapping of `size` bytes that nothing else refers to and that is
+        // never unmapped. The host can't shrink the file: it keeps no descriptor of it.
         let bytes = unsafe { core::slice::from_raw_parts_mut(start, size) };
         let head = SpecHead::decode(bytes, size).ok_or(Errno::EINVAL)?;
         if bytes.last() != Some(&0) {
@@ -200,7 +202,8 @@ impl Ready {
 
     fn execute(&self) -> Failure {
         let table = |at: u32| self.bytes[at as usize..].as_ptr().cast::<u64>();
-        // SAFETY: both tables hold pointers to strings of this mapping, and end with a null pointer.
+        // SAFETY: both tables hold pointers to strings of this mapping, and end with a null
+        // pointer.
         let errno = unsafe {
             process::execute(
                 self.string(self.head.program),

@@ -1,9 +1,10 @@
-//! The host's link to its guardian: the small program that starts every worker and ends every tree when the host is gone.
+//! The host's link to its guardian: the small program that starts every worker and ends every tree
+//! when the host is gone.
 //!
-//! [`Guardian::launch`] starts the program and returns two halves: the [`Guardian`], a handle that sends orders and never
-//! waits, and the [`Events`], which report what came of them. The host has no child but the guardian and receives no
-//! descriptors; everything about a worker arrives as a [`GuardianEvent`]. ADR 0002 describes the program, ADR 0003 how it
-//! gets onto the machine.
+//! [`Guardian::launch`] starts the program and returns two halves: the [`Guardian`], a handle that
+//! sends orders and never waits, and the [`Events`], which report what came of them. The host has
+//! no child but the guardian and receives no descriptors; everything about a worker arrives as a
+//! [`GuardianEvent`]. ADR 0002 describes the program, ADR 0003 how it gets onto the machine.
 
 mod ending;
 mod error;
@@ -43,24 +44,28 @@ use silence::Silence;
 /// How the guardian is launched.
 #[derive(Debug, Clone)]
 pub struct GuardianOptions {
-    /// A program to run instead of the built-in one. It takes precedence over the environment variable `OSTLER_GUARDIAN`,
-    /// which does the same unless it is empty, or the host runs set-uid (AT_SECURE). Default: none.
+    /// A program to run instead of the built-in one. It takes precedence over the environment
+    /// variable `OSTLER_GUARDIAN`, which does the same unless it is empty, or the host runs set-uid
+    /// (AT_SECURE). Default: none.
     pub program: Option<PathBuf>,
-    /// Whether to run the built-in program from a memory file, which leaves nothing on disk. When this is false, or the
-    /// system forbids that, a file in a cache directory is used. Default: true.
+    /// Whether to run the built-in program from a memory file, which leaves nothing on disk. When
+    /// this is false, or the system forbids that, a file in a cache directory is used. Default:
+    /// true.
     pub memfd: bool,
-    /// The directory for that file if neither `$XDG_CACHE_HOME` nor `~/.cache` can be used. Created if missing; refused if
-    /// other users own it or may write to it. Default: none.
+    /// The directory for that file if neither `$XDG_CACHE_HOME` nor `~/.cache` can be used. Created
+    /// if missing; refused if other users own it or may write to it. Default: none.
     pub state_dir: Option<PathBuf>,
     /// The limit from exec to the guardian's first answer. Zero fails the launch. Default: 5 s.
     pub handshake_timeout: Duration,
-    /// The soft and hard `RLIMIT_NOFILE` of workers. `None`: this process's limits at the launch, which is wrong if it has
-    /// raised its own soft limit by then. Default: `None`.
+    /// The soft and hard `RLIMIT_NOFILE` of workers. `None`: this process's limits at the launch,
+    /// which is wrong if it has raised its own soft limit by then. Default: `None`.
     pub worker_nofile: Option<(u64, u64)>,
-    /// A descriptor that guardian and sitters keep open for as long as they live, and that no worker inherits: once a lock on
-    /// that open file can be taken, all of them have ended. Default: none.
+    /// A descriptor that guardian and sitters keep open for as long as they live, and that no
+    /// worker inherits: once a lock on that open file can be taken, all of them have ended.
+    /// Default: none.
     pub lock: Option<Arc<OwnedFd>>,
-    /// The argument of guardian and sitters in process listings, such as the app's name. Default: empty.
+    /// The argument of guardian and sitters in process listings, such as the app's name. Default:
+    /// empty.
     pub label: OsString,
 }
 
@@ -78,15 +83,16 @@ impl Default for GuardianOptions {
     }
 }
 
-/// Bytes of events that may wait in the socket: up to about 1,300 messages, since the kernel doubles the value. The kernel
-/// caps it at `net.core.wmem_max`.
+/// Bytes of events that may wait in the socket: up to about 1,300 messages, since the kernel
+/// doubles the value. The kernel caps it at `net.core.wmem_max`.
 const EVENTS_BUFFER: usize = 512 * 1024;
 
 /// How the guardian ended; `None` inside if another part of this process reaped it.
 #[derive(Debug, Clone, Copy)]
 struct Exit(Option<ExitStatus>);
 
-/// A handle that sends orders. Clones refer to the same guardian. Only [`quit`](Self::quit) waits for the guardian.
+/// A handle that sends orders. Clones refer to the same guardian. Only [`quit`](Self::quit) waits
+/// for the guardian.
 ///
 /// Dropping the last clone lets go of the guardian, like [`abandon`](Self::abandon).
 #[derive(Debug, Clone)]
@@ -107,9 +113,11 @@ struct Link {
 }
 
 impl Link {
-    /// Closes the control socket, and continues a guardian that is stopped: otherwise it would not notice.
+    /// Closes the control socket, and continues a guardian that is stopped: otherwise it would not
+    /// notice.
     ///
-    /// A forked copy of the host does nothing: the connection is the host's, which may still use it.
+    /// A forked copy of the host does nothing: the connection is the host's, which may still use
+    /// it.
     fn let_go(&self) {
         if getpid() != self.host {
             return;
@@ -147,18 +155,19 @@ impl Drop for Unproven {
 impl Guardian {
     /// Starts a guardian and waits for its first answer.
     ///
-    /// The calling process is the host: when it ends in any way, the guardian ends every tree. Needs a tokio runtime with
-    /// I/O and time, which serves the link from then on. After that runtime has ended, orders are still sent as long as
-    /// the socket has room, and dropping the handle still ends everything. Cancel safe: nothing is left running.
+    /// The calling process is the host: when it ends in any way, the guardian ends every tree.
+    /// Needs a tokio runtime with I/O and time, which serves the link from then on. After that
+    /// runtime has ended, orders are still sent as long as the socket has room, and dropping the
+    /// handle still ends everything. Cancel safe: nothing is left running.
     ///
-    /// # Errors
-    /// If the program can't be run, does not answer within `handshake_timeout`, or has another protocol version. Nothing is
-    /// left running.
+    /// # Errors If the program can't be run, does not answer within `handshake_timeout`, or has
+    /// another protocol version. Nothing is left running.
     pub async fn launch(options: GuardianOptions) -> Result<(Self, Events), LaunchError> {
         let setup = |what| move |source: io::Error| LaunchError::Setup { what, source };
         let (control, guardian_control) = socket_pair().map_err(setup("control socket"))?;
         let (events, guardian_events) = socket_pair().map_err(setup("events socket"))?;
-        // As large as the system allows, so that a burst of events does not wait for a slow reader. Any size works.
+        // As large as the system allows, so that a burst of events does not wait for a slow reader.
+        // Any size works.
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(&guardian_events, EVENTS_BUFFER);
         let host = rustix::process::pidfd_open(getpid(), PidfdFlags::empty())
             .map_err(|e| setup("pidfd of this process")(e.into()))?;
@@ -212,7 +221,8 @@ impl Guardian {
         Ok((Self { link: Arc::new(link) }, events))
     }
 
-    /// The guardian's pid. It stays the guardian's until [`GuardianEvent::Lost`] or [`GuardianEvent::Ended`].
+    /// The guardian's pid. It stays the guardian's until [`GuardianEvent::Lost`] or
+    /// [`GuardianEvent::Ended`].
     pub fn pid(&self) -> u32 {
         self.identity().pid.unsigned_abs()
     }
@@ -227,8 +237,9 @@ impl Guardian {
         &self.link.program
     }
 
-    /// Starts an incarnation in its slot. Slots are dense indexes from 0. A slot that is new, or was closed, gets a sitter
-    /// first. Answered by `Spawned` or `SpawnFailed`; a slot that still has a tree fails with EBUSY.
+    /// Starts an incarnation in its slot. Slots are dense indexes from 0. A slot that is new, or
+    /// was closed, gets a sitter first. Answered by `Spawned` or `SpawnFailed`; a slot that still
+    /// has a tree fails with EBUSY.
     ///
     /// # Errors
     /// If the request can't be sent, or the guardian is gone. Nothing was started.
@@ -251,12 +262,13 @@ impl Guardian {
         self.link.orders.give(&order, fds)
     }
 
-    /// Ends an incarnation: `signal`, then CONT, to its process group. After `grace` (whole milliseconds; zero kills at
-    /// once), or as soon as the whole group has ended, KILL to the rest of its tree. Answered by `Exited` and `TreeGone`.
+    /// Ends an incarnation: `signal`, then CONT, to its process group. After `grace` (whole
+    /// milliseconds; zero kills at once), or as soon as the whole group has ended, KILL to the rest
+    /// of its tree. Answered by `Exited` and `TreeGone`.
     ///
-    /// Can be called in every state and any number of times. Another call can only bring the end forward; its signal is sent
-    /// if it has not been sent before. It also continues a sitter that was stopped from outside. Has no effect on an
-    /// incarnation that is not in the slot.
+    /// Can be called in every state and any number of times. Another call can only bring the end
+    /// forward; its signal is sent if it has not been sent before. It also continues a sitter that
+    /// was stopped from outside. Has no effect on an incarnation that is not in the slot.
     ///
     /// # Errors
     /// If the guardian is gone.
@@ -267,7 +279,8 @@ impl Guardian {
         self.link.orders.give(&order, Vec::new())
     }
 
-    /// Gives up a slot: its sitter exits once its tree is gone, which this does not cause. Answered by `Closed`.
+    /// Gives up a slot: its sitter exits once its tree is gone, which this does not cause. Answered
+    /// by `Closed`.
     ///
     /// # Errors
     /// If the guardian is gone.
@@ -285,11 +298,11 @@ impl Guardian {
         self.link.orders.give(&Order::new(OrderKind::Census, 0, 0), Vec::new())
     }
 
-    /// Closes every slot, and waits at most `within` for the guardian to end, which it does once no tree is left. Cancel
-    /// safe: the guardian ends anyway.
+    /// Closes every slot, and waits at most `within` for the guardian to end, which it does once no
+    /// tree is left. Cancel safe: the guardian ends anyway.
     ///
-    /// # Errors
-    /// If a tree is still held at the deadline. The guardian then starts nothing new, and ends as soon as it can.
+    /// # Errors If a tree is still held at the deadline. The guardian then starts nothing new, and
+    /// ends as soon as it can.
     pub async fn quit(&self, within: Duration) -> Result<(), QuitError> {
         self.link.ending.order();
         self.link.orders.give(&Order::new(OrderKind::Quit, 0, 0), Vec::new())?;
@@ -301,33 +314,37 @@ impl Guardian {
         }
     }
 
-    /// Lets go of the guardian at once: it ends every tree by its `host_death` policy, then exits. Needs no runtime and does
-    /// not wait. Events still come; orders fail with [`OrderError::Gone`]. Does nothing in a forked copy of the host.
+    /// Lets go of the guardian at once: it ends every tree by its `host_death` policy, then exits.
+    /// Needs no runtime and does not wait. Events still come; orders fail with
+    /// [`OrderError::Gone`]. Does nothing in a forked copy of the host.
     pub fn abandon(&self) {
         self.link.let_go();
     }
 
-    /// How long ago the first order was sent that no event has followed yet; `None` if there is none. An order that brings
-    /// a tree's end forward may have no event, so a long silence is a reason to [`wake`](Self::wake), not a proof.
+    /// How long ago the first order was sent that no event has followed yet; `None` if there is
+    /// none. An order that brings a tree's end forward may have no event, so a long silence is a
+    /// reason to [`wake`](Self::wake), not a proof.
     pub fn silence(&self) -> Option<Duration> {
         self.link.silence.length()
     }
 
-    /// Continues a guardian that was stopped from outside, and has it end the silence. Does not wait.
+    /// Continues a guardian that was stopped from outside, and has it end the silence. Does not
+    /// wait.
     pub fn wake(&self) {
         self.link.signal(Signal::CONT, "an answer is overdue");
         // A guardian that is gone needs no waking: `Lost` says so.
         let _ = self.link.orders.give(&Order::new(OrderKind::Ping, 0, 0), Vec::new());
     }
 
-    /// Kills a guardian that does not answer. Each of its sitters then ends its tree and exits. Does not wait.
+    /// Kills a guardian that does not answer. Each of its sitters then ends its tree and exits.
+    /// Does not wait.
     pub fn kill(&self) {
         self.link.signal(Signal::KILL, "it does not answer");
     }
 }
 
-/// Waits for the guardian on a thread, so that it is reaped with or without a runtime. The thread exists before the child,
-/// so that no child is left without one.
+/// Waits for the guardian on a thread, so that it is reaped with or without a runtime. The thread
+/// exists before the child, so that no child is left without one.
 struct Reaper(mpsc::Sender<Child>);
 
 impl Reaper {
@@ -339,14 +356,16 @@ impl Reaper {
             .stack_size(64 * 1024)
             .spawn(move || {
                 let Ok(mut child) = given.recv() else { return };
-                // ECHILD if SIGCHLD is ignored or the host reaps every child itself: the guardian is gone anyway.
+                // ECHILD if SIGCHLD is ignored or the host reaps every child itself: the guardian
+                // is gone anyway.
                 let status = child.wait().ok();
                 sender.send_replace(Some(Exit(status)));
             })?;
         Ok((Self(give), exit))
     }
 
-    /// Takes over a child, and identifies it; `None` if it has ended. A child that can't be identified is killed.
+    /// Takes over a child, and identifies it; `None` if it has ended. A child that can't be
+    /// identified is killed.
     fn take(self, mut child: Child) -> io::Result<Option<ProcessHandle>> {
         // It is not reaped yet, so the pid can't be reused.
         let process = ProcessHandle::open(child.id() as i32);
@@ -379,8 +398,9 @@ fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Where `/proc` hides processes of other users, it hides undumpable ones of our own user, too: the host could not follow
-/// its sitters' trees there. The mount can't be examined without `/proc`, and then nothing is hidden either.
+/// Where `/proc` hides processes of other users, it hides undumpable ones of our own user, too: the
+/// host could not follow its sitters' trees there. The mount can't be examined without `/proc`, and
+/// then nothing is hidden either.
 fn must_be_dumpable() -> bool {
     crate::machine::hidepid().is_ok_and(|hidden| hidden.is_some())
 }

@@ -166,8 +166,9 @@ fn system_processes() -> Option<u64> {
     all.parse().ok()
 }
 
-/// Whether this program runs with more rights than the user who started it (set-uid, set-gid, file capabilities;
-/// AT_SECURE of getauxval(3)). Then nothing in its environment may choose what it executes or where it writes.
+/// Whether this program runs with more rights than the user who started it (set-uid, set-gid, file
+/// capabilities; AT_SECURE of getauxval(3)). Then nothing in its environment may choose what it
+/// executes or where it writes.
 pub fn is_secure_execution() -> bool {
     // SAFETY: the call has no preconditions.
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }

@@ -28,7 +28,8 @@ pub enum PythonError {
         /// Its version.
         version: String,
     },
-    /// The virtual environment lacks this part, and there are no requirements to make it anew from.
+    /// The virtual environment lacks this part, and there are no requirements to make it again
+    /// from.
     #[error(
         "{} is no complete virtual environment, {missing} is missing: remove it and make it again with python3 -m venv, or set `requirements`",
         .venv.display()

@@ -11,7 +11,8 @@ use serde::Deserialize;
 use crate::command;
 use crate::error::PythonError;
 
-/// How long the imports may take: 2 minutes; large frameworks take tens of seconds from a cold disk.
+/// How long the imports may take: 2 minutes; large frameworks take tens of seconds from a cold
+/// disk.
 pub const PREFLIGHT_TIMEOUT: Duration = Duration::from_secs(120);
 
 const SCRIPT: &str = include_str!("preflight.py");

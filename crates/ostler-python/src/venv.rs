@@ -115,7 +115,8 @@ fn shared(made_of: &str) -> Result<PathBuf, PythonError> {
         .join(format!("{:08x}", crc32fast::hash(made_of.as_bytes()))))
 }
 
-/// Held while the environment is looked at and made; the kernel frees it, however this process ends.
+/// Held while the environment is looked at and made; the kernel frees it, however this process
+/// ends.
 fn lock(venv: &Path, progress: Progress<'_>) -> Result<File, PythonError> {
     let path = venv.with_file_name(format!(
         ".{}.lock",

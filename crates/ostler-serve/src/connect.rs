@@ -81,7 +81,7 @@ pub(crate) async fn connection<A: Adapter>(
     connected.ok_or(last)
 }
 
-/// Until the deadline; for ever, if there is none.
+/// Until the deadline; forever, if there is none.
 pub(crate) async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,

@@ -2,9 +2,9 @@
 
 use std::future::Future;
 
-/// Runs `work` in a task of its own and waits for it. Once polled, the work is completed even if the
-/// caller stops waiting. `None` if the runtime is shutting down. A panic of the work is passed on to
-/// the caller.
+/// Runs `work` in a task of its own and waits for it. Once polled, the work is completed even if
+/// the caller stops waiting. `None` if the runtime is shutting down. A panic of the work is passed
+/// on to the caller.
 pub(crate) async fn detached<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Option<T> {
     match tokio::spawn(work).await {
         Ok(result) => Some(result),

@@ -1,7 +1,8 @@
 //! Time limits that a suspended host does not use up.
 //!
-//! A host that was stopped, frozen or starved finds its time limits passed when it runs again, while
-//! answers that arrived in time are still unread. So a limit that is noticed late is extended once.
+//! A host that was stopped, frozen or starved finds its time limits passed when it runs again,
+//! while answers that arrived in time are still unread. So a limit that is noticed late is extended
+//! once.
 
 use std::time::Duration;
 

@@ -191,7 +191,7 @@ fn bind_to(address: &str, port: u16) -> TcpListener {
     }
 }
 
-/// Answers `lives` requests with 200 and the pid, later ones with 503. 0: answers 200 for ever.
+/// Answers `lives` requests with 200 and the pid, later ones with 503. 0: answers 200 forever.
 fn serve(listener: &TcpListener, lives: u64) -> ! {
     let mut served = 0;
     for stream in listener.incoming().flatten() {
@@ -267,7 +267,7 @@ fn notify_by_child(tag: &str) {
     start("notify+sleep", tag);
 }
 
-/// Sends heartbeats twice as often as required, for ever.
+/// Sends heartbeats twice as often as required, forever.
 fn beat() -> ! {
     let interval: u64 = variable("WATCHDOG_USEC").parse().expect("microseconds");
     loop {
@@ -361,7 +361,7 @@ fn trace(pid: u64) {
     ptrace::seize(pid, ptrace::Options::PTRACE_O_TRACEEXIT).expect("attaching to the process");
 }
 
-/// Starts short-lived children for ever, four at a time, so that there is always a process being
+/// Starts short-lived children forever, four at a time, so that there is always a process being
 /// created.
 fn fork_on(tag: &str) -> ! {
     let mut children = std::collections::VecDeque::new();

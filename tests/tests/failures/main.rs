@@ -63,7 +63,7 @@ fn assert_message(event: &Value, facts: &[&str]) {
     }
 }
 
-/// A system program that runs for ever under any user and has the tag.
+/// A system program that runs forever under any user and has the tag.
 fn resident(tag: &str) -> String {
     format!("[\"sh\", \"-c\", \"while :; do sleep 3600; done\", \"sh\", {tag:?}]")
 }

@@ -41,7 +41,7 @@ pub(super) fn check(skips: &mut Skips) -> Outcome {
         let differences = differences(&expected, &listing(name, features)?);
         if !differences.is_empty() {
             return Err(format!(
-                "{} does not match the code; `cargo xtask api` writes it anew:\n{}",
+                "{} does not match the code; `cargo xtask api` writes it again:\n{}",
                 path(name).display(),
                 differences.join("\n")
             ));

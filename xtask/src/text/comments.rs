@@ -22,7 +22,7 @@ pub(super) fn too_wide(text: &str) -> Vec<usize> {
         .collect()
 }
 
-/// The text with each paragraph that has a line too wide wrapped anew.
+/// The text with each paragraph that has a line too wide wrapped again.
 pub(super) fn wrapped(text: &str) -> String {
     let mut result = String::with_capacity(text.len());
     let lines: Vec<&str> = text.lines().collect();

@@ -3,7 +3,7 @@
 /// Files that quote these words.
 pub(super) const EXEMPT: [&str; 2] = ["docs/style.md", "xtask/src/text/words.rs"];
 
-const FORBIDDEN: [(&str, &str); 26] = [
+const FORBIDDEN: [(&str, &str); 32] = [
     ("hardly meant", "\"warning\", and what is wrong"),
     ("can't be meant", "\"invalid\", and what is allowed"),
     ("bereft", "\"orphaned\", \"without a parent\""),
@@ -30,6 +30,12 @@ const FORBIDDEN: [(&str, &str); 26] = [
     ("lest", "\"so that … not\""),
     ("heir", "\"replacement\""),
     ("beget", "\"starts\""),
+    ("all the same", "\"anyway\", \"still\""),
+    ("anew", "\"again\""),
+    ("for ever", "\"forever\""),
+    ("hardly", "\"barely\", or the fact"),
+    ("is to be", "\"must be\", \"should be\""),
+    ("are to be", "\"must be\", \"should be\""),
 ];
 
 /// Each forbidden word with its line and what to say instead.

@@ -146,7 +146,7 @@ fn show_rules(page: &mut Page, pool: &PoolSpec) {
     let always = match pool.patience() {
         Some(Duration::ZERO) => "gives up at once".to_owned(),
         Some(patience) => format!("is restarted for about {}, then gives up", coarse(patience)),
-        None => "is restarted for ever".to_owned(),
+        None => "is restarted forever".to_owned(),
     };
     page.comment(&format!("a worker that fails at once every time {always}"));
 }

@@ -215,9 +215,9 @@ fn a_check_shows_how_long_a_failing_worker_is_restarted() {
     );
     assert_eq!(
         shown("intensity = 3\nbackoff = { first = \"2s\" }"),
-        "is restarted for ever"
+        "is restarted forever"
     );
-    assert_eq!(shown("intensity = 4294967295\nbackoff = {}"), "is restarted for ever");
+    assert_eq!(shown("intensity = 4294967295\nbackoff = {}"), "is restarted forever");
 }
 
 #[test]

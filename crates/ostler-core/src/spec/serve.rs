@@ -1,4 +1,5 @@
-//! How a pool's workers are used by its clients: data, with every default. `ostler-serve` acts on it.
+//! How a pool's workers are used by its clients: data, with every default. `ostler-serve` acts on
+//! it.
 
 use std::time::Duration;
 
@@ -13,21 +14,22 @@ pub struct ServeSpec {
     pub concurrency: u32,
     /// Calls that wait for a worker.
     pub queue: QueueSpec,
-    /// The one deadline of a call that brings none: for its time in the queue, its attempts and the beginning of its
-    /// answer. Default 30 s; zero: none.
+    /// The one deadline of a call that brings none: for its time in the queue, its attempts and the
+    /// beginning of its answer. Default 30 s; zero: none.
     pub timeout: Duration,
     /// Sessions.
     pub sessions: Sessions,
     /// When a worker is replaced by a fresh one. Default: never.
     pub recycle: Recycle,
-    /// How long a worker that gets no new calls may take to finish those it has, before it is stopped anyway.
-    /// Default 30 s; zero: not at all.
+    /// How long a worker that gets no new calls may take to finish those it has, before it is
+    /// stopped anyway. Default 30 s; zero: not at all.
     pub drain_timeout: Duration,
     /// When calls are refused because the workers fail.
     pub breaker: Breaker,
     /// Retries as a share of calls. Default 0.1; zero: none.
     pub retry_budget: f64,
-    /// What becomes of a worker whose caller gave up in the middle of a call. Default: it is replaced.
+    /// What becomes of a worker whose caller gave up in the middle of a call. Default: it is
+    /// replaced.
     pub on_cancel: OnCancel,
     /// A request on which so many workers crashed is refused. Default 2; zero: never.
     pub poison: u32,
@@ -137,7 +139,8 @@ pub enum QueueOrder {
 pub struct Codel {
     /// The wait that is acceptable. Default 50 ms.
     pub target: Duration,
-    /// How long every call has to wait longer before some are refused. Default 2 s; zero is invalid.
+    /// How long every call has to wait longer before some are refused. Default 2 s; zero is
+    /// invalid.
     pub interval: Duration,
 }
 
@@ -193,7 +196,8 @@ pub struct Recycle {
     pub requests: Option<u64>,
     /// When the resident memory of its whole tree exceeds so many bytes. Default: never.
     pub memory: Option<u64>,
-    /// Each worker's limits are smaller than these by a random share of up to `jitter`. Default 0.2.
+    /// Each worker's limits are smaller than these by a random share of up to `jitter`. Default
+    /// 0.2.
     pub jitter: f64,
 }
 
@@ -208,7 +212,8 @@ impl Default for Recycle {
     }
 }
 
-/// When calls are refused because the workers fail. A failure is a call that was sent and had no answer.
+/// When calls are refused because the workers fail. A failure is a call that was sent and had no
+/// answer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Breaker {
     /// Failures in a row that open it. Default 5; zero: this does not open it.

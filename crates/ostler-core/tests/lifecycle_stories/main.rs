@@ -190,7 +190,7 @@ fn an_unhealthy_worker_is_ended_and_a_later_stop_does_not_change_why() {
 }
 
 #[test]
-fn a_strangers_port_is_not_waited_for() {
+fn a_foreign_port_is_not_waited_for() {
     let mut story = Story::new(rules());
     story.does(Input::Recorded);
     story.does(Input::Spawned);
@@ -267,7 +267,7 @@ fn a_tree_that_stays_is_killed_again_and_named_each_time() {
 }
 
 #[test]
-fn an_overdue_release_is_reported_once_also_when_nobody_answers_who_holds_it() {
+fn an_overdue_release_is_reported_once_even_if_its_holder_stays_unknown() {
     let overdue = |effects: &[Effect]| {
         effects
             .iter()

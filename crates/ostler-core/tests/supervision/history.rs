@@ -105,7 +105,7 @@ fn plan() -> impl Strategy<Value = Plan> {
     (name, script(), restart, shutdown, proptest::bool::ANY).prop_map(
         |(name, mut script, restart, shutdown, significant)| {
             if shutdown == Shutdown::Infinity && script.on_stop == OnStop::Never {
-                // Otherwise the supervisor waits for it for ever, which is correct but ends the
+                // Otherwise the supervisor waits for it forever, which is correct but ends the
                 // test.
                 script.on_stop = OnStop::Shutdown;
             }

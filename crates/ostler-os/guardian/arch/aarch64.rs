@@ -1,9 +1,10 @@
-//! aarch64: syscall(2), section "Architecture calling conventions"; numbers from the kernel's `asm-generic/unistd.h`.
+//! aarch64: syscall(2), section "Architecture calling conventions"; numbers from the kernel's
+//! `asm-generic/unistd.h`.
 
 use core::arch::{asm, global_asm};
 
-// The kernel starts a program with its arguments on an aligned stack; frame pointer and link register are 0 in the
-// outermost frame.
+// The kernel starts a program with its arguments on an aligned stack; frame pointer and link
+// register are 0 in the outermost frame.
 global_asm!(
     ".globl _start",
     "_start:",
@@ -35,12 +36,11 @@ pub(crate) unsafe fn syscall(number: usize, args: [usize; 6]) -> isize {
     result
 }
 
-/// clone(2) with a stack of its own for the child, which calls `entry` with `argument` there. Nothing of the caller's stack
-/// is written by the child.
+/// clone(2) with a stack of its own for the child, which calls `entry` with `argument` there.
+/// Nothing of the caller's stack is written by the child.
 ///
-/// # Safety
-/// Without CLONE_VM among the flags the child has memory of its own; `stack` is a page's border with room for its calls
-/// below, and `entry` never returns.
+/// # Safety Without CLONE_VM among the flags the child has memory of its own; `stack` is a page's
+/// border with room for its calls below, and `entry` never returns.
 pub(crate) unsafe fn clone_onto(
     flags: usize,
     stack: usize,

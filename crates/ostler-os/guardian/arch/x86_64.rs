@@ -1,9 +1,11 @@
-//! x86_64: syscall(2), section "Architecture calling conventions"; numbers from the kernel's `syscall_64.tbl`.
+//! x86_64: syscall(2), section "Architecture calling conventions"; numbers from the kernel's
+//! `syscall_64.tbl`.
 
 use core::arch::{asm, global_asm};
 
-// The kernel starts a program with its arguments on an aligned stack and no return address; the ABI wants the frame
-// pointer to be 0 in the outermost frame, and the stack to be aligned before a call.
+// The kernel starts a program with its arguments on an aligned stack and no return address; the ABI
+// wants the frame pointer to be 0 in the outermost frame, and the stack to be aligned before a
+// call.
 global_asm!(
     ".globl _start",
     "_start:",
@@ -18,7 +20,8 @@ global_asm!(
 /// As the call itself: pointers must be valid for what the kernel reads and writes.
 pub(crate) unsafe fn syscall(number: usize, args: [usize; 6]) -> isize {
     let result: isize;
-    // SAFETY: the kernel changes rax, rcx and r11 only, besides the memory that the caller vouches for.
+    // SAFETY: the kernel changes rax, rcx and r11 only, besides the memory that the caller vouches
+    // for.
     unsafe {
         asm!(
             "syscall",
@@ -37,12 +40,11 @@ pub(crate) unsafe fn syscall(number: usize, args: [usize; 6]) -> isize {
     result
 }
 
-/// clone(2) with a stack of its own for the child, which calls `entry` with `argument` there. Nothing of the caller's stack
-/// is written by the child.
+/// clone(2) with a stack of its own for the child, which calls `entry` with `argument` there.
+/// Nothing of the caller's stack is written by the child.
 ///
-/// # Safety
-/// Without CLONE_VM among the flags the child has memory of its own; `stack` is a page's border with room for its calls
-/// below, and `entry` never returns.
+/// # Safety Without CLONE_VM among the flags the child has memory of its own; `stack` is a page's
+/// border with room for its calls below, and `entry` never returns.
 pub(crate) unsafe fn clone_onto(
     flags: usize,
     stack: usize,

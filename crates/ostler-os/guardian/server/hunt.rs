@@ -27,7 +27,8 @@ impl Hunt {
 }
 
 impl Server {
-    /// A sitter that exits on its own has no child left. One that was killed leaves its tree to the guardian.
+    /// A sitter that exits on its own has no child left. One that was killed leaves its tree to the
+    /// guardian.
     pub(super) fn sitter_ended(&mut self, number: u32, status: i32, now: u64) {
         failpoint::reach(Point::GuardianReaped);
         self.sitters = self.sitters.saturating_sub(1);
@@ -36,7 +37,8 @@ impl Server {
         sitters::close_socket(&mut slot.socket);
         slot.status = status;
         match (status, slot.state()) {
-            // The host expects no event, and may not read: a thousand events must not delay the end.
+            // The host expects no event, and may not read: a thousand events must not delay the
+            // end.
             (0, _) if host_gone => slot.set(State::Empty),
             (0, State::Closing) => {
                 slot.set(State::Empty);
@@ -64,8 +66,8 @@ impl Server {
 
     /// Kills every child that is not a sitter, until a look at all children finds none.
     ///
-    /// A child stays visible until we reap it, and we adopt a stray's children before we can reap it. So a look that finds
-    /// none has missed none.
+    /// A child stays visible until we reap it, and we adopt a stray's children before we can reap
+    /// it. So a look that finds none has missed none.
     pub(super) fn hunt(&mut self, now: u64) {
         let Some(hunt) = self.hunt.as_mut().filter(|hunt| now >= hunt.next) else {
             return;
@@ -88,7 +90,8 @@ impl Server {
         }
     }
 
-    /// Reports the lost sitters once nothing of them is left. False if there was no room for all of them.
+    /// Reports the lost sitters once nothing of them is left. False if there was no room for all of
+    /// them.
     fn report_lost(&mut self) -> bool {
         let mut killed = self.hunt.as_ref().map_or(0, |hunt| hunt.killed);
         for (number, slot) in self

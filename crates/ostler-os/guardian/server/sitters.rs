@@ -65,7 +65,8 @@ pub(super) fn send_order(slot: &Slot, order: &Order) -> sys::Result<()> {
     outcome
 }
 
-/// Continues a sitter that was stopped from outside. It is our unreaped child, so the signal can't hit another process.
+/// Continues a sitter that was stopped from outside. It is our unreaped child, so the signal can't
+/// hit another process.
 pub(super) fn wake(slot: &Slot) {
     let _ = process::signal(slot.sitter, process::SIGCONT);
 }

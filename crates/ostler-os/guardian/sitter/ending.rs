@@ -30,8 +30,8 @@ impl Sitter {
         self.reap_again = true;
     }
 
-    /// The worker has ended. Its group is killed first, in one call, and the worker reaped last: until then the group's
-    /// number can't be reused.
+    /// The worker has ended. Its group is killed first, in one call, and the worker reaped last:
+    /// until then the group's number can't be reused.
     fn worker_ended(&mut self, ended: wait::Ended, now: u64) {
         failpoint::reach(Point::SitterWorkerEnded);
         if self.exec.is_some() {
@@ -151,7 +151,8 @@ impl Sitter {
                     worker: self.worker,
                     cgroup: self.cgroup.as_ref(),
                 };
-                // After the worker's own end there is usually nothing to kill: it is reported when there is.
+                // After the worker's own end there is usually nothing to kill: it is reported when
+                // there is.
                 let ordered = cause != Cause::TreeKill;
                 self.kill = Some(Kill::begin(&targets, ordered, now));
                 if ordered {
@@ -161,7 +162,8 @@ impl Sitter {
         }
     }
 
-    /// Signals the worker's group, then continues it: in a stopped process every signal but KILL stays pending.
+    /// Signals the worker's group, then continues it: in a stopped process every signal but KILL
+    /// stays pending.
     fn signal_worker(&mut self, signal: i32, cause: Cause) {
         let group = self.worker;
         // No such group: the child has not called setsid yet.

@@ -17,7 +17,8 @@ impl Sitter {
         let (spec, stdout, stderr) = (fds.take(0), fds.take(1), fds.take(2));
         let cgroup = if order.cgroup { fds.take(3) } else { None };
         let stdin = if order.stdin { fds.take(before_stdin) } else { None };
-        // Whatever is cloned into a spent cgroup is killed: the worker starts outside, and the host is informed.
+        // Whatever is cloned into a spent cgroup is killed: the worker starts outside, and the host
+        // is informed.
         let cgroup =
             cgroup.filter(|cgroup| self.spent == 0 || sys::inode(cgroup).is_ok_and(|inode| inode != self.spent));
         let refusal = if self.life.phase() != Phase::Idle {

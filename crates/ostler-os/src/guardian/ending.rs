@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Shared by the handle, which orders the end, and the events, which tell an ordered end from a loss.
+/// Shared by the handle, which orders the end, and the events, which tell an ordered end from a
+/// loss.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Ending(Arc<AtomicBool>);
 

@@ -1,8 +1,9 @@
 //! The events of guardian and sitters.
 //!
-//! For one incarnation, in this order: `Spawned` or `SpawnFailed`; `Signalled` any number of times (before `Spawned` if the
-//! end was ordered while exec was under way); `Exited`; possibly `Held`; `TreeGone`. After `SpawnFailed` or `TreeGone`
-//! nothing of the incarnation is left, and its slot takes the next one. If the sitter is killed, `SitterLost` comes instead.
+//! For one incarnation, in this order: `Spawned` or `SpawnFailed`; `Signalled` any number of times
+//! (before `Spawned` if the end was ordered while exec was under way); `Exited`; possibly `Held`;
+//! `TreeGone`. After `SpawnFailed` or `TreeGone` nothing of the incarnation is left, and its slot
+//! takes the next one. If the sitter is killed, `SitterLost` comes instead.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -16,14 +17,15 @@ use crate::protocol::{Event, Payload};
 /// What happened to a slot, or to the guardian.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GuardianEvent {
-    /// The worker's program runs: exec succeeded (or the process was killed before exec could fail).
+    /// The worker's program runs: exec succeeded (or the process was killed before exec could
+    /// fail).
     Spawned {
         /// Its slot.
         slot: u32,
         /// Its incarnation.
         incarnation: u64,
-        /// Its own process, which also leads a process group and a session. Start time and inode number were read while
-        /// the pid could not be reused.
+        /// Its own process, which also leads a process group and a session. Start time and inode
+        /// number were read while the pid could not be reused.
         worker: TreeProcess,
         /// The pid of its sitter: every process of its tree is below it.
         sitter: u32,
@@ -41,8 +43,9 @@ pub enum GuardianEvent {
         /// The system's error number.
         errno: i32,
     },
-    /// A signal was sent to the worker's process group, or (KILL) to its whole tree. Every signal but KILL is followed by
-    /// CONT, so that a stopped worker receives it; that CONT has no event of its own.
+    /// A signal was sent to the worker's process group, or (KILL) to its whole tree. Every signal
+    /// but KILL is followed by CONT, so that a stopped worker receives it; that CONT has no event
+    /// of its own.
     Signalled {
         /// Its slot.
         slot: u32,
@@ -53,7 +56,8 @@ pub enum GuardianEvent {
         /// Why.
         cause: SignalCause,
     },
-    /// The worker's own process has ended and is reaped. Until `TreeGone`, other processes of its tree may live.
+    /// The worker's own process has ended and is reaped. Until `TreeGone`, other processes of its
+    /// tree may live.
     Exited {
         /// Its slot.
         slot: u32,
@@ -64,7 +68,8 @@ pub enum GuardianEvent {
         /// How it ended.
         status: ExitStatus,
     },
-    /// The whole tree is gone: the sitter has no child left, and the cgroup, if there is one, is empty.
+    /// The whole tree is gone: the sitter has no child left, and the cgroup, if there is one, is
+    /// empty.
     TreeGone {
         /// Its slot.
         slot: u32,
@@ -86,8 +91,8 @@ pub enum GuardianEvent {
         /// How the kill was attempted. `refused` is the likeliest cause.
         how: TreeKill,
     },
-    /// The slot's sitter died unexpectedly. The guardian has killed and reaped its tree. The slot can be used again, with a
-    /// new sitter.
+    /// The slot's sitter died unexpectedly. The guardian has killed and reaped its tree. The slot
+    /// can be used again, with a new sitter.
     SitterLost {
         /// The slot.
         slot: u32,
@@ -103,7 +108,8 @@ pub enum GuardianEvent {
         /// The slot.
         slot: u32,
     },
-    /// The guardian could not forward an order to the slot's sitter. (A failed spawn is a `SpawnFailed` instead.)
+    /// The guardian could not forward an order to the slot's sitter. (A failed spawn is a
+    /// `SpawnFailed` instead.)
     OrderFailed {
         /// The slot.
         slot: u32,
@@ -116,7 +122,8 @@ pub enum GuardianEvent {
     Census {
         /// Slot and pid of each sitter.
         sitters: Vec<(u32, u32)>,
-        /// Children of the guardian that are not sitters. Only a dead sitter leaves any, for a moment.
+        /// Children of the guardian that are not sitters. Only a dead sitter leaves any, for a
+        /// moment.
         strays: Vec<TreeProcess>,
         /// The number of strays, including those not listed.
         strays_total: u32,
@@ -135,7 +142,8 @@ pub enum GuardianEvent {
 pub struct TreeProcess {
     /// Its pid.
     pub pid: u32,
-    /// Field 22 of /proc/PID/stat, in clock ticks since boot; 0 if unknown, for example without /proc.
+    /// Field 22 of /proc/PID/stat, in clock ticks since boot; 0 if unknown, for example without
+    /// /proc.
     pub start_time: u64,
     /// The inode number of its pidfd; 0 if unknown. Only known for workers.
     pub pidfd_inode: u64,
@@ -164,7 +172,8 @@ pub(super) struct Assembler {
 }
 
 impl Assembler {
-    /// `None` for a part of a larger event, for an unknown signal, and for events of the handshake and the farewell.
+    /// `None` for a part of a larger event, for an unknown signal, and for events of the handshake
+    /// and the farewell.
     pub(super) fn accept(&mut self, event: Event) -> Option<GuardianEvent> {
         let Event {
             slot,
@@ -255,7 +264,8 @@ impl Assembler {
         })
     }
 
-    /// The inode number that came before this worker's `Spawned`, if any. Older ones of the slot are dropped.
+    /// The inode number that came before this worker's `Spawned`, if any. Older ones of the slot
+    /// are dropped.
     fn pidfd_inode(&mut self, slot: u32, pid: i32) -> u64 {
         let of_slot = self.pidfds.extract_if(.., |(of, ..)| *of == slot);
         of_slot

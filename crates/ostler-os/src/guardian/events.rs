@@ -18,7 +18,8 @@ use crate::protocol::{Event, MAGIC, Payload, VERSION};
 
 /// The events of guardian and sitters, in order for each slot.
 ///
-/// A slow reader delays only the events: a sitter keeps them until there is room, and goes on killing and reaping.
+/// A slow reader delays only the events: a sitter keeps them until there is room, and goes on
+/// killing and reaping.
 #[derive(Debug)]
 pub struct Events {
     socket: AsyncFd<OwnedFd>,
@@ -134,8 +135,8 @@ impl Events {
         }
     }
 
-    /// Reads what the guardian sent before its end, whether or not the runtime has noticed it yet. True when the socket has
-    /// ended, too.
+    /// Reads what the guardian sent before its end, whether or not the runtime has noticed it yet.
+    /// True when the socket has ended, too.
     fn lost_after_last_words(&mut self, exit: Exit) -> bool {
         let mut at_end = false;
         while !at_end && self.farewell == Farewell::None {
@@ -159,8 +160,8 @@ impl Events {
 
     async fn ended(&mut self) {
         if self.farewell == Farewell::None {
-            // It closed its end without an announcement, so it is dead or dying. If it is traced, its exit shows only when
-            // the tracer lets go.
+            // It closed its end without an announcement, so it is dead or dying. If it is traced,
+            // its exit shows only when the tracer lets go.
             let exit = tokio::time::timeout(EXIT_LIMIT, self.wait_exit()).await;
             self.lost(exit.unwrap_or(Exit(None)));
         }
@@ -183,8 +184,8 @@ impl Events {
         for event in buffer.0[..length].chunks_exact(Event::SIZE).filter_map(Event::decode) {
             match event.payload {
                 Payload::Ready { .. } => self.answer = Some(event),
-                // A guardian that leaves unasked, as when a forked copy of the host shut its socket down, is lost: its
-                // exit, which comes next, says so.
+                // A guardian that leaves unasked, as when a forked copy of the host shut its socket
+                // down, is lost: its exit, which comes next, says so.
                 Payload::Bye if self.ending.is_ordered() => self.farewell = Farewell::Said,
                 Payload::Bye => {}
                 _ => self.decoded.extend(self.assembler.accept(event)),

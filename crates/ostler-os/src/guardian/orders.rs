@@ -1,4 +1,5 @@
-//! The host's end of the control socket: orders are sent at once if there is room, otherwise from a queue, in order.
+//! The host's end of the control socket: orders are sent at once if there is room, otherwise from a
+//! queue, in order.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -17,8 +18,8 @@ use super::Silence;
 use super::error::OrderError;
 use crate::protocol::{MAX_SPAWN_FDS, Order};
 
-/// How soon a send is retried that failed for want of kernel memory, or because this user has too many descriptors in
-/// flight: no socket becomes ready when that changes.
+/// How soon a send is retried that failed for want of kernel memory, or because this user has too
+/// many descriptors in flight: no socket becomes ready when that changes.
 const REFUSED_RETRY: Duration = Duration::from_millis(2);
 
 /// An order that waits for room in the socket, with the descriptors that go with it.
@@ -85,8 +86,9 @@ impl Orders {
         Ok(())
     }
 
-    /// Lets go of the guardian, for which the host counts as dead from now on. Needs no runtime. Shuts the connection itself
-    /// down, so that a copy of the socket in a forked process does not keep it open.
+    /// Lets go of the guardian, for which the host counts as dead from now on. Needs no runtime.
+    /// Shuts the connection itself down, so that a copy of the socket in a forked process does not
+    /// keep it open.
     pub(super) fn close(&self) {
         let mut queue = self.lock();
         queue.closed = true;
@@ -96,8 +98,8 @@ impl Orders {
         self.wake.notify_one();
     }
 
-    /// A task that sends queued orders whenever there is room, until the orders are closed. Everything that can fail is done
-    /// before this returns.
+    /// A task that sends queued orders whenever there is room, until the orders are closed.
+    /// Everything that can fail is done before this returns.
     pub(super) fn sending(self: Arc<Self>) -> io::Result<impl Future<Output = ()>> {
         let socket = self.socket.try_clone()?;
         // SAFETY: an OwnedFd stays open, and keeps its number, for as long as it exists.
@@ -138,7 +140,8 @@ impl Orders {
                 }
                 Err(Errno::AGAIN) => return Blocked::Full,
                 Err(error) if is_refused(error) => return Blocked::Refused,
-                // After any other error no order gets through. The events socket shows what happened to the guardian.
+                // After any other error no order gets through. The events socket shows what
+                // happened to the guardian.
                 Err(_) => {
                     queue.closed = true;
                     queue.waiting.clear();

@@ -1,8 +1,8 @@
-//! Runs the guardian's program (ADR 0003): from a memory file; where that is forbidden, from a file in a cache directory;
-//! or from a path that the user names.
+//! Runs the guardian's program (ADR 0003): from a memory file; where that is forbidden, from a file
+//! in a cache directory; or from a path that the user names.
 //!
-//! A file is run only if no other user could have written it. The cached one is opened, checked and run through the same
-//! descriptor, so that it can't be exchanged in between.
+//! A file is run only if no other user could have written it. The cached one is opened, checked and
+//! run through the same descriptor, so that it can't be exchanged in between.
 
 use std::env;
 use std::ffi::OsString;
@@ -25,15 +25,15 @@ use super::error::{Attempt, LaunchError};
 /// The program, built by this crate's build script for the target of this crate.
 const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/ostler-guardian"));
 
-/// A hash of the program's content (FNV-1a, 64 bits), so that versions never share a cache file. Not a protection: the
-/// whole content is compared before each use.
+/// A hash of the program's content (FNV-1a, 64 bits), so that versions never share a cache file.
+/// Not a protection: the whole content is compared before each use.
 const CONTENT: u64 = fnv1a(PROGRAM);
 
 /// The memory file's name, for people.
 const MEMORY_NAME: &str = "ostler-guardian";
 
-/// A program file that was just written is busy (ETXTBSY) until a process that another thread forked meanwhile has called
-/// exec. Running it is retried this often, after this pause.
+/// A program file that was just written is busy (ETXTBSY) until a process that another thread
+/// forked meanwhile has called exec. Running it is retried this often, after this pause.
 const BUSY_TRIES: u32 = 50;
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
@@ -46,8 +46,9 @@ pub enum ProgramFrom {
     File(PathBuf),
 }
 
-/// Starts the program with `control` as its standard input. This happens in place, on a thread of the runtime: it copies
-/// about 50 KiB and calls posix_spawn, a millisecond for each guardian. Only with a cached file does it wait for a disk.
+/// Starts the program with `control` as its standard input. This happens in place, on a thread of
+/// the runtime: it copies about 50 KiB and calls posix_spawn, a millisecond for each guardian. Only
+/// with a cached file does it wait for a disk.
 pub(super) async fn start(options: &GuardianOptions, control: &OwnedFd) -> Result<(Child, ProgramFrom), LaunchError> {
     let mut tried = Vec::new();
     if let Some(path) = options.program.clone().or_else(named_by_environment) {
@@ -93,8 +94,8 @@ fn named_by_environment() -> Option<PathBuf> {
         .map(PathBuf::from)
 }
 
-/// A variable of the host's environment. A set-uid or set-capabilities host (AT_SECURE, getauxval(3)) ignores all of them,
-/// because the user who runs it chose their values.
+/// A variable of the host's environment. A set-uid or set-capabilities host (AT_SECURE,
+/// getauxval(3)) ignores all of them, because the user who runs it chose their values.
 fn trusted_variable(name: &str) -> Option<OsString> {
     if crate::machine::is_secure_execution() {
         return None;
@@ -145,7 +146,8 @@ async fn run_retrying(program: &Path, options: &GuardianOptions, control: &Owned
 fn run(program: &Path, options: &GuardianOptions, control: &OwnedFd) -> io::Result<Child> {
     // One /dev/null for reading and writing: it becomes the standard input of every worker.
     let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
-    // Its environment has the markers of the runs that this host is a worker of: the guardian belongs to them, too.
+    // Its environment has the markers of the runs that this host is a worker of: the guardian
+    // belongs to them, too.
     let markers = env::vars_os().filter(|(name, _)| is_marker(name));
     Command::new(program)
         .arg0("ostler-guardian")
@@ -180,8 +182,8 @@ fn cache_directories(options: &GuardianOptions) -> Vec<PathBuf> {
     .collect()
 }
 
-/// The program's file in a cache directory, opened. Creates and replaces it as necessary. The directory is opened once and
-/// then used by its descriptor.
+/// The program's file in a cache directory, opened. Creates and replaces it as necessary. The
+/// directory is opened once and then used by its descriptor.
 fn cached(directory: &Path, name: &str) -> io::Result<File> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -196,7 +198,8 @@ fn cached(directory: &Path, name: &str) -> io::Result<File> {
     if let Some(file) = open_program(&directory, name)? {
         return Ok(file);
     }
-    // A name that nothing else writes to: neither this process, nor one in another PID namespace with our pid.
+    // A name that nothing else writes to: neither this process, nor one in another PID namespace
+    // with our pid.
     let temporary = format!("{name}.{}", Uuid::now_v7().simple());
     let written = write_program(&directory, &temporary)
         .and_then(|()| Ok(rustix::fs::renameat(&directory, &temporary, &directory, name)?));
@@ -208,7 +211,8 @@ fn cached(directory: &Path, name: &str) -> io::Result<File> {
     open_program(&directory, name)?.ok_or_else(|| io::Error::other("the file does not contain what was written to it"))
 }
 
-/// The file, if it is a regular file of ours that contains exactly the program. Otherwise `None`: it is replaced.
+/// The file, if it is a regular file of ours that contains exactly the program. Otherwise `None`:
+/// it is replaced.
 fn open_program(directory: &OwnedFd, name: &str) -> io::Result<Option<File>> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let mut file = match rustix::fs::openat(directory, name, flags, Mode::empty()) {

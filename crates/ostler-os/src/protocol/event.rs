@@ -318,7 +318,8 @@ impl TreeKill {
 pub enum Step {
     /// The guardian or the sitter had no room for the order's descriptors (EMFILE).
     Receive = 1,
-    /// The slot is out of range (EINVAL), still has a tree (EBUSY), or the guardian is ending (ESHUTDOWN).
+    /// The slot is out of range (EINVAL), still has a tree (EBUSY), or the guardian is ending
+    /// (ESHUTDOWN).
     Slot = 2,
     /// Creating the socket between the guardian and a new sitter.
     SitterSocket = 3,

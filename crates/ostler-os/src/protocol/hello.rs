@@ -2,14 +2,15 @@
 
 use super::{MAGIC, put, u32_at, u64_at};
 
-/// The host's first message. Two or three descriptors come with it: the writing end of the events socket, a pidfd of the
-/// host, and one that guardian and sitters keep open for as long as they live.
+/// The host's first message. Two or three descriptors come with it: the writing end of the events
+/// socket, a pidfd of the host, and one that guardian and sitters keep open for as long as they
+/// live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hello {
     /// The sender's [`VERSION`](super::VERSION).
     pub version: u32,
-    /// Whether guardian and sitters stay dumpable (`PR_SET_DUMPABLE`). They must where `/proc` is mounted with `hidepid`,
-    /// or else the host could not see its sitters there.
+    /// Whether guardian and sitters stay dumpable (`PR_SET_DUMPABLE`). They must where `/proc` is
+    /// mounted with `hidepid`, or else the host could not see its sitters there.
     pub dumpable: bool,
     /// The soft `RLIMIT_NOFILE` of workers. The guardian raises its own.
     pub nofile_soft: u64,
@@ -32,7 +33,8 @@ impl Hello {
         out
     }
 
-    /// `None` if the bytes are not a hello. A hello of another version is decoded, but only its `version` has a meaning.
+    /// `None` if the bytes are not a hello. A hello of another version is decoded, but only its
+    /// `version` has a meaning.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         if bytes.len() < 8 || u32_at(bytes, 0) != MAGIC {
             return None;

@@ -1,14 +1,17 @@
 //! The messages between host, guardian and sitters.
 //!
-//! This module is compiled twice: into the library and, by its path, into the guardian program. So it uses `core` only.
-//! Every message is a few fixed-size fields in the machine's byte order, because both ends run on the same kernel. There
-//! are two `SOCK_SEQPACKET` sockets, which keep message boundaries and never send half a message:
+//! This module is compiled twice: into the library and, by its path, into the guardian program. So
+//! it uses `core` only. Every message is a few fixed-size fields in the machine's byte order,
+//! because both ends run on the same kernel. There are two `SOCK_SEQPACKET` sockets, which keep
+//! message boundaries and never send half a message:
 //!
-//! - the **control** socket: the host sends one [`Hello`], then [`Order`]s. The guardian never writes to it. It forwards
-//!   a slot's orders unchanged to that slot's sitter.
-//! - the **events** socket: guardian and sitters share its writing end. A message is one or more [`Event`]s.
+//! - the **control** socket: the host sends one [`Hello`], then [`Order`]s. The guardian never
+//!   writes to it. It forwards a slot's orders unchanged to that slot's sitter.
+//! - the **events** socket: guardian and sitters share its writing end. A message is one or more
+//!   [`Event`]s.
 //!
-//! A change that an older peer could misread raises [`VERSION`]. The first eight bytes of [`Hello`] and all of
+//! A change that an older peer could misread raises [`VERSION`]. The first eight bytes of [`Hello`]
+//! and all of
 //! [`Payload::Ready`] keep their layout in every version, because they carry the version.
 
 mod event;
@@ -27,16 +30,20 @@ pub const VERSION: u32 = 4;
 /// The first word of [`Hello`] and of a spec (`OSTL`), to recognise a peer.
 pub const MAGIC: u32 = 0x4F53_544C;
 
-/// Slot numbers are below this. They should be dense: the guardian's table of slots grows with the highest number in use.
+/// Slot numbers are below this. They should be dense: the guardian's table of slots grows with the
+/// highest number in use.
 pub const MAX_SLOTS: u32 = 1 << 20;
 
-/// The most listening sockets in one spawn order. The kernel's limit for one message is 253 descriptors.
+/// The most listening sockets in one spawn order. The kernel's limit for one message is 253
+/// descriptors.
 pub const MAX_LISTEN: usize = 64;
 
-/// The most descriptors in one spawn order: spec, stdout, stderr, a cgroup, stdin, and the listening sockets.
+/// The most descriptors in one spawn order: spec, stdout, stderr, a cgroup, stdin, and the
+/// listening sockets.
 pub const MAX_SPAWN_FDS: usize = 5 + MAX_LISTEN;
 
-/// The largest spec that a sitter's child maps, in bytes: far more than execve(2) accepts (a quarter of the stack limit).
+/// The largest spec that a sitter's child maps, in bytes: far more than execve(2) accepts (a
+/// quarter of the stack limit).
 pub const MAX_SPEC: usize = 64 << 20;
 
 fn put(out: &mut [u8], at: usize, bytes: &[u8]) {

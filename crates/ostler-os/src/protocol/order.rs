@@ -6,10 +6,13 @@ use super::{i32_at, put, u16_at, u32_at, u64_at};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 pub enum OrderKind {
-    /// Start this incarnation in its slot. Descriptors: spec, stdout, stderr, the slot's cgroup if `cgroup` is set, stdin if
-    /// `stdin` is set, then `listen` listening sockets. `signal` and `grace_ms` say how the tree ends when the host is gone.
+    /// Start this incarnation in its slot. Descriptors: spec, stdout, stderr, the slot's cgroup if
+    /// `cgroup` is set, stdin if
+    /// `stdin` is set, then `listen` listening sockets. `signal` and `grace_ms` say how the tree
+    /// ends when the host is gone.
     Spawn = 1,
-    /// End this incarnation: `signal` to the worker's process group, then `grace_ms`, then the whole tree is killed.
+    /// End this incarnation: `signal` to the worker's process group, then `grace_ms`, then the
+    /// whole tree is killed.
     End = 2,
     /// Give up the slot: its sitter exits once its tree is gone.
     Close = 3,
@@ -17,7 +20,8 @@ pub enum OrderKind {
     Census = 4,
     /// End the guardian: it closes every slot, and exits when neither a sitter nor a stray is left.
     Quit = 5,
-    /// Guardian to sitter: the host is dead (`signal` 1) or has let go (`signal` 0). End the tree by its policy.
+    /// Guardian to sitter: the host is dead (`signal` 1) or has let go (`signal` 0). End the tree
+    /// by its policy.
     HostGone = 6,
     /// Answer with `Pong`: the host wants to know whether the guardian still serves.
     Ping = 7,

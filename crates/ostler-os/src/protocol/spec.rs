@@ -2,17 +2,21 @@
 
 use super::{MAGIC, VERSION, put, u32_at};
 
-/// The head of a spec: everything that exec needs, in one memory file that the worker-to-be maps privately.
+/// The head of a spec: everything that exec needs, in one memory file that the worker-to-be maps
+/// privately.
 ///
-/// Two tables of 64-bit offsets follow the head, `argv` and `envp`, each terminated by a 0, then the NUL-terminated
-/// strings. Offsets are relative to the start of the file. The child turns them into pointers in place.
+/// Two tables of 64-bit offsets follow the head, `argv` and `envp`, each terminated by a 0, then
+/// the NUL-terminated strings. Offsets are relative to the start of the file. The child turns them
+/// into pointers in place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpecHead {
     /// The offset of the program's path.
     pub program: u32,
-    /// The offset of the working directory's path; 0 for the directory that the guardian was started in.
+    /// The offset of the working directory's path; 0 for the directory that the guardian was
+    /// started in.
     pub directory: u32,
-    /// The offset of the ten digits after `LISTEN_PID=`, which only the child can fill in; 0 for none.
+    /// The offset of the ten digits after `LISTEN_PID=`, which only the child can fill in; 0 for
+    /// none.
     pub listen_pid: u32,
     /// The offset of the table of arguments; a multiple of 8.
     pub argv: u32,

@@ -101,7 +101,7 @@ impl Breaker {
     }
 
     /// A call that had leave has ended. Every permit must come back here, or a trial would stay
-    /// under way for ever.
+    /// under way forever.
     pub(crate) fn report(&mut self, permit: Permit, verdict: Verdict, now: Moment) -> Option<Change> {
         if permit.period != self.period {
             return None;

@@ -57,13 +57,13 @@ async fn child_adm() {
     supervisor.terminate_child("child1").await.unwrap();
     supervisor.delete_child("child1").await.unwrap();
     assert_eq!(counts(&supervisor).await, [0, 0, 0, 0]);
-    let anew = supervisor
+    let again = supervisor
         .start_child(bench.child("child1"))
         .await
         .unwrap()
         .started()
         .unwrap();
-    assert_ne!(anew.child.key, started.child.key);
+    assert_ne!(again.child.key, started.child.key);
 
     // No such child.
     assert_eq!(

@@ -310,7 +310,8 @@ impl<G: Orders> Link<G> {
             .unwrap_or(Err(NoCensus::Unanswered))
     }
 
-    /// Passes an event to its incarnation. Events of old incarnations have no route and are dropped.
+    /// Passes an event to its incarnation. Events of old incarnations have no route and are
+    /// dropped.
     pub(crate) fn deliver(&self, generation: u64, event: GuardianEvent) {
         match event {
             GuardianEvent::Closed { slot } => return self.slot_closed(slot, generation),

@@ -110,7 +110,8 @@ async fn watch_worker(link: Arc<Link>, generation: u64, slot: u32, incarnation: 
             }
         }
         Some(Ok(Verified::Gone | Verified::Reused)) => {}
-        // Without an identity or a descriptor there is nothing to watch; the sitter's report remains.
+        // Without an identity or a descriptor there is nothing to watch; the sitter's report
+        // remains.
         Some(Ok(Verified::Unknown(_)) | Err(_)) | None => return,
     }
     tokio::time::sleep(REPORT_LIMIT).await;

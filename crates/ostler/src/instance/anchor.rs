@@ -1,8 +1,8 @@
 //! The instance's place under an actor of the app.
 //!
-//! ractor kills the children of an actor that ends. If the root itself were linked, stopping the app
-//! would kill its workers without their grace. So a small actor is linked in its place: when it is
-//! killed with its parent, the instance stops in order, under a deadline. When the instance ends
+//! ractor kills the children of an actor that ends. If the root itself were linked, stopping the
+//! app would kill its workers without their grace. So a small actor is linked in its place: when it
+//! is killed with its parent, the instance stops in order, under a deadline. When the instance ends
 //! otherwise, the anchor ends too, and its exit shows the parent how.
 
 use std::sync::Arc;

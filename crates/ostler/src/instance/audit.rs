@@ -1,6 +1,6 @@
-//! The audit compares, at an interval, what supervision, the process table, the guardian and `/proc`
-//! say about the same processes. It reports what disagrees and touches nothing. In a healthy run it
-//! reports nothing.
+//! The audit compares, at an interval, what supervision, the process table, the guardian and
+//! `/proc` say about the same processes. It reports what disagrees and touches nothing. In a
+//! healthy run it reports nothing.
 //!
 //! It is a task of its own: no actor waits for it, and blocking work runs on a thread. Processes
 //! change while they are read, so only what disagrees in the same way twice, [`PAUSE`] apart, is

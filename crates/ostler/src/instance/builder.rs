@@ -374,8 +374,8 @@ async fn start_root(keeper: KeeperArguments) -> Result<Supervisor, SupervisorErr
         .intensity(ROOT_INTENSITY, ROOT_PERIOD)
         .reporter(move |report| {
             if let Report::ReachedMaxRestartIntensity { .. } = report {
-                // Workers that are about to be stopped may be waiting for a guardian that will never
-                // come.
+                // Workers that are about to be stopped may be waiting for a guardian that will
+                // never come.
                 link.expect_no_other();
             }
         });

@@ -1,8 +1,8 @@
 //! The emergency cleaner: starts first, stops last, and finds nothing in a healthy run.
 //!
 //! When the tree is down, it searches for processes that should not exist: children of a sitter or
-//! of the guardian, and processes with this run's marker. Any such process is a bug, which it reports
-//! before it kills. What could not be inspected is never assumed to be empty.
+//! of the guardian, and processes with this run's marker. Any such process is a bug, which it
+//! reports before it kills. What could not be inspected is never assumed to be empty.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -94,7 +94,8 @@ impl StopReport {
         }
     }
 
-    /// Nothing is left: every worker is released, no orphan is alive, and everything could be inspected.
+    /// Nothing is left: every worker is released, no orphan is alive, and everything could be
+    /// inspected.
     pub fn is_clean(&self) -> bool {
         self.unreleased.is_empty() && self.survivors.is_empty() && self.unseen.is_empty()
     }

@@ -2,8 +2,8 @@
 //!
 //! Only runs whose lock is free are touched: the free lock proves that the host is dead, without a
 //! pid. Guardians and sitters are waited for by their lock. What a dead run left is found by its
-//! records (each identity is verified before it is signalled) and by its marker. Live runs are never
-//! touched. For runs of another PID namespace, see ADR 0018.
+//! records (each identity is verified before it is signalled) and by its marker. Live runs are
+//! never touched. For runs of another PID namespace, see ADR 0018.
 
 use std::io;
 use std::path::Path;
@@ -19,8 +19,8 @@ use crate::remains::{KILL_LIMIT, Killed, Remains};
 use crate::scratch;
 
 /// How long the sweep of a dead run waits for its guardians and sitters, which may still be giving
-/// databases their grace: 20 s. What follows normally takes milliseconds; at worst, when nothing can
-/// be read and nothing dies, another half a minute.
+/// databases their grace: 20 s. What follows normally takes milliseconds; at worst, when nothing
+/// can be read and nothing dies, another half a minute.
 pub const SWEEP_LIMIT: Duration = Duration::from_secs(20);
 
 /// What a sweep found and did.
@@ -28,8 +28,8 @@ pub const SWEEP_LIMIT: Duration = Duration::from_secs(20);
 pub struct SweepReport {
     /// Dead runs whose table was removed.
     pub runs: u64,
-    /// Dead runs whose table was kept for the next sweep: a process of theirs is or may be alive, or
-    /// the table can't be removed.
+    /// Dead runs whose table was kept for the next sweep: a process of theirs is or may be alive,
+    /// or the table can't be removed.
     pub kept: u64,
     /// Live runs, which were left alone.
     pub live: u64,
@@ -41,9 +41,9 @@ pub struct SweepReport {
     pub remarks: Vec<String>,
 }
 
-/// What to do with a dead run that was recorded in another PID namespace, about which nothing can be
-/// proven from here: its guardian and sitters have ended, and no visible process has its marker, but
-/// a process that escaped them may be alive there.
+/// What to do with a dead run that was recorded in another PID namespace, about which nothing can
+/// be proven from here: its guardian and sitters have ended, and no visible process has its marker,
+/// but a process that escaped them may be alive there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Elsewhere {
     /// Keep it: a sweep in that namespace can verify its records.
@@ -181,8 +181,8 @@ fn of_elsewhere(dead: &DeadRun) -> String {
 }
 
 /// Waits for guardians and sitters of a dead host, which end their workers as `host_death` says. At
-/// the deadline the guardian is killed, and the caller kills what still has a grace. Returns whether
-/// all of them have ended.
+/// the deadline the guardian is killed, and the caller kills what still has a grace. Returns
+/// whether all of them have ended.
 fn await_guardians(dead: &DeadRun, by: &Attribution, report: &mut SweepReport) -> bool {
     match await_until(dead, Instant::now() + SWEEP_LIMIT) {
         Ok(true) => return true,
@@ -220,8 +220,9 @@ fn await_until(dead: &DeadRun, deadline: Instant) -> Result<bool, String> {
     }
 }
 
-/// For a run without the lock, which an older version made, or whose lock was removed: waits for the
-/// recorded guardian. If that can't be verified, neither this sweep nor a later one can learn more.
+/// For a run without the lock, which an older version made, or whose lock was removed: waits for
+/// the recorded guardian. If that can't be verified, neither this sweep nor a later one can learn
+/// more.
 fn await_recorded(dead: &DeadRun, deadline: Instant) -> io::Result<bool> {
     let Some(guardian) = dead.info().ok().and_then(|info| info.guardian.as_ref()) else {
         return Ok(true);

@@ -111,7 +111,7 @@ pub enum NotRestartable {
     /// Its starter refused.
     #[error(transparent)]
     Refused(RestartChildError),
-    /// Its starter could not add it anew (a temporary worker).
+    /// Its starter could not add it again (a temporary worker).
     #[error(transparent)]
     NotAdded(StartChildError),
 }

@@ -15,9 +15,11 @@ use crate::process::Slot;
 use crate::status::WorkerState;
 use crate::usage::usage;
 
-/// A running pool. Cheap to clone; all clones are handles of the same pool, and dropping them does not stop it.
+/// A running pool. Cheap to clone; all clones are handles of the same pool, and dropping them does
+/// not stop it.
 ///
-/// Every `async fn` here is cancel safe: what was ordered happens although its future is dropped once it was polled.
+/// Every `async fn` here is cancel safe: what was ordered happens although its future is dropped
+/// once it was polled.
 ///
 /// ```no_run
 /// # async fn example(pool: ostler::Pool) -> Result<(), Box<dyn std::error::Error>> {
@@ -86,7 +88,8 @@ impl Pool {
             .map(|slot| Worker::new(&self.shared, &slot))
     }
 
-    /// The next ready worker, in turn; `None` when no worker is ready. All handles of the pool take turns together.
+    /// The next ready worker, in turn; `None` when no worker is ready. All handles of the pool take
+    /// turns together.
     pub fn pick(&self) -> Option<Worker> {
         let turn = self.shared.next_turn();
         let is_ready = |slot: &Slot| slot.state().state == Some(State::Ready);
@@ -99,15 +102,16 @@ impl Pool {
         self.shared.ready_workers()
     }
 
-    /// The resident memory of the worker's whole tree, in bytes; shared pages count for each process. `None` while it has
-    /// no process, or if it can't be read. Reads `/proc`, so call it where that may take its time.
+    /// The resident memory of the worker's whole tree, in bytes; shared pages count for each
+    /// process. `None` while it has no process, or if it can't be read. Reads `/proc`, so call it
+    /// where that may take its time.
     pub fn resident_memory(&self, index: u32) -> Option<u64> {
         let slot = self.shared.slots.get(index)?;
         usage(&slot).map(|usage| usage.resident)
     }
 
-    /// Calls this follower, in place, for each worker that is ready now and for all that happens to any of them from now on,
-    /// until the follower is dropped.
+    /// Calls this follower, in place, for each worker that is ready now and for all that happens to
+    /// any of them from now on, until the follower is dropped.
     pub fn follow(&self, follower: &Arc<impl Follower>) {
         self.shared.followers.add(follower);
     }
@@ -115,19 +119,22 @@ impl Pool {
     /// Waits until every worker is ready. Cancel safe.
     ///
     /// # Errors
-    /// [`PoolEnd`], when that will not happen: the pool ends or has ended, or slots gave up while the others serve on.
+    /// [`PoolEnd`], when that will not happen: the pool ends or has ended, or slots gave up while
+    /// the others serve on.
     pub async fn wait_ready(&self) -> Result<(), PoolEnd> {
         self.shared.wait_ready().await
     }
 
-    /// Waits until the pool is down, and all it held is released. Returns how it ended. Cancel safe.
+    /// Waits until the pool is down, and all it held is released. Returns how it ended. Cancel
+    /// safe.
     pub async fn wait_stopped(&self) -> PoolEnd {
         self.shared
             .wait_ended(|phase| matches!(phase, PoolPhase::Ended(_)))
             .await
     }
 
-    /// Waits until the pool's end has begun: it has finished, given up, or is being stopped. Cancel safe.
+    /// Waits until the pool's end has begun: it has finished, given up, or is being stopped. Cancel
+    /// safe.
     pub async fn wait_over(&self) -> PoolEnd {
         self.shared.wait_ended(PoolPhase::is_over).await
     }
@@ -152,9 +159,9 @@ impl Pool {
     ///
     /// # Errors
     /// [`PoolError::Invalid`] when a pool of this size would be: fewer workers than `min_workers`,
-    /// more than its ports allow. Nothing is changed then. [`PoolError::ReleaseOverdue`] when workers
-    /// are ended, but not released in time; [`PoolError::Over`]; [`PoolError::Stopping`] when the
-    /// runtime is shutting down.
+    /// more than its ports allow. Nothing is changed then. [`PoolError::ReleaseOverdue`] when
+    /// workers are ended, but not released in time; [`PoolError::Over`]; [`PoolError::Stopping`]
+    /// when the runtime is shutting down.
     pub async fn resize(&self, workers: u32) -> Result<(), PoolError> {
         let shared = Arc::clone(&self.shared);
         let resized = detached(async move { shared.resize(workers).await }).await;
@@ -162,8 +169,8 @@ impl Pool {
     }
 
     /// Restarts every worker in turn, and waits for each until it is ready before the next is
-    /// stopped. Workers that have finished, given up or were stopped by [`Worker::stop`] stay as they
-    /// are.
+    /// stopped. Workers that have finished, given up or were stopped by [`Worker::stop`] stay as
+    /// they are.
     ///
     /// With `surge` above zero that many workers more are started first, with the next indices, and
     /// that many are then replaced at a time: at no moment are fewer workers ready than before. At
@@ -181,8 +188,8 @@ impl Pool {
         restarted.unwrap_or(Err(PoolError::Stopping))
     }
 
-    /// Stops every worker and releases all that the pool held; returns when that is done, with how the pool ended: another end
-    /// may have come first. Idempotent, cancel safe.
+    /// Stops every worker and releases all that the pool held; returns when that is done, with how
+    /// the pool ended: another end may have come first. Idempotent, cancel safe.
     pub async fn stop(&self) -> PoolEnd {
         let shared = Arc::clone(&self.shared);
         detached(async move { shared.end().await }).await;

@@ -86,8 +86,8 @@ impl Resources {
             .is_none_or(|group| group.try_remove().unwrap_or(false))
     }
 
-    /// How the process ended, by more than wait(2) shows, which reports an out-of-memory kill as any
-    /// other SIGKILL. Only for an end that we did not order.
+    /// How the process ended, by more than wait(2) shows, which reports an out-of-memory kill as
+    /// any other SIGKILL. Only for an end that we did not order.
     pub(super) fn explain_exit(&mut self, status: ExitStatus) -> ExitStatus {
         let is_kill = status == ExitStatus::Signal(Signal::KILL);
         let watch = self.oom.take().filter(|_| is_kill);

@@ -35,8 +35,8 @@ struct Memory {
     not_before: Option<tokio::time::Instant>,
     latest: Option<watch::Receiver<Progress>>,
     /// The cgroups of the incarnations up to this one are not used again: whatever is started in a
-    /// cgroup that was killed is killed at its birth, and the kernel may call it busy when it should be
-    /// removed. They go with the run's.
+    /// cgroup that was killed is killed at its birth, and the kernel may call it busy when it
+    /// should be removed. They go with the run's.
     cgroups_spent_until: Option<Incarnation>,
     /// Its pool was made smaller: nothing starts here any more.
     removed: bool,
@@ -368,8 +368,8 @@ mod tests {
         assert_eq!(slot.pause(), None);
     }
 
-    /// A race that chaos found: a pool was stopped and started again while the kernel still called its
-    /// killed cgroups busy, and every worker was born into one of those, and killed.
+    /// A race that chaos found: a pool was stopped and started again while the kernel still called
+    /// its killed cgroups busy, and every worker was born into one of those, and killed.
     #[test]
     fn a_pool_started_again_uses_no_cgroup_of_the_former_one() {
         let worker = || WorkerId::new("p", 0);

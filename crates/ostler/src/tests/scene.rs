@@ -12,7 +12,8 @@ use ractor::{ActorCell, ActorRef};
 use crate::pool::WorkerMessage;
 use crate::{Event, EventKind, EventStream, Ostler, Pool, PoolSpec};
 
-/// How long a test waits for what should happen at once, on a machine that is busy with other tests.
+/// How long a test waits for what should happen at once, on a machine that is busy with other
+/// tests.
 pub(super) const SOON: Duration = Duration::from_secs(20);
 
 /// An instance under test, and every event of it.
@@ -83,7 +84,8 @@ impl Scene {
         self.seen.iter().map(line).collect()
     }
 
-    /// Stops the instance; each incarnation that was reserved was released exactly once, and nothing is left.
+    /// Stops the instance; each incarnation that was reserved was released exactly once, and
+    /// nothing is left.
     pub(super) async fn stop_and_check(mut self) {
         let (run, guardian) = (self.ostler.run_id(), self.ostler.guardian_pid());
         let pools = self.ostler.pools();

@@ -71,7 +71,7 @@ fn text(text: &str) -> Body {
         .boxed_unsync()
 }
 
-/// A piece every 20 ms, for ever.
+/// A piece every 20 ms, forever.
 fn drip(actor: &Actor, body: Value) -> Body {
     let _ = actor.act(&serde_json::json!({"key": body["key"]}));
     let pieces = futures_util::stream::unfold((), |()| async {

@@ -81,7 +81,7 @@ impl<S: Clone> Policy<S> {
         }
     }
 
-    /// A child that was running long enough starts counting consecutive restarts anew.
+    /// A child that was running long enough starts counting consecutive restarts again.
     fn reset_attempts_after(&mut self, key: ChildKey, lasted: Duration) {
         let reset = self
             .flags

@@ -127,7 +127,7 @@ fn a_strict_session_waits_for_its_worker_and_learns_of_its_end() {
             .as_ref()
             .is_some_and(|reported| Arc::ptr_eq(reported, &failure))
     );
-    let next = granted(pool.ask_for(&session, at(1))).expect("bound anew after that");
+    let next = granted(pool.ask_for(&session, at(1))).expect("bound again after that");
     assert_ne!(next, first);
 }
 

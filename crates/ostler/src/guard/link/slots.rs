@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-/// Slot numbers at the guardian. They are reused, because its table is as long as the highest number
-/// ever used.
+/// Slot numbers at the guardian. They are reused, because its table is as long as the highest
+/// number ever used.
 #[derive(Debug, Default)]
 pub(super) struct SlotNumbers {
     /// The lowest number that was never used.

@@ -3,7 +3,8 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 
-/// The four views at one moment. A worker's incarnation is identified by its marker's value, such as
+/// The four views at one moment. A worker's incarnation is identified by its marker's value, such
+/// as
 /// `embed/0#3`.
 #[derive(Debug, Default)]
 pub(super) struct View {
@@ -150,7 +151,7 @@ pub(super) fn compare(view: &View) -> BTreeSet<Disagreement> {
         GuardianView::Has { sitters, strays } => {
             found.extend(strays.iter().map(|pid| Disagreement::Stray { pid: *pid }));
             found.extend(view.records.iter().filter_map(|record| not_held(record, view)));
-            found.extend(trees_of_nobody(sitters, view));
+            found.extend(unrecorded_trees(sitters, view));
         }
     }
     found
@@ -185,7 +186,7 @@ fn not_held(record: &Recorded, view: &View) -> Option<Disagreement> {
 }
 
 /// A record that has no sitter yet may belong to any slot: its spawn is under way.
-fn trees_of_nobody(sitters: &[(u32, u32)], view: &View) -> Vec<Disagreement> {
+fn unrecorded_trees(sitters: &[(u32, u32)], view: &View) -> Vec<Disagreement> {
     if view.records.iter().any(|record| record.sitter.is_none()) {
         return Vec::new();
     }

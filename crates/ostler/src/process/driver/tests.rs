@@ -219,7 +219,7 @@ async fn a_sitter_that_is_killed_takes_its_worker_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_out_of_memory_kill_is_told_apart_from_others() {
+async fn an_out_of_memory_kill_is_distinguished_from_others() {
     for (before, after, expected) in [(0, 1, Reason::OomKilled), (4, 4, Reason::Killed)] {
         let mut stage = Stage::new(plain);
         stage.set_oom_kills(before);

@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_path_that_is_none_is_told() {
+    async fn an_invalid_path_is_an_error() {
         let (nowhere, _) = tokio::io::duplex(1);
         assert!(
             get(nowhere, "localhost", "/a b")

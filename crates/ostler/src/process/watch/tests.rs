@@ -418,7 +418,7 @@ async fn a_hanging_worker_is_unwell() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_success_in_between_starts_the_count_anew() {
+async fn a_success_in_between_starts_the_count_again() {
     let mut worker = Worker::start(|_| {});
     let address = worker.listen(0);
     worker.tell("mode flaky");
