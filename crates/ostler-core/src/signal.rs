@@ -27,14 +27,22 @@ impl Signal {
     pub const HUP: Self = Self(1);
     /// SIGINT.
     pub const INT: Self = Self(2);
+    /// SIGQUIT.
+    pub const QUIT: Self = Self(3);
     /// SIGABRT.
     pub const ABRT: Self = Self(6);
     /// SIGKILL.
     pub const KILL: Self = Self(9);
+    /// SIGUSR1.
+    pub const USR1: Self = Self(10);
+    /// SIGUSR2.
+    pub const USR2: Self = Self(12);
     /// SIGTERM.
     pub const TERM: Self = Self(15);
     /// SIGCONT.
     pub const CONT: Self = Self(18);
+    /// SIGSTOP.
+    pub const STOP: Self = Self(19);
 
     /// Returns the signal with this number, or `None` if it is outside 1..=64.
     pub fn from_number(number: i32) -> Option<Self> {

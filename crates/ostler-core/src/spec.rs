@@ -6,6 +6,7 @@
 
 mod build;
 mod fingerprint;
+mod placeholders;
 mod ports;
 mod problems;
 mod serve;
@@ -15,7 +16,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use ports::{Placeholder, Port, Ports};
+pub use placeholders::Placeholder;
+pub use ports::{Port, Ports};
 pub use problems::SpecProblem;
 use serde::{Deserialize, Serialize};
 pub use serve::{Affinity, Breaker, Codel, FailureRate, OnCancel, QueueOrder, QueueSpec, Recycle, ServeSpec, Sessions};
@@ -142,8 +144,10 @@ pub enum OnGiveUp {
 /// One kind of worker: the process, how it gets ready, how it is stopped.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WorkerSpec {
-    /// The program and its arguments; no shell is involved. `{port}`, `{port.NAME}`, `{socket}` and
-    /// `{socket.NAME}` are replaced, other braces stay.
+    /// The program and its arguments; no shell is involved. Here, in the values of `env` and in
+    /// `cwd`, each process has its own values for [placeholders](Placeholder): `{port}`,
+    /// `{port.NAME}`, `{socket}`, `{socket.NAME}`, `{index}`, `{incarnation}` and `{run}`. Other
+    /// braces stay.
     pub command: Vec<String>,
     /// The working directory. Default: the host's; in a file, the file's own directory.
     pub cwd: Option<PathBuf>,

@@ -161,6 +161,21 @@ impl Capture {
         tail
     }
 
+    /// The complete lines that are kept, oldest first, and what `then` returns: no line reaches the
+    /// hook in between. Lines have no line ending and U+FFFD in place of invalid UTF-8, and are
+    /// otherwise unchanged. `then` must not use this capture.
+    pub fn lines_and<T>(&self, then: impl FnOnce() -> T) -> (Vec<String>, T) {
+        let stream = &self.owner.stream;
+        // What reads the stream holds it until the hook has had every line that is in the ring.
+        let _lines = lock(&stream.lines);
+        let mut kept: Vec<String> = lock(&stream.ring)
+            .complete()
+            .map(|line| lines::lossy(line).into_owned())
+            .collect();
+        kept.reverse();
+        (kept, then())
+    }
+
     /// The number of lines dropped from the ring to make room for newer ones.
     pub fn dropped(&self) -> u64 {
         lock(&self.owner.stream.ring).dropped()

@@ -113,8 +113,8 @@ pub use instance::handle::{Killer, Ostler};
 pub use instance::pool_builder::PoolBuilder;
 pub use instance::report::{RunGaveUp, StopError, StopReport};
 pub use instance::sweep;
-pub use pool::{NotRestartable, Pool, PoolEnd, PoolError, PoolPhase, Worker};
-pub use process::{RECORDS_A_SECOND, RECORDS_AT_ONCE};
+pub use pool::{NotRestartable, NotSignalled, Pool, PoolEnd, PoolError, PoolPhase, Worker};
+pub use process::{OUTPUT_BUFFER, OutputItem, OutputLine, RECORDS_A_SECOND, RECORDS_AT_ONCE, WorkerOutput};
 pub use status::WorkerState;
 pub use supervisor::{Backoff, Restart};
 

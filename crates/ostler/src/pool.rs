@@ -17,7 +17,7 @@ pub(crate) mod starter;
 mod worker;
 mod worker_handle;
 
-pub use error::{NotRestartable, PoolError};
+pub use error::{NotRestartable, NotSignalled, PoolError};
 pub use handle::Pool;
 pub use phase::{PoolEnd, PoolPhase};
 #[cfg(test)]

@@ -15,7 +15,7 @@
 //! | `start/` | its turn, its ports and record, its environment, its spawn |
 //! | `plan`, `watch/` | readiness, probes and heartbeats |
 //! | `release`, `remnants` | the ports and the record; a tree without its sitter |
-//! | `announce`, `spans`, `output` | what the outside sees |
+//! | `announce`, `spans`, `output`, `tap` | what the outside sees |
 
 mod announce;
 mod driver;
@@ -32,6 +32,7 @@ mod script;
 mod slot;
 mod spans;
 mod start;
+mod tap;
 mod watch;
 
 pub(crate) use driver::begin;
@@ -39,5 +40,6 @@ pub(crate) use host::{Host, Setup};
 pub use output::{RECORDS_A_SECOND, RECORDS_AT_ONCE};
 pub(crate) use protocol::Notice;
 pub(crate) use slot::{Process, Slot};
+pub use tap::{OUTPUT_BUFFER, OutputItem, OutputLine, WorkerOutput};
 #[cfg(feature = "fuzzing")]
 pub use watch::ready_file;

@@ -13,3 +13,4 @@ mod scene;
 mod specs;
 mod supervised;
 mod unresponsive;
+mod worker;

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use ostler::otlp::Settings;
 use ostler_core::spec::{
-    Health, Mode, OnGiveUp, PoolSpec, Port, PortOwner, Ports, Probe, ProbeKind, Ready, StopSpec, WorkerSpec,
+    Health, Mode, OnGiveUp, Placeholder, PoolSpec, Port, PortOwner, Ports, Probe, ProbeKind, Ready, StopSpec,
+    WorkerSpec,
 };
 use ostler_core::supervision::Backoff;
 use ostler_python::Python;
@@ -165,11 +166,43 @@ fn show_backoff(backoff: &Backoff) -> Value {
     ])
 }
 
+/// The command that the first worker's first process gets, where it differs from the file's.
+fn show_placeholders(page: &mut Page, worker: &WorkerSpec) {
+    let first = worker.expanded(|placeholder| match placeholder {
+        Placeholder::Index => Some("0".to_owned()),
+        Placeholder::Incarnation => Some("1".to_owned()),
+        Placeholder::Run => Some("0".repeat(32)),
+        _ => None,
+    });
+    let pairs = [
+        (
+            "command",
+            Value::from(worker.command.clone()),
+            Value::from(first.command.clone()),
+        ),
+        ("env", strings(&worker.env).into(), strings(&first.env).into()),
+    ];
+    for (key, as_written, expanded) in pairs {
+        if as_written.to_string() != expanded.to_string() {
+            page.comment(&format!("worker 0, first process, with run 0…0: {key} = {expanded}"));
+        }
+    }
+    if worker.cwd != first.cwd
+        && let Some(cwd) = &first.cwd
+    {
+        page.comment(&format!(
+            "worker 0, first process, with run 0…0: cwd = {}",
+            cwd.display()
+        ));
+    }
+}
+
 fn show_process(page: &mut Page, worker: &WorkerSpec, python: Option<&Python>) {
     match python {
         Some(python) => show_python(page, python),
         None => page.set("command", worker.command.clone()),
     }
+    show_placeholders(page, worker);
     match &worker.cwd {
         Some(cwd) => page.set("cwd", cwd.to_string_lossy().as_ref()),
         None => page.remark("cwd", "the directory of this file"),

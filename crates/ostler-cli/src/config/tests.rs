@@ -176,6 +176,21 @@ fn the_forms_of_ready_and_port() {
     assert_eq!(worker_with("workers = 0").min_workers, 1);
 }
 
+#[test]
+fn a_check_shows_what_placeholders_become() {
+    let pool = |lines: &str| format!("{APP}[pool.web]\n{lines}");
+    let config = pool(
+        "command = [\"serve\", \"{index}\", \"{port}\"]\nport = \"any\"\nenv = { A = \"{incarnation}\" }\ncwd = \"data/{index}\"\n",
+    );
+    let shown = super::show(&read(&config).unwrap());
+    let with = |text: &str| assert!(shown.contains(text), "{text} in {shown}");
+    with(r#"# worker 0, first process, with run 0…0: command = ["serve", "0", "{port}"]"#);
+    with("# worker 0, first process, with run 0…0: env = { A = \"1\" }");
+    with("/data/0\n");
+    let plain = super::show(&read(&pool("command = [\"serve\", \"{port}\"]\nport = \"any\"\n")).unwrap());
+    assert!(!plain.contains("first process"), "{plain}");
+}
+
 /// A pool that says nothing about restarts is patient; one that sets either of OTP's two values
 /// gets OTP's rule.
 #[test]

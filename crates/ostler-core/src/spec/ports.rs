@@ -1,4 +1,4 @@
-//! A worker's ports, and what refers to them: probes and the command.
+//! A worker's ports, and the probes that refer to them.
 
 use std::collections::BTreeMap;
 
@@ -78,124 +78,11 @@ impl WorkerSpec {
             _ => None,
         }
     }
-
-    /// The command with its placeholders replaced by what `value` returns for them; those for which
-    /// it returns `None`, and other braces, stay.
-    pub fn expand_command(&self, value: impl Fn(Placeholder<'_>) -> Option<String>) -> Vec<String> {
-        self.command.iter().map(|part| expand(part, &value)).collect()
-    }
-
-    /// The placeholders that stay in the command, because nothing of that name is known at the
-    /// spawn.
-    pub(super) fn unknown_placeholders(&self) -> Vec<String> {
-        let known = |placeholder: Placeholder<'_>| {
-            self.ports.iter().any(|(own, port)| match placeholder {
-                Placeholder::Port(name) => own == name && port.is_tcp() && port != Port::Reported,
-                Placeholder::Socket(name) => own == name && port == Port::Unix,
-            })
-        };
-        let mut unknown = Vec::new();
-        for part in &self.command {
-            for (at, _) in part.match_indices('{') {
-                match Placeholder::at_start(&part[at..]) {
-                    Some((placeholder, len)) if !known(placeholder) => unknown.push(part[at..at + len].to_owned()),
-                    _ => {}
-                }
-            }
-        }
-        unknown
-    }
-}
-
-/// A placeholder in a command. Names are those of ports; the unnamed one is empty.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Placeholder<'a> {
-    /// `{port}` or `{port.NAME}`: the number of a TCP port.
-    Port(&'a str),
-    /// `{socket}` or `{socket.NAME}`: the path of a Unix socket.
-    Socket(&'a str),
-}
-
-impl<'a> Placeholder<'a> {
-    /// The placeholder at the start of `text`, and its length.
-    fn at_start(text: &'a str) -> Option<(Self, usize)> {
-        let end = text.find('}')?;
-        let (kind, name) = match text.get(1..end)?.split_once('.') {
-            Some((_, "")) => return None,
-            Some(parts) => parts,
-            None => (&text[1..end], ""),
-        };
-        let placeholder = match kind {
-            "port" => Self::Port(name),
-            "socket" => Self::Socket(name),
-            _ => return None,
-        };
-        Some((placeholder, end + 1))
-    }
-}
-
-fn expand(text: &str, value: &impl Fn(Placeholder<'_>) -> Option<String>) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find('{') {
-        let (before, from) = rest.split_at(at);
-        out.push_str(before);
-        match Placeholder::at_start(from).and_then(|(placeholder, len)| Some((value(placeholder)?, len))) {
-            Some((value, len)) => {
-                out.push_str(&value);
-                rest = &from[len..];
-            }
-            None => {
-                out.push('{');
-                rest = &from[1..];
-            }
-        }
-    }
-    out.push_str(rest);
-    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn placeholders_are_replaced_and_other_braces_stay() {
-        let mut worker = WorkerSpec::new([
-            "{port}",
-            "{port.http}:{port}",
-            "{x}",
-            "{port.none}",
-            "{{port}}",
-            "{portal}",
-            "unix:{socket}",
-            "{socket.a}{socket.}",
-            "{",
-        ]);
-        worker.ports = Ports::One(Port::Any);
-        let value = |placeholder: Placeholder<'_>| {
-            let value = match placeholder {
-                Placeholder::Port("") => "80",
-                Placeholder::Port("http") => "8080",
-                Placeholder::Socket("") => "/run/x.sock",
-                Placeholder::Socket("a") => "{port}",
-                _ => return None,
-            };
-            Some(value.to_owned())
-        };
-        let expected = [
-            "80",
-            "8080:80",
-            "{x}",
-            "{port.none}",
-            "{80}",
-            "{portal}",
-            "unix:/run/x.sock",
-            "{port}{socket.}",
-            "{",
-        ];
-        assert_eq!(worker.expand_command(value), expected);
-    }
 
     #[test]
     fn a_probe_finds_its_port() {

@@ -1,5 +1,6 @@
 //! Splits a stream into lines, and formats a line for display.
 
+use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use memchr::memchr;
@@ -68,13 +69,18 @@ impl Lines {
 
     fn tell(&mut self, line: &[u8]) {
         let Some(on_line) = &mut self.on_line else { return };
-        let line = String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line));
+        let line = lossy(line);
         // A panic of the reader must not stop the draining: it only loses its hook.
         if catch_unwind(AssertUnwindSafe(|| on_line(&line))).is_err() {
             tracing::error!("the reader of a worker's lines panicked and gets no further lines");
             self.on_line = None;
         }
     }
+}
+
+/// A line as the hook gets it.
+pub(super) fn lossy(line: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line))
 }
 
 /// A line for display: cut at `limit` bytes, with control characters and invisible changes of

@@ -60,6 +60,12 @@ impl Ring {
         text.rsplit(|&byte| byte == b'\n').take(count)
     }
 
+    /// All complete lines, newest first, without their line endings.
+    pub(super) fn complete(&mut self) -> impl Iterator<Item = &[u8]> {
+        let open = usize::from(self.open > 0 || self.cutting);
+        self.newest(usize::MAX).skip(open)
+    }
+
     /// The number of lines dropped to make room.
     pub(super) fn dropped(&self) -> u64 {
         self.dropped

@@ -1,5 +1,7 @@
 //! Why a pool can't do what it is asked.
 
+use std::io;
+
 use ostler_core::failure::Failure;
 use ostler_core::ids::WorkerId;
 use ostler_core::spec::SpecProblem;
@@ -114,6 +116,32 @@ pub enum NotRestartable {
     /// Its starter could not add it again (a temporary worker).
     #[error(transparent)]
     NotAdded(StartChildError),
+}
+
+/// Why a worker was not signalled.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotSignalled {
+    /// It has no process now, or that could not be identified.
+    #[error("worker {worker} has no process")]
+    NoProcess {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// Its process runs as another user.
+    #[error("worker {worker} runs as another user, whose processes this one may not signal")]
+    NotPermitted {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// A system call failed.
+    #[error("worker {worker} could not be signalled")]
+    Failed {
+        /// The worker.
+        worker: WorkerId,
+        /// What went wrong.
+        source: io::Error,
+    },
 }
 
 fn ids(workers: &[WorkerId]) -> String {

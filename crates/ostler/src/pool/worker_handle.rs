@@ -1,20 +1,23 @@
 //! What people hold of one worker.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use ostler_core::ids::{Incarnation, WorkerId};
 use ostler_core::lifecycle::{Cause, State};
+use ostler_core::signal::Signal;
 use ostler_core::supervision::{RestartChildError, StartChildError, TerminateChildError};
+use ostler_os::identity::{self, Attribution, Delivery, SignalError, Verified};
 use tokio::sync::watch;
 
-use super::error::{NotRestartable, PoolError};
+use super::error::{NotRestartable, NotSignalled, PoolError};
 use super::phase::{PoolEnd, PoolPhase};
 use super::shared::PoolShared;
 use super::starter;
 use crate::detached::detached;
-use crate::process::Slot;
+use crate::process::{Slot, WorkerOutput};
 use crate::status::{SocketMap, WorkerState};
 
 /// One worker of a pool, over all its incarnations. Cheap to clone; dropping it does nothing to the
@@ -182,6 +185,70 @@ impl Worker {
     pub async fn start(&self) -> Result<Incarnation, PoolError> {
         let worker = self.clone();
         self.ordered(async move { worker.begin().await }).await
+    }
+
+    /// Sends a signal to the worker's process, and not to what that has started: HUP has many
+    /// programs read their configuration again. It is sent through a pidfd whose identity was
+    /// verified, so it reaches no other process. What it leads to is the worker's own: an exit is an
+    /// exit of its own, which is counted and followed by a restart as its specification says;
+    /// [`Worker::stop`] and [`Worker::restart`] are for ends on request.
+    ///
+    /// The log has a line with target `ostler`, worker, incarnation, pid, signal, sender and cause.
+    ///
+    /// # Errors
+    /// [`NotSignalled`].
+    pub fn signal(&self, signal: Signal) -> Result<(), NotSignalled> {
+        let worker = || self.slot.worker.clone();
+        let failed = |source| NotSignalled::Failed {
+            worker: worker(),
+            source,
+        };
+        let none = || NotSignalled::NoProcess { worker: worker() };
+        let process = self.slot.process().ok_or_else(none)?;
+        let handle = match identity::verify(&process).map_err(failed)? {
+            Verified::Same(handle) => handle,
+            Verified::Gone | Verified::Reused => return Err(none()),
+            Verified::Unknown(why) => return Err(failed(io::Error::other(why.to_string()))),
+        };
+        let (sender, cause) = ("worker handle", "user_signal");
+        match handle.signal(signal, &Attribution::new(sender, cause)) {
+            Ok(Delivery::Sent) => {
+                let (worker, incarnation) = (worker(), self.incarnation().map(|incarnation| incarnation.0));
+                tracing::info!(target: "ostler", %worker, incarnation, pid = process.pid, %signal, sender, cause, "signal sent");
+                Ok(())
+            }
+            Ok(Delivery::Gone) => Err(none()),
+            Err(SignalError::NotPermitted { .. }) => Err(NotSignalled::NotPermitted { worker: worker() }),
+            Err(SignalError::Send { source, .. }) => Err(failed(source)),
+        }
+    }
+
+    /// The last lines that its latest process has written to stderr, oldest first, at most `lines`
+    /// of those that are kept ([`OutputSpec::ring`](crate::OutputSpec)). For display: control
+    /// characters are escaped, and each line is cut at 1 KiB. It is there until the next process
+    /// starts. Never waits.
+    pub fn stderr_tail(&self, lines: usize) -> Vec<String> {
+        self.slot.tap.stderr_tail(lines)
+    }
+
+    /// The worker's output: the complete lines that are kept of its latest process, those of stdout
+    /// first, then each line as it comes, of this process and of those that follow it. It ends with
+    /// the worker's slot or pool. A reader that is too slow loses the oldest lines, and gets their
+    /// number; the worker is never slowed down.
+    ///
+    /// With [`Stdin::Pipe`](crate::Stdin) stdout belongs to a client, and only stderr is here.
+    pub fn output(&self) -> WorkerOutput {
+        let (mut states, mut ends) = (self.slot.watch(), self.pool.subscribe());
+        self.slot.tap.read(async move {
+            tokio::select! {
+                // Either ends when its sender does, too.
+                _ = ends.wait_for(|standing| matches!(standing.phase, PoolPhase::Ended(_))) => {}
+                _ = async {
+                    let removed = |state: &WorkerState| state.removed && state.state == Some(State::Released);
+                    states.wait_for(removed).await.map(drop)
+                } => {}
+            }
+        })
     }
 
     /// Restarts it and waits until the new process is ready.

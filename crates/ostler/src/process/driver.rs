@@ -142,9 +142,9 @@ impl<'a> Driver<'a> {
         Self {
             host,
             spans: Spans::begin(&incarnation, &host.hub, &slot.last_stop()),
+            resources: Resources::new(&slot.tap),
             slot,
             incarnation,
-            resources: Resources::default(),
             lifecycle,
             origin: Instant::now(),
             first,

@@ -12,6 +12,7 @@ use ostler_os::output::OnLine;
 use ostler_telemetry::{Observer, Output};
 
 use super::incarnation::Incarnation;
+use super::tap::Tap;
 use super::watch::LineWatch;
 use crate::hub::Hub;
 use paragraph::Paragraph;
@@ -24,30 +25,29 @@ pub const RECORDS_AT_ONCE: u32 = 200;
 /// How long a line waits for those that may belong to it: 100 ms.
 const HOLD: Duration = Duration::from_millis(100);
 
-/// The hook that is called for each line of one stream; `None`: its lines are only kept.
+/// The hook that is called for each line of one stream.
 pub(super) fn on_line(
     incarnation: &Incarnation,
     hub: &Arc<Hub>,
     watch: Option<LineWatch>,
+    tap: Arc<Tap>,
     stream: &'static str,
-) -> Option<OnLine> {
+) -> OnLine {
     let log = incarnation.spec().output.log;
-    if !log && watch.is_none() {
-        return None;
-    }
     let mut recorder = log.then(|| Recorder::new(incarnation, hub, stream)).flatten();
-    let (worker, incarnation) = (incarnation.worker.to_string(), incarnation.number.0);
-    Some(Box::new(move |line| {
+    let (worker, number) = (incarnation.worker.to_string(), incarnation.number);
+    Box::new(move |line| {
+        tap.line(number, stream, line);
         if let Some(watch) = &watch {
             watch.see(line);
         }
         if log {
-            tracing::info!(target: "ostler::output", worker, incarnation, stream, "{line}");
+            tracing::info!(target: "ostler::output", worker, incarnation = number.0, stream, "{line}");
         }
         if let Some(recorder) = &mut recorder {
             recorder.line(line);
         }
-    }))
+    })
 }
 
 /// Makes records of one stream's lines. Dropped with the hook, it emits what it still holds.

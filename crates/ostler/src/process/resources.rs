@@ -15,6 +15,7 @@ use ostler_os::port_choice::PortReservation;
 use ostler_telemetry::Facts;
 
 use super::protocol::Listeners;
+use super::tap::Tap;
 use super::watch::{LastAnswer, LineWatch, Notify};
 use crate::follow::Stdio;
 use crate::status::{PortMap, SocketMap};
@@ -45,6 +46,8 @@ pub(super) struct Resources {
     pub(super) oom: Option<OomWatch>,
     pub(super) stdout: Option<Capture>,
     pub(super) stderr: Option<Capture>,
+    /// Where its lines go beside being kept.
+    pub(super) tap: Arc<Tap>,
     /// Its stdin and stdout, where they belong to a client.
     pub(super) stdio: Option<Stdio>,
     pub(super) notify: Option<Notify>,
@@ -55,6 +58,12 @@ pub(super) struct Resources {
 }
 
 impl Resources {
+    pub(super) fn new(tap: &Arc<Tap>) -> Self {
+        let mut resources = Self::default();
+        resources.tap = Arc::clone(tap);
+        resources
+    }
+
     /// Fills in what every event of the incarnation carries.
     pub(super) fn complete(&self, facts: Facts) -> Facts {
         let named = self.ports.iter().filter(|(name, _)| !name.is_empty());

@@ -12,6 +12,7 @@ use ostler_telemetry::SpanLink;
 use tokio::sync::{mpsc, watch};
 
 use super::protocol::{Listeners, Order, Progress};
+use super::tap::Tap;
 use crate::status::PortMap;
 use crate::status::WorkerState;
 
@@ -48,6 +49,8 @@ struct Memory {
     last_stop: SpanLink,
     /// The root of its tree: it stays from one incarnation to the next.
     sitter: Option<ProcessIdentity>,
+    /// Its worker's latest process; it may have ended.
+    process: Option<ProcessIdentity>,
     intensity: Option<UsedIntensity>,
 }
 
@@ -75,6 +78,7 @@ pub(crate) struct Slot {
     pub(crate) number: u32,
     memory: Mutex<Memory>,
     state: watch::Sender<WorkerState>,
+    pub(crate) tap: Arc<Tap>,
 }
 
 impl Slot {
@@ -91,6 +95,7 @@ impl Slot {
                 ..Memory::default()
             }),
             state: watch::Sender::default(),
+            tap: Arc::default(),
         })
     }
 
@@ -218,8 +223,14 @@ impl Slot {
         self.memory().sitter
     }
 
-    pub(super) fn note_sitter(&self, sitter: Option<ProcessIdentity>) {
-        self.memory().sitter = sitter;
+    /// Its worker's latest process, if it could be identified; it may have ended.
+    pub(crate) fn process(&self) -> Option<ProcessIdentity> {
+        self.memory().process
+    }
+
+    pub(super) fn note_process(&self, process: Option<ProcessIdentity>, sitter: Option<ProcessIdentity>) {
+        let mut memory = self.memory();
+        (memory.process, memory.sitter) = (process, sitter);
     }
 
     /// The worker is being restarted; this is what its starter counts, at its time `at`.

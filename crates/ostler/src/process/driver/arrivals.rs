@@ -84,7 +84,7 @@ impl Driver<'_> {
                 let (span, process) = (self.spans.activating(worker.pid), (&worker, sitter, in_cgroup));
                 let activated = start::spawned(&self.incarnation, &mut self.resources, self.host, process, span);
                 self.pending.push(activated);
-                self.slot.note_sitter(self.resources.sitter);
+                self.slot.note_process(self.resources.identity, self.resources.sitter);
                 self.listen();
                 Some(Input::Spawned)
             }

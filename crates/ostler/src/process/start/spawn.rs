@@ -59,8 +59,8 @@ pub(in crate::process) fn prepare(
     if let Some(failure) = resources.port_failure.take() {
         return Err(failure);
     }
-    let spec = incarnation.spec();
     prepare_readiness(incarnation, resources, host)?;
+    let spec = &expanded(incarnation, resources);
     let (listener_names, listen) = listening_sockets(resources)?;
     let offers = Offers {
         ports: resources.ports.clone(),
@@ -79,19 +79,14 @@ pub(in crate::process) fn prepare(
         incarnation.number,
         &offers,
     );
-    let argv = spec.expand_command(|placeholder| match placeholder {
-        Placeholder::Port(name) => resources.ports.get(name).map(u16::to_string),
-        // Its path was chosen so that it is UTF-8.
-        Placeholder::Socket(name) => Some(resources.sockets.get(name)?.to_str()?.to_owned()),
-    });
-    let named = argv.first().map_or("", String::as_str);
+    let named = spec.command.first().map_or("", String::as_str);
     let program = program::resolve(named, &env, spec.cwd.as_deref()).map_err(|error| refusal::of_program(&error))?;
     let streams = streams::make(incarnation, resources, &host.hub)?;
     let cgroup = cgroup(incarnation, resources, host, spent_until);
     resources.oom = host.machine.watch_oom(resources.cgroup.as_deref());
     Ok(SpawnRequest {
         program,
-        argv: argv.into_iter().map(Into::into).collect(),
+        argv: spec.command.iter().map(Into::into).collect(),
         env,
         cwd: spec.cwd.clone(),
         stdin: streams.stdin,
@@ -103,6 +98,19 @@ pub(in crate::process) fn prepare(
             signal: spec.host_death.signal,
             grace: spec.host_death.grace,
         },
+    })
+}
+
+/// The specification with what is known of the incarnation in place of its placeholders.
+fn expanded(incarnation: &Incarnation, resources: &Resources) -> WorkerSpec {
+    incarnation.spec().expanded(|placeholder| match placeholder {
+        Placeholder::Port(name) => resources.ports.get(name).map(u16::to_string),
+        // Its path was chosen so that it is UTF-8.
+        Placeholder::Socket(name) => Some(resources.sockets.get(name)?.to_str()?.to_owned()),
+        Placeholder::Index => Some(incarnation.worker.index.to_string()),
+        Placeholder::Incarnation => Some(incarnation.number.to_string()),
+        Placeholder::Run => Some(incarnation.run.to_string()),
+        _ => None,
     })
 }
 

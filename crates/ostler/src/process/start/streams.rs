@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use ostler_core::failure::Failure;
 use ostler_core::spec::Stdin;
-use ostler_os::output::{self, Capture, CaptureOptions};
+use ostler_os::output::{self, Capture, CaptureOptions, OnLine};
 
 use super::super::incarnation::Incarnation;
 use super::super::output::on_line;
 use super::super::resources::Resources;
-use super::super::watch::LineWatch;
 use super::refusal;
 use crate::follow::Stdio;
 use crate::hub::Hub;
@@ -26,8 +25,14 @@ pub(super) struct Streams {
 /// Makes the pipes; captures what does not belong to a client.
 pub(super) fn make(incarnation: &Incarnation, resources: &mut Resources, hub: &Arc<Hub>) -> Result<Streams, Failure> {
     let captured = |stream| {
-        let lines = resources.lines.clone();
-        captured(incarnation, hub, lines, stream)
+        let on_line = on_line(
+            incarnation,
+            hub,
+            resources.lines.clone(),
+            Arc::clone(&resources.tap),
+            stream,
+        );
+        captured(incarnation, on_line, stream)
     };
     let (err_capture, stderr) = captured("stderr")?;
     let (stdin, stdout) = match incarnation.spec().stdin {
@@ -47,19 +52,16 @@ pub(super) fn make(incarnation: &Incarnation, resources: &mut Resources, hub: &A
         }
     };
     resources.stderr = Some(err_capture);
+    let captures = (resources.stdout.clone(), resources.stderr.clone());
+    resources.tap.attach(incarnation.number, captures.0, captures.1);
     Ok(Streams { stdin, stdout, stderr })
 }
 
-fn captured(
-    incarnation: &Incarnation,
-    hub: &Arc<Hub>,
-    lines: Option<LineWatch>,
-    stream: &'static str,
-) -> Result<(Capture, OwnedFd), Failure> {
+fn captured(incarnation: &Incarnation, on_line: OnLine, stream: &'static str) -> Result<(Capture, OwnedFd), Failure> {
     let (read, write) = output::pipe().map_err(|error| refusal::of_io("a pipe for its output", &error))?;
     let options = CaptureOptions {
         ring: incarnation.spec().output.ring,
-        on_line: on_line(incarnation, hub, lines, stream),
+        on_line: Some(on_line),
     };
     let capture = Capture::start(read, options)
         .map_err(|error| refusal::of_io(&format!("the reader of its {stream}"), &error))?;

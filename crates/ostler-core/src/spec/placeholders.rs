@@ -1,0 +1,149 @@
+//! What a specification leaves open until an incarnation starts: `{port}`, `{index}` and others in
+//! the command, the environment and the working directory.
+
+use std::collections::BTreeSet;
+
+use super::{Port, WorkerSpec};
+
+/// What a process has its own value for. The names are those of ports; the unnamed one is empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Placeholder<'a> {
+    /// `{port}` or `{port.NAME}`: the number of a TCP port.
+    Port(&'a str),
+    /// `{socket}` or `{socket.NAME}`: the path of a Unix socket.
+    Socket(&'a str),
+    /// `{index}`: the worker's index in its pool, from 0.
+    Index,
+    /// `{incarnation}`: the number of the worker's process, from 1.
+    Incarnation,
+    /// `{run}`: the id of the run, 32 hexadecimal digits.
+    Run,
+}
+
+impl<'a> Placeholder<'a> {
+    /// The placeholder at the start of `text`, and its length.
+    fn at_start(text: &'a str) -> Option<(Self, usize)> {
+        let end = text.find('}')?;
+        let inner = text.get(1..end)?;
+        let placeholder = match (inner, inner.split_once('.')) {
+            ("port", _) => Self::Port(""),
+            ("socket", _) => Self::Socket(""),
+            ("index", _) => Self::Index,
+            ("incarnation", _) => Self::Incarnation,
+            ("run", _) => Self::Run,
+            (_, Some(("port", name))) if !name.is_empty() => Self::Port(name),
+            (_, Some(("socket", name))) if !name.is_empty() => Self::Socket(name),
+            _ => return None,
+        };
+        Some((placeholder, end + 1))
+    }
+}
+
+impl WorkerSpec {
+    /// The specification with each placeholder replaced for which `value` returns something, in the
+    /// command, in the values of the environment and in the working directory. The others, and other
+    /// braces, stay.
+    #[must_use]
+    pub fn expanded(&self, value: impl Fn(Placeholder<'_>) -> Option<String>) -> Self {
+        let replaced = |text: &str| expand(text, &value);
+        let mut spec = self.clone();
+        spec.command.iter_mut().for_each(|part| *part = replaced(part));
+        spec.env.values_mut().for_each(|part| *part = replaced(part));
+        // A path that is not UTF-8 stays as it is.
+        if let Some(text) = self.cwd.as_ref().and_then(|cwd| cwd.to_str()) {
+            spec.cwd = Some(replaced(text).into());
+        }
+        spec
+    }
+
+    /// The placeholders that stay, because nothing of that name is known at the spawn.
+    pub(super) fn unknown_placeholders(&self) -> BTreeSet<String> {
+        let has = |name: &str, kind: fn(Port) -> bool| self.ports.iter().any(|(own, port)| own == name && kind(port));
+        let known = |placeholder: Placeholder<'_>| match placeholder {
+            Placeholder::Port(name) => has(name, |port| port.is_tcp() && port != Port::Reported),
+            Placeholder::Socket(name) => has(name, |port| port == Port::Unix),
+            Placeholder::Index | Placeholder::Incarnation | Placeholder::Run => true,
+        };
+        let cwd = self.cwd.as_ref().and_then(|cwd| cwd.to_str());
+        let texts = self.command.iter().chain(self.env.values()).map(String::as_str);
+        let found = texts
+            .chain(cwd)
+            .flat_map(|text| text.match_indices('{').map(|(at, _)| &text[at..]));
+        let placeholders = found.filter_map(|from| Some((Placeholder::at_start(from)?, from)));
+        let unknown = placeholders.filter(|((placeholder, _), _)| !known(*placeholder));
+        unknown.map(|((_, len), from)| from[..len].to_owned()).collect()
+    }
+}
+
+fn expand(text: &str, value: &impl Fn(Placeholder<'_>) -> Option<String>) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('{') {
+        let (before, from) = rest.split_at(at);
+        out.push_str(before);
+        match Placeholder::at_start(from).and_then(|(placeholder, len)| Some((value(placeholder)?, len))) {
+            Some((value, len)) => {
+                out.push_str(&value);
+                rest = &from[len..];
+            }
+            None => {
+                out.push('{');
+                rest = &from[1..];
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(placeholder: Placeholder<'_>) -> Option<String> {
+        let value = match placeholder {
+            Placeholder::Port("") => "80",
+            Placeholder::Port("http") => "8080",
+            Placeholder::Socket("") => "/run/x.sock",
+            // A value is not expanded again.
+            Placeholder::Socket("a") => "{port}",
+            Placeholder::Index => "3",
+            _ => return None,
+        };
+        Some(value.to_owned())
+    }
+
+    #[test]
+    fn placeholders_are_replaced_and_other_braces_stay() {
+        for (text, expected) in [
+            ("{port}", "80"),
+            ("{port.http}:{port}", "8080:80"),
+            ("unix:{socket}", "unix:/run/x.sock"),
+            ("{socket.a}{socket.}", "{port}{socket.}"),
+            ("worker-{index}", "worker-3"),
+            ("{run}", "{run}"),
+            ("{x}", "{x}"),
+            ("{port.none}", "{port.none}"),
+            ("{{port}}", "{80}"),
+            ("{portal}", "{portal}"),
+            ("{index.a}", "{index.a}"),
+            ("{\"a\": {index}}", "{\"a\": 3}"),
+            ("${HOME} {", "${HOME} {"),
+            ("ä{index}ö}", "ä3ö}"),
+        ] {
+            assert_eq!(expand(text, &value), expected);
+        }
+    }
+
+    #[test]
+    fn command_environment_and_directory_are_expanded() {
+        let mut spec = WorkerSpec::new(["serve", "--port={port}"]);
+        spec.env.insert("{index}".into(), "{index}".into());
+        spec.cwd = Some("/data/{index}".into());
+        let expanded = spec.expanded(value);
+        assert_eq!(expanded.command, ["serve", "--port=80"]);
+        assert_eq!(expanded.env["{index}"], "3");
+        assert_eq!(expanded.cwd, Some("/data/3".into()));
+    }
+}
