@@ -20,7 +20,7 @@ fn directory_of(command: &Command) -> PathBuf {
     Path::new(file).parent().expect("directory").to_owned()
 }
 
-/// Item D.9 of issue 11: a deploy writes the program while it is to be started.
+/// A deployment writes the program while it is being started.
 #[test]
 fn program_that_is_being_written_is_started_when_it_is_closed() {
     let mut written = None;
