@@ -163,7 +163,7 @@ fn every_reason_has_its_row_with_whether_it_is_counted() {
     }
 }
 
-/// Item D.9 of issue 11: the page's table of system errors is the code's, row by row.
+/// The page's table of system errors is the code's, row by row.
 #[test]
 fn every_error_of_a_start_has_its_row() {
     let page = page("failure-reasons.md");

@@ -2,9 +2,9 @@
 //! when the host is gone.
 //!
 //! [`Guardian::launch`] starts the program and returns two halves: the [`Guardian`], a handle that
-//! sends orders and never waits, and the [`Events`], which report what came of them. The host has
-//! no child but the guardian and receives no descriptors; everything about a worker arrives as a
-//! [`GuardianEvent`]. ADR 0002 describes the program, ADR 0003 how it gets onto the machine.
+//! sends orders and never waits, and the [`Events`], which report the results. The host has no
+//! child except the guardian and receives no descriptors; everything about a worker arrives as a
+//! [`GuardianEvent`]. ADR 0002 describes the program, ADR 0003 how it is started.
 
 mod ending;
 mod error;
@@ -60,9 +60,8 @@ pub struct GuardianOptions {
     /// The soft and hard `RLIMIT_NOFILE` of workers. `None`: this process's limits at the launch,
     /// which is wrong if it has raised its own soft limit by then. Default: `None`.
     pub worker_nofile: Option<(u64, u64)>,
-    /// A descriptor that guardian and sitters keep open for as long as they live, and that no
-    /// worker inherits: once a lock on that open file can be taken, all of them have ended.
-    /// Default: none.
+    /// A descriptor that guardian and sitters keep open until they end, and that no worker
+    /// inherits. When a lock on that open file can be taken, all of them have ended. Default: none.
     pub lock: Option<Arc<OwnedFd>>,
     /// The argument of guardian and sitters in process listings, such as the app's name. Default:
     /// empty.
@@ -94,7 +93,7 @@ struct Exit(Option<ExitStatus>);
 /// A handle that sends orders. Clones refer to the same guardian. Only [`quit`](Self::quit) waits
 /// for the guardian.
 ///
-/// Dropping the last clone lets go of the guardian, like [`abandon`](Self::abandon).
+/// Dropping the last clone abandons the guardian, like [`abandon`](Self::abandon).
 #[derive(Debug, Clone)]
 pub struct Guardian {
     link: Arc<Link>,
@@ -113,8 +112,8 @@ struct Link {
 }
 
 impl Link {
-    /// Closes the control socket, and continues a guardian that is stopped: otherwise it would not
-    /// notice.
+    /// Closes the control socket, and continues the guardian if it is stopped, because otherwise it
+    /// would not notice.
     ///
     /// A forked copy of the host does nothing: the connection is the host's, which may still use
     /// it.
@@ -127,7 +126,7 @@ impl Link {
         self.signal(Signal::CONT, "the host lets go of it");
     }
 
-    /// A guardian that has ended needs no signal.
+    /// Does nothing if the guardian has ended.
     fn signal(&self, signal: Signal, cause: &'static str) {
         if let Err(error) = self.process.signal(signal, &Attribution::new("ostler", cause)) {
             tracing::error!(target: "ostler", %error, "the guardian can't be signalled");
@@ -141,7 +140,7 @@ impl Drop for Link {
     }
 }
 
-/// A program that was started and has not proved yet that it is a guardian. Killed on drop.
+/// A program that was started and has not yet proved to be a guardian. Killed on drop.
 struct Unproven(Option<Link>);
 
 impl Drop for Unproven {
@@ -160,7 +159,8 @@ impl Guardian {
     /// runtime has ended, orders are still sent as long as the socket has room, and dropping the
     /// handle still ends everything. Cancel safe: nothing is left running.
     ///
-    /// # Errors If the program can't be run, does not answer within `handshake_timeout`, or has
+    /// # Errors
+    /// If the program can't be run, does not answer within `handshake_timeout`, or has
     /// another protocol version. Nothing is left running.
     pub async fn launch(options: GuardianOptions) -> Result<(Self, Events), LaunchError> {
         let setup = |what| move |source: io::Error| LaunchError::Setup { what, source };
@@ -185,7 +185,7 @@ impl Guardian {
         }
         orders::send(control.as_fd(), &hello.encode(), &given).map_err(|e| setup("first message")(e.into()))?;
         drop(given);
-        // Everything that may fail for want of resources comes before there is a process.
+        // Everything that may fail for lack of resources comes before there is a process.
         let (reaper, exit) = Reaper::start().map_err(setup("thread that waits for the guardian"))?;
         let (ending, silence) = (Ending::default(), Silence::default());
         let mut events =
@@ -232,7 +232,7 @@ impl Guardian {
         self.link.process.identity()
     }
 
-    /// How its program got onto this machine (ADR 0003).
+    /// Where its program was run from (ADR 0003).
     pub fn program(&self) -> &ProgramFrom {
         &self.link.program
     }
@@ -279,8 +279,9 @@ impl Guardian {
         self.link.orders.give(&order, Vec::new())
     }
 
-    /// Gives up a slot: its sitter exits once its tree is gone, which this does not cause. Answered
-    /// by `Closed`.
+    /// Closes a slot: its sitter exits once its tree is gone; this does not end the tree. Answered
+    /// by
+    /// `Closed`.
     ///
     /// # Errors
     /// If the guardian is gone.
@@ -301,7 +302,8 @@ impl Guardian {
     /// Closes every slot, and waits at most `within` for the guardian to end, which it does once no
     /// tree is left. Cancel safe: the guardian ends anyway.
     ///
-    /// # Errors If a tree is still held at the deadline. The guardian then starts nothing new, and
+    /// # Errors
+    /// If a tree is still held at the deadline. The guardian then starts nothing new, and
     /// ends as soon as it can.
     pub async fn quit(&self, within: Duration) -> Result<(), QuitError> {
         self.link.ending.order();
@@ -314,8 +316,8 @@ impl Guardian {
         }
     }
 
-    /// Lets go of the guardian at once: it ends every tree by its `host_death` policy, then exits.
-    /// Needs no runtime and does not wait. Events still come; orders fail with
+    /// Abandons the guardian: it ends every tree by its `host_death` policy, then exits. Needs no
+    /// runtime and does not wait. Events still arrive; orders fail with
     /// [`OrderError::Gone`]. Does nothing in a forked copy of the host.
     pub fn abandon(&self) {
         self.link.let_go();
@@ -328,11 +330,11 @@ impl Guardian {
         self.link.silence.length()
     }
 
-    /// Continues a guardian that was stopped from outside, and has it end the silence. Does not
-    /// wait.
+    /// Continues a guardian that was stopped from outside, and asks it for an event, which ends the
+    /// silence. Does not wait.
     pub fn wake(&self) {
         self.link.signal(Signal::CONT, "an answer is overdue");
-        // A guardian that is gone needs no waking: `Lost` says so.
+        // If the guardian is gone, `Lost` reports it.
         let _ = self.link.orders.give(&Order::new(OrderKind::Ping, 0, 0), Vec::new());
     }
 

@@ -221,7 +221,7 @@ mod tests {
         }
     }
 
-    /// Item D.9 of issue 11, as it was asked for.
+    /// What a user sees for each error.
     #[test]
     fn what_passes_is_not_counted_and_no_error_is_taken_for_another() {
         for action in [Execute, EnterDirectory] {

@@ -87,7 +87,8 @@ fn paragraph_end(lines: &[&str], start: usize, first: &Comment<'_>) -> usize {
                 && !text.starts_with(|digit: char| digit.is_ascii_digit())
         })
     };
-    if first.text.trim().is_empty() || first.text.trim_start().starts_with('|') {
+    let text = first.text.trim();
+    if text.is_empty() || text.starts_with(['|', '#']) {
         return start + 1;
     }
     start + 1 + lines[start + 1..].iter().take_while(continues).count()
@@ -135,6 +136,16 @@ mod tests {
         assert!(too_wide(&wrapped).is_empty(), "{wrapped}");
         assert!(wrapped.contains("word tail\n"), "{wrapped}");
         assert!(wrapped.starts_with("//! Head.\n//!\n/// word"), "{wrapped}");
+    }
+
+    #[test]
+    fn headings_are_not_joined_with_what_follows() {
+        let text = format!("/// # Errors\n/// {}\n", "word ".repeat(25));
+        assert!(
+            wrapped(&text).starts_with("/// # Errors\n/// word"),
+            "{}",
+            wrapped(&text)
+        );
     }
 
     #[test]

@@ -1,12 +1,12 @@
-//! The deadline of a phase, and the benefit of the doubt for a host that could not run.
+//! The deadline of a phase, extended once for a host that could not run.
 
 use std::time::Duration;
 
 use super::LATE;
 use crate::moment::Moment;
 
-/// A deadline that leads to a verdict. When it is noticed late, the host itself could not run
-/// (suspended, frozen, starved): it is armed once more for as long as it was late, at most for its
+/// A deadline that leads to a verdict. If it is noticed late, the host itself could not run
+/// (suspended, frozen, starved), so it is extended once by as long as it was late, at most by its
 /// own length.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Alarm {
@@ -28,14 +28,14 @@ impl Alarm {
         };
     }
 
-    /// Armed for the earlier of `at` and its present time.
+    /// Arms it for the earlier of `at` and its current time.
     pub(super) fn advance(&mut self, now: Moment, at: Moment) {
         if self.at.is_none_or(|armed| at < armed) {
             self.arm(now, at);
         }
     }
 
-    /// Armed for the later of `at` and its present time.
+    /// Arms it for the later of `at` and its current time.
     pub(super) fn postpone(&mut self, now: Moment, at: Moment) {
         if self.at.is_none_or(|armed| at > armed) {
             self.arm(now, at);
@@ -50,7 +50,7 @@ impl Alarm {
         self.at.is_some_and(|at| at <= now)
     }
 
-    /// Whether it passed so long ago that it is armed once more instead of leading to a verdict.
+    /// Whether it passed so long ago that it is extended instead of leading to a verdict.
     pub(super) fn rearm_when_late(&mut self, now: Moment) -> bool {
         let Some(at) = self.at else { return false };
         let late = now.since(at);

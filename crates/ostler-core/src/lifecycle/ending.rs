@@ -1,4 +1,4 @@
-//! How a life goes on and ends: what the phases of the machine share.
+//! Steps that the phases of the machine share: from birth to release.
 
 use super::machine::{Ending, Guard, Lifecycle, Phase, Reaction};
 use super::{Cause, EXIT_STATUS_WAIT, Effect, Ignored, KILL_NOW, Outcome, RETRY_FIRST, Transition};
@@ -6,7 +6,7 @@ use crate::failure::{ExitStatus, Failure, Reason, judge_exit};
 use crate::moment::Moment;
 
 impl Lifecycle {
-    /// Enters a phase that is a new state to the outside.
+    /// Enters a phase that is a new public state, and announces it.
     pub(super) fn enter(&mut self, phase: Phase, what: Transition) {
         self.phase = phase;
         self.announce(what);
@@ -18,7 +18,7 @@ impl Lifecycle {
         self.effects.push(Effect::Announce { what, elapsed });
     }
 
-    /// Announces the failure that ended it, if one did.
+    /// Announces the failure that ended the incarnation, if it was a failure.
     pub(super) fn announce_failure(&mut self) {
         if let Some(Ending::Failed(failure)) = &self.end {
             let failure = failure.clone();
@@ -26,12 +26,12 @@ impl Lifecycle {
         }
     }
 
-    /// The first cause stands.
+    /// Records a failure as the cause of the end, unless there is one already.
     pub(super) fn fail_first(&mut self, failure: Failure) {
         self.end.get_or_insert(Ending::Failed(failure));
     }
 
-    /// When the table or the guardian must have answered.
+    /// The deadline for the answer of the table or the guardian.
     pub(super) fn answer_limit(&self) -> Moment {
         match self.rules.start_timeout {
             none if none.is_zero() => self.now + self.rules.release_timeout,
@@ -39,7 +39,7 @@ impl Lifecycle {
         }
     }
 
-    /// An answer is under way that decides whether there is a process: the end waits for it.
+    /// Postpones an end until the answer arrives that decides whether there is a process.
     pub(super) fn end_when_born(&mut self, ending: Ending, cause: Cause, kill: bool) -> Reaction {
         let harder = kill && self.end_at_birth.is_some_and(|(_, killed)| !killed);
         if self.end.is_some() && !harder {
@@ -53,7 +53,7 @@ impl Lifecycle {
         Ok(())
     }
 
-    /// exec has succeeded.
+    /// exec has succeeded: the process exists.
     pub(super) fn born(&mut self) {
         self.spawned_at = self.now;
         if self.tree_gone {
@@ -81,7 +81,7 @@ impl Lifecycle {
         self.release_without_process();
     }
 
-    /// A stop came before anything was spawned. Whether one did.
+    /// Announces a stop that came before anything was spawned. Returns whether there was one.
     pub(super) fn announce_stop_of_nothing(&mut self) -> bool {
         let Some((cause, kill)) = self.end_at_birth else {
             return false;
@@ -98,7 +98,7 @@ impl Lifecycle {
         self.effects.push(Effect::WatchHealth);
     }
 
-    /// Signals it, and waits for its end.
+    /// Orders the end of the process.
     pub(super) fn end_process(&mut self, cause: Cause, kill: bool) {
         if self.guard == Guard::SitterAlone && !kill {
             return self.leave_to_sitter(cause);
@@ -110,7 +110,7 @@ impl Lifecycle {
             .arm(self.now, self.now + stop.grace + self.rules.release_timeout);
     }
 
-    /// A further stop, while one is under way: only a harder one changes anything.
+    /// A further stop while one is under way. Only a kill after a stop with grace has an effect.
     pub(super) fn escalate(&mut self, cause: Cause, kill: bool) -> Reaction {
         if !kill {
             return Err(Ignored::Ending);
@@ -128,7 +128,7 @@ impl Lifecycle {
         self.order_end(KILL_NOW);
     }
 
-    /// An exit without a stop. What it leaves behind has nothing to finish, and is killed at once.
+    /// An exit without a stop. The rest of the tree is killed at once: it has nothing to finish.
     pub(super) fn exited_by_itself(&mut self, status: ExitStatus) -> Reaction {
         let uptime = self.now.since(self.spawned_at);
         self.end = Some(
@@ -152,16 +152,16 @@ impl Lifecycle {
         }
         self.enter(Phase::Exited, Transition::Exited(status));
         self.announce_failure();
-        // The rest of the tree keeps the grace of a stop: a shell dies of TERM at once, its child
-        // finishes.
+        // The rest of the tree keeps the grace of a stop: a shell dies of TERM at once while its
+        // child finishes.
         self.limit.postpone(self.now, self.now + self.rules.release_timeout);
         if self.tree_gone {
             self.release_ports();
         }
     }
 
-    /// The tree is gone, and its leader's status has not come. It may still be on its way; not so
-    /// without a guardian.
+    /// The tree is gone, and its leader's status has not arrived. It may still arrive, unless the
+    /// guardian is lost.
     pub(super) fn tree_gone_unexplained(&mut self) -> Reaction {
         if self.tree_gone {
             return Err(Ignored::Already);
@@ -198,7 +198,7 @@ impl Lifecycle {
         self.release(Phase::Unrecording);
     }
 
-    /// The tree is gone. A port that an unrelated process had before us is not ours to wait for.
+    /// The tree is gone. A port that an unrelated process had first is not waited for.
     pub(super) fn release_ports(&mut self) {
         let never_ours = matches!(&self.end, Some(Ending::Failed(failure)) if failure.reason == Reason::PortInUse);
         let phase = if self.rules.has_ports && !never_ours {
@@ -220,7 +220,7 @@ impl Lifecycle {
         self.try_release();
     }
 
-    /// The last step of a life.
+    /// Everything is released: the last step.
     pub(super) fn finish(&mut self) {
         self.limit.clear();
         self.retry = None;

@@ -1,4 +1,4 @@
-//! Who ends a tree: the sitter by the guardian's order, the sitter alone, or the host itself.
+//! Which process ends a tree: the sitter on the guardian's order, the sitter alone, or the host.
 
 use super::machine::{Ending, Guard, Lifecycle, Phase, Reaction};
 use super::{Cause, Effect, Ignored, Input, KILL_NOW, Rest, Transition};
@@ -7,13 +7,13 @@ use crate::signal::Signal;
 use crate::spec::StopSpec;
 
 impl Lifecycle {
-    /// Has the tree ended, by what is left to do it. A piece of work that is under way is not begun
-    /// again.
+    /// Orders the end of the tree from whatever is left to do it. Work that is under way is not
+    /// started again.
     pub(super) fn order_end(&mut self, stop: StopSpec) {
         self.killed = stop.grace.is_zero();
         match self.guard {
             Guard::Serving => self.effects.push(Effect::End(stop)),
-            // It gives the tree the grace of `host_death`. Only a kill goes past it.
+            // The sitter gives the tree the grace of `host_death`. Only a kill bypasses it.
             Guard::SitterAlone if !self.killed => {}
             Guard::SitterAlone => {
                 if !std::mem::replace(&mut self.killing_past_sitter, true) {
@@ -28,7 +28,7 @@ impl Lifecycle {
         }
     }
 
-    /// How a stop ends the tree as things stand.
+    /// The stop that applies in the current situation.
     pub(super) fn stop_for(&self, kill: bool) -> StopSpec {
         match self.guard {
             _ if kill => KILL_NOW,
@@ -61,7 +61,7 @@ impl Lifecycle {
         Ok(())
     }
 
-    /// The sitter has seen the guardian's pipe close and ends the tree, so nothing is signalled
+    /// The sitter has noticed the end of the guardian and ends the tree, so nothing is signalled
     /// from here at first.
     pub(super) fn leave_to_sitter(&mut self, cause: Cause) {
         let stop = self.rules.host_death;
@@ -88,7 +88,7 @@ impl Lifecycle {
         Ok(())
     }
 
-    /// The tree is gone, and with guardian and sitters gone too, the spawn will not be answered.
+    /// The tree is gone, and so are guardian and sitters, so the spawn will not be answered.
     pub(super) fn stillborn_without_answer(&mut self) {
         if self.guard == Guard::HostAlone {
             self.stillborn(lost_at_spawn());
@@ -112,7 +112,7 @@ impl Lifecycle {
                 self.unseen = Some(why);
                 self.tree_killed()
             }
-            // It is killed again when it is overdue.
+            // Killed again when the release is overdue.
             Rest::Left(who) => {
                 if self.naming {
                     self.report_tree(&who);
@@ -122,7 +122,7 @@ impl Lifecycle {
         }
     }
 
-    /// The tree was killed by others than its sitter: its exit status is unknown.
+    /// The tree was killed by the guardian or the host, so its exit status is unknown.
     pub(super) fn tree_killed(&mut self) -> Reaction {
         if self.tree_gone {
             return Err(Ignored::Already);

@@ -1,36 +1,36 @@
-//! What can happen to an incarnation, and why some of it changes nothing.
+//! The inputs of an incarnation, and why some of them are ignored.
 
 use std::fmt;
 
 use crate::failure::{ExitStatus, Failure};
 
-/// What happened.
+/// Something that happened to an incarnation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
     /// The reservation is in the process table.
     Recorded,
-    /// The reservation is not in the table, and will not be.
+    /// The reservation is not in the table, and will not be written.
     RecordFailed(Failure),
     /// exec has succeeded.
     Spawned,
-    /// No process exists (any more), and nothing holds a port: no program, no port available, no
-    /// room for a process.
+    /// There is no process, and nothing holds a port: the program is missing, no port is available,
+    /// or a limit of the machine was reached.
     SpawnFailed(Failure),
-    /// Readiness was seen.
+    /// The worker is ready.
     Ready,
-    /// It can't become ready (an unrelated process has its port; readiness can't be watched): end
-    /// it.
+    /// The worker can't become ready and must end: an unrelated process has its port, or readiness
+    /// can't be watched.
     StartFailed(Failure),
-    /// It failed its health probes, or its heartbeat is lost: end it.
+    /// The worker failed its health probes or stopped its heartbeat, and must end.
     Unhealthy(Failure),
-    /// End it. Accepted in every state.
+    /// A request to end the incarnation. Accepted in every state.
     Stop {
-        /// By whom and why.
+        /// The reason.
         cause: Cause,
-        /// KILL at once, also when a stop with grace is under way.
+        /// Whether to KILL at once, even if a stop with grace is under way.
         kill: bool,
     },
-    /// The leader's exit was seen, and its output is drained.
+    /// The leader has exited, and its output is drained.
     Exited(ExitStatus),
     /// Nothing of the tree is left. May come before [`Input::Exited`].
     TreeGone,
@@ -40,24 +40,25 @@ pub enum Input {
     /// The guardian is gone. The sitter ends the tree as `host_death` says and takes no orders. A
     /// spawn under way is still answered.
     GuardianLost,
-    /// The guardian and all its sitters have ended: no further news comes, and only
-    /// the host is left to end the tree.
+    /// The guardian and all its sitters have ended. No further events come, and only the host is
+    /// left to end the tree.
     SittersEnded,
-    /// What the kill past the sitter reached is killed: the answer to
+    /// The host has killed what it found below the sitter: the answer to
     /// [`Effect::KillPastSitter`](super::Effect::KillPastSitter). The sitter reports the end.
     KilledPastSitter,
-    /// What a tree without a sitter came to: the answer to
+    /// What is left of a tree without a sitter: the answer to
     /// [`Effect::EndWithoutSitter`](super::Effect::EndWithoutSitter).
     EndedWithoutSitter(Rest),
     /// Every port can be bound again.
     PortsFree,
-    /// A port can't be bound yet; which, and who holds it.
+    /// A port can't be bound yet; the port and its holder.
     PortsHeld(String),
     /// The record is removed.
     Unrecorded,
-    /// The record could not be removed; why.
+    /// The record could not be removed, with the reason.
     UnrecordFailed(String),
-    /// Who of the tree is left: the answer to [`Effect::NameHolders`](super::Effect::NameHolders).
+    /// The processes that are left: the answer to
+    /// [`Effect::NameHolders`](super::Effect::NameHolders).
     Held(String),
     /// The moment of [`Lifecycle::deadline`](super::Lifecycle::deadline) has passed.
     Deadline,
@@ -66,11 +67,11 @@ pub enum Input {
 /// What is left of a tree that no sitter could end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rest {
-    /// Nothing, and that is proven.
+    /// Nothing, which is proven.
     Gone,
-    /// Nothing was found, but nothing proves that nothing is left; why.
+    /// Nothing was found, but it is not proven that nothing is left, for this reason.
     Unseen(String),
-    /// These processes live on.
+    /// These processes are still alive.
     Left(String),
 }
 
@@ -89,17 +90,17 @@ pub enum Cause {
     InstanceStop,
     /// The actor that the instance is linked under ends.
     ParentEnded,
-    /// It was not ready in time.
+    /// The worker was not ready in time.
     StartTimeout,
-    /// It can't become ready.
+    /// The worker can't become ready.
     StartFailed,
-    /// It failed its health probes or its heartbeat.
+    /// The worker failed its health probes or stopped its heartbeat.
     Unhealthy,
-    /// The guardian is gone; its sitter ends it.
+    /// The guardian is gone, and the sitter ends the worker.
     GuardianLost,
-    /// It should be gone by now.
+    /// The release is overdue, and the kill is repeated.
     ReleaseRetry,
-    /// The actor that owned it was killed or panicked.
+    /// The worker's actor was killed or panicked.
     OwnerGone,
 }
 
@@ -145,22 +146,22 @@ impl fmt::Display for Cause {
     }
 }
 
-/// Why an input changed nothing.
+/// Why an input was ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Ignored {
     /// It answers a question that is not open.
     #[error("not asked")]
     NotAsked,
-    /// It repeats what is known.
+    /// It repeats something known.
     #[error("already so")]
     Already,
     /// The process is ending already, and the first cause stands.
     #[error("ending already")]
     Ending,
-    /// It reports on a process, and there is none (or none yet).
+    /// It reports about a process, and there is none (yet).
     #[error("no process")]
     NoProcess,
-    /// There is no deadline, or it has not passed.
+    /// There is no deadline, or it has not passed yet.
     #[error("no deadline passed")]
     TooEarly,
     /// The incarnation is released.

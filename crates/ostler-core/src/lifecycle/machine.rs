@@ -7,7 +7,7 @@ use super::{Cause, Effect, Ignored, Input, RETRY_FIRST, Rules, State, Transition
 use crate::failure::{ExitStatus, Failure};
 use crate::moment::Moment;
 
-/// A state, with [`State::Reserved`] and [`State::Releasing`] split by what they wait for.
+/// A state, with [`State::Reserved`] and [`State::Releasing`] divided by what they wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
     Recording,
@@ -21,7 +21,7 @@ pub(super) enum Phase {
     Released,
 }
 
-/// What ended it first.
+/// The first cause of the end.
 #[derive(Debug, Clone)]
 pub(super) enum Ending {
     Asked,
@@ -29,18 +29,18 @@ pub(super) enum Ending {
     Failed(Failure),
 }
 
-/// Who ends the tree.
+/// Which process ends the tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Guard {
     /// The guardian passes orders to the sitter.
     Serving,
     /// The guardian is gone. The sitter ends the tree as `host_death` says, and takes no orders.
     SitterAlone,
-    /// The sitter is gone too: only the host is left to do it.
+    /// The sitter is gone too, and only the host is left.
     HostAlone,
 }
 
-/// What a phase makes of an input.
+/// The reaction of a phase to an input.
 pub(super) type Reaction = Result<(), Ignored>;
 
 /// One incarnation of a worker. See the [module](super) for its invariants.
@@ -48,16 +48,16 @@ pub(super) type Reaction = Result<(), Ignored>;
 pub struct Lifecycle {
     pub(super) rules: Rules,
     pub(super) phase: Phase,
-    /// The latest time that was passed in: time never runs backwards here.
+    /// The latest time that was passed in. It never goes backwards.
     pub(super) now: Moment,
-    /// When the record was asked for, then when it was written.
+    /// When the record was requested, later when it was written.
     pub(super) reserved_at: Moment,
     pub(super) spawned_at: Moment,
     /// When the last announced state was entered.
     pub(super) entered_at: Moment,
     pub(super) was_ready: bool,
     pub(super) end: Option<Ending>,
-    /// Why, and whether by a kill, to end the process that a spawn under way may still bring.
+    /// A stop that arrived during the spawn: its cause, and whether it is a kill.
     pub(super) end_at_birth: Option<(Cause, bool)>,
     /// KILL was ordered for the whole tree.
     pub(super) killed: bool,
@@ -70,22 +70,22 @@ pub struct Lifecycle {
     pub(super) killing_past_sitter: bool,
     /// An [`Effect::EndWithoutSitter`] is not answered yet.
     pub(super) ending_without_sitter: bool,
-    /// When the phase has taken too long.
+    /// The deadline of the phase.
     pub(super) limit: Alarm,
-    /// The tree is gone: when to go on without its leader's exit status.
+    /// Until when to wait for the leader's exit status after the tree is gone.
     pub(super) status_wait: Alarm,
     /// When to try to release again.
     pub(super) retry: Option<Moment>,
     pub(super) retry_pause: Duration,
     /// What prevented the last release.
     pub(super) obstacle: Option<String>,
-    /// The release is overdue, and the question who holds it is not answered yet.
+    /// The release is overdue, and an [`Effect::NameHolders`] is not answered yet.
     pub(super) naming: bool,
     pub(super) effects: Vec<Effect>,
 }
 
 impl Lifecycle {
-    /// A new incarnation, and its first effects.
+    /// Creates an incarnation. Returns it with its first effects.
     pub fn new(rules: Rules, now: Moment) -> (Self, Vec<Effect>) {
         let rules = Rules {
             release_timeout: rules.release_timeout.max(Duration::from_millis(1)),
@@ -121,23 +121,23 @@ impl Lifecycle {
         (life, effects)
     }
 
-    /// Takes what happened at `now`, and returns what to do. An input that doesn't fit the state
-    /// changes nothing.
+    /// Processes an input at `now`, and returns what to do. An input that doesn't fit the state is
+    /// ignored.
     pub fn step(&mut self, input: Input, now: Moment) -> Vec<Effect> {
         self.try_step(input, now).unwrap_or_default()
     }
 
-    /// The same, and says why when `input` changes nothing.
+    /// Like [`Lifecycle::step`], but returns the reason if the input is ignored.
     ///
     /// # Errors
-    /// Why this state ignores this input. That is no fault: inputs cross each other.
+    /// Why this state ignores this input. That is not a fault, because inputs can cross each other.
     pub fn try_step(&mut self, input: Input, now: Moment) -> Result<Vec<Effect>, Ignored> {
         self.now = self.now.max(now);
         self.react(input)?;
         Ok(std::mem::take(&mut self.effects))
     }
 
-    /// The state that it is in.
+    /// The current state.
     pub fn state(&self) -> State {
         match self.phase {
             Phase::Recording | Phase::Spawning => State::Reserved,
@@ -150,7 +150,7 @@ impl Lifecycle {
         }
     }
 
-    /// When [`Input::Deadline`] is due; `None` while nothing with a limit is waited for.
+    /// When [`Input::Deadline`] is due; `None` if there is no deadline.
     pub fn deadline(&self) -> Option<Moment> {
         [self.limit.at(), self.status_wait.at(), self.retry]
             .into_iter()
@@ -207,7 +207,8 @@ impl Lifecycle {
         }
     }
 
-    /// exec is under way. Every end waits for the answer, and then acts on what was born.
+    /// exec is under way. An end waits for the answer, and then acts on the process, if there is
+    /// one.
     fn spawning(&mut self, input: Input) -> Reaction {
         match input {
             Input::Spawned => {
@@ -246,7 +247,7 @@ impl Lifecycle {
         }
     }
 
-    /// It runs, and is not ready.
+    /// The process runs, but is not ready.
     fn spawned(&mut self, input: Input) -> Reaction {
         match input {
             Input::Ready => {
@@ -264,7 +265,7 @@ impl Lifecycle {
         }
     }
 
-    /// It runs, and can be used.
+    /// The worker is ready.
     fn ready(&mut self, input: Input) -> Reaction {
         match input {
             Input::Unhealthy(failure) => {
@@ -279,7 +280,7 @@ impl Lifecycle {
         }
     }
 
-    /// It runs, and nothing has ended it yet.
+    /// The process runs, and no end has been ordered.
     fn running(&mut self, input: Input) -> Reaction {
         match input {
             Input::Stop { cause, kill } => {
@@ -304,7 +305,7 @@ impl Lifecycle {
         }
     }
 
-    /// Its end was ordered, and its exit has not been seen.
+    /// The end was ordered, and the leader has not exited yet.
     fn stopping(&mut self, input: Input) -> Reaction {
         match input {
             Input::Exited(status) => {
@@ -317,8 +318,8 @@ impl Lifecycle {
         }
     }
 
-    /// Its leader has ended. What is left of the tree still has the grace of a stop; after an exit
-    /// of its own, none.
+    /// The leader has exited. After an ordered end, the rest of the tree keeps the grace; after an
+    /// exit without an order, it has none.
     fn exited(&mut self, input: Input) -> Reaction {
         match input {
             Input::TreeGone => {
@@ -331,7 +332,7 @@ impl Lifecycle {
         }
     }
 
-    /// Its tree is being ended, and is not gone.
+    /// The tree is being ended and is not gone yet.
     fn ending(&mut self, input: Input) -> Reaction {
         match input {
             Input::Stop { cause, kill } => self.escalate(cause, kill),
@@ -351,7 +352,7 @@ impl Lifecycle {
         }
     }
 
-    /// The tree is gone; its ports must be free.
+    /// The tree is gone; waits for its ports to be free.
     fn ports(&mut self, input: Input) -> Reaction {
         match input {
             Input::PortsFree => {
@@ -367,7 +368,7 @@ impl Lifecycle {
         }
     }
 
-    /// Everything is free; its record must go.
+    /// Everything is free; waits for the removal of the record.
     fn unrecording(&mut self, input: Input) -> Reaction {
         match input {
             Input::Unrecorded => {
@@ -384,7 +385,7 @@ impl Lifecycle {
         }
     }
 
-    /// The tree is gone: only its release is left.
+    /// The tree is gone, and only the release is left.
     fn releasing(&mut self, input: Input) -> Reaction {
         match input {
             Input::Deadline => self.deadline_passed(),

@@ -1,5 +1,5 @@
-//! What happens when time passes: nothing is taken for released because it took long; it is tried
-//! again, and named.
+//! What happens at deadlines: an overdue release is retried and reported, and never assumed to be
+//! complete.
 
 use std::time::Duration;
 
@@ -72,7 +72,7 @@ impl Lifecycle {
         }
     }
 
-    /// The tree should be gone: kill it again, and ask who is left.
+    /// The tree should be gone: kills it again, and asks which processes are left.
     fn tree_overdue(&mut self) {
         self.holder_not_named("their names could not be found in time");
         self.kill_tree(Cause::ReleaseRetry);
@@ -84,7 +84,7 @@ impl Lifecycle {
         self.limit.arm(self.now, self.now + self.rules.release_timeout);
     }
 
-    /// The answer to who is left.
+    /// The answer which processes are left.
     pub(super) fn named(&mut self, holder: &str) -> Reaction {
         if !self.naming {
             return Err(Ignored::NotAsked);
@@ -139,7 +139,7 @@ impl Lifecycle {
         self.effects.push(Effect::ReleaseOverdue(failure));
     }
 
-    /// Does what the phase waits for, again or for the first time.
+    /// Does what the phase waits for, for the first time or again.
     pub(super) fn try_release(&mut self) {
         self.effects.push(if self.phase == Phase::Ports {
             Effect::CheckPorts

@@ -39,7 +39,8 @@ pub(crate) unsafe fn syscall(number: usize, args: [usize; 6]) -> isize {
 /// clone(2) with a stack of its own for the child, which calls `entry` with `argument` there.
 /// Nothing of the caller's stack is written by the child.
 ///
-/// # Safety Without CLONE_VM among the flags the child has memory of its own; `stack` is a page's
+/// # Safety
+/// Without CLONE_VM among the flags the child has memory of its own; `stack` is a page's
 /// border with room for its calls below, and `entry` never returns.
 pub(crate) unsafe fn clone_onto(
     flags: usize,

@@ -14,7 +14,7 @@ pub enum LaunchError {
         /// Each way that was tried, with its error.
         tried: Vec<Attempt>,
     },
-    /// Something that the launch needs could not be had.
+    /// A resource that the launch needs was not available.
     #[error("the guardian cannot be launched: {what}: {source}")]
     Setup {
         /// What was being done.
@@ -22,10 +22,10 @@ pub enum LaunchError {
         /// The system's answer.
         source: io::Error,
     },
-    /// The program ended before it answered, so it is no guardian, or it could not set itself up.
+    /// The program ended before it answered: it is not a guardian, or its set-up failed.
     #[error("the guardian ended before it answered ({})", status.map_or_else(|| "status unknown".to_owned(), |s| s.to_string()))]
     Died {
-        /// How it ended, where that could be learnt.
+        /// How it ended, if known.
         status: Option<ExitStatus>,
     },
     /// Host and guardian speak different versions of the protocol.
@@ -75,7 +75,7 @@ fn describe(tried: &[Attempt]) -> String {
 /// An order could not be given.
 #[derive(Debug, thiserror::Error)]
 pub enum OrderError {
-    /// There is no guardian any more: it died, quit on request, or was abandoned.
+    /// The guardian is gone: it died, quit on request, or was abandoned.
     #[error("the guardian is gone")]
     Gone,
     /// The system refused (EMFILE, ENOMEM, …); nothing was sent, and the order may be given again.

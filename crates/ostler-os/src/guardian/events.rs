@@ -34,7 +34,7 @@ pub struct Events {
     silence: Silence,
 }
 
-/// How long the exit of a guardian that has closed its end is waited for: 1 s.
+/// How long to wait for the exit of a guardian that has closed its end: 1 s.
 const EXIT_LIMIT: Duration = Duration::from_secs(1);
 
 /// How far the guardian's end has come.
@@ -184,8 +184,8 @@ impl Events {
         for event in buffer.0[..length].chunks_exact(Event::SIZE).filter_map(Event::decode) {
             match event.payload {
                 Payload::Ready { .. } => self.answer = Some(event),
-                // A guardian that leaves unasked, as when a forked copy of the host shut its socket
-                // down, is lost: its exit, which comes next, says so.
+                // A guardian that leaves without an order, for example because a forked copy of the
+                // host shut its socket down, is lost: its exit, which comes next, says so.
                 Payload::Bye if self.ending.is_ordered() => self.farewell = Farewell::Said,
                 Payload::Bye => {}
                 _ => self.decoded.extend(self.assembler.accept(event)),

@@ -18,7 +18,7 @@ use super::Silence;
 use super::error::OrderError;
 use crate::protocol::{MAX_SPAWN_FDS, Order};
 
-/// How soon a send is retried that failed for want of kernel memory, or because this user has too
+/// How soon a send is retried that failed for lack of kernel memory, or because this user has too
 /// many descriptors in flight: no socket becomes ready when that changes.
 const REFUSED_RETRY: Duration = Duration::from_millis(2);
 
@@ -86,7 +86,7 @@ impl Orders {
         Ok(())
     }
 
-    /// Lets go of the guardian, for which the host counts as dead from now on. Needs no runtime.
+    /// Abandons the guardian, for which the host counts as dead from now on. Needs no runtime.
     /// Shuts the connection itself down, so that a copy of the socket in a forked process does not
     /// keep it open.
     pub(super) fn close(&self) {

@@ -37,7 +37,7 @@ const MEMORY_NAME: &str = "ostler-guardian";
 const BUSY_TRIES: u32 = 50;
 const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
-/// How the guardian's program got onto this machine.
+/// Where the guardian's program was run from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProgramFrom {
     /// From a memory file. Nothing is on disk.
@@ -319,8 +319,6 @@ mod tests {
             assert!(cached(&directory, NAME).is_err(), "{mode:o}");
         }
     }
-
-    /// I.22 of issue 11.
     #[test]
     fn links_are_not_followed_to_the_cache() {
         let home = tempfile::tempdir().expect("temporary directory");
@@ -336,8 +334,6 @@ mod tests {
         assert!(!fs::symlink_metadata(real.join(NAME)).expect("exists").is_symlink());
         assert_eq!(fs::read_to_string(&elsewhere).expect("exists"), "kept");
     }
-
-    /// I.22 of issue 11.
     #[test]
     fn a_named_program_that_others_may_write_to_is_not_run() {
         let home = tempfile::tempdir().expect("temporary directory");

@@ -294,7 +294,7 @@ async fn tree_held_by_a_halted_tracer_is_named_and_finally_gone() {
     bench.quit().await;
 }
 
-/// D.14 of issue 11: a stopped process receives no signal but KILL until it is continued.
+/// A stopped process receives no signal but KILL until it is continued.
 #[tokio::test]
 async fn stopped_worker_ends_gracefully() {
     let mut bench = Bench::launch().await;

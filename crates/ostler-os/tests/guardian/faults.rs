@@ -249,15 +249,13 @@ async fn role_forked_copy() {
         _ => {}
     }
 }
-
-/// G.18 of issue 11.
 #[tokio::test]
 async fn forked_copy_of_the_host_does_not_let_go_of_the_guardian() {
     let (_role, output) = Role::start(role_process("faults::role_forked_copy", "copy drops"));
     line_with(output, "served=").await;
 }
 
-/// G.18 of issue 11: the guardian leaves cleanly, but nothing in the host asked it to.
+/// The guardian leaves cleanly, but nothing in the host asked it to.
 #[tokio::test]
 async fn guardian_that_leaves_unasked_is_lost() {
     let (_role, output) = Role::start(role_process("faults::role_forked_copy", "copy shuts down"));

@@ -270,7 +270,7 @@ async fn dropping_the_handle_ends_the_guardian_and_all_workers() {
     crate::support::assert_gone(pid);
 }
 
-/// I.25 of issue 11: a set-uid host runs with rights that the user who set its environment lacks.
+/// A set-uid host runs with rights that the user who set its environment lacks.
 #[tokio::test]
 async fn set_uid_host_ignores_a_program_in_its_environment() {
     if !rustix::process::geteuid().is_root() {

@@ -234,7 +234,7 @@ async fn stop_time(bench: &mut Bench, with_strays: bool) -> Duration {
     begin.elapsed()
 }
 
-/// H.20 of issue 11: each sitter used to read all of /proc, so that stopping took quadratic time:
+/// Each sitter used to read all of /proc, so that stopping took quadratic time:
 /// 16 times as long as for plain workers at 400. A busy machine is given three tries.
 #[tokio::test]
 async fn strays_cost_a_sitter_the_same_however_many_processes_there_are() {

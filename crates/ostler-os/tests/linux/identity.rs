@@ -264,7 +264,7 @@ fn own_identity_equals_the_one_read_from_outside() {
     assert_eq!(identity::own().expect("this machine allows it"), read);
 }
 
-/// J.29 of issue 11: without a free descriptor pidfd_open fails, and the error used to blame /proc.
+/// Without a free descriptor pidfd_open fails, and the error used to blame /proc.
 #[test]
 fn failed_pidfd_open_is_not_blamed_on_proc() {
     const INNER: &str = "OSTLER_TEST_NO_DESCRIPTORS";

@@ -138,7 +138,7 @@ async fn sender_is_the_pid_from_the_kernel() {
     assert!(child.exit().await.success());
 }
 
-/// I.24 of issue 11: an abstract name could be used by every local user.
+/// An abstract name could be used by every local user.
 #[tokio::test]
 async fn path_that_is_too_long_becomes_a_private_short_one() {
     use std::os::unix::fs::PermissionsExt;

@@ -341,7 +341,7 @@ fn dead_in_mode(app_dir: &Path, mode: u32, of_app_dir: bool) -> PathBuf {
     run
 }
 
-/// I.22 of issue 11: what another user could have planted is neither believed nor removed.
+/// What another user could have planted is neither believed nor removed.
 #[test]
 fn runs_that_another_user_could_have_planted_are_left_alone() {
     for mode in [0o777, 0o720, 0o702] {

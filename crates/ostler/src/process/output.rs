@@ -1,4 +1,4 @@
-//! What becomes of a worker's lines beside being kept: readiness, the log, records for telemetry.
+//! What a worker's lines are used for besides being kept: readiness, the log, telemetry records.
 //!
 //! The hook runs in the task that drains the stream, so nothing in it waits.
 
@@ -17,12 +17,13 @@ use super::watch::LineWatch;
 use crate::hub::Hub;
 use paragraph::Paragraph;
 
-/// Log records of one stream a second, in the long run; what is above is counted and kept back.
+/// The sustained number of log records per second and stream. Further records are counted and
+/// dropped.
 pub const RECORDS_A_SECOND: u32 = 100;
-/// How many records a stream that was silent may give at once.
+/// How many records a stream may send in one burst.
 pub const RECORDS_AT_ONCE: u32 = 200;
 
-/// How long a line waits for those that may belong to it: 100 ms.
+/// How long a line waits for lines that may belong to it: 100 ms.
 const HOLD: Duration = Duration::from_millis(100);
 
 /// The hook that is called for each line of one stream.
@@ -50,7 +51,8 @@ pub(super) fn on_line(
     })
 }
 
-/// Makes records of one stream's lines. Dropped with the hook, it emits what it still holds.
+/// Turns one stream's lines into records. When it is dropped with the hook, it emits what it still
+/// holds.
 struct Recorder(Arc<Stream>);
 
 struct Stream {
@@ -67,13 +69,13 @@ struct Gathered {
     since: SystemTime,
     last_line: Instant,
     allowance: Allowance,
-    /// Kept back since the last record that was given.
+    /// Records dropped since the last one that was sent.
     limited: u64,
     timer: bool,
 }
 
 impl Recorder {
-    /// `None`: there is no observer.
+    /// `None` if there is no observer.
     fn new(incarnation: &Incarnation, hub: &Arc<Hub>, stream: &'static str) -> Option<Self> {
         let now = Instant::now();
         Some(Self(Arc::new(Stream {
@@ -101,7 +103,7 @@ impl Recorder {
             gathered.since = SystemTime::now();
         }
         gathered.last_line = Instant::now();
-        // Without a runtime, at the very end, the drop of this gives the rest.
+        // Without a runtime, at the very end, the drop of this sends the rest.
         if !gathered.timer
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
@@ -148,7 +150,7 @@ impl Stream {
     }
 }
 
-/// Gives what is held when no line has come for a while; ends then, or with its stream.
+/// Sends what is held when no line has come for a while, then ends. Also ends with its stream.
 async fn give_when_silent(stream: Weak<Stream>) {
     loop {
         tokio::time::sleep(HOLD).await;
@@ -162,7 +164,7 @@ async fn give_when_silent(stream: Weak<Stream>) {
     }
 }
 
-/// How many records a stream may give now: so many at once, refilled at so many a second.
+/// How many records a stream may send: a bucket with a maximum, refilled at a constant rate.
 #[derive(Debug)]
 struct Allowance {
     left: f64,

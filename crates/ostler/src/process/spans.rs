@@ -1,12 +1,12 @@
-//! The spans of an incarnation: its start is one trace, its stop another, and nothing is open
+//! The spans of an incarnation: its start is one trace, its stop another, and no span is open
 //! between the two.
 //!
 //! ```text
 //! ostler.worker.start   reserve → spawn → await_ready, activate
 //! ostler.worker.stop    term → wait → kill → tree_gone → port → record
 //! ```
-//! The next start is linked to the stop that it follows. Without a listener none of this costs more
-//! than a look.
+//! The next start is linked to the stop that it follows. Without a subscriber all of this costs
+//! almost nothing.
 
 use std::time::Instant;
 
@@ -19,20 +19,20 @@ use tracing::Span;
 use super::incarnation::Incarnation;
 use crate::hub::Hub;
 
-/// What an incarnation is doing, as its spans and its measured times have it.
+/// The open spans of an incarnation, and its measured times.
 #[derive(Debug)]
 pub(crate) struct Spans {
     start: Span,
     stop: Span,
-    /// Where the one of them that began last is in its trace.
+    /// The place of the latest of them in its trace.
     link: SpanLink,
-    /// The part of the one that is open.
+    /// The open part of that trace.
     step: Span,
     step_name: &'static str,
     part: Option<(Part, Instant)>,
 }
 
-/// A part of the trace of `parent`; none where there is no trace.
+/// A part of the trace of `parent`; none if there is no trace.
 macro_rules! step {
     ($parent:expr, $name:expr) => {
         match $parent.id() {
@@ -56,7 +56,7 @@ macro_rules! trace {
 }
 
 impl Spans {
-    /// Its turn has come.
+    /// The incarnation's turn has come.
     pub(super) fn begin(incarnation: &Incarnation, hub: &Hub, last_stop: &SpanLink) -> Self {
         let start = trace!(span::WORKER_START, incarnation, hub);
         context::follow(&start, last_stop);
@@ -70,24 +70,24 @@ impl Spans {
         }
     }
 
-    /// The start's place in its trace, until its end begins: for the environment of the process.
+    /// The start's place in its trace, for the environment of the process.
     pub(super) fn start(&self) -> &SpanLink {
         &self.link
     }
 
-    /// The trace of its end, once that has begun.
+    /// The trace of the stop, once it has begun.
     pub(super) fn stop(&self) -> (&Span, &SpanLink) {
         (&self.stop, &self.link)
     }
 
-    /// The record learns its process: beside the steps.
+    /// The process is added to the record, in parallel to the steps.
     pub(super) fn activating(&self, pid: u32) -> Span {
         self.start.record("process.pid", pid);
         step!(self.start, span::ACTIVATE)
     }
 
-    /// The span that a transition belongs to, and its place. The first of an end begins the trace
-    /// of the stop; what comes later belongs to that.
+    /// The span that a transition belongs to, and its place. The first transition of a stop begins
+    /// its trace; later ones belong to it.
     pub(super) fn enter(
         &mut self,
         incarnation: &Incarnation,
@@ -105,7 +105,8 @@ impl Spans {
         (span, &self.link)
     }
 
-    /// The transition has been announced: what it ended is closed, what it begins is opened.
+    /// The transition has been announced: closes the span that it ended and opens the one that it
+    /// begins.
     pub(super) fn leave(&mut self, pool: &str, hub: &Hub, what: &Transition) {
         match what {
             Transition::Reserved => self.close_step(),
@@ -143,7 +144,7 @@ impl Spans {
         }
     }
 
-    /// What is left of the tree is being killed.
+    /// The rest of the tree is being killed.
     pub(super) fn killed(&mut self) {
         self.step(step!(self.stop, span::KILL), span::KILL);
     }
@@ -167,7 +168,7 @@ impl Spans {
         }
     }
 
-    /// Where the end's trace is: the next start is linked to it.
+    /// The place of the stop's trace, to which the next start is linked.
     pub(super) fn last(&self) -> SpanLink {
         self.link.clone()
     }
@@ -176,7 +177,7 @@ impl Spans {
         if signal == Signal::KILL {
             self.killed();
         } else {
-            // The order is given in the same step; that it was carried out shows with the end only.
+            // The order is given in the same step; only the end shows that it was carried out.
             drop(step!(self.stop, span::TERM));
             self.step(step!(self.stop, span::WAIT), span::WAIT);
         }
@@ -191,7 +192,7 @@ impl Spans {
         self.step(Span::none(), "");
     }
 
-    /// A part of its life is over, if it was this one.
+    /// Ends the measurement of a part, if it is this one.
     fn measure(&mut self, pool: &str, hub: &Hub, part: Part, next: Option<Part>) {
         if let Some((now, since)) = self.part.take()
             && now == part

@@ -1,10 +1,10 @@
 //! Lines of a worker's output that belong together: a traceback is one record, not thirty.
 
-/// The longest record, in bytes: 16 KiB. What goes on beyond it is the next one; a line that is
-/// longer by itself is cut. Receivers refuse a request of more than 4 MiB, as a rule.
+/// The longest record, in bytes: 16 KiB. Longer paragraphs continue in the next record; a single
+/// line that is longer is cut. Receivers usually refuse requests above 4 MiB.
 const LONGEST: usize = 16 * 1024;
 
-/// What is expected next, by what has been read.
+/// What is expected next, after what has been read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Shape {
     /// Indented lines belong to the line before them (Java's frames, wrapped messages).
@@ -12,11 +12,11 @@ enum Shape {
     Plain,
     /// The frames of a Python traceback, up to the line with its exception.
     Frames,
-    /// That line has come; its notes are indented.
+    /// The line with the exception has been read; its notes are indented.
     Ended,
-    /// An empty line behind it: another traceback may follow, with a word on why.
+    /// An empty line follows: another traceback may come, after a line that says why.
     Gap,
-    /// That word has come.
+    /// The line that says why has been read.
     Joint,
 }
 
@@ -29,7 +29,7 @@ pub(crate) struct Paragraph {
 }
 
 impl Paragraph {
-    /// Takes a line in; gives what was gathered before, when this line is no part of it.
+    /// Adds a line. Returns what was gathered before if this line is not part of it.
     pub(crate) fn push(&mut self, line: &str) -> Option<String> {
         let line = cut(line);
         if let Some(shape) = self.continued_by(line) {
@@ -45,7 +45,7 @@ impl Paragraph {
         done
     }
 
-    /// Gives what was gathered; `None`: nothing, or nothing but empty lines.
+    /// Returns what was gathered; `None` if that is nothing or only empty lines.
     pub(crate) fn take(&mut self) -> Option<String> {
         self.begun = false;
         let mut text = std::mem::take(&mut self.text);
@@ -86,7 +86,7 @@ fn is_head(line: &str) -> bool {
     line.starts_with("Traceback (most recent call last):")
 }
 
-/// What stands between a traceback and the one that came of it (same module).
+/// The lines between a traceback and the one that it caused (same module).
 fn is_joint(line: &str) -> bool {
     line.starts_with("During handling of the above exception, another exception occurred:")
         || line.starts_with("The above exception was the direct cause of the following exception:")

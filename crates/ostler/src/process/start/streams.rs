@@ -1,4 +1,4 @@
-//! The worker's stdin, stdout and stderr: what it gets, and what the host keeps of each.
+//! The worker's stdin, stdout and stderr: the worker's ends, and what the host keeps of each.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub(super) struct Streams {
     pub(super) stderr: OwnedFd,
 }
 
-/// Makes the pipes; captures what does not belong to a client.
+/// Creates the pipes, and captures the streams that do not belong to a client.
 pub(super) fn make(incarnation: &Incarnation, resources: &mut Resources, hub: &Arc<Hub>) -> Result<Streams, Failure> {
     let captured = |stream| {
         let on_line = on_line(

@@ -1,4 +1,5 @@
-//! The ready file: there and not empty is ready. It may hold the ports that the worker picked.
+//! The ready file: the worker is ready when it exists and is not empty. It may contain the ports
+//! that the worker chose.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read as _};
@@ -11,15 +12,15 @@ use super::super::incarnation::port_variable;
 use super::Answer;
 use crate::status::PortMap;
 
-/// More than this of a ready file is not read.
+/// At most this much of a ready file is read.
 const LONGEST: u64 = 4096;
 
 /// `OSTLER_READY_FILE`, polled.
 pub(super) struct ReadyFile {
     path: PathBuf,
     reported: Vec<String>,
-    /// What it held at the last look: a text without a line end may be half written, and counts
-    /// when it stays.
+    /// The content at the last poll. A text without a line end may be incomplete, and counts only
+    /// if it is unchanged.
     before: Option<String>,
 }
 
@@ -58,8 +59,8 @@ impl ReadyFile {
     }
 }
 
-/// The text of the file; `None` when there is none yet. Anything but a regular file could hang its
-/// reader.
+/// The text of the file; `None` if there is none yet. Only regular files are read, because others
+/// could block.
 fn read(path: &Path) -> io::Result<Option<String>> {
     let file = match OpenOptions::new()
         .read(true)

@@ -1,4 +1,4 @@
-//! Whether a ready worker stays well: probes on an interval, and heartbeats.
+//! Whether a ready worker stays healthy: probes on an interval, and heartbeats.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::{Answer, ProbePlan};
 pub(in crate::process) struct HealthPlan {
     /// A probe on an interval.
     pub(in crate::process) probe: Option<HealthProbe>,
-    /// What its tree says, and the longest silence between two `WATCHDOG=1`.
+    /// The messages of its tree, and the longest time between two `WATCHDOG=1`.
     pub(in crate::process) heartbeat: Option<(watch::Receiver<Heard>, Duration)>,
 }
 
@@ -24,7 +24,8 @@ pub(in crate::process) struct HealthProbe {
     pub(in crate::process) rules: Health,
 }
 
-/// Waits until the worker is no longer well, and says why. Never returns when nothing is watched.
+/// Waits until the worker is no longer healthy, and returns why. Never returns if nothing is
+/// watched.
 pub(in crate::process) async fn watch(plan: HealthPlan) -> Failure {
     let HealthPlan { probe, heartbeat } = plan;
     let probes = async {
@@ -45,8 +46,8 @@ pub(in crate::process) async fn watch(plan: HealthPlan) -> Failure {
     }
 }
 
-/// The first probe comes one interval after ready; each later one an interval after the end of the
-/// one before.
+/// The first probe starts one interval after ready, each later one an interval after the end of the
+/// previous one.
 async fn poll(probe: &HealthProbe) -> Failure {
     let Health {
         every, timeout, misses, ..

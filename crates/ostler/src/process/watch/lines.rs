@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use pattern::Pattern;
 
-/// Sees every line of a worker, in place, so that none is missed however many there are.
+/// Sees every line of a worker, in place, so that none is missed.
 #[derive(Debug, Clone)]
 pub(in crate::process) struct LineWatch {
     pattern: Arc<Pattern>,
@@ -28,7 +28,7 @@ impl LineWatch {
         }
     }
 
-    /// Waits for the first line that matches; at once when it has come already.
+    /// Waits for the first line that matches. Returns at once if it has come already.
     pub(in crate::process) async fn matched(&self) {
         // The sender lives in `self`.
         let _ = self.seen.subscribe().wait_for(|seen| *seen).await;

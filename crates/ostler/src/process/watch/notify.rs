@@ -1,8 +1,8 @@
-//! What the worker's tree says on its notify socket (the `sd_notify` protocol, sd_notify(3)).
+//! The messages of a worker's tree on its notify socket (the `sd_notify` protocol, sd_notify(3)).
 //!
-//! The socket is read from the spawn to the release, whatever the worker's state: a worker whose
-//! messages lie unread blocks in its next one. What they say is noted in [`Heard`], and readiness
-//! and heartbeat are watched there.
+//! The socket is read from the spawn to the release, in every state, because a worker whose
+//! messages stay unread blocks when it sends another one. Their content is kept in [`Heard`], where
+//! readiness and heartbeat are watched.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -21,19 +21,19 @@ use super::LastAnswer;
 use crate::patience::Deadline;
 use crate::status::PortMap;
 
-/// So many messages are read before everything else of the incarnation has its turn.
+/// How many messages are read before anything else of the incarnation is processed.
 const AT_ONCE: u32 = 32;
 
-/// What the worker's tree has said so far.
+/// What the worker's tree has sent so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(in crate::process) struct Heard {
     ready: bool,
-    /// By the name as sent, in capitals; `PORT` has the empty name.
+    /// Ports by their names as sent, in capitals; `PORT` has the empty name.
     ports: BTreeMap<String, u16>,
     status: Option<String>,
-    /// How many `WATCHDOG=1`.
+    /// The number of `WATCHDOG=1` messages.
     beats: u64,
-    /// Why nothing more will be heard.
+    /// Why no further messages can be read.
     unreadable: Option<String>,
 }
 
@@ -55,7 +55,7 @@ impl Heard {
 /// The notify socket of one incarnation.
 #[derive(Debug)]
 pub(in crate::process) struct Notify {
-    /// Until it is listened to.
+    /// `None` once it is being read.
     socket: Option<NotifySocket>,
     env_value: OsString,
     heard: watch::Sender<Heard>,
@@ -75,7 +75,7 @@ impl Notify {
         })
     }
 
-    /// What the worker's `NOTIFY_SOCKET` must be.
+    /// The value of the worker's `NOTIFY_SOCKET`.
     pub(in crate::process) fn env_value(&self) -> OsString {
         self.env_value.clone()
     }
@@ -127,9 +127,9 @@ async fn listen(mut socket: NotifySocket, sitter: i32, heard: watch::Sender<Hear
     }
 }
 
-/// Whether the sender belongs to the tree. One that has ended already (`systemd-notify` ends as
-/// soon as it has sent) can't be looked up; the socket's name is known to the tree alone, so it
-/// counts.
+/// Whether the sender belongs to the tree. A sender that has ended already (`systemd-notify` ends
+/// right after sending) can't be checked, and counts, because only the tree knows the socket's
+/// name.
 fn is_ours(pid: i32, sitter: i32) -> bool {
     match tree::is_descendant(pid, sitter) {
         Ok(true) => true,
@@ -193,7 +193,7 @@ pub(super) async fn silence(mut heard: watch::Receiver<Heard>, longest: Duration
     }
 }
 
-/// Never returns when nothing more can be heard, as when the runtime shuts down.
+/// Never returns if no further messages can be read, for example while the runtime shuts down.
 async fn changed(heard: &mut watch::Receiver<Heard>) {
     if heard.changed().await.is_err() {
         std::future::pending::<()>().await;
