@@ -42,8 +42,8 @@ impl<'a> Placeholder<'a> {
 
 impl WorkerSpec {
     /// The specification with each placeholder replaced for which `value` returns something, in the
-    /// command, in the values of the environment and in the working directory. The others, and other
-    /// braces, stay.
+    /// command, in the values of the environment and in the working directory. The others, and
+    /// other braces, stay.
     #[must_use]
     pub fn expanded(&self, value: impl Fn(Placeholder<'_>) -> Option<String>) -> Self {
         let replaced = |text: &str| expand(text, &value);

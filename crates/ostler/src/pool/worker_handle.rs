@@ -189,8 +189,8 @@ impl Worker {
 
     /// Sends a signal to the worker's process, and not to what that has started: HUP has many
     /// programs read their configuration again. It is sent through a pidfd whose identity was
-    /// verified, so it reaches no other process. What it leads to is the worker's own: an exit is an
-    /// exit of its own, which is counted and followed by a restart as its specification says;
+    /// verified, so it reaches no other process. What it leads to is the worker's own: an exit is
+    /// an exit of its own, which is counted and followed by a restart as its specification says;
     /// [`Worker::stop`] and [`Worker::restart`] are for ends on request.
     ///
     /// The log has a line with target `ostler`, worker, incarnation, pid, signal, sender and cause.
