@@ -1,5 +1,5 @@
-//! From a transition of the lifecycle to the event that the world sees, to what the slot shows of
-//! its worker, and to what the owner hears.
+//! Translates a transition of the lifecycle into the public event, the slot's public state, and the
+//! notices to owner and followers.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use super::watch::reachable;
 use crate::follow::{Endpoint, ReadyWorker, WorkerChange};
 use crate::status::WorkerState;
 
-/// The cause in the event of an incarnation of which it is not proven that nothing is left.
+/// The cause in the event of an incarnation that is not proven to have left nothing.
 const UNSEEN: &str = "unseen";
 
 /// The event of a transition.
@@ -62,7 +62,7 @@ fn unseen(why: &str) -> Failure {
     )
 }
 
-/// The event of a stop whose grace is over: the sitter has killed what was left.
+/// The event of a stop whose grace is over: the sitter has killed the rest.
 pub(super) fn grace_over(signal: Signal) -> (EventKind, Facts) {
     let facts = Facts {
         signal: Some(signal.name()),
@@ -72,7 +72,7 @@ pub(super) fn grace_over(signal: Signal) -> (EventKind, Facts) {
     (EventKind::WorkerStopping, facts)
 }
 
-/// What the slot shows of its worker from now on.
+/// Updates the worker's public state.
 pub(super) fn show(state: &mut WorkerState, incarnation: &Incarnation, resources: &Resources, what: &Transition) {
     state.state = Some(match what {
         Transition::Reserved => {
@@ -109,7 +109,7 @@ pub(super) fn show(state: &mut WorkerState, incarnation: &Incarnation, resources
     });
 }
 
-/// What the pool's followers hear of a transition.
+/// The change that followers receive for a transition.
 pub(super) fn for_followers(
     what: Transition,
     incarnation: &Incarnation,
@@ -145,7 +145,7 @@ fn ready_worker(incarnation: &Incarnation, resources: &Resources) -> ReadyWorker
     }
 }
 
-/// What the owner of the process hears of a transition.
+/// The notice that the owner receives for a transition.
 pub(super) fn for_owner(what: &Transition) -> Option<Notice> {
     match what {
         Transition::Ready => Some(Notice::Ready),

@@ -1,5 +1,5 @@
-//! What an incarnation needs of its host, as narrow traits: orders to the guardian, records in the
-//! table, checks on the machine. Tests script them.
+//! What an incarnation needs from its host, as narrow traits: orders to the guardian, records in
+//! the table, checks on the machine. Tests script them.
 
 use std::io;
 use std::net::SocketAddr;
@@ -28,10 +28,10 @@ use crate::hub::Hub;
 use crate::instance::services::{Services, StopLevel};
 use crate::scratch;
 
-/// How long the naming of processes may take: 1 s.
+/// How long looking up the names of processes may take: 1 s.
 const NAMING_LIMIT: Duration = Duration::from_secs(1);
 
-/// What the incarnations of one pool share.
+/// Shared by the incarnations of one pool.
 pub(crate) struct Setup {
     pub(super) host: Host,
     pub(super) pool: Arc<PoolSpec>,
@@ -58,17 +58,17 @@ impl std::fmt::Debug for Setup {
 pub(crate) struct Host {
     pub(super) owner: Owner,
     pub(super) hub: Arc<Hub>,
-    /// Code that hears at once what becomes of a worker.
+    /// Code that is called for every change of a worker.
     pub(super) followers: Arc<Followers>,
     pub(super) guard: Arc<dyn Guard>,
     pub(super) table: Arc<dyn Records>,
     pub(super) machine: Arc<dyn Machine>,
-    /// Where sockets and ready files belong; see [`scratch::make`].
+    /// The directory of sockets and ready files; see [`scratch::make`].
     pub(super) scratch: PathBuf,
     pub(super) stop_level: watch::Receiver<StopLevel>,
-    /// How many incarnations are not yet released.
+    /// The number of incarnations that are not yet released.
     pub(super) unreleased: watch::Sender<usize>,
-    /// Why it is not proven that nothing is left, of each incarnation of which it is not.
+    /// Incarnations that are not proven to have left nothing, each with the reason.
     pub(super) unseen: Arc<Mutex<Vec<String>>>,
 }
 
@@ -103,7 +103,7 @@ impl Host {
     }
 }
 
-/// Why an order to spawn reached no guardian.
+/// Why an order to spawn did not reach a guardian.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SpawnRefused {
     #[error(transparent)]
@@ -112,16 +112,16 @@ pub(super) enum SpawnRefused {
     Order(#[from] OrderError),
 }
 
-/// Orders to the guardian that serves.
+/// Orders to the serving guardian.
 pub(super) trait Guard: Send + Sync {
-    /// Orders a spawn, as soon as a guardian serves. From then on the incarnation's news goes by
-    /// `route`.
+    /// Orders a spawn as soon as a guardian serves. From then on the incarnation's events are sent
+    /// to `route`.
     fn spawn(&self, slot: u32, route: Route, request: SpawnRequest) -> BoxFuture<'_, Result<(), SpawnRefused>>;
 
     /// Orders the incarnation's sitter to end it.
     fn end(&self, slot: u32, incarnation: Incarnation, stop: StopSpec);
 
-    /// The incarnation needs no more news.
+    /// The incarnation needs no further events.
     fn forget(&self, slot: u32, incarnation: Incarnation);
 }
 
@@ -150,10 +150,10 @@ pub(super) trait Records: Send + Sync {
 
     fn activate(&self, key: Key, activation: Activation) -> BoxFuture<'_, Result<(), TableError>>;
 
-    /// The record names these ports from now on.
+    /// Adds these ports to the record.
     fn set_ports(&self, key: Key, ports: Vec<RecordedPort>) -> BoxFuture<'_, Result<(), TableError>>;
 
-    /// Removing a record that isn't there succeeds.
+    /// Removes the record. Succeeds if there is none.
     fn remove(&self, key: Key) -> BoxFuture<'_, Result<bool, TableError>>;
 }
 
@@ -182,30 +182,30 @@ impl Records for Table {
 
 /// Checks and kills on this machine. All of them block.
 pub(super) trait Machine: Send + Sync {
-    /// The cgroup for the worker's next process; `None` where there are none. Those of
-    /// the worker's incarnations up to `spent_until` can't be used again.
+    /// The cgroup for the worker's next process; `None` without cgroups. Those of the worker's
+    /// incarnations up to `spent_until` can't be reused.
     fn cgroup(&self, worker: &WorkerId, spent_until: Option<Incarnation>) -> Option<io::Result<Group>>;
 
-    /// Begins to look out for the out-of-memory kill of a process that is about to be spawned into
-    /// this cgroup; `None` where nothing counts such kills.
+    /// Begins to watch for the out-of-memory kill of a process that is about to be spawned into
+    /// this cgroup; `None` if nothing counts such kills.
     fn watch_oom(&self, cgroup: Option<&Group>) -> Option<OomWatch>;
 
     /// Which of the addresses can't be bound, or on which of the sockets a process listens, and who
     /// holds it; `None`: none. The paths of sockets that are not held are removed.
     fn held(&self, addresses: &[SocketAddr], sockets: &[PathBuf]) -> Option<String>;
 
-    /// The names of the processes below `root`. No process is touched, so a bare pid does.
+    /// The names of the processes below `root`. No process is touched, so a bare pid is enough.
     fn name_tree(&self, root: i32) -> Vec<String>;
 
-    /// Kills what a sitter that takes no orders has below it.
+    /// Kills the processes below a sitter that takes no orders.
     fn kill_past_sitter(&self, remnants: &Remnants);
 
     /// Kills what is left of a tree without a sitter.
     fn end_without_sitter(&self, remnants: &Remnants) -> Rest;
 }
 
-/// It holds nothing else of the instance: its work may outlive the runtime, and a run whose lock is
-/// held lives.
+/// Holds nothing else of the instance: its work may outlive the runtime, and would keep the run's
+/// lock, which means that the run is alive.
 struct ThisMachine {
     cgroup: Option<Arc<RunGroup>>,
 }

@@ -1,5 +1,4 @@
-//! Every message of a worker's process: what its owner hears, what its driver hears, what work
-//! comes to.
+//! Every message about a worker's process: to its owner, to its driver, and the results of work.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -14,31 +13,31 @@ use tokio::sync::{mpsc, watch};
 
 use crate::status::{PortMap, SocketMap};
 
-/// What the owner of a process hears of it.
+/// A message to the owner of a process.
 #[derive(Debug, Clone)]
 pub(crate) enum Notice {
-    /// It can be used.
+    /// The worker is ready.
     Ready,
-    /// It can no longer be used.
+    /// The worker is no longer ready.
     NotReady,
-    /// Its life is over; this is how it ended.
+    /// The incarnation has ended, with this outcome.
     Ended(Outcome),
-    /// It has ended, but what it held was not released in time. Its release goes on being tried,
-    /// and nothing takes its place before that.
+    /// The incarnation has ended, but what it held was not released in time. The release is still
+    /// retried, and nothing takes its place before that.
     Overdue(Failure),
 }
 
-/// The owner's ear.
+/// How the owner receives notices.
 pub(crate) type Owner = Box<dyn Fn(Notice) + Send + Sync>;
 
-/// How far an incarnation has got, for those that wait for its end.
+/// The progress of an incarnation, for tasks that wait for its release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Progress {
-    /// It lives, or is being released.
+    /// It is running or being released.
     Held,
     /// Its release is overdue, for this reason.
     Overdue(Reason),
-    /// Its life is over.
+    /// It is released.
     Released,
 }
 
@@ -46,11 +45,11 @@ pub(crate) enum Progress {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Order {
     pub(super) cause: Cause,
-    /// At once, without a grace.
+    /// Whether to kill at once, without a grace.
     pub(super) kill: bool,
 }
 
-/// How a driver and its owner reach each other.
+/// The channels between a driver and its owner.
 pub(super) struct Line {
     pub(super) owner: Owner,
     pub(super) progress: watch::Sender<Progress>,
@@ -61,7 +60,7 @@ pub(super) struct Line {
 /// Listeners that the host has bound for a worker (`port = "listen"`), by the port's name.
 pub(super) type Listeners = BTreeMap<String, Arc<TcpListener>>;
 
-/// The ports that were chosen, and what keeps them.
+/// The chosen ports, and what reserves them.
 #[derive(Debug, Default)]
 pub(super) struct ChosenPorts {
     pub(super) ports: PortMap,
@@ -70,28 +69,28 @@ pub(super) struct ChosenPorts {
     pub(super) listeners: Listeners,
 }
 
-/// What a reservation came to.
+/// The result of a reservation.
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) ports: Result<ChosenPorts, Failure>,
     pub(super) recorded: Result<(), Failure>,
 }
 
-/// A piece of work that takes time.
+/// Work that takes time.
 pub(super) type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
 
-/// What a piece of work came to.
+/// The result of work.
 #[derive(Debug)]
 pub(super) enum Done {
-    /// Something for the lifecycle.
+    /// An input for the lifecycle.
     Input(Input),
-    /// The ports were chosen (or none was available) and the table has answered.
+    /// The ports are chosen (or none was available), and the table has answered.
     Reserved(Prepared),
-    /// The worker is ready, and has reported these ports.
+    /// The worker is ready and has reported these ports.
     Ready(PortMap),
     /// What is left of a tree whose sitter is gone.
     EndedWithoutSitter(Rest),
-    /// Nothing that changes anything.
+    /// Nothing that matters to the lifecycle.
     Nothing,
 }
 

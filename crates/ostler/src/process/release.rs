@@ -1,5 +1,5 @@
-//! The release of an incarnation: its tree, its ports, its record. What is still held is named with
-//! its holder.
+//! The release of an incarnation: its tree, its ports, its record. What is still held is reported
+//! with its holder.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,8 +15,8 @@ use super::protocol::{Done, Work};
 use super::remnants::Remnants;
 use super::resources::Resources;
 
-/// Can every port be bound again, and is every socket gone? Ports that the host itself listens on
-/// are exempt.
+/// Checks that every port can be bound again and every socket is gone. Ports that the host itself
+/// listens on are exempt.
 pub(super) fn check_ports(incarnation: &Incarnation, resources: &Resources, host: &Host) -> Work {
     let spec = incarnation.spec();
     let exempt = |name: &str| spec.ports.iter().any(|(of, port)| of == name && port == Port::Listen);
@@ -43,7 +43,7 @@ pub(super) fn unrecord(incarnation: &Incarnation, host: &Host) -> Work {
     })
 }
 
-/// Names the processes of the tree that are left.
+/// Looks up the names of the processes that are left of the tree.
 pub(super) fn name_holders(resources: &Resources, host: &Host) -> Work {
     let root = resources
         .sitter_pid
@@ -68,7 +68,7 @@ pub(super) fn kill_past_sitter(incarnation: &Incarnation, resources: &Resources,
     })
 }
 
-/// Ends what is left of an incarnation when neither its sitter nor the guardian lives to do it.
+/// Ends what is left of an incarnation whose sitter and guardian are both gone.
 pub(super) fn end_without_sitter(incarnation: &Incarnation, resources: &Resources, host: &Host) -> Work {
     let remnants = remnants(incarnation, resources);
     let lost = Done::EndedWithoutSitter(Rest::Left("unknown: the work that ends it was lost".to_owned()));
@@ -88,8 +88,8 @@ fn remnants(incarnation: &Incarnation, resources: &Resources) -> Remnants {
     }
 }
 
-/// Work that blocks. When it is lost (it panicked, or the runtime is shutting down), `lost` is its
-/// answer, so that the lifecycle can ask again.
+/// Blocking work. If it is lost (it panicked, or the runtime is shutting down), its result is
+/// `lost`, so that the lifecycle can ask again.
 fn on_machine(host: &Host, lost: Done, work: impl FnOnce(&dyn Machine) -> Done + Send + 'static) -> Work {
     let machine = Arc::clone(&host.machine);
     Box::pin(async move {

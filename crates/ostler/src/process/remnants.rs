@@ -1,5 +1,4 @@
-//! What is left of a tree that its sitter does not end by our order: found and killed by the host
-//! itself.
+//! A tree that its sitter can't end on our order: the host itself finds and kills what is left.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,8 +10,8 @@ use ostler_os::identity::{Attribution, ProcessIdentity};
 
 use crate::remains::{self, KILL_LIMIT, Killed, Remains};
 
-/// What identifies the processes of one incarnation. All of it is the incarnation's own: the work
-/// may come late, when the worker's next incarnation runs already.
+/// What identifies the processes of one incarnation, and of no other: the work may run late, when
+/// the worker's next incarnation has started.
 #[derive(Debug, Clone)]
 pub(super) struct Remnants {
     pub(super) worker: WorkerId,
@@ -24,7 +23,7 @@ pub(super) struct Remnants {
 }
 
 impl Remnants {
-    /// Kills what is found by identity, marker and cgroup, and says what is left. Blocks.
+    /// Kills what it finds by identity, marker and cgroup, and returns what is left. Blocks.
     pub(super) fn end(&self) -> Rest {
         self.kill_cgroup();
         let value = self.worker.marker_value(self.incarnation);
@@ -38,7 +37,7 @@ impl Remnants {
         self.proof(missed, deadline)
     }
 
-    /// Nothing was found alive. Whether that is proven.
+    /// Nothing was found alive; returns whether that is proven.
     fn proof(&self, missed: Option<String>, deadline: Instant) -> Rest {
         match &self.cgroup {
             Some(group) => match group.is_empty_by(deadline) {
@@ -46,7 +45,7 @@ impl Remnants {
                 Ok(false) => Rest::Left(format!("members of its cgroup {}", group.path().display())),
                 Err(error) => Rest::Unseen(format!("its cgroup can't be read: {error}")),
             },
-            // It never ran, as far as is known: no process has cleared its environment.
+            // As far as is known it never ran, so no process has cleared its environment.
             None if self.identity.is_none() => missed.map_or(Rest::Gone, Rest::Unseen),
             None => {
                 let why = "guardian and sitter were killed, and there is no cgroup: a process that has left its \
@@ -56,8 +55,8 @@ impl Remnants {
         }
     }
 
-    /// Kills what lives below the sitter, which is left alone. The sitter adopts orphans, so all of
-    /// the tree is below it, and no marker must be searched for. Blocks.
+    /// Kills the processes below the sitter, but not the sitter. The sitter adopts orphans, so the
+    /// whole tree is below it, and no search by marker is needed. Blocks.
     pub(super) fn kill_past_sitter(&self) {
         self.kill_cgroup();
         let below = self.sitter.as_ref().map(Remains::below).unwrap_or_default();

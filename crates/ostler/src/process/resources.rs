@@ -20,16 +20,16 @@ use super::watch::{LastAnswer, LineWatch, Notify};
 use crate::follow::Stdio;
 use crate::status::{PortMap, SocketMap};
 
-/// How many lines of stderr a failure carries.
+/// How many lines of stderr a failure contains.
 const STDERR_TAIL: usize = 20;
 
 /// What one incarnation holds.
 #[derive(Default)]
 pub(super) struct Resources {
     pub(super) ports: PortMap,
-    /// The Unix sockets that are its own. The paths are removed by the release.
+    /// Its own Unix sockets. The release removes the paths.
     pub(super) sockets: SocketMap,
-    /// Ports that no other worker of this process gets meanwhile.
+    /// Reservations of its ports against other workers of this process.
     pub(super) reservations: Vec<PortReservation>,
     pub(super) listeners: Listeners,
     /// Why no port is available; it becomes the failure of the spawn, so that the reservation is
@@ -41,7 +41,7 @@ pub(super) struct Resources {
     /// The sitter as it was identified at the spawn.
     pub(super) sitter: Option<ProcessIdentity>,
     pub(super) containment: Option<&'static str>,
-    /// Shared with the work that kills what no sitter ends.
+    /// Shared with the work that kills a tree without a sitter.
     pub(super) cgroup: Option<Arc<Group>>,
     pub(super) oom: Option<OomWatch>,
     pub(super) stdout: Option<Capture>,
@@ -53,7 +53,7 @@ pub(super) struct Resources {
     pub(super) notify: Option<Notify>,
     pub(super) ready_file: Option<PathBuf>,
     pub(super) lines: Option<LineWatch>,
-    /// Why it was not ready at the latest look.
+    /// Why it was not ready at the latest check.
     pub(super) last_answer: LastAnswer,
 }
 
@@ -64,7 +64,7 @@ impl Resources {
         resources
     }
 
-    /// Fills in what every event of the incarnation carries.
+    /// Adds what every event of the incarnation contains.
     pub(super) fn complete(&self, facts: Facts) -> Facts {
         let named = self.ports.iter().filter(|(name, _)| !name.is_empty());
         let shown = |path: &Path| path.display().to_string();
@@ -80,23 +80,23 @@ impl Resources {
         }
     }
 
-    /// The worker has its ports: they keep other hosts away by themselves now.
+    /// The worker has bound its ports, which now keep other hosts away by themselves.
     pub(super) fn settle_ports(&mut self) {
         for reservation in &mut self.reservations {
             reservation.settle();
         }
     }
 
-    /// A cgroup that was killed is not used again. Whether it is gone: the kernel may call it busy
-    /// for a moment more.
+    /// Drops the cgroup after it was killed, because it can't be reused. Returns whether it could
+    /// be removed: the kernel may report it as busy for another moment.
     pub(super) fn drop_cgroup(&mut self) -> bool {
         self.cgroup
             .take()
             .is_none_or(|group| group.try_remove().unwrap_or(false))
     }
 
-    /// How the process ended, by more than wait(2) shows, which reports an out-of-memory kill as
-    /// any other SIGKILL. Only for an end that we did not order.
+    /// Replaces the status of an out-of-memory kill, which wait(2) reports like any other SIGKILL.
+    /// Only for an end that Ostler did not order.
     pub(super) fn explain_exit(&mut self, status: ExitStatus) -> ExitStatus {
         let is_kill = status == ExitStatus::Signal(Signal::KILL);
         let watch = self.oom.take().filter(|_| is_kill);
@@ -106,7 +106,7 @@ impl Resources {
         }
     }
 
-    /// How many lines were dropped from what is kept.
+    /// The number of lines dropped from the kept output.
     pub(super) fn dropped_lines(&self) -> u64 {
         self.captures().map(Capture::dropped).sum()
     }
@@ -122,8 +122,8 @@ impl Resources {
         }
     }
 
-    /// The failure with what the incarnation itself says of it: the last lines of its stderr, and
-    /// why it was not ready.
+    /// Adds to the failure what the incarnation knows: the last lines of its stderr, and why it was
+    /// not ready.
     pub(super) fn explain(&self, spec: &WorkerSpec, mut failure: Failure) -> Failure {
         if failure.stderr_tail.is_empty()
             && let Some(stderr) = &self.stderr
@@ -146,7 +146,7 @@ impl Resources {
     }
 }
 
-/// What a worker that never got ready printed last: the exception of a Python program, with the
+/// The last output of a worker that never became ready: the exception of a Python program, with the
 /// package that fixes it, or its last line on stderr.
 fn last_words(spec: &WorkerSpec, failure: &mut Failure) -> Option<String> {
     let Some(found) = traceback::read(&failure.stderr_tail) else {
@@ -164,7 +164,7 @@ impl Drop for Resources {
     fn drop(&mut self) {
         self.captures().for_each(Capture::close);
         if let Some(file) = &self.ready_file {
-            // It is not there when the worker has not made it, or has removed it.
+            // Missing if the worker has not created it, or has removed it.
             drop(std::fs::remove_file(file));
         }
     }

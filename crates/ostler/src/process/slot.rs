@@ -16,40 +16,40 @@ use super::tap::Tap;
 use crate::status::PortMap;
 use crate::status::WorkerState;
 
-/// The pause after the first start that failed uncounted; doubled after each that follows, up to
+/// The pause after the first start that failed uncounted. It doubles with each further one, up to
 /// [`PAUSE_MAX`].
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
-/// The longest such pause.
+/// The longest of these pauses.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
-/// What a slot remembers from one incarnation to the next.
+/// What a slot keeps from one incarnation to the next.
 #[derive(Debug, Default)]
 struct Memory {
     incarnations: u64,
     ports: PortMap,
     listeners: Listeners,
-    /// Starts in a row that failed uncounted (the machine's limits, a file that is being written, a
-    /// store that stalls, a guardian or sitter that was lost); each lengthens the pause before the
-    /// next one.
+    /// The number of consecutive starts that failed uncounted (the machine's limits, a file that is
+    /// being written, a store that stalls, a lost guardian or sitter). Each lengthens the pause
+    /// before the next start.
     uncounted_failures: u32,
-    /// When that pause is over.
+    /// The end of that pause.
     not_before: Option<tokio::time::Instant>,
     latest: Option<watch::Receiver<Progress>>,
-    /// The cgroups of the incarnations up to this one are not used again: whatever is started in a
-    /// cgroup that was killed is killed at its birth, and the kernel may call it busy when it
-    /// should be removed. They go with the run's.
+    /// The cgroups of the incarnations up to this one are not reused: a process that is started in
+    /// a killed cgroup is killed at birth, and the kernel may still report that cgroup as busy.
+    /// They are removed with the run's.
     cgroups_spent_until: Option<Incarnation>,
-    /// Its pool was made smaller: nothing starts here any more.
+    /// Its pool was made smaller, so nothing is started here.
     removed: bool,
-    /// Its number may belong to another slot by now.
+    /// Closed: its number may belong to another slot by now.
     closed: bool,
-    /// Why the worker is about to be stopped, when that is known.
+    /// The reason of the worker's next stop, if it is known.
     stop_cause: Option<Cause>,
-    /// Where the trace of its last incarnation's end is: what follows is linked to it.
+    /// The place of the last incarnation's stop in its trace, to which the next start is linked.
     last_stop: SpanLink,
-    /// The root of its tree: it stays from one incarnation to the next.
+    /// The root of its tree, which stays from one incarnation to the next.
     sitter: Option<ProcessIdentity>,
-    /// Its worker's latest process; it may have ended.
+    /// The worker's latest process, which may have ended.
     process: Option<ProcessIdentity>,
     intensity: Option<UsedIntensity>,
 }
@@ -63,7 +63,7 @@ struct UsedIntensity {
     at: (Moment, Instant),
 }
 
-/// An incarnation that begins.
+/// A new incarnation.
 #[derive(Debug)]
 pub(super) struct Next {
     pub(super) number: Incarnation,
@@ -82,15 +82,15 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    /// A slot that no incarnation was in. `first` is the number of its first one: a pool of the
-    /// same name may have been stopped in this run, and its numbers are used up.
+    /// Creates a slot. `first` is the number of its first incarnation: a pool of the same name may
+    /// have been stopped in this run, and its numbers are not reused.
     pub(crate) fn new(worker: WorkerId, number: u32, first: Incarnation) -> Arc<Self> {
         Arc::new(Self {
             worker,
             number,
             memory: Mutex::new(Memory {
                 incarnations: first.0 - 1,
-                // The former pool may have left cgroups under the same worker's name.
+                // The earlier pool may have left cgroups under the same worker's name.
                 cgroups_spent_until: (first.0 > 1).then(|| Incarnation(first.0 - 1)),
                 ..Memory::default()
             }),
@@ -99,8 +99,8 @@ impl Slot {
         })
     }
 
-    /// The next incarnation's number, and its predecessor's progress. Its own progress is what the
-    /// next one waits for. `None`: the slot was removed.
+    /// The next incarnation's number, and its predecessor's progress. Its own progress is what its
+    /// successor waits for. `None` if the slot was removed.
     pub(super) fn next(&self, progress: watch::Receiver<Progress>) -> Option<Next> {
         let mut memory = self.memory();
         if memory.removed {
@@ -113,8 +113,8 @@ impl Slot {
         })
     }
 
-    /// Waits until the latest incarnation is released, or its release is overdue. At once where
-    /// there is none. Cancel-safe.
+    /// Waits until the latest incarnation is released, or its release is overdue. Returns at once
+    /// if there is none. Cancel safe.
     pub(crate) async fn settled(&self) {
         let latest = self.memory().latest.clone();
         if let Some(mut latest) = latest {
@@ -124,7 +124,7 @@ impl Slot {
         }
     }
 
-    /// Waits until the latest incarnation is released, however long that takes. Cancel-safe.
+    /// Waits until the latest incarnation is released, without a limit. Cancel safe.
     pub(crate) async fn released(&self) {
         let latest = self.memory().latest.clone();
         if let Some(mut latest) = latest {
@@ -138,7 +138,7 @@ impl Slot {
         self.update_state(|state| state.removed = true);
     }
 
-    /// Its pool grows again. False when it is closed, and another slot takes its place.
+    /// Its pool grows again. Returns false if it is closed; then another slot takes its place.
     pub(crate) fn come_back(&self) -> bool {
         let mut memory = self.memory();
         if memory.closed {
@@ -155,7 +155,7 @@ impl Slot {
         true
     }
 
-    /// A user stopped the worker, or has it started again.
+    /// Notes whether a user has stopped the worker.
     pub(crate) fn note_stopped(&self, stopped: bool) {
         self.state
             .send_if_modified(|state| std::mem::replace(&mut state.stopped, stopped) != stopped);
@@ -169,8 +169,8 @@ impl Slot {
             .is_none_or(|latest| *latest.borrow() == Progress::Released)
     }
 
-    /// The slot is not used any more: its cgroup and its listeners may go. True the first time,
-    /// when its sitter may go too; never while something is held.
+    /// The slot is no longer used: drops its cgroup and its listeners. Returns true the first time,
+    /// when its sitter may end too; never while something is held.
     pub(crate) fn close(&self) -> bool {
         let closes = self.is_released() && !std::mem::replace(&mut self.memory().closed, true);
         if closes {
@@ -179,12 +179,12 @@ impl Slot {
         closes
     }
 
-    /// What is known of the worker now.
+    /// The current state of the worker.
     pub(crate) fn state(&self) -> WorkerState {
         self.state.borrow().clone()
     }
 
-    /// The worker's states from now on.
+    /// Watches the worker's state.
     pub(crate) fn watch(&self) -> watch::Receiver<WorkerState> {
         self.state.subscribe()
     }
@@ -193,23 +193,23 @@ impl Slot {
         self.state.send_modify(change);
     }
 
-    /// The latest incarnation that was begun. It may still wait for its turn.
+    /// The latest incarnation, which may still wait for its turn.
     pub(crate) fn begun(&self) -> Option<Incarnation> {
         let incarnations = self.memory().incarnations;
         (incarnations > 0).then_some(Incarnation(incarnations))
     }
 
-    /// Its worker's next stop is for this reason.
+    /// Sets the reason of the worker's next stop.
     pub(crate) fn set_stop_cause(&self, cause: Cause) {
         self.memory().stop_cause = Some(cause);
     }
 
-    /// The reason for the stop under way, once.
+    /// Takes the reason of the current stop.
     pub(crate) fn take_stop_cause(&self) -> Option<Cause> {
         self.memory().stop_cause.take()
     }
 
-    /// The trace of the last incarnation's end.
+    /// The trace of the last incarnation's stop.
     pub(crate) fn last_stop(&self) -> SpanLink {
         self.memory().last_stop.clone()
     }
@@ -218,12 +218,12 @@ impl Slot {
         self.memory().last_stop = stop;
     }
 
-    /// The root of its tree, while it has had one.
+    /// The root of its tree, once it had one.
     pub(crate) fn sitter(&self) -> Option<ProcessIdentity> {
         self.memory().sitter
     }
 
-    /// Its worker's latest process, if it could be identified; it may have ended.
+    /// The worker's latest process, if it could be identified. It may have ended.
     pub(crate) fn process(&self) -> Option<ProcessIdentity> {
         self.memory().process
     }
@@ -233,13 +233,13 @@ impl Slot {
         (memory.process, memory.sitter) = (process, sitter);
     }
 
-    /// The worker is being restarted; this is what its starter counts, at its time `at`.
+    /// The worker is being restarted, and its starter has this count at its time `at`.
     pub(crate) fn note_intensity(&self, counter: Intensity, at: Moment) {
         let at = (at, Instant::now());
         self.memory().intensity = Some(UsedIntensity { counter, at });
     }
 
-    /// Which part of its intensity is used; 1 when the next counted restart is one too many.
+    /// The used share of its intensity; at 1, the next counted restart exceeds it.
     pub(crate) fn intensity_used(&self, now: Instant) -> f64 {
         self.memory().intensity.as_ref().map_or(0.0, |used| {
             let (moment, instant) = used.at;
@@ -255,7 +255,7 @@ impl Slot {
         memory.incarnations > reserved && memory.latest.as_ref().is_some_and(held)
     }
 
-    /// The next process gets a cgroup that no incarnation up to this one had.
+    /// The last incarnation whose cgroup can't be reused.
     pub(super) fn cgroups_spent_until(&self) -> Option<Incarnation> {
         self.memory().cgroups_spent_until
     }
@@ -290,8 +290,8 @@ impl Slot {
         memory.listeners.clone_from(listeners);
     }
 
-    /// A start has ended at `now`: whether the next one must pause before it, because this one
-    /// failed uncounted.
+    /// Notes the end of a start at `now`, and whether it failed uncounted, so that the next one is
+    /// delayed.
     pub(super) fn note_start(&self, failed_uncounted: bool, now: tokio::time::Instant) {
         let mut memory = self.memory();
         memory.uncounted_failures = match failed_uncounted {
@@ -301,13 +301,12 @@ impl Slot {
         memory.not_before = failed_uncounted.then(|| now + pause_after(memory.uncounted_failures));
     }
 
-    /// The next start must not come before this; `None`: it needs no pause.
+    /// The earliest time of the next start; `None` if it is not delayed.
     pub(super) fn not_before(&self) -> Option<tokio::time::Instant> {
         self.memory().not_before
     }
 
-    /// What is left of the pause after a start that failed uncounted; `None`: the last start did
-    /// not.
+    /// The rest of the pause after a start that failed uncounted; `None` if the last start did not.
     pub(crate) fn pause(&self) -> Option<Duration> {
         let until = self.not_before()?;
         Some(until.saturating_duration_since(tokio::time::Instant::now()))
@@ -325,7 +324,7 @@ fn pause_after(failures: u32) -> Duration {
     }
 }
 
-/// The handle of an incarnation. Dropped, it has the process killed and released.
+/// The handle of an incarnation. Dropping it kills and releases the process.
 #[derive(Debug)]
 pub(crate) struct Process {
     orders: mpsc::UnboundedSender<Order>,
@@ -339,11 +338,11 @@ impl Process {
 
     /// Asks the process to end. Idempotent.
     pub(crate) fn stop(&self, cause: Cause) {
-        // A driver that is gone has released everything.
+        // If the driver is gone, everything is released.
         let _ = self.orders.send(Order { cause, kill: false });
     }
 
-    /// Waits until it is released, or its release is overdue. Cancel-safe.
+    /// Waits until it is released, or its release is overdue. Cancel safe.
     pub(crate) async fn settled(&mut self) {
         let _ = self.progress.wait_for(|progress| *progress != Progress::Held).await;
     }

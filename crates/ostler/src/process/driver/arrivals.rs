@@ -1,4 +1,4 @@
-//! What reaches a driver, as inputs for its lifecycle.
+//! Turns what reaches a driver into inputs for its lifecycle.
 
 use std::os::unix::process::ExitStatusExt;
 
@@ -15,7 +15,7 @@ use super::Driver;
 use crate::guard::News;
 
 impl Driver<'_> {
-    /// What a piece of work came to, for the lifecycle.
+    /// The input for the result of work; `None` if there is none.
     pub(super) fn done(&mut self, done: Done) -> Option<Input> {
         match done {
             Done::Input(input) => Some(input),
@@ -37,8 +37,8 @@ impl Driver<'_> {
         }
     }
 
-    /// The exit status with what the cgroup knows of it. Read at once: the cgroup is removed when
-    /// the tree is gone.
+    /// Adds to the exit status what the cgroup knows. Read at once, because the cgroup is removed
+    /// when the tree is gone.
     fn explained(&mut self, status: ExitStatus) -> ExitStatus {
         match self.lifecycle.state() {
             State::Reserved | State::Spawned | State::Ready => self.resources.explain_exit(status),
@@ -64,7 +64,7 @@ impl Driver<'_> {
         }
     }
 
-    /// What news from the guardian is to the lifecycle; `None`: nothing, or it is still under way.
+    /// The input for news from the guardian; `None` if there is none, or if it follows later.
     pub(super) fn heard(&mut self, news: News) -> Option<Input> {
         match news {
             News::GuardianLost => Some(Input::GuardianLost),
@@ -108,14 +108,13 @@ impl Driver<'_> {
                 }
                 Some(Input::TreeGone)
             }
-            // It comes before the exit that it brings, so that the exit is not taken for the
-            // worker's fault.
+            // Arrives before the exit that it causes, so that the exit is not blamed on the worker.
             GuardianEvent::Signalled {
                 cause: SignalCause::GuardianDeath,
                 ..
             } => Some(Input::GuardianLost),
             GuardianEvent::SitterLost { .. } => {
-                // The guardian has killed it.
+                // The guardian has killed the cgroup.
                 self.drop_cgroup();
                 Some(Input::SitterLost)
             }
@@ -136,7 +135,7 @@ impl Driver<'_> {
     }
 }
 
-/// The end of a process as the core has it; `None` for a status that is not an end.
+/// Converts an exit status; `None` for a status that is not an end.
 fn exit_status(status: std::process::ExitStatus) -> Option<ExitStatus> {
     let by_signal = || status.signal().and_then(Signal::from_number).map(ExitStatus::Signal);
     status.code().map(ExitStatus::Code).or_else(by_signal)
