@@ -8,6 +8,7 @@ use ostler::supervisor::{
     ChildSpec, Exit, ExitFailure, ExitReason, KeptSpec, NotStarted, RestartChildError, StartChildError, Supervisor,
     SupervisorOptions,
 };
+use ostler::testing::TestBed;
 use ostler::{
     AppDirError, Event, EventKind, Instance, NotRestartable, Observer, Ostler, Output, Part, PoolEnd, PoolError,
     PoolPhase, RunDirError, Snapshot, SpanLink, StartError, TableError,
@@ -74,14 +75,14 @@ impl Observer for Shared {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_observer_hears_everything() {
-    let directory = tempfile::tempdir().unwrap();
+    let bed = TestBed::new();
     let observers = [Arc::<Counting>::default(), Arc::<Counting>::default()];
-    let mut builder = Ostler::builder("public").state_dir(directory.path());
+    let mut builder = bed.builder();
     for observer in &observers {
         builder = builder.observer(Shared(Arc::clone(observer)));
     }
     let ostler = builder.start().await.unwrap();
-    let pool = ostler.pool("p").command(["sleep", "600"]).start().await.unwrap();
+    let pool = ostler.add_pool(bed.fake_worker().pool("p")).await.unwrap();
     pool.wait_ready().await.unwrap();
     ostler.stop().await.unwrap();
     let [first, second] = observers.map(|observer| observer.kinds.lock().unwrap().clone());
@@ -90,6 +91,7 @@ async fn every_observer_hears_everything() {
         (first.first(), first.last()),
         (Some(&EventKind::RunStarted), Some(&EventKind::RunStopped))
     );
+    bed.finish().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

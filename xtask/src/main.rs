@@ -12,6 +12,7 @@ mod steps;
 mod story;
 mod test;
 mod text;
+mod walkthrough;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -28,6 +29,9 @@ cargo xtask test [ARGUMENTS OF cargo test]
 cargo xtask python
     The tests of the Python package alone: mypy and pytest, in a virtual environment below the cache folder.
 
+cargo xtask walkthrough
+    The app outside the workspace alone, tests/walkthrough.
+
 cargo xtask chaos [--minutes N] [--seed S]
     Random faults of all kinds against a running set of pools, under an observer from outside (docs/testing.md). Builds with
     the light store. Its --help has more.
@@ -37,7 +41,7 @@ cargo xtask ci [CHECK …]
     benches, packages. What was skipped is listed at the end; in CI (CI=true) it must be in .ci/expected-skips.
 
 cargo xtask api
-    Writes docs/api/*.txt again: the public API of ostler, ostler-serve and ostler-supervisor. Needs a nightly toolchain.
+    Writes docs/api/*.txt again: the public API of ostler and of the crates beside it. Needs a nightly toolchain.
 
 cargo xtask record
     Makes the recordings in docs/recording again: the live table and the demo.
@@ -55,6 +59,7 @@ fn main() -> ExitCode {
         ["demo", "--store", "rocksdb"] => demo::run(demo::Store::RocksDb),
         ["test", rest @ ..] => test::run(rest),
         ["python"] => test::python_alone(),
+        ["walkthrough"] => walkthrough::run(),
         ["chaos", rest @ ..] => chaos::run(rest),
         ["ci", checks @ ..] => ci::run(checks),
         ["api"] => ci::api::write(),

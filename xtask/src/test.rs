@@ -10,6 +10,7 @@ use crate::native;
 use crate::python;
 use crate::skips::Skips;
 use crate::steps::{Outcome, cargo, exists, finished, seconds, step, title};
+use crate::walkthrough;
 
 /// Lets host, guardian and sitters kill themselves on demand (ADR 0014), and opens the parsers that
 /// `fuzz/` calls: for tests, and for no release.
@@ -50,7 +51,15 @@ pub(crate) fn run(arguments: &[&str]) -> Outcome {
         test.arg("--show-output");
     }
     let mut skips = Skips::default();
-    let outcome = listened(&mut skips, test.envs(environment)).and_then(|()| python(arguments, &mut skips));
+    let outcome = listened(&mut skips, test.envs(environment))
+        .and_then(|()| {
+            if arguments.is_empty() {
+                walkthrough::run()
+            } else {
+                Ok(())
+            }
+        })
+        .and_then(|()| python(arguments, &mut skips));
     println!("All of it took {}.", seconds(started.elapsed()));
     let concluded = skips.conclude();
     outcome.and(concluded)

@@ -1,5 +1,5 @@
-//! `docs/api/`: everything that the crates for apps make public, so that a change of it shows in
-//! review.
+//! `docs/api/`: everything that the crates for apps make public, and those whose items `ostler`
+//! re-exports, so that a change of it shows in review.
 //!
 //! The listings are made by `xtask/api-listing`, a program outside the workspace, from rustdoc's
 //! JSON, which only nightly writes.
@@ -11,10 +11,12 @@ use crate::skips::Skips;
 use crate::steps::{Outcome, cargo, output, root, target_directory, title};
 
 /// Each crate with the features it is listed with: all that add items, with the light engine.
-const CRATES: [(&str, &str); 3] = [
+const CRATES: [(&str, &str); 5] = [
     ("ostler", "redb,otlp,probes,testing"),
+    ("ostler-core", "probe-http,ready-line"),
     ("ostler-serve", "redb,grpc,http,stdio"),
     ("ostler-supervisor", ""),
+    ("ostler-telemetry", "otlp"),
 ];
 
 const TOOL: &str = "xtask/api-listing/Cargo.toml";

@@ -81,12 +81,15 @@ impl ProbePlan {
 
     /// Asks by a connection that is made.
     pub(super) async fn request(&self, stream: impl AsyncRead + AsyncWrite + Unpin) -> Answer {
-        let asked = match &self.kind {
+        let asked: Result<(), String> = match &self.kind {
             #[cfg(feature = "probe-http")]
             ProbeKind::Http(path) => http::get(stream, &self.authority(), path).await,
             #[cfg(not(feature = "probe-http"))]
             ProbeKind::Http(_) => return Answer::Never(not_built("http")),
-            ProbeKind::Tcp => Ok(()),
+            ProbeKind::Tcp => {
+                drop(stream);
+                Ok(())
+            }
             ProbeKind::Grpc => return Answer::Never(not_built("grpc")),
         };
         match asked {

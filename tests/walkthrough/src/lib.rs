@@ -1,0 +1,1 @@
+//! Empty: the walkthrough is in `tests/walkthrough.rs`.
