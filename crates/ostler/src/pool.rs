@@ -1,10 +1,9 @@
-//! Pools: so many workers of one kind, each slot kept filled by a starter of its own.
+//! Pools: a number of workers of one kind, with a starter for each slot that keeps it filled.
 //!
-//! - `handle`: [`Pool`], what people hold of a pool; `worker_handle`: [`Worker`], of one of its
-//!   workers
-//! - `phase`: how far a pool is, and how it ends; `error`: what it refuses
-//! - `shared`: what handle, supervisor, starters and workers have in common
-//! - `slots`: its slots, whose number changes; `resize`: changes it, and restarts workers in turn
+//! - `handle`: [`Pool`], the handle of a pool; `worker_handle`: [`Worker`], that of one worker
+//! - `phase`: the phases of a pool, and its ends; `error`: its errors
+//! - `shared`: the state shared by handle, supervisor, starters and workers
+//! - `slots`: its slots; `resize`: changes their number, and restarts workers in turn
 //! - `starter`: pool supervisor and starter, as children; `worker`: the actor of one incarnation
 
 mod error;

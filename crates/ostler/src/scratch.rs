@@ -9,12 +9,12 @@ use nix::unistd::geteuid;
 use ostler_core::ids::RunId;
 use ostler_os::socket_path;
 
-/// The directory for sockets and ready files: the run's own. It is made again when it is gone
-/// (logind removes the runtime directory at the last logout), or, where that is not allowed,
-/// replaced by one below the directory for temporary files. Only this user can enter it.
+/// The directory for sockets and ready files, usually the run's own. If that is gone (logind
+/// removes the runtime directory at the last logout), it is created again or, if that is not
+/// allowed, replaced by one below the directory for temporary files. Only this user can enter it.
 ///
 /// # Errors
-/// When neither can be made.
+/// If neither can be created.
 pub(crate) fn make(run: RunId, own: &Path) -> io::Result<PathBuf> {
     if make_private(own, true).is_ok() {
         return Ok(own.to_owned());
@@ -34,12 +34,12 @@ pub(crate) fn remove(run: RunId, own: &Path) -> io::Result<()> {
     socket_path::remove_leftovers(&spare)?;
     match check_private(&spare) {
         Ok(()) => fs::remove_dir_all(&spare),
-        // It does not exist, as a rule, or is not ours.
+        // Usually it does not exist, or it is not ours.
         Err(_) => Ok(()),
     }
 }
 
-/// Where they are if the run's own directory can't hold them.
+/// The replacement for the run's own directory.
 fn spare(run: RunId) -> PathBuf {
     std::env::temp_dir().join(format!("ostler-{run}"))
 }

@@ -1,4 +1,4 @@
-//! Why a pool can't do what it is asked.
+//! Errors of a pool's operations.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use ostler_core::supervision::{RestartChildError, StartChildError};
 
 use super::phase::PoolEnd;
 
-/// Why a pool can't do what it is asked.
+/// An error of an operation on a pool or a worker.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PoolError {
@@ -34,7 +34,7 @@ pub enum PoolError {
         pool: String,
         /// The index that was given.
         index: u32,
-        /// How many workers it has.
+        /// The number of its workers.
         workers: usize,
     },
     /// The worker can't be started or restarted.
@@ -58,7 +58,7 @@ pub enum PoolError {
         end: Box<PoolEnd>,
     },
     /// The pool has its new size, but workers that were removed were not released within their
-    /// `release_timeout`. Their release goes on being tried.
+    /// `release_timeout`. Their release is still retried.
     #[error("pool {pool:?}: {} not released yet", ids(workers))]
     ReleaseOverdue {
         /// The pool.
@@ -66,12 +66,12 @@ pub enum PoolError {
         /// The workers that still hold something.
         workers: Vec<WorkerId>,
     },
-    /// A new process of this worker did not become ready: a rolling restart ends there.
+    /// A new process of this worker did not become ready, which ends a rolling restart.
     #[error("worker {worker} did not become ready")]
     NotReady {
         /// The worker.
         worker: WorkerId,
-        /// What it failed of; `None` when it was stopped, or has finished.
+        /// Its failure; `None` if it was stopped or has finished.
         #[source]
         failure: Option<Box<Failure>>,
     },
@@ -101,7 +101,7 @@ pub enum NotRestartable {
     /// The whole pool has finished.
     #[error("its pool has finished; start the pool again")]
     PoolFinished,
-    /// Its slot is gone: the pool was made smaller.
+    /// Its slot was removed, because the pool was made smaller.
     #[error("its pool was made smaller, and its slot is gone")]
     Removed,
     /// Its pool or its instance is stopping, or has stopped.

@@ -1,4 +1,4 @@
-//! What people hold of a pool.
+//! The handle of a pool.
 
 use std::sync::Arc;
 
@@ -18,8 +18,8 @@ use crate::usage::usage;
 /// A running pool. Cheap to clone; all clones are handles of the same pool, and dropping them does
 /// not stop it.
 ///
-/// Every `async fn` here is cancel safe: what was ordered happens although its future is dropped
-/// once it was polled.
+/// Every `async fn` here is cancel safe: once polled, what it orders happens even if its future is
+/// dropped.
 ///
 /// ```no_run
 /// # async fn example(pool: ostler::Pool) -> Result<(), Box<dyn std::error::Error>> {
@@ -44,22 +44,23 @@ impl Pool {
         &self.shared.spec.name
     }
 
-    /// What the pool was made from. [`Pool::size`] is how many workers it has now.
+    /// The specification that the pool was made from. [`Pool::size`] is its current number of
+    /// workers.
     pub fn spec(&self) -> &PoolSpec {
         &self.shared.spec
     }
 
-    /// How far it is.
+    /// The current phase.
     pub fn phase(&self) -> PoolPhase {
         self.shared.phase()
     }
 
-    /// How many workers it has: those of its specification, until it is resized.
+    /// The number of workers: that of its specification, unless it was resized.
     pub fn size(&self) -> usize {
         self.shared.slots.len()
     }
 
-    /// The state of every worker now, by its index.
+    /// The current state of every worker, by index.
     pub fn workers(&self) -> Vec<WorkerState> {
         let slots = self.shared.slots.present();
         slots.iter().map(|slot| slot.state()).collect()
@@ -80,7 +81,7 @@ impl Pool {
         }
     }
 
-    /// The workers that are ready now.
+    /// The workers that are ready.
     pub fn ready(&self) -> impl Iterator<Item = Worker> + '_ {
         let slots = self.shared.slots.present().into_iter();
         slots
@@ -88,8 +89,8 @@ impl Pool {
             .map(|slot| Worker::new(&self.shared, &slot))
     }
 
-    /// The next ready worker, in turn; `None` when no worker is ready. All handles of the pool take
-    /// turns together.
+    /// The next ready worker, in turn; `None` if no worker is ready. All handles of the pool share
+    /// the turn.
     pub fn pick(&self) -> Option<Worker> {
         let turn = self.shared.next_turn();
         let is_ready = |slot: &Slot| slot.state().state == Some(State::Ready);
@@ -97,21 +98,21 @@ impl Pool {
         Some(Worker::new(&self.shared, &picked))
     }
 
-    /// How many workers are ready.
+    /// The number of ready workers.
     pub fn ready_workers(&self) -> usize {
         self.shared.ready_workers()
     }
 
     /// The resident memory of the worker's whole tree, in bytes; shared pages count for each
-    /// process. `None` while it has no process, or if it can't be read. Reads `/proc`, so call it
-    /// where that may take its time.
+    /// process. `None` while it has no process, or if it can't be read. Blocks while it reads
+    /// `/proc`.
     pub fn resident_memory(&self, index: u32) -> Option<u64> {
         let slot = self.shared.slots.get(index)?;
         usage(&slot).map(|usage| usage.resident)
     }
 
-    /// Calls this follower, in place, for each worker that is ready now and for all that happens to
-    /// any of them from now on, until the follower is dropped.
+    /// Calls this follower, in place, for each worker that is ready and for every later change,
+    /// until the follower is dropped.
     pub fn follow(&self, follower: &Arc<impl Follower>) {
         self.shared.followers.add(follower);
     }
@@ -119,22 +120,22 @@ impl Pool {
     /// Waits until every worker is ready. Cancel safe.
     ///
     /// # Errors
-    /// [`PoolEnd`], when that will not happen: the pool ends or has ended, or slots gave up while
-    /// the others serve on.
+    /// [`PoolEnd`], if that will not happen: the pool is ending or has ended, or slots gave up
+    /// while the others continue.
     pub async fn wait_ready(&self) -> Result<(), PoolEnd> {
         self.shared.wait_ready().await
     }
 
-    /// Waits until the pool is down, and all it held is released. Returns how it ended. Cancel
-    /// safe.
+    /// Waits until the pool is down and everything it held is released. Returns how it ended.
+    /// Cancel safe.
     pub async fn wait_stopped(&self) -> PoolEnd {
         self.shared
             .wait_ended(|phase| matches!(phase, PoolPhase::Ended(_)))
             .await
     }
 
-    /// Waits until the pool's end has begun: it has finished, given up, or is being stopped. Cancel
-    /// safe.
+    /// Waits until the end of the pool begins: it has finished, given up, or is being stopped.
+    /// Cancel safe.
     pub async fn wait_over(&self) -> PoolEnd {
         self.shared.wait_ended(PoolPhase::is_over).await
     }
@@ -142,54 +143,53 @@ impl Pool {
     /// [`Worker::restart`] of the worker with this index.
     ///
     /// # Errors
-    /// [`PoolError::NoSuchWorker`]; else as [`Worker::restart`].
+    /// [`PoolError::NoSuchWorker`]; otherwise as [`Worker::restart`].
     pub async fn restart_worker(&self, index: u32) -> Result<(), PoolError> {
         self.worker(index)?.restart().await.map(drop)
     }
 
-    /// Changes how many workers the pool has. It grows at the end, and its new workers start under
+    /// Changes the number of workers. New workers get the next indices and start under
     /// `max_starting`; this returns when they are supervised, and [`Pool::wait_ready`] waits for
-    /// them. It shrinks at the end: the workers with the highest indices are asked to end, the
-    /// highest first, with the cause `pool_resize` in their events, and this returns when all that
-    /// they held is released. No other worker is touched. Zero: the pool lives on without workers.
+    /// them. To shrink, the workers with the highest indices are stopped, the highest first, with
+    /// the cause `pool_resize` in their events; this returns when everything they held is released.
+    /// No other worker is touched. With zero, the pool continues without workers.
     ///
-    /// [`Pool::spec`] keeps the number that the pool was made with. Changes of one pool come one
-    /// after the other, in the order of the calls. Cancel safe: a change that was polled once goes
-    /// on.
+    /// [`Pool::spec`] keeps the original number. Changes of one pool are made one after the other,
+    /// in the order of the calls. Cancel safe: once polled, a change continues.
     ///
     /// # Errors
-    /// [`PoolError::Invalid`] when a pool of this size would be: fewer workers than `min_workers`,
-    /// more than its ports allow. Nothing is changed then. [`PoolError::ReleaseOverdue`] when
-    /// workers are ended, but not released in time; [`PoolError::Over`]; [`PoolError::Stopping`]
-    /// when the runtime is shutting down.
+    /// [`PoolError::Invalid`] if a pool of this size would be invalid: fewer workers than
+    /// `min_workers`, or more than its ports allow. Then nothing is changed.
+    /// [`PoolError::ReleaseOverdue`] if workers have ended, but were not released in time;
+    /// [`PoolError::Over`]; [`PoolError::Stopping`] if the runtime is shutting down.
     pub async fn resize(&self, workers: u32) -> Result<(), PoolError> {
         let shared = Arc::clone(&self.shared);
         let resized = detached(async move { shared.resize(workers).await }).await;
         resized.unwrap_or(Err(PoolError::Stopping))
     }
 
-    /// Restarts every worker in turn, and waits for each until it is ready before the next is
-    /// stopped. Workers that have finished, given up or were stopped by [`Worker::stop`] stay as
-    /// they are.
+    /// Restarts every worker in turn, and waits until each is ready before it stops the next one.
+    /// Workers that have finished, given up or were stopped by [`Worker::stop`] stay as they are.
     ///
-    /// With `surge` above zero that many workers more are started first, with the next indices, and
-    /// that many are then replaced at a time: at no moment are fewer workers ready than before. At
-    /// the end they are removed again. With zero, one worker at a time is missing.
+    /// With `surge` above zero, that many additional workers are started first, with the next
+    /// indices, and then that many are replaced at a time, so that there are never fewer ready
+    /// workers than before. At the end the additional workers are removed. With zero, one worker at
+    /// a time is missing.
     ///
-    /// A [`Pool::resize`] waits for its end. Cancel safe: a restart that was polled once goes on.
+    /// A [`Pool::resize`] waits for its end. Cancel safe: once polled, the restart continues.
     ///
     /// # Errors
-    /// [`PoolError::NotReady`] with the first worker whose new process failed: the others keep
-    /// running as they are. [`PoolError::Invalid`] when the pool can't have so many more workers,
-    /// because it has too few ports; else as [`Pool::resize`] and [`Worker::restart`].
+    /// [`PoolError::NotReady`] with the first worker whose new process failed; the others keep
+    /// running as they are. [`PoolError::Invalid`] if the pool has too few ports for the additional
+    /// workers; otherwise as [`Pool::resize`] and [`Worker::restart`].
     pub async fn rolling_restart(&self, surge: u32) -> Result<(), PoolError> {
         let shared = Arc::clone(&self.shared);
         let restarted = detached(async move { shared.rolling_restart(surge).await }).await;
         restarted.unwrap_or(Err(PoolError::Stopping))
     }
 
-    /// Stops every worker and releases all that the pool held; returns when that is done, with how
-    /// the pool ended: another end may have come first. Idempotent, cancel safe.
+    /// Stops every worker and releases everything the pool held. Returns when that is done, with
+    /// how the pool ended, because another end may have come first. Idempotent, cancel safe.
     pub async fn stop(&self) -> PoolEnd {
         let shared = Arc::clone(&self.shared);
         detached(async move { shared.end().await }).await;

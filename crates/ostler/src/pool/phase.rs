@@ -1,9 +1,9 @@
-//! How far a pool is, and how it ends.
+//! The phases of a pool, and how it ends.
 
 use ostler_core::failure::Failure;
 use ostler_core::pool::Readiness;
 
-/// How far a pool is.
+/// The phase of a pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PoolPhase {
@@ -13,24 +13,24 @@ pub enum PoolPhase {
     Ready,
     /// The pool serves with fewer workers than it should: it was ready before, or slots gave up.
     Degraded {
-        /// How many workers are ready.
+        /// The number of ready workers.
         ready: usize,
-        /// How many should be: all that have not finished.
+        /// The number that should be ready: all that have not finished.
         expected: usize,
     },
-    /// Its end has begun: nothing is restarted any more.
+    /// It is ending, and nothing is restarted.
     Ending(PoolEnd),
-    /// It is down, and all it held is released, or its release is overdue.
+    /// It is down, and everything it held is released, or its release is overdue.
     Ended(PoolEnd),
 }
 
 impl PoolPhase {
-    /// Whether the pool's end has begun: nothing is restarted any more.
+    /// Whether the pool is ending or has ended, so that nothing is restarted.
     pub fn is_over(&self) -> bool {
         self.end().is_some()
     }
 
-    /// How the pool ends, once its end has begun.
+    /// How the pool ends; `None` before its end has begun.
     pub fn end(&self) -> Option<&PoolEnd> {
         match self {
             Self::Ending(end) | Self::Ended(end) => Some(end),
@@ -49,7 +49,7 @@ impl From<Readiness> for PoolPhase {
     }
 }
 
-/// Why a pool will not be ready. Each value has one meaning, however far the pool's end is.
+/// Why a pool will not be ready. Each value has one meaning, in every phase of the pool's end.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PoolEnd {
@@ -63,12 +63,12 @@ pub enum PoolEnd {
     /// The pool or its instance was stopped.
     #[error("the pool was stopped")]
     Stopped,
-    /// The worker's slot is gone: the pool was made smaller. Only
-    /// [`Worker::ready`](super::Worker::ready) returns it: the pool lives.
+    /// The worker's slot was removed, because the pool was made smaller. Only
+    /// [`Worker::ready`](super::Worker::ready) returns it: the pool itself continues.
     #[error("the worker was removed: its pool was made smaller")]
     Removed,
-    /// Slots gave up, and the others serve on. Only [`Pool::wait_ready`](super::Pool::wait_ready)
-    /// returns it: the pool lives.
+    /// Slots gave up, and the others continue. Only [`Pool::wait_ready`](super::Pool::wait_ready)
+    /// returns it: the pool itself continues.
     #[error("the pool is degraded: {ready} of {expected} workers are ready, and the slots of the others gave up")]
     Degraded {
         /// How many workers are ready.

@@ -1,4 +1,4 @@
-//! Changes how many slots a pool has, and restarts its workers in turn.
+//! Changes the number of a pool's slots, and restarts its workers in turn.
 
 use std::sync::Arc;
 
@@ -16,14 +16,15 @@ use crate::process::Slot;
 use crate::supervisor::StartChildError;
 
 impl PoolShared {
-    /// The pool has this many workers from now on.
+    /// Changes the number of workers.
     pub(super) async fn resize(self: &Arc<Self>, workers: u32) -> Result<(), PoolError> {
         let _sizing = self.turn().await?;
         self.check_size(workers)?;
         self.set_size(workers, 0).await
     }
 
-    /// Replaces every worker, `surge` at a time (at least one), while as many others stand in.
+    /// Replaces every worker, `surge` at a time (at least one), while as many additional ones
+    /// serve.
     pub(super) async fn rolling_restart(self: &Arc<Self>, surge: u32) -> Result<(), PoolError> {
         let _sizing = self.turn().await?;
         let slots = self.slots.present();
@@ -58,7 +59,7 @@ impl PoolShared {
         }
     }
 
-    /// Waits for its turn among the changes of the pool's size.
+    /// Waits until no other change of the pool's size is in progress.
     async fn turn(&self) -> Result<MutexGuard<'_, ()>, PoolError> {
         let over = |end| PoolError::Over {
             pool: self.spec.name.clone(),
@@ -104,7 +105,7 @@ impl PoolShared {
         started.and(released)
     }
 
-    /// Starts what was added.
+    /// Starts the added slots.
     async fn start(self: &Arc<Self>, added: &[Arc<Slot>]) -> Result<(), PoolError> {
         for slot in added {
             let Some(supervisor) = self.supervisor() else {
@@ -112,7 +113,7 @@ impl PoolShared {
             };
             match start_slot(&supervisor, slot, self).await {
                 Ok(()) => {}
-                // The pool ends; or its supervisor was lost, and the next one starts all slots.
+                // The pool is ending, or its supervisor was lost and the next one starts all slots.
                 Err(StartChildError::Stopping | StartChildError::Cancelled) => match self.phase().end().cloned() {
                     Some(end) => {
                         let pool = self.spec.name.clone();
@@ -130,20 +131,21 @@ impl PoolShared {
         Ok(())
     }
 
-    /// Ends what was removed, in this order, and waits until it is released.
+    /// Ends the removed slots, in this order, and waits until they are released.
     async fn remove(self: &Arc<Self>, removed: Vec<Arc<Slot>>) -> Result<(), PoolError> {
         let supervisor = self.supervisor();
         let ends = removed.iter().map(|slot| async {
             let index = slot.worker.index;
             slot.set_stop_cause(Cause::PoolResize);
             if let (Some(supervisor), Some(key)) = (&supervisor, self.starter_key(index)) {
-                // One that is stopping ends all its starters, one that is gone has ended them.
+                // A supervisor that is stopping ends all its starters; one that is gone has ended
+                // them.
                 drop(supervisor.terminate_child(key).await);
             }
             self.forget_starter(index);
             slot.settled().await;
         });
-        // Their orders to end go out in this order: it is that of the first polls.
+        // The orders to end are given in this order, that of the first polls.
         join_all(ends).await;
         let (released, overdue): (Vec<_>, Vec<_>) = removed.into_iter().partition(|slot| self.slots.forget(slot));
         self.close(&released);
@@ -161,7 +163,8 @@ impl PoolShared {
     }
 }
 
-/// A slot whose release was overdue goes when it comes, unless the pool has grown again with it.
+/// Forgets a slot whose release was overdue once it is released, unless the pool has grown again
+/// and reuses it.
 async fn close_when_released(shared: Arc<PoolShared>, slot: Arc<Slot>) {
     slot.released().await;
     if shared.slots.forget(&slot) {

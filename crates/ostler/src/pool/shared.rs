@@ -1,4 +1,4 @@
-//! What a pool's handle, its supervisor, its starters and its workers have in common.
+//! The state shared by a pool's handles, its supervisor, its starters and its workers.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,30 +19,30 @@ use crate::instance::services::Services;
 use crate::process::{Host, Setup, Slot};
 use crate::supervisor::{ChildKey, DynamicSupervisor, Supervisor};
 
-/// How far the pool is, as those who wait see it.
+/// The pool's phase, for tasks that wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Standing {
     pub(crate) phase: PoolPhase,
-    /// No worker is starting, and slots gave up: it can't become ready by itself.
+    /// Slots gave up and no worker is starting, so that the pool can't become ready by itself.
     short: bool,
 }
 
-/// What everything that belongs to one pool works with. It outlives the pool's actors.
+/// Shared by everything that belongs to one pool. It outlives the pool's actors.
 #[derive(Debug)]
 pub(crate) struct PoolShared {
     pub(crate) spec: Arc<PoolSpec>,
     pub(crate) services: Arc<Services>,
-    /// What its incarnations start from.
+    /// What its incarnations share.
     pub(super) setup: Arc<Setup>,
     pub(crate) slots: Slots,
     pub(crate) followers: Arc<Followers>,
-    /// Its id in the root supervisor. No other pool of the run has it, not even a later one of the
-    /// same name: a late end of this pool can't end that one.
+    /// Its id in the root supervisor, unique in the run: a late end of this pool can't end a later
+    /// pool of the same name.
     pub(crate) child_id: String,
-    /// Held while the number of slots changes, and while the pool's supervisor starts them: they
-    /// are the same ones at its end.
+    /// Held while the number of slots changes, and while the pool's supervisor starts them, so that
+    /// they don't change meanwhile.
     pub(super) sizing: tokio::sync::Mutex<()>,
-    /// The pool is a child of this one.
+    /// Sets the root supervisor that the pool is a child of.
     root: Supervisor,
     standing: watch::Sender<Standing>,
     watch: Mutex<PoolWatch>,
@@ -85,12 +85,12 @@ impl PoolShared {
         shared
     }
 
-    /// Takes note of what happened to a slot, and does what follows for the pool.
+    /// Processes what happened to a slot, and does what follows for the pool.
     pub(crate) fn tell(&self, input: PoolInput) {
         self.watched(|watch| watch.step(input));
     }
 
-    /// The pool has so many slots from now on; so many of them only replace others.
+    /// Sets the number of slots, and how many of them are only there during a rolling restart.
     pub(super) fn note_size(&self, workers: u32, surge: u32) {
         self.watched(|watch| watch.resize(workers, surge));
     }
@@ -102,8 +102,7 @@ impl PoolShared {
             return;
         }
         let (readiness, short) = (watch.readiness(), watch.is_short());
-        // Carried out under the lock, so that events come in the order of their causes. Nothing in
-        // it waits.
+        // Under the lock, so that events have the order of their causes. Nothing here waits.
         if let Some(effect) = effect {
             self.carry_out(effect);
         }
@@ -120,22 +119,22 @@ impl PoolShared {
         });
     }
 
-    /// How many workers are ready.
+    /// The number of ready workers.
     pub(crate) fn ready_workers(&self) -> usize {
         lock(&self.watch).ready_workers()
     }
 
-    /// A number that grows with each worker that is picked.
+    /// A counter for picking workers in turn.
     pub(crate) fn next_turn(&self) -> usize {
         self.turns.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// A slot in which nothing was started yet.
+    /// Creates a slot.
     pub(super) fn new_slot(&self, index: u32) -> Arc<Slot> {
         new_slot(&self.spec, &self.services, index)
     }
 
-    /// The pool gives up for a reason that is not one of its slots'.
+    /// The pool gives up for a reason that is not that of a slot.
     pub(crate) fn give_up(&self, message: String) {
         if !self.is_over() {
             self.carry_out(PoolEffect::GaveUp { message, failure: None });
@@ -175,12 +174,12 @@ impl PoolShared {
         }
     }
 
-    /// Changes the standing; `change` says whether it has.
+    /// Changes the standing; `change` returns whether it did.
     fn update(&self, change: impl FnOnce(&mut Standing) -> bool) {
         self.standing.send_if_modified(change);
     }
 
-    /// Its end has begun. The first end counts.
+    /// Begins the pool's end. The first end counts.
     fn begin_end(&self, end: PoolEnd) {
         self.update(|standing| {
             let begins = !standing.phase.is_over();
@@ -191,7 +190,8 @@ impl PoolShared {
         });
     }
 
-    /// Stops the pool in order; returns when all it held is released, or its release is overdue.
+    /// Stops the pool in order. Returns when everything it held is released, or its release is
+    /// overdue.
     pub(crate) async fn end(&self) {
         self.begin_end(PoolEnd::Stopped);
         // A root that has ended has taken its pools with it; the wait below sees to what they held.
@@ -201,7 +201,7 @@ impl PoolShared {
         self.ended();
     }
 
-    /// The pool is down, and all it held is released.
+    /// The pool is down, and everything it held is released.
     pub(crate) fn ended(&self) {
         self.update(|standing| {
             let end = match &standing.phase {
@@ -215,7 +215,7 @@ impl PoolShared {
         });
     }
 
-    /// How far it is.
+    /// The current phase.
     pub(crate) fn phase(&self) -> PoolPhase {
         self.standing.borrow().phase.clone()
     }
@@ -243,7 +243,7 @@ impl PoolShared {
         }
     }
 
-    /// Waits for a phase of the pool's end, and returns what end that is.
+    /// Waits for a phase of the pool's end, and returns the end.
     pub(crate) async fn wait_ended(&self, reached: impl Fn(&PoolPhase) -> bool) -> PoolEnd {
         let mut standing = self.subscribe();
         // The sender lives in `self`.
@@ -319,16 +319,16 @@ struct Starter {
     handle: Option<Supervisor>,
 }
 
-/// A pool of the same name may have been stopped in this run, or this one made smaller: the numbers
-/// of those incarnations are used up.
+/// The first incarnation of a slot. A pool of the same name may have been stopped in this run, or
+/// this one made smaller, and the numbers of those incarnations are not reused.
 fn new_slot(spec: &PoolSpec, services: &Services, index: u32) -> Arc<Slot> {
     let worker = WorkerId::new(spec.name.clone(), index);
     let first = services.table.next_incarnation(&worker);
     Slot::new(worker, services.link.new_slot(), first)
 }
 
-/// What the event of a pool that gives up says: the last failure, too, so that it need not be
-/// looked up.
+/// The message of a pool that gives up. It includes the last failure, so that readers need not look
+/// it up.
 fn why(message: String, failure: Option<&Failure>) -> Facts {
     match failure {
         None => Facts {

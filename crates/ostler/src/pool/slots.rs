@@ -1,4 +1,4 @@
-//! The slots of a pool, whose number changes.
+//! The slots of a pool, whose number can change.
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -10,9 +10,9 @@ pub(crate) struct Slots(RwLock<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// Those that the pool has, by index.
+    /// The current slots, by index.
     present: Vec<Arc<Slot>>,
-    /// Those that were removed and still hold something.
+    /// Removed slots that still hold something.
     leaving: Vec<Arc<Slot>>,
     restarts_of_removed: u64,
 }
@@ -26,12 +26,12 @@ impl Slots {
         }))
     }
 
-    /// The slots that the pool has now, by index.
+    /// The current slots, by index.
     pub(crate) fn present(&self) -> Vec<Arc<Slot>> {
         self.read().present.clone()
     }
 
-    /// Those, and those that were removed and still hold something.
+    /// The current slots, and the removed ones that still hold something.
     pub(crate) fn held(&self) -> Vec<Arc<Slot>> {
         let inner = self.read();
         inner.present.iter().chain(&inner.leaving).cloned().collect()
@@ -41,7 +41,7 @@ impl Slots {
         self.read().present.get(usize::try_from(index).ok()?).cloned()
     }
 
-    /// The first one that fits, from this turn on around.
+    /// The first slot that matches, searching from this turn on.
     pub(super) fn first_from(&self, turn: usize, fits: impl Fn(&Slot) -> bool) -> Option<Arc<Slot>> {
         let inner = self.read();
         let slots = &inner.present;
@@ -53,13 +53,13 @@ impl Slots {
         self.read().present.len()
     }
 
-    /// How many restarts the workers had that were removed.
+    /// The number of restarts of removed workers.
     pub(crate) fn restarts_of_removed(&self) -> u64 {
         self.read().restarts_of_removed
     }
 
-    /// Adds slots up to this number, and returns them. One whose former slot still holds something
-    /// is that slot: nothing is started in it before it is released.
+    /// Adds slots up to this number, and returns them. A removed slot that still holds something is
+    /// reused: nothing is started in it before it is released.
     pub(super) fn grow(&self, len: u32, new: impl Fn(u32) -> Arc<Slot>) -> Vec<Arc<Slot>> {
         let mut inner = self.write();
         let first = inner.present.len();
@@ -90,8 +90,8 @@ impl Slots {
         removed
     }
 
-    /// Forgets a slot that was removed, if it holds nothing any more; whether it has. One that has
-    /// come back meanwhile stays.
+    /// Forgets a removed slot if it holds nothing. Returns whether it did. A slot that was reused
+    /// meanwhile stays.
     pub(super) fn forget(&self, slot: &Arc<Slot>) -> bool {
         let mut inner = self.write();
         let leaving = inner.leaving.iter().position(|leaving| Arc::ptr_eq(leaving, slot));

@@ -1,4 +1,4 @@
-//! What people hold of one worker.
+//! The handle of one worker.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,8 +23,8 @@ use crate::status::{SocketMap, WorkerState};
 /// One worker of a pool, over all its incarnations. Cheap to clone; dropping it does nothing to the
 /// worker.
 ///
-/// Every `async fn` here is cancel safe: what was ordered happens although its future is dropped
-/// once it was polled.
+/// Every `async fn` here is cancel safe: once polled, what it orders happens even if its future is
+/// dropped.
 ///
 /// ```no_run
 /// # async fn example(pool: ostler::Pool) -> Result<(), Box<dyn std::error::Error>> {
@@ -59,13 +59,13 @@ impl Worker {
         &self.slot.worker
     }
 
-    /// The worker as it is now.
+    /// The current state of the worker.
     pub fn state(&self) -> WorkerState {
         self.slot.state()
     }
 
-    /// The states of the worker from now on, the present one first. Of states that follow each
-    /// other faster than they are read, the latest is seen.
+    /// Watches the worker's state, starting with the current one. A slow reader sees only the
+    /// latest state.
     pub fn watch(&self) -> watch::Receiver<WorkerState> {
         self.slot.watch()
     }
@@ -114,11 +114,11 @@ impl Worker {
         SocketAddr::new(self.pool.spec.worker.address, port)
     }
 
-    /// Waits until its latest incarnation is ready, and returns which that is. Cancel safe.
+    /// Waits until its latest incarnation is ready, and returns that incarnation. Cancel safe.
     ///
     /// # Errors
-    /// [`PoolEnd`] when it will not become ready: its pool ends, or its slot has finished or given
-    /// up, or was removed.
+    /// [`PoolEnd`] if it will not become ready: its pool ends, or its slot has finished, given up
+    /// or was removed.
     pub async fn ready(&self) -> Result<Incarnation, PoolEnd> {
         let mut states = self.slot.watch();
         let mut ends = self.pool.subscribe();
@@ -139,7 +139,7 @@ impl Worker {
             if state.gave_up {
                 return Err(PoolEnd::GaveUp(state.last_failure));
             }
-            // Neither sender ends before this handle.
+            // Neither sender is dropped before this handle.
             tokio::select! {
                 _ = states.changed() => {}
                 _ = ends.changed() => {}
@@ -147,12 +147,12 @@ impl Worker {
         }
     }
 
-    /// Stops the worker and starts it again; returns the new incarnation when its actor is up. It
-    /// is not ready then: [`Worker::ready`] waits for that. Not counted against its intensity:
-    /// OTP's `terminate_child` and `restart_child`.
+    /// Stops the worker and starts it again. Returns the new incarnation when its actor is up,
+    /// which is before it is ready: [`Worker::ready`] waits for that. Not counted towards its
+    /// intensity, as OTP's `terminate_child` and `restart_child`.
     ///
     /// # Errors
-    /// [`PoolError::NotRestartable`]; [`PoolError::Stopping`] when the runtime is shutting down.
+    /// [`PoolError::NotRestartable`]; [`PoolError::Stopping`] if the runtime is shutting down.
     pub async fn restart(&self) -> Result<Incarnation, PoolError> {
         let worker = self.clone();
         let work = async move {
@@ -162,8 +162,8 @@ impl Worker {
         self.ordered(work).await
     }
 
-    /// Stops the worker, and keeps its slot empty until [`Worker::start`]; returns when all it held
-    /// is released. The cause in its events is `user_stop`. Idempotent.
+    /// Stops the worker, and keeps its slot empty until [`Worker::start`]. Returns when everything
+    /// it held is released. The cause in its events is `user_stop`. Idempotent.
     ///
     /// # Errors
     /// As [`Worker::restart`].
@@ -177,8 +177,8 @@ impl Worker {
         self.ordered(stop).await
     }
 
-    /// Starts the worker that [`Worker::stop`] has stopped; returns the incarnation when its actor
-    /// is up. Of a worker that runs it returns the one that runs.
+    /// Starts a worker that [`Worker::stop`] has stopped. Returns the incarnation when its actor is
+    /// up. If the worker is running, returns the running incarnation.
     ///
     /// # Errors
     /// As [`Worker::restart`].
@@ -187,13 +187,14 @@ impl Worker {
         self.ordered(async move { worker.begin().await }).await
     }
 
-    /// Sends a signal to the worker's process, and not to what that has started: HUP has many
-    /// programs read their configuration again. It is sent through a pidfd whose identity was
-    /// verified, so it reaches no other process. What it leads to is the worker's own: an exit is
-    /// an exit of its own, which is counted and followed by a restart as its specification says;
-    /// [`Worker::stop`] and [`Worker::restart`] are for ends on request.
+    /// Sends a signal to the worker's process, but not to its children. Many programs reload their
+    /// configuration on HUP, for example. The signal is sent through a pidfd whose identity was
+    /// verified, so it reaches no other process. If the worker exits because of it, that counts as
+    /// an exit of its own: it is counted, and followed by a restart as specified. To end a worker,
+    /// use
+    /// [`Worker::stop`] or [`Worker::restart`].
     ///
-    /// The log has a line with target `ostler`, worker, incarnation, pid, signal, sender and cause.
+    /// Logs a line with target `ostler`, worker, incarnation, pid, signal, sender and cause.
     ///
     /// # Errors
     /// [`NotSignalled`].
@@ -225,18 +226,18 @@ impl Worker {
 
     /// The last lines that its latest process has written to stderr, oldest first, at most `lines`
     /// of those that are kept ([`OutputSpec::ring`](crate::OutputSpec)). For display: control
-    /// characters are escaped, and each line is cut at 1 KiB. It is there until the next process
+    /// characters are escaped, and each line is cut at 1 KiB. Available until the next process
     /// starts. Never waits.
     pub fn stderr_tail(&self, lines: usize) -> Vec<String> {
         self.slot.tap.stderr_tail(lines)
     }
 
-    /// The worker's output: the complete lines that are kept of its latest process, those of stdout
-    /// first, then each line as it comes, of this process and of those that follow it. It ends with
-    /// the worker's slot or pool. A reader that is too slow loses the oldest lines, and gets their
-    /// number; the worker is never slowed down.
+    /// The worker's output: first the complete lines that are kept of its latest process, those of
+    /// stdout before those of stderr, then each new line of this process and of later ones. Ends
+    /// with the worker's slot or pool. A reader that is too slow loses the oldest lines and gets
+    /// their number; the worker is never slowed down.
     ///
-    /// With [`Stdin::Pipe`](crate::Stdin) stdout belongs to a client, and only stderr is here.
+    /// With [`Stdin::Pipe`](crate::Stdin), stdout belongs to a client, and only stderr is included.
     pub fn output(&self) -> WorkerOutput {
         let (mut states, mut ends) = (self.slot.watch(), self.pool.subscribe());
         self.slot.tap.read(async move {
@@ -254,7 +255,7 @@ impl Worker {
     /// Restarts it and waits until the new process is ready.
     ///
     /// # Errors
-    /// [`PoolError::NotReady`] as soon as a new process has failed of something that counts.
+    /// [`PoolError::NotReady`] as soon as a new process has a counted failure.
     pub(super) async fn replace(&self) -> Result<(), PoolError> {
         let begun = self.restart().await?;
         self.becomes_ready(begun).await
@@ -288,7 +289,7 @@ impl Worker {
             let has_ended = state.incarnation == Some(begun) && state.state == Some(State::Released);
             if state.is_over() || has_ended || latest > begun {
                 match state.last_failure {
-                    // A guardian that was lost is not the worker's fault.
+                    // A lost guardian is not the worker's fault.
                     Some(failure) if !failure.reason.is_counted() && !state.gave_up && !state.removed => begun = latest,
                     failure => {
                         return Err(PoolError::NotReady {
@@ -359,7 +360,7 @@ impl Worker {
             .ok_or_else(|| self.not(NotRestartable::Starting))
     }
 
-    /// Why nothing is started in its slot any more, if so.
+    /// Why nothing can be started in its slot; `None` if something can.
     fn why_gone(&self) -> Option<NotRestartable> {
         let state = self.state();
         match self.pool.phase() {
