@@ -251,6 +251,8 @@ pub struct Probe {
     pub port: Option<String>,
     /// Whose listening socket may answer.
     pub owner: PortOwner,
+    /// Headers of an HTTP request, `Host` among them. Default: `Host` is the address.
+    pub headers: BTreeMap<String, String>,
 }
 
 impl Probe {
@@ -260,6 +262,7 @@ impl Probe {
             kind,
             port: None,
             owner: PortOwner::Worker,
+            headers: BTreeMap::new(),
         }
     }
 }
@@ -271,8 +274,9 @@ pub enum ProbeKind {
     Http(String),
     /// A connection is accepted.
     Tcp,
-    /// `grpc.health.v1.Health/Check` answers SERVING. Not built yet.
-    Grpc,
+    /// `grpc.health.v1.Health/Check` answers SERVING for this service; the empty name asks for the
+    /// server as a whole.
+    Grpc(String),
 }
 
 /// Whose socket may answer a probe.

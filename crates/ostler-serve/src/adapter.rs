@@ -5,12 +5,13 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::time::Instant;
 
+use crate::observe::Description;
 use crate::worker::Worker;
 
 /// A protocol that a pool's workers speak.
 ///
 /// Dispatch, queue, deadline, retries, circuit breaker and outcomes are the pool's; an adapter
-/// connects, sends and reads. All it has to be honest about is `Sent`: a call that fails before
+/// connects, sends and reads. What it must get right is [`Attempt::sending`]: a call that fails before
 /// it is marked counts as refused, and may go to another worker; one that fails afterwards has an
 /// unknown outcome.
 pub trait Adapter: Send + Sync + 'static {
@@ -50,6 +51,12 @@ pub trait Adapter: Send + Sync + 'static {
         attempt: &Attempt,
     ) -> impl Future<Output = Result<Self::Response, Fault<Self::Request>>> + Send;
 
+    /// What telemetry says about a request. Default: nothing but its pool.
+    fn describe(&self, request: &Self::Request) -> Description {
+        let _ = request;
+        Description::default()
+    }
+
     /// A copy of the request, for calls that are marked idempotent and may be sent again. Default:
     /// there is none.
     fn copy(&self, request: &Self::Request) -> Option<Self::Request> {
@@ -83,6 +90,7 @@ pub struct Attempt {
     pub(crate) sent: Sent,
     pub(crate) deadline: Option<Instant>,
     pub(crate) session: Option<Arc<str>>,
+    pub(crate) trace: Option<(String, Option<String>)>,
 }
 
 impl Attempt {
@@ -94,6 +102,13 @@ impl Attempt {
     /// When the call has to be answered, to be passed on where the protocol can.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
+    }
+
+    /// The call's place in its trace, to be passed on where the protocol can: W3C `traceparent` and
+    /// `tracestate`. `None` outside a trace.
+    pub fn trace(&self) -> Option<(&str, Option<&str>)> {
+        let (parent, state) = self.trace.as_ref()?;
+        Some((parent, state.as_deref()))
     }
 
     /// The session that the call belongs to.

@@ -11,6 +11,7 @@ use crate::adapter::{Adapter, Attempt, Fault};
 use crate::connect::{connection, sleep_until};
 use crate::dispatcher::Slot;
 use crate::flight::Flight;
+use crate::observe::Observed;
 use crate::outcome::{CallError, Lost, Refused, Unknown};
 use crate::policy::breaker::Verdict;
 use crate::policy::queue::SessionId;
@@ -99,8 +100,21 @@ impl<R> Failed<R> {
 pub(crate) async fn call<A: Adapter>(
     serving: &Arc<Serving>,
     adapter: &A,
+    request: A::Request,
+    options: &CallOptions,
+) -> Result<(A::Response, Flight), CallError> {
+    let mut observed = Observed::begin(serving, || adapter.describe(&request));
+    let answered = attempts(serving, adapter, request, options, &mut observed).await;
+    observe(observed, answered)
+}
+
+/// Tries until there is an answer, or no further attempt may be made.
+async fn attempts<A: Adapter>(
+    serving: &Arc<Serving>,
+    adapter: &A,
     mut request: A::Request,
     options: &CallOptions,
+    observed: &mut Observed,
 ) -> Result<(A::Response, Flight), CallError> {
     let deadline = options.due(serving.spec().timeout);
     serving.called();
@@ -112,9 +126,15 @@ pub(crate) async fn call<A: Adapter>(
         }
         let trial = Trial::begin(serving)?;
         let copy = options.idempotent.then(|| adapter.copy(&request)).flatten();
+        let asked = Instant::now();
         let checkout = serving.dispatcher().checkout(options.session.as_ref(), deadline);
-        let attempt = match checkout.await {
-            Ok(slot) => attempt(serving, adapter, Arc::new(slot), request, options, deadline).await,
+        let checkout = checkout.await;
+        observed.waited(asked.elapsed());
+        let attempt = match checkout {
+            Ok(slot) => {
+                let room = (serving, Arc::new(slot));
+                attempt(room, adapter, request, options, deadline, observed).await
+            }
             Err(refused) => Err(Failed::refused(refused, None)),
         };
         let failed = match attempt {
@@ -151,8 +171,20 @@ pub(crate) async fn call_on<A: Adapter>(
     options: &CallOptions,
 ) -> Result<(A::Response, Flight), CallError> {
     let deadline = options.due(serving.spec().timeout);
-    let attempt = attempt(serving, adapter, slot, request, options, deadline).await;
-    attempt.map_err(|failed| failed.error)
+    let observed = Observed::begin(serving, || adapter.describe(&request));
+    let attempt = attempt((serving, slot), adapter, request, options, deadline, &observed).await;
+    observe(observed, attempt.map_err(|failed| failed.error))
+}
+
+/// An answer is observed until it is complete.
+fn observe<R>(observed: Observed, answered: Result<(R, Flight), CallError>) -> Result<(R, Flight), CallError> {
+    match answered {
+        Ok((response, flight)) => Ok((response, flight.observed_by(observed))),
+        Err(error) => {
+            observed.failed(&error);
+            Err(error)
+        }
+    }
 }
 
 fn verdict(error: &CallError) -> Verdict {
@@ -186,12 +218,12 @@ enum End<T> {
 }
 
 async fn attempt<A: Adapter>(
-    serving: &Arc<Serving>,
+    (serving, slot): (&Arc<Serving>, Arc<Slot<Arc<Worker>>>),
     adapter: &A,
-    slot: Arc<Slot<Arc<Worker>>>,
     request: A::Request,
     options: &CallOptions,
     deadline: Option<Instant>,
+    observed: &Observed,
 ) -> Result<(A::Response, Flight), Failed<A::Request>> {
     let flight = Flight::begin(serving, slot);
     let worker = Arc::clone(flight.worker());
@@ -203,6 +235,7 @@ async fn attempt<A: Adapter>(
         sent: flight.sent().clone(),
         deadline,
         session: options.session.clone(),
+        trace: observed.sending_to(&worker),
     };
     let end = {
         let mut call = pin!(adapter.call(&connection, request, &attempt));
@@ -279,7 +312,7 @@ async fn lost<R>(flight: Flight, cause: Lost, reconnects: bool) -> Failed<R> {
     let error = post_mortem(&worker, cause).await;
     let reuse = reconnects && flight.serving().spec().on_cancel == OnCancel::Reuse;
     if reuse && matches!(error.cause, Lost::Connection(_)) {
-        flight.not_sent();
+        flight.kept();
     } else {
         flight.broken();
     }

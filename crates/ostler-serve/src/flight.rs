@@ -6,7 +6,11 @@ use ostler_core::spec::OnCancel;
 
 use crate::adapter::Sent;
 use crate::dispatcher::Slot;
+use crate::observe::Observed;
+#[cfg(feature = "http")]
+use crate::outcome::CallError;
 use crate::pool::Serving;
+use crate::renew::Replacement;
 use crate::worker::Worker;
 
 /// A call that has room on a worker. It ends by [`Flight::answered`] or [`Flight::not_sent`]; when
@@ -18,6 +22,8 @@ pub(crate) struct Flight {
     slot: Option<Arc<Slot<Arc<Worker>>>>,
     worker: Arc<Worker>,
     sent: Sent,
+    /// The call, from its answer on.
+    observed: Option<Observed>,
 }
 
 impl Flight {
@@ -30,6 +36,27 @@ impl Flight {
             slot: Some(slot),
             worker,
             sent: Sent::default(),
+            observed: None,
+        }
+    }
+
+    /// The call is answered, and goes on being observed until the answer is complete.
+    pub(crate) fn observed_by(mut self, observed: Observed) -> Self {
+        self.observed = Some(observed);
+        self
+    }
+
+    /// How telemetry sees the call.
+    #[cfg(feature = "http")]
+    pub(crate) fn observed(&self) -> Option<&Observed> {
+        self.observed.as_ref()
+    }
+
+    /// The answer was cut off.
+    #[cfg(feature = "http")]
+    pub(crate) fn cut_off(&mut self, error: &CallError) {
+        if let Some(observed) = &mut self.observed {
+            observed.note(error);
         }
     }
 
@@ -47,23 +74,32 @@ impl Flight {
 
     /// The answer is complete: the worker is free for the next call.
     pub(crate) fn answered(mut self) {
-        self.end();
+        if let Some(observed) = self.observed.take() {
+            observed.answered();
+        }
+        self.end(true);
     }
 
     /// Nothing was sent: the worker is as it was.
     pub(crate) fn not_sent(mut self) {
-        self.end();
+        self.end(false);
+    }
+
+    /// It was sent and lost, and the worker can be used on.
+    pub(crate) fn kept(mut self) {
+        self.end(true);
     }
 
     /// The worker can't be used any more: it is replaced.
     pub(crate) fn broken(mut self) {
-        self.serving.replace(&self.worker);
-        self.end();
+        self.serving.replace(&self.worker, Replacement::CallLost);
+        let sent = self.sent.at().is_some();
+        self.end(sent);
     }
 
-    fn end(&mut self) {
+    fn end(&mut self, sent: bool) {
         if let Some(slot) = self.slot.take() {
-            self.worker.call_ended();
+            self.worker.call_ended(sent);
             self.serving.note_served(&self.worker);
             drop(slot);
         }
@@ -75,10 +111,11 @@ impl Drop for Flight {
         if self.slot.is_none() {
             return;
         }
-        if self.sent.at().is_some() && self.serving.spec().on_cancel == OnCancel::Replace {
+        let sent = self.sent.at().is_some();
+        if sent && self.serving.spec().on_cancel == OnCancel::Replace {
             // Before the slot is given back, so that no other call gets the worker.
-            self.serving.replace(&self.worker);
+            self.serving.replace(&self.worker, Replacement::CallCancelled);
         }
-        self.end();
+        self.end(sent);
     }
 }

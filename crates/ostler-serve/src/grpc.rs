@@ -14,8 +14,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{Request, Response};
-use http_body_util::BodyExt as _;
+use ::http::{Request, Response};
 use hyper::body::{Body, Bytes, Incoming};
 use tokio::time::Instant;
 use tonic::Status;
@@ -23,8 +22,9 @@ use tonic::Status;
 use crate::adapter::{Adapter, Attempt, Fault};
 use crate::call::CallOptions;
 use crate::client::Client;
-use crate::http::{Answer, BodyError, Http, HttpConnection, RequestBody, Version};
+use crate::http::{self, BodyError, Http, HttpConnection, RequestBody, Version};
 use crate::lease::Lease;
+use crate::observe::Description;
 use crate::pool::ServingPool;
 use crate::session::Session;
 use crate::worker::Worker;
@@ -74,6 +74,11 @@ impl Adapter for Grpc {
         timeout::pass_on(request.headers_mut(), attempt.deadline());
         self.0.call(connection, request, attempt).await
     }
+
+    fn describe(&self, request: &Request<RequestBody>) -> Description {
+        let method = request.uri().path().trim_start_matches('/');
+        http::in_trace_of(request, Description::rpc("grpc", method))
+    }
 }
 
 /// A `tower::Service` for the clients that tonic generates.
@@ -96,18 +101,17 @@ impl GrpcService {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BodyError>,
     {
-        let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
-        let given = request.extensions().get::<CallOptions>().cloned();
-        let mut options = given.unwrap_or_default();
-        if let Some(timeout) = timeout::of(request.headers()) {
-            let due = Instant::now() + timeout;
-            options.deadline = Some(options.deadline.map_or(due, |deadline| deadline.min(due)));
-        }
-        let begun = self.client.begin(request, &options).await;
-        let (response, flight) = begun.map_err(|error| status(&error))?;
+        let adjust = |options: &mut CallOptions, request: &Request<RequestBody>| {
+            if let Some(timeout) = timeout::of(request.headers()) {
+                let due = Instant::now() + timeout;
+                options.deadline = Some(options.deadline.map_or(due, |deadline| deadline.min(due)));
+            }
+        };
+        let response = http::send(&self.client, request, adjust).await;
+        let response = response.map_err(|error| status(&error))?;
         // Trailers-only: the status is among the headers, and no trailers follow.
         let complete = response.headers().contains_key("grpc-status");
-        Ok(response.map(|body| GrpcBody::new(Answer::worker(body, flight, options.deadline), complete)))
+        Ok(response.map(|body| GrpcBody::new(body, complete)))
     }
 }
 
@@ -131,34 +135,26 @@ where
     }
 }
 
-impl ServingPool {
-    /// What a generated client is made of: `EmbedderClient::new(pool.grpc())`.
-    pub fn grpc(&self) -> GrpcService {
-        self.grpc_with(Grpc::default())
-    }
+macro_rules! grpc_clients {
+    ($($caller:ident: $whose:literal;)*) => {$(
+        impl $caller {
+            #[doc = concat!("What a generated client for ", $whose, " is made of: `EmbedderClient::new(….grpc())`.")]
+            pub fn grpc(&self) -> GrpcService {
+                self.grpc_with(Grpc::default())
+            }
 
-    /// The same, by this adapter.
-    pub fn grpc_with(&self, grpc: Grpc) -> GrpcService {
-        GrpcService {
-            client: self.client(grpc),
+            /// The same, by this adapter.
+            pub fn grpc_with(&self, grpc: Grpc) -> GrpcService {
+                GrpcService {
+                    client: self.client(grpc),
+                }
+            }
         }
-    }
+    )*};
 }
 
-impl Session {
-    /// As [`ServingPool::grpc`], for calls of the session.
-    pub fn grpc(&self) -> GrpcService {
-        GrpcService {
-            client: self.client(Grpc::default()),
-        }
-    }
-}
-
-impl Lease {
-    /// As [`ServingPool::grpc`], for calls of the leased worker.
-    pub fn grpc(&self) -> GrpcService {
-        GrpcService {
-            client: self.client(Grpc::default()),
-        }
-    }
+grpc_clients! {
+    ServingPool: "the pool's workers";
+    Session: "the session's worker";
+    Lease: "the leased worker";
 }

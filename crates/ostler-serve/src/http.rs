@@ -23,6 +23,7 @@ use crate::adapter::{Adapter, Attempt, Fault};
 use crate::call::CallOptions;
 use crate::client::Client;
 use crate::lease::Lease;
+use crate::observe::Description;
 use crate::outcome::CallError;
 use crate::pool::ServingPool;
 use crate::session::Session;
@@ -95,6 +96,11 @@ impl Adapter for Http {
         connection.send(request, attempt).await
     }
 
+    fn describe(&self, request: &Request<RequestBody>) -> Description {
+        let description = Description::http(request.method().as_str(), request.uri().path());
+        in_trace_of(request, description)
+    }
+
     /// A request without a body can be sent again; one whose body is read as it goes can't.
     fn copy(&self, request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
         if !request.body().is_end_stream() {
@@ -108,6 +114,48 @@ impl Adapter for Http {
         Some(copy)
     }
 }
+
+/// The description with the place in a trace that the request's own headers name.
+pub(crate) fn in_trace_of(request: &Request<RequestBody>, description: Description) -> Description {
+    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    match header(TRACE_PARENT) {
+        Some(parent) => description.parent(parent, header(TRACE_STATE)),
+        None => description,
+    }
+}
+
+/// Sends a request, and returns the response with its flight. `adjust` sets options that the request
+/// itself brings.
+pub(crate) async fn send<A, B>(
+    client: &Client<A>,
+    request: Request<B>,
+    adjust: impl FnOnce(&mut CallOptions, &Request<RequestBody>),
+) -> Result<Response<Answer>, CallError>
+where
+    A: Adapter<Request = Request<RequestBody>, Response = Response<Incoming>>,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BodyError>,
+{
+    let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+    let mut options = request.extensions().get::<CallOptions>().cloned().unwrap_or_default();
+    adjust(&mut options, &request);
+    let (response, flight) = client.begin(request, &options).await?;
+    if let Some(observed) = flight.observed() {
+        match response
+            .headers()
+            .get(GRPC_STATUS)
+            .and_then(|status| status.to_str().ok())
+        {
+            Some(status) => observed.grpc_status(status),
+            None => observed.http_status(response.status().as_u16()),
+        }
+    }
+    Ok(response.map(|body| Answer::worker(body, flight, options.deadline)))
+}
+
+const TRACE_PARENT: &str = "traceparent";
+const TRACE_STATE: &str = "tracestate";
+const GRPC_STATUS: &str = "grpc-status";
 
 fn empty() -> RequestBody {
     http_body_util::Empty::new()
@@ -143,12 +191,10 @@ impl HttpService {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BodyError>,
     {
-        let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
-        let given = request.extensions().get::<CallOptions>().cloned();
-        let mut options = given.unwrap_or_default();
-        options.idempotent |= request.method().is_idempotent();
-        let (response, flight) = self.client.begin(request, &options).await?;
-        Ok(response.map(|body| Answer::worker(body, flight, options.deadline)))
+        let adjust = |options: &mut CallOptions, request: &Request<RequestBody>| {
+            options.idempotent |= request.method().is_idempotent();
+        };
+        send(&self.client, request, adjust).await
     }
 }
 
@@ -177,28 +223,24 @@ where
     }
 }
 
-impl ServingPool {
-    /// HTTP/1.1 to the workers' one port.
-    pub fn http(&self) -> HttpService {
-        self.http_with(Http::default())
-    }
+macro_rules! http_clients {
+    ($($caller:ident: $whose:literal;)*) => {$(
+        impl $caller {
+            #[doc = concat!("HTTP/1.1 to the one port of ", $whose, ".")]
+            pub fn http(&self) -> HttpService {
+                self.http_with(Http::default())
+            }
 
-    /// HTTP by this adapter.
-    pub fn http_with(&self, http: Http) -> HttpService {
-        HttpService::new(self.client(http))
-    }
+            #[doc = concat!("HTTP by this adapter to ", $whose, ".")]
+            pub fn http_with(&self, http: Http) -> HttpService {
+                HttpService::new(self.client(http))
+            }
+        }
+    )*};
 }
 
-impl Session {
-    /// HTTP/1.1 to the session's worker.
-    pub fn http(&self) -> HttpService {
-        HttpService::new(self.client(Http::default()))
-    }
-}
-
-impl Lease {
-    /// HTTP/1.1 to the leased worker.
-    pub fn http(&self) -> HttpService {
-        HttpService::new(self.client(Http::default()))
-    }
+http_clients! {
+    ServingPool: "the workers";
+    Session: "the session's worker";
+    Lease: "the leased worker";
 }

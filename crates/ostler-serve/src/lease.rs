@@ -12,6 +12,7 @@ use crate::flight::Flight;
 use crate::outcome::{Refused, WorkerRef};
 use crate::policy::queue::SessionId;
 use crate::pool::Serving;
+use crate::renew::Replacement;
 use crate::worker::Worker;
 
 /// Room on one worker, held by one holder.
@@ -63,7 +64,7 @@ impl Lease {
 
     /// Has the worker replaced: it gets no further calls, and is restarted.
     pub fn discard(self) {
-        self.serving.replace(self.slot.worker());
+        self.serving.replace(self.slot.worker(), Replacement::Discarded);
     }
 }
 

@@ -14,9 +14,11 @@ pub mod grpc;
 #[cfg(feature = "http")]
 pub mod http;
 mod lease;
+mod observe;
 mod outcome;
 mod policy;
 mod pool;
+mod renew;
 mod session;
 #[cfg(feature = "stdio")]
 pub mod stdio;
@@ -26,6 +28,7 @@ pub use adapter::{Adapter, Attempt, Fault};
 pub use call::CallOptions;
 pub use client::Client;
 pub use lease::{Exchange, Lease};
+pub use observe::Description;
 pub use outcome::{CallError, Lost, Refused, SessionLost, Unknown, WorkerRef};
 pub use policy::breaker::BreakerState;
 pub use policy::recycle::RecycleReason;

@@ -39,6 +39,15 @@ impl CallError {
     pub fn is_refused(&self) -> bool {
         matches!(self, Self::Refused(_))
     }
+
+    /// How long to wait before the next call, where that is known: an open circuit breaker refuses
+    /// everything until then.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused(Refused::BreakerOpen { retry_after }) => Some(*retry_after),
+            _ => None,
+        }
+    }
 }
 
 /// Why a call was not sent.

@@ -1,22 +1,24 @@
 //! A pool as its clients see it: which workers there are, and the state that calls share.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use ostler::{Follower, Incarnation, Pool, WorkerChange, WorkerId};
+use ostler::{EventKind, Facts, Follower, Incarnation, Pool, WorkerChange, WorkerId};
 use ostler_core::spec::ServeSpec;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use crate::adapter::Adapter;
 use crate::client::Client;
 use crate::dispatcher::Dispatcher;
 use crate::lease::Lease;
 use crate::outcome::Refused;
-use crate::policy::breaker::{Breaker, BreakerState, Permit, Verdict};
+use crate::policy::breaker::{Breaker, BreakerState, Change, Permit, Verdict};
 use crate::policy::budget::Budget;
 use crate::policy::poison::Poison;
 use crate::policy::recycle::Limits;
+use crate::renew;
 use crate::session::Session;
 use crate::worker::{Life, Worker};
 
@@ -43,6 +45,13 @@ pub struct ServingState {
 }
 
 impl ServingPool {
+    /// Serves calls with the workers of this pool, as its own specification says
+    /// ([`PoolSpec::serve`](ostler_core::spec::PoolSpec::serve)). See [`ServingPool::new`].
+    pub fn of(pool: Pool) -> Self {
+        let spec = pool.spec().serve.clone();
+        Self::new(pool, spec)
+    }
+
     /// Serves calls with the workers of this pool. To be called within a tokio runtime; made twice
     /// for one pool, the two do not know of each other's calls.
     pub fn new(pool: Pool, spec: ServeSpec) -> Self {
@@ -52,13 +61,19 @@ impl ServingPool {
             budget: Mutex::new(Budget::new(spec.retry_budget)),
             poison: Mutex::new(Poison::new(spec.poison)),
             workers: Mutex::default(),
+            arrivals: watch::Sender::new(()),
+            sizing: tokio::sync::Mutex::default(),
             runtime: Handle::current(),
             spec,
             pool,
         });
         serving.pool.follow(&serving);
+        if let Some(observer) = serving.pool.observer() {
+            let clients: Weak<Serving> = Arc::downgrade(&serving);
+            observer.watch_clients(clients);
+        }
         tokio::spawn(close_when_over(serving.pool.clone(), Arc::clone(&serving.dispatcher)));
-        tokio::spawn(recycle(Arc::downgrade(&serving)));
+        tokio::spawn(renew::recycle(Arc::downgrade(&serving)));
         Self { serving }
     }
 
@@ -74,14 +89,11 @@ impl ServingPool {
 
     /// The pool at this moment.
     pub fn state(&self) -> ServingState {
-        let breaker = lock(&self.serving.breaker).state();
-        self.serving.dispatcher.with(|dispatch, now| ServingState {
-            usable: dispatch.usable(),
-            in_flight: dispatch.in_flight(),
-            queued: dispatch.queued(),
-            sessions: dispatch.sessions(now),
-            breaker,
-        })
+        self.serving.state()
+    }
+
+    pub(crate) fn serving(&self) -> &Arc<Serving> {
+        &self.serving
     }
 
     /// A client that speaks by this adapter. Clients are cheap; connections belong to the workers.
@@ -104,15 +116,6 @@ impl ServingPool {
     pub async fn checkout(&self) -> Result<Lease, Refused> {
         Lease::take(&self.serving, None).await
     }
-
-    /// Lets the worker finish what it has (`drain_timeout`), then restarts it. Meanwhile it gets no
-    /// new calls. Nothing happens where the worker is not ready.
-    pub fn replace(&self, index: u32) {
-        let worker = lock(&self.serving.workers).get(&index).cloned();
-        if let Some(worker) = worker {
-            self.serving.replace(&worker);
-        }
-    }
 }
 
 /// What the calls of one pool share.
@@ -126,12 +129,50 @@ pub(crate) struct Serving {
     poison: Mutex<Poison>,
     /// Those that are ready or on their way out, by index.
     workers: Mutex<HashMap<u32, Arc<Worker>>>,
+    /// Changes with each worker that becomes ready.
+    arrivals: watch::Sender<()>,
+    /// Held while the number of workers changes, and while one stands in for another.
+    pub(crate) sizing: tokio::sync::Mutex<()>,
     runtime: Handle,
 }
 
 impl Serving {
     pub(crate) fn spec(&self) -> &ServeSpec {
         &self.spec
+    }
+
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    pub(crate) fn state(&self) -> ServingState {
+        let breaker = lock(&self.breaker).state();
+        self.dispatcher.with(|dispatch, now| ServingState {
+            usable: dispatch.usable(),
+            in_flight: dispatch.in_flight(),
+            queued: dispatch.queued(),
+            sessions: dispatch.sessions(now),
+            breaker,
+        })
+    }
+
+    /// The latest process of the worker with this index that was ready.
+    pub(crate) fn worker(&self, index: u32) -> Option<Arc<Worker>> {
+        lock(&self.workers).get(&index).cloned()
+    }
+
+    /// All of them.
+    pub(crate) fn workers(&self) -> Vec<Arc<Worker>> {
+        lock(&self.workers).values().cloned().collect()
+    }
+
+    /// Changes with each worker that becomes ready.
+    pub(crate) fn arrivals(&self) -> watch::Receiver<()> {
+        self.arrivals.subscribe()
     }
 
     pub(crate) fn dispatcher(&self) -> &Arc<Dispatcher<Arc<Worker>>> {
@@ -170,29 +211,9 @@ impl Serving {
     /// A worker has served a call: it may be time for a fresh one.
     pub(crate) fn note_served(self: &Arc<Self>, worker: &Arc<Worker>) {
         let due = worker.limits.exceeded(Duration::ZERO, worker.served(), None);
-        if due.is_some() {
-            self.replace(worker);
+        if let Some(reason) = due {
+            self.recycle(worker, reason);
         }
-    }
-
-    /// The worker gets no further calls, finishes those it has, and is restarted. Once, however
-    /// often it is asked for.
-    pub(crate) fn replace(self: &Arc<Self>, worker: &Arc<Worker>) {
-        if !worker.leave() {
-            return;
-        }
-        self.dispatcher.unready(worker.key());
-        let (serving, worker) = (Arc::clone(self), Arc::clone(worker));
-        // Where the runtime is gone, so is the pool.
-        self.runtime.spawn(async move {
-            worker.drained(serving.spec.drain_timeout).await;
-            // It may have ended by itself, and then another one has its place.
-            if worker.is_serving()
-                && let Err(error) = serving.pool.restart_worker(worker.key().index).await
-            {
-                tracing::debug!(target: "ostler", worker = %worker.who(), %error, "a worker was not replaced");
-            }
-        });
     }
 }
 
@@ -208,8 +229,10 @@ impl Follower for Serving {
         let life = match change {
             WorkerChange::Ready(ready) => {
                 let worker = Worker::new(ready, Limits::draw(&self.spec.recycle, fastrand::f64));
-                lock(&self.workers).insert(id.index, Arc::clone(&worker));
-                self.dispatcher.ready(worker.key(), worker);
+                // First to the dispatch: what asks for its replacement from now on finds it there.
+                self.dispatcher.ready(worker.key(), Arc::clone(&worker));
+                lock(&self.workers).insert(id.index, worker);
+                self.arrivals.send_replace(());
                 return;
             }
             WorkerChange::Stopping => Life::Stopping,
@@ -264,44 +287,25 @@ impl Drop for Trial<'_> {
     fn drop(&mut self) {
         let now = self.serving.dispatcher.now();
         let change = lock(&self.serving.breaker).report(self.permit, self.verdict, now);
-        let _ = change;
+        let (pool, rules) = (&self.serving.pool, &self.serving.spec.breaker);
+        match change {
+            None => {}
+            Some(Change::Opened) => {
+                let facts = Facts {
+                    message: Some("calls are refused, because too many were sent and had no answer".to_owned()),
+                    delay: Some(rules.open),
+                    ..Facts::default()
+                };
+                pool.publish(EventKind::BreakerOpened, None, facts);
+            }
+            Some(Change::Closed) => pool.publish(EventKind::BreakerClosed, None, Facts::default()),
+        }
     }
 }
 
 async fn close_when_over(pool: Pool, dispatcher: Arc<Dispatcher<Arc<Worker>>>) {
     let end = pool.wait_over().await;
     dispatcher.close(end.to_string());
-}
-
-/// How often workers are looked at for their age and memory.
-const LOOK: Duration = Duration::from_millis(250);
-
-/// Reads `/proc`, which may take its time.
-async fn memory(pool: &Pool, worker: &Worker) -> Option<u64> {
-    let (pool, index) = (pool.clone(), worker.key().index);
-    tokio::task::spawn_blocking(move || pool.resident_memory(index))
-        .await
-        .ok()?
-}
-
-/// Replaces workers whose time has come, until the pool's clients are gone.
-async fn recycle(serving: std::sync::Weak<Serving>) {
-    loop {
-        tokio::time::sleep(LOOK).await;
-        let Some(serving) = serving.upgrade() else { return };
-        let workers: Vec<_> = lock(&serving.workers).values().cloned().collect();
-        for worker in workers.into_iter().filter(|worker| worker.is_serving()) {
-            let memory = match worker.limits.has_memory() {
-                true => memory(&serving.pool, &worker).await,
-                false => None,
-            };
-            let age = worker.ready_at.elapsed();
-            if let Some(reason) = worker.limits.exceeded(age, worker.served(), memory) {
-                tracing::info!(target: "ostler", worker = %worker.who(), ?reason, "a worker is recycled");
-                serving.replace(&worker);
-            }
-        }
-    }
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -18,6 +18,7 @@ use crate::adapter::{Adapter, Attempt, Fault};
 use crate::call::CallOptions;
 use crate::client::Client;
 use crate::lease::Lease;
+use crate::observe::Description;
 use crate::outcome::{CallError, Refused};
 use crate::pool::ServingPool;
 use crate::session::Session;
@@ -65,6 +66,10 @@ impl<F: Framing> Adapter for Stdio<F> {
         attempt: &Attempt,
     ) -> Result<Vec<u8>, Fault<StdioRequest>> {
         connection.call(request, attempt).await
+    }
+
+    fn describe(&self, request: &StdioRequest) -> Description {
+        Description::rpc("ostler", request.method.as_deref().unwrap_or_default())
     }
 
     fn copy(&self, request: &StdioRequest) -> Option<StdioRequest> {
@@ -149,44 +154,26 @@ impl<Request: Serialize, Response: DeserializeOwned, F: Framing> StdioClient<Req
     }
 }
 
-impl ServingPool {
-    /// A client of workers that speak over stdin and stdout in length-prefixed MessagePack.
-    pub fn stdio<Request: Serialize, Response: DeserializeOwned>(&self) -> StdioClient<Request, Response> {
-        StdioClient::new(self.client(Stdio::default()))
-    }
+macro_rules! stdio_clients {
+    ($($caller:ident: $whose:literal;)*) => {$(
+        impl $caller {
+            #[doc = concat!("A client of ", $whose, " over stdin and stdout, in length-prefixed MessagePack.")]
+            pub fn stdio<Request: Serialize, Response: DeserializeOwned>(&self) -> StdioClient<Request, Response> {
+                StdioClient::new(self.client(Stdio::default()))
+            }
 
-    /// A client of workers that speak over stdin and stdout in JSON lines.
-    pub fn json_lines<Request: Serialize, Response: DeserializeOwned>(
-        &self,
-    ) -> StdioClient<Request, Response, JsonLines> {
-        StdioClient::new(self.client(Stdio::default()))
-    }
+            #[doc = concat!("A client of ", $whose, " over stdin and stdout, in JSON lines.")]
+            pub fn json_lines<Request: Serialize, Response: DeserializeOwned>(
+                &self,
+            ) -> StdioClient<Request, Response, JsonLines> {
+                StdioClient::new(self.client(Stdio::default()))
+            }
+        }
+    )*};
 }
 
-impl Session {
-    /// As [`ServingPool::stdio`], for calls of the session.
-    pub fn stdio<Request: Serialize, Response: DeserializeOwned>(&self) -> StdioClient<Request, Response> {
-        StdioClient::new(self.client(Stdio::default()))
-    }
-
-    /// As [`ServingPool::json_lines`], for calls of the session.
-    pub fn json_lines<Request: Serialize, Response: DeserializeOwned>(
-        &self,
-    ) -> StdioClient<Request, Response, JsonLines> {
-        StdioClient::new(self.client(Stdio::default()))
-    }
-}
-
-impl Lease {
-    /// As [`ServingPool::stdio`], for calls of the leased worker.
-    pub fn stdio<Request: Serialize, Response: DeserializeOwned>(&self) -> StdioClient<Request, Response> {
-        StdioClient::new(self.client(Stdio::default()))
-    }
-
-    /// As [`ServingPool::json_lines`], for calls of the leased worker.
-    pub fn json_lines<Request: Serialize, Response: DeserializeOwned>(
-        &self,
-    ) -> StdioClient<Request, Response, JsonLines> {
-        StdioClient::new(self.client(Stdio::default()))
-    }
+stdio_clients! {
+    ServingPool: "the pool's workers";
+    Session: "the session's worker";
+    Lease: "the leased worker";
 }

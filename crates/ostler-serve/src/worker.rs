@@ -45,6 +45,8 @@ pub struct Worker {
     idle: Notify,
     /// It is being replaced, which happens once.
     leaving: AtomicBool,
+    /// Its time has come, and it serves until a stand-in is ready.
+    due: AtomicBool,
     /// It was asked to end before it ended.
     stopped: AtomicBool,
     /// What adapters are connected by, one of each type.
@@ -68,6 +70,7 @@ impl Worker {
             in_flight: AtomicU32::new(0),
             idle: Notify::new(),
             leaving: AtomicBool::new(false),
+            due: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             connections: Mutex::default(),
         })
@@ -99,7 +102,7 @@ impl Worker {
         self.stdio.as_ref()
     }
 
-    /// How many calls it has been sent.
+    /// How many of the calls that it was sent have ended.
     pub fn served(&self) -> u64 {
         self.served.load(Ordering::Relaxed)
     }
@@ -140,6 +143,11 @@ impl Worker {
         !self.leaving.swap(true, Ordering::Relaxed)
     }
 
+    /// True the first time: its time has come.
+    pub(crate) fn becomes_due(&self) -> bool {
+        !self.due.swap(true, Ordering::Relaxed)
+    }
+
     /// Waits until its process has ended.
     pub(crate) async fn exited(&self) {
         let mut life = self.life.subscribe();
@@ -164,10 +172,16 @@ impl Worker {
     /// A call begins. Each is followed by [`Worker::call_ended`].
     pub(crate) fn call_began(&self) {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
-        self.served.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn call_ended(&self) {
+    /// How many calls it has in flight.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// A call is over; `sent`: it may have reached the worker.
+    pub(crate) fn call_ended(&self, sent: bool) {
+        self.served.fetch_add(u64::from(sent), Ordering::Relaxed);
         if self.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.idle.notify_waiters();
         }

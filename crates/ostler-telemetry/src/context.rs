@@ -3,6 +3,8 @@
 //! Without the feature `otlp`, and for a span that no OpenTelemetry layer has recorded, these
 //! functions do nothing.
 
+use std::time::Duration;
+
 use ostler_core::failure::Failure;
 use tracing::Span;
 
@@ -31,6 +33,11 @@ pub fn note(span: &Span, event: &Event) {
     imp::note(span, event);
 }
 
+/// Adds a span event about something that took this long, with the time in seconds.
+pub fn note_duration(span: &Span, name: &'static str, took: Duration) {
+    imp::note_duration(span, name, took);
+}
+
 /// Sets the event's fields as attributes of a span that represents the event.
 pub fn describe(span: &Span, event: &Event) {
     imp::describe(span, event);
@@ -43,7 +50,7 @@ pub fn fail(span: &Span, failure: &Failure) {
 
 #[cfg(not(feature = "otlp"))]
 mod imp {
-    use super::{Event, Failure, Span};
+    use super::{Duration, Event, Failure, Span};
 
     /// A span's place in its trace. Empty without the feature `otlp`.
     #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -54,6 +61,12 @@ mod imp {
         pub fn headers(&self) -> Option<(String, Option<String>)> {
             None
         }
+
+        /// The place that the W3C headers name. Empty without the feature `otlp`, or if they are
+        /// invalid.
+        pub fn from_headers(_: &str, _: Option<&str>) -> Self {
+            Self(())
+        }
     }
 
     pub(super) fn link_of(_: &Span) -> SpanLink {
@@ -62,17 +75,18 @@ mod imp {
     pub(super) fn follow(_: &Span, _: &SpanLink) {}
     pub(super) fn place_below(_: &Span, _: &SpanLink) {}
     pub(super) fn note(_: &Span, _: &Event) {}
+    pub(super) fn note_duration(_: &Span, _: &'static str, _: Duration) {}
     pub(super) fn describe(_: &Span, _: &Event) {}
     pub(super) fn fail(_: &Span, _: &Failure) {}
 }
 
 #[cfg(feature = "otlp")]
 mod imp {
-    use opentelemetry::trace::{SpanContext, Status, TraceContextExt as _};
-    use opentelemetry::{Array, Context, StringValue, Value};
+    use opentelemetry::trace::{SpanContext, SpanId, Status, TraceContextExt as _, TraceFlags, TraceId, TraceState};
+    use opentelemetry::{Array, Context, KeyValue, StringValue, Value};
     use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-    use super::{Event, Failure, Span};
+    use super::{Duration, Event, Failure, Span};
     use crate::names::attribute;
     use crate::otlp::attributes;
 
@@ -100,6 +114,30 @@ mod imp {
                 (parent, state)
             })
         }
+
+        /// The place that the W3C headers name. Empty if they are invalid.
+        pub fn from_headers(traceparent: &str, tracestate: Option<&str>) -> Self {
+            Self(context_of(traceparent, tracestate).unwrap_or(SpanContext::NONE))
+        }
+    }
+
+    /// https://www.w3.org/TR/trace-context-1/#traceparent-header: versions after 00 may add parts.
+    fn context_of(traceparent: &str, tracestate: Option<&str>) -> Option<SpanContext> {
+        let mut parts = traceparent.split('-');
+        let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let hex = |text: &str, len| text.len() == len && text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
+        let more = parts.next().is_some();
+        if !hex(version, 2) || version == "ff" || (version == "00" && more) {
+            return None;
+        }
+        if !hex(trace, 32) || !hex(span, 16) || !hex(flags, 2) {
+            return None;
+        }
+        let flags = TraceFlags::new(u8::from_str_radix(flags, 16).ok()?) & TraceFlags::SAMPLED;
+        let state = tracestate.and_then(|state| state.parse::<TraceState>().ok());
+        let (trace, span) = (TraceId::from_hex(trace).ok()?, SpanId::from_hex(span).ok()?);
+        let context = SpanContext::new(trace, span, flags, true, state.unwrap_or_default());
+        Some(context).filter(SpanContext::is_valid)
     }
 
     pub(super) fn link_of(span: &Span) -> SpanLink {
@@ -129,6 +167,12 @@ mod imp {
         }
     }
 
+    pub(super) fn note_duration(span: &Span, name: &'static str, took: Duration) {
+        if !span.is_disabled() {
+            span.add_event(name, vec![KeyValue::new(attribute::WAIT, took.as_secs_f64())]);
+        }
+    }
+
     pub(super) fn describe(span: &Span, event: &Event) {
         if span.is_disabled() {
             return;
@@ -155,6 +199,38 @@ mod imp {
         }
         if let Some(holder) = &failure.holder {
             span.set_attribute(attribute::HOLDER, holder.clone());
+        }
+    }
+}
+
+#[cfg(all(test, feature = "otlp"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_survives_the_headers_and_nonsense_names_none() {
+        let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let link = SpanLink::from_headers(parent, Some("vendor=1"));
+        assert_eq!(link.headers(), Some((parent.to_owned(), Some("vendor=1".to_owned()))));
+        let later = parent.replacen("00", "01", 1) + "-more";
+        assert_eq!(
+            SpanLink::from_headers(&later, None).headers(),
+            Some((parent.to_owned(), None))
+        );
+        for nonsense in [
+            "",
+            "00",
+            &parent.replace("0af7", "0AF7"),
+            &parent.replace("0af7", "0af"),
+            &format!("{parent}-more"),
+            &parent.replacen("00", "ff", 1),
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+        ] {
+            assert_eq!(
+                SpanLink::from_headers(nonsense, None),
+                SpanLink::default(),
+                "{nonsense}"
+            );
         }
     }
 }

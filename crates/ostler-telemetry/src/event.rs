@@ -60,6 +60,9 @@ event_kinds! {
     WorkerSpawned = "worker.spawned",
     /// The worker is ready.
     WorkerReady = "worker.ready",
+    /// The worker gets no new calls and finishes those it has (`count`), before it is stopped or
+    /// restarted; `cause` says why.
+    WorkerDraining = "worker.draining",
     /// The worker failed its health probes or missed its heartbeat; it is stopped and restarted.
     WorkerUnhealthy = "worker.unhealthy",
     /// The worker is asked to stop; `cause` says why, `signal` how.
@@ -87,6 +90,10 @@ event_kinds! {
     PoolGaveUp = "pool.gave_up",
     /// The pool has stopped and everything it held is released.
     PoolStopped = "pool.stopped",
+    /// The pool's workers keep failing: calls are refused for `delay_ms`; see `message`.
+    BreakerOpened = "breaker.opened",
+    /// The pool's workers answer again: calls are no longer refused.
+    BreakerClosed = "breaker.closed",
     /// The root supervisor gave up: the guardian or another part of it was lost too often. The
     /// instance ends.
     RunGaveUp = "run.gave_up",
@@ -199,6 +206,7 @@ impl Event {
             EventKind::WorkerFailed
             | EventKind::WorkerUnhealthy
             | EventKind::WorkerGaveUp
+            | EventKind::BreakerOpened
             | EventKind::PoolGaveUp
             | EventKind::RunGaveUp
             | EventKind::GuardianLost
@@ -211,6 +219,8 @@ impl Event {
             | EventKind::WorkerReserved
             | EventKind::WorkerSpawned
             | EventKind::WorkerReady
+            | EventKind::WorkerDraining
+            | EventKind::BreakerClosed
             | EventKind::WorkerStopping
             | EventKind::WorkerExited
             | EventKind::WorkerReleased

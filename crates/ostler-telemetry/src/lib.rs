@@ -16,4 +16,4 @@ pub mod otlp;
 
 pub use context::SpanLink;
 pub use event::{Event, EventKind, Facts};
-pub use observe::{Instance, Observer, Output, Part, PoolSnapshot, Snapshot, Usage};
+pub use observe::{CallEnd, Clients, ClientsSnapshot, Instance, Observer, Output, Part, PoolSnapshot, Snapshot, Usage};

@@ -58,6 +58,17 @@ pub mod span {
         PORT = "ostler.worker.port";
         /// Until its record is removed.
         RECORD = "ostler.worker.record";
+        /// A call to a pool's workers, of kind client. One over gRPC has the name of its method
+        /// instead, and one over HTTP that of its HTTP method (semantic conventions).
+        CALL = "ostler.call";
+    }
+}
+
+/// Span events that are not events of the run.
+pub mod span_event {
+    names! {
+        /// A call has got a worker, or was refused one; see `ostler.queue.wait`.
+        QUEUED = "ostler.call.queued";
     }
 }
 
@@ -99,6 +110,22 @@ pub mod metric {
         OUTPUT_DROPPED = "ostler.output.dropped" in "{line}";
         /// Log records of worker output dropped by the rate limit of a stream, by `ostler.pool`.
         OUTPUT_LIMITED = "ostler.output.limited" in "{record}";
+        /// Calls to workers, by `ostler.pool`, `ostler.outcome` and `ostler.reason` (absent if it
+        /// was answered or cancelled).
+        CALLS = "ostler.calls" in "{call}";
+        /// Time from the beginning of a call to the end of its answer, by `ostler.pool` and
+        /// `ostler.outcome`.
+        CALL_DURATION = "ostler.call.duration" in "s";
+        /// Time that a call waited for a worker, by `ostler.pool`.
+        QUEUE_WAIT = "ostler.call.queue.wait" in "s";
+        /// Calls in flight on workers, by `ostler.pool`.
+        CALLS_IN_FLIGHT = "ostler.calls.in_flight" in "{call}";
+        /// Calls that wait for a worker, by `ostler.pool`.
+        CALLS_QUEUED = "ostler.calls.queued" in "{call}";
+        /// Sessions that are bound to a worker, by `ostler.pool`.
+        SESSIONS = "ostler.sessions" in "{session}";
+        /// The circuit breaker, by `ostler.pool`: 0 is closed, 1 half-open, 2 open.
+        BREAKER_STATE = "ostler.breaker.state" in "1";
         /// Records in the process table.
         TABLE_SIZE = "ostler.table.size" in "{record}";
         /// Guardians lost and replaced.
@@ -184,6 +211,29 @@ pub mod attribute {
         LIMITED = "ostler.output.limited_before" in "{record}";
         /// The kind of disagreement, for example `not_held`.
         DISAGREEMENT = "ostler.disagreement";
+        /// What became of a call: `answered`, `refused`, `unknown` or `cancelled`.
+        OUTCOME = "ostler.outcome";
+        /// The time that a call waited for a worker.
+        WAIT = "ostler.queue.wait" in "s";
+        /// The system of a remote procedure call, for example `grpc` (semantic conventions).
+        RPC_SYSTEM = "rpc.system.name";
+        /// The full name of the called method (semantic conventions).
+        RPC_METHOD = "rpc.method";
+        /// The status of a gRPC response, for example `NOT_FOUND` (semantic conventions).
+        RPC_STATUS = "rpc.response.status_code";
+        /// The method of an HTTP request (semantic conventions).
+        HTTP_METHOD = "http.request.method";
+        /// The status of an HTTP response (semantic conventions).
+        HTTP_STATUS = "http.response.status_code";
+        /// The path of an HTTP request (semantic conventions).
+        URL_PATH = "url.path";
+        /// The address of the worker that was called, or the path of its Unix socket (semantic
+        /// conventions).
+        SERVER_ADDRESS = "server.address";
+        /// The port of the worker that was called (semantic conventions).
+        SERVER_PORT = "server.port";
+        /// Why a call failed: a status, or a reason such as `worker_lost` (semantic conventions).
+        ERROR_TYPE = "error.type";
         /// What could not be delivered: `traces`, `metrics` or `logs`.
         TELEMETRY_SIGNAL = "ostler.telemetry.signal";
     }
@@ -213,7 +263,7 @@ mod tests {
 
     #[test]
     fn names_are_unique_and_meanings_are_sentences() {
-        for list in [span::ALL, metric::ALL, attribute::ALL, resource::ALL] {
+        for list in [span::ALL, span_event::ALL, metric::ALL, attribute::ALL, resource::ALL] {
             let names: HashSet<_> = list.iter().map(|name| name.name).collect();
             assert_eq!(names.len(), list.len());
             assert!(list.iter().all(|name| name.meaning.ends_with(['.', ')'])), "{list:?}");

@@ -34,6 +34,57 @@ pub trait Observer: Debug + Send + Sync {
     /// Observes the instance until it is dropped: takes snapshots of what is measured rather than
     /// counted.
     fn watch(&self, instance: Weak<dyn Instance>);
+
+    /// A call to a pool's workers has ended. Default: ignored.
+    fn call(&self, call: &CallEnd<'_>) {
+        let _ = call;
+    }
+
+    /// Observes the clients of a pool until they are dropped. Default: they are not observed.
+    fn watch_clients(&self, clients: Weak<dyn Clients>) {
+        let _ = clients;
+    }
+}
+
+/// The end of a call to a pool's workers.
+#[derive(Debug, Clone, Copy)]
+pub struct CallEnd<'a> {
+    /// The app.
+    pub app: &'a str,
+    /// The pool.
+    pub pool: &'a str,
+    /// `answered`; `refused`: it was certainly not sent; `unknown`: it was sent and has no answer;
+    /// `cancelled`: its caller gave up.
+    pub outcome: &'static str,
+    /// Why it was refused, or has no answer; for example `saturated` or `worker_lost`.
+    pub reason: Option<&'static str>,
+    /// The time that it waited for workers.
+    pub waited: Duration,
+    /// From its beginning to its end, with the time that it waited.
+    pub took: Duration,
+}
+
+/// The clients of a pool, which can be observed.
+pub trait Clients: Send + Sync {
+    /// Takes a snapshot. Does not block.
+    fn snapshot(&self) -> ClientsSnapshot;
+}
+
+/// The clients of a pool at one point in time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClientsSnapshot {
+    /// The app.
+    pub app: String,
+    /// The pool.
+    pub pool: String,
+    /// Calls in flight.
+    pub in_flight: u64,
+    /// Calls that wait for a worker.
+    pub queued: u64,
+    /// Sessions that are bound to a worker.
+    pub sessions: u64,
+    /// The circuit breaker: 0 is closed, 1 half-open, 2 open.
+    pub breaker: u64,
 }
 
 /// A measured part of an incarnation's life.

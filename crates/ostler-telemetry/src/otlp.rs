@@ -7,6 +7,7 @@
 
 pub(crate) mod attributes;
 mod backlog;
+mod calls;
 mod delivery;
 mod http;
 mod instruments;
@@ -25,7 +26,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::context::SpanLink;
 use crate::event::Event;
-use crate::observe::{Instance, Observer, Output, Part};
+use crate::observe::{CallEnd, Clients, Instance, Observer, Output, Part};
 use backlog::Backlog;
 use instruments::Instruments;
 use pipeline::Pipeline;
@@ -141,5 +142,13 @@ impl Observer for Telemetry {
 
     fn watch(&self, instance: Weak<dyn Instance>) {
         self.inner.instruments.watch(instance);
+    }
+
+    fn call(&self, call: &CallEnd<'_>) {
+        self.inner.instruments.calls().ended(call);
+    }
+
+    fn watch_clients(&self, clients: Weak<dyn Clients>) {
+        self.inner.instruments.calls().watch(clients);
     }
 }

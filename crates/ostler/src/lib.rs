@@ -136,7 +136,8 @@ pub use ostler_registry::{AppDirError, DirEnv, Engine, RunDirError, TableError, 
 #[cfg(feature = "otlp")]
 pub use ostler_telemetry::otlp;
 pub use ostler_telemetry::{
-    Event, EventKind, Facts, Instance, Observer, Output, Part, PoolSnapshot, Snapshot, SpanLink, Usage,
+    CallEnd, Clients, ClientsSnapshot, Event, EventKind, Facts, Instance, Observer, Output, Part, PoolSnapshot,
+    Snapshot, SpanLink, Usage,
 };
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
-use ostler_telemetry::{Event, Instance, Observer, Output, Part, SpanLink};
+use ostler_telemetry::{CallEnd, Clients, Event, Instance, Observer, Output, Part, SpanLink};
 
 /// Passes everything on to each observer that was added, in that order.
 #[derive(Debug, Default)]
@@ -48,5 +48,13 @@ impl Observer for Observers {
 
     fn watch(&self, instance: Weak<dyn Instance>) {
         self.each(|observer| observer.watch(Weak::clone(&instance)));
+    }
+
+    fn call(&self, call: &CallEnd<'_>) {
+        self.each(|observer| observer.call(call));
+    }
+
+    fn watch_clients(&self, clients: Weak<dyn Clients>) {
+        self.each(|observer| observer.watch_clients(Weak::clone(&clients)));
     }
 }

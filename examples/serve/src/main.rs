@@ -117,7 +117,7 @@ fn call_words(serving: &ServingPool, tally: &Arc<Tally>, end: Instant) -> Tasks 
                         assert_eq!(answer.words, 5);
                         tally.count(Ok(()));
                     }
-                    Err(StdioError::Call(error)) => tally.count(Err(&error)),
+                    Err(StdioError::Call(error)) => failed(&tally, &error, end).await,
                     Err(error) => eprintln!("{error}"),
                 }
             }
@@ -137,12 +137,22 @@ fn call_shout(serving: &ServingPool, tally: &Arc<Tally>, end: Instant) -> Tasks 
                         assert_eq!(answer, "HELLO");
                         tally.count(Ok(()));
                     }
-                    Err(error) => tally.count(Err(&error)),
+                    Err(error) => failed(&tally, &error, end).await,
                 }
             }
         })
     };
     (0..CALLERS).map(caller).collect()
+}
+
+/// Counts a call without an answer. While the circuit breaker is open, the caller waits for as long
+/// as it says instead of asking again and again.
+async fn failed(tally: &Tally, error: &CallError, end: Instant) {
+    tally.count(Err(error));
+    if let Some(wait) = error.retry_after() {
+        let left = end.saturating_duration_since(Instant::now());
+        tokio::time::sleep(wait.min(left)).await;
+    }
 }
 
 /// Kills one of the workers every 200 ms.

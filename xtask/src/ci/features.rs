@@ -6,7 +6,7 @@ use crate::steps::{Outcome, cargo, output, step};
 /// A title, and the arguments of `cargo check`. RocksDB is compiled again (18 minutes) when another
 /// selection of packages changes the features of what its build depends on: combinations with it
 /// are of the whole workspace.
-const COMBINATIONS: [(&str, &str); 8] = [
+const COMBINATIONS: [(&str, &str); 9] = [
     (
         "none (crates without an engine)",
         "-p ostler-core -p ostler-failpoint -p ostler-os -p ostler-telemetry -p ostler-supervisor -p ostler-python",
@@ -18,6 +18,10 @@ const COMBINATIONS: [(&str, &str); 8] = [
     (
         "redb, probe-http",
         "-p ostler --no-default-features --features redb,probe-http",
+    ),
+    (
+        "redb, probe-grpc",
+        "-p ostler --no-default-features --features redb,probe-grpc",
     ),
     (
         "redb, ready-line, otlp, testing",

@@ -50,14 +50,16 @@ pub(super) const POOL: Keys = &[
 ];
 pub(super) const BACKOFF: Keys = &["first", "max", "jitter"];
 pub(super) const READY: Keys = &[
-    "notify", "http", "grpc", "tcp", "line", "file", "after", "port", "owner",
+    "notify", "http", "grpc", "tcp", "line", "file", "after", "port", "owner", "headers",
 ];
-pub(super) const HEALTH: Keys = &["http", "grpc", "tcp", "port", "owner", "every", "timeout", "misses"];
+pub(super) const HEALTH: Keys = &[
+    "http", "grpc", "tcp", "port", "owner", "headers", "every", "timeout", "misses",
+];
 pub(super) const STOP: Keys = &["signal", "grace"];
 pub(super) const QUEUE: Keys = &["max", "order", "codel"];
 pub(super) const CODEL: Keys = &["target", "interval"];
 pub(super) const SESSIONS: Keys = &["affinity", "ttl", "max"];
-pub(super) const RECYCLE: Keys = &["age", "requests", "memory", "jitter"];
+pub(super) const RECYCLE: Keys = &["age", "requests", "memory", "jitter", "surge"];
 pub(super) const BREAKER: Keys = &["failures", "rate", "open"];
 pub(super) const RATE: Keys = &["share", "window", "calls"];
 pub(super) const RETRY: Keys = &["budget"];

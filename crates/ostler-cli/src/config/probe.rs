@@ -3,12 +3,13 @@
 use ostler_core::spec::{Health, PortOwner, Probe, ProbeKind, Ready};
 
 use super::keys;
+use super::pool;
 use super::section::{Field, Section, Walk};
 use super::values;
 
 /// `ready = { … }`: exactly one of its forms.
-pub(super) fn ready(walk: &mut Walk<'_>, pool: &Section<'_>) -> Field<Ready> {
-    let section = match pool.table(walk, "ready", keys::READY) {
+pub(super) fn ready(walk: &mut Walk<'_>, of: &Section<'_>) -> Field<Ready> {
+    let section = match of.table(walk, "ready", keys::READY) {
         Field::Is(section) => section,
         Field::Absent => return Field::Absent,
         Field::Wrong => return Field::Wrong,
@@ -18,7 +19,7 @@ pub(super) fn ready(walk: &mut Walk<'_>, pool: &Section<'_>) -> Field<Ready> {
         return Field::Wrong;
     };
     if matches!(form, "notify" | "line" | "file" | "after") {
-        let useless = ["port", "owner"].map(|key| refuse_for(walk, &section, form, key));
+        let useless = ["port", "owner", "headers"].map(|key| refuse_for(walk, &section, form, key));
         if useless.contains(&true) {
             return Field::Wrong;
         }
@@ -43,8 +44,8 @@ fn refuse_for(walk: &mut Walk<'_>, section: &Section<'_>, form: &str, key: &str)
 }
 
 /// `health = { … }`: one probe, and its interval.
-pub(super) fn health(walk: &mut Walk<'_>, pool: &Section<'_>) -> Option<Health> {
-    let section = pool.table(walk, "health", keys::HEALTH).ok()?;
+pub(super) fn health(walk: &mut Walk<'_>, of: &Section<'_>) -> Option<Health> {
+    let section = of.table(walk, "health", keys::HEALTH).ok()?;
     let form = the_one(walk, &section, &["http", "grpc", "tcp"]);
     let probe = form.map_or(Field::Wrong, |form| probe(walk, &section, form)).ok();
     let defaults = Health::new(probe.clone().unwrap_or(Probe::new(ProbeKind::Tcp)));
@@ -62,10 +63,16 @@ fn probe(walk: &mut Walk<'_>, section: &Section<'_>, form: &str) -> Field<Probe>
     let owner = section.read(walk, "owner", values::owner).or(PortOwner::default());
     let kind = match form {
         "http" => section.read(walk, form, values::string).map(ProbeKind::Http),
-        "grpc" => section.read(walk, form, values::only_true).map(|()| ProbeKind::Grpc),
+        "grpc" => section.read(walk, form, values::grpc_service).map(ProbeKind::Grpc),
         _ => section.read(walk, form, values::only_true).map(|()| ProbeKind::Tcp),
     };
-    kind.map(|kind| Probe { kind, port, owner })
+    let headers = pool::read_strings(walk, section, "headers");
+    kind.map(|kind| Probe {
+        kind,
+        port,
+        owner,
+        headers,
+    })
 }
 
 /// Which one of `forms` the table holds; none or several are mistakes.

@@ -75,6 +75,7 @@ fn recycle(walk: &mut Walk<'_>, pool: &Section<'_>, defaults: Recycle) -> Recycl
             .ok()
             .map(|bytes| bytes as u64),
         jitter: section.read(walk, "jitter", values::fraction).or(defaults.jitter),
+        surge: section.read(walk, "surge", values::count).or(defaults.surge),
     }
 }
 

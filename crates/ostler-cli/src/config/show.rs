@@ -299,12 +299,16 @@ fn show_probe(probe: &Probe) -> Table {
     let (form, value) = match &probe.kind {
         ProbeKind::Http(path) => ("http", path.as_str().into()),
         ProbeKind::Tcp => ("tcp", true.into()),
-        ProbeKind::Grpc => ("grpc", true.into()),
+        ProbeKind::Grpc(service) if service.is_empty() => ("grpc", true.into()),
+        ProbeKind::Grpc(service) => ("grpc", service.as_str().into()),
     };
     let mut table = Table::new();
     table.insert(form.to_owned(), value);
     if let Some(port) = &probe.port {
         table.insert("port".to_owned(), port.as_str().into());
+    }
+    if !probe.headers.is_empty() {
+        table.insert("headers".to_owned(), strings(&probe.headers).into());
     }
     match probe.owner {
         PortOwner::Worker => {}

@@ -311,7 +311,7 @@ fn the_keys_for_serving_are_read_and_shown() {
         queue = { max = 50, order = "lifo", codel = { target = "5ms", interval = "100ms" } }
         call_timeout = "3s"
         sessions = { affinity = "strict_queue", ttl = "10m", max = 7 }
-        recycle = { age = "1h", requests = 10000, memory = "2GiB", jitter = 0.1 }
+        recycle = { age = "1h", requests = 10000, memory = "2GiB", jitter = 0.1, surge = 0 }
         drain_timeout = "9s"
         breaker = { failures = 4, open = "2s", rate = { share = 0.25, window = "30s", calls = 40 } }
         retry = { budget = 0.2 }
@@ -343,6 +343,7 @@ fn the_keys_for_serving_are_read_and_shown() {
             requests: Some(10_000),
             memory: Some(2 << 30),
             jitter: 0.1,
+            surge: 0,
         },
         drain_timeout: secs(9),
         breaker: Breaker {
@@ -388,6 +389,36 @@ fn mistakes_in_the_keys_for_serving_have_their_places() {
 }
 
 #[test]
+fn probes_ask_by_grpc_and_send_headers() {
+    let keys = "port = \"unix\"\nready = { grpc = true }\nhealth = { grpc = \"a.B\" }";
+    let config = read(&in_pool(keys)).unwrap();
+    let worker = &config.pools[0].worker;
+    assert_eq!(worker.ready, Some(Ready::grpc()));
+    assert_eq!(worker.health, Some(Health::grpc("a.B")));
+    assert_eq!(read(&show(&config)).unwrap(), config);
+
+    let keys = "port = \"any\"\nready = { http = \"/\", headers = { Host = \"example.com\", X-Token = \"s\" } }";
+    let config = read(&in_pool(keys)).unwrap();
+    let expected = Probe::http("/").header("Host", "example.com").header("X-Token", "s");
+    assert_eq!(config.pools[0].worker.ready, Some(Ready::Probe(expected)));
+    assert_eq!(read(&show(&config)).unwrap(), config);
+
+    assert_eq!(
+        mistakes(&in_pool(
+            "port = \"any\"\nready = { http = \"/\", headers = { \"a b\" = \"x\" } }\nhealth = { tcp = true, headers = { A = \"b\" } }\n"
+        )),
+        [
+            "ostler.toml:6:9: pool.web.ready: \"a b\" is not the name of a header",
+            "ostler.toml:7:10: pool.web.health: headers are for http; leave them out",
+        ]
+    );
+    assert_eq!(
+        mistakes(&in_pool("port = \"any\"\nready = { grpc = 1 }\n")),
+        ["ostler.toml:6:18: pool.web.ready.grpc: expected true, or the name of a gRPC service, found the integer 1"]
+    );
+}
+
+#[test]
 fn one_mistake_is_reported_once() {
     let found = |lines: &str| mistakes(&in_pool(lines)).len();
     assert_eq!(
@@ -408,15 +439,11 @@ fn one_mistake_is_reported_once() {
 #[test]
 fn what_is_not_built_is_refused_by_name() {
     let found = mistakes(&format!(
-        "{APP}[pool.a]\ncommand = [\"x\"]\nport = \"any\"\nmode = \"independent\"\nready = {{ grpc = true }}\nhealth = {{ grpc = true }}\n"
+        "{APP}[pool.a]\ncommand = [\"x\"]\nport = \"any\"\nmode = \"independent\"\n"
     ));
     assert_eq!(
         found,
-        [
-            "ostler.toml:6:8: pool.a.mode: \"independent\" is not built yet; only \"coupled\" is",
-            "ostler.toml:7:9: pool.a.ready: grpc is not built yet; http, tcp, notify, line, file and after are",
-            "ostler.toml:8:10: pool.a.health: grpc is not built yet; http, tcp, notify, line, file and after are",
-        ]
+        ["ostler.toml:6:8: pool.a.mode: \"independent\" is not built yet; only \"coupled\" is",]
     );
 }
 

@@ -172,6 +172,15 @@ pub(super) fn only_true(value: &DeValue<'_>) -> Read<()> {
     }
 }
 
+/// The service that grpc.health.v1 is asked for; `true`: the server as a whole.
+pub(super) fn grpc_service(value: &DeValue<'_>) -> Read<String> {
+    match value {
+        DeValue::String(service) => Ok(service.to_string()),
+        DeValue::Boolean(true) => Ok(String::new()),
+        other => expected(other, "true, or the name of a gRPC service"),
+    }
+}
+
 /// One of several words.
 fn word<T: Copy>(value: &DeValue<'_>, words: &[(&'static str, T)]) -> Read<T> {
     let allowed = || {

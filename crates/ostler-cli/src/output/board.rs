@@ -127,7 +127,10 @@ impl Board {
             EventKind::RunStarted
             | EventKind::RunStopped
             | EventKind::WorkerReady
+            | EventKind::WorkerDraining
             | EventKind::WorkerUnhealthy
+            | EventKind::BreakerOpened
+            | EventKind::BreakerClosed
             | EventKind::WorkerStopping
             | EventKind::WorkerExited
             | EventKind::WorkerFinished
@@ -175,6 +178,7 @@ fn state_after(kind: EventKind) -> Option<&'static str> {
         EventKind::WorkerReserved => Some("reserved"),
         EventKind::WorkerSpawned => Some("starting"),
         EventKind::WorkerReady => Some("ready"),
+        EventKind::WorkerDraining => Some("draining"),
         EventKind::WorkerUnhealthy => Some("unhealthy"),
         EventKind::WorkerStopping => Some("stopping"),
         EventKind::WorkerExited => Some("exited"),
@@ -191,6 +195,8 @@ fn state_after(kind: EventKind) -> Option<&'static str> {
         | EventKind::PoolFinished
         | EventKind::PoolGaveUp
         | EventKind::PoolStopped
+        | EventKind::BreakerOpened
+        | EventKind::BreakerClosed
         | EventKind::GuardianLost
         | EventKind::SweepDone
         | EventKind::CleanupSuccess

@@ -156,6 +156,12 @@ impl Ready {
         Self::Probe(Probe::tcp())
     }
 
+    /// `grpc.health.v1` answers SERVING for the server as a whole. The port is the only one, or the
+    /// one named `grpc`.
+    pub fn grpc() -> Self {
+        Self::Probe(Probe::grpc(""))
+    }
+
     /// A line of stdout or stderr matches this regular expression.
     pub fn line(pattern: impl Into<String>) -> Self {
         Self::Line(pattern.into())
@@ -171,6 +177,18 @@ impl Probe {
     /// A connection.
     pub fn tcp() -> Self {
         Self::new(ProbeKind::Tcp)
+    }
+
+    /// `grpc.health.v1.Health/Check` of this service; the empty name asks for the server as a whole.
+    pub fn grpc(service: impl Into<String>) -> Self {
+        Self::new(ProbeKind::Grpc(service.into()))
+    }
+
+    /// Sends this header with an HTTP request; `Host` is one.
+    #[must_use]
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.insert(name.into(), value.into());
+        self
     }
 
     /// Asks the port with this name.
@@ -190,6 +208,11 @@ impl Health {
     /// [`Probe::tcp`] with the default interval, timeout and misses.
     pub fn tcp() -> Self {
         Self::new(Probe::tcp())
+    }
+
+    /// [`Probe::grpc`] with the default interval, timeout and misses.
+    pub fn grpc(service: impl Into<String>) -> Self {
+        Self::new(Probe::grpc(service))
     }
 
     settings! {

@@ -67,7 +67,7 @@ impl WorkerSpec {
         let sought = probe.port.as_deref().unwrap_or(match probe.kind {
             ProbeKind::Http(_) => "http",
             ProbeKind::Tcp => "tcp",
-            ProbeKind::Grpc => "grpc",
+            ProbeKind::Grpc(_) => "grpc",
         });
         let mut names = self.ports.iter().map(|(name, _)| name);
         let by_name = names.find(|name| *name == sought);

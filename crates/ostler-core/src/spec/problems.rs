@@ -269,9 +269,27 @@ impl WorkerSpec {
         found.require(!reported, key, || {
             "the probe needs the port before the worker has reported it; use notify or file".into()
         });
-        found.require(probe.kind != ProbeKind::Grpc, key, || {
-            "grpc is not built yet; http, tcp, notify, line, file and after are".into()
-        });
+        if let ProbeKind::Grpc(service) = &probe.kind {
+            found.require(cfg!(feature = "probe-grpc"), key, || {
+                not_in_this_build("gRPC probes", "probe-grpc")
+            });
+            let blank = service.chars().any(|c| c.is_whitespace() || c.is_control());
+            found.require(!blank, key, || format!("{service:?} is not the name of a gRPC service"));
+        }
+        for (name, value) in &probe.headers {
+            found.require(matches!(probe.kind, ProbeKind::Http(_)), key, || {
+                "headers are for http; leave them out".into()
+            });
+            let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+            found.require(!name.is_empty() && name.chars().all(token), key, || {
+                format!("{name:?} is not the name of a header")
+            });
+            found.require(
+                value.chars().all(|c| c == '\t' || (' '..='~').contains(&c)),
+                key,
+                || format!("{value:?} can't be the value of a header: printable ASCII characters only"),
+            );
+        }
         if let ProbeKind::Http(path) = &probe.kind {
             found.require(cfg!(feature = "probe-http"), key, || {
                 not_in_this_build("HTTP probes", "probe-http")
@@ -365,7 +383,7 @@ mod features {
     }
 }
 
-#[cfg(all(test, feature = "probe-http", feature = "ready-line"))]
+#[cfg(all(test, feature = "probe-http", feature = "probe-grpc", feature = "ready-line"))]
 mod tests {
     use super::*;
     use crate::supervision::Backoff;
@@ -411,19 +429,32 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_that_is_not_built_is_refused_by_name() {
-        let mut pool = spec();
-        pool.worker.ports = Ports::One(Port::Any);
-        let probe = Probe::new(ProbeKind::Grpc);
-        pool.worker.ready = Some(Ready::Probe(probe.clone()));
-        pool.worker.health = Some(Health::new(probe));
-        let problems = pool.problems();
-        let keys: Vec<_> = problems.iter().map(|problem| problem.key).collect();
-        assert_eq!(keys, ["ready", "health"]);
-        assert!(
-            problems
-                .iter()
-                .all(|problem| problem.message.contains("grpc is not built yet"))
+    fn what_a_probe_asks_for_is_checked() {
+        let problems = |probe: Probe| {
+            let mut pool = spec();
+            pool.worker.ports = Ports::One(Port::Any);
+            pool.worker.health = Some(Health::new(probe));
+            pool.problems()
+                .into_iter()
+                .map(|problem| problem.message)
+                .collect::<Vec<_>>()
+        };
+        let no_problem: [&str; 0] = [];
+        assert_eq!(problems(Probe::grpc("")), no_problem);
+        assert_eq!(problems(Probe::grpc("a.B")), no_problem);
+        assert_eq!(
+            problems(Probe::grpc("a b")),
+            ["\"a b\" is not the name of a gRPC service"]
+        );
+        assert_eq!(problems(Probe::http("/").header("Host", "example.com")), no_problem);
+        assert_eq!(
+            problems(Probe::http("/").header("", "x")),
+            ["\"\" is not the name of a header"]
+        );
+        assert!(problems(Probe::http("/").header("A", "b\nC: d"))[0].contains("printable ASCII"));
+        assert_eq!(
+            problems(Probe::tcp().header("A", "b")),
+            ["headers are for http; leave them out"]
         );
     }
 

@@ -84,6 +84,9 @@ impl Recycle {
         found.require(self.requests != Some(0), "recycle.requests", || NEVER.into());
         found.require(self.memory != Some(0), "recycle.memory", || NEVER.into());
         found.fraction("recycle.jitter", self.jitter);
+        found.require(self.surge <= 1, "recycle.surge", || {
+            format!("{} is more than 1: workers are replaced one at a time", self.surge)
+        });
     }
 }
 
@@ -199,6 +202,9 @@ pub struct Recycle {
     /// Each worker's limits are smaller than these by a random share of up to `jitter`. Default
     /// 0.2.
     pub jitter: f64,
+    /// Workers that are started beside the pool's before one drains: 1, so that at no moment fewer
+    /// are ready; or 0, where memory forbids it. Default 1.
+    pub surge: u32,
 }
 
 impl Default for Recycle {
@@ -208,6 +214,7 @@ impl Default for Recycle {
             requests: None,
             memory: None,
             jitter: 0.2,
+            surge: 1,
         }
     }
 }
@@ -275,7 +282,7 @@ mod tests {
 
     #[test]
     fn each_mistake_is_named_by_its_key() {
-        let spoilt: [(&str, Spoil); 16] = [
+        let spoilt: [(&str, Spoil); 17] = [
             ("concurrency", |serve| serve.concurrency = 0),
             ("queue.codel.interval", |serve| {
                 serve.queue.codel = Some(Codel {
@@ -293,6 +300,7 @@ mod tests {
             ("recycle.requests", |serve| serve.recycle.requests = Some(0)),
             ("recycle.memory", |serve| serve.recycle.memory = Some(0)),
             ("recycle.jitter", |serve| serve.recycle.jitter = 1.5),
+            ("recycle.surge", |serve| serve.recycle.surge = 2),
             ("breaker.open", |serve| serve.breaker.open = Duration::ZERO),
             ("breaker.rate.share", |serve| {
                 serve.breaker.rate = Some(FailureRate {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep};
 
+use super::GRPC_STATUS;
 use super::connection::describe;
 use crate::call::post_mortem;
 use crate::flight::Flight;
@@ -104,7 +105,9 @@ impl WorkerBody {
     fn fail(&mut self, unknown: Unknown) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
         self.verdict = None;
         self.failed = true;
-        self.flight = None;
+        if let Some(mut flight) = self.flight.take() {
+            flight.cut_off(&unknown.clone().into());
+        }
         Poll::Ready(Some(Err(unknown.into())))
     }
 }
@@ -120,6 +123,12 @@ impl Body for WorkerBody {
         if self.verdict.is_none() {
             match Pin::new(&mut self.body).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
+                    if let Some(trailers) = frame.trailers_ref()
+                        && let Some(status) = trailers.get(GRPC_STATUS).and_then(|status| status.to_str().ok())
+                        && let Some(observed) = self.flight.as_ref().and_then(Flight::observed)
+                    {
+                        observed.grpc_status(status);
+                    }
                     if frame.is_trailers() || self.body.is_end_stream() {
                         self.complete();
                     }

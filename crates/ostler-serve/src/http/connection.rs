@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use http::header::HOST;
 use http::uri::{Authority, Scheme};
-use http::{HeaderValue, Request, Response, Uri};
+use http::{HeaderMap, HeaderValue, Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -55,6 +55,7 @@ impl HttpConnection {
         attempt: &Attempt,
     ) -> Result<Response<Incoming>, Fault<Requested>> {
         self.address(&mut request);
+        pass_on_trace(request.headers_mut(), attempt);
         match &self.wire {
             Wire::Http1(idle) => self.send_http1(idle, request, attempt).await,
             Wire::Http2(sender) => {
@@ -130,6 +131,18 @@ impl HttpConnection {
                 // Scheme, authority and path are there, which is all that it takes.
                 *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
             }
+        }
+    }
+}
+
+/// The worker's spans belong below that of the call.
+fn pass_on_trace(headers: &mut HeaderMap, attempt: &Attempt) {
+    let Some((parent, state)) = attempt.trace() else { return };
+    let state = state.unwrap_or_default();
+    for (name, value) in [(super::TRACE_PARENT, parent), (super::TRACE_STATE, state)] {
+        match HeaderValue::from_str(value) {
+            Ok(value) if !value.is_empty() => drop(headers.insert(name, value)),
+            _ => drop(headers.remove(name)),
         }
     }
 }

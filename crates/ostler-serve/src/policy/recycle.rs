@@ -66,6 +66,7 @@ mod tests {
             requests: Some(10),
             memory: Some(1000),
             jitter: 0.2,
+            surge: 1,
         }
     }
 

@@ -173,6 +173,10 @@ fn request_frame<F: Framing>(id: u64, request: &StdioRequest, attempt: &Attempt)
     if let Some(session) = attempt.session() {
         fields.push(("session", Field::Text(session)));
     }
+    if let Some((parent, state)) = attempt.trace() {
+        fields.push(("traceparent", Field::Text(parent)));
+        fields.extend(state.map(|state| ("tracestate", Field::Text(state))));
+    }
     fields.push(("body", Field::Encoded(&request.body)));
     F::frame(&fields)
 }

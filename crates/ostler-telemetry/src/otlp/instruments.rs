@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{AsyncInstrument, Counter, Histogram, Meter};
 
+use super::calls::Calls;
 use super::delivery::{Tallies, Undelivered};
 use crate::event::{Event, EventKind};
 use crate::names::{Name, attribute, metric};
@@ -39,10 +40,11 @@ pub(super) struct Instruments {
     start: Histogram<f64>,
     stop: Histogram<f64>,
     release: Histogram<f64>,
+    calls: Calls,
     watched: Arc<Watched>,
 }
 
-fn listed(name: &str) -> Name {
+pub(super) fn listed(name: &str) -> Name {
     let found = metric::ALL.iter().find(|metric| metric.name == name);
     *found.unwrap_or(&Name {
         name: "",
@@ -51,7 +53,7 @@ fn listed(name: &str) -> Name {
     })
 }
 
-fn counter(meter: &Meter, name: &'static str) -> Counter<u64> {
+pub(super) fn counter(meter: &Meter, name: &'static str) -> Counter<u64> {
     let Name { unit, meaning, .. } = listed(name);
     meter
         .u64_counter(name)
@@ -60,7 +62,7 @@ fn counter(meter: &Meter, name: &'static str) -> Counter<u64> {
         .build()
 }
 
-fn histogram(meter: &Meter, name: &'static str) -> Histogram<f64> {
+pub(super) fn histogram(meter: &Meter, name: &'static str) -> Histogram<f64> {
     let Name { unit, meaning, .. } = listed(name);
     meter
         .f64_histogram(name)
@@ -90,6 +92,7 @@ impl Instruments {
             start: histogram(meter, metric::START_DURATION),
             stop: histogram(meter, metric::STOP_DURATION),
             release: histogram(meter, metric::RELEASE_DURATION),
+            calls: Calls::new(meter),
             watched,
         }
     }
@@ -113,7 +116,10 @@ impl Instruments {
             | EventKind::WorkerReserved
             | EventKind::WorkerSpawned
             | EventKind::WorkerReady
+            | EventKind::WorkerDraining
             | EventKind::WorkerUnhealthy
+            | EventKind::BreakerOpened
+            | EventKind::BreakerClosed
             | EventKind::WorkerStopping
             | EventKind::WorkerExited
             | EventKind::WorkerReleased
@@ -150,6 +156,10 @@ impl Instruments {
         self.disagreements.add(1, &[app(name), kind]);
     }
 
+    pub(super) fn calls(&self) -> &Calls {
+        &self.calls
+    }
+
     pub(super) fn watch(&self, instance: Weak<dyn Instance>) {
         self.watched.instances().push(instance);
     }
@@ -159,7 +169,7 @@ fn app(app: &str) -> KeyValue {
     KeyValue::new(attribute::APP, app.to_owned())
 }
 
-fn of_pool(name: &str, pool: &str) -> [KeyValue; 2] {
+pub(super) fn of_pool(name: &str, pool: &str) -> [KeyValue; 2] {
     [app(name), KeyValue::new(attribute::POOL, pool.to_owned())]
 }
 

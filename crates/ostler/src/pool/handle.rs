@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use ostler_core::ids::{Incarnation, WorkerId};
 use ostler_core::lifecycle::State;
 use ostler_core::spec::PoolSpec;
+use ostler_telemetry::{EventKind, Facts, Observer};
 
 use super::error::PoolError;
 use super::phase::{PoolEnd, PoolPhase};
@@ -11,6 +13,7 @@ use super::shared::PoolShared;
 use super::worker_handle::Worker;
 use crate::detached::detached;
 use crate::follow::Follower;
+use crate::hub::About;
 use crate::process::Slot;
 use crate::status::WorkerState;
 use crate::usage::usage;
@@ -48,6 +51,28 @@ impl Pool {
     /// workers.
     pub fn spec(&self) -> &PoolSpec {
         &self.shared.spec
+    }
+
+    /// The app that it belongs to.
+    pub fn app(&self) -> &str {
+        self.shared.services.hub.app()
+    }
+
+    /// What observes its instance, if anything does: for crates that call the workers.
+    #[doc(hidden)]
+    pub fn observer(&self) -> Option<&Arc<dyn Observer>> {
+        self.shared.services.hub.observer()
+    }
+
+    /// Publishes an event of the pool, or of one incarnation of a worker: for crates that call the
+    /// workers.
+    #[doc(hidden)]
+    pub fn publish(&self, kind: EventKind, worker: Option<(&WorkerId, Incarnation)>, facts: Facts) {
+        let about = match worker {
+            Some((worker, incarnation)) => About::worker(worker, Some(incarnation)),
+            None => About::pool(self.name()),
+        };
+        self.shared.services.hub.emit(kind, about, facts);
     }
 
     /// The current phase.

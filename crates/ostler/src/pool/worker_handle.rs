@@ -162,6 +162,25 @@ impl Worker {
         self.ordered(work).await
     }
 
+    /// The same, if this incarnation is still the latest; whether it was. One that has ended by
+    /// itself is not restarted twice.
+    ///
+    /// # Errors
+    /// As [`Worker::restart`].
+    pub async fn restart_if(&self, incarnation: Incarnation) -> Result<bool, PoolError> {
+        let worker = self.clone();
+        let work = async move {
+            // One that begins between this and the order to end can't be ready: it has no work to
+            // lose.
+            if worker.slot.begun() != Some(incarnation) {
+                return Ok(false);
+            }
+            worker.end(Cause::RestartRequested).await?;
+            worker.begin().await.map(|_| true)
+        };
+        self.ordered(work).await
+    }
+
     /// Stops the worker, and keeps its slot empty until [`Worker::start`]. Returns when everything
     /// it held is released. The cause in its events is `user_stop`. Idempotent.
     ///

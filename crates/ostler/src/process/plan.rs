@@ -63,6 +63,7 @@ fn probe_plan(probe: &Probe, spec: &WorkerSpec, resources: &Resources) -> Option
     let unix = || resources.sockets.get(name).cloned().map(Endpoint::Unix);
     Some(ProbePlan {
         kind: probe.kind.clone(),
+        headers: probe.headers.clone(),
         endpoint: resources.ports.get(name).map(tcp).or_else(unix)?,
         sitter: resources.sitter_pid?,
         owner: probe.owner,

@@ -5,6 +5,8 @@
 //! of single attempts. How long a start may take is the lifecycle's business.
 
 mod file;
+#[cfg(feature = "probe-grpc")]
+mod grpc;
 mod health;
 #[cfg(feature = "probe-http")]
 mod http;

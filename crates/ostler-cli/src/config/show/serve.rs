@@ -54,6 +54,7 @@ fn recycle(recycle: &Recycle) -> Table {
         shown.insert("memory".to_owned(), size(memory).into());
     }
     shown.insert("jitter".to_owned(), recycle.jitter.into());
+    shown.insert("surge".to_owned(), recycle.surge.into());
     shown
 }
 

@@ -56,13 +56,14 @@ prop_compose! {
         kind in prop_oneof![
             4 => Just(ProbeKind::Http("/x?y".into())),
             4 => Just(ProbeKind::Tcp),
-            1 => Just(ProbeKind::Grpc),
+            2 => "[a-z. ]{0,9}".prop_map(ProbeKind::Grpc),
             1 => "[ /x\n]{0,3}".prop_map(ProbeKind::Http),
         ],
         port in prop::option::weighted(0.2, "[a-z]{0,2}"),
         owner in select(vec![PortOwner::Worker, PortOwner::Any]),
+        headers in prop_oneof![9 => Just(BTreeMap::new()), 1 => prop::collection::btree_map("[A-Z é]{0,3}", "[a-z\n]{0,5}", 0..2)],
     ) -> Probe {
-        Probe { kind, port, owner }
+        Probe { kind, port, owner, headers }
     }
 }
 
@@ -160,9 +161,9 @@ prop_compose! {
 prop_compose! {
     fn any_recycle()(
         age in prop::option::of(any_duration()), requests in prop::option::of(1_u64..5_000),
-        memory in prop::option::of(prop_oneof![19 => 1_u64..1 << 40, 1 => Just(0)]), jitter in any_fraction(),
+        memory in prop::option::of(prop_oneof![19 => 1_u64..1 << 40, 1 => Just(0)]), jitter in any_fraction(), surge in 0_u32..=1,
     ) -> Recycle {
-        Recycle { age, requests, memory, jitter }
+        Recycle { age, requests, memory, jitter, surge }
     }
 }
 

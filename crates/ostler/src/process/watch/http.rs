@@ -1,10 +1,12 @@
 //! GET, and whether the answer is a yes.
 
+use std::collections::BTreeMap;
 use std::pin::pin;
 
 use http_body_util::Empty;
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
+use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -18,13 +20,9 @@ pub(super) async fn get(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     authority: &str,
     path: &str,
+    headers: &BTreeMap<String, String>,
 ) -> Result<(), String> {
-    let request = Request::get(path)
-        .header(header::HOST, authority)
-        .header(header::USER_AGENT, concat!("ostler/", env!("CARGO_PKG_VERSION")))
-        .header(header::CONNECTION, "close")
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| format!("GET {path} can't be asked: {error}"))?;
+    let request = request(authority, path, headers).map_err(|error| format!("GET {path} can't be asked: {error}"))?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| format!("GET {path}: {error}"))?;
@@ -45,6 +43,24 @@ pub(super) async fn get(
     }
 }
 
+/// The headers of the specification replace ours.
+fn request(
+    authority: &str,
+    path: &str,
+    headers: &BTreeMap<String, String>,
+) -> Result<Request<Empty<Bytes>>, hyper::http::Error> {
+    let mut request = Request::get(path)
+        .header(header::HOST, authority)
+        .header(header::USER_AGENT, concat!("ostler/", env!("CARGO_PKG_VERSION")))
+        .header(header::CONNECTION, "close")
+        .body(Empty::<Bytes>::new())?;
+    for (name, value) in headers {
+        let (name, value) = (HeaderName::try_from(name)?, HeaderValue::try_from(value)?);
+        request.headers_mut().insert(name, value);
+    }
+    Ok(request)
+}
+
 fn is_yes(status: StatusCode) -> bool {
     status.is_success() || status.is_redirection()
 }
@@ -63,7 +79,8 @@ mod tests {
             assert!(request[..read].starts_with(b"GET /healthz?full=1 HTTP/1.1\r\n"));
             stream.write_all(bytes).await.unwrap();
         };
-        let (answer, ()) = tokio::join!(get(client, "localhost", "/healthz?full=1"), server);
+        let no_headers = BTreeMap::new();
+        let (answer, ()) = tokio::join!(get(client, "localhost", "/healthz?full=1", &no_headers), server);
         answer
     }
 
@@ -89,6 +106,16 @@ mod tests {
         assert_eq!(answer, Ok(()));
     }
 
+    #[test]
+    fn the_headers_of_the_specification_replace_ours() {
+        let headers = [("host", "example.com"), ("Authorization", "Bearer x")];
+        let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let request = request("127.0.0.1:80", "/", &headers).unwrap();
+        let value = |name| request.headers().get_all(name).iter().collect::<Vec<_>>();
+        assert_eq!(value("host"), ["example.com"]);
+        assert_eq!(value("authorization"), ["Bearer x"]);
+    }
+
     #[tokio::test]
     async fn no_http_and_no_answer_are_a_no() {
         assert!(answered_with(b"SSH-2.0-OpenSSH_9.9\r\n").await.is_err());
@@ -100,7 +127,7 @@ mod tests {
     async fn an_invalid_path_is_an_error() {
         let (nowhere, _) = tokio::io::duplex(1);
         assert!(
-            get(nowhere, "localhost", "/a b")
+            get(nowhere, "localhost", "/a b", &BTreeMap::new())
                 .await
                 .unwrap_err()
                 .contains("can't be asked")

@@ -1,5 +1,6 @@
 //! One question to one port of a worker, and whose the port is.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -10,6 +11,8 @@ use ostler_os::sockets::name_holders;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+#[cfg(feature = "probe-grpc")]
+use super::grpc;
 #[cfg(feature = "probe-http")]
 use super::http;
 use super::{Answer, unix};
@@ -26,6 +29,8 @@ pub(super) const SECOND_LOOK: Duration = Duration::from_millis(50);
 pub(in crate::process) struct ProbePlan {
     /// What is asked.
     pub(in crate::process) kind: ProbeKind,
+    /// Headers of an HTTP request.
+    pub(in crate::process) headers: BTreeMap<String, String>,
     /// Where; a wildcard address is asked on loopback.
     pub(in crate::process) endpoint: Endpoint,
     /// The sitter under which the worker's tree lives: only a listener of that tree counts. The
@@ -80,17 +85,20 @@ impl ProbePlan {
     }
 
     /// Asks by a connection that is made.
-    pub(super) async fn request(&self, stream: impl AsyncRead + AsyncWrite + Unpin) -> Answer {
+    pub(super) async fn request(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Answer {
         let asked: Result<(), String> = match &self.kind {
             #[cfg(feature = "probe-http")]
-            ProbeKind::Http(path) => http::get(stream, &self.authority(), path).await,
+            ProbeKind::Http(path) => http::get(stream, &self.authority(), path, &self.headers).await,
             #[cfg(not(feature = "probe-http"))]
             ProbeKind::Http(_) => return Answer::Never(not_built("http")),
             ProbeKind::Tcp => {
                 drop(stream);
                 Ok(())
             }
-            ProbeKind::Grpc => return Answer::Never(not_built("grpc")),
+            #[cfg(feature = "probe-grpc")]
+            ProbeKind::Grpc(service) => grpc::check(stream, &self.authority(), service).await,
+            #[cfg(not(feature = "probe-grpc"))]
+            ProbeKind::Grpc(_) => return Answer::Never(not_built("grpc")),
         };
         match asked {
             Ok(()) => Answer::Yes(PortMap::new()),
@@ -98,7 +106,7 @@ impl ProbePlan {
         }
     }
 
-    #[cfg(feature = "probe-http")]
+    #[cfg(any(feature = "probe-http", feature = "probe-grpc"))]
     fn authority(&self) -> String {
         match &self.endpoint {
             Endpoint::Tcp(address) => reachable(*address).to_string(),
@@ -164,6 +172,7 @@ impl Listener {
 }
 
 /// A specification that asks by what this build lacks is invalid, and does not get here.
+#[cfg(not(all(feature = "probe-http", feature = "probe-grpc")))]
 fn not_built(kind: &str) -> Failure {
     Failure::new(Reason::ReadyTimeout, format!("this build has no {kind} probes"))
 }

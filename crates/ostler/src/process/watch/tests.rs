@@ -1,5 +1,6 @@
 //! Readiness, probes and heartbeats of real processes on real sockets.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
@@ -111,6 +112,7 @@ fn a_free_port() -> u16 {
 fn http(address: SocketAddr, sitter: i32) -> ProbePlan {
     ProbePlan {
         kind: ProbeKind::Http("/healthz".into()),
+        headers: BTreeMap::new(),
         endpoint: Endpoint::Tcp(address),
         sitter,
         owner: PortOwner::Worker,
@@ -188,6 +190,7 @@ async fn the_answer_of_an_unrelated_process_does_not_count_and_the_process_is_na
     for kind in [ProbeKind::Http("/".into()), ProbeKind::Tcp] {
         let probe = ProbePlan {
             kind,
+            headers: BTreeMap::new(),
             endpoint: Endpoint::Tcp(address),
             sitter: worker.pid(),
             owner: PortOwner::Worker,
@@ -213,6 +216,7 @@ async fn a_listener_of_a_grandchild_counts() {
     assert!(
         ready(Sign::Probe(ProbePlan {
             kind: ProbeKind::Tcp,
+            headers: BTreeMap::new(),
             endpoint: Endpoint::Tcp(address),
             sitter,
             owner: PortOwner::Worker,
@@ -232,6 +236,7 @@ async fn a_listener_of_the_host_counts_once_the_tree_has_it_open() {
     drop(passed);
     let probe = |sitter| ProbePlan {
         kind: ProbeKind::Tcp,
+        headers: BTreeMap::new(),
         endpoint: Endpoint::Tcp(address),
         sitter,
         owner: PortOwner::Worker,

@@ -1,0 +1,301 @@
+//! Workers are replaced: one that was in the middle of a lost call at once, one whose time has come
+//! when a stand-in serves, all of them in turn.
+//!
+//! A worker that is replaced gets no further calls, and finishes those it has (`drain_timeout`). A
+//! stand-in is one worker more, at the end of the pool, for as long as another one is missing.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use ostler::{EventKind, Facts, PoolEnd, PoolError, WorkerId};
+use ostler_core::spec::Recycle;
+use tokio::sync::MutexGuard;
+
+use crate::policy::recycle::RecycleReason;
+use crate::pool::{Serving, ServingPool};
+use crate::worker::Worker;
+
+/// How often workers are looked at for their age and memory.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Why a worker is replaced: the cause in its event `worker.draining`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Replacement {
+    /// A call on it was lost with its connection, or its answer could not be read.
+    CallLost,
+    /// The caller of a call on it gave up.
+    CallCancelled,
+    /// The holder of its lease has asked for it.
+    Discarded,
+    /// [`ServingPool::replace`].
+    Requested,
+    /// Its time has come.
+    Recycled(RecycleReason),
+    /// All workers are restarted in turn.
+    RollingRestart,
+    /// The pool becomes smaller, or does not need it any more as a stand-in.
+    Resized,
+}
+
+impl Replacement {
+    fn cause(self) -> &'static str {
+        match self {
+            Self::CallLost => "call_lost",
+            Self::CallCancelled => "call_cancelled",
+            Self::Discarded => "discarded",
+            Self::Requested => "replace_requested",
+            Self::Recycled(RecycleReason::Age) => "recycle_age",
+            Self::Recycled(RecycleReason::Requests) => "recycle_requests",
+            Self::Recycled(RecycleReason::Memory) => "recycle_memory",
+            Self::RollingRestart => "rolling_restart",
+            Self::Resized => "pool_resize",
+        }
+    }
+}
+
+impl ServingPool {
+    /// Lets the worker finish what it has (`drain_timeout`), then restarts it. Meanwhile it gets no
+    /// new calls. Nothing happens where the worker is not ready.
+    pub fn replace(&self, index: u32) {
+        if let Some(worker) = self.serving().worker(index) {
+            self.serving().replace(&worker, Replacement::Requested);
+        }
+    }
+
+    /// Changes how many workers the pool has ([`Pool::resize`](ostler::Pool::resize)): those that go
+    /// finish the calls that they have first (`drain_timeout`). Cancel safe: what was begun goes on.
+    ///
+    /// # Errors
+    /// Those of [`Pool::resize`](ostler::Pool::resize).
+    pub async fn resize(&self, workers: u32) -> Result<(), PoolError> {
+        let serving = Arc::clone(self.serving());
+        self.go_on(async move {
+            let _sizing = serving.sizing.lock().await;
+            serving.shrink(workers).await
+        })
+        .await
+    }
+
+    /// Restarts all workers in turn, each after it has finished the calls that it has
+    /// (`drain_timeout`), and waits for each until it is ready. With `recycle.surge` 1, a stand-in
+    /// is ready before the first of them drains: at no moment are fewer workers ready than the pool
+    /// has. Cancel safe: what was begun goes on.
+    ///
+    /// # Errors
+    /// [`PoolError`] if a worker can't be restarted, or a stand-in not be added (a pool of fixed
+    /// ports has none for it); the others stay as they are.
+    pub async fn rolling_restart(&self) -> Result<(), PoolError> {
+        let serving = Arc::clone(self.serving());
+        self.go_on(async move { serving.restart_all().await }).await
+    }
+
+    /// Runs this to its end, whatever becomes of the caller.
+    async fn go_on(&self, work: impl Future<Output = Result<(), PoolError>> + Send + 'static) -> Result<(), PoolError> {
+        let done = self.serving().runtime().spawn(work).await;
+        done.unwrap_or(Err(PoolError::Stopping))
+    }
+}
+
+impl Serving {
+    /// The worker gets no further calls, finishes those it has, and is restarted. Once, however
+    /// often it is asked for.
+    pub(crate) fn replace(self: &Arc<Self>, worker: &Arc<Worker>, why: Replacement) {
+        if !self.drain(worker, why) {
+            return;
+        }
+        let (serving, worker) = (Arc::clone(self), Arc::clone(worker));
+        // Where the runtime is gone, so is the pool.
+        self.runtime().spawn(async move {
+            if let Err(error) = serving.restart(&worker).await {
+                tracing::debug!(target: "ostler", worker = %worker.who(), %error, "a worker was not replaced");
+            }
+        });
+    }
+
+    /// The worker's time has come.
+    pub(crate) fn recycle(self: &Arc<Self>, worker: &Arc<Worker>, reason: RecycleReason) {
+        if self.spec().recycle.surge == 0 {
+            return self.replace(worker, Replacement::Recycled(reason));
+        }
+        if !worker.becomes_due() {
+            return;
+        }
+        let (serving, worker) = (Arc::clone(self), Arc::clone(worker));
+        self.runtime().spawn(async move {
+            let sizing = serving.sizing.lock().await;
+            // It may have ended by itself while it waited for its turn.
+            if !worker.is_serving() {
+                return;
+            }
+            let why = Replacement::Recycled(reason);
+            match serving.stand_in(&sizing).await {
+                Ok(size) => {
+                    if serving.drain(&worker, why) {
+                        let restarted = serving.restart(&worker).await;
+                        note(&worker, restarted.and(serving.ready_again(worker.key().index).await));
+                    }
+                    note(&worker, serving.shrink(size).await);
+                }
+                Err(error) => {
+                    note(&worker, Err(error));
+                    serving.replace(&worker, why);
+                }
+            }
+        });
+    }
+
+    async fn restart_all(self: &Arc<Self>) -> Result<(), PoolError> {
+        let sizing = self.sizing.lock().await;
+        let size = match self.spec().recycle.surge {
+            0 => self.size(),
+            _ => self.stand_in(&sizing).await?,
+        };
+        let mut restarted = Ok(());
+        for index in 0..size {
+            let Some(worker) = self.worker(index) else { continue };
+            if self.drain(&worker, Replacement::RollingRestart) {
+                restarted = self.restart(&worker).await;
+            }
+            if restarted.is_ok() {
+                restarted = self.ready_again(index).await;
+            }
+            if restarted.is_err() {
+                break;
+            }
+        }
+        restarted.and(self.shrink(size).await)
+    }
+
+    fn size(&self) -> u32 {
+        u32::try_from(self.pool().size()).unwrap_or(u32::MAX)
+    }
+
+    /// Adds one worker, and waits until it is ready for calls. Returns how many there were before.
+    async fn stand_in(&self, _: &MutexGuard<'_, ()>) -> Result<u32, PoolError> {
+        let size = self.size();
+        self.pool().resize(size.saturating_add(1)).await?;
+        let ready = self.ready_again(size).await;
+        if ready.is_err() {
+            drop(self.pool().resize(size).await);
+        }
+        ready.map(|()| size)
+    }
+
+    /// Waits until the worker with this index is ready for calls.
+    async fn ready_again(&self, index: u32) -> Result<(), PoolError> {
+        let handle = self.pool().worker(index)?;
+        let mut arrivals = self.arrivals();
+        loop {
+            arrivals.borrow_and_update();
+            if self.worker(index).is_some_and(|worker| worker.is_serving()) {
+                return Ok(());
+            }
+            let ready = async {
+                let ready = handle.ready().await;
+                if ready.is_ok() {
+                    // It arrives in a moment, unless it ends at once.
+                    tokio::time::sleep(LOOK).await;
+                }
+                ready
+            };
+            tokio::select! {
+                // The sender is in `self`.
+                _ = arrivals.changed() => {}
+                ready = ready => drop(ready.map_err(|end| self.not_ready(index, end))?),
+            }
+        }
+    }
+
+    fn not_ready(&self, index: u32, end: PoolEnd) -> PoolError {
+        let pool = self.pool().name().to_owned();
+        match end {
+            PoolEnd::GaveUp(failure) => PoolError::NotReady {
+                worker: WorkerId::new(pool, index),
+                failure: failure.map(Box::new),
+            },
+            end => PoolError::Over {
+                pool,
+                end: Box::new(end),
+            },
+        }
+    }
+
+    /// The pool has this many workers from now on; those that go finish what they have.
+    async fn shrink(self: &Arc<Self>, workers: u32) -> Result<(), PoolError> {
+        let leaving: Vec<_> = (workers..self.size()).filter_map(|index| self.worker(index)).collect();
+        for worker in &leaving {
+            self.drain(worker, Replacement::Resized);
+        }
+        let deadline = tokio::time::Instant::now() + self.spec().drain_timeout;
+        for worker in &leaving {
+            worker
+                .drained(deadline.saturating_duration_since(tokio::time::Instant::now()))
+                .await;
+        }
+        self.pool().resize(workers).await
+    }
+
+    /// The worker gets no further calls. False: it is being replaced already.
+    fn drain(&self, worker: &Arc<Worker>, why: Replacement) -> bool {
+        let first = worker.leave();
+        if first {
+            self.dispatcher().unready(worker.key());
+            let facts = Facts {
+                pid: worker.pid(),
+                cause: Some(why.cause().to_owned()),
+                count: Some(u64::from(worker.in_flight())),
+                ..Facts::default()
+            };
+            let who = worker.who();
+            let of = Some((&who.id, who.incarnation));
+            self.pool().publish(EventKind::WorkerDraining, of, facts);
+        }
+        first
+    }
+
+    /// Waits until a draining worker has finished what it has, and restarts it.
+    async fn restart(&self, worker: &Worker) -> Result<(), PoolError> {
+        worker.drained(self.spec().drain_timeout).await;
+        // It may have ended by itself, and then another one has its place.
+        let handle = self.pool().worker(worker.key().index)?;
+        handle.restart_if(worker.key().incarnation).await.map(drop)
+    }
+}
+
+fn note(worker: &Worker, done: Result<(), PoolError>) {
+    if let Err(error) = done {
+        tracing::debug!(target: "ostler", worker = %worker.who(), %error, "a worker was not replaced as planned");
+    }
+}
+
+/// Reads `/proc`, which may take its time.
+async fn memory(serving: &Serving, worker: &Worker) -> Option<u64> {
+    let (pool, index) = (serving.pool().clone(), worker.key().index);
+    tokio::task::spawn_blocking(move || pool.resident_memory(index))
+        .await
+        .ok()?
+}
+
+/// Replaces workers whose time has come, until the pool's clients are gone.
+pub(crate) async fn recycle(serving: Weak<Serving>) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let Some(serving) = serving.upgrade() else { return };
+        let Recycle { age, memory: limit, .. } = serving.spec().recycle;
+        if age.is_none() && limit.is_none() {
+            // Requests are counted where they end.
+            continue;
+        }
+        for worker in serving.workers().into_iter().filter(|worker| worker.is_serving()) {
+            let memory = match worker.limits.has_memory() {
+                true => memory(&serving, &worker).await,
+                false => None,
+            };
+            let age = worker.ready_at.elapsed();
+            if let Some(reason) = worker.limits.exceeded(age, worker.served(), memory) {
+                tracing::info!(target: "ostler", worker = %worker.who(), ?reason, "a worker is recycled");
+                serving.recycle(&worker, reason);
+            }
+        }
+    }
+}
