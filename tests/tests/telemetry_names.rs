@@ -6,14 +6,20 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
-use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
+use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use ostler::otlp::{Protocol, Settings, Telemetry};
 use ostler::{
     Event, EventKind, EventStream, Facts, Observer, Ostler, PoolSpec, Port, Ports, Probe, ProbeKind, Ready, Restart,
+    Stdin,
 };
+use ostler_serve::ServingPool;
 use ostler_telemetry::SpanLink;
-use ostler_telemetry::names::{Name, attribute, metric, resource, span};
+use ostler_telemetry::names::{Name, attribute, metric, resource, span, span_event};
 use ostler_tests::receiver::{Received, Receiver, metric::Data};
+use ostler_tests::route_guide::Point;
+use ostler_tests::route_guide::route_guide_client::RouteGuideClient;
 use ostler_tests::{SOON, program, run_directories, send, stray, survivors};
 use tempfile::TempDir;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -30,6 +36,23 @@ impl Place {
         let directory = tempfile::tempdir().unwrap();
         let tag = directory.path().file_name().unwrap().to_str().unwrap().to_owned();
         Self { directory, tag }
+    }
+
+    /// A pool of one worker that speaks this protocol, with a circuit breaker that opens at once.
+    async fn serving(&self, ostler: &Ostler, name: &str, protocol: &str) -> ServingPool {
+        let worker = program("ostler-serve-worker").display().to_string();
+        let record = self.directory.path().join("record").display().to_string();
+        let mut spec = PoolSpec::new(name, [&*worker, protocol, &*record, &*self.tag]);
+        match protocol {
+            "grpc" => spec = spec.port(Port::Unix).ready(Ready::grpc()),
+            "http" => spec = spec.port(Port::Any).ready(Ready::tcp()),
+            _ => spec = spec.stdin(Stdin::Pipe),
+        }
+        spec.serve.breaker.failures = 1;
+        spec.serve.breaker.open = Duration::from_millis(50);
+        let pool = ostler.add_pool(spec).await.unwrap();
+        pool.wait_ready().await.unwrap();
+        ServingPool::of(pool)
     }
 
     fn pool(&self, name: &str, modes: &str) -> PoolSpec {
@@ -79,7 +102,7 @@ async fn until(events: &mut EventStream, what: &str, mut fits: impl FnMut(&Event
 }
 
 /// A run that emits everything except what `provoke` adds.
-async fn full_run(place: &Place, telemetry: &Telemetry, receiver: &Receiver) {
+async fn full_run(place: &Place, telemetry: &Telemetry, receiver: &Receiver) -> String {
     let builder = Ostler::builder("names")
         .state_dir(place.directory.path().join("state"))
         .audit(Duration::from_millis(50))
@@ -117,12 +140,19 @@ async fn full_run(place: &Place, telemetry: &Telemetry, receiver: &Receiver) {
         event.kind == EventKind::WorkerReady && event.pool_name() == Some("named")
     })
     .await;
+    let trace = calls(&ostler, &mut events, place).await;
     // Wait for one complete export of the metrics.
     let before = receiver.received().metrics.len();
     receiver.wait_for("a worker's CPU time", SOON, |received| {
         received.metrics[before..]
             .iter()
             .any(|metric| metric.name == metric::CPU_TIME)
+    });
+    receiver.wait_for("a call's state", SOON, |received| {
+        received
+            .metrics
+            .iter()
+            .any(|metric| metric.name == metric::BREAKER_STATE)
     });
     let mut stray = stray(pools[1].workers()[0].pid.unwrap(), &place.tag);
     // It is outside every sitter's tree, so the audit reports it, and later the cleaner.
@@ -135,6 +165,44 @@ async fn full_run(place: &Place, telemetry: &Telemetry, receiver: &Receiver) {
     ostler.stop().await.expect("nothing is left");
     stray.ended();
     provoke(telemetry, run);
+    trace
+}
+
+/// Calls workers over gRPC, HTTP and stdio; a crash opens the circuit breaker, and a worker is
+/// drained. Returns the trace that the gRPC worker was given.
+async fn calls(ostler: &Ostler, events: &mut EventStream, place: &Place) -> String {
+    let point = |latitude, longitude| Point { latitude, longitude };
+    let grpc = place.serving(ostler, "called", "grpc").await;
+    let mut client = RouteGuideClient::new(grpc.grpc());
+    let answer = client.get_feature(point(1, 0)).await.expect("an answer");
+    let trace = answer
+        .metadata()
+        .get("traceparent-seen")
+        .expect("a trace")
+        .to_str()
+        .unwrap()
+        .to_owned();
+    client.get_feature(point(2, -1)).await.expect_err("it crashes");
+    until(events, "breaker.opened", |event| event.kind == EventKind::BreakerOpened).await;
+    while client.get_feature(point(3, 0)).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    until(events, "breaker.closed", |event| event.kind == EventKind::BreakerClosed).await;
+    grpc.replace(0);
+    until(events, "worker.draining", |event| {
+        event.kind == EventKind::WorkerDraining
+    })
+    .await;
+
+    let http = place.serving(ostler, "asked", "http").await;
+    let request = hyper::Request::get("/healthz").body(http_body_util::Empty::<hyper::body::Bytes>::new());
+    let response = http.http().send(request.unwrap()).await.expect("an answer");
+    assert_eq!(response.status(), 200);
+
+    let stdio = place.serving(ostler, "spoken_to", "packet").await;
+    let client = stdio.stdio::<serde_json::Value, serde_json::Value>();
+    client.call(&serde_json::json!({"key": 4})).await.expect("an answer");
+    trace
 }
 
 /// Sends what a test can only cause with a flood of events or with a bug.
@@ -179,7 +247,7 @@ fn full_run_sends_exactly_the_listed_names() {
     drop(tracing::info_span!("the app's own"));
     let place = Place::new();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(full_run(&place, &telemetry, &receiver));
+    let trace = runtime.block_on(full_run(&place, &telemetry, &receiver));
     let undelivered = telemetry.shutdown(SOON);
     assert!(undelivered.is_empty(), "{undelivered}");
     assert_eq!(survivors(&place.tag), []);
@@ -191,7 +259,25 @@ fn full_run_sends_exactly_the_listed_names() {
     let events: BTreeSet<&str> = kinds.collect();
     compare("events", &events, &event_names(&received));
     let spans: BTreeSet<&str> = listed(span::ALL);
-    let sent: BTreeSet<&str> = received.spans.iter().map(|span| span.name.as_str()).collect();
+    let is_call = |span: &&Span| span.kind() == SpanKind::Client && span.name != span::CALL;
+    let calls: BTreeSet<&str> = received
+        .spans
+        .iter()
+        .filter(is_call)
+        .map(|span| span.name.as_str())
+        .collect();
+    assert_eq!(calls, BTreeSet::from(["GET", "routeguide.RouteGuide/GetFeature"]));
+    assert_is_in_trace(&received, &trace);
+    let others = received.spans.iter().filter(|span| !is_call(span));
+    let sent: BTreeSet<&str> = others.map(|span| span.name.as_str()).collect();
+    let of_spans: BTreeSet<&str> = received
+        .spans
+        .iter()
+        .flat_map(|span| &span.events)
+        .map(|event| event.name.as_str())
+        .filter(|name| !events.contains(name))
+        .collect();
+    compare("events of spans", &listed(span_event::ALL), &of_spans);
     let unlisted: Vec<_> = sent.difference(&spans).filter(|name| !events.contains(*name)).collect();
     assert!(unlisted.is_empty(), "unlisted spans: {unlisted:?}");
     let missing: Vec<_> = spans.difference(&sent).collect();
@@ -210,6 +296,32 @@ fn full_run_sends_exactly_the_listed_names() {
     let ours = |name: &&str| !name.starts_with("telemetry.");
     let of_resources = of_resources.map(|pair| pair.key.as_str()).filter(ours).collect();
     compare("attributes of the resource", &listed(resource::ALL), &of_resources);
+}
+
+/// What the worker was given is the place of the first gRPC call's span.
+fn assert_is_in_trace(received: &Received, trace: &str) {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let mut calls = received.spans.iter().filter(|span| span.kind() == SpanKind::Client);
+    let call = calls.find(|span| trace == format!("00-{}-{}-01", hex(&span.trace_id), hex(&span.span_id)));
+    let call = call.unwrap_or_else(|| panic!("no call is {trace}"));
+    let text = |key: &str| {
+        let found = call.attributes.iter().find(|pair| pair.key == key);
+        let value = found.and_then(|pair| pair.value.as_ref()?.value.as_ref());
+        match value {
+            Some(any_value::Value::StringValue(text)) => text.as_str(),
+            other => panic!("{key} is {other:?} in {call:?}"),
+        }
+    };
+    assert_eq!(call.name, "routeguide.RouteGuide/GetFeature");
+    assert_eq!(
+        (text("rpc.system.name"), text("rpc.response.status_code")),
+        ("grpc", "OK")
+    );
+    assert_eq!(
+        (text("ostler.outcome"), text("ostler.worker")),
+        ("answered", "called/0")
+    );
+    assert!(call.events.iter().any(|event| event.name == span_event::QUEUED));
 }
 
 fn listed(names: &[Name]) -> BTreeSet<&'static str> {

@@ -11,9 +11,9 @@ use crate::worker::Worker;
 /// A protocol that a pool's workers speak.
 ///
 /// Dispatch, queue, deadline, retries, circuit breaker and outcomes are the pool's; an adapter
-/// connects, sends and reads. What it must get right is [`Attempt::sending`]: a call that fails before
-/// it is marked counts as refused, and may go to another worker; one that fails afterwards has an
-/// unknown outcome.
+/// connects, sends and reads. What it must get right is [`Attempt::sending`]: a call that fails
+/// before it is marked counts as refused, and may go to another worker; one that fails afterwards
+/// has an unknown outcome.
 pub trait Adapter: Send + Sync + 'static {
     /// A connection to one worker, used by all its calls in flight (`concurrency`).
     type Connection: Send + Sync + 'static;

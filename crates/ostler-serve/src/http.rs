@@ -124,8 +124,8 @@ pub(crate) fn in_trace_of(request: &Request<RequestBody>, description: Descripti
     }
 }
 
-/// Sends a request, and returns the response with its flight. `adjust` sets options that the request
-/// itself brings.
+/// Sends a request, and returns the response with its flight. `adjust` sets options that the
+/// request itself brings.
 pub(crate) async fn send<A, B>(
     client: &Client<A>,
     request: Request<B>,

@@ -73,7 +73,7 @@ pub(crate) struct Observed {
 impl Observed {
     /// A call begins. What the request is, is asked for only if it is of use.
     pub(crate) fn begin(serving: &Serving, describe: impl FnOnce() -> Description) -> Self {
-        let span = if tracing::enabled!(target: "ostler", tracing::Level::INFO) {
+        let span = if tracing::span_enabled!(target: "ostler", tracing::Level::INFO) {
             span(serving.pool(), &describe())
         } else {
             Span::none()
@@ -93,7 +93,8 @@ impl Observed {
         context::note_duration(&self.span, span_event::QUEUED, waited);
     }
 
-    /// It is about to be sent to this worker. Returns the call's place in its trace, for the worker.
+    /// It is about to be sent to this worker. Returns the call's place in its trace, for the
+    /// worker.
     pub(crate) fn sending_to(&self, worker: &Worker) -> Option<(String, Option<String>)> {
         if self.span.is_disabled() {
             return None;

@@ -62,8 +62,9 @@ impl ServingPool {
         }
     }
 
-    /// Changes how many workers the pool has ([`Pool::resize`](ostler::Pool::resize)): those that go
-    /// finish the calls that they have first (`drain_timeout`). Cancel safe: what was begun goes on.
+    /// Changes how many workers the pool has ([`Pool::resize`](ostler::Pool::resize)): those that
+    /// go finish the calls that they have first (`drain_timeout`). Cancel safe: what was begun goes
+    /// on.
     ///
     /// # Errors
     /// Those of [`Pool::resize`](ostler::Pool::resize).

@@ -183,7 +183,8 @@ pub mod attribute {
         SOCKETS = "ostler.sockets";
         /// What contains the worker's process tree: `sitter` or `cgroup`.
         CONTAINMENT = "ostler.containment";
-        /// Why the incarnation failed; see failure-reasons.md.
+        /// Why the incarnation failed (see failure-reasons.md), or why a call was refused or has no
+        /// answer (see serving.md).
         REASON = "ostler.reason";
         /// What happened, in one sentence.
         MESSAGE = "ostler.message";

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use ostler::{PoolSpec, Port, Ports, Ready};
+use ostler::{Health, PoolSpec, Port, Ports, Ready};
 use ostler_serve::grpc::{FAILURE, GrpcService, OUTCOME, REASON, STDERR, WORKER};
 use ostler_serve::{OnCancel, ServeSpec};
 use ostler_tests::route_guide::route_guide_client::RouteGuideClient;
@@ -13,8 +13,8 @@ use tonic::{Code, Request, Status};
 use crate::scene::{Scene, wait_until};
 
 pub(crate) fn served(spec: &mut PoolSpec) {
-    spec.worker.ports = Ports::One(Port::Any);
-    spec.worker.ready = Some(Ready::tcp());
+    spec.worker.ports = Ports::One(Port::Unix);
+    spec.worker.ready = Some(Ready::grpc());
 }
 
 async fn scene(workers: u32, serve: ServeSpec) -> (Scene, RouteGuideClient<GrpcService>) {
@@ -76,6 +76,73 @@ async fn all_four_kinds_of_call_are_answered() {
     drop(sender);
     assert_eq!(chat.message().await.expect("a normal end"), None);
     assert_eq!(scene.executed(), (0..102).collect::<Vec<_>>());
+    scene.at_full_strength().await;
+    scene.end().await;
+}
+
+/// Its port is up, and the service behind it is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_ready_when_its_service_is_and_not_with_its_port() {
+    let started = std::time::Instant::now();
+    let scene = Scene::start("grpc", 1, ServeSpec::default(), |spec| {
+        served(spec);
+        spec.worker.env.insert("HEALTH_AFTER_MS".into(), "400".into());
+    })
+    .await;
+    assert!(started.elapsed() >= Duration::from_millis(400));
+    scene.end().await;
+
+    let never = |spec: &mut PoolSpec| {
+        served(spec);
+        spec.worker.env.insert("HEALTH_AFTER_MS".into(), "3600000".into());
+        spec.worker.start_timeout = Duration::from_secs(1);
+        spec.intensity = 0;
+    };
+    let (failure, report) = Scene::never_ready("grpc", never).await;
+    assert_eq!(failure.reason, ostler::Reason::ReadyTimeout);
+    assert!(failure.message.contains("grpc.health.v1: NOT_SERVING"), "{failure}");
+    assert!(report.orphans.is_empty(), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_says_that_it_is_unwell_is_replaced() {
+    let scene = Scene::start("grpc", 1, ServeSpec::default(), |spec| {
+        served(spec);
+        spec.worker.health = Some(Health::grpc("").every(Duration::from_millis(20)).misses(2));
+    })
+    .await;
+    let before = scene.pids();
+    let mut client = RouteGuideClient::new(scene.serving.grpc());
+    client.get_feature(point(1, -3)).await.expect("it still answers");
+    wait_until("it is replaced", || {
+        scene.pids().first().is_some_and(|pid| *pid != before[0])
+    })
+    .await;
+    let failure = scene.pool.workers()[0].last_failure.clone().expect("a failure");
+    assert_eq!(failure.reason, ostler::Reason::HealthCheckFailed);
+    assert!(failure.message.contains("NOT_SERVING"), "{failure}");
+    scene.at_full_strength().await;
+    scene.end().await;
+}
+
+/// An answer that comes after its deadline is not taken for that of the next call.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_answer_reaches_no_one() {
+    let serve = ServeSpec {
+        on_cancel: OnCancel::Reuse,
+        ..ServeSpec::default()
+    };
+    let (scene, mut client) = scene(1, serve).await;
+    let mut request = Request::new(point(1, 300));
+    request.set_timeout(Duration::from_millis(100));
+    let status = client.get_feature(request).await.expect_err("it is late");
+    assert_eq!(fact(&status, REASON), "deadline");
+    assert!(
+        status.message().contains("no answer came within the deadline"),
+        "{status}"
+    );
+    let next = client.get_feature(point(2, 0)).await.expect("an answer").into_inner();
+    assert_eq!(next.location, Some(point(2, 0)));
     scene.at_full_strength().await;
     scene.end().await;
 }

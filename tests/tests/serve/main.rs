@@ -4,5 +4,6 @@
 mod chaos;
 mod grpc;
 mod http;
+mod renew;
 mod scene;
 mod stdio;

@@ -54,10 +54,35 @@ impl Scene {
         }
     }
 
+    /// A pool of one worker that never becomes ready. Returns what it failed of, and the report of
+    /// the stop.
+    pub(crate) async fn never_ready(
+        protocol: &str,
+        change: impl FnOnce(&mut PoolSpec),
+    ) -> (ostler::Failure, ostler::StopReport) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let record = directory.path().join("record").display().to_string();
+        let worker = program("ostler-serve-worker").display().to_string();
+        let mut spec = PoolSpec::new("serve", [&worker, protocol, &record, "never"]);
+        change(&mut spec);
+        let builder = Ostler::builder("never").state_dir(directory.path().join("state"));
+        let ostler = builder.start().await.expect("it starts");
+        let pool = ostler.add_pool(spec).await.expect("the pool starts");
+        pool.wait_ready().await.expect_err("it never becomes ready");
+        let failure = pool.workers()[0].last_failure.clone().expect("a failure");
+        let report = ostler.stop().await.expect("it stops");
+        (failure, report)
+    }
+
     /// The keys that the workers have written down, in the order of their execution.
     pub(crate) fn executed(&self) -> Vec<u64> {
         let record = std::fs::read_to_string(self.record()).unwrap_or_default();
         record.lines().map(|line| line.parse().expect("a key")).collect()
+    }
+
+    /// The events of the instance from now on.
+    pub(crate) fn events(&self) -> ostler::EventStream {
+        self.ostler.subscribe()
     }
 
     fn record(&self) -> PathBuf {
@@ -78,12 +103,20 @@ impl Scene {
 
     /// Waits until every worker is ready for calls and none is under way.
     pub(crate) async fn at_full_strength(&self) {
-        let workers = self.pool.spec().workers as usize;
-        wait_until("the pool is at full strength", || {
-            let state = self.serving.state();
-            state.usable == workers && state.in_flight == 0 && state.queued == 0
-        })
-        .await;
+        let deadline = tokio::time::Instant::now() + SOON;
+        loop {
+            // Its size changes while a worker has a stand-in.
+            let (state, size) = (self.serving.state(), self.pool.size());
+            if state.usable == size && state.in_flight == 0 && state.queued == 0 {
+                return;
+            }
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "not at full strength of {size}: {state:?}, {:?}",
+                self.pool.workers()
+            );
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
 
     /// Stops in order: nothing is left, and the emergency cleaner has found nothing.

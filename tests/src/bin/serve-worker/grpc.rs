@@ -1,9 +1,10 @@
 //! The public route_guide service. A point's latitude is the key of the request, and its longitude
 //! says what to do: 0 answers, a positive number answers after so many milliseconds, -1 crashes, -2
-//! never answers.
+//! never answers, -3 makes the server unwell.
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
@@ -14,17 +15,24 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::act::Actor;
+use crate::health::Health;
 use crate::listen::Listener;
 
 pub(crate) async fn serve(actor: Arc<Actor>) {
     let listener = Listener::bind().await;
     let incoming =
         futures_util::stream::unfold(listener, |listener| async { Some((listener.accept().await, listener)) });
-    let server = Server::builder().add_service(RouteGuideServer::new(Guide(actor)));
+    let unwell = Arc::new(AtomicBool::new(false));
+    let health = Health::new(&unwell);
+    let guide = RouteGuideServer::new(Guide { actor, unwell });
+    let server = Server::builder().add_service(guide).add_service(health);
     server.serve_with_incoming(incoming).await.expect("it serves");
 }
 
-struct Guide(Arc<Actor>);
+struct Guide {
+    actor: Arc<Actor>,
+    unwell: Arc<AtomicBool>,
+}
 
 type Items<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -34,9 +42,10 @@ impl Guide {
             -1 => "crash",
             _ => "echo",
         };
-        let _ = self.0.act(&json!({"key": point.latitude, "do": what}));
+        let _ = self.actor.act(&json!({"key": point.latitude, "do": what}));
         match point.longitude {
             -2 => std::future::pending().await,
+            -3 => self.unwell.store(true, Ordering::Relaxed),
             ms => tokio::time::sleep(Duration::from_millis(u64::try_from(ms).unwrap_or(0))).await,
         }
     }
@@ -52,12 +61,16 @@ fn feature(point: Point) -> Feature {
 #[tonic::async_trait]
 impl RouteGuide for Guide {
     async fn get_feature(&self, request: Request<Point>) -> Result<Response<Feature>, Status> {
-        let left = request.metadata().get("grpc-timeout").cloned();
+        let seen = |name| request.metadata().get(name).cloned();
+        let (left, trace) = (seen("grpc-timeout"), seen("traceparent"));
         let point = request.into_inner();
         self.act(&point).await;
         let mut response = Response::new(feature(point));
         if let Some(left) = left {
             response.metadata_mut().insert("timeout-seen", left);
+        }
+        if let Some(trace) = trace {
+            response.metadata_mut().insert("traceparent-seen", trace);
         }
         Ok(response)
     }

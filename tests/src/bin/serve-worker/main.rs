@@ -7,6 +7,7 @@
 
 mod act;
 mod grpc;
+mod health;
 mod listen;
 mod stdio;
 mod web;

@@ -1,0 +1,208 @@
+//! Workers are replaced while calls go on: recycled, all in turn, and when the pool is resized.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use ostler::{EventKind, Stdin};
+use ostler_serve::{Adapter, Attempt, CallError, Fault, Recycle, Refused, ServeSpec, ServingPool, Worker};
+use serde_json::Value;
+
+use crate::scene::{Scene, request, wait_until};
+
+async fn scene(workers: u32, serve: ServeSpec) -> Scene {
+    Scene::start("packet", workers, serve, |spec| spec.worker.stdin = Stdin::Pipe).await
+}
+
+/// Callers that call all the time; each call has to be answered. Meanwhile the smallest number of
+/// workers that could be called is noted.
+struct Load {
+    over: Arc<AtomicBool>,
+    least: Arc<AtomicUsize>,
+    tasks: Vec<tokio::task::JoinHandle<u64>>,
+}
+
+impl Load {
+    fn start(serving: &ServingPool, callers: u64) -> Self {
+        let (over, least) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(usize::MAX)));
+        let caller = |caller: u64| {
+            let (client, over) = (serving.stdio::<Value, Value>(), Arc::clone(&over));
+            tokio::spawn(async move {
+                let mut calls = 0;
+                while !over.load(Ordering::Relaxed) {
+                    let body = request(caller * 1_000_000 + calls, "echo");
+                    client.call(&body).await.expect("each call is answered");
+                    calls += 1;
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                calls
+            })
+        };
+        let mut tasks: Vec<_> = (1..=callers).map(caller).collect();
+        let (serving, seen, ended) = (serving.clone(), Arc::clone(&least), Arc::clone(&over));
+        tasks.push(tokio::spawn(async move {
+            while !ended.load(Ordering::Relaxed) {
+                seen.fetch_min(serving.state().usable, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_micros(200)).await;
+            }
+            0
+        }));
+        Self { over, least, tasks }
+    }
+
+    /// Ends it. Returns the number of calls and the least number of usable workers.
+    async fn end(self) -> (u64, usize) {
+        self.over.store(true, Ordering::Relaxed);
+        let mut calls = 0;
+        for task in self.tasks {
+            calls += task.await.expect("no caller panics");
+        }
+        (calls, self.least.load(Ordering::Relaxed))
+    }
+}
+
+fn incarnations(scene: &Scene) -> Vec<u64> {
+    let workers = scene.pool.workers();
+    workers
+        .iter()
+        .filter_map(|worker| Some(worker.incarnation?.0))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rolling_restart_loses_no_call_and_no_worker_is_missing() {
+    let scene = scene(3, ServeSpec::default()).await;
+    let before: BTreeSet<u32> = scene.pids().into_iter().collect();
+    let load = Load::start(&scene.serving, 6);
+    scene.serving.rolling_restart().await.expect("all become ready");
+    let (calls, least) = load.end().await;
+    assert!(calls > 0);
+    assert_eq!(least, 3, "at no moment fewer than the pool has");
+    assert_eq!(scene.pool.size(), 3);
+    assert_eq!(incarnations(&scene), [2, 2, 2]);
+    assert!(scene.pids().iter().all(|pid| !before.contains(pid)));
+    scene.at_full_strength().await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_surge_one_worker_is_missing_and_no_call_is_lost() {
+    let serve = ServeSpec {
+        recycle: Recycle {
+            surge: 0,
+            ..Recycle::default()
+        },
+        ..ServeSpec::default()
+    };
+    let scene = scene(2, serve).await;
+    let load = Load::start(&scene.serving, 4);
+    scene.serving.rolling_restart().await.expect("all become ready");
+    let (_, least) = load.end().await;
+    assert_eq!(least, 1);
+    assert_eq!(incarnations(&scene), [2, 2]);
+    scene.at_full_strength().await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recycled_worker_has_a_stand_in_and_its_draining_is_an_event() {
+    let serve = ServeSpec {
+        recycle: Recycle {
+            requests: Some(40),
+            jitter: 0.0,
+            ..Recycle::default()
+        },
+        ..ServeSpec::default()
+    };
+    let scene = scene(2, serve).await;
+    let mut drained = scene.events().kinds([EventKind::WorkerDraining]);
+    let load = Load::start(&scene.serving, 4);
+    let recycled = async {
+        loop {
+            let event = drained.recv().await.expect("the run goes on");
+            if event.facts.cause.as_deref() == Some("recycle_requests") {
+                break;
+            }
+        }
+    };
+    let soon = tokio::time::timeout(ostler_tests::SOON, recycled).await;
+    soon.expect("a worker is recycled");
+    wait_until("it has been replaced", || {
+        incarnations(&scene).iter().any(|incarnation| *incarnation > 1)
+    })
+    .await;
+    let (_, least) = load.end().await;
+    assert!(least >= 2, "{least} were usable");
+    wait_until("the stand-ins are gone", || scene.pool.size() == 2).await;
+    scene.at_full_strength().await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn resized_up_and_down_the_pool_loses_no_call() {
+    let scene = scene(2, ServeSpec::default()).await;
+    let load = Load::start(&scene.serving, 4);
+    for workers in [4, 1, 3, 2] {
+        scene.serving.resize(workers).await.expect("it has room");
+        let expected = workers as usize;
+        wait_until("all are usable", || scene.serving.state().usable == expected).await;
+    }
+    load.end().await;
+    scene.at_full_strength().await;
+    scene.end().await;
+}
+
+/// An adapter whose requests are never sent.
+struct NeverSent;
+
+impl Adapter for NeverSent {
+    type Connection = ();
+    type Request = ();
+    type Response = ();
+
+    async fn connect(&self, _: &Arc<Worker>) -> Result<(), String> {
+        Ok(())
+    }
+
+    async fn call(&self, (): &(), request: (), _: &Attempt) -> Result<(), Fault<()>> {
+        let why = "it is never sent".to_owned();
+        Err(Fault::NotSent { request, why })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_sent_is_no_request_to_recycle_for() {
+    let serve = ServeSpec {
+        recycle: Recycle {
+            requests: Some(3),
+            jitter: 0.0,
+            ..Recycle::default()
+        },
+        breaker: ostler_serve::Breaker {
+            failures: 0,
+            ..ostler_serve::Breaker::default()
+        },
+        ..ServeSpec::default()
+    };
+    let scene = scene(1, serve).await;
+    let client = scene.serving.client(NeverSent);
+    for _ in 0..10 {
+        let error = client.call(()).await.expect_err("it is never sent");
+        assert!(
+            matches!(error, CallError::Refused(Refused::Unreachable { .. })),
+            "{error}"
+        );
+    }
+    let lease = scene.serving.checkout().await.expect("it is free");
+    assert_eq!((lease.worker().served(), lease.who().incarnation.0), (0, 1));
+    drop(lease);
+    let client = scene.serving.stdio::<Value, Value>();
+    for key in 0..3 {
+        client.call(&request(key, "echo")).await.expect("an answer");
+    }
+    wait_until("it is recycled", || incarnations(&scene) == [2]).await;
+    wait_until("the stand-in is gone", || scene.pool.size() == 1).await;
+    scene.at_full_strength().await;
+    scene.end().await;
+}
