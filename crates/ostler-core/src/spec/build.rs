@@ -179,7 +179,8 @@ impl Probe {
         Self::new(ProbeKind::Tcp)
     }
 
-    /// `grpc.health.v1.Health/Check` of this service; the empty name asks for the server as a whole.
+    /// `grpc.health.v1.Health/Check` of this service; the empty name asks for the server as a
+    /// whole.
     pub fn grpc(service: impl Into<String>) -> Self {
         Self::new(ProbeKind::Grpc(service.into()))
     }
