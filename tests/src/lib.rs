@@ -3,6 +3,7 @@
 //!
 //! Nothing here sleeps to synchronise: tests wait for an event, with a deadline.
 
+pub mod leftovers;
 pub mod receiver;
 pub mod route_guide;
 pub mod scene;
@@ -18,6 +19,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+pub use leftovers::TestDirectory;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -124,25 +126,22 @@ pub struct Up {
     stderr: Option<JoinHandle<String>>,
     /// All events read so far.
     pub seen: Vec<Value>,
-    /// The directory of the configuration file and of the state. Removed on drop.
-    pub directory: tempfile::TempDir,
+    /// The directory of the configuration file and of the state. Its drop ends what is left of the
+    /// run.
+    pub directory: TestDirectory,
     /// A text in the command line of every process of this run, and of no other process.
     pub tag: String,
 }
 
-/// Creates a directory for one run, removed on drop. Its name is the run's unique tag.
+/// Creates a directory for one run. Its name is the run's unique tag. On drop, all processes of the
+/// run are killed and the directory is removed.
 ///
 /// # Panics
 ///
 /// If the directory cannot be created.
-pub fn tagged_directory() -> (tempfile::TempDir, String) {
-    let directory = tempfile::tempdir().expect("temporary directory");
-    let tag = directory
-        .path()
-        .file_name()
-        .expect("directory has a name")
-        .to_string_lossy()
-        .into_owned();
+pub fn tagged_directory() -> (TestDirectory, String) {
+    let directory = TestDirectory::new();
+    let tag = directory.name();
     (directory, tag)
 }
 
@@ -391,7 +390,7 @@ impl Up {
 }
 
 impl Drop for Up {
-    /// A failing test leaves nothing behind either.
+    /// A failing test leaves nothing behind either: the directory's drop ends the rest of the run.
     fn drop(&mut self) {
         if self.child.try_wait().is_ok_and(|status| status.is_none()) {
             drop(self.child.kill());

@@ -3,6 +3,8 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
+use crate::scene::killed_with_the_test;
+
 /// Holds a process where no SIGCONT continues it, until dropped.
 #[derive(Debug)]
 pub struct Tracer(Child);
@@ -22,8 +24,9 @@ impl Tracer {
              time.sleep(60)"
         );
         let mut command = Command::new("python3");
-        command.args(["-c", &script]).stdout(Stdio::piped());
-        let mut tracer = Self(command.spawn().expect("python3 starts"));
+        command.args(["-c", &script]);
+        let mut command = killed_with_the_test(&command);
+        let mut tracer = Self(command.stdout(Stdio::piped()).spawn().expect("python3 starts"));
         let mut line = String::new();
         let output = tracer.0.stdout.take().expect("piped stdout");
         BufReader::new(output).read_line(&mut line).expect("reading its answer");

@@ -232,11 +232,13 @@ pub fn inside_a_pid_namespace(test: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return true;
     }
-    let Some(wrapper) = unshared(&["--pid", "--fork", "--mount-proc"]) else {
+    let Some(wrapper) = unshared(&["--pid", "--fork", "--kill-child", "--mount-proc"]) else {
         return false;
     };
-    let output = Command::new(&wrapper[0])
-        .args(&wrapper[1..])
+    let mut outside = Command::new(&wrapper[0]);
+    outside.args(&wrapper[1..]);
+    // If this program is killed, so is unshare(1), and with its child everything inside.
+    let output = killed_with_the_test(&outside)
         .args(["sh", "-c", "\"$0\" \"$@\"; exit $?"])
         .arg(std::env::current_exe().expect("path of the test program"))
         .args(["--exact", test, "--nocapture"])

@@ -30,9 +30,9 @@ impl Stray {
         let mut command = Command::new(program("ostler-test-worker"));
         command
             .args(["sleep", "0", tag])
-            .env(name, value(old.into_string().unwrap()))
-            .stdout(Stdio::null());
-        Self(command.spawn().unwrap())
+            .env(name, value(old.into_string().unwrap()));
+        let mut command = scene::killed_with_the_test(&command);
+        Self(command.stdout(Stdio::null()).spawn().unwrap())
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use ostler_failpoint::{FILE, POINT, Point};
+use ostler_tests::leftovers::TestDirectory;
 use ostler_tests::{SOON, Up, pid_of, run_directories, send, survivors, worker};
 
 /// The number of concurrent scenarios. A scenario mostly waits.
@@ -33,7 +34,7 @@ fn pools(tag: &str) -> String {
 /// The scenario around one failpoint.
 struct Scene {
     point: Point,
-    directory: tempfile::TempDir,
+    directory: TestDirectory,
     tags: Vec<String>,
 }
 
@@ -41,7 +42,7 @@ impl Scene {
     fn new(point: Point) -> Self {
         let scene = Self {
             point,
-            directory: tempfile::tempdir().unwrap(),
+            directory: TestDirectory::new(),
             tags: Vec::new(),
         };
         // The failpoint's file, which a process that reaches it writes to, and the workers'

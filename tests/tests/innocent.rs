@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
+use ostler_tests::leftovers::TestDirectory;
 use ostler_tests::scene::{pool, pool_of, unshared, wrapped};
 use ostler_tests::sweep::{sweep, sweep_by, swept, without_guardians_lock};
 use ostler_tests::world::{Anatomy, Bystander, World, await_count, inside_a_pid_namespace, is_alive, kill_at_once};
@@ -139,7 +140,7 @@ fn marker_of_a_live_run_is_ignored_in_another_runs_sweep() {
 fn an_ostler_inside_an_ostlers_worker() {
     const WORST: &str = "ignore-term+daemon+daemon-naked+say-out+sleep";
     let ready = "ready = { line = \"ready to serve\" }\nstop = { signal = \"TERM\", grace = \"100ms\" }";
-    let inner = tempfile::tempdir().unwrap();
+    let inner = TestDirectory::new();
     let nested = |tag: &str| {
         let file = config(inner.path(), &pool(WORST, &format!("{tag}.inner"), ready));
         let command = format!(
@@ -204,7 +205,7 @@ fn state_directory_shared_by_two_pid_namespaces() {
     if unshared(&["--pid", "--fork", "--mount-proc"]).is_none() {
         return;
     }
-    let state = tempfile::tempdir().unwrap();
+    let state = TestDirectory::new();
     let shared = |command: &mut Command| {
         let file = command.get_args().nth(1).expect("configuration file").to_owned();
         let text = std::fs::read_to_string(&file).unwrap();
@@ -217,6 +218,7 @@ fn state_directory_shared_by_two_pid_namespaces() {
             "unshare",
             "--pid",
             "--fork",
+            "--kill-child",
             "--mount-proc",
             "sh",
             "-c",

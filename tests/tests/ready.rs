@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use ostler_tests::scene::{moment, pool};
+use ostler_tests::scene::{moment, pool, pool_of, python};
 use ostler_tests::{SOON, Up, pid_of, send};
 use serde_json::Value;
 
@@ -73,6 +73,34 @@ fn notify_from_a_child_of_the_worker() {
 fn a_line_on_either_stream() {
     for modes in ["say-out+sleep", "say-err+sleep"] {
         becomes_ready(modes, "ready = { line = \"^ready to\" }");
+    }
+}
+
+/// A program that believes that it writes to a terminal.
+#[test]
+fn anchored_pattern_matches_a_line_with_colours_and_carriage_returns() {
+    for line in ["\\033[1;32mready\\033[0m to serve", "loading 90 %\\rready to serve\\r"] {
+        let script = format!("printf '{line}\\n'; while :; do sleep 1000; done");
+        let command = |tag: &str| format!("[\"sh\", \"-c\", \"\"\"{script}\"\"\", \"sh\", {tag:?}]");
+        let mut up = Up::start(|tag| pool_of(&command(tag), "ready = { line = \"^ready to serve$\" }"));
+        up.wait_for_event("worker.ready");
+        up.stop_cleanly();
+    }
+}
+
+/// What Ostler does not act on, it names, once for each incarnation.
+#[test]
+fn messages_that_are_ignored_are_named() {
+    const REPORTS: &str = "import os, socket, time\n\
+        s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.connect(os.environ['NOTIFY_SOCKET'])\n\
+        for _ in range(3): s.send(b'EXTEND_TIMEOUT_USEC=5000000\\nRELOADING=1\\nERRNO=2\\nMAINPID=%d' % os.getpid())\n\
+        s.send(b'STATUS=serving\\nREADY=1'); s.send(b'STOPPING=1'); time.sleep(1000)";
+    let mut up = Up::start(|tag| pool_of(&python(REPORTS, tag), "ready = { notify = true }"));
+    up.wait_for_event("worker.ready");
+    let stderr = up.stop_cleanly();
+    for variable in ["EXTEND_TIMEOUT_USEC", "RELOADING", "ERRNO", "MAINPID"] {
+        let named = format!("a worker sent {variable} to its notify socket, which Ostler ignores");
+        assert_eq!(stderr.matches(&named).count(), 1, "{variable}: {stderr}");
     }
 }
 

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use ostler_tests::leftovers::TestDirectory;
 use ostler_tests::{SOON, Up, pid_of, program, run_directories, send, survivors, worker};
 
 fn pool(tag: &str) -> String {
@@ -108,7 +109,7 @@ fn dead_run_of_a_newer_version_is_swept_by_marker() {
 
 #[test]
 fn unwritable_state_directory_is_a_clear_error() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = TestDirectory::new();
     let path = directory.path().join("ostler.toml");
     std::fs::write(
         &path,

@@ -17,24 +17,23 @@ use ostler::{
 use ostler_serve::ServingPool;
 use ostler_telemetry::SpanLink;
 use ostler_telemetry::names::{Name, attribute, metric, resource, span, span_event};
+use ostler_tests::leftovers::TestDirectory;
 use ostler_tests::receiver::{Received, Receiver, metric::Data};
 use ostler_tests::route_guide::Point;
 use ostler_tests::route_guide::route_guide_client::RouteGuideClient;
-use ostler_tests::{SOON, program, run_directories, send, stray, survivors};
-use tempfile::TempDir;
+use ostler_tests::{SOON, program, run_directories, send, stray, survivors, tagged_directory};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// The state directory of an instance, and the tag of its processes.
 struct Place {
-    directory: TempDir,
+    directory: TestDirectory,
     tag: String,
 }
 
 impl Place {
     fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let tag = directory.path().file_name().unwrap().to_str().unwrap().to_owned();
+        let (directory, tag) = tagged_directory();
         Self { directory, tag }
     }
 

@@ -14,6 +14,9 @@ use crate::protocol::Cause;
 
 pub(crate) const SIGKILL: i32 = 9;
 
+/// A grace period whose end is noticed later than this was interrupted: 250 ms, in nanoseconds.
+const LATE: u64 = 250_000_000;
+
 /// Where an incarnation is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -54,6 +57,10 @@ pub(crate) struct Life {
     policy: Policy,
     /// When the grace period ends, in nanoseconds of the monotonic clock.
     deadline: Option<u64>,
+    /// The length of the grace period.
+    grace: u64,
+    /// The grace period was extended, because its end was noticed late.
+    extended: bool,
     /// Bit n: signal n was sent.
     sent: u64,
 }
@@ -69,6 +76,8 @@ impl Life {
             incarnation: 0,
             policy,
             deadline: None,
+            grace: 0,
+            extended: false,
             sent: 0,
         }
     }
@@ -93,6 +102,8 @@ impl Life {
             incarnation,
             policy,
             deadline: None,
+            grace: 0,
+            extended: false,
             sent: 0,
         };
     }
@@ -112,8 +123,13 @@ impl Life {
         if signal == SIGKILL || grace_ms == 0 {
             return self.kill(cause);
         }
-        let until = now.saturating_add(grace_ms.saturating_mul(1_000_000));
-        self.deadline = Some(self.deadline.map_or(until, |earlier| earlier.min(until)));
+        let grace = grace_ms.saturating_mul(1_000_000);
+        let until = now.saturating_add(grace);
+        if self.deadline.is_none_or(|earlier| until < earlier) {
+            self.deadline = Some(until);
+            self.grace = grace;
+            self.extended = false;
+        }
         let bit = 1_u64.checked_shl(signal.unsigned_abs() % 64).unwrap_or(0);
         if self.phase == Phase::Draining || self.sent & bit != 0 {
             return Do::Nothing;
@@ -129,14 +145,14 @@ impl Life {
 
     /// The worker's own process has ended.
     pub(crate) fn worker_ended(&mut self, now: u64) -> Do {
-        match (self.phase, self.deadline) {
-            (Phase::Idle | Phase::Draining | Phase::Killing, _) => Do::Nothing,
-            (Phase::Starting | Phase::Running, Some(deadline)) if now < deadline => {
-                self.phase = Phase::Draining;
-                Do::Nothing
-            }
-            (Phase::Starting | Phase::Running, _) => self.kill(Cause::TreeKill),
+        if !matches!(self.phase, Phase::Starting | Phase::Running) {
+            return Do::Nothing;
         }
+        if self.deadline.is_some() && !self.grace_is_over(now) {
+            self.phase = Phase::Draining;
+            return Do::Nothing;
+        }
+        self.kill(Cause::TreeKill)
     }
 
     /// The worker's process group is empty.
@@ -149,10 +165,27 @@ impl Life {
 
     /// Time has passed.
     pub(crate) fn tick(&mut self, now: u64) -> Do {
-        match self.deadline {
-            Some(deadline) if now >= deadline => self.kill(Cause::GraceOver),
-            _ => Do::Nothing,
+        if self.grace_is_over(now) {
+            self.kill(Cause::GraceOver)
+        } else {
+            Do::Nothing
         }
+    }
+
+    /// Whether there is a grace period and it is over. An end that is noticed late means that this sitter could not run (a
+    /// frozen cgroup, a paused container, a virtual machine that was suspended), and then most likely its worker could not
+    /// either: the grace period is extended once, by the time that was lost.
+    fn grace_is_over(&mut self, now: u64) -> bool {
+        let Some(deadline) = self.deadline.filter(|deadline| now >= *deadline) else {
+            return false;
+        };
+        let late = now - deadline;
+        if late <= LATE || self.extended {
+            return true;
+        }
+        self.extended = true;
+        self.deadline = Some(now.saturating_add(late.min(self.grace)));
+        false
     }
 
     /// Nothing of the incarnation is left.

@@ -11,8 +11,9 @@ use procfs::ProcessCGroup;
 use procfs::process::{MountInfo, Process};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors that the host needs per worker: its two pipes, and a socket or a listener.
-pub const DESCRIPTORS_PER_WORKER: u64 = 3;
+/// Descriptors that the host needs per worker: its two pipes, a notify socket or a listener, and the
+/// pidfd by which its process is watched. `tests/tests/descriptors.rs` measures it.
+pub const DESCRIPTORS_PER_WORKER: u64 = 4;
 
 /// Processes that a worker needs at least: itself and its sitter.
 pub const PROCESSES_PER_WORKER: u64 = 2;

@@ -30,6 +30,9 @@ const TCP_TIME_WAIT: u8 = 6;
 const TCP_CLOSE: u8 = 7;
 const TCP_LISTEN: u8 = 10;
 
+/// Sockets on any port. sock_diag matches every port if the filter's port is 0.
+const ANY_PORT: u16 = 0;
+
 /// The limit for the kernel's answer. It answers immediately; the limit only prevents a hang.
 const ANSWER_TIME: Duration = Duration::from_secs(2);
 
@@ -121,7 +124,7 @@ impl TcpSocket {
 }
 
 /// Returns the TCP sockets in this network namespace whose local port is `port`, for both address
-/// families.
+/// families; those on any port if it is 0.
 ///
 /// # Errors
 ///
@@ -131,6 +134,34 @@ pub fn on_port(port: u16, which: Which) -> io::Result<Vec<TcpSocket>> {
         Ok(sockets) => Ok(sockets),
         Err(diag) => read_proc_net(port, which).map_err(|proc| io::Error::new(proc.kind(), format!("{proc}; {diag}"))),
     }
+}
+
+/// Returns the addresses on which these processes listen, sorted. Processes that may not be inspected
+/// are left out.
+///
+/// Costs one read of the processes' descriptors and, if they have any sockets, one query that returns
+/// every listening socket in this network namespace.
+///
+/// # Errors
+///
+/// If neither sock_diag nor `/proc/net` can be read.
+pub fn listeners_of(pids: &[i32]) -> io::Result<Vec<SocketAddr>> {
+    let inodes: HashSet<u64> = pids
+        .iter()
+        .flat_map(|pid| sockets_of(*pid).unwrap_or_default())
+        .collect();
+    if inodes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let listening = on_port(ANY_PORT, Which::Listening)?;
+    let mut addresses: Vec<SocketAddr> = listening
+        .into_iter()
+        .filter(|socket| inodes.contains(&socket.inode))
+        .map(|socket| socket.address)
+        .collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    Ok(addresses)
 }
 
 fn ask_kernel(port: u16, which: Which) -> io::Result<Vec<TcpSocket>> {
@@ -158,7 +189,7 @@ fn ask_kernel(port: u16, which: Which) -> io::Result<Vec<TcpSocket>> {
             }
         }
     }
-    sockets.retain(|socket: &TcpSocket| socket.address.port() == port);
+    sockets.retain(|socket: &TcpSocket| port == ANY_PORT || socket.address.port() == port);
     Ok(sockets)
 }
 
@@ -233,7 +264,7 @@ fn read_proc_net(port: u16, which: Which) -> io::Result<Vec<TcpSocket>> {
     entries.extend(procfs::net::tcp6().unwrap_or_default());
     let sockets = entries
         .into_iter()
-        .filter(|entry| entry.local_address.port() == port)
+        .filter(|entry| port == ANY_PORT || entry.local_address.port() == port)
         .map(|entry| TcpSocket {
             address: entry.local_address,
             state: SocketState::of(entry.state.to_u8()),
@@ -388,6 +419,26 @@ mod tests {
         assert!(!socket("127.0.0.1", false).overlaps(ip("127.0.0.2")));
         assert!(!socket("::1", false).overlaps(ip("0.0.0.0")));
         assert!(!socket("::", true).overlaps(ip("127.0.0.1")));
+    }
+
+    #[test]
+    fn listeners_of_a_process_are_found_on_any_port() {
+        let listeners = ["127.0.0.1:0", "127.0.0.1:0"].map(|address| TcpListener::bind(address).expect("free port"));
+        let found = listeners_of(&[std::process::id().cast_signed()]).expect("readable");
+        for listener in &listeners {
+            let address = listener.local_addr().expect("bound");
+            assert!(found.contains(&address), "{address} is not in {found:?}");
+            let from_proc = read_proc_net(ANY_PORT, Which::Listening).expect("readable");
+            assert!(from_proc.iter().any(|socket| socket.address == address));
+        }
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .expect("starting sleep");
+        let of_child = listeners_of(&[child.id().cast_signed()]).expect("readable");
+        child.kill().expect("killed");
+        child.wait().expect("reaped");
+        assert_eq!(of_child, []);
     }
 
     /// Tests both sources on every machine, so that the fallback keeps working.

@@ -20,6 +20,7 @@ mod dead;
 mod info;
 mod lock;
 mod private;
+mod scratch;
 
 use std::fs;
 use std::io;
@@ -40,6 +41,7 @@ pub use app_dir::{AppDirError, DirEnv, app_dir, check_app_name};
 pub use dead::{DeadRun, FoundRun, LiveRun, remove_leftovers, runs};
 pub use info::{RUN_FORMAT, RunInfo, RunInfoError};
 pub use private::Distrust;
+pub use scratch::Scratch;
 
 const NEW_PREFIX: &str = ".new-";
 const GONE_PREFIX: &str = ".gone-";
@@ -291,13 +293,17 @@ impl RunDir {
         info::write(&self.path, &info)
     }
 
-    /// Removes the directory, as the last act of a run. Close its table first.
+    /// Removes the directory, as the last act of a run. Close its table first. If it is gone, because
+    /// something else has removed the state directory, there is nothing to do.
     ///
     /// # Errors
     ///
     /// [`RunDirError::Io`]. The next start's [`remove_leftovers`] finds what is left.
     pub fn remove(self) -> Result<(), RunDirError> {
-        remove_locked(&self.app_dir, &self.info().run.to_string())
+        match remove_locked(&self.app_dir, &self.info().run.to_string()) {
+            Err(error) if error.is_not_found() => Ok(()),
+            removed => removed,
+        }
     }
 }
 

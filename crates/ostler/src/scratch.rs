@@ -8,19 +8,22 @@ use std::path::{Path, PathBuf};
 use nix::unistd::geteuid;
 use ostler_core::ids::RunId;
 use ostler_os::socket_path;
+use ostler_registry::Scratch;
 
-/// The directory for sockets and ready files, usually the run's own. If that is gone (logind
-/// removes the runtime directory at the last logout), it is created again or, if that is not
-/// allowed, replaced by one below the directory for temporary files. Only this user can enter it.
+/// The directory for sockets and ready files: the run's own, or, if that is gone (logind removes the
+/// runtime directory at the last logout), a spare one beside it. Where neither is possible, or
+/// others can enter it, one below the directory for temporary files. Only this user can enter it.
 ///
 /// # Errors
-/// If neither can be created.
-pub(crate) fn make(run: RunId, own: &Path) -> io::Result<PathBuf> {
-    if make_private(own, true).is_ok() {
-        return Ok(own.to_owned());
+/// If none can be created.
+pub(crate) fn make(run: RunId, own: &Scratch) -> io::Result<PathBuf> {
+    if let Ok(directory) = own.directory()
+        && check_private(&directory).is_ok()
+    {
+        return Ok(directory);
     }
     let spare = spare(run);
-    make_private(&spare, false)?;
+    make_private(&spare)?;
     Ok(spare)
 }
 
@@ -30,8 +33,9 @@ pub(crate) fn make(run: RunId, own: &Path) -> io::Result<PathBuf> {
 /// If something can't be removed.
 pub(crate) fn remove(run: RunId, own: &Path) -> io::Result<()> {
     let spare = spare(run);
-    socket_path::remove_leftovers(own)?;
-    socket_path::remove_leftovers(&spare)?;
+    for directory in [own, &Scratch::spare_of(own), &spare] {
+        socket_path::remove_leftovers(directory)?;
+    }
     match check_private(&spare) {
         Ok(()) => fs::remove_dir_all(&spare),
         // Usually it does not exist, or it is not ours.
@@ -45,8 +49,8 @@ fn spare(run: RunId) -> PathBuf {
 }
 
 /// A directory that only this user can enter.
-fn make_private(path: &Path, with_parents: bool) -> io::Result<()> {
-    match DirBuilder::new().mode(0o700).recursive(with_parents).create(path) {
+fn make_private(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => check_private(path),
     }
@@ -73,9 +77,10 @@ mod tests {
         let (run, own) = (RunId::from_u128(u128::from(std::process::id())), directory.path());
         let set_mode = |mode| fs::set_permissions(own, fs::Permissions::from_mode(mode)).unwrap();
         set_mode(0o700);
-        assert_eq!(make(run, own).unwrap(), own);
+        let scratch = Scratch::of(own);
+        assert_eq!(make(run, &scratch).unwrap(), own);
         set_mode(0o750);
-        let spare = make(run, own).unwrap();
+        let spare = make(run, &scratch).unwrap();
         assert_ne!(spare, own);
         assert_eq!(fs::metadata(&spare).unwrap().mode() & 0o777, 0o700);
         fs::write(spare.join("0.sock"), "").unwrap();

@@ -70,6 +70,7 @@ fn run(mode: &str, port: u16, tag: &str) {
         }
         "daemon" => leave_daemon(tag, false, Stdio::null()),
         "daemon-naked" => leave_daemon(tag, true, Stdio::null()),
+        "strays" => (0..number).for_each(|_| leave_daemon(tag, false, Stdio::null())),
         "port-keeper" => keep_port_in_grandchild(port, tag),
         "child" => start("sleep", tag),
         "child-groups" => (0..2).for_each(|_| start_in_group("child+sleep", tag)),

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use ostler_tests::leftovers::TestDirectory;
 use ostler_tests::scene::{limit, pool_of, python};
 use ostler_tests::sweep::{sweep, without_guardians_lock};
 use ostler_tests::world::{Anatomy, Bystander, World, await_count, children, is_alive, kill_at_once, rounds};
@@ -155,7 +156,7 @@ const WAYS: [&str; 7] = [
 /// An embedding program with a worker of every kind.
 struct Host {
     child: Child,
-    directory: tempfile::TempDir,
+    directory: TestDirectory,
     tag: String,
 }
 
@@ -198,10 +199,6 @@ impl Drop for Host {
     fn drop(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
-        // A failing test leaves nothing behind either.
-        for pid in pids(&self.tag) {
-            ostler_tests::send(u32::try_from(pid).unwrap(), Signal::SIGKILL);
-        }
     }
 }
 
@@ -275,7 +272,7 @@ fn database(tag: &str, checkpoint: &Path) -> String {
 #[test]
 fn host_death_grace_is_honoured() {
     const GRACE: Duration = Duration::from_secs(2);
-    let directory = tempfile::tempdir().unwrap();
+    let directory = TestDirectory::new();
     let checkpoint = directory.path().join("checkpoint");
     let mut dead = Up::start(|tag| {
         let deaf = pool_of(
@@ -314,7 +311,7 @@ fn host_death_grace_is_honoured() {
 #[test]
 fn sweep_waits_for_orphaned_sitters() {
     for replaced in [false, true] {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = TestDirectory::new();
         let checkpoint = directory.path().join("checkpoint");
         let mut dead = Up::start(|tag| database(tag, &checkpoint));
         dead.wait_for_event("pool.ready");
@@ -339,7 +336,7 @@ fn sweep_waits_for_orphaned_sitters() {
 /// run no longer than that.
 #[test]
 fn sweep_without_the_lock_waits_for_the_guardian_on_record() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = TestDirectory::new();
     let checkpoint = directory.path().join("checkpoint");
     let mut dead = Up::start(|tag| database(tag, &checkpoint));
     dead.wait_for_event("pool.ready");

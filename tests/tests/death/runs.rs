@@ -1,6 +1,7 @@
 //! Live and dead runs, and sweeps, in one state directory.
 
 use nix::sys::signal::Signal;
+use ostler_tests::leftovers::TestDirectory;
 use ostler_tests::scene::wrapped;
 use ostler_tests::sweep::{sweep, sweep_by, swept};
 use ostler_tests::world::{await_count, rounds};
@@ -82,7 +83,7 @@ fn in_state_of(state: &std::path::Path) -> Up {
 
 #[test]
 fn instances_sharing_a_state_directory_do_not_affect_each_other() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = TestDirectory::new();
     let mut random = fastrand::Rng::with_seed(20_261_121);
     let begin = || {
         let mut up = in_state_of(directory.path());

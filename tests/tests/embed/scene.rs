@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ostler::{Event, EventKind, EventStream, Ostler, OstlerBuilder, PoolSpec, StopReport};
-use ostler_tests::{SOON, program, run_directories, survivors};
+use ostler_tests::leftovers::TestDirectory;
+use ostler_tests::{SOON, program, run_directories, survivors, tagged_directory};
 
 /// The worst kind of worker: three processes that ignore TERM, two of them in sessions of their
 /// own, and one of those with an empty environment.
@@ -13,14 +14,13 @@ pub(crate) const WORST: &str = "ignore-term+daemon+daemon-naked+sleep";
 
 /// The state directory of an instance, and the tag of its processes.
 pub(crate) struct Place {
-    directory: tempfile::TempDir,
+    directory: TestDirectory,
     pub(crate) tag: String,
 }
 
 impl Place {
     pub(crate) fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let tag = directory.path().file_name().unwrap().to_str().unwrap().to_owned();
+        let (directory, tag) = tagged_directory();
         Self { directory, tag }
     }
 

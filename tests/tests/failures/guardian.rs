@@ -2,7 +2,8 @@
 
 use nix::sys::signal::Signal;
 use ostler_tests::scene::{living_parent, parent, pool};
-use ostler_tests::{SOON, Up, pid_of, run_directories, send};
+use ostler_tests::world::{World, await_count};
+use ostler_tests::{SOON, Up, pid_of, run_directories, send, survivors};
 use serde_json::Value;
 
 use crate::{assert_message, assert_on_stderr};
@@ -74,4 +75,46 @@ fn guardian_that_keeps_dying_ends_the_run() {
     assert!(stderr.contains("the instance gave up"), "{stderr}");
     assert!(up.count("guardian.lost") > 1, "{}", up.story());
     up.assert_nothing_left();
+}
+
+/// A daemon that has cleared its environment, and no cgroup: when guardian and sitter are killed
+/// together, nothing can tell whether the daemon lives. The program says so, and its status too.
+#[test]
+fn end_that_is_not_proven_shows_in_the_exit_status() {
+    let without = World::all().contains(&World::WithoutCgroups);
+    let mut up = Up::start_with(
+        |tag| pool("daemon-naked+sleep", tag, "intensity = 0"),
+        |command| {
+            if without {
+                World::WithoutCgroups.apply(command);
+            }
+        },
+    );
+    let spawned = up.wait_for_event("worker.spawned");
+    let worker = up.wait_for_event("worker.ready");
+    await_count(&up.tag, "worker and daemon", |count| count == 2);
+    if spawned["containment"] == "cgroup" {
+        up.stop_cleanly();
+        return eprintln!("skipped: the daemon can't escape from its cgroup");
+    }
+    let (sitter, guardian) = (parent(pid_of(&worker)), guardian_of(&worker));
+    // The guardian stands still: it must not end what the sitter leaves.
+    send(guardian, Signal::SIGSTOP);
+    send(sitter, Signal::SIGKILL);
+    send(guardian, Signal::SIGKILL);
+    let unseen = up.wait_for("the end that nothing proves", SOON, |event| event["cause"] == "unseen");
+    assert_eq!(
+        (&unseen["event"], &unseen["incarnation"]),
+        (&"worker.failed".into(), &1.into())
+    );
+    up.wait_for_event("worker.ready");
+    up.signal(Signal::SIGTERM);
+    let (status, stderr) = up.end(SOON);
+    assert_eq!(status.code(), Some(3), "{stderr}");
+    assert!(stderr.contains("whether anything is left can't be said"), "{stderr}");
+    assert_eq!(up.count("cleanup.success"), 0, "{}", up.story());
+    let released: Vec<&Value> = up.named("worker.released").map(|event| &event["incarnation"]).collect();
+    assert_eq!(released, [&Value::from(2)], "{}", up.story());
+    // The daemon, which the drop of the run's directory ends.
+    assert_eq!(survivors(&up.tag).len(), 1);
 }

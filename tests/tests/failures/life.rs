@@ -108,6 +108,56 @@ fn ready_timeout_has_the_last_answer() {
     }
 }
 
+/// A worker that serves, but where nothing asks.
+#[test]
+fn ready_timeout_names_the_sockets_that_the_worker_has() {
+    const ELSEWHERE: &str = "import socket, time\ns = socket.create_server(('127.0.0.1', 0))\n\
+        print(s.getsockname()[1], file=open('port', 'w'), flush=True)\ntime.sleep(1000)";
+    let keys = "port = \"any\"\nready = { http = \"/\" }\nintensity = 0\nstart_timeout = \"2s\"";
+    let mut up = Up::start(|tag| pool_of(&python(ELSEWHERE, tag), keys));
+    let (failure, _) = gives_up(&mut up, "ready_timeout");
+    let own = std::fs::read_to_string(up.directory.path().join("port")).unwrap();
+    let elsewhere = format!("; the worker listens on 127.0.0.1:{} instead", own.trim());
+    assert_message(&failure, &["no process listens on 127.0.0.1:", &elsewhere]);
+
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        return eprintln!("skipped: no IPv6");
+    }
+    let mut up = Up::start(|tag| pool("http6", tag, keys));
+    let (failure, _) = gives_up(&mut up, "ready_timeout");
+    let port = &failure["port"];
+    let loopback = format!("no process listens on 127.0.0.1:{port}; the worker listens on [::1]:{port} instead");
+    assert_message(&failure, &[&loopback]);
+}
+
+/// As a program does that turns itself into a daemon: it forks twice, and its first process exits.
+#[test]
+fn worker_that_goes_into_the_background_is_advised_to_stay_in_the_foreground() {
+    const DAEMON: &str = "import os, time\nif os.fork(): os._exit(0)\nos.setsid()\n\
+        if os.fork(): os._exit(0)\ntime.sleep(1000)";
+    const WORDS: &str = "it went into the background: its process ended with 0 while its child lived";
+    for (keys, reason) in [
+        ("ready = { notify = true }", "exited_before_ready"),
+        ("min_uptime = \"1m\"", "exited_early"),
+    ] {
+        let keys = format!("intensity = 0\n{keys}");
+        let mut up = Up::start(|tag| pool_of(&python(DAEMON, tag), &keys));
+        let (failure, _) = gives_up(&mut up, reason);
+        assert_message(&failure, &["exit status 0", WORDS]);
+        assert!(text(&failure, "suggestion").contains("foreground"), "{failure}");
+    }
+    // Without a sign of readiness, that is no failure.
+    let mut up = Up::start(|tag| pool_of(&python(DAEMON, tag), "restart = \"transient\""));
+    let (status, stderr) = up.end(ostler_tests::SOON);
+    assert_eq!(status.code(), Some(0), "{stderr}");
+    assert!(stderr.contains(WORDS) && stderr.contains("foreground"), "{stderr}");
+    up.assert_nothing_left();
+    // A worker that leaves nothing behind has just ended.
+    let mut up = Up::start(|tag| pool("exit=0", tag, "intensity = 0\nready = { notify = true }"));
+    let (failure, _) = gives_up(&mut up, "exited_before_ready");
+    assert!(!text(&failure, "message").contains("background"), "{failure}");
+}
+
 #[test]
 fn worker_not_ready_in_time_that_ignores_term_is_killed_with_its_tree() {
     let keys = "intensity = 0\nstart_timeout = \"200ms\"\nready = { notify = true }\nstop = { signal = \"TERM\", grace = \"100ms\" }";

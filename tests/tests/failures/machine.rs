@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use ostler_tests::leftovers::TestDirectory;
 use ostler_tests::scene::{limit, moment, parent, pool, pool_of, unshared, wrapped};
 use ostler_tests::sweep::{sweep_by, swept};
 use ostler_tests::world::{Anatomy, Bystander, await_count, kill_at_once};
@@ -144,7 +145,7 @@ int clock_gettime(clockid_t id, struct timespec *time) {
     if (id == CLOCK_REALTIME) time->tv_sec -= 3600 * __sync_add_and_fetch(&looks, 1);
     return result;
 }";
-    let directory = tempfile::tempdir().unwrap();
+    let directory = TestDirectory::new();
     let (source, library) = (directory.path().join("clock.c"), directory.path().join("clock.so"));
     std::fs::write(&source, BACKWARDS).unwrap();
     let built = Command::new("cc")

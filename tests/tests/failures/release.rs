@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
-use ostler_tests::scene::{free_port, pool_of, python};
+use ostler_tests::scene::{free_port, killed_with_the_test, pool_of, python};
 use ostler_tests::{SOON, Up, pid_of, run_directories, send, survivors};
 use serde_json::Value;
 
@@ -27,11 +27,10 @@ struct Bystander(Child);
 
 impl Bystander {
     fn on(port: u16) -> Self {
-        let mut child = Command::new("python3")
-            .args(["-c", SHARER, &port.to_string()])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new("python3");
+        command.args(["-c", SHARER, &port.to_string()]);
+        let mut command = killed_with_the_test(&command);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap())
             .read_line(&mut line)

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use ostler::{Backoff, Ostler, Pool, PoolSpec, Restart};
 use ostler_serve::{ServeSpec, ServingPool};
-use ostler_tests::{SOON, program, survivors};
+use ostler_tests::leftovers::TestDirectory;
+use ostler_tests::{SOON, program, survivors, tagged_directory};
 use serde_json::{Value, json};
 
 /// An instance in a directory of its own, with one pool.
 pub(crate) struct Scene {
-    directory: tempfile::TempDir,
+    directory: TestDirectory,
     tag: String,
     ostler: Ostler,
     pub(crate) pool: Pool,
@@ -25,8 +26,7 @@ impl Scene {
         serve: ServeSpec,
         change: impl FnOnce(&mut PoolSpec),
     ) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let name = directory.path().file_name().expect("a name").to_string_lossy();
+        let (directory, name) = tagged_directory();
         let tag = name.trim_start_matches('.').to_owned();
         let record = directory.path().join("record");
         let worker = program("ostler-serve-worker").display().to_string();

@@ -11,10 +11,17 @@ use nix::unistd::Pid;
 
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
+/// A program that the kernel kills when the test's thread ends, even if the test program is killed.
+pub(crate) fn with_the_test(program: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--", program]);
+    command
+}
+
 /// The program, as a terminal starts it: nohup(1) and a shell without job control leave signals
 /// ignored, which the program respects, and the tests may be run by either.
 pub(crate) fn ostler(arguments: &[&str]) -> Command {
-    let mut command = Command::new("env");
+    let mut command = with_the_test("env");
     command.args(["--default-signal", env!("CARGO_BIN_EXE_ostler")]);
     command.args(arguments).stdin(Stdio::null());
     command

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use nix::libc;
 use nix::sys::signal::Signal;
 
-use crate::harness::{Up, eventually, folder, ostler, utf8};
+use crate::harness::{Up, eventually, folder, ostler, utf8, with_the_test};
 
 const SLEEP: &str = "[pool.a]\ncommand = [\"sleep\", \"1000\"]\n";
 
@@ -125,7 +125,7 @@ fn a_parent_that_blocked_or_ignored_signals_does_not_make_it_unstoppable() {
         for s in (signal.SIGTERM, signal.SIGCHLD, signal.SIGXCPU): signal.signal(s, signal.SIG_IGN)\n\
         os.execv(sys.argv[1], sys.argv[1:])";
     let program = env!("CARGO_BIN_EXE_ostler");
-    let mut command = Command::new("python3");
+    let mut command = with_the_test("python3");
     command.args(["-c", script, program, "up", utf8(&file), "--events", "-"]);
     let mut up = Up::start(command);
     up.event("worker.ready");
@@ -140,7 +140,7 @@ fn a_parent_that_blocked_or_ignored_signals_does_not_make_it_unstoppable() {
 fn signals_of_a_terminal_that_were_ignored_at_the_start_stay_ignored() {
     let (_folder, file) = folder(SLEEP);
     let script = "trap '' HUP INT QUIT; exec \"$0\" up \"$1\" --events -";
-    let mut command = Command::new("sh");
+    let mut command = with_the_test("sh");
     command.args(["-c", script, env!("CARGO_BIN_EXE_ostler"), utf8(&file)]);
     command.env_remove("XDG_RUNTIME_DIR");
     let mut up = Up::start(command);
@@ -162,7 +162,7 @@ fn a_limit_on_the_size_of_files_is_an_error_of_the_write() {
     let events = folder.path().join("events");
     // dash counts blocks of 512 bytes.
     let script = format!("ulimit -f {}; exec \"$0\" up \"$1\" --events \"$2\"", LIMIT / 512);
-    let mut command = Command::new("sh");
+    let mut command = with_the_test("sh");
     command.args(["-c", &script, env!("CARGO_BIN_EXE_ostler"), utf8(&file), utf8(&events)]);
     command.env_remove("XDG_RUNTIME_DIR");
     let mut up = Up::start(command);

@@ -1,9 +1,9 @@
 //! What a terminal gets: cursor movements, colours, and nothing that others wrote.
 
 use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
-use crate::harness::{folder, utf8};
+use crate::harness::{folder, utf8, with_the_test};
 
 const FAILING: &str = "[pool.web]\ncommand = [\"sleep\", \"1000\"]\n\
     [pool.bad]\ncommand = [\"sh\", \"-c\", \"echo oh no >&2; exit 3\"]\nintensity = 0\n";
@@ -29,7 +29,7 @@ fn on_pty(pools: &str, size: (u16, u16), environment: &[(&str, &str)], extra: &[
     let (_folder, file) = folder(pools);
     let (rows, columns) = (size.0.to_string(), size.1.to_string());
     let program = env!("CARGO_BIN_EXE_ostler");
-    let mut command = Command::new("python3");
+    let mut command = with_the_test("python3");
     command.args(["-c", ON_PTY, &rows, &columns, program, "up", utf8(&file), "--for", "1s"]);
     command.args(extra);
     for unset in [
@@ -103,7 +103,7 @@ impl Holder {
             s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen(); print(s.getsockname()[1], flush=True)\n\
             time.sleep(1000)";
         let forged = "\x1b[2J\nostler: all is well\x07";
-        let mut command = Command::new("python3");
+        let mut command = with_the_test("python3");
         let mut child = command
             .args(["-c", script, forged])
             .stdout(Stdio::piped())
@@ -167,7 +167,7 @@ fn it_runs_in_the_background_of_a_terminal_that_stops_writers() {
         threading.Thread(target=drain, daemon=True).start()\n\
         sys.exit(os.waitstatus_to_exitcode(os.waitpid(leader, 0)[1]))";
     let program = env!("CARGO_BIN_EXE_ostler");
-    let mut command = Command::new("python3");
+    let mut command = with_the_test("python3");
     command.args(["-c", script, program, "up", utf8(&file), "--for", "500ms"]);
     let status = command
         .env("TERM", "xterm")

@@ -83,6 +83,39 @@ fn group_has_the_rest_of_the_grace() {
     );
 }
 
+/// A frozen cgroup or a paused container stops sitter and worker alike: the worker has not had its
+/// grace.
+#[test]
+fn grace_that_ended_while_the_sitter_could_not_run_is_extended_once() {
+    let mut life = running();
+    life.end(TERM, 1_000, Cause::Stop, 0);
+    assert_eq!(life.tick(4_000 * MS), Do::Nothing);
+    assert_eq!(life.deadline(), Some(5_000 * MS), "by no more than its own length");
+    assert_eq!(life.tick(9_000 * MS), Do::Kill(Cause::GraceOver), "only once");
+
+    let mut life = running();
+    life.end(TERM, 1_000, Cause::Stop, 0);
+    assert_eq!(life.tick(1_400 * MS), Do::Nothing);
+    assert_eq!(life.deadline(), Some(1_800 * MS), "by the time that was lost");
+
+    let mut life = running();
+    life.end(TERM, 1_000, Cause::Stop, 0);
+    assert_eq!(
+        life.tick(1_250 * MS),
+        Do::Kill(Cause::GraceOver),
+        "a little late is in time"
+    );
+
+    let mut life = running();
+    life.end(TERM, 1_000, Cause::Stop, 0);
+    assert_eq!(
+        life.worker_ended(4_000 * MS),
+        Do::Nothing,
+        "the rest of its group has it too"
+    );
+    assert_eq!((life.phase(), life.deadline()), (Phase::Draining, Some(5_000 * MS)));
+}
+
 #[test]
 fn kill_and_zero_grace_take_effect_immediately_in_every_state() {
     for (signal, grace_ms) in [(SIGKILL, 1000), (TERM, 0)] {

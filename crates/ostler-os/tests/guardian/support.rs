@@ -324,9 +324,12 @@ pub(crate) fn unprivileged(by: &[&str], role: &Command, directory: &Path) -> Com
     command
 }
 
-/// The role that this process was started for.
+/// The role that this process was started for. A role ends with the test that started it, even if
+/// the test program is killed.
 pub(crate) fn role() -> Option<String> {
-    std::env::var("OSTLER_TEST_ROLE").ok()
+    let role = std::env::var("OSTLER_TEST_ROLE").ok()?;
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).expect("setting the signal");
+    Some(role)
 }
 
 /// A child process, killed on drop.

@@ -424,3 +424,43 @@ fn a_run_of_another_user_is_left_alone() {
     nix::unistd::chown(dir.path(), other, None).expect("given away");
     assert!(matches!(runs(dir.path()), Err(RunDirError::Untrusted { .. })));
 }
+
+/// logind removes the runtime directory at the last logout.
+#[test]
+fn scratch_directory_has_a_locked_spare_when_the_state_directory_is_removed() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let app_dir = dir.path().join("state/demo");
+    let run = RunDir::create(&app_dir, info(1)).expect("made");
+    let scratch = Scratch::of(run.path());
+    assert_eq!(scratch.directory().expect("there"), run.path());
+
+    fs::remove_dir_all(dir.path().join("state")).expect("removed");
+    let spare = scratch.directory().expect("a spare one");
+    assert_ne!(spare, run.path());
+    assert_eq!(scratch.directory().expect("the same"), spare);
+    fs::write(spare.join("worker.ready"), "1").expect("written");
+    assert_eq!(remove_leftovers(&app_dir).expect("cleared"), 0, "its host lives");
+    assert!(runs(&app_dir).expect("listed").is_empty(), "it is no run");
+
+    fs::remove_dir_all(dir.path().join("state")).expect("removed again");
+    assert_eq!(scratch.directory().expect("made again"), spare);
+    fs::write(spare.join("worker.ready"), "1").expect("written");
+    drop(scratch);
+    assert_eq!(remove_leftovers(&app_dir).expect("cleared"), 1, "its host has died");
+    assert_eq!(names(&app_dir), BTreeSet::new());
+    run.remove().expect("there is nothing to do");
+}
+
+#[test]
+fn spare_scratch_directory_is_removed_with_the_run() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let app_dir = dir.path().join("demo");
+    let run = RunDir::create(&app_dir, info(1)).expect("made");
+    let scratch = Scratch::of(run.path());
+    scratch.remove_spare().expect("there is none");
+    fs::remove_dir_all(&app_dir).expect("removed");
+    scratch.directory().expect("a spare one");
+    scratch.remove_spare().expect("removed");
+    run.remove().expect("there is nothing to do");
+    assert_eq!(names(&app_dir), BTreeSet::new());
+}

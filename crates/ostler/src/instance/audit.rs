@@ -89,18 +89,19 @@ async fn look(tree: &Weak<Tree>) -> BTreeSet<Disagreement> {
     let records = services.table.records();
     let run = services.run;
     drop(services);
-    let view = tokio::task::spawn_blocking(move || {
+    let found = tokio::task::spawn_blocking(move || {
         let sitters = guardian.sitter_pids();
-        Ok::<_, io::Error>(View {
+        let view = View {
             up,
             records: records.iter().map(recorded).collect::<io::Result<_>>()?,
             guardian,
             marked: marked(run),
             owners: tree::owners(&sitters)?,
-        })
+        };
+        Ok::<_, io::Error>(compare::compare(&view))
     });
-    match view.await {
-        Ok(Ok(view)) => compare::compare(&view),
+    match found.await {
+        Ok(Ok(found)) => found,
         Ok(Err(error)) => {
             tracing::warn!(target: "ostler", %error, "the audit can't read /proc");
             BTreeSet::new()

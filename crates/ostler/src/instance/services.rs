@@ -5,7 +5,6 @@
 //! ended.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,7 +14,7 @@ use ostler_core::lifecycle::Cause;
 use ostler_failpoint::{self as failpoint, Point};
 use ostler_os::cgroup::RunGroup;
 use ostler_os::identity::ProcessIdentity;
-use ostler_registry::{Owner, RunDir, Table};
+use ostler_registry::{Owner, RunDir, Scratch, Table};
 use tokio::sync::{OnceCell, watch};
 
 use super::cleaner::CleanupReport;
@@ -48,8 +47,8 @@ pub(crate) struct Services {
     pub(crate) link: Arc<Link>,
     /// The run's cgroup; `None` if cgroups are unavailable or switched off.
     pub(crate) cgroup: Option<Arc<RunGroup>>,
-    /// The run's own directory. It also contains notify sockets and ready files.
-    pub(crate) scratch: PathBuf,
+    /// Where sockets and ready files belong: the run's own directory, or a spare one.
+    pub(crate) scratch: Arc<Scratch>,
     run_dir: Mutex<Option<RunDir>>,
     /// What the emergency cleaner found, once it has checked.
     pub(crate) cleanup: OnceCell<CleanupReport>,
@@ -81,7 +80,7 @@ impl Services {
             table: parts.table,
             link: parts.link,
             cgroup: parts.cgroup.map(Arc::new),
-            scratch: parts.run_dir.path().to_owned(),
+            scratch: Arc::new(Scratch::of(parts.run_dir.path())),
             run_dir: Mutex::new(Some(parts.run_dir)),
             cleanup: OnceCell::new(),
             stop_level: watch::Sender::new(StopLevel::None),
@@ -153,6 +152,9 @@ impl Services {
             if !matches!(removed, Ok(true)) {
                 tracing::warn!(target: "ostler", path = %cgroup.group().path().display(), ?removed, "the run's cgroup is left");
             }
+        }
+        if let Err(error) = self.scratch.remove_spare() {
+            tracing::warn!(target: "ostler", %error, "a directory of the run is left for the next start");
         }
         let Some(run_dir) = self.run_dir().take() else { return };
         if !clean {

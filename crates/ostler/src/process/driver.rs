@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use super::host::{Host, Setup};
 use super::incarnation::Incarnation;
 use super::protocol::{Done, Line, Notice, Order, Owner, Progress, Work};
-use super::resources::Resources;
+use super::resources::{BACKGROUND, RUN_IN_FOREGROUND, Resources};
 use super::slot::{Next, Process, Slot};
 use super::spans::Spans;
 use super::start;
@@ -374,7 +374,14 @@ impl<'a> Driver<'a> {
         self.slot.note_start(failed_uncounted, Instant::now());
         match outcome {
             Outcome::Failed(failure) => Outcome::Failed(self.resources.explain(self.incarnation.spec(), failure)),
-            other => other,
+            Outcome::Finished { status } => {
+                if status.success() && self.resources.went_into_background() {
+                    let (worker, incarnation) = (&self.incarnation.worker, self.incarnation.number.0);
+                    tracing::warn!(target: "ostler", %worker, incarnation, "{BACKGROUND}; {RUN_IN_FOREGROUND}");
+                }
+                Outcome::Finished { status }
+            }
+            stopped @ Outcome::Stopped { .. } => stopped,
         }
     }
 }

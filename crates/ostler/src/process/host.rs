@@ -18,7 +18,7 @@ use ostler_os::holders::describe_processes;
 use ostler_os::oom::OomWatch;
 use ostler_os::ports::{self, PortState};
 use ostler_os::{tree, worker_socket};
-use ostler_registry::{Activation, Key, Owner, Record, RecordedPort, Table, TableError};
+use ostler_registry::{Activation, Key, Owner, Record, RecordedPort, Scratch, Table, TableError};
 use tokio::sync::{Semaphore, watch};
 
 use super::remnants::Remnants;
@@ -64,7 +64,7 @@ pub(crate) struct Host {
     pub(super) table: Arc<dyn Records>,
     pub(super) machine: Arc<dyn Machine>,
     /// The directory of sockets and ready files; see [`scratch::make`].
-    pub(super) scratch: PathBuf,
+    pub(super) scratch: Arc<Scratch>,
     pub(super) stop_level: watch::Receiver<StopLevel>,
     /// The number of incarnations that are not yet released.
     pub(super) unreleased: watch::Sender<usize>,
@@ -83,7 +83,7 @@ impl Host {
             machine: Arc::new(ThisMachine {
                 cgroup: services.cgroup.clone(),
             }),
-            scratch: services.scratch.clone(),
+            scratch: Arc::clone(&services.scratch),
             stop_level: services.stop_level.subscribe(),
             unreleased: services.unreleased.clone(),
             unseen: Arc::clone(&services.unseen),

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ostler_core::failure::{ExitStatus, Failure, Reason};
 use ostler_core::signal::Signal;
@@ -13,12 +14,21 @@ use ostler_os::oom::OomWatch;
 use ostler_os::output::Capture;
 use ostler_os::port_choice::PortReservation;
 use ostler_telemetry::Facts;
+use tokio::sync::watch;
 
 use super::protocol::Listeners;
 use super::tap::Tap;
 use super::watch::{LastAnswer, LineWatch, Notify};
 use crate::follow::Stdio;
 use crate::status::{PortMap, SocketMap};
+
+/// What happened to a worker whose process ended with status 0 and left others behind.
+pub(super) const BACKGROUND: &str = "it went into the background: its process ended with 0 while its child lived";
+/// What to do about it.
+pub(super) const RUN_IN_FOREGROUND: &str = "run it in the foreground (an option such as --foreground, --no-daemon or \"daemon off\"): Ostler supervises the process that it starts";
+
+/// How long an exit waits for the end of what it left behind: 250 ms.
+const COUNT_LIMIT: Duration = Duration::from_millis(250);
 
 /// How many lines of stderr a failure contains.
 const STDERR_TAIL: usize = 20;
@@ -55,6 +65,9 @@ pub(super) struct Resources {
     pub(super) lines: Option<LineWatch>,
     /// Why it was not ready at the latest check.
     pub(super) last_answer: LastAnswer,
+    /// The number of processes that its tree's kill has ended, beside its own; `None` until the tree
+    /// is gone.
+    pub(super) left_behind: watch::Sender<Option<u32>>,
 }
 
 impl Resources {
@@ -122,27 +135,55 @@ impl Resources {
         }
     }
 
-    /// Adds to the failure what the incarnation knows: the last lines of its stderr, and why it was
-    /// not ready.
+    /// Waits until its tree is gone, so that it is known whether processes were left in it. A kill
+    /// takes milliseconds; one that takes longer is not waited for.
+    pub(super) fn tree_counted(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut left_behind = self.left_behind.subscribe();
+        async move {
+            let counted = left_behind.wait_for(Option::is_some);
+            // Without the count, only a hint is missing.
+            _ = tokio::time::timeout(COUNT_LIMIT, counted).await;
+        }
+    }
+
+    /// Whether the process of an incarnation that ended by itself with status 0 left others behind,
+    /// as a program does that turns itself into a daemon.
+    pub(super) fn went_into_background(&self) -> bool {
+        self.left_behind.borrow().is_some_and(|killed| killed > 0)
+    }
+
+    /// Adds to the failure what the incarnation knows: the last lines of its stderr, why it was not
+    /// ready, and whether it has left the foreground.
     pub(super) fn explain(&self, spec: &WorkerSpec, mut failure: Failure) -> Failure {
         if failure.stderr_tail.is_empty()
             && let Some(stderr) = &self.stderr
         {
             failure.stderr_tail = stderr.tail(STDERR_TAIL);
         }
+        if failure.status.is_some_and(ExitStatus::success) && self.went_into_background() {
+            append(&mut failure, BACKGROUND);
+            RUN_IN_FOREGROUND.clone_into(&mut failure.suggestion);
+        }
         let more = match failure.reason {
             Reason::ExitedBeforeReady => last_words(spec, &mut failure),
             Reason::ReadyTimeout => self.last_answer.get(),
             _ => None,
         };
-        if let Some(more) = more.filter(|more| !failure.message.ends_with(more.as_str())) {
-            failure.message = format!("{}; {more}", failure.message);
+        if let Some(more) = more {
+            append(&mut failure, &more);
         }
         failure
     }
 
     fn captures(&self) -> impl Iterator<Item = &Capture> {
         [&self.stdout, &self.stderr].into_iter().flatten()
+    }
+}
+
+/// Adds to the message what it does not say yet.
+fn append(failure: &mut Failure, more: &str) {
+    if !failure.message.contains(more) {
+        failure.message = format!("{}; {more}", failure.message);
     }
 }
 

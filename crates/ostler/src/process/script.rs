@@ -17,7 +17,7 @@ use ostler_core::spec::{PoolSpec, StopSpec};
 use ostler_os::cgroup::Group;
 use ostler_os::guardian::{GuardianEvent, SignalCause, SpawnRequest, SpawnStep, TreeKill, TreeProcess};
 use ostler_os::oom::OomWatch;
-use ostler_registry::{Activation, Key, Owner, Record, RecordedPort, TableError};
+use ostler_registry::{Activation, Key, Owner, Record, RecordedPort, Scratch, TableError};
 use ostler_telemetry::EventKind;
 use tokio::sync::{mpsc, watch};
 
@@ -188,7 +188,7 @@ impl Stage {
             guard: Arc::<Script>::clone(&script),
             table: Arc::<Script>::clone(&script),
             machine: script,
-            scratch: scratch.path().to_owned(),
+            scratch: Arc::new(Scratch::of(scratch.path())),
             stop_level: stop_level.subscribe(),
             unreleased: unreleased.clone(),
             unseen: Arc::clone(&unseen),

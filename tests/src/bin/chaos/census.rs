@@ -39,6 +39,11 @@ impl Id {
         }
     }
 
+    /// The process's parent.
+    pub(crate) fn parent(self) -> Option<Self> {
+        Self::of(stat(self.pid)?.ppid)
+    }
+
     /// The value of the marker variable: the worker and its incarnation.
     pub(crate) fn marker(self) -> Option<String> {
         let environ = std::fs::read(format!("/proc/{}/environ", self.pid)).ok()?;
@@ -251,10 +256,23 @@ pub(crate) fn describe(id: Id) -> String {
     format!("{} {state} parent {parent} {marker} {line}", id.pid)
 }
 
-/// Resident memory in KiB, and the number of descriptors.
-pub(crate) fn weight(pid: i32) -> Option<(u64, u64)> {
+/// Resident memory in KiB, and the number of descriptors without the watches on these processes.
+pub(crate) fn weight(pid: i32, watched: &[i32]) -> Option<(u64, u64)> {
     let process = procfs::process::Process::new(pid).ok()?;
     let pages = process.statm().ok()?.resident;
-    let descriptors = process.fd_count().ok()?;
+    let descriptors = process.fd_count().ok()?.saturating_sub(watches(pid, watched));
     Some((pages * procfs::page_size() / 1024, descriptors as u64))
+}
+
+/// The number of these processes on which the process `pid` holds a pidfd. A second one of the same
+/// process, and one of a process that has ended (`Pid: -1`), are not among them.
+fn watches(pid: i32, watched: &[i32]) -> usize {
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten();
+    let target = |entry: std::fs::DirEntry| -> Option<i32> {
+        let text = std::fs::read_to_string(entry.path()).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("Pid:"))?;
+        line.trim().parse().ok()
+    };
+    let targets: HashSet<i32> = descriptors.flatten().filter_map(target).collect();
+    watched.iter().filter(|pid| targets.contains(pid)).count()
 }

@@ -113,7 +113,13 @@ impl Run {
             return Err(wrong);
         }
         let run = self.run_directories().contains(&scene.run).then(|| scene.run.clone());
-        let cgroup = scene.cgroup.clone();
+        let mut cgroup = scene.cgroup.clone();
+        if scene.removed
+            && let Some(cgroup) = cgroup.take()
+        {
+            // Only the removed directory named it. A host that has ended in order has removed it.
+            _ = std::fs::remove_dir(cgroup);
+        }
         self.left = Left { run, cgroup, alive };
         Ok(())
     }
@@ -166,6 +172,9 @@ impl Run {
     }
 
     fn records_name_all(&mut self, scene: &Scene) -> Result<(), String> {
+        if scene.removed {
+            return Ok(());
+        }
         let records = records::of_dead_run(&self.app_dir(), &scene.run)?;
         records::none_twice(&records)?;
         let unnamed = records::name_all(&records, &scene.now.workers)?;

@@ -1,5 +1,6 @@
 //! Carries out the faults.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -7,8 +8,37 @@ use serde_json::json;
 
 use crate::census::Id;
 use crate::plan::{Fault, How, Mark, Strike};
+use crate::pools::{CHATTY, FILED, STRAYS};
 use crate::run::{Run, Scene};
 use crate::settle::Worker;
+use crate::stall::Stall;
+
+/// How long a host is observed after it was stopped.
+const SETTLED: Duration = Duration::from_millis(500);
+
+/// The workers at these places, taken modulo their number.
+fn chosen(scene: &Scene, picks: &[u32]) -> Vec<usize> {
+    let count = scene.now.workers.len();
+    picks.iter().map(|pick| *pick as usize % count).collect()
+}
+
+/// The workers of this pool.
+fn of_pool(scene: &Scene, pool: &str) -> Vec<usize> {
+    let workers = scene.now.workers.iter().enumerate();
+    workers
+        .filter(|(_, worker)| worker.pool == pool)
+        .map(|(at, _)| at)
+        .collect()
+}
+
+fn order_restarts(scene: &mut Scene, chosen: &[usize]) -> Vec<u64> {
+    let order = |at: &usize| {
+        let worker = &scene.now.workers[*at];
+        let order = json!({ "do": "restart", "pool": worker.pool, "index": worker.index });
+        scene.host.order(order)
+    };
+    chosen.iter().map(order).collect()
+}
 
 impl Run {
     pub(crate) fn inject(&mut self, scene: &mut Scene, fault: &Fault) -> Result<(), String> {
@@ -17,9 +47,22 @@ impl Run {
                 self.strike(scene, strikes);
                 Ok(())
             }
-            Fault::Restarts { workers, strike } => self.restart(scene, workers, strike.as_ref()),
+            Fault::Restarts { workers, strike } => {
+                let chosen = chosen(scene, workers);
+                self.restart(scene, &chosen, strike.as_ref())
+            }
             Fault::Cycle { pool, after_ms } => self.cycle(scene, *pool, *after_ms),
             Fault::Quitters => self.quit(scene),
+            Fault::HostStopped { ms } => self.stop_host(scene, *ms),
+            Fault::GuardianStopped { workers } => {
+                let chosen = chosen(scene, workers);
+                self.restart_beside(scene, scene.now.guardian, &chosen)
+            }
+            Fault::SitterStopped { worker } => self.stop_sitter(scene, *worker),
+            Fault::StoreStalled { ms, workers } => self.stall_store(scene, *ms, workers),
+            Fault::NotifyFlood { after_ms } => self.flood(scene, *after_ms),
+            Fault::Strays { after_ms } => self.restart_strays(scene, *after_ms),
+            Fault::DirectoryRemoved { workers } => self.remove_directory(scene, workers),
         }
     }
 
@@ -95,21 +138,25 @@ impl Run {
         !deaf && !self.halted.contains(&worker.leader)
     }
 
-    fn restart(&mut self, scene: &mut Scene, picks: &[u32], strike: Option<&Strike>) -> Result<(), String> {
-        let count = scene.now.workers.len();
-        let mut chosen: Vec<usize> = picks.iter().map(|pick| *pick as usize % count).collect();
-        let mut orders = Vec::new();
-        for at in &chosen {
-            let worker = &scene.now.workers[*at];
-            let order = json!({ "do": "restart", "pool": worker.pool, "index": worker.index });
-            orders.push(scene.host.order(order));
-        }
+    /// Restarts these workers. `strike` comes while the restarts are under way.
+    fn restart(&mut self, scene: &mut Scene, chosen: &[usize], strike: Option<&Strike>) -> Result<(), String> {
+        let orders = order_restarts(scene, chosen);
         if let Some(strike) = strike {
             self.strike(scene, std::slice::from_ref(strike));
         }
-        chosen.sort_unstable();
-        chosen.dedup();
-        let undisturbed = strike.is_none() && chosen.len() == picks.len();
+        self.await_restarts(scene, chosen, orders, strike.is_none())
+    }
+
+    /// Waits for the answers. If nothing interferes, every worker must have been replaced.
+    fn await_restarts(
+        &mut self,
+        scene: &mut Scene,
+        chosen: &[usize],
+        orders: Vec<u64>,
+        undisturbed: bool,
+    ) -> Result<(), String> {
+        let distinct: HashSet<usize> = chosen.iter().copied().collect();
+        let undisturbed = undisturbed && distinct.len() == chosen.len();
         for order in orders {
             self.tally.orders += 1;
             match scene.host.answer(order) {
@@ -124,10 +171,104 @@ impl Run {
             }
         }
         if undisturbed {
-            self.victims
-                .extend(chosen.iter().map(|at| scene.now.workers[*at].leader));
+            let leaders = distinct.iter().map(|at| scene.now.workers[*at].leader);
+            self.victims.extend(leaders);
         }
         Ok(())
+    }
+
+    /// Stops the host. Heartbeats, readiness and exits arrive meanwhile, and no worker may be charged
+    /// for the time in which the host did not read them.
+    fn stop_host(&mut self, scene: &mut Scene, ms: u64) -> Result<(), String> {
+        let before = self.await_strength(&mut scene.host, &scene.kinds)?;
+        scene.host.id.signal(Signal::SIGSTOP);
+        std::thread::sleep(Duration::from_millis(ms));
+        scene.host.id.signal(Signal::SIGCONT);
+        // A wrong verdict comes at once.
+        scene.host.read_until(SETTLED, |_| false);
+        let after = self.await_strength(&mut scene.host, &scene.kinds)?;
+        let spared = |worker: &&Worker| !self.halted.contains(&worker.leader) && !self.wounded.contains(&worker.leader);
+        for worker in before.workers.iter().filter(spared) {
+            let is_there = after.workers.iter().any(|now| now.leader == worker.leader);
+            if !is_there {
+                return Err(format!("{} was replaced because its host was stopped", worker.name()));
+            }
+        }
+        scene.now = after;
+        Ok(())
+    }
+
+    /// Restarts these workers while this process is stopped.
+    fn restart_beside(&mut self, scene: &mut Scene, stopped: Id, chosen: &[usize]) -> Result<(), String> {
+        stopped.signal(Signal::SIGSTOP);
+        let restarted = self.restart(scene, chosen, None);
+        // The host has continued or replaced it. If not, the restarts have failed.
+        stopped.signal(Signal::SIGCONT);
+        restarted
+    }
+
+    fn stop_sitter(&mut self, scene: &mut Scene, pick: u32) -> Result<(), String> {
+        let chosen = chosen(scene, &[pick]);
+        let leader = scene.now.workers[chosen[0]].leader;
+        // If the worker has just ended, its sitter is not known.
+        match leader.parent().filter(|sitter| scene.now.sitters.contains(sitter)) {
+            Some(sitter) => self.restart_beside(scene, sitter, &chosen),
+            None => Ok(()),
+        }
+    }
+
+    fn stall_store(&mut self, scene: &mut Scene, ms: u64, picks: &[u32]) -> Result<(), String> {
+        let chosen = chosen(scene, picks);
+        let stall = Stall::of_table(scene.host.id.pid);
+        let orders = order_restarts(scene, &chosen);
+        match stall {
+            Ok(stall) => {
+                std::thread::sleep(Duration::from_millis(ms));
+                drop(stall);
+            }
+            Err(why) => self.tally.remark(&format!("the store could not be stalled: {why}")),
+        }
+        self.await_restarts(scene, &chosen, orders, true)
+    }
+
+    fn flood(&mut self, scene: &mut Scene, after_ms: u64) -> Result<(), String> {
+        let chosen = of_pool(scene, CHATTY);
+        let strike = Strike {
+            after_ms,
+            at: Mark::Host,
+            pick: 0,
+            how: How::Pause(100),
+        };
+        self.restart(scene, &chosen, Some(&strike))
+    }
+
+    fn restart_strays(&mut self, scene: &mut Scene, after_ms: u64) -> Result<(), String> {
+        let chosen = of_pool(scene, STRAYS);
+        let orders = order_restarts(scene, &chosen);
+        std::thread::sleep(Duration::from_millis(after_ms));
+        for at in &chosen {
+            let leader = scene.now.workers[*at].leader;
+            leader.signal(Signal::SIGKILL);
+            self.victims.push(leader);
+        }
+        self.await_restarts(scene, &chosen, orders, false)
+    }
+
+    /// Removes the state directory, as logind does with the runtime directory, and restarts workers
+    /// that need a socket or a file in it, and others.
+    fn remove_directory(&mut self, scene: &mut Scene, picks: &[u32]) -> Result<(), String> {
+        let state = self.state_dir();
+        // The host may be creating a file meanwhile.
+        let removed = (0..100).any(|_| std::fs::remove_dir_all(&state).is_ok());
+        if !removed {
+            return Err(format!("{} can't be removed", state.display()));
+        }
+        scene.removed = true;
+        let mut chosen: Vec<usize> = [CHATTY, FILED].iter().flat_map(|pool| of_pool(scene, pool)).collect();
+        chosen.extend(self::chosen(scene, picks));
+        chosen.sort_unstable();
+        chosen.dedup();
+        self.restart(scene, &chosen, None)
     }
 
     fn cycle(&mut self, scene: &mut Scene, pick: u32, after_ms: u64) -> Result<(), String> {

@@ -16,6 +16,7 @@ mod records;
 mod remote;
 mod run;
 mod settle;
+mod stall;
 mod tally;
 
 use std::process::ExitCode;
@@ -27,8 +28,9 @@ use run::{Options, Run};
 const HELP: &str = "\
 cargo xtask chaos [--minutes N] [--seed S]
     Kills, stops and pauses workers, their descendants, sitters, guardian and host of a running set of pools, alone and
-    together, while it restarts and stops workers through the API. An observer checks from outside that all promises
-    hold: after each fault the pools return to full strength, or the run ends as it should and the next start sweeps. At
+    together, while it restarts and stops workers through the API. Stops host, guardian and sitters for long, stalls the
+    store, floods notify sockets, restarts trees with many sessions and removes the state directory; the first host sees
+    each of these faults, however short the run. An observer checks from outside that all promises hold: after each fault the pools return to full strength, or the run ends as it should and the next start sweeps. At
     the end, no process, record or run directory is left, every request was answered, and memory and descriptors were
     flat.
     --minutes N   how long to run; fractions are allowed. Default: 1.

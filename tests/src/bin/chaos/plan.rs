@@ -33,6 +33,25 @@ pub(crate) enum Fault {
     Cycle { pool: u32, after_ms: u64 },
     /// A pool of workers that exit before they are ready: it must give up and then hold nothing.
     Quitters,
+    /// The host is stopped for this many milliseconds, which exceed the workers' watchdog. No worker
+    /// may be replaced because of that.
+    HostStopped { ms: u64 },
+    /// The guardian is stopped, then workers are restarted. The host must continue the guardian.
+    GuardianStopped { workers: Vec<u32> },
+    /// A worker's sitter is stopped, then the worker is restarted. The host must continue the sitter.
+    SitterStopped { worker: u32 },
+    /// The thread that writes the process table is held for this many milliseconds, while workers are
+    /// restarted.
+    StoreStalled { ms: u64, workers: Vec<u32> },
+    /// Workers that send thousands of messages to their notify sockets start at once. The host is
+    /// stopped for a moment, this many milliseconds after that.
+    NotifyFlood { after_ms: u64 },
+    /// A worker with many processes in sessions of their own is restarted, and killed this many
+    /// milliseconds later.
+    Strays { after_ms: u64 },
+    /// The state directory is removed with everything in it, then workers are restarted. The last
+    /// fault of an era, because the dead host leaves nothing that a sweep could read.
+    DirectoryRemoved { workers: Vec<u32> },
 }
 
 /// A signal to a process.
@@ -108,6 +127,16 @@ const LONG_ERA: u32 = 5;
 const ONE_GUARDIAN: u32 = 10;
 /// Ends that take 20 s occur in one of this many eras.
 const SLOW_END: u32 = 40;
+/// Faults that take long or end the era occur in one of this many eras, and in the first.
+const RARE_FAULTS: u32 = 6;
+/// How long a store stalls, in milliseconds: longer than a request to it waits before it is repeated
+/// (5 s).
+const STALL_MS: u64 = 6_000;
+
+/// How long a host is stopped, in milliseconds: longer than the workers' watchdog.
+const HOST_STOP_MS: std::ops::Range<u64> = 2_500..4_000;
+/// The number of kinds that [`Drawer::fault_of_kind`] knows.
+const ORDINARY: u32 = 9;
 
 /// The endless sequence of a seed's eras.
 pub(crate) struct Plan {
@@ -140,6 +169,8 @@ struct Drawer {
     severed: bool,
     /// Guardian deaths so far.
     guardian_deaths: u32,
+    /// Whether the state directory is removed in this era.
+    removed: bool,
 }
 
 impl Drawer {
@@ -155,6 +186,7 @@ impl Drawer {
             } else {
                 0
             },
+            removed: number % RARE_FAULTS == 1,
         }
     }
 
@@ -163,7 +195,21 @@ impl Drawer {
             0 => self.random.u32(80..160),
             _ => self.random.u32(1..10),
         };
-        let faults = (0..length).map(|_| self.fault()).collect();
+        let mut faults: Vec<Fault> = (0..length).map(|_| self.fault()).collect();
+        if self.number == 1 {
+            // Even a short run has every kind of fault.
+            faults.truncate(2);
+            faults.extend((0..ORDINARY).map(|kind| self.fault_of_kind(kind)));
+        }
+        if self.number % RARE_FAULTS == 1 {
+            let workers = self.workers();
+            faults.push(Fault::StoreStalled { ms: STALL_MS, workers });
+        }
+        self.random.shuffle(&mut faults);
+        if self.removed {
+            let workers = self.workers();
+            faults.push(Fault::DirectoryRemoved { workers });
+        }
         Era {
             number: self.number,
             cgroups: self.random.bool(),
@@ -174,21 +220,51 @@ impl Drawer {
     }
 
     fn fault(&mut self) -> Fault {
-        match self.random.u32(..20) {
-            0..=9 => Fault::Strikes(self.strikes()),
-            10..=15 => {
-                let how_many = self.random.usize(1..5);
-                let workers = (0..how_many).map(|_| self.random.u32(..)).collect();
+        let kind = match self.random.u32(..40) {
+            0..=17 => 0,
+            18..=28 => 1,
+            29..=33 => 2,
+            rest => rest - 31,
+        };
+        self.fault_of_kind(kind)
+    }
+
+    /// One of the kinds of faults that occur in every era, numbered below [`ORDINARY`].
+    fn fault_of_kind(&mut self, kind: u32) -> Fault {
+        match kind {
+            0 => Fault::Strikes(self.strikes()),
+            1 => {
+                let workers = self.workers();
                 let struck = self.random.bool();
                 let strike = struck.then(|| self.strike(&mut Deaths::default()));
                 Fault::Restarts { workers, strike }
             }
-            16..=18 => Fault::Cycle {
+            2 => Fault::Cycle {
                 pool: self.random.u32(..),
                 after_ms: self.random.u64(..60),
             },
-            _ => Fault::Quitters,
+            3 => Fault::Quitters,
+            4 => Fault::HostStopped {
+                ms: self.random.u64(HOST_STOP_MS),
+            },
+            5 => Fault::GuardianStopped {
+                workers: self.workers(),
+            },
+            6 => Fault::SitterStopped {
+                worker: self.random.u32(..),
+            },
+            7 => Fault::NotifyFlood {
+                after_ms: self.random.u64(..30),
+            },
+            _ => Fault::Strays {
+                after_ms: self.random.u64(..30),
+            },
         }
+    }
+
+    fn workers(&mut self) -> Vec<u32> {
+        let how_many = self.random.usize(1..5);
+        (0..how_many).map(|_| self.random.u32(..)).collect()
     }
 
     fn strikes(&mut self) -> Vec<Strike> {
@@ -241,7 +317,8 @@ impl Drawer {
     fn end(&mut self) -> End {
         let ms = self.random.u64(..80);
         let pick = self.random.u32(..);
-        if self.random.u32(..SLOW_END) == 0 {
+        // Only a sweep could end the rest, and it would find no run.
+        if self.random.u32(..SLOW_END) == 0 && !self.removed {
             return match self.random.bool() {
                 true => End::KillWithGuardianHalted,
                 false => End::KillWithSitterHalted(pick),
@@ -261,7 +338,11 @@ impl Drawer {
 
     fn who(&mut self) -> Who {
         let all = [Who::Host, Who::HostAndGuardian, Who::HostGuardianAndSitters];
-        let may = if self.severed { &all[..] } else { &all[..2] };
+        let may = if self.severed && !self.removed {
+            &all[..]
+        } else {
+            &all[..2]
+        };
         *self.random.choice(may).expect("non-empty list")
     }
 }
@@ -287,7 +368,7 @@ mod tests {
         match fault {
             Fault::Strikes(strikes) => strikes.clone(),
             Fault::Restarts { strike, .. } => strike.iter().copied().collect(),
-            Fault::Cycle { .. } | Fault::Quitters => Vec::new(),
+            _ => Vec::new(),
         }
     }
 
@@ -319,9 +400,38 @@ mod tests {
             .flat_map(|era| &era.faults)
             .map(|fault| word(format!("{fault:?}")))
             .collect();
-        assert_eq!(faults.len(), 4, "{faults:?}");
+        assert_eq!(faults.len(), 11, "{faults:?}");
         let ends: HashSet<String> = all.iter().map(|era| word(format!("{:?}", era.end))).collect();
         assert_eq!(ends.len(), 10, "{ends:?}");
+    }
+
+    #[test]
+    fn first_era_of_every_seed_has_every_kind_of_fault() {
+        for seed in 1..50 {
+            let first = &eras(seed, 1)[0];
+            let kinds: HashSet<_> = first.faults.iter().map(std::mem::discriminant).collect();
+            assert_eq!(kinds.len(), 11, "{:?}", first.faults);
+        }
+    }
+
+    #[test]
+    fn no_sweep_is_needed_after_the_state_directory_was_removed() {
+        let is_removal = |fault: &Fault| matches!(fault, Fault::DirectoryRemoved { .. });
+        for era in (1..20).flat_map(|seed| eras(seed, 100)) {
+            let Some(at) = era.faults.iter().position(is_removal) else {
+                continue;
+            };
+            assert_eq!(at, era.faults.len() - 1, "{:?}", era.faults);
+            let needs_sweep = matches!(
+                era.end,
+                End::KillWithGuardianHalted
+                    | End::KillWithSitterHalted(_)
+                    | End::Kill(Who::HostGuardianAndSitters)
+                    | End::KillInStart(Who::HostGuardianAndSitters, _)
+                    | End::KillInStop(Who::HostGuardianAndSitters, _)
+            );
+            assert!(!needs_sweep, "{:?}", era.end);
+        }
     }
 
     #[test]

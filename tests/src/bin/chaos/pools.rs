@@ -29,14 +29,29 @@ enum Traits {
     Mortal,
     /// Leaves a process with neither record nor marker.
     Naked,
+    /// Ready by a message to its notify socket, and sends heartbeats.
+    Notifies,
+    /// Ready by a file.
+    Files,
+    /// Has many processes.
+    Crowd,
 }
+
+/// The watchdog of the workers that send heartbeats.
+const WATCHDOG: Duration = Duration::from_secs(2);
+/// The pool of workers that send thousands of messages to their notify sockets.
+pub(crate) const CHATTY: &str = "chatty";
+/// The pool of a worker with many processes in sessions of their own.
+pub(crate) const STRAYS: &str = "strays";
+/// The pool of workers with a ready file.
+pub(crate) const FILED: &str = "filed";
 
 /// How long a worker has to end after TERM.
 pub(crate) const GRACE: Duration = Duration::from_millis(200);
 
 const fn kind(name: &'static str, modes: &'static str, processes: usize, traits: Traits) -> PoolKind {
     let workers = match traits {
-        Traits::Mortal => 1,
+        Traits::Mortal | Traits::Crowd => 1,
         _ => 2,
     };
     PoolKind {
@@ -49,7 +64,7 @@ const fn kind(name: &'static str, modes: &'static str, processes: usize, traits:
 }
 
 /// All kinds.
-const KINDS: [PoolKind; 11] = [
+const KINDS: [PoolKind; 14] = [
     kind("plain", "sleep", 1, Traits::Common),
     kind("web", "http", 1, Traits::Serves),
     kind("deaf", "ignore-term+child+sleep", 2, Traits::Common),
@@ -59,6 +74,9 @@ const KINDS: [PoolKind; 11] = [
     kind("loner", "setsid+ignore-term+child+daemon+sleep", 3, Traits::Graced),
     kind("groups", "setsid+ignore-term+child-groups+sleep", 5, Traits::Common),
     kind("stopped", "child-stopped+daemon+sleep", 3, Traits::Graced),
+    kind(CHATTY, "report=2000+notify+report=2000+beat", 1, Traits::Notifies),
+    kind(FILED, "file+sleep", 1, Traits::Files),
+    kind(STRAYS, "strays=12+sleep", 13, Traits::Crowd),
     kind("mortal", "daemon+pause=300+exit=3", 2, Traits::Mortal),
     kind("naked", "ignore-term+daemon-naked+daemon+child+sleep", 4, Traits::Naked),
 ];
@@ -90,7 +108,12 @@ impl PoolKind {
                 spec.worker.ready = Some(Ready::Probe(Probe::new(ProbeKind::Http("/".into()))));
             }
             Traits::Graced => spec.worker.host_death = spec.worker.stop,
-            Traits::Common | Traits::Mortal | Traits::Naked => {}
+            Traits::Notifies => {
+                spec.worker.ready = Some(Ready::Notify);
+                spec.worker.watchdog = Some(WATCHDOG);
+            }
+            Traits::Files => spec.worker.ready = Some(Ready::File),
+            Traits::Common | Traits::Mortal | Traits::Naked | Traits::Crowd => {}
         }
         spec
     }

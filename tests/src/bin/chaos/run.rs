@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::sys::wait::WaitStatus;
+use ostler_tests::leftovers::TestDirectory;
 use ostler_tests::program;
 use ostler_tests::scene::killed_with_the_test;
 use serde_json::json;
@@ -50,7 +51,7 @@ pub(crate) struct Left {
 pub(crate) struct Run {
     pub(crate) observer: Observer,
     pub(crate) tally: Tally,
-    directory: tempfile::TempDir,
+    directory: TestDirectory,
     tag: String,
     pub(crate) left: Left,
     /// Leaders with descendants that were signalled.
@@ -71,13 +72,20 @@ pub(crate) struct Scene {
     pub(crate) cgroup: Option<PathBuf>,
     pub(crate) kinds: Vec<&'static PoolKind>,
     pub(crate) now: Settled,
+    /// The run's directory was removed, with its table.
+    pub(crate) removed: bool,
 }
 
 impl Run {
     pub(crate) fn new() -> Self {
         let (directory, tag) = ostler_tests::tagged_directory();
+        let mut observer = Observer::new();
+        // The directory's janitor is the only child so far.
+        for janitor in Census::take().children(std::process::id().cast_signed()) {
+            observer.add_bystander(janitor);
+        }
         Self {
-            observer: Observer::new(),
+            observer,
             tally: Tally::default(),
             directory,
             tag,
@@ -109,7 +117,7 @@ impl Run {
     fn eras(&mut self, options: &Options) -> Result<(), String> {
         let deadline = self.begun + options.length;
         for era in Plan::new(options.seed) {
-            if Instant::now() >= deadline {
+            if Instant::now() >= deadline && era.number > 1 {
                 break;
             }
             self.era(&era, deadline)?;
@@ -132,7 +140,8 @@ impl Run {
         ));
         let mut scene = self.begin(era)?;
         for fault in &era.faults {
-            if Instant::now() >= deadline {
+            // The first era has every kind of fault, and is always complete.
+            if Instant::now() >= deadline && era.number > 1 {
                 break;
             }
             self.tally.faults += 1;
@@ -165,7 +174,7 @@ impl Run {
         self.victims.clear();
         let mut host = Host::launch(&HostArguments {
             app: self.app(),
-            state: self.directory.path().join("state"),
+            state: self.state_dir(),
             tag: self.tag.clone(),
             cgroups: era.cgroups,
         });
@@ -185,6 +194,7 @@ impl Run {
             cgroup,
             kinds,
             now,
+            removed: false,
         })
     }
 
@@ -234,8 +244,9 @@ impl Run {
         let begun = Instant::now();
         scene.now = self.await_strength(&mut scene.host, &scene.kinds)?;
         self.tally.recovered.push(begun.elapsed());
-        self.tally.weigh("host", scene.host.id, flat::HOST);
-        self.tally.weigh("guardian", scene.now.guardian, flat::GUARDIAN);
+        let leaders: Vec<i32> = scene.now.workers.iter().map(|worker| worker.leader.pid).collect();
+        self.tally.weigh("host", scene.host.id, &leaders, flat::HOST);
+        self.tally.weigh("guardian", scene.now.guardian, &[], flat::GUARDIAN);
         if self.last_progress.elapsed() >= PROGRESS {
             self.last_progress = Instant::now();
             println!("{:>6} s  {}", self.begun.elapsed().as_secs(), self.tally.progress());
@@ -305,8 +316,12 @@ impl Run {
         format!("chaos{}", self.tag.trim_start_matches('.'))
     }
 
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        self.directory.path().join("state")
+    }
+
     pub(crate) fn app_dir(&self) -> PathBuf {
-        self.directory.path().join("state").join(self.app())
+        self.state_dir().join(self.app())
     }
 
     /// All entries of the app's directory: runs, partly created or removed runs, and stores that

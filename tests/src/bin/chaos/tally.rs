@@ -39,8 +39,9 @@ impl Tally {
         *self.remarks.entry(remark.to_owned()).or_default() += 1;
     }
 
-    pub(crate) fn weigh(&mut self, who: &'static str, id: Id, allowed: Allowance) {
-        if let Some((kib, descriptors)) = weight(id.pid) {
+    /// Samples a process that watches these ones.
+    pub(crate) fn weigh(&mut self, who: &'static str, id: Id, watched: &[i32], allowed: Allowance) {
+        if let Some((kib, descriptors)) = weight(id.pid, watched) {
             let entry = self.weights.entry(id);
             let (_, _, weights) = entry.or_insert_with(|| (who, allowed, Weights::default()));
             weights.add(kib, descriptors);

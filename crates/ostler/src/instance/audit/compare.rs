@@ -140,11 +140,12 @@ impl fmt::Display for Disagreement {
 }
 
 /// All disagreements between the views. Without an answer of the guardian, nothing is compared with
-/// it.
+/// it. The cost is proportional to the size of the views, apart from sorting.
 pub(super) fn compare(view: &View) -> BTreeSet<Disagreement> {
+    let index = Index::of(view);
     let mut found = BTreeSet::new();
-    found.extend(view.up.iter().filter_map(|up| of_worker(up, view)));
-    found.extend(view.marked.iter().filter_map(|marked| of_marked(marked, view)));
+    found.extend(view.up.iter().filter_map(|up| index.of_worker(up)));
+    found.extend(view.marked.iter().filter_map(|marked| index.of_marked(marked)));
     match &view.guardian {
         GuardianView::None => {}
         GuardianView::Silent => _ = found.insert(Disagreement::GuardianSilent),
@@ -157,24 +158,40 @@ pub(super) fn compare(view: &View) -> BTreeSet<Disagreement> {
     found
 }
 
-fn of_worker(up: &Up, view: &View) -> Option<Disagreement> {
-    let (worker, pid) = (up.worker.clone(), up.pid);
-    match view.records.iter().find(|record| record.worker == up.worker) {
-        None => Some(Disagreement::NotRecorded { worker, pid }),
-        Some(record) if record.lives == Some(false) => Some(Disagreement::NotRunning { worker, pid }),
-        Some(_) => None,
-    }
+/// A view with its records by worker.
+struct Index<'a> {
+    view: &'a View,
+    records: HashMap<&'a str, &'a Recorded>,
 }
 
-fn of_marked(marked: &Marked, view: &View) -> Option<Disagreement> {
-    let recorded = view.records.iter().any(|record| record.worker == marked.worker);
-    let answered = matches!(view.guardian, GuardianView::Has { .. });
-    let held = !answered || view.owners.contains_key(&marked.pid);
-    (!recorded || !held).then(|| Disagreement::Marked {
-        worker: marked.worker.clone(),
-        pid: marked.pid,
-        recorded,
-    })
+impl<'a> Index<'a> {
+    fn of(view: &'a View) -> Self {
+        let by_worker = |record: &'a Recorded| (record.worker.as_str(), record);
+        Self {
+            view,
+            records: view.records.iter().map(by_worker).collect(),
+        }
+    }
+
+    fn of_worker(&self, up: &Up) -> Option<Disagreement> {
+        let (worker, pid) = (up.worker.clone(), up.pid);
+        match self.records.get(up.worker.as_str()) {
+            None => Some(Disagreement::NotRecorded { worker, pid }),
+            Some(record) if record.lives == Some(false) => Some(Disagreement::NotRunning { worker, pid }),
+            Some(_) => None,
+        }
+    }
+
+    fn of_marked(&self, marked: &Marked) -> Option<Disagreement> {
+        let recorded = self.records.contains_key(marked.worker.as_str());
+        let answered = matches!(self.view.guardian, GuardianView::Has { .. });
+        let held = !answered || self.view.owners.contains_key(&marked.pid);
+        (!recorded || !held).then(|| Disagreement::Marked {
+            worker: marked.worker.clone(),
+            pid: marked.pid,
+            recorded,
+        })
+    }
 }
 
 fn not_held(record: &Recorded, view: &View) -> Option<Disagreement> {
@@ -191,10 +208,15 @@ fn unrecorded_trees(sitters: &[(u32, u32)], view: &View) -> Vec<Disagreement> {
         return Vec::new();
     }
     let known: HashSet<i32> = view.records.iter().filter_map(|record| record.sitter).collect();
+    let mut lowest: HashMap<i32, i32> = HashMap::new();
+    for (pid, sitter) in view.owners.iter().filter(|(_, sitter)| !known.contains(sitter)) {
+        lowest
+            .entry(*sitter)
+            .and_modify(|found| *found = (*found).min(*pid))
+            .or_insert(*pid);
+    }
     let tree_of = |(slot, sitter): &(u32, u32)| {
-        let sitter = i32::try_from(*sitter).ok().filter(|sitter| !known.contains(sitter))?;
-        let below = view.owners.iter().filter(|(_, owner)| **owner == sitter);
-        let pid = below.map(|(pid, _)| *pid).min()?;
+        let pid = *lowest.get(&i32::try_from(*sitter).ok()?)?;
         Some(Disagreement::UnrecordedTree { slot: *slot, pid })
     };
     sitters.iter().filter_map(tree_of).collect()
@@ -309,5 +331,56 @@ mod tests {
     #[test]
     fn what_cannot_be_verified_is_not_taken_for_gone() {
         assert_eq!(kinds(|view| view.records[0].lives = None), [""; 0]);
+    }
+
+    /// A view of this many workers, in which nothing fits: every comparison is made.
+    fn discordant(workers: i32) -> View {
+        let name = |index: i32| format!("p/{index}#1");
+        View {
+            up: (0..workers)
+                .map(|index| Up {
+                    worker: name(index),
+                    pid: index,
+                })
+                .collect(),
+            records: (0..workers)
+                .map(|index| Recorded {
+                    worker: name(index + workers),
+                    pid: Some(index),
+                    lives: Some(true),
+                    sitter: Some(index + 2 * workers),
+                })
+                .collect(),
+            guardian: GuardianView::Has {
+                sitters: (0..workers)
+                    .map(|index| (index.cast_unsigned(), index.cast_unsigned()))
+                    .collect(),
+                strays: Vec::new(),
+            },
+            marked: (0..workers)
+                .map(|index| Marked {
+                    pid: index,
+                    worker: name(index),
+                })
+                .collect(),
+            owners: (0..workers).map(|index| (index + 3 * workers, index)).collect(),
+        }
+    }
+
+    /// Linear cost is a ratio of about 4 here, and quadratic cost one of 16. The shortest of several
+    /// runs of each, so that other processes of the machine hardly matter.
+    #[test]
+    fn cost_is_proportional_to_the_number_of_workers() {
+        let shortest = |workers| {
+            let view = discordant(workers);
+            let timed = |_| {
+                let begun = std::time::Instant::now();
+                assert_eq!(compare(&view).len(), 4 * usize::try_from(workers).unwrap());
+                begun.elapsed()
+            };
+            (0..7).map(timed).min().unwrap()
+        };
+        let (small, large) = (shortest(1_000), shortest(4_000));
+        assert!(large < small * 8, "1,000 workers: {small:?}, 4,000 workers: {large:?}");
     }
 }

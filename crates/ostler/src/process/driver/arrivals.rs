@@ -95,14 +95,21 @@ impl Driver<'_> {
             GuardianEvent::Exited { status, .. } => {
                 let status = exit_status(status).map(|status| self.explained(status));
                 let drained = self.resources.drain_output();
+                let by_itself = matches!(self.lifecycle.state(), State::Spawned | State::Ready);
+                let succeeded = status.is_some_and(ExitStatus::success);
+                let counted = (by_itself && succeeded).then(|| self.resources.tree_counted());
                 self.pending.push(Box::pin(async move {
                     drained.await;
+                    if let Some(counted) = counted {
+                        counted.await;
+                    }
                     status.map_or(Done::Nothing, |status| Done::Input(Input::Exited(status)))
                 }));
                 None
             }
-            GuardianEvent::TreeGone { how, .. } => {
+            GuardianEvent::TreeGone { how, killed, .. } => {
                 failpoint::reach(Point::TreeGoneReported);
+                self.resources.left_behind.send_replace(Some(killed));
                 if how.cgroup {
                     self.drop_cgroup();
                 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use ostler_core::failure::{Failure, Reason};
 use ostler_core::spec::{PortOwner, ProbeKind};
 use ostler_os::ports::{ListenerOwner, listener_in_tree};
-use ostler_os::sockets::name_holders;
+use ostler_os::sockets::{listeners_of, name_holders};
+use ostler_os::tree;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
@@ -154,7 +155,7 @@ impl Listener {
         let (address, sitter) = (self.address, self.sitter);
         let look = move || match listener_in_tree(address, sitter) {
             Ok(ListenerOwner::Tree { .. }) => Owner::Ours,
-            Ok(ListenerOwner::None) => Owner::NotYet(format!("no process listens on {address} yet")),
+            Ok(ListenerOwner::None) => Owner::NotYet(nothing_listens(address, sitter)),
             Ok(ListenerOwner::Unreadable { pids }) => Owner::NotYet(format!(
                 "it is unknown which process listens on {address}: processes {pids:?} of the worker can't be inspected"
             )),
@@ -168,6 +169,22 @@ impl Listener {
         };
         let lost = |error| Owner::NotYet(format!("the listener on {address} can't be found: {error}"));
         tokio::task::spawn_blocking(look).await.unwrap_or_else(lost)
+    }
+}
+
+/// A worker that listens on another port, or on the loopback address of the other family, seems to
+/// work when it is started by hand. The sockets that it has show what to change.
+fn nothing_listens(address: SocketAddr, sitter: i32) -> String {
+    let listeners = tree::descendants(sitter).and_then(|tree| listeners_of(&tree));
+    match listeners.as_deref() {
+        Ok([]) | Err(_) => format!("no process listens on {address} yet"),
+        Ok(others) => {
+            let others: Vec<String> = others.iter().map(ToString::to_string).collect();
+            format!(
+                "no process listens on {address}; the worker listens on {} instead",
+                others.join(", ")
+            )
+        }
     }
 }
 

@@ -1,0 +1,60 @@
+//! What a worker costs its host in file descriptors. The program warns, and the doctor counts, by
+//! `DESCRIPTORS_PER_WORKER`.
+
+use std::time::Instant;
+
+use ostler::limits::DESCRIPTORS_PER_WORKER;
+use ostler_tests::scene::pool;
+use ostler_tests::{SOON, Up};
+
+/// The descriptors of a process, as /proc shows them.
+fn descriptors(pid: u32) -> Vec<String> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("process is running");
+    let links = entries
+        .flatten()
+        .filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    links.map(|link| link.to_string_lossy().into_owned()).collect()
+}
+
+/// The number of descriptors of a host with this many workers, once it watches their processes.
+fn of_host(modes: &str, keys: &str, workers: usize) -> usize {
+    let keys = format!("workers = {workers}\nmax_starting = 32\n{keys}");
+    let mut up = Up::start(|tag| pool(modes, tag, &keys));
+    up.wait_for_event("pool.ready");
+    let deadline = Instant::now() + SOON;
+    let count = loop {
+        let now = descriptors(up.pid());
+        let watches = now.iter().filter(|link| link.contains("pidfd")).count();
+        if watches >= workers {
+            break now.len();
+        }
+        assert!(Instant::now() < deadline, "{watches} of {workers} are watched: {now:?}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
+    up.stop_cleanly();
+    count
+}
+
+#[test]
+fn worker_costs_its_host_what_the_limit_counts() {
+    const FEW: usize = 5;
+    const MANY: usize = 25;
+    let mut highest = 0.0_f64;
+    for (modes, keys) in [
+        ("sleep", ""),
+        ("http", "port = \"any\"\nready = { http = \"/\" }"),
+        ("notify+sleep", "ready = { notify = true }"),
+        ("sleep", "port = \"listen\""),
+    ] {
+        let (few, many) = (of_host(modes, keys, FEW), of_host(modes, keys, MANY));
+        let each = (many as f64 - few as f64) / (MANY - FEW) as f64;
+        println!("{modes} {keys:?}: {few} with {FEW} workers, {many} with {MANY}: {each} for each");
+        highest = highest.max(each);
+    }
+    // A few descriptors come and go with other work of the host.
+    let expected = DESCRIPTORS_PER_WORKER as f64;
+    assert!(
+        (highest - expected).abs() < 0.5,
+        "measured {highest}, assumed {expected}"
+    );
+}
