@@ -1,5 +1,5 @@
-//! A directory of one test, and the end of every process that the test has started, however the test
-//! ends: it passes, it fails, or its program is killed.
+//! A directory of one test, and the end of every process that the test has started, however the
+//! test ends: it passes, it fails, or its program is killed.
 //!
 //! A process belongs to a test if the name of the test's directory occurs in its command line, its
 //! environment, its working directory or one of its open files, or if one of its ancestors belongs

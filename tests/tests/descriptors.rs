@@ -17,9 +17,11 @@ fn descriptors(pid: u32) -> Vec<String> {
 }
 
 /// The number of descriptors of a host with this many workers, once it watches their processes.
-fn of_host(modes: &str, keys: &str, workers: usize) -> usize {
+/// Also says whether each worker has a cgroup.
+fn of_host(modes: &str, keys: &str, workers: usize) -> (usize, bool) {
     let keys = format!("workers = {workers}\nmax_starting = 32\n{keys}");
     let mut up = Up::start(|tag| pool(modes, tag, &keys));
+    let contained = up.wait_for_event("worker.spawned")["containment"] == "cgroup";
     up.wait_for_event("pool.ready");
     let deadline = Instant::now() + SOON;
     let count = loop {
@@ -32,21 +34,23 @@ fn of_host(modes: &str, keys: &str, workers: usize) -> usize {
         std::thread::sleep(std::time::Duration::from_millis(20));
     };
     up.stop_cleanly();
-    count
+    (count, contained)
 }
 
 #[test]
 fn worker_costs_its_host_what_the_limit_counts() {
     const FEW: usize = 5;
     const MANY: usize = 25;
-    let mut highest = 0.0_f64;
+    let (mut highest, mut contained) = (0.0_f64, false);
     for (modes, keys) in [
         ("sleep", ""),
         ("http", "port = \"any\"\nready = { http = \"/\" }"),
         ("notify+sleep", "ready = { notify = true }"),
         ("sleep", "port = \"listen\""),
     ] {
-        let (few, many) = (of_host(modes, keys, FEW), of_host(modes, keys, MANY));
+        let (few, _) = of_host(modes, keys, FEW);
+        let (many, in_cgroups) = of_host(modes, keys, MANY);
+        contained = in_cgroups;
         let each = (many as f64 - few as f64) / (MANY - FEW) as f64;
         println!("{modes} {keys:?}: {few} with {FEW} workers, {many} with {MANY}: {each} for each");
         highest = highest.max(each);

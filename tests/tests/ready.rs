@@ -79,9 +79,9 @@ fn a_line_on_either_stream() {
 /// A program that believes that it writes to a terminal.
 #[test]
 fn anchored_pattern_matches_a_line_with_colours_and_carriage_returns() {
-    for line in ["\\033[1;32mready\\033[0m to serve", "loading 90 %\\rready to serve\\r"] {
+    for line in ["\\033[1;32mready\\033[0m to serve", "loading 90 %%\\rready to serve\\r"] {
         let script = format!("printf '{line}\\n'; while :; do sleep 1000; done");
-        let command = |tag: &str| format!("[\"sh\", \"-c\", \"\"\"{script}\"\"\", \"sh\", {tag:?}]");
+        let command = |tag: &str| format!("[\"sh\", \"-c\", '''{script}''', \"sh\", {tag:?}]");
         let mut up = Up::start(|tag| pool_of(&command(tag), "ready = { line = \"^ready to serve$\" }"));
         up.wait_for_event("worker.ready");
         up.stop_cleanly();

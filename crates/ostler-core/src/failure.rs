@@ -150,7 +150,7 @@ impl Reason {
                 "raise the limit on processes (ulimit -u, TasksMax, pids.max), or run fewer workers or fewer threads in each"
             }
             Self::DescriptorLimit => {
-                "raise the limit on open files (ulimit -n, LimitNOFILE); Ostler needs about four per worker"
+                "raise the limit on open files (ulimit -n, LimitNOFILE); Ostler needs about five per worker"
             }
             Self::OutOfMemory => "free memory, or run fewer workers",
             Self::OomKilled => "raise the memory limit, or find out why the worker grows",

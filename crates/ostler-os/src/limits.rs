@@ -11,9 +11,9 @@ use procfs::ProcessCGroup;
 use procfs::process::{MountInfo, Process};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors that the host needs per worker: its two pipes, a notify socket or a listener, and the
-/// pidfd by which its process is watched. `tests/tests/descriptors.rs` measures it.
-pub const DESCRIPTORS_PER_WORKER: u64 = 4;
+/// Descriptors that the host needs per worker: its two pipes, its cgroup, the pidfd by which its
+/// process is watched, and a notify socket or a listener. `tests/tests/descriptors.rs` measures it.
+pub const DESCRIPTORS_PER_WORKER: u64 = 5;
 
 /// Processes that a worker needs at least: itself and its sitter.
 pub const PROCESSES_PER_WORKER: u64 = 2;

@@ -136,11 +136,11 @@ pub fn on_port(port: u16, which: Which) -> io::Result<Vec<TcpSocket>> {
     }
 }
 
-/// Returns the addresses on which these processes listen, sorted. Processes that may not be inspected
-/// are left out.
+/// Returns the addresses on which these processes listen, sorted. Processes that may not be
+/// inspected are left out.
 ///
-/// Costs one read of the processes' descriptors and, if they have any sockets, one query that returns
-/// every listening socket in this network namespace.
+/// Costs one read of the processes' descriptors and, if they have any sockets, one query that
+/// returns every listening socket in this network namespace.
 ///
 /// # Errors
 ///

@@ -293,8 +293,8 @@ impl RunDir {
         info::write(&self.path, &info)
     }
 
-    /// Removes the directory, as the last act of a run. Close its table first. If it is gone, because
-    /// something else has removed the state directory, there is nothing to do.
+    /// Removes the directory, as the last act of a run. Close its table first. If it is gone,
+    /// because something else has removed the state directory, there is nothing to do.
     ///
     /// # Errors
     ///

@@ -60,7 +60,7 @@ fn descriptor_limit_of_the_host_is_retried() {
     assert_eq!(up.count("worker.gave_up"), 0);
 }
 
-/// Sixty workers need about 240 descriptors.
+/// Sixty workers need about 300 descriptors.
 #[test]
 fn with_few_descriptors_some_workers_run_and_none_gives_up() {
     let tiny = ["sh", "-c", "ulimit -n 64; exec \"$0\" \"$@\""];

@@ -1,5 +1,5 @@
-//! Where a run keeps its workers' sockets and ready files: in its own directory, for as long as that
-//! exists.
+//! Where a run keeps its workers' sockets and ready files: in its own directory, for as long as
+//! that exists.
 //!
 //! The state directory can disappear while the run lives: logind removes the runtime directory at
 //! the last logout. A directory made again under the run's name would have no lock, so the next
@@ -48,8 +48,8 @@ impl Scratch {
     /// # Errors
     ///
     /// [`RunDirError::Untrusted`] if another user could write to the directory;
-    /// [`RunDirError::Io`] if no spare one can be made, as in a runtime directory that only root can
-    /// make again; [`RunDirError::Vanishes`] if it is removed at the same time.
+    /// [`RunDirError::Io`] if no spare one can be made, as in a runtime directory that only root
+    /// can make again; [`RunDirError::Vanishes`] if it is removed at the same time.
     pub fn directory(&self) -> Result<PathBuf, RunDirError> {
         match PrivateDir::open(&self.run_dir) {
             Ok(_) => return Ok(self.run_dir.clone()),

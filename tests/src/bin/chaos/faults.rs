@@ -177,8 +177,8 @@ impl Run {
         Ok(())
     }
 
-    /// Stops the host. Heartbeats, readiness and exits arrive meanwhile, and no worker may be charged
-    /// for the time in which the host did not read them.
+    /// Stops the host. Heartbeats, readiness and exits arrive meanwhile, and no worker may be
+    /// charged for the time in which the host did not read them.
     fn stop_host(&mut self, scene: &mut Scene, ms: u64) -> Result<(), String> {
         let before = self.await_strength(&mut scene.host, &scene.kinds)?;
         scene.host.id.signal(Signal::SIGSTOP);

@@ -33,15 +33,16 @@ pub(crate) enum Fault {
     Cycle { pool: u32, after_ms: u64 },
     /// A pool of workers that exit before they are ready: it must give up and then hold nothing.
     Quitters,
-    /// The host is stopped for this many milliseconds, which exceed the workers' watchdog. No worker
-    /// may be replaced because of that.
+    /// The host is stopped for this many milliseconds, which exceed the workers' watchdog. No
+    /// worker may be replaced because of that.
     HostStopped { ms: u64 },
     /// The guardian is stopped, then workers are restarted. The host must continue the guardian.
     GuardianStopped { workers: Vec<u32> },
-    /// A worker's sitter is stopped, then the worker is restarted. The host must continue the sitter.
+    /// A worker's sitter is stopped, then the worker is restarted. The host must continue the
+    /// sitter.
     SitterStopped { worker: u32 },
-    /// The thread that writes the process table is held for this many milliseconds, while workers are
-    /// restarted.
+    /// The thread that writes the process table is held for this many milliseconds, while workers
+    /// are restarted.
     StoreStalled { ms: u64, workers: Vec<u32> },
     /// Workers that send thousands of messages to their notify sockets start at once. The host is
     /// stopped for a moment, this many milliseconds after that.
@@ -129,8 +130,8 @@ const ONE_GUARDIAN: u32 = 10;
 const SLOW_END: u32 = 40;
 /// Faults that take long or end the era occur in one of this many eras, and in the first.
 const RARE_FAULTS: u32 = 6;
-/// How long a store stalls, in milliseconds: longer than a request to it waits before it is repeated
-/// (5 s).
+/// How long a store stalls, in milliseconds: longer than a request to it waits before it is
+/// repeated (5 s).
 const STALL_MS: u64 = 6_000;
 
 /// How long a host is stopped, in milliseconds: longer than the workers' watchdog.

@@ -74,7 +74,7 @@ const KINDS: [PoolKind; 14] = [
     kind("loner", "setsid+ignore-term+child+daemon+sleep", 3, Traits::Graced),
     kind("groups", "setsid+ignore-term+child-groups+sleep", 5, Traits::Common),
     kind("stopped", "child-stopped+daemon+sleep", 3, Traits::Graced),
-    kind(CHATTY, "report=2000+notify+report=2000+beat", 1, Traits::Notifies),
+    kind(CHATTY, "report=2000+notify+beat", 1, Traits::Notifies),
     kind(FILED, "file+sleep", 1, Traits::Files),
     kind(STRAYS, "strays=12+sleep", 13, Traits::Crowd),
     kind("mortal", "daemon+pause=300+exit=3", 2, Traits::Mortal),

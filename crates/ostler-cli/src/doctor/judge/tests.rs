@@ -22,7 +22,7 @@ fn good() -> Facts {
             memfd_noexec: Some(0),
             ptrace_scope: Some(1),
             cgroup: Ok("/sys/fs/cgroup/app".into()),
-            descriptors: (1024, 4000),
+            descriptors: (1024, 5000),
             process_limits: ProcessLimits {
                 user: Some(5000),
                 threads_max: Some(90_000),
