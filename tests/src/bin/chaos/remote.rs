@@ -54,6 +54,9 @@ pub(crate) struct Host {
     turns: HashMap<String, (u64, bool)>,
     /// How often a port was held by an unrelated process.
     pub(crate) foreign_holders: u64,
+    /// How many incarnations ended without a proof that nothing of them is left, which is so if
+    /// guardian and sitter die together without a cgroup. The run is not clean then.
+    pub(crate) unseen: u64,
     tag: String,
     /// The first event that must not occur.
     pub(crate) wrong: Option<String>,
@@ -101,6 +104,7 @@ impl Host {
             last: VecDeque::new(),
             turns: HashMap::new(),
             foreign_holders: 0,
+            unseen: 0,
             tag: arguments.tag.clone(),
             wrong: None,
         }
@@ -209,6 +213,12 @@ impl Host {
             "worker.reserved" => self.is_out_of_turn(event),
             "worker.released" => {
                 self.release(event);
+                false
+            }
+            // Instead of the release.
+            "worker.failed" if event["cause"] == "unseen" => {
+                self.release(event);
+                self.unseen += 1;
                 false
             }
             "worker.gave_up" | "pool.gave_up" => !of_quitters,
