@@ -55,8 +55,8 @@ fn worker_costs_its_host_what_the_limit_counts() {
         println!("{modes} {keys:?}: {few} with {FEW} workers, {many} with {MANY}: {each} for each");
         highest = highest.max(each);
     }
-    // Where cgroups can't be used, each worker needs one less. A few descriptors come and go with other
-    // work of the host.
+    // Where cgroups can't be used, each worker needs one less. A few descriptors come and go with
+    // other work of the host.
     let expected = DESCRIPTORS_PER_WORKER as f64 - if contained { 0.0 } else { 1.0 };
     assert!(
         (highest - expected).abs() < 0.5,

@@ -1,5 +1,5 @@
-//! A stop while the host, or everything, can't run: a debugger, a paused container, a virtual machine
-//! that is suspended. Workers keep the grace that they were promised.
+//! A stop while the host, or everything, can't run: a debugger, a paused container, a virtual
+//! machine that is suspended. Workers keep the grace that they were promised.
 
 use std::time::Duration;
 

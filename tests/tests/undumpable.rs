@@ -4,8 +4,8 @@
 use ostler_tests::Up;
 use ostler_tests::scene::{pool_of, python, unprivileged};
 
-/// Tries to trace its sitter, its guardian and a child of its own, and to copy a descriptor of each.
-/// Writes down the errors, 0 for success.
+/// Tries to trace its sitter, its guardian and a child of its own, and to copy a descriptor of
+/// each. Writes down the errors, 0 for success.
 const THIEF: &str = r#"
 import ctypes, os, subprocess, time
 libc = ctypes.CDLL(None, use_errno=True)

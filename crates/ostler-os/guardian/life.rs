@@ -172,9 +172,10 @@ impl Life {
         }
     }
 
-    /// Whether there is a grace period and it is over. An end that is noticed late means that this sitter could not run (a
-    /// frozen cgroup, a paused container, a virtual machine that was suspended), and then most likely its worker could not
-    /// either: the grace period is extended once, by the time that was lost.
+    /// Whether there is a grace period and it is over. An end that is noticed late means that this
+    /// sitter could not run (a frozen cgroup, a paused container, a virtual machine that was
+    /// suspended), and then most likely its worker could not either: the grace period is extended
+    /// once, by the time that was lost.
     fn grace_is_over(&mut self, now: u64) -> bool {
         let Some(deadline) = self.deadline.filter(|deadline| now >= *deadline) else {
             return false;

@@ -10,8 +10,8 @@ use ostler_core::ids::RunId;
 use ostler_os::socket_path;
 use ostler_registry::Scratch;
 
-/// The directory for sockets and ready files: the run's own, or, if that is gone (logind removes the
-/// runtime directory at the last logout), a spare one beside it. Where neither is possible, or
+/// The directory for sockets and ready files: the run's own, or, if that is gone (logind removes
+/// the runtime directory at the last logout), a spare one beside it. Where neither is possible, or
 /// others can enter it, one below the directory for temporary files. Only this user can enter it.
 ///
 /// # Errors

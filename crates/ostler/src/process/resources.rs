@@ -65,8 +65,8 @@ pub(super) struct Resources {
     pub(super) lines: Option<LineWatch>,
     /// Why it was not ready at the latest check.
     pub(super) last_answer: LastAnswer,
-    /// The number of processes that its tree's kill has ended, beside its own; `None` until the tree
-    /// is gone.
+    /// The number of processes that its tree's kill has ended, beside its own; `None` until the
+    /// tree is gone.
     pub(super) left_behind: watch::Sender<Option<u32>>,
 }
 
