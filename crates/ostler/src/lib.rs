@@ -59,8 +59,9 @@
 //! |---|---|---|
 //! | `rocksdb` | yes | the process table in RocksDB; its C++ takes minutes to compile, once |
 //! | `redb` | no | the process table in redb, in pure Rust; one of the two is required |
-//! | `probes` | yes | `probe-http` and `ready-line` |
+//! | `probes` | yes | the next three |
 //! | `probe-http` | by `probes` | [`Ready::http`] and [`Health::http`] |
+//! | `probe-grpc` | by `probes` | [`ProbeKind::Grpc`] for readiness and health |
 //! | `ready-line` | by `probes` | [`Ready::Line`] |
 //! | `otlp` | no | traces, metrics and log records by OTLP |
 //! | `testing` | no | a test bed and a fake worker for your own tests |

@@ -13,7 +13,7 @@ use crate::steps::{Outcome, cargo, output, root, target_directory, title};
 /// Each crate with the features it is listed with: all that add items, with the light engine.
 const CRATES: [(&str, &str); 5] = [
     ("ostler", "redb,otlp,probes,testing"),
-    ("ostler-core", "probe-http,ready-line"),
+    ("ostler-core", "probe-http,probe-grpc,ready-line"),
     ("ostler-serve", "redb,grpc,http,stdio"),
     ("ostler-supervisor", ""),
     ("ostler-telemetry", "otlp"),

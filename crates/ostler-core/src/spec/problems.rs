@@ -368,6 +368,12 @@ mod features {
         let built_in = [
             (Ready::http("/"), "ready", "probe-http", cfg!(feature = "probe-http")),
             (
+                Ready::Probe(Probe::grpc("")),
+                "ready",
+                "probe-grpc",
+                cfg!(feature = "probe-grpc"),
+            ),
+            (
                 Ready::Line("up".into()),
                 "ready.line",
                 "ready-line",
