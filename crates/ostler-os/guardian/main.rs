@@ -2,11 +2,10 @@
 //! (ADR 0002).
 //!
 //! Reading order: `life` (when a tree is ended, pure), `sitter` (one slot), `worker` (fork to
-//! exec), `tree` (killing),
-//! `start` and `server` (the guardian itself); below them `outbox`, `wire`, `children`, `wait`,
-//! `process`, `sys` and
-//! `arch`. `failpoint` is for tests. The messages are in the library's `src/protocol`, which is
-//! compiled into both.
+//! exec),
+//! `tree` (killing), `start` and `server` (the guardian itself); below them `outbox`, `wire`,
+//! `children`, `wait`, `process`, `sys` and `arch`. `failpoint` is for tests. The messages are in
+//! the library's `src/protocol`, which is compiled into both.
 //!
 //! It uses only `core` and raw system calls: no allocator, no libc, no threads. It waits only in
 //! `ppoll`, with a deadline where something is due later. A panic fails safe: when the guardian

@@ -368,7 +368,7 @@ mod tests {
     }
 
     /// Linear cost is a ratio of about 4 here, and quadratic cost one of 16. The shortest of
-    /// several runs of each, so that other processes of the machine hardly matter.
+    /// several runs of each, so that other processes of the machine barely matter.
     #[test]
     fn cost_is_proportional_to_the_number_of_workers() {
         let shortest = |workers| {

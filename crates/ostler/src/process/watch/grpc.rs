@@ -72,7 +72,7 @@ pub(super) async fn check(
 
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Hands tasks to whoever holds the other end.
+/// Sends tasks to the receiving end.
 #[derive(Clone)]
 struct Tasks(mpsc::UnboundedSender<Task>);
 
