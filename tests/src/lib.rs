@@ -3,6 +3,7 @@
 //!
 //! Nothing here sleeps to synchronise: tests wait for an event, with a deadline.
 
+pub mod helloworld;
 pub mod leftovers;
 pub mod receiver;
 pub mod route_guide;

@@ -1,6 +1,6 @@
-//! Chaos: workers are killed every 200 ms and the guardian now and then, workers are replaced in
-//! turn, and callers give up at random, while requests go on. Afterwards what the workers have
-//! written down must agree with what callers learned.
+//! Chaos: workers are killed every 200 ms and the guardian now and then, workers are restarted in
+//! turn, the pool grows and shrinks, and callers give up at random, while requests go on.
+//! Afterwards what the workers have written down must agree with what callers learned.
 //!
 //! `OSTLER_TEST_LONG=1` makes 10,000 requests from 50 callers with ten seeds for each protocol.
 
@@ -99,12 +99,15 @@ fn prepare(protocol: &'static str) -> impl FnOnce(&mut PoolSpec) {
     }
 }
 
+/// How long the circuit breaker refuses calls.
+const BREAKER_OPEN: Duration = Duration::from_millis(50);
+
 async fn run(protocol: &'static str, seed: u64, callers: u64, requests: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let serve = ServeSpec {
         concurrency: random.u32(1..=3),
         breaker: Breaker {
-            open: Duration::from_millis(50),
+            open: BREAKER_OPEN,
             ..Breaker::default()
         },
         drain_timeout: Duration::from_secs(2),
@@ -131,7 +134,13 @@ async fn run(protocol: &'static str, seed: u64, callers: u64, requests: u64) {
                     };
                     let patience = Duration::from_millis(patience);
                     let outcome = tokio::time::timeout(patience, call(&serving, protocol, key, random.u64(0..10)));
-                    outcomes.push((key, outcome.await.unwrap_or(Outcome::GaveUp)));
+                    let outcome = outcome.await.unwrap_or(Outcome::GaveUp);
+                    outcomes.push((key, outcome));
+                    if outcome == Outcome::Refused {
+                        // As a caller does who hears that the circuit breaker is open: many of them at
+                        // once would use up all requests before it closes.
+                        tokio::time::sleep(BREAKER_OPEN).await;
+                    }
                 }
             })
         })
@@ -176,16 +185,30 @@ async fn run(protocol: &'static str, seed: u64, callers: u64, requests: u64) {
     scene.end().await;
 }
 
-/// Kills a worker every 200 ms, the guardian twice, and replaces all workers in turn once.
+/// Kills a worker every 200 ms and the guardian twice; meanwhile all workers are restarted in turn
+/// once, and the pool grows and shrinks again.
 async fn fault(scene: Arc<Scene>, over: Arc<AtomicBool>, mut random: fastrand::Rng) {
+    let mut changes = Vec::new();
+    let mut change = |restart: bool, workers| {
+        let serving = scene.serving.clone();
+        changes.push(tokio::spawn(async move {
+            // The faults may make it fail, which is for its caller to see.
+            drop(match restart {
+                true => serving.rolling_restart().await,
+                false => serving.resize(workers).await,
+            });
+        }));
+    };
     for nth in 1u32.. {
         tokio::time::sleep(Duration::from_millis(200)).await;
         if over.load(Ordering::Relaxed) {
-            return;
+            break;
         }
         match nth {
+            2 => change(false, 5),
             3 | 9 => scene.kill_guardian(),
-            5 => (0..4).for_each(|index| scene.serving.replace(index)),
+            4 => change(true, 0),
+            6 => change(false, 4),
             _ => {
                 let pids = scene.pids();
                 if let Some(pid) = random.choice(&pids) {
@@ -194,7 +217,14 @@ async fn fault(scene: Arc<Scene>, over: Arc<AtomicBool>, mut random: fastrand::R
             }
         }
     }
+    for change in changes {
+        let done = tokio::time::timeout(LONGEST_CHANGE, change).await;
+        done.expect("a change of the pool ends").expect("no panic");
+    }
 }
+
+/// The longest time for what is still under way when the calls are over.
+const LONGEST_CHANGE: Duration = Duration::from_secs(60);
 
 async fn seeds(protocol: &'static str) {
     let (callers, requests) = if long_form() { (50, 10_000) } else { (20, 600) };

@@ -1,6 +1,6 @@
-//! The public route_guide service. A point's latitude is the key of the request, and its longitude
-//! says what to do: 0 answers, a positive number answers after so many milliseconds, -1 crashes, -2
-//! never answers, -3 makes the server unwell.
+//! The public helloworld and route_guide services. In the latter, a point's latitude is the key of
+//! the request, and its longitude says what to do: 0 answers, a positive number answers after so
+//! many milliseconds, -1 crashes, -2 never answers, -3 makes the server unwell.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
+use ostler_tests::helloworld::greeter_server::{Greeter, GreeterServer};
+use ostler_tests::helloworld::{HelloReply, HelloRequest};
 use ostler_tests::route_guide::route_guide_server::{RouteGuide, RouteGuideServer};
 use ostler_tests::route_guide::{Feature, Point, Rectangle, RouteNote, RouteSummary};
 use serde_json::json;
@@ -25,7 +27,10 @@ pub(crate) async fn serve(actor: Arc<Actor>) {
     let unwell = Arc::new(AtomicBool::new(false));
     let health = Health::new(&unwell);
     let guide = RouteGuideServer::new(Guide { actor, unwell });
-    let server = Server::builder().add_service(guide).add_service(health);
+    let server = Server::builder()
+        .add_service(guide)
+        .add_service(GreeterServer::new(Polite))
+        .add_service(health);
     server.serve_with_incoming(incoming).await.expect("it serves");
 }
 
@@ -48,6 +53,42 @@ impl Guide {
             -3 => self.unwell.store(true, Ordering::Relaxed),
             ms => tokio::time::sleep(Duration::from_millis(u64::try_from(ms).unwrap_or(0))).await,
         }
+    }
+}
+
+/// The public helloworld service.
+struct Polite;
+
+fn greeting(request: HelloRequest) -> HelloReply {
+    let message = format!("Hello {}", request.name);
+    HelloReply { message }
+}
+
+#[tonic::async_trait]
+impl Greeter for Polite {
+    async fn say_hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
+        Ok(Response::new(greeting(request.into_inner())))
+    }
+
+    type SayHelloStreamReplyStream = Items<HelloReply>;
+
+    async fn say_hello_stream_reply(
+        &self,
+        request: Request<HelloRequest>,
+    ) -> Result<Response<Items<HelloReply>>, Status> {
+        let reply = greeting(request.into_inner());
+        let replies = futures_util::stream::iter((0..3).map(move |_| Ok(reply.clone())));
+        Ok(Response::new(Box::pin(replies)))
+    }
+
+    type SayHelloBidiStreamStream = Items<HelloReply>;
+
+    async fn say_hello_bidi_stream(
+        &self,
+        request: Request<Streaming<HelloRequest>>,
+    ) -> Result<Response<Items<HelloReply>>, Status> {
+        let replies = request.into_inner().map(|request| request.map(greeting));
+        Ok(Response::new(Box::pin(replies)))
     }
 }
 
