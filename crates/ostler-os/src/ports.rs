@@ -16,8 +16,10 @@ use std::sync::{Mutex, PoisonError};
 use rustix::io::Errno;
 use rustix::net::sockopt::set_socket_reuseaddr;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
+use rustix::process::geteuid;
 
 use crate::holders::Holder;
+use crate::procfile;
 use crate::sockets::{self, SocketState, TcpSocket, Which, name_holders, on_port};
 use crate::tree;
 
@@ -215,8 +217,10 @@ pub enum ListenerOwner {
     /// A foreign process, so an answer would not come from the worker. [`sockets::name_holders`]
     /// names it.
     Foreign(Vec<TcpSocket>),
-    /// Unknown: no process that we may inspect holds the listener, and these processes of the tree
-    /// may not be inspected (they belong to another user, or are protected).
+    /// Unknown: these processes of the tree can't be inspected (they belong to another user, are
+    /// protected, or `/proc` hides them), and the listener may be theirs. What can be seen does not
+    /// speak against it: no other process that can be inspected has the listener open, and it
+    /// belongs to this user or to one that such a process of the tree has or had.
     Unreadable {
         /// The processes of the tree that hide their descriptors.
         pids: Vec<i32>,
@@ -228,7 +232,8 @@ pub enum ListenerOwner {
 /// addresses are treated as loopback, where a probe would reach them.
 ///
 /// Cheap enough for every probe of a starting worker: one query to the kernel, and the descriptors
-/// of the worker's own tree (about 0.1 ms for a small one).
+/// of the worker's own tree (about 0.1 ms for a small one). If some of the tree can't be inspected,
+/// those of all other processes too.
 ///
 /// # Errors
 ///
@@ -239,18 +244,51 @@ pub fn listener_in_tree(address: SocketAddr, sitter: i32) -> io::Result<Listener
         return Ok(ListenerOwner::None);
     }
     let inodes: HashSet<u64> = listeners.iter().map(|socket| socket.inode).collect();
-    let owners = sockets::owners(&inodes, tree::descendants(sitter)?);
+    let tree = tree::descendants(sitter)?;
+    let owners = sockets::owners(&inodes, tree.iter().copied());
     let foreign: Vec<TcpSocket> = listeners
         .into_iter()
         .filter(|socket| !owners.by_inode.contains_key(&socket.inode))
         .collect();
     Ok(match owners.by_inode.values().next() {
         Some(&pid) if foreign.is_empty() => ListenerOwner::Tree { pid },
-        _ if !owners.unreadable.is_empty() => ListenerOwner::Unreadable {
-            pids: owners.unreadable,
-        },
-        _ => ListenerOwner::Foreign(foreign),
+        _ if owners.unreadable.is_empty() => ListenerOwner::Foreign(foreign),
+        _ => of_unreadable(owners.unreadable, &tree, foreign)?,
     })
+}
+
+/// Whether listeners that no readable process of the tree has open may be those of its unreadable
+/// ones.
+fn of_unreadable(pids: Vec<i32>, tree: &[i32], listeners: Vec<TcpSocket>) -> io::Result<ListenerOwner> {
+    let users = users_of(&pids);
+    // The host has the listeners open that it passes on.
+    let us = std::process::id() as i32;
+    let others = procfile::all_pids()?;
+    let others = others.into_iter().filter(|pid| *pid != us && !tree.contains(pid));
+    let inodes: HashSet<u64> = listeners.iter().map(|socket| socket.inode).collect();
+    let held = sockets::owners(&inodes, others).by_inode;
+    let is_foreign = |socket: &TcpSocket| held.contains_key(&socket.inode) || !users.contains(&socket.uid);
+    let foreign: Vec<TcpSocket> = listeners.into_iter().filter(is_foreign).collect();
+    Ok(if foreign.is_empty() {
+        ListenerOwner::Unreadable { pids }
+    } else {
+        ListenerOwner::Foreign(foreign)
+    })
+}
+
+/// The users as whom these processes, which this user started, may have made a socket.
+fn users_of(pids: &[i32]) -> HashSet<u32> {
+    let own = geteuid().as_raw();
+    let mut users = HashSet::from([own]);
+    for pid in pids {
+        match procfile::status(*pid) {
+            Ok(Some(status)) if status.uid == own => {}
+            // A set-uid program: it may have been root when it made its sockets.
+            Ok(Some(status)) => users.extend([status.uid, 0]),
+            Ok(None) | Err(_) => _ = users.insert(0),
+        }
+    }
+    users
 }
 
 /// The listeners among which the kernel chooses for a connection to `address`: those with the most

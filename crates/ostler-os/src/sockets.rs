@@ -21,6 +21,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, sendto, socket_with};
 
 use crate::holders::{Holder, PortHolder};
+use crate::identity;
 use crate::procfile;
 
 /// TCP_BOUND_INACTIVE of the kernel's `tcp_states.h` (6.8): bound, neither listening nor connected.
@@ -282,7 +283,7 @@ fn read_proc_net(port: u16, which: Which) -> io::Result<Vec<TcpSocket>> {
 pub(crate) struct Owners {
     /// A process for each inode found.
     pub(crate) by_inode: HashMap<u64, i32>,
-    /// Processes whose descriptors may not be inspected.
+    /// Living processes whose descriptors may not be inspected.
     pub(crate) unreadable: Vec<i32>,
 }
 
@@ -300,11 +301,17 @@ pub(crate) fn owners(inodes: &HashSet<u64>, pids: impl IntoIterator<Item = i32>)
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => owners.unreadable.push(pid),
+            Err(_) if is_hidden(pid) => owners.unreadable.push(pid),
             // It has ended.
             Err(_) => {}
         }
     }
     owners
+}
+
+/// Whether the process lives and `/proc` hides it (`hidepid=2`).
+fn is_hidden(pid: i32) -> bool {
+    identity::of(pid).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 /// The inode numbers of a process's sockets. A leader that called pthread_exit(3) shows no

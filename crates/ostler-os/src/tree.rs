@@ -72,47 +72,88 @@ pub fn living_descendants(root: &ProcessIdentity) -> io::Result<Vec<ProcessIdent
     }
 }
 
-/// Whether `ancestor` is an ancestor of `pid`. A process is not its own descendant.
+/// Whether a process is below another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ancestry {
+    /// It is. A process is not below itself.
+    Below,
+    /// It is not.
+    Elsewhere,
+    /// `/proc` does not show this process, which is the one in question or an ancestor of it: it
+    /// has ended, or is hidden (`hidepid`).
+    Unknown {
+        /// Its pid.
+        pid: i32,
+    },
+}
+
+/// Whether `pid` is below `ancestor`.
+///
+/// # Errors
+///
+/// If `/proc` cannot be read.
+pub fn ancestry(pid: i32, ancestor: i32) -> io::Result<Ancestry> {
+    let mut current = pid;
+    for _ in 0..DEEPEST {
+        let Some(Stat { parent, .. }) = shown(procfile::stat(current))?.flatten() else {
+            return Ok(Ancestry::Unknown { pid: current });
+        };
+        if parent == ancestor {
+            return Ok(Ancestry::Below);
+        }
+        if parent <= 1 {
+            return Ok(Ancestry::Elsewhere);
+        }
+        current = parent;
+    }
+    Ok(Ancestry::Elsewhere)
+}
+
+/// Whether `/proc` shows that `ancestor` is an ancestor of `pid`. A process is not its own
+/// descendant.
 ///
 /// # Errors
 ///
 /// If `/proc` cannot be read.
 pub fn is_descendant(pid: i32, ancestor: i32) -> io::Result<bool> {
-    let mut current = pid;
-    for _ in 0..DEEPEST {
-        let Some(Stat { parent, .. }) = procfile::stat(current)? else {
-            return Ok(false);
-        };
-        if parent == ancestor {
-            return Ok(true);
-        }
-        if parent <= 1 {
-            return Ok(false);
-        }
-        current = parent;
-    }
-    Ok(false)
+    Ok(ancestry(pid, ancestor)? == Ancestry::Below)
 }
 
-/// Returns the processes below any of `roots`, each with its nearest root. Takes one pass over all
-/// processes, for any number of roots.
+/// Returns the processes that `/proc` shows, each with the nearest of `roots` that it is below;
+/// `None` is below none of them. Processes whose ancestors are not all shown (`hidepid`) are left
+/// out. Takes one pass over all processes, for any number of roots.
 ///
 /// # Errors
 ///
 /// If `/proc` cannot be read.
-pub fn owners(roots: &[i32]) -> io::Result<HashMap<i32, i32>> {
+pub fn owners(roots: &[i32]) -> io::Result<HashMap<i32, Option<i32>>> {
     let roots: HashSet<i32> = roots.iter().copied().collect();
     let mut parents = HashMap::new();
     for pid in procfile::all_pids()? {
-        if let Some(stat) = procfile::stat(pid)?.filter(|stat| !stat.has_ended()) {
+        let stat = shown(procfile::stat(pid))?.flatten();
+        if let Some(stat) = stat.filter(|stat| !stat.has_ended()) {
             parents.insert(pid, stat.parent);
         }
     }
-    let owner = |pid: i32| {
-        let above = std::iter::successors(parents.get(&pid), |parent| parents.get(parent));
-        above.take(DEEPEST).find(|ancestor| roots.contains(ancestor)).copied()
-    };
-    Ok(parents.keys().filter_map(|pid| Some((*pid, owner(*pid)?))).collect())
+    Ok(parents
+        .keys()
+        .filter_map(|pid| Some((*pid, nearest(*pid, &roots, &parents)?)))
+        .collect())
+}
+
+/// The nearest of `roots` above a process; `None` if an ancestor is not known.
+fn nearest(pid: i32, roots: &HashSet<i32>, parents: &HashMap<i32, i32>) -> Option<Option<i32>> {
+    let mut current = pid;
+    for _ in 0..DEEPEST {
+        current = *parents.get(&current)?;
+        if roots.contains(&current) {
+            return Some(Some(current));
+        }
+        if current <= 1 {
+            break;
+        }
+    }
+    Some(None)
 }
 
 /// The resource usage of a tree.
@@ -206,8 +247,12 @@ mod tests {
         assert!(!kernel_lists_children() || listed.contains(&pid));
         assert!(scanned[&us].contains(&pid));
         let owners = owners(&[us]).expect("readable");
-        assert_eq!(owners.get(&pid), Some(&us));
-        assert_eq!(owners.get(&us), None, "no process is below itself");
+        assert_eq!(owners.get(&pid), Some(&Some(us)));
+        assert_eq!(owners.get(&us), Some(&None), "no process is below itself");
+        // Its parent is not shown.
+        let parents = HashMap::from([(12, 11), (11, 10), (22, 21), (32, 1)]);
+        let of = |pid| nearest(pid, &HashSet::from([10]), &parents);
+        assert_eq!([of(12), of(22), of(32)], [Some(Some(10)), None, Some(None)]);
         child.kill().expect("killed");
         child.wait().expect("reaped");
     }

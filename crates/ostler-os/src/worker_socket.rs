@@ -15,7 +15,8 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use crate::holders::Holder;
-use crate::{procfile, sockets, tree};
+use crate::tree::{self, Ancestry};
+use crate::{procfile, sockets};
 
 /// How often a path is removed that comes back.
 const ATTEMPTS: usize = 3;
@@ -66,7 +67,7 @@ pub enum SocketOwner {
     /// Another process: an answer would not come from the worker.
     Foreign(Holder),
     /// Unknown: the process that called listen(2) has ended, and none that may be inspected holds
-    /// the socket.
+    /// the socket; or `/proc` hides what it is below (`hidepid`).
     Unknown,
 }
 
@@ -80,14 +81,16 @@ pub enum SocketOwner {
 /// If `/proc` cannot be read.
 pub fn owner(path: &Path, listener: Option<i32>, sitter: i32) -> io::Result<SocketOwner> {
     let listener = listener.filter(|pid| *pid > 0);
-    if let Some(pid) = listener
-        && tree::is_descendant(pid, sitter)?
-    {
+    let ancestry = listener.map(|pid| tree::ancestry(pid, sitter)).transpose()?;
+    if ancestry == Some(Ancestry::Below) {
         return Ok(SocketOwner::Tree);
     }
     let inodes = listening(path)?;
     if !sockets::owners(&inodes, tree::descendants(sitter)?).by_inode.is_empty() {
         return Ok(SocketOwner::Tree);
+    }
+    if matches!(ancestry, Some(Ancestry::Unknown { pid }) if listener != Some(pid)) {
+        return Ok(SocketOwner::Unknown);
     }
     let alive = |pid: &i32| matches!(procfile::stat(*pid), Ok(Some(stat)) if !stat.has_ended());
     let process = match listener.filter(alive) {

@@ -82,6 +82,8 @@ fn run(mode: &str, port: u16, tag: &str) {
         "fork-on" => fork_on(tag),
         "stop-self" => drop(nix::sys::signal::raise(Signal::SIGSTOP)),
         "setsid" => drop(setsid()),
+        // Like a set-uid program: processes of its own user can't inspect it.
+        "protect" => drop(nix::sys::prctl::set_dumpable(false)),
         "sign" => sign(),
         "abort" => std::process::abort(),
         "kill-self" => drop(nix::sys::signal::kill(getpid(), Signal::SIGKILL)),

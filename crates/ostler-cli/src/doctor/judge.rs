@@ -89,7 +89,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         namespace(machine),
         subreaper(&machine.subreaper),
         pidfd(machine),
-        guardian(&facts.guardian, machine.memfd_noexec),
+        guardian(&facts.guardian, machine),
         cgroup(&machine.cgroup),
         ptrace(machine),
         state(&facts.state),
@@ -232,7 +232,7 @@ fn pidfd(machine: &Machine) -> Finding {
     }
 }
 
-fn guardian(started: &Result<ProgramFrom, String>, memfd_noexec: Option<u64>) -> Finding {
+fn guardian(started: &Result<ProgramFrom, String>, machine: &Machine) -> Finding {
     let means = "whatever ends the host, every worker's tree is ended";
     match started {
         Ok(ProgramFrom::Memory) => Finding::new(
@@ -242,7 +242,7 @@ fn guardian(started: &Result<ProgramFrom, String>, memfd_noexec: Option<u64>) ->
             means,
         ),
         Ok(ProgramFrom::File(path)) => {
-            let sysctl = memfd_noexec.map_or_else(String::new, |value| format!(" (vm.memfd_noexec = {value})"));
+            let sysctl = machine.memfd_noexec.map_or_else(String::new, |value| format!(" (vm.memfd_noexec = {value})"));
             let found = format!("its program was started from {}{sysctl}", path.display());
             Finding::new("guardian", Level::Holds, found, means)
         }
@@ -252,9 +252,11 @@ fn guardian(started: &Result<ProgramFrom, String>, memfd_noexec: Option<u64>) ->
             format!("it can't be started: {error}"),
             "no worker can be started",
         )
-        .advised(
-            "set vm.memfd_noexec below 2, or give one of $XDG_CACHE_HOME, ~/.cache and the state directory to this user alone and allow programs to run there, or name a program in OSTLER_GUARDIAN",
-        ),
+        .advised(if machine.pidfd.is_err() {
+            "it needs pidfds: see pidfd above"
+        } else {
+            "set vm.memfd_noexec below 2, or give one of $XDG_CACHE_HOME, ~/.cache and the state directory to this user alone and allow programs to run there, or name a program in OSTLER_GUARDIAN"
+        }),
     }
 }
 

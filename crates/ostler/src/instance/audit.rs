@@ -53,18 +53,42 @@ pub(crate) fn start(tree: &Arc<Tree>, interval: Duration) {
 }
 
 async fn audit_for_ever(tree: &Weak<Tree>, interval: Duration) {
+    let mut unseen = Unseen::default();
     loop {
         tokio::time::sleep(interval).await;
-        let first = look(tree).await;
+        let first = unseen.report(look(tree).await);
         if first.is_empty() {
             continue;
         }
         tokio::time::sleep(PAUSE).await;
-        let second = look(tree).await;
+        let second = unseen.report(look(tree).await);
         let Some(tree) = tree.upgrade() else { return };
         for disagreement in first.intersection(&second) {
             report(&tree.services().hub, disagreement);
         }
+    }
+}
+
+/// What a comparison came to.
+#[derive(Default)]
+struct Look {
+    found: BTreeSet<Disagreement>,
+    /// What could not be read, in words.
+    unseen: Vec<String>,
+}
+
+/// What could not be read at the last look. It is reported when it changes: at each look, it would
+/// fill the log for as long as the machine is as it is.
+#[derive(Default)]
+struct Unseen(Vec<String>);
+
+impl Unseen {
+    fn report(&mut self, look: Look) -> BTreeSet<Disagreement> {
+        for unseen in look.unseen.iter().filter(|unseen| !self.0.contains(*unseen)) {
+            tracing::warn!(target: "ostler", "the audit: {unseen}");
+        }
+        self.0 = look.unseen;
+        look.found
     }
 }
 
@@ -78,9 +102,9 @@ fn report(hub: &Hub, found: &Disagreement) {
 
 /// One comparison. What can't be read is not compared, and is reported as such: an audit that sees
 /// nothing proves nothing about the tree.
-async fn look(tree: &Weak<Tree>) -> BTreeSet<Disagreement> {
+async fn look(tree: &Weak<Tree>) -> Look {
     let Some(tree) = tree.upgrade() else {
-        return BTreeSet::new();
+        return Look::default();
     };
     let services = Arc::clone(tree.services());
     let up = workers_up(&tree);
@@ -89,26 +113,31 @@ async fn look(tree: &Weak<Tree>) -> BTreeSet<Disagreement> {
     let records = services.table.records();
     let run = services.run;
     drop(services);
-    let found = tokio::task::spawn_blocking(move || {
+    let look = tokio::task::spawn_blocking(move || {
+        let (marked, unseen) = marked(run);
         let sitters = guardian.sitter_pids();
-        let view = View {
-            up,
-            records: records.iter().map(recorded).collect::<io::Result<_>>()?,
-            guardian,
-            marked: marked(run),
-            owners: tree::owners(&sitters)?,
+        let view = || {
+            Ok::<_, io::Error>(View {
+                up,
+                records: records.iter().map(recorded).collect::<io::Result<_>>()?,
+                guardian,
+                marked,
+                owners: tree::owners(&sitters)?,
+            })
         };
-        Ok::<_, io::Error>(compare::compare(&view))
-    });
-    match found.await {
-        Ok(Ok(found)) => found,
-        Ok(Err(error)) => {
-            tracing::warn!(target: "ostler", %error, "the audit can't read /proc");
-            BTreeSet::new()
+        match view() {
+            Ok(view) => Look {
+                found: compare::compare(&view),
+                unseen: unseen.into_iter().collect(),
+            },
+            Err(error) => Look {
+                found: BTreeSet::new(),
+                unseen: vec![format!("/proc can't be read: {error}")],
+            },
         }
-        // The runtime is shutting down.
-        Err(_) => BTreeSet::new(),
-    }
+    });
+    // An error: the runtime is shutting down.
+    look.await.unwrap_or_default()
 }
 
 /// The workers whose process is alive, according to supervision.
@@ -152,11 +181,8 @@ fn recorded(record: &Record) -> io::Result<Recorded> {
     })
 }
 
-fn marked(run: RunId) -> Vec<Marked> {
+fn marked(run: RunId) -> (Vec<Marked>, Option<String>) {
     let (found, unseen) = remains::marked(run, remains::own_host().as_ref());
-    if let Some(unseen) = unseen {
-        tracing::warn!(target: "ostler", "the audit: {unseen}");
-    }
     let of_run = |found: marker::Marked| {
         let value = found.markers.into_iter().find(|(of, _)| *of == run);
         value.map(|(_, worker)| Marked {
@@ -164,5 +190,5 @@ fn marked(run: RunId) -> Vec<Marked> {
             worker,
         })
     };
-    found.into_iter().filter_map(of_run).collect()
+    (found.into_iter().filter_map(of_run).collect(), unseen)
 }

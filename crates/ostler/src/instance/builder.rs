@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use ostler_core::ids::RunId;
 use ostler_failpoint::{self as failpoint, Point};
 use ostler_os::cgroup::{CgroupUse, RunGroup, Site};
-use ostler_os::identity::{self, NoOwnIdentity};
+use ostler_os::identity::{self, NoOwnIdentity, ProcessIdentity};
 use ostler_registry::{
     AppDirError, DirEnv, Engine, Owner, RunDir, RunDirError, RunInfo, Table, TableError, TableEvent, TableOptions,
     UnixNanos, app_dir,
@@ -210,13 +210,15 @@ impl OstlerBuilder {
                 engine: self.engine.name(),
             });
         }
+        // First: without /proc, what follows would fail with errors about other paths.
+        let host = identity::own()?;
         let app_dir = app_dir(&DirEnv::from_process(), &self.app, self.state_dir.as_deref())?;
         let swept = sweep_dead_runs(&app_dir)
             .await
             .map_err(|source| StartError::RunDirectory { source })?;
         let program = self.guardian_program.clone();
         let (audit_interval, parent_grace) = (self.audit, self.parent_grace);
-        let services = Arc::new(self.open(&app_dir).await?);
+        let services = Arc::new(self.open(&app_dir, host).await?);
         services
             .hub
             .emit(EventKind::RunStarted, About::run(), started(&services));
@@ -251,8 +253,7 @@ impl OstlerBuilder {
     }
 
     /// Everything of the instance that is not an actor.
-    async fn open(self, app_dir: &Path) -> Result<Services, StartError> {
-        let host = identity::own()?;
+    async fn open(self, app_dir: &Path, host: ProcessIdentity) -> Result<Services, StartError> {
         let owner = Owner {
             app: self.app.clone(),
             instance: self.app.clone(),

@@ -257,8 +257,9 @@ impl<'a> Driver<'a> {
 
     /// Its notify socket is read from now on.
     fn listen(&mut self) {
+        let uninspected = self.resources.uninspected(&self.incarnation);
         if let (Some(notify), Some(sitter)) = (&mut self.resources.notify, self.resources.sitter_pid)
-            && let Some(listening) = notify.listen(sitter)
+            && let Some(listening) = notify.listen(sitter, uninspected)
         {
             self.listening = Some(Box::pin(listening));
         }

@@ -15,7 +15,7 @@ use crate::follow::Endpoint;
 /// # Errors
 /// When readiness can't be watched: what it would be seen by is missing.
 pub(super) fn ready(incarnation: &Incarnation, resources: &Resources) -> Result<ReadyPlan, Failure> {
-    let sign = sign(incarnation.spec(), resources).ok_or_else(|| {
+    let sign = sign(incarnation, resources).ok_or_else(|| {
         let message = "its readiness can't be watched: the socket, file or port that shows it is missing";
         Failure::new(Reason::ReadyTimeout, message)
     })?;
@@ -25,14 +25,15 @@ pub(super) fn ready(incarnation: &Incarnation, resources: &Resources) -> Result<
     })
 }
 
-fn sign(spec: &WorkerSpec, resources: &Resources) -> Option<Sign> {
+fn sign(incarnation: &Incarnation, resources: &Resources) -> Option<Sign> {
+    let spec = incarnation.spec();
     let reported = reported(spec);
     Some(match spec.ready.as_ref()? {
         Ready::Notify => Sign::Notify {
             heard: resources.notify.as_ref()?.heard(),
             reported,
         },
-        Ready::Probe(probe) => Sign::Probe(probe_plan(probe, spec, resources)?),
+        Ready::Probe(probe) => Sign::Probe(probe_plan(probe, incarnation, resources)?),
         Ready::Line(_) => Sign::Line(resources.lines.clone()?),
         Ready::File => Sign::File {
             path: resources.ready_file.clone()?,
@@ -47,7 +48,7 @@ pub(super) fn health(incarnation: &Incarnation, resources: &Resources) -> Option
     let spec = incarnation.spec();
     let probe = spec.health.as_ref().and_then(|rules| {
         Some(HealthProbe {
-            plan: probe_plan(&rules.probe, spec, resources)?,
+            plan: probe_plan(&rules.probe, incarnation, resources)?,
             rules: rules.clone(),
         })
     });
@@ -57,7 +58,8 @@ pub(super) fn health(incarnation: &Incarnation, resources: &Resources) -> Option
     (probe.is_some() || heartbeat.is_some()).then_some(HealthPlan { probe, heartbeat })
 }
 
-fn probe_plan(probe: &Probe, spec: &WorkerSpec, resources: &Resources) -> Option<ProbePlan> {
+fn probe_plan(probe: &Probe, incarnation: &Incarnation, resources: &Resources) -> Option<ProbePlan> {
+    let spec = incarnation.spec();
     let name = spec.probe_target(probe)?;
     let tcp = |port: &u16| Endpoint::Tcp(SocketAddr::new(spec.address, *port));
     let unix = || resources.sockets.get(name).cloned().map(Endpoint::Unix);
@@ -67,6 +69,7 @@ fn probe_plan(probe: &Probe, spec: &WorkerSpec, resources: &Resources) -> Option
         endpoint: resources.ports.get(name).map(tcp).or_else(unix)?,
         sitter: resources.sitter_pid?,
         owner: probe.owner,
+        uninspected: resources.uninspected(incarnation),
     })
 }
 

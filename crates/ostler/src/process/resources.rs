@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use ostler_core::failure::{ExitStatus, Failure, Reason};
@@ -16,9 +17,10 @@ use ostler_os::port_choice::PortReservation;
 use ostler_telemetry::Facts;
 use tokio::sync::watch;
 
+use super::incarnation::Incarnation;
 use super::protocol::Listeners;
 use super::tap::Tap;
-use super::watch::{LastAnswer, LineWatch, Notify};
+use super::watch::{LastAnswer, LineWatch, Notify, Uninspected};
 use crate::follow::Stdio;
 use crate::status::{PortMap, SocketMap};
 
@@ -68,6 +70,8 @@ pub(super) struct Resources {
     /// The number of processes that its tree's kill has ended, beside its own; `None` until the
     /// tree is gone.
     pub(super) left_behind: watch::Sender<Option<u32>>,
+    /// Whether there was a warning of what of it can't be inspected.
+    warned: Arc<AtomicBool>,
 }
 
 impl Resources {
@@ -91,6 +95,11 @@ impl Resources {
             containment: self.containment.map(str::to_owned),
             ..facts
         }
+    }
+
+    /// Warns of what of the incarnation can't be inspected.
+    pub(super) fn uninspected(&self, incarnation: &Incarnation) -> Uninspected {
+        Uninspected::new(incarnation.key().to_string(), Arc::clone(&self.warned))
     }
 
     /// The worker has bound its ports, which now keep other hosts away by themselves.

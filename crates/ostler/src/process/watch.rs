@@ -12,6 +12,7 @@ mod health;
 mod http;
 mod lines;
 mod notify;
+mod owner;
 mod probe;
 #[cfg(all(test, feature = "probe-http", feature = "ready-line"))]
 mod tests;
@@ -31,6 +32,7 @@ pub use file::ready_file;
 pub(in crate::process) use health::{HealthPlan, HealthProbe, watch as watch_health};
 pub(in crate::process) use lines::LineWatch;
 pub(in crate::process) use notify::{Heard, Notify};
+pub(in crate::process) use owner::Uninspected;
 pub(in crate::process) use probe::{ProbePlan, reachable};
 
 use crate::status::PortMap;

@@ -15,8 +15,9 @@ pub(super) struct View {
     pub(super) guardian: GuardianView,
     /// `/proc`: processes with this run's marker.
     pub(super) marked: Vec<Marked>,
-    /// `/proc`: the processes below a sitter, with that sitter.
-    pub(super) owners: HashMap<i32, i32>,
+    /// `/proc`: each process with the sitter that it is below; `None` is below no sitter. Of a
+    /// process that is missing, it is unknown.
+    pub(super) owners: HashMap<i32, Option<i32>>,
 }
 
 /// A worker whose process is alive.
@@ -185,7 +186,7 @@ impl<'a> Index<'a> {
     fn of_marked(&self, marked: &Marked) -> Option<Disagreement> {
         let recorded = self.records.contains_key(marked.worker.as_str());
         let answered = matches!(self.view.guardian, GuardianView::Has { .. });
-        let held = !answered || self.view.owners.contains_key(&marked.pid);
+        let held = !answered || self.view.owners.get(&marked.pid) != Some(&None);
         (!recorded || !held).then(|| Disagreement::Marked {
             worker: marked.worker.clone(),
             pid: marked.pid,
@@ -196,7 +197,7 @@ impl<'a> Index<'a> {
 
 fn not_held(record: &Recorded, view: &View) -> Option<Disagreement> {
     let pid = record.pid.filter(|_| record.lives == Some(true))?;
-    (!view.owners.contains_key(&pid)).then(|| Disagreement::NotHeld {
+    (view.owners.get(&pid) == Some(&None)).then(|| Disagreement::NotHeld {
         worker: record.worker.clone(),
         pid,
     })
@@ -209,9 +210,10 @@ fn unrecorded_trees(sitters: &[(u32, u32)], view: &View) -> Vec<Disagreement> {
     }
     let known: HashSet<i32> = view.records.iter().filter_map(|record| record.sitter).collect();
     let mut lowest: HashMap<i32, i32> = HashMap::new();
-    for (pid, sitter) in view.owners.iter().filter(|(_, sitter)| !known.contains(sitter)) {
+    let held = view.owners.iter().filter_map(|(pid, sitter)| Some((pid, (*sitter)?)));
+    for (pid, sitter) in held.filter(|(_, sitter)| !known.contains(sitter)) {
         lowest
-            .entry(*sitter)
+            .entry(sitter)
             .and_modify(|found| *found = (*found).min(*pid))
             .or_insert(*pid);
     }
@@ -250,7 +252,7 @@ mod tests {
                 strays: vec![],
             },
             marked: vec![marked("p/0#1", 10), marked("p/0#1", 11), marked("p/1#4", 20)],
-            owners: HashMap::from([(10, 9), (11, 9), (20, 19)]),
+            owners: HashMap::from([(10, Some(9)), (11, Some(9)), (20, Some(19)), (30, None)]),
         }
     }
 
@@ -275,7 +277,7 @@ mod tests {
         );
         let lose_from_marker_and_tree = |view: &mut View| {
             view.marked.retain(|marked| marked.pid != 20);
-            view.owners.remove(&20);
+            view.owners.insert(20, None);
         };
         assert_eq!(kinds(lose_from_marker_and_tree), ["not_held"]);
         assert_eq!(
@@ -326,6 +328,16 @@ mod tests {
         };
         assert_eq!(kinds(alone(GuardianView::None)), [""; 0]);
         assert_eq!(kinds(alone(GuardianView::Silent)), ["guardian_silent"]);
+    }
+
+    /// `hidepid` hides a worker that is not dumpable, and with it what is above its children.
+    #[test]
+    fn what_proc_hides_is_not_taken_for_elsewhere() {
+        let hidden = |view: &mut View| {
+            view.owners.remove(&10);
+            view.owners.remove(&11);
+        };
+        assert_eq!(kinds(hidden), [""; 0]);
     }
 
     #[test]

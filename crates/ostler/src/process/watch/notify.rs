@@ -12,12 +12,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use ostler_core::failure::{Failure, Reason};
+use ostler_os::identity;
 use ostler_os::notify::{Message, NotifySocket};
-use ostler_os::{procfile, tree};
+use ostler_os::tree::{self, Ancestry};
 use tokio::sync::watch;
 
 use super::super::incarnation::port_variable;
-use super::LastAnswer;
+use super::{LastAnswer, Uninspected};
 use crate::patience::Deadline;
 use crate::status::PortMap;
 
@@ -89,16 +90,22 @@ impl Notify {
     pub(in crate::process) fn listen(
         &mut self,
         sitter: i32,
+        uninspected: Uninspected,
     ) -> Option<impl Future<Output = Infallible> + Send + use<>> {
-        Some(listen(self.socket.take()?, sitter, self.heard.clone()))
+        Some(listen(self.socket.take()?, sitter, self.heard.clone(), uninspected))
     }
 }
 
-async fn listen(mut socket: NotifySocket, sitter: i32, heard: watch::Sender<Heard>) -> Infallible {
+async fn listen(
+    mut socket: NotifySocket,
+    sitter: i32,
+    heard: watch::Sender<Heard>,
+    uninspected: Uninspected,
+) -> Infallible {
     let (mut read, mut reported) = (0, BTreeSet::new());
     loop {
         match socket.recv().await {
-            Ok(message) if is_ours(message.sender_pid, sitter) => {
+            Ok(message) if is_ours(message.sender_pid, sitter, &uninspected) => {
                 for variable in &message.ignored {
                     if reported.insert(*variable) {
                         tracing::warn!(
@@ -127,14 +134,31 @@ async fn listen(mut socket: NotifySocket, sitter: i32, heard: watch::Sender<Hear
     }
 }
 
-/// Whether the sender belongs to the tree. A sender that has ended already (`systemd-notify` ends
-/// right after sending) can't be checked, and counts, because only the tree knows the socket's
-/// name.
-fn is_ours(pid: i32, sitter: i32) -> bool {
-    match tree::is_descendant(pid, sitter) {
-        Ok(true) => true,
-        Ok(false) | Err(_) => matches!(procfile::stat(pid), Ok(None)),
-    }
+/// Whether the sender belongs to the tree. One that has ended already (`systemd-notify` ends as
+/// soon as it has sent) can't be looked up; the socket's name is known to the tree alone, and the
+/// kernel says which user sent, so it counts. So does one that `/proc` hides (`hidepid`), if it may
+/// be of the tree.
+fn is_ours(pid: i32, sitter: i32, uninspected: &Uninspected) -> bool {
+    let unknown = match tree::ancestry(pid, sitter) {
+        Ok(Ancestry::Below) => return true,
+        Ok(Ancestry::Elsewhere) => return false,
+        Ok(Ancestry::Unknown { pid }) if !is_hidden(pid) => return true,
+        Ok(Ancestry::Unknown { pid }) if !may_be_below(pid, sitter) => return false,
+        Ok(Ancestry::Unknown { pid }) => format!("/proc hides process {pid}"),
+        Err(error) => format!("/proc can't be read: {error}"),
+    };
+    uninspected.warn(&unknown, "its messages to the notify socket are taken for the worker's");
+    true
+}
+
+/// Whether the process lives and `/proc` does not show it.
+fn is_hidden(pid: i32) -> bool {
+    identity::of(pid).is_err()
+}
+
+/// A hidden process of the tree is listed as its parent's child, unless that one is hidden, too.
+fn may_be_below(hidden: i32, sitter: i32) -> bool {
+    tree::descendants(sitter).map_or(true, |tree| tree.contains(&hidden) || tree.into_iter().any(is_hidden))
 }
 
 /// Waits for `READY=1`, and for every port that the worker reports, in whichever messages they

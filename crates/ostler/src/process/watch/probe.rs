@@ -6,9 +6,6 @@ use std::time::Duration;
 
 use ostler_core::failure::{Failure, Reason};
 use ostler_core::spec::{PortOwner, ProbeKind};
-use ostler_os::ports::{ListenerOwner, listener_in_tree};
-use ostler_os::sockets::{listeners_of, name_holders};
-use ostler_os::tree;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
@@ -16,14 +13,11 @@ use tokio::net::TcpStream;
 use super::grpc;
 #[cfg(feature = "probe-http")]
 use super::http;
+use super::owner::{self, Owner, Uninspected};
 use super::{Answer, unix};
 use crate::follow::Endpoint;
 use crate::patience;
 use crate::status::PortMap;
-
-/// A foreign socket must be seen twice, with this between: a tree that forks while it is read may
-/// be missed in part, and its listener then looks like another process's.
-pub(super) const SECOND_LOOK: Duration = Duration::from_millis(50);
 
 /// A question to one port of one worker.
 #[derive(Debug, Clone)]
@@ -39,13 +33,8 @@ pub(in crate::process) struct ProbePlan {
     pub(in crate::process) sitter: i32,
     /// Whose listening socket may answer.
     pub(in crate::process) owner: PortOwner,
-}
-
-/// Whose the port is.
-enum Owner {
-    Ours,
-    NotYet(String),
-    Foreign { named: String },
+    /// Warns of what of the worker can't be inspected.
+    pub(in crate::process) uninspected: Uninspected,
 }
 
 impl ProbePlan {
@@ -65,16 +54,13 @@ impl ProbePlan {
     }
 
     async fn ask_tcp(&self, address: SocketAddr) -> Answer {
-        let listener = Listener {
-            address,
-            sitter: self.sitter,
-        };
         let owner = match self.owner {
             PortOwner::Any => Owner::Ours,
-            PortOwner::Worker => listener.owner().await,
+            PortOwner::Worker => owner::of_listener(address, self.sitter).await,
         };
         match owner {
             Owner::Ours => {}
+            Owner::Unknown(why) => self.take_for_ours(&why),
             Owner::NotYet(why) => return Answer::NotYet(why),
             Owner::Foreign { named } => return self.foreign(named),
         }
@@ -115,6 +101,12 @@ impl ProbePlan {
         }
     }
 
+    /// It is unknown whose the listening socket is: an answer counts.
+    pub(super) fn take_for_ours(&self, why: &str) {
+        let taken = format!("what listens on {} is taken for the worker's", shown(&self.endpoint));
+        self.uninspected.warn(why, &taken);
+    }
+
     /// Another process answers in the worker's place.
     pub(super) fn foreign(&self, named: String) -> Answer {
         let message = format!(
@@ -130,61 +122,6 @@ fn shown(endpoint: &Endpoint) -> String {
     match endpoint {
         Endpoint::Tcp(address) => reachable(*address).to_string(),
         Endpoint::Unix(path) => path.display().to_string(),
-    }
-}
-
-/// The listening socket of a TCP port, and the tree that it should belong to.
-struct Listener {
-    address: SocketAddr,
-    sitter: i32,
-}
-
-impl Listener {
-    async fn owner(&self) -> Owner {
-        match self.look().await {
-            Owner::Foreign { .. } => {
-                tokio::time::sleep(SECOND_LOOK).await;
-                self.look().await
-            }
-            other => other,
-        }
-    }
-
-    /// Reads `/proc`, so it runs where that may take its time.
-    async fn look(&self) -> Owner {
-        let (address, sitter) = (self.address, self.sitter);
-        let look = move || match listener_in_tree(address, sitter) {
-            Ok(ListenerOwner::Tree { .. }) => Owner::Ours,
-            Ok(ListenerOwner::None) => Owner::NotYet(nothing_listens(address, sitter)),
-            Ok(ListenerOwner::Unreadable { pids }) => Owner::NotYet(format!(
-                "it is unknown which process listens on {address}: processes {pids:?} of the worker can't be inspected"
-            )),
-            Ok(ListenerOwner::Foreign(sockets)) => {
-                let names: Vec<String> = name_holders(&sockets).iter().map(ToString::to_string).collect();
-                Owner::Foreign {
-                    named: names.join(", "),
-                }
-            }
-            Err(error) => Owner::NotYet(format!("the listener on {address} can't be found: {error}")),
-        };
-        let lost = |error| Owner::NotYet(format!("the listener on {address} can't be found: {error}"));
-        tokio::task::spawn_blocking(look).await.unwrap_or_else(lost)
-    }
-}
-
-/// A worker that listens on another port, or on the loopback address of the other family, seems to
-/// work when it is started by hand. The sockets that it has show what to change.
-fn nothing_listens(address: SocketAddr, sitter: i32) -> String {
-    let listeners = tree::descendants(sitter).and_then(|tree| listeners_of(&tree));
-    match listeners.as_deref() {
-        Ok([]) | Err(_) => format!("no process listens on {address} yet"),
-        Ok(others) => {
-            let others: Vec<String> = others.iter().map(ToString::to_string).collect();
-            format!(
-                "no process listens on {address}; the worker listens on {} instead",
-                others.join(", ")
-            )
-        }
     }
 }
 

@@ -116,6 +116,7 @@ fn http(address: SocketAddr, sitter: i32) -> ProbePlan {
         endpoint: Endpoint::Tcp(address),
         sitter,
         owner: PortOwner::Worker,
+        uninspected: Uninspected::default(),
     }
 }
 
@@ -194,6 +195,7 @@ async fn the_answer_of_an_unrelated_process_does_not_count_and_the_process_is_na
             endpoint: Endpoint::Tcp(address),
             sitter: worker.pid(),
             owner: PortOwner::Worker,
+            uninspected: Uninspected::default(),
         };
         let failure = ready(Sign::Probe(probe))
             .await
@@ -220,6 +222,7 @@ async fn a_listener_of_a_grandchild_counts() {
             endpoint: Endpoint::Tcp(address),
             sitter,
             owner: PortOwner::Worker,
+            uninspected: Uninspected::default(),
         }))
         .await
         .is_ok()
@@ -240,6 +243,7 @@ async fn a_listener_of_the_host_counts_once_the_tree_has_it_open() {
         endpoint: Endpoint::Tcp(address),
         sitter,
         owner: PortOwner::Worker,
+        uninspected: Uninspected::default(),
     };
     assert!(ready(Sign::Probe(probe(holder.pid()))).await.is_ok());
     let without = Worker::start_below_a_shell();
@@ -293,7 +297,7 @@ impl Notified {
         let worker = Worker::start(|command| {
             command.env("NOTIFY_SOCKET", notify.env_value());
         });
-        let reader = tokio::spawn(notify.listen(ourselves()).unwrap());
+        let reader = tokio::spawn(notify.listen(ourselves(), Uninspected::default()).unwrap());
         Self {
             worker,
             notify,

@@ -8,7 +8,8 @@ use ostler_os::worker_socket::{self, SocketOwner};
 use tokio::net::UnixStream;
 
 use super::Answer;
-use super::probe::{ProbePlan, SECOND_LOOK};
+use super::owner::SECOND_LOOK;
+use super::probe::ProbePlan;
 
 /// Connects, and asks by that very connection: whose it is was decided when it was made, so no
 /// other process can answer in the meantime.
@@ -31,12 +32,9 @@ pub(super) async fn ask(plan: &ProbePlan, path: &Path) -> Answer {
         match owner {
             Ok(SocketOwner::Tree) => {}
             Ok(SocketOwner::Foreign(holder)) => return plan.foreign(holder.to_string()),
-            Ok(SocketOwner::Unknown) => {
-                return Answer::NotYet(format!("it is unknown which process listens on {}", path.display()));
-            }
-            Err(error) => {
-                return Answer::NotYet(format!("the owner of {} can't be found: {error}", path.display()));
-            }
+            // The socket is in a directory of this user alone.
+            Ok(SocketOwner::Unknown) => plan.take_for_ours("the process that listens can't be inspected, or has ended"),
+            Err(error) => plan.take_for_ours(&format!("the process that listens can't be looked up: {error}")),
         }
     }
     plan.request(stream).await

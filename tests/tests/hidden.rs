@@ -1,0 +1,197 @@
+//! Machines and workers of which less can be seen: workers that can't be inspected, `/proc` with
+//! `hidepid`, and system calls that a seccomp filter refuses. What can't be checked is never taken
+//! for a no (items C.5, C.7 and J.29 of issue 11).
+
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::libc::{EPERM, SYS_pidfd_open};
+use ostler_tests::scene::{audited, free_port, pool, refusing, unprivileged, unshared, wrapped};
+use ostler_tests::{SOON, Up, pid_of, program};
+
+/// A user id that nothing else uses.
+const USER: u32 = 64_130;
+/// The owner of the set-uid program.
+const OTHER_USER: u32 = 64_131;
+
+const HTTP: &str = "port = \"any\"\nready = { http = \"/\" }\nhealth = { http = \"/\", every = \"20ms\", timeout = \"10s\", misses = 1 }\nintensity = 0";
+
+/// Mounts of `/proc`: as it is, and with `hidepid`.
+const PROC: [Option<&str>; 3] = [None, Some("1"), Some("2")];
+
+fn may_not_run() -> bool {
+    let skipped = !nix::unistd::geteuid().is_root();
+    if skipped {
+        eprintln!("skipped: changing the user takes root");
+    }
+    skipped || unshared(&["--mount"]).is_none()
+}
+
+/// Runs as an unprivileged user with an audit every 50 ms, in which `/proc` is mounted so.
+fn start(modes: &str, keys: &str, hidepid: Option<&str>) -> Up {
+    Up::start_with(
+        |tag| pool(modes, tag, keys),
+        |command| {
+            audited(command);
+            unprivileged(command, USER);
+            if let Some(hidepid) = hidepid {
+                hide(command, hidepid);
+            }
+        },
+    )
+}
+
+fn hide(command: &mut Command, hidepid: &str) {
+    let line = format!("mount -t proc -o hidepid={hidepid} proc /proc && exec \"$0\" \"$@\"");
+    wrapped(command, &["unshare", "--mount", "sh", "-c", &line]);
+}
+
+fn lines_with(stderr: &str, part: &str) -> usize {
+    stderr.lines().filter(|line| line.contains(part)).count()
+}
+
+/// Twenty probes and ten audits later, it is well, and one warning says what could not be seen.
+fn stays_well(up: &mut Up, warnings: usize) {
+    let ended = up.poll(Duration::from_millis(600), |event| event["event"] == "worker.unhealthy");
+    assert!(ended.is_none(), "{}", up.story());
+    let stderr = up.stop_cleanly();
+    assert_eq!(up.count("worker.ready"), 1, "{}", up.story());
+    let inspected = lines_with(&stderr, "p/0#1: ");
+    assert_eq!(inspected, warnings, "{stderr}");
+    assert_eq!(lines_with(&stderr, "the audit"), 0, "{stderr}");
+}
+
+#[test]
+fn worker_that_can_not_be_inspected_is_ready_and_stays_well() {
+    if may_not_run() {
+        return;
+    }
+    for hidepid in PROC {
+        let mut up = start("protect+http", HTTP, hidepid);
+        up.wait_for_event("worker.ready");
+        stays_well(&mut up, 1);
+    }
+}
+
+#[test]
+fn ordinary_worker_causes_no_warning_under_hidepid() {
+    if may_not_run() {
+        return;
+    }
+    for hidepid in PROC {
+        let mut up = start("http", HTTP, hidepid);
+        up.wait_for_event("worker.ready");
+        stays_well(&mut up, 0);
+    }
+}
+
+/// It listens as another user than the one that Ostler runs as.
+#[test]
+fn set_uid_worker_is_ready_and_stays_well() {
+    if may_not_run() {
+        return;
+    }
+    let mut up = Up::start_with(
+        |tag| pool("http", tag, HTTP),
+        |command| {
+            audited(command);
+            unprivileged(command, USER);
+            // The copy that `unprivileged` made.
+            let config = command
+                .get_args()
+                .find(|argument| argument.to_string_lossy().ends_with("ostler.toml"));
+            let copy = std::path::Path::new(config.unwrap()).with_file_name("ostler-test-worker");
+            nix::unistd::chown(&copy, Some(nix::unistd::Uid::from_raw(OTHER_USER)), None).unwrap();
+            std::fs::set_permissions(copy, PermissionsExt::from_mode(0o4755)).unwrap();
+        },
+    );
+    let ready = up.wait_for_event("worker.ready");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid_of(&ready))).unwrap();
+    assert!(status.contains(&format!("Uid:\t{USER}\t{OTHER_USER}\t")), "{status}");
+    stays_well(&mut up, 1);
+}
+
+/// The worker can't be inspected, but the listener is another user's.
+#[test]
+fn another_process_on_the_port_of_such_a_worker_is_not_taken_for_it() {
+    if may_not_run() {
+        return;
+    }
+    for hidepid in PROC {
+        let port = free_port();
+        let keys = format!("port = {port}\nready = {{ http = \"/\" }}\nintensity = 0");
+        let mut up = start("protect+sleep", &keys, hidepid);
+        up.wait_for_event("worker.spawned");
+        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let (status, stderr) = up.end(SOON);
+        assert_eq!(status.code(), Some(1), "{stderr}");
+        let failed = up.named("worker.failed").next().expect("failed");
+        assert_eq!(failed["reason"], "port_in_use", "{failed}");
+        drop(listener);
+        up.assert_nothing_left();
+    }
+}
+
+#[test]
+fn messages_of_a_worker_that_proc_hides_are_heard() {
+    if may_not_run() {
+        return;
+    }
+    let keys = "ready = { notify = true }\nwatchdog = \"10s\"\nintensity = 0";
+    for (hidepid, warnings) in PROC.into_iter().zip([0, 1, 1]) {
+        let mut up = start("protect+notify+sleep", keys, hidepid);
+        up.wait_for_event("worker.ready");
+        stays_well(&mut up, warnings);
+    }
+}
+
+/// Item J.29: what is missing is named, and what to do about it.
+#[test]
+fn refused_pidfd_open_is_not_called_an_unreadable_proc() {
+    let mut up = Up::start_with(
+        |tag| pool("sleep", tag, ""),
+        |command| refusing(command, SYS_pidfd_open, EPERM),
+    );
+    let (status, stderr) = up.end(SOON);
+    assert_eq!(status.code(), Some(3), "{stderr}");
+    assert!(
+        stderr.contains("pidfd_open was refused") && stderr.contains("seccomp"),
+        "{stderr}"
+    );
+    assert!(!stderr.contains("/proc"), "{stderr}");
+    up.assert_nothing_left();
+
+    let mut doctor = Command::new(program("ostler"));
+    doctor.args(["doctor", "--state-dir"]).arg(up.directory.path());
+    refusing(&mut doctor, SYS_pidfd_open, EPERM);
+    let report = doctor.output().unwrap();
+    assert_eq!(report.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&report.stdout).into_owned();
+    assert_eq!(lines_with(&text, "allow pidfd_open and pidfd_send_signal"), 1, "{text}");
+    assert_eq!(lines_with(&text, "see pidfd above"), 1, "{text}");
+}
+
+#[test]
+fn proc_that_is_not_mounted_is_named() {
+    if may_not_run() {
+        return;
+    }
+    for mount in ["mount -t tmpfs none /proc", "mount -t proc -o subset=pid proc /proc"] {
+        let mut up = Up::start_with(
+            |tag| pool("sleep", tag, ""),
+            |command| {
+                let line = format!("{mount} && exec \"$0\" \"$@\"");
+                wrapped(command, &["unshare", "--mount", "sh", "-c", &line]);
+            },
+        );
+        let (status, stderr) = up.end(SOON);
+        assert_eq!(status.code(), Some(3), "{mount}: {stderr}");
+        assert!(
+            stderr.contains("/proc can't be read") && stderr.contains("mount /proc"),
+            "{mount}: {stderr}"
+        );
+        up.assert_nothing_left();
+    }
+}
