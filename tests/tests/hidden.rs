@@ -2,13 +2,13 @@
 //! `hidepid`, and system calls that a seccomp filter refuses. What can't be checked is never taken
 //! for a no (items C.5, C.7 and J.29 of issue 11).
 
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Duration;
 
 use nix::libc::{EPERM, SYS_pidfd_open};
 use ostler_tests::scene::{audited, free_port, pool, refusing, unprivileged, unshared, wrapped};
+use ostler_tests::world::Bystander;
 use ostler_tests::{SOON, Up, pid_of, program};
 
 /// A user id that nothing else uses.
@@ -113,7 +113,7 @@ fn set_uid_worker_is_ready_and_stays_well() {
     stays_well(&mut up, 1);
 }
 
-/// The worker can't be inspected, but the listener is another user's.
+/// The worker can't be inspected, but the listener is another user's. It answers.
 #[test]
 fn another_process_on_the_port_of_such_a_worker_is_not_taken_for_it() {
     if may_not_run() {
@@ -124,12 +124,17 @@ fn another_process_on_the_port_of_such_a_worker_is_not_taken_for_it() {
         let keys = format!("port = {port}\nready = {{ http = \"/\" }}\nintensity = 0");
         let mut up = start("protect+sleep", &keys, hidepid);
         up.wait_for_event("worker.spawned");
-        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        let user = OTHER_USER.to_string();
+        let mut server = Command::new("setpriv");
+        server.args(["--reuid", &user, "--regid", &user, "--clear-groups"]);
+        server.arg(up.directory.path().join("ostler-test-worker"));
+        server.args(["http", &port.to_string(), "bystander"]);
+        let server = Bystander::start(&mut server);
         let (status, stderr) = up.end(SOON);
         assert_eq!(status.code(), Some(1), "{stderr}");
         let failed = up.named("worker.failed").next().expect("failed");
         assert_eq!(failed["reason"], "port_in_use", "{failed}");
-        drop(listener);
+        drop(server);
         up.assert_nothing_left();
     }
 }
