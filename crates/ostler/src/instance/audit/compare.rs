@@ -375,7 +375,7 @@ mod tests {
                     worker: name(index),
                 })
                 .collect(),
-            owners: (0..workers).map(|index| (index + 3 * workers, index)).collect(),
+            owners: (0..workers).map(|index| (index + 3 * workers, Some(index))).collect(),
         }
     }
 
