@@ -65,6 +65,7 @@ fn probe_plan(probe: &Probe, incarnation: &Incarnation, resources: &Resources) -
     let unix = || resources.sockets.get(name).cloned().map(Endpoint::Unix);
     Some(ProbePlan {
         kind: probe.kind.clone(),
+        #[cfg(feature = "probe-http")]
         headers: probe.headers.clone(),
         endpoint: resources.ports.get(name).map(tcp).or_else(unix)?,
         sitter: resources.sitter_pid?,

@@ -1,6 +1,5 @@
 //! One question to one port of a worker, and whose the port is.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -25,7 +24,8 @@ pub(in crate::process) struct ProbePlan {
     /// What is asked.
     pub(in crate::process) kind: ProbeKind,
     /// Headers of an HTTP request.
-    pub(in crate::process) headers: BTreeMap<String, String>,
+    #[cfg(feature = "probe-http")]
+    pub(in crate::process) headers: std::collections::BTreeMap<String, String>,
     /// Where; a wildcard address is asked on loopback.
     pub(in crate::process) endpoint: Endpoint,
     /// The sitter under which the worker's tree lives: only a listener of that tree counts. The
