@@ -18,7 +18,7 @@ use crate::policy::queue::SessionId;
 use crate::pool::{Serving, Trial};
 use crate::worker::Worker;
 
-/// What a worker that has ended said before may still be in the connection: it is read for so long.
+/// How long the connection is read after the worker's end, for what the worker sent before.
 const FINAL_READ: Duration = Duration::from_millis(100);
 
 /// A lost connection is the first sign of a worker's end, as a rule: that is waited for so long …

@@ -103,7 +103,7 @@ impl<W: Clone> Dispatcher<W> {
         self.hand_over(handed);
     }
 
-    /// The pool is over.
+    /// The pool has ended.
     pub(crate) fn close(self: &Arc<Self>, why: String) {
         let handed = self.lock().close(why);
         self.hand_over(handed);

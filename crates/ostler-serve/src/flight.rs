@@ -1,4 +1,4 @@
-//! A call on a worker: what becomes of the worker when the call ends, in whatever way.
+//! A call on a worker, and what happens to the worker when the call ends.
 
 use std::sync::Arc;
 
@@ -90,7 +90,7 @@ impl Flight {
         self.end(true);
     }
 
-    /// The worker can't be used any more: it is replaced.
+    /// The worker is no longer usable and is replaced.
     pub(crate) fn broken(mut self) {
         self.serving.replace(&self.worker, Replacement::CallLost);
         let sent = self.sent.at().is_some();

@@ -17,7 +17,7 @@ use crate::worker::Worker;
 
 /// Room on one worker, held by one holder.
 ///
-/// It ends when it is dropped, however that comes about: the holder's task returns, panics or is
+/// It ends when it is dropped, for whatever reason: the holder's task returns, panics or is
 /// aborted, or its runtime ends. The worker then serves others again. If a call on it, or a
 /// [`Lease::exchange`], was under way at that moment, the worker is dealt with by `on_cancel`: it
 /// is replaced, unless the pool says that it can be used on.

@@ -1,4 +1,4 @@
-//! What becomes of a call: it is answered, refused (certainly not sent), or its outcome is unknown
+//! The outcome of a call: it is answered, refused (certainly not sent), or its outcome is unknown
 //! (sent, and then the worker or the connection was lost).
 
 use std::fmt;
@@ -23,7 +23,7 @@ impl fmt::Display for WorkerRef {
     }
 }
 
-/// Why a call has no answer. An answer of whatever content is `Ok`.
+/// Why a call has no answer. Any answer is `Ok`, whatever its content.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CallError {
     /// It was certainly not sent to any worker. It is safe to try again.
@@ -54,7 +54,7 @@ impl CallError {
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refused {
-    /// The pool is over: it was stopped, has finished or gave up.
+    /// The pool has ended: it was stopped, has finished or gave up.
     #[error("pool {pool:?} is over: {why}")]
     PoolOver {
         /// The pool.

@@ -28,10 +28,10 @@ pub struct ServeSpec {
     pub breaker: Breaker,
     /// Retries as a share of calls. Default 0.1; zero: none.
     pub retry_budget: f64,
-    /// What becomes of a worker whose caller gave up in the middle of a call. Default: it is
+    /// What happens to a worker whose caller gave up in the middle of a call. Default: it is
     /// replaced.
     pub on_cancel: OnCancel,
-    /// A request on which so many workers crashed is refused. Default 2; zero: never.
+    /// A request is refused after this many workers crashed on it. Default 2; zero: never.
     pub poison: u32,
 }
 
@@ -110,7 +110,7 @@ impl Breaker {
 pub struct QueueSpec {
     /// How many may wait. Default 1,000; zero: a call that finds no free worker is refused at once.
     pub max: usize,
-    /// Who goes first. Default first in, first out.
+    /// The order of waiting calls. Default first in, first out.
     pub order: QueueOrder,
     /// Shortens a queue that stays long. Default: not.
     pub codel: Option<Codel>,
@@ -126,7 +126,7 @@ impl Default for QueueSpec {
     }
 }
 
-/// Which waiting call goes first.
+/// The order of waiting calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum QueueOrder {
@@ -161,9 +161,9 @@ impl Default for Codel {
 pub struct Sessions {
     /// How strictly. Default: a hint.
     pub affinity: Affinity,
-    /// A session that is not used for so long is forgotten. Default 1 h; zero is invalid.
+    /// A session that is unused for this long is forgotten. Default 1 h; zero is invalid.
     pub ttl: Duration,
-    /// How many may be bound to workers at a time. Default 10,000; zero is invalid.
+    /// The largest number of sessions that are bound to workers. Default 10,000; zero is invalid.
     pub max: usize,
 }
 
@@ -193,11 +193,11 @@ pub enum Affinity {
 /// When a worker is replaced by a fresh one.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Recycle {
-    /// So long after it became ready. Default: never.
+    /// This long after it became ready. Default: never.
     pub age: Option<Duration>,
-    /// After so many calls. Default: never.
+    /// After this many calls. Default: never.
     pub requests: Option<u64>,
-    /// When the resident memory of its whole tree exceeds so many bytes. Default: never.
+    /// When the resident memory of its whole tree exceeds this many bytes. Default: never.
     pub memory: Option<u64>,
     /// Each worker's limits are smaller than these by a random share of up to `jitter`. Default
     /// 0.2.
@@ -248,7 +248,7 @@ pub struct FailureRate {
     pub share: f64,
     /// The window. Default 10 s; zero is invalid.
     pub window: Duration,
-    /// It counts only with at least so many calls in the window. Default 20.
+    /// Counts only with at least this many calls in the window. Default 20.
     pub calls: u32,
 }
 
@@ -262,7 +262,7 @@ impl Default for FailureRate {
     }
 }
 
-/// What becomes of a worker whose caller gave up in the middle of a call.
+/// What happens to a worker whose caller gave up in the middle of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnCancel {
