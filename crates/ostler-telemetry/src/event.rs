@@ -125,7 +125,7 @@ pub struct Event {
     pub app: String,
     /// The run's id.
     pub run: RunId,
-    /// The pool of a pool event. For a worker event, the pool is part of `worker`.
+    /// The pool, also of a worker event; `None` for an event of the run.
     pub pool: Option<String>,
     /// The worker.
     pub worker: Option<WorkerId>,

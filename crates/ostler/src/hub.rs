@@ -44,7 +44,7 @@ impl About {
 
     pub(crate) fn worker(worker: &WorkerId, incarnation: Option<Incarnation>) -> Self {
         Self {
-            pool: None,
+            pool: Some(worker.pool.clone()),
             worker: Some(worker.clone()),
             incarnation,
         }
@@ -392,7 +392,8 @@ mod tests {
         hub.emit(EventKind::PoolReady, About::pool("web"), Facts::default());
         hub.emit(EventKind::PoolReady, About::pool("other"), Facts::default());
         drop(hub);
-        assert_eq!(of_worker.next().await.map(|event| event.seq), Some(3));
+        let event = of_worker.next().await.expect("an event of web/1");
+        assert_eq!((event.seq, event.pool.as_deref()), (3, Some("web")));
         assert!(of_worker.next().await.is_none());
         let seqs: Vec<u64> = of_pool.map(|event| event.seq).collect().await;
         assert_eq!(seqs, [1, 2, 3, 4]);
