@@ -137,8 +137,8 @@ async fn run(protocol: &'static str, seed: u64, callers: u64, requests: u64) {
                     let outcome = outcome.await.unwrap_or(Outcome::GaveUp);
                     outcomes.push((key, outcome));
                     if outcome == Outcome::Refused {
-                        // As a caller does who hears that the circuit breaker is open: many of them at
-                        // once would use up all requests before it closes.
+                        // As a caller does who hears that the circuit breaker is open: many of them
+                        // at once would use up all requests before it closes.
                         tokio::time::sleep(BREAKER_OPEN).await;
                     }
                 }

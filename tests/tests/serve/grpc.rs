@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use ostler::{Health, PoolSpec, Port, Ports, Ready};
 use ostler_serve::grpc::{FAILURE, GrpcService, OUTCOME, REASON, STDERR, WORKER};
-use ostler_serve::{OnCancel, ServeSpec};
+use ostler_serve::{CallOptions, OnCancel, ServeSpec};
 use ostler_tests::helloworld::HelloRequest;
 use ostler_tests::helloworld::greeter_client::GreeterClient;
 use ostler_tests::route_guide::route_guide_client::RouteGuideClient;
@@ -158,7 +158,9 @@ async fn a_late_answer_reaches_no_one() {
     };
     let (scene, mut client) = scene(1, serve).await;
     let mut request = Request::new(point(1, 300));
-    request.set_timeout(Duration::from_millis(100));
+    // Not as `grpc-timeout`, which the server would keep, too, and might be the first to.
+    let options = CallOptions::new().timeout(Duration::from_millis(100));
+    request.extensions_mut().insert(options);
     let status = client.get_feature(request).await.expect_err("it is late");
     assert_eq!(fact(&status, REASON), "deadline");
     assert!(
