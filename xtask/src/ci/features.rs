@@ -3,9 +3,9 @@
 
 use crate::steps::{Outcome, cargo, output, step};
 
-/// A title, and the arguments of `cargo clippy`. RocksDB is compiled again (18 minutes) when another
-/// selection of packages changes the features of what its build depends on: combinations with it
-/// are of the whole workspace.
+/// A title, and the arguments of `cargo clippy`. RocksDB is compiled again (18 minutes) when
+/// another selection of packages changes the features of what its build depends on: combinations
+/// with it are of the whole workspace.
 const COMBINATIONS: [(&str, &str); 9] = [
     (
         "none (crates without an engine)",
