@@ -375,7 +375,9 @@ mod tests {
                     worker: name(index),
                 })
                 .collect(),
-            owners: (0..workers).map(|index| (index + 3 * workers, Some(index))).collect(),
+            owners: (0..workers)
+                .flat_map(|index| [(index, None), (index + 3 * workers, Some(index))])
+                .collect(),
         }
     }
 
