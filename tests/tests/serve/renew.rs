@@ -153,6 +153,31 @@ async fn resized_up_and_down_the_pool_loses_no_call() {
     scene.end().await;
 }
 
+/// A race: a worker that is to be replaced ends by itself, and its successor would be restarted in
+/// its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_process_that_was_chosen_is_restarted() {
+    let scene = scene(1, ServeSpec::default()).await;
+    let worker = scene.pool.worker(0).expect("one worker");
+    let first = worker.incarnation().expect("it runs");
+    ostler_tests::send(scene.pids()[0], nix::sys::signal::Signal::SIGKILL);
+    wait_until("its successor is usable", || {
+        worker.incarnation() != Some(first) && scene.serving.state().usable == 1
+    })
+    .await;
+    let second = worker.incarnation().expect("it runs");
+    let successor = scene.pids();
+    assert!(!worker.restart_if(first).await.expect("it can be asked"));
+    assert_eq!(scene.pids(), successor);
+    assert!(worker.restart_if(second).await.expect("it is restarted"));
+    wait_until("it is usable again", || {
+        worker.incarnation() != Some(second) && scene.serving.state().usable == 1
+    })
+    .await;
+    scene.at_full_strength().await;
+    scene.end().await;
+}
+
 /// An adapter whose requests are never sent.
 struct NeverSent;
 
