@@ -11,10 +11,12 @@ def stop(*_):
     sys.exit(0)
 signal.signal(signal.SIGTERM, stop)
 assert os.environ['OSTLER_TRANSPORT'] == 'grpc' and os.environ['OSTLER_GRACE_MS'] == '6000'
-listener = socket.create_server(('127.0.0.1', 0))
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(os.environ['OSTLER_SOCKET'])
+listener.listen()
 notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 address = os.environ['NOTIFY_SOCKET']
-notify.sendto(f'PORT={listener.getsockname()[1]}\\nREADY=1'.encode(), address.replace('@', '\\0', 1))
+notify.sendto(b'READY=1', address.replace('@', '\\0', 1))
 while True:
     signal.pause()
 ";
@@ -24,12 +26,13 @@ fn write(folder: &Path, name: &str, text: &str) {
 }
 
 #[test]
-fn a_python_pool_runs_and_reports_its_port() {
+fn a_python_pool_runs_and_serves_on_its_own_socket() {
     let (dir, file) = folder("[pool.p]\npython = \"worker.py\"\nworkers = 2\n");
     write(dir.path(), "worker.py", WORKER);
     let mut up = Up::of(&file);
     let ready = up.event("worker.ready");
-    assert!(ready["port"].as_u64().is_some_and(|port| port > 0), "{ready}");
+    let socket = ready["socket"].as_str().expect("a socket");
+    std::os::unix::net::UnixStream::connect(socket).unwrap();
     up.running.signal(nix::sys::signal::Signal::SIGTERM);
     assert_eq!(up.running.ended(), Some(0));
 }
