@@ -123,10 +123,10 @@ fn configuration_sets_the_directory_and_the_required_workers() {
             .arg(config(directory.path(), &pool(workers)));
         Report::by(&mut under(shell, &command))
     };
-    let few = report(20, "ulimit -n 60; exec \"$0\" \"$@\"");
+    let few = report(20, "ulimit -n 100; exec \"$0\" \"$@\"");
     assert_eq!(few.level("descriptors"), "holds");
     few.says("state", "found", &directory.path().display().to_string());
-    let many = report(21, "ulimit -n 60; exec \"$0\" \"$@\"");
+    let many = report(21, "ulimit -n 100; exec \"$0\" \"$@\"");
     assert_eq!((many.level("descriptors"), many.status), ("weaker", 1));
     many.says("descriptors", "means", "room for 20 of 21 workers");
     many.says("descriptors", "advice", "LimitNOFILE");
