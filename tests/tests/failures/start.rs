@@ -122,11 +122,3 @@ fn unsupported_modes_are_refused_by_name() {
         up.assert_nothing_left();
     }
 }
-
-#[test]
-fn grpc_is_refused_as_unsupported() {
-    let mut up = Up::start(|tag| pool("http", tag, "port = \"any\"\nready = { grpc = true }"));
-    let (status, stderr) = up.end(SOON);
-    assert_eq!(status.code(), Some(2), "{stderr}");
-    assert!(stderr.contains("grpc is not built yet"), "{stderr}");
-}
