@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use ostler_tests::scene::{killed_with_the_test, pool};
-use ostler_tests::world::{Anatomy, await_count, is_alive};
+use ostler_tests::world::{Anatomy, await_count, is_alive, kill_at_once};
 use ostler_tests::{SOON, TestDirectory, Up, send};
 
 /// Set when this program runs itself as the test program that is watched: how that one ends.
@@ -14,17 +14,17 @@ const END: &str = "OSTLER_TEST_END";
 /// Where it writes the tag and the processes of its run.
 const NOTES: &str = "OSTLER_TEST_NOTES";
 
-/// The worst moment to end: everything that could end the workers is stopped.
-fn halted_run() -> (Up, Anatomy) {
+/// The worst moment to end: guardian and sitters are killed, and the host, which could end the rest, is
+/// stopped.
+fn unguarded_run() -> (Up, Anatomy) {
     let ready = "workers = 2\nready = { line = \"ready to serve\" }";
     let modes = "ignore-term+daemon-naked+daemon+child+say-out+sleep";
     let mut up = Up::start(|tag| pool(modes, tag, ready));
     up.wait_for_event("pool.ready");
     await_count(&up.tag, "all processes", |count| count == 8);
     let anatomy = Anatomy::of(up.pid());
-    for pid in anatomy.all() {
-        send(pid, Signal::SIGSTOP);
-    }
+    up.signal(Signal::SIGSTOP);
+    kill_at_once(&anatomy.all()[1..]);
     (up, anatomy)
 }
 
@@ -34,7 +34,7 @@ fn run_that_is_cut_short() {
     let (Ok(end), Some(notes)) = (std::env::var(END), std::env::var_os(NOTES)) else {
         return;
     };
-    let (up, anatomy) = halted_run();
+    let (up, anatomy) = unguarded_run();
     let pids: Vec<String> = anatomy.all().iter().map(ToString::to_string).collect();
     let text = format!("{}\n{}", up.tag, pids.join(" "));
     let draft = std::path::PathBuf::from(&notes).with_extension("draft");

@@ -1,7 +1,7 @@
 //! A stop while the host, or everything, can't run: a debugger, a paused container, a virtual
 //! machine that is suspended. Workers keep the grace that they were promised.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use ostler_tests::scene::{parent, pool_of, python};
@@ -10,6 +10,7 @@ use ostler_tests::{SOON, Up, pid_of, send};
 /// Takes a second of its own time for a clean end. Time in which it is stopped does not count.
 const TIDY: &str = "import os, signal, time\n\
     def leave(*_):\n\
+    \x20   open('leaving', 'w').close()\n\
     \x20   for _ in range(20): time.sleep(0.05)\n\
     \x20   os._exit(0)\n\
     signal.signal(signal.SIGTERM, leave)\n\
@@ -22,7 +23,12 @@ fn stopping(keys: &str) -> (Up, u32) {
     let mut up = Up::start(|tag| pool_of(&python(TIDY, tag), &keys));
     let worker = pid_of(&up.wait_for_event("worker.ready"));
     up.signal(Signal::SIGTERM);
-    up.wait_for_event("worker.stopping");
+    // The sitter has sent TERM: the grace has begun.
+    let deadline = Instant::now() + SOON;
+    while !up.directory.path().join("leaving").exists() {
+        assert!(Instant::now() < deadline, "TERM has not arrived");
+        std::thread::yield_now();
+    }
     (up, worker)
 }
 
