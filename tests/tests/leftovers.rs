@@ -14,8 +14,8 @@ const END: &str = "OSTLER_TEST_END";
 /// Where it writes the tag and the processes of its run.
 const NOTES: &str = "OSTLER_TEST_NOTES";
 
-/// The worst moment to end: guardian and sitters are killed, and the host, which could end the rest, is
-/// stopped.
+/// The worst moment to end: guardian and sitters are killed, and the host, which could end the
+/// rest, is stopped.
 fn unguarded_run() -> (Up, Anatomy) {
     let ready = "workers = 2\nready = { line = \"ready to serve\" }";
     let modes = "ignore-term+daemon-naked+daemon+child+say-out+sleep";

@@ -74,8 +74,9 @@ pub struct CaptureOptions {
     /// Called for each line once it is complete, without its line ending, with U+FFFD in place of
     /// invalid UTF-8, and otherwise unchanged. It runs in the task that drains the stream, so it
     /// must not block, and must not call [`Capture::close`] or [`Capture::drain_after_exit`] of the
-    /// same stream. A line is cut at the size of the ring, or at 4 KiB if the ring is smaller. If
-    /// the hook panics, it is not called again. Default: none.
+    /// same stream. It is dropped at the end of the stream. A line is cut at the size of the ring,
+    /// or at 4 KiB if the ring is smaller. If the hook panics, it is not called again. Default:
+    /// none.
     pub on_line: Option<OnLine>,
 }
 

@@ -153,7 +153,7 @@ async fn resized_up_and_down_the_pool_loses_no_call() {
     scene.end().await;
 }
 
-/// A race: a worker that is to be replaced ends by itself, and its successor would be restarted in
+/// A race: a worker that must be replaced ends by itself, and its successor would be restarted in
 /// its place.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_process_that_was_chosen_is_restarted() {

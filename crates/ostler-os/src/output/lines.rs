@@ -41,11 +41,14 @@ impl Lines {
         self.extend(rest);
     }
 
-    /// Ends the stream: an incomplete line becomes the last one. Further calls do nothing.
+    /// Ends the stream: an incomplete line becomes the last one. The reader is dropped, so that it
+    /// passes on what it holds however long what was captured is kept. Further calls do nothing.
     pub(super) fn finish(&mut self) {
         if !self.open.is_empty() {
             self.end_line(b"");
         }
+        self.on_line = None;
+        self.open = Vec::new();
     }
 
     fn end_line(&mut self, end: &[u8]) {
@@ -124,6 +127,7 @@ mod tests {
         );
         chunks.iter().for_each(|chunk| lines.push(chunk));
         lines.finish();
+        assert_eq!(Arc::strong_count(&seen), 1, "the end of the stream drops its reader");
         lines.finish();
         seen.lock().unwrap().clone()
     }
