@@ -175,9 +175,9 @@ impl Pool {
 
     /// Changes the number of workers. New workers get the next indices and start under
     /// `max_starting`; this returns when they are supervised, and [`Pool::wait_ready`] waits for
-    /// them. To shrink, the workers with the highest indices are stopped, the highest first, with
-    /// the cause `pool_resize` in their events; this returns when everything they held is released.
-    /// No other worker is touched. With zero, the pool continues without workers.
+    /// them. To shrink, the workers with the highest indices are stopped, all at the same time,
+    /// with the cause `pool_resize` in their events; this returns when everything they held is
+    /// released. No other worker is touched. With zero, the pool continues without workers.
     ///
     /// [`Pool::spec`] keeps the original number. Changes of one pool are made one after the other,
     /// in the order of the calls. Cancel safe: once polled, a change continues.

@@ -131,7 +131,7 @@ impl PoolShared {
         Ok(())
     }
 
-    /// Ends the removed slots, in this order, and waits until they are released.
+    /// Ends the removed slots, all at the same time, and waits until they are released.
     async fn remove(self: &Arc<Self>, removed: Vec<Arc<Slot>>) -> Result<(), PoolError> {
         let supervisor = self.supervisor();
         let ends = removed.iter().map(|slot| async {
@@ -145,7 +145,6 @@ impl PoolShared {
             self.forget_starter(index);
             slot.settled().await;
         });
-        // The orders to end are given in this order, that of the first polls.
         join_all(ends).await;
         let (released, overdue): (Vec<_>, Vec<_>) = removed.into_iter().partition(|slot| self.slots.forget(slot));
         self.close(&released);
