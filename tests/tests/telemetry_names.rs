@@ -139,7 +139,8 @@ async fn full_run(place: &Place, telemetry: &Telemetry, receiver: &Receiver) -> 
         event.kind == EventKind::WorkerReady && event.pool_name() == Some("named")
     })
     .await;
-    let trace = calls(&ostler, &mut events, place).await;
+    // Its gauges are read while the pool has a client.
+    let (trace, _called) = calls(&ostler, &mut events, place).await;
     // Wait for one complete export of the metrics.
     let before = receiver.received().metrics.len();
     receiver.wait_for("a worker's CPU time", SOON, |received| {
@@ -169,7 +170,7 @@ async fn full_run(place: &Place, telemetry: &Telemetry, receiver: &Receiver) -> 
 
 /// Calls workers over gRPC, HTTP and stdio; a crash opens the circuit breaker, and a worker is
 /// drained. Returns the trace that the gRPC worker was given.
-async fn calls(ostler: &Ostler, events: &mut EventStream, place: &Place) -> String {
+async fn calls(ostler: &Ostler, events: &mut EventStream, place: &Place) -> (String, ServingPool) {
     let point = |latitude, longitude| Point { latitude, longitude };
     let grpc = place.serving(ostler, "called", "grpc").await;
     let mut client = RouteGuideClient::new(grpc.grpc());
@@ -201,7 +202,7 @@ async fn calls(ostler: &Ostler, events: &mut EventStream, place: &Place) -> Stri
     let stdio = place.serving(ostler, "spoken_to", "packet").await;
     let client = stdio.stdio::<serde_json::Value, serde_json::Value>();
     client.call(&serde_json::json!({"key": 4})).await.expect("an answer");
-    trace
+    (trace, grpc)
 }
 
 /// Sends what a test can only cause with a flood of events or with a bug.
