@@ -30,7 +30,7 @@ impl Errno {
 pub(crate) type Result<T> = core::result::Result<T, Errno>;
 
 /// # Safety
-
+///
 /// As the call itself: pointers among the arguments must be valid for what the kernel
 /// reads and writes.
 pub(crate) unsafe fn call(number: usize, args: [usize; 6]) -> Result<usize> {
