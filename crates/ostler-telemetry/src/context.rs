@@ -121,7 +121,7 @@ mod imp {
         }
     }
 
-    /// https://www.w3.org/TR/trace-context-1/#traceparent-header: versions after 00 may add parts.
+    /// <https://www.w3.org/TR/trace-context-1/#traceparent-header>: versions after 00 may add parts.
     fn context_of(traceparent: &str, tracestate: Option<&str>) -> Option<SpanContext> {
         let mut parts = traceparent.split('-');
         let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
