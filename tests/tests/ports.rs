@@ -144,6 +144,7 @@ fn port_held_by_another_worker_names_that_worker() {
     assert_eq!(failure["reason"], "port_in_use");
     let other = if failure["worker"] == "p/0" { "q/0" } else { "p/0" };
     assert!(failure["holder"].as_str().unwrap().contains(other), "{failure}");
+    up.wait_for_event("pool.gave_up");
     up.signal(Signal::SIGTERM);
     let (status, stderr) = up.end(SOON);
     assert_eq!(status.code(), Some(1), "one pool gave up: {stderr}");
