@@ -323,19 +323,24 @@ impl Guardian {
         self.link.let_go();
     }
 
-    /// How long ago the first order was sent that no event has followed yet; `None` if there is
-    /// none. An order that brings a tree's end forward may have no event, so a long silence is a
-    /// reason to [`wake`](Self::wake), not a proof.
-    pub fn silence(&self) -> Option<Duration> {
-        self.link.silence.length()
+    /// The number of messages received so far, while an order was given of which nothing proves
+    /// that the guardian has read it; `None` if there is no such order. If the number stays the
+    /// same, the guardian is silent. Only the answer to [`ask`](Self::ask) is a proof: an event may
+    /// have been sent before the order came.
+    pub fn unconfirmed(&self) -> Option<u64> {
+        self.link.silence.since()
     }
 
-    /// Continues a guardian that was stopped from outside, and asks it for an event, which ends the
-    /// silence. Does not wait.
-    pub fn wake(&self) {
-        self.link.signal(Signal::CONT, "an answer is overdue");
+    /// Asks the guardian for a sign of life, which confirms all orders before. Does not wait.
+    pub fn ask(&self) {
         // If the guardian is gone, `Lost` reports it.
         let _ = self.link.orders.give(&Order::new(OrderKind::Ping, 0, 0), Vec::new());
+    }
+
+    /// Continues a guardian that was stopped from outside, and asks it. Does not wait.
+    pub fn wake(&self) {
+        self.link.signal(Signal::CONT, "an answer is overdue");
+        self.ask();
     }
 
     /// Kills a guardian that does not answer. Each of its sitters then ends its tree and exits.

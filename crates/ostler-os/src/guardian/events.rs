@@ -188,6 +188,7 @@ impl Events {
                 // host shut its socket down, is lost: its exit, which comes next, says so.
                 Payload::Bye if self.ending.is_ordered() => self.farewell = Farewell::Said,
                 Payload::Bye => {}
+                Payload::Pong => self.silence.answered(),
                 _ => self.decoded.extend(self.assembler.accept(event)),
             }
         }

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use super::Silence;
 use super::error::OrderError;
-use crate::protocol::{MAX_SPAWN_FDS, Order};
+use crate::protocol::{MAX_SPAWN_FDS, Order, OrderKind};
 
 /// How soon a send is retried that failed for lack of kernel memory, or because this user has too
 /// many descriptors in flight: no socket becomes ready when that changes.
@@ -69,7 +69,10 @@ impl Orders {
         if queue.closed {
             return Err(OrderError::Gone);
         }
-        self.silence.ordered();
+        match order.kind {
+            OrderKind::Ping => self.silence.pinged(),
+            _ => self.silence.ordered(),
+        }
         let outgoing = Outgoing {
             bytes: order.encode(),
             fds,

@@ -21,7 +21,10 @@ use super::link::Link;
 /// The interval between two checks of the guardian: 500 ms. Checks are counted instead of measuring
 /// time, because time also passes while the host itself is suspended.
 const LOOK: Duration = Duration::from_millis(500);
-/// A guardian silent for this many checks (2 s) is continued and asked for a sign of life.
+/// A guardian silent for this many checks (1 s) is asked for a sign of life: only that proves that
+/// it has read its orders.
+const ASK_AFTER: u32 = 2;
+/// A guardian silent for this many checks (2 s) is continued and asked again.
 const WAKE_AFTER: u32 = 4;
 /// A guardian silent for this many checks (6 s) is killed.
 const KILL_AFTER: u32 = 12;
@@ -42,15 +45,19 @@ fn guardian_of(link: &Link, generation: u64) -> Option<Guardian> {
 pub(super) async fn watch_guardian(link: Arc<Link>, generation: u64) {
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut silent = 0;
+    let (mut silent, mut heard) = (0, None);
     loop {
         looks.tick().await;
         let Some(guardian) = guardian_of(&link, generation) else {
             return;
         };
-        silent = guardian.silence().map_or(0, |_| silent + 1);
-        if silent == WAKE_AFTER {
-            guardian.wake();
+        let now = guardian.unconfirmed();
+        silent = if now.is_some() && now == heard { silent + 1 } else { 0 };
+        heard = now;
+        match silent {
+            ASK_AFTER => guardian.ask(),
+            WAKE_AFTER => guardian.wake(),
+            _ => {}
         }
         if silent == KILL_AFTER {
             tracing::error!(target: "ostler", pid = guardian.pid(), "the guardian does not answer: killing it and starting another one");
