@@ -73,7 +73,7 @@ impl ServingPool {
             observer.watch_clients(clients);
         }
         tokio::spawn(close_when_over(serving.pool.clone(), Arc::clone(&serving.dispatcher)));
-        tokio::spawn(renew::recycle(Arc::downgrade(&serving)));
+        tokio::spawn(renew::recycle(Arc::downgrade(&serving), serving.spec.recycle));
         Self { serving }
     }
 

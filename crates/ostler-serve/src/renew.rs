@@ -277,16 +277,15 @@ async fn memory(serving: &Serving, worker: &Worker) -> Option<u64> {
         .ok()?
 }
 
-/// Replaces workers whose time has come, until the pool's clients are gone.
-pub(crate) async fn recycle(serving: Weak<Serving>) {
+/// Replaces workers whose time has come, until the pool's clients are gone. Requests are counted
+/// where they end, so without a limit of age or memory there is nothing to look at.
+pub(crate) async fn recycle(serving: Weak<Serving>, Recycle { age, memory: limit, .. }: Recycle) {
+    if age.is_none() && limit.is_none() {
+        return;
+    }
     loop {
         tokio::time::sleep(LOOK).await;
         let Some(serving) = serving.upgrade() else { return };
-        let Recycle { age, memory: limit, .. } = serving.spec().recycle;
-        if age.is_none() && limit.is_none() {
-            // Requests are counted where they end.
-            continue;
-        }
         for worker in serving.workers().into_iter().filter(|worker| worker.is_serving()) {
             let memory = match worker.limits.has_memory() {
                 true => memory(&serving, &worker).await,

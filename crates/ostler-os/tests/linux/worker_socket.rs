@@ -73,6 +73,15 @@ fn listener_pid(path: &Path) -> Option<i32> {
     Some(peer.pid.as_raw_nonzero().get())
 }
 
+/// Seen from a tree that it is not in, the socket is that of the process `pid`.
+fn assert_foreign_to_others(troupe: &mut Troupe, path: &Path, listener: Option<i32>, pid: i32) {
+    let (other, _) = troupe.python("import time; print('up'); time.sleep(600)");
+    let SocketOwner::Foreign(holder) = owner(path, listener, other).expect("found") else {
+        panic!("it is not below {other}");
+    };
+    assert!(holder.to_string().starts_with(&format!("pid {pid} (")), "{holder}");
+}
+
 #[test]
 fn the_owner_is_the_tree_or_a_named_other() {
     let (_directory, path) = place();
@@ -87,12 +96,7 @@ s = socket.socket(socket.AF_UNIX); s.bind({path:?}); s.listen(); print('up'); ti
     let listener = listener_pid(&path);
     assert_eq!(listener, Some(pid));
     assert_eq!(owner(&path, listener, us()).expect("found"), SocketOwner::Tree);
-    // Seen from a tree that it is not in.
-    let (other, _) = troupe.python("import time; print('up'); time.sleep(600)");
-    let SocketOwner::Foreign(holder) = owner(&path, listener, other).expect("found") else {
-        panic!("it is not below {other}");
-    };
-    assert!(holder.to_string().starts_with(&format!("pid {pid} (")), "{holder}");
+    assert_foreign_to_others(&mut troupe, &path, listener, pid);
     troupe.kill_all();
     troupe.assert_none_left();
 }
@@ -115,11 +119,7 @@ os.wait(); print('up'); time.sleep(600)
     let listener = listener_pid(&path);
     assert_ne!(listener, Some(pid), "its child has called listen(2)");
     assert_eq!(owner(&path, listener, us()).expect("found"), SocketOwner::Tree);
-    let (other, _) = troupe.python("import time; print('up'); time.sleep(600)");
-    let SocketOwner::Foreign(holder) = owner(&path, listener, other).expect("found") else {
-        panic!("it is not below {other}");
-    };
-    assert!(holder.to_string().starts_with(&format!("pid {pid} (")), "{holder}");
+    assert_foreign_to_others(&mut troupe, &path, listener, pid);
     troupe.kill_all();
     troupe.assert_none_left();
 }

@@ -1,5 +1,6 @@
 //! The handle of one worker.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,7 +19,7 @@ use super::shared::PoolShared;
 use super::starter;
 use crate::detached::detached;
 use crate::process::{Slot, WorkerOutput};
-use crate::status::{SocketMap, WorkerState};
+use crate::status::WorkerState;
 
 /// One worker of a pool, over all its incarnations. Cheap to clone; dropping it does nothing to the
 /// worker.
@@ -82,9 +83,7 @@ impl Worker {
 
     /// The address of its port without a name, or of its only port. `None` while it has none.
     pub fn addr(&self) -> Option<SocketAddr> {
-        let ports = self.state().ports;
-        let only = || ports.values().next().filter(|_| ports.len() == 1);
-        ports.get("").or_else(only).map(|port| self.at(*port))
+        sole(&self.state().ports).map(|port| self.at(*port))
     }
 
     /// The address of its port with this name. `None` while it has none of that name.
@@ -95,14 +94,7 @@ impl Worker {
     /// Its Unix socket (`port = "unix"`): the one without a name, or its only one. `None` while it
     /// has none.
     pub fn socket(&self) -> Option<PathBuf> {
-        let mut sockets = self.state().sockets;
-        let only = |sockets: &SocketMap| sockets.keys().next().filter(|_| sockets.len() == 1).cloned();
-        let name = if sockets.contains_key("") {
-            String::new()
-        } else {
-            only(&sockets)?
-        };
-        sockets.remove(&name)
+        sole(&self.state().sockets).cloned()
     }
 
     /// Its Unix socket with this name. `None` while it has none of that name.
@@ -155,11 +147,7 @@ impl Worker {
     /// [`PoolError::NotRestartable`]; [`PoolError::Stopping`] if the runtime is shutting down.
     pub async fn restart(&self) -> Result<Incarnation, PoolError> {
         let worker = self.clone();
-        let work = async move {
-            worker.end(Cause::RestartRequested).await?;
-            worker.begin().await
-        };
-        self.ordered(work).await
+        self.ordered(async move { worker.end_and_begin().await }).await
     }
 
     /// The same, if this incarnation is still the latest; whether it was. One that has ended by
@@ -175,10 +163,14 @@ impl Worker {
             if worker.slot.begun() != Some(incarnation) {
                 return Ok(false);
             }
-            worker.end(Cause::RestartRequested).await?;
-            worker.begin().await.map(|_| true)
+            worker.end_and_begin().await.map(|_| true)
         };
         self.ordered(work).await
+    }
+
+    async fn end_and_begin(&self) -> Result<Incarnation, PoolError> {
+        self.end(Cause::RestartRequested).await?;
+        self.begin().await
     }
 
     /// Stops the worker, and keeps its slot empty until [`Worker::start`]. Returns when everything
@@ -404,4 +396,10 @@ impl Worker {
             reason,
         }
     }
+}
+
+/// What has no name, or is the only one.
+fn sole<V>(by_name: &BTreeMap<String, V>) -> Option<&V> {
+    let only = || by_name.values().next().filter(|_| by_name.len() == 1);
+    by_name.get("").or_else(only)
 }
