@@ -2,7 +2,7 @@
 //! worker.
 //!
 //! `cargo bench -p ostler --no-default-features --features redb [-- ROUNDS]` (see
-//! docs/benchmarks.md). The floor is what the kernel takes for the same work: `posix_spawn` and
+//! docs/performance.md). The floor is what the kernel takes for the same work: `posix_spawn` and
 //! `waitpid` of the same program. Both take turns within a round. The output has medians over the
 //! rounds with their extremes, and whether the bounds are met.
 
