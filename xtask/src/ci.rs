@@ -81,14 +81,16 @@ fn docs(_: &mut Skips) -> Outcome {
     step("documentation", doc.envs(native::environment()?))
 }
 
-/// With the tests' features, so that only the benchmarks themselves are compiled here.
+/// Every benchmark once, at a small size and untimed, with the tests' features, so that only the
+/// benchmarks themselves are compiled here. One of them measures the program.
 fn benches(_: &mut Skips) -> Outcome {
+    let environment = native::environment()?;
+    let mut program = cargo();
+    program.args(["build", "--workspace", "--bins", "--features", FEATURES]);
+    step("the program for the benchmarks", program.envs(environment.clone()))?;
     let mut benches = cargo();
-    benches.args(["bench", "--workspace", "--bench", "*", "--no-run", "--profile", "dev"]);
-    step(
-        "benchmarks compile",
-        benches.args(["--features", FEATURES]).envs(native::environment()?),
-    )
+    benches.args(["test", "--workspace", "--bench", "*", "--features", FEATURES]);
+    step("benchmarks work", benches.envs(environment))
 }
 
 /// cargo-deny, where it is installed. Its licence and source rules need no network; its advisories

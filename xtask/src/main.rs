@@ -1,5 +1,6 @@
 //! The project's own commands, as plain Rust: `cargo xtask help` lists them.
 
+mod bench;
 mod chaos;
 mod ci;
 mod demo;
@@ -36,6 +37,10 @@ cargo xtask chaos [--minutes N] [--seed S]
     Random faults of all kinds against a running set of pools, under an observer from outside (docs/testing.md). Builds with
     the light store. Its --help has more.
 
+cargo xtask bench [--store redb|rocksdb|both] [--rounds N] [SUBJECT …]
+    Measures what Ostler costs beside the floor of the same run, reports what got worse beyond the noise, and refreshes the
+    figures of docs/performance.md. Its --help has more.
+
 cargo xtask ci [CHECK …]
     What is checked besides the tests, or some of it: format, text, deny, guardian, clippy, features, targets, docs, api,
     benches, packages. What was skipped is listed at the end; in CI (CI=true) it must be in .ci/expected-skips.
@@ -60,6 +65,7 @@ fn main() -> ExitCode {
         ["test", rest @ ..] => test::run(rest),
         ["python"] => test::python_alone(),
         ["walkthrough"] => walkthrough::run(),
+        ["bench", rest @ ..] => bench::run(rest),
         ["chaos", rest @ ..] => chaos::run(rest),
         ["ci", checks @ ..] => ci::run(checks),
         ["api"] => ci::api::write(),

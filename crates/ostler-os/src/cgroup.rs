@@ -307,20 +307,14 @@ impl Group {
         Ok(pids)
     }
 
-    /// Removes it and all groups below if they are empty; returns `false` if they are not. Never
+    /// Removes it and all groups below that are empty; returns `false` if some are not. Never
     /// blocks.
     ///
     /// # Errors
     ///
     /// If the kernel refuses for another reason. A group that is gone counts as removed.
     pub fn try_remove(&self) -> io::Result<bool> {
-        for path in with_descendants(&self.path)?.into_iter().rev() {
-            match fs::remove_dir(&path) {
-                Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => return Ok(false),
-                result => absent_is(result, ())?,
-            }
-        }
-        Ok(true)
+        remove(&self.path)
     }
 
     /// Like [`Group::try_remove`], but retries until the deadline, because the kernel may report a
@@ -361,23 +355,50 @@ impl Group {
     }
 }
 
-/// A directory and all directories below it, parents first; empty if it is gone.
+/// Removes a group and all groups below that are empty. Returns whether all of them were.
+///
+/// Tries before it looks: nearly every group has none below, and to list the kernel's twenty files
+/// in it takes longer than its removal (30 µs and 27).
+fn remove(path: &Path) -> io::Result<bool> {
+    if removed(path)? {
+        return Ok(true);
+    }
+    let mut empty = true;
+    for below in groups_in(path)? {
+        empty &= remove(&below)?;
+    }
+    Ok(empty && removed(path)?)
+}
+
+/// Whether a group is gone after an attempt to remove it. One with a process or a group in it is
+/// busy.
+fn removed(path: &Path) -> io::Result<bool> {
+    match fs::remove_dir(path) {
+        Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => Ok(false),
+        result => absent_is(result, ()).map(|()| true),
+    }
+}
+
+/// A group and all groups below it, parents first.
 fn with_descendants(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = vec![path.to_owned()];
     let mut next = 0;
     while let Some(path) = found.get(next) {
         next += 1;
-        let Some(entries) = absent_is(fs::read_dir(path).map(Some), None)? else {
-            continue;
-        };
-        let below: Vec<PathBuf> = entries
-            .flatten()
-            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-            .map(|entry| entry.path())
-            .collect();
+        let below = groups_in(path)?;
         found.extend(below);
     }
     Ok(found)
+}
+
+/// The groups directly below a group; none if it is gone.
+fn groups_in(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = absent_is(fs::read_dir(path).map(Some), None)?;
+    let groups = entries.into_iter().flatten().flatten();
+    Ok(groups
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect())
 }
 
 /// Maps errors for a missing group to `value`: ENOENT, and ENODEV for a file whose group was

@@ -2,8 +2,11 @@
 //! and that it grows linearly.
 //!
 //! `cargo bench -p ostler-supervisor --bench supervisors`. Each figure is measured in its own
-//! process, so that no run is affected by the one before.
+//! process, so that no run is affected by the one before. Without `--bench`, which `cargo bench`
+//! passes, everything runs once at a small size and nothing is timed: a check for CI.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -17,6 +20,10 @@ const KINDS: [&str; 4] = ["bare", "supervisor", "dynamic", "dynamic, all"];
 const COUNTS: [usize; 3] = [1_000, 10_000, 100_000];
 /// The best of this many rounds counts, because other work on the machine only adds to the time.
 const ROUNDS: usize = 3;
+/// The number of children in a check, and in a measurement's warm-up.
+const FEW: usize = 100;
+/// The most that starting and stopping one of this many children may cost, as times a bare one.
+const BOUND: (usize, f64) = (100_000, 2.0);
 
 /// A minimal child.
 struct Idle;
@@ -60,6 +67,15 @@ fn main() {
     {
         return measure(kind, count.parse().expect("number of children"));
     }
+    if !arguments.iter().any(|argument| argument == "--bench") {
+        for kind in KINDS {
+            let cost = measure_in_own_process(kind, FEW);
+            assert!(cost.start > 0.0 && cost.stop > 0.0, "{kind} took no time");
+        }
+        return println!("supervisors: works");
+    }
+    let results = arguments.iter().position(|argument| argument == "--results");
+    let mut results = results.map(|at| File::create(&arguments[at + 1]).expect("creating the file for the results"));
     println!(
         "{:<12}{:>9}{:>12}{:>12}{:>12}{:>24}",
         "", "children", "start µs", "stop µs", "bytes", "× bare: start stop bytes"
@@ -74,8 +90,30 @@ fn main() {
                 "{kind:<12}{count:>9}{:>12.2}{:>12.2}{:>12.0}{start:>14} {stop} {bytes}",
                 cost.start, cost.stop, cost.bytes
             );
+            if let Some(file) = results.as_mut().filter(|_| kind != "bare") {
+                write!(file, "{}", json(kind, count, bare, cost)).expect("writing the results");
+            }
         }
     }
+}
+
+/// The lines for `cargo xtask bench`.
+fn json(kind: &str, count: usize, bare: Cost, cost: Cost) -> String {
+    let bound = match count == BOUND.0 {
+        true => format!(",\"most_ratio\":{}", BOUND.1),
+        false => String::new(),
+    };
+    let figures = [
+        ("start", "µs", bare.start, cost.start, bound.as_str()),
+        ("stop", "µs", bare.stop, cost.stop, bound.as_str()),
+        ("memory", "bytes", bare.bytes, cost.bytes, ""),
+    ];
+    let line = |(what, unit, bare, cost, bound)| {
+        format!(
+            "{{\"subject\":\"supervisors\",\"what\":\"{kind}: {what}\",\"workers\":{count},\"unit\":\"{unit}\",\"baseline\":\"spawn_linked\",\"base\":[{bare:?}],\"ours\":[{cost:?}]{bound}}}\n"
+        )
+    };
+    figures.map(line).concat()
 }
 
 fn best(kind: &str, count: usize) -> Cost {
@@ -115,7 +153,7 @@ fn measure(kind: &str, count: usize) {
     // for each reply.
     let measured = runtime.spawn(async move {
         // Warms up, so that one-time setup is not measured.
-        run(&kind, 100).await;
+        run(&kind, FEW).await;
         run(&kind, count).await
     });
     let (start, stop, bytes) = runtime.block_on(measured).expect("measuring task");

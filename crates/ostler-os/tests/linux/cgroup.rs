@@ -129,6 +129,34 @@ fn next_incarnation_reuses_the_slots_group() {
     );
 }
 
+/// At the end of a run, one busy group must not leave the others to a second attempt.
+#[test]
+fn busy_group_does_not_keep_its_neighbours() {
+    let Some(site) = site() else { return };
+    let mut troupe = Troupe::new();
+    let run = TestRun::new(&site, some_run());
+    let slots: Vec<_> = (0..9)
+        .map(|index| run.slot(&WorkerId::new("embed", index), None).expect("made"))
+        .collect();
+    let busy = &slots[4];
+    spawn_inside(&mut troupe, busy.path(), "echo up; sleep 600");
+    until("the process is in the group", || busy.is_populated().expect("read"));
+
+    assert!(!run.group().try_remove().expect("removing what is empty"));
+    for slot in &slots {
+        assert_eq!(
+            slot.path().exists(),
+            slot.path() == busy.path(),
+            "{}",
+            slot.path().display()
+        );
+    }
+
+    busy.kill().expect("killed");
+    assert!(run.group().remove_until(soon()).expect("removed"));
+    troupe.assert_none_left();
+}
+
 /// Regression: a late kill for an incarnation whose group had been removed hit the next one, which
 /// had the same path.
 #[test]

@@ -5,57 +5,77 @@
 
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::process::Command;
 
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, posix_spawn};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
+use crate::children;
 use crate::worker::{Nanos, Worker, now};
 
-/// The first argument of a process that measures the floor. It is followed by what to measure, how
-/// often, and the worker.
-pub(crate) const ARGUMENT: &str = "floor";
+/// The process that measures the floor.
+pub(crate) const ROLE: &str = "--floor";
 
-/// The times from killing a worker to the start of its replacement.
-pub(crate) fn restarts(worker: &Worker, count: u32) -> Vec<Nanos> {
-    measure(worker, "restarts", count)
+/// The times of a number of processes.
+#[derive(Debug)]
+pub(crate) struct Times {
+    /// From the first spawn to the last worker's timestamp.
+    pub(crate) start: Nanos,
+    /// From the first signal to the last process that was waited for.
+    pub(crate) stop: Nanos,
+    /// From killing one of them to the start of its replacement.
+    pub(crate) restarts: Vec<Nanos>,
 }
 
-/// The times to start this many workers, and to end them.
-pub(crate) fn start_and_stop(worker: &Worker, count: u32) -> (Nanos, Nanos) {
-    match measure(worker, "pool", count)[..] {
-        [started, stopped] => (started, stopped),
+/// Starts this many workers, kills and replaces one of them this often, and ends all of them by
+/// `signal`.
+pub(crate) fn measure(role: &str, worker: &Worker, workers: u32, restarts: u32, signal: Signal) -> Times {
+    let [program, fifo] = [&worker.program, &worker.fifo].map(|path| path.to_str().expect("UTF-8 path"));
+    let (workers, restarts) = (workers.to_string(), restarts.to_string());
+    let times = children::numbers(role, &[&workers, &restarts, signal.as_str(), program, fifo]);
+    match times[..] {
+        [start, stop, ref restarts @ ..] => Times {
+            start,
+            stop,
+            restarts: restarts.to_vec(),
+        },
         ref other => panic!("expected two times, got {other:?}"),
     }
 }
 
-fn measure(worker: &Worker, what: &str, count: u32) -> Vec<Nanos> {
-    let output = Command::new(std::env::current_exe().expect("path of this program"))
-        .args([ARGUMENT, what, &count.to_string()])
-        .args([&worker.program, &worker.fifo])
-        .output()
-        .expect("running this program");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).expect("numbers");
-    text.lines().map(|line| line.parse().expect("nanoseconds")).collect()
+/// What both floors are asked to do.
+pub(crate) struct Task {
+    pub(crate) workers: u32,
+    pub(crate) restarts: u32,
+    pub(crate) signal: Signal,
+    pub(crate) worker: Worker,
+}
+
+impl Task {
+    pub(crate) fn parse(arguments: &[String]) -> Self {
+        let [workers, restarts, signal, program, fifo] = arguments else {
+            panic!("WORKERS RESTARTS SIGNAL PROGRAM FIFO");
+        };
+        ostler::limits::raise_descriptors().expect("raising the soft limit on descriptors");
+        Self {
+            workers: workers.parse().expect("a count"),
+            restarts: restarts.parse().expect("a count"),
+            signal: signal.parse().expect("a signal"),
+            worker: Worker::open(program.into(), fifo.into()),
+        }
+    }
 }
 
 /// The measuring process: prints the times in nanoseconds.
-pub(crate) fn run(arguments: &[String]) {
-    let [what, count, program, fifo] = arguments else {
-        panic!("floor restarts|pool COUNT PROGRAM FIFO");
-    };
-    let worker = Worker::open(program.into(), fifo.into());
-    let (floor, count) = (Floor::new(&worker), count.parse().expect("a count"));
-    let times = match what.as_str() {
-        "restarts" => floor.restarts(count),
-        _ => floor.start_and_stop(count).into(),
-    };
-    for time in times {
-        println!("{time}");
-    }
+pub(crate) fn role(arguments: &[String]) {
+    let task = Task::parse(arguments);
+    let floor = Floor::new(&task.worker);
+    let begun = now();
+    let mut pids: Vec<Pid> = (0..task.workers).map(|_| floor.spawn()).collect();
+    let start = task.worker.last_of(task.workers) - begun;
+    let restarts: Vec<Nanos> = (0..task.restarts).map(|_| floor.restart(&mut pids[0])).collect();
+    children::print([start, end(&pids, task.signal)].into_iter().chain(restarts));
 }
 
 /// Starts the worker in the simplest way.
@@ -85,33 +105,18 @@ impl<'a> Floor<'a> {
         posix_spawn(program, &self.actions, &self.attributes, argv, &self.environment).expect("spawning the worker")
     }
 
-    fn restarts(&self, count: u32) -> Vec<Nanos> {
-        let mut pid = self.spawn();
-        self.worker.next_stamp();
-        let cycle = |_| {
-            let begun = now();
-            kill(pid, Signal::SIGKILL).expect("child of this process");
-            waitpid(pid, None).expect("child of this process");
-            pid = self.spawn();
-            self.worker.next_stamp().at - begun
-        };
-        let times = (0..count).map(cycle).collect();
-        end(&[pid]);
-        times
-    }
-
-    fn start_and_stop(&self, count: u32) -> [Nanos; 2] {
+    fn restart(&self, pid: &mut Pid) -> Nanos {
         let begun = now();
-        let pids: Vec<Pid> = (0..count).map(|_| self.spawn()).collect();
-        let started = self.worker.last_of(count) - begun;
-        [started, end(&pids)]
+        end(&[*pid], Signal::SIGKILL);
+        *pid = self.spawn();
+        self.worker.next_stamp().at - begun
     }
 }
 
-fn end(pids: &[Pid]) -> Nanos {
+fn end(pids: &[Pid], signal: Signal) -> Nanos {
     let begun = now();
     for pid in pids {
-        kill(*pid, Signal::SIGTERM).expect("child of this process");
+        kill(*pid, signal).expect("child of this process");
     }
     for pid in pids {
         waitpid(*pid, None).expect("child of this process");

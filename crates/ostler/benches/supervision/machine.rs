@@ -2,21 +2,21 @@
 
 use std::fs;
 
-/// Prints the machine's properties.
-pub(crate) fn print_facts() {
+/// The machine's properties.
+pub(crate) fn facts() -> String {
     let processors = std::thread::available_parallelism().map_or(0, usize::from);
-    println!(
-        "machine: {processors} processors ({}), {}, Linux {}",
+    format!(
+        "{processors} processors ({}), {}, Linux {}",
         line_of("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown model".to_owned()),
         line_of("/proc/meminfo", "MemTotal").unwrap_or_default(),
         read("/proc/sys/kernel/osrelease")
-    );
-    println!("store: {}", ostler::Engine::DEFAULT.name());
+    )
 }
 
-/// Prints the load. Figures from a busy machine are noisy.
-pub(crate) fn print_load(when: &str) {
-    println!("load {when}: {}", read("/proc/loadavg"));
+/// The load. Figures from a busy machine are noisy.
+pub(crate) fn load() -> String {
+    let text = read("/proc/loadavg");
+    text.split(' ').next().unwrap_or_default().to_owned()
 }
 
 fn read(path: &str) -> String {

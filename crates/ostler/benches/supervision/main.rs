@@ -1,137 +1,122 @@
-//! Compares Ostler with the floor in one run: restart, start and stop of many workers, memory per
-//! worker.
+//! Compares Ostler with the floor in one run: what the kernel takes for the same work, with
+//! `posix_spawn` and `waitpid` of the same program. `tokio::process` is measured beside it.
 //!
-//! `cargo bench -p ostler --no-default-features --features redb [-- ROUNDS]` (see
-//! docs/performance.md). The floor is what the kernel takes for the same work: `posix_spawn` and
-//! `waitpid` of the same program. Both take turns within a round. The output has medians over the
-//! rounds with their extremes, and whether the bounds are met.
+//! `cargo xtask bench`, or `cargo bench -p ostler --no-default-features --features redb,benchmarks
+//! [-- SUBJECT… --rounds N]`; see docs/performance.md. Without `--bench`, which `cargo bench`
+//! passes, every subject runs once at a small size and nothing is timed: a check for CI (`cargo
+//! test --bench supervision`).
 
-mod figures;
+mod children;
+mod deaths;
+mod events;
 mod floor;
+mod large_host;
 mod machine;
 mod memory;
 mod ours;
+mod output;
+mod pools;
+mod report;
+mod table;
 #[cfg(feature = "otlp")]
 mod telemetry;
+#[cfg(feature = "benchmarks")]
+mod tokio_floor;
 mod worker;
 
-use figures::{Measure, median_ms, milliseconds, verdict};
-use ours::Ours;
-use worker::Worker;
+use report::Report;
 
 /// The default number of rounds.
 const ROUNDS: usize = 7;
-/// Restarts per round, of each side.
-const RESTARTS: u32 = 50;
-/// How many workers are started and stopped at a time.
-const SIZES: [u32; 2] = [200, 1_000];
-/// The number of workers in the memory measurement.
-const MEMORY_WORKERS: u32 = 1_000;
 
-/// Bounds: ratios to the floor, and KiB per worker.
-const RESTART_BOUND: f64 = 2.5;
-const START_STOP_BOUND: f64 = 3.0;
-const MEMORY_BOUND: f64 = 40.0;
+/// How much is measured.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scale {
+    pub(crate) rounds: usize,
+    /// Whether this is a check that everything works, at a small size.
+    pub(crate) check: bool,
+}
+
+impl Scale {
+    /// The first in a measurement, the second in a check.
+    pub(crate) fn pick<T>(self, measured: T, checked: T) -> T {
+        if self.check { checked } else { measured }
+    }
+}
+
+/// A part of the benchmark.
+type Subject = fn(Scale, &mut Report);
+
+const SUBJECTS: &[(&str, Subject)] = &[
+    ("memory", memory::run),
+    ("pools", pools::run),
+    ("large_host", large_host::run),
+    ("deaths", deaths::run),
+    ("table", table::run),
+    ("events", events::run),
+    ("output", output::run),
+    #[cfg(feature = "otlp")]
+    ("telemetry", telemetry::run),
+];
+
+/// What a process does that this program starts to measure one thing on its own: its first argument
+/// names it.
+type Role = fn(&[String]);
+
+const ROLES: &[(&str, Role)] = &[
+    (floor::ROLE, floor::role),
+    #[cfg(feature = "benchmarks")]
+    (tokio_floor::ROLE, tokio_floor::role),
+    (memory::ROLE, memory::role),
+    (large_host::ROLE, large_host::role),
+    (table::ROLE, table::role),
+    (output::ROLE, output::role),
+    (output::READER, output::reader),
+    #[cfg(feature = "otlp")]
+    (telemetry::MEASURE, telemetry::measure),
+    #[cfg(feature = "otlp")]
+    (telemetry::RECEIVE, telemetry::receive),
+];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match arguments.split_first() {
-        Some((first, rest)) if first == floor::ARGUMENT => floor::run(rest),
-        #[cfg(feature = "otlp")]
-        Some((first, rest)) if first == telemetry::MEASURE => telemetry::measure(rest),
-        #[cfg(feature = "otlp")]
-        Some((first, rest)) if first == telemetry::RECEIVE => telemetry::receive(rest),
-        #[cfg(feature = "otlp")]
-        Some(_) if arguments.iter().any(|argument| argument == telemetry::ARGUMENT) => {
-            telemetry::compare(rounds(&arguments))
-        }
-        _ => compare(rounds(&arguments)),
+    if let Some((name, rest)) = arguments.split_first()
+        && let Some((_, role)) = ROLES.iter().find(|(role, _)| role == name)
+    {
+        return role(rest);
     }
-}
-
-/// The number of rounds from the command line. `cargo bench` itself passes `--bench`.
-fn rounds(arguments: &[String]) -> usize {
-    let number = arguments.iter().find_map(|argument| argument.parse().ok());
-    number.unwrap_or(ROUNDS)
-}
-
-fn compare(rounds: usize) {
     ostler::limits::raise_descriptors().expect("raising the soft limit on descriptors");
-    machine::print_facts();
-    machine::print_load("before");
-    let worker = Worker::build();
-    let ours = Ours::start(&worker);
-
-    // Memory first, while the host is small.
-    let memory = ours.memory(MEMORY_WORKERS);
-
-    let mut restart = Measure::new("restart", Some(RESTART_BOUND));
-    let mut pools = SIZES.map(PoolMeasures::new);
-    for round in 0..rounds {
-        eprintln!("round {} of {rounds}", round + 1);
-        restart.add(
-            median_ms(&floor::restarts(&worker, RESTARTS)),
-            median_ms(&ours.restarts(RESTARTS)),
-        );
-        for pool in &mut pools {
-            pool.round(&worker, &ours);
-        }
-    }
-    ours.end();
-
-    println!("{rounds} rounds, {RESTARTS} restarts each; medians (lowest–highest)\n");
-    figures::print_head();
-    restart.print();
-    for pool in &pools {
-        pool.print();
-    }
-    let each = memory::kibibytes(memory.total()) / f64::from(MEMORY_WORKERS);
-    println!(
-        "\nmemory per worker, of {MEMORY_WORKERS}: {each:.1} KiB PSS; {}",
-        verdict(each, Some(MEMORY_BOUND))
+    let after = |flag: &str| {
+        let at = arguments.iter().position(|argument| argument == flag)?;
+        arguments.get(at + 1).map(String::as_str)
+    };
+    let rounds = after("--rounds").map(|rounds| rounds.parse().expect("--rounds needs a number"));
+    let check = !arguments.iter().any(|argument| argument == "--bench");
+    let scale = Scale {
+        rounds: if check { 1 } else { rounds.unwrap_or(ROUNDS) },
+        check,
+    };
+    let named: Vec<&(&str, Subject)> = SUBJECTS
+        .iter()
+        .filter(|(name, _)| arguments.iter().any(|argument| argument == name))
+        .collect();
+    let chosen = if named.is_empty() {
+        SUBJECTS.iter().collect()
+    } else {
+        named
+    };
+    let mut report = Report::new(after("--results"), !check);
+    let about = format!(
+        "{}; store {}; {} rounds; load before {}",
+        machine::facts(),
+        ostler::Engine::DEFAULT.name(),
+        scale.rounds,
+        machine::load()
     );
-    println!("  {}", memory.describe(MEMORY_WORKERS));
-    machine::print_load("after");
-}
-
-/// The measures of starting and stopping a pool of one size.
-struct PoolMeasures {
-    workers: u32,
-    start: Measure,
-    gone: Measure,
-    stop: Measure,
-    both: Measure,
-    sitters_gone: Measure,
-}
-
-impl PoolMeasures {
-    fn new(workers: u32) -> Self {
-        let bound = (workers == 1_000).then_some(START_STOP_BOUND);
-        Self {
-            workers,
-            start: Measure::new(format!("start {workers}"), bound),
-            gone: Measure::new(format!("stop {workers}, workers gone"), bound),
-            stop: Measure::new(format!("stop {workers}, release confirmed"), None),
-            both: Measure::new(format!("start and stop {workers}"), bound),
-            sitters_gone: Measure::new(format!("stop {workers}, sitters gone"), None),
-        }
+    report.head(&about);
+    for (name, subject) in chosen {
+        eprintln!("measuring: {name}");
+        subject(scale, &mut report);
     }
-
-    fn round(&mut self, worker: &Worker, ours: &Ours<'_>) {
-        let (floor_start, floor_stop) = floor::start_and_stop(worker, self.workers);
-        let (floor_start, floor_stop) = (milliseconds(floor_start), milliseconds(floor_stop));
-        let times = ours.start_and_stop(self.workers);
-        let (start, stop) = (milliseconds(times.started), milliseconds(times.stop.released));
-        self.start.add(floor_start, start);
-        self.gone.add(floor_stop, milliseconds(times.stop.workers_gone));
-        self.stop.add(floor_stop, stop);
-        self.both.add(floor_start + floor_stop, start + stop);
-        self.sitters_gone.add(floor_stop, milliseconds(times.stop.sitters_gone));
-    }
-
-    fn print(&self) {
-        for measure in [&self.start, &self.gone, &self.stop, &self.both, &self.sitters_gone] {
-            measure.print();
-        }
-    }
+    eprintln!("load after: {}", machine::load());
 }

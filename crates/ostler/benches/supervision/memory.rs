@@ -2,6 +2,71 @@
 
 use std::fs;
 
+use crate::ours::Ours;
+use crate::report::{Bound, Measure, Report};
+use crate::worker::Worker;
+use crate::{Scale, children as processes};
+
+/// The process that measures it: memory that one pool has freed is reused by the next, so each
+/// figure needs a new host.
+pub(crate) const ROLE: &str = "--memory";
+
+/// The numbers of workers, and the most KiB that one may need.
+const SIZES: &[(u32, Option<f64>)] = &[
+    (1, None),
+    (100, None),
+    (200, Some(32.0)),
+    (1_000, Some(24.0)),
+    (5_000, None),
+];
+
+/// What is measured of each.
+const PARTS: [&str; 5] = [
+    "memory",
+    "memory, host",
+    "memory, guardian",
+    "memory, sitter",
+    "page tables",
+];
+
+pub(crate) fn run(scale: Scale, report: &mut Report) {
+    let sizes = scale.pick(SIZES, &[(20, None)]);
+    let mut measures = Vec::new();
+    for (workers, most) in sizes {
+        let mut parts = PARTS.map(|part| Measure::new(part, *workers).unit("KiB").baseline(""));
+        parts[0].bound = most.map(Bound::Value);
+        // It varies little.
+        for _ in 0..scale.rounds.min(3) {
+            let figures = processes::numbers(ROLE, &[&workers.to_string()]);
+            parts
+                .iter_mut()
+                .zip(figures)
+                .for_each(|(part, figure)| part.ours.push(figure));
+        }
+        measures.extend(parts);
+    }
+    report.take("memory", &measures);
+}
+
+/// Prints the KiB per worker, in the order of [`PARTS`].
+pub(crate) fn role(arguments: &[String]) {
+    let workers: u32 = arguments[0].parse().expect("a count");
+    ostler::limits::raise_descriptors().expect("raising the soft limit on descriptors");
+    let worker = Worker::build();
+    let ours = Ours::start(&worker);
+    let cost = ours.memory(workers);
+    ours.end();
+    let parts = [cost.host, cost.guardian, cost.sitters];
+    let figures = [
+        parts.iter().sum(),
+        cost.host,
+        cost.guardian,
+        cost.sitters,
+        cost.page_tables,
+    ];
+    processes::print(figures.map(|bytes| kibibytes(bytes) / f64::from(workers)));
+}
+
 /// Bytes by process. Shared pages are counted in proportion (PSS, proc_pid_smaps(5)).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Footprint {
@@ -19,7 +84,7 @@ impl Footprint {
     /// The footprint of this process, its guardian, and the guardian's children.
     pub(crate) fn of(guardian: u32) -> Self {
         let host = std::process::id();
-        let sitters = children(guardian);
+        let sitters = children(guardian, guardian);
         let all = [host, guardian].into_iter().chain(sitters.iter().copied());
         Self {
             host: pss(host),
@@ -37,33 +102,16 @@ impl Footprint {
             page_tables: self.page_tables.saturating_sub(before.page_tables),
         }
     }
-
-    /// The PSS of all three.
-    pub(crate) fn total(&self) -> u64 {
-        self.host + self.guardian + self.sitters
-    }
-
-    /// A description with each one's share per worker.
-    pub(crate) fn describe(&self, workers: u32) -> String {
-        let each = |bytes: u64| kibibytes(bytes) / f64::from(workers);
-        format!(
-            "host {:.1}, guardian {:.1}, sitter {:.1}; page tables, not in PSS: {:.1}",
-            each(self.host),
-            each(self.guardian),
-            each(self.sitters),
-            each(self.page_tables)
-        )
-    }
 }
 
-pub(crate) fn kibibytes(bytes: u64) -> f64 {
+fn kibibytes(bytes: u64) -> f64 {
     // Far below 2^52, so nothing is lost.
     bytes as f64 / 1024.0
 }
 
-/// The children of a single-threaded process.
-pub(crate) fn children(pid: u32) -> Vec<u32> {
-    let path = format!("/proc/{pid}/task/{pid}/children");
+/// The children of one thread of a process.
+pub(crate) fn children(pid: u32, thread: u32) -> Vec<u32> {
+    let path = format!("/proc/{pid}/task/{thread}/children");
     let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
     text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }

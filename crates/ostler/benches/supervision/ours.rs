@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use crate::memory;
-use crate::worker::{Nanos, Worker, now};
+use crate::worker::{Nanos, Stamp, Worker, now};
 
 /// The limit after which a step fails, so that the benchmark cannot hang.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -21,10 +21,12 @@ pub(crate) struct Ours<'a> {
     _state: TempDir,
 }
 
-/// The times of the start and the stop of a pool.
-pub(crate) struct StartAndStop {
+/// The times of a pool.
+pub(crate) struct PoolTimes {
     /// From the call to the last worker's timestamp.
-    pub(crate) started: Nanos,
+    pub(crate) start: Nanos,
+    /// From killing one worker to the start of its replacement, while the others idle.
+    pub(crate) restarts: Vec<Nanos>,
     pub(crate) stop: Stop,
 }
 
@@ -57,9 +59,13 @@ impl<'a> Ours<'a> {
         }
     }
 
-    fn pool(&self, workers: u32) -> Pool {
-        let paths = [&self.worker.program, &self.worker.fifo, &self.worker.alive];
-        let command = paths.map(|path| path.to_str().expect("UTF-8 path").to_owned());
+    /// Starts a pool of this many workers.
+    pub(crate) fn pool(&self, workers: u32) -> Pool {
+        self.pool_of(workers, self.worker.command().to_vec())
+    }
+
+    /// The same with another program.
+    pub(crate) fn pool_of(&self, workers: u32, command: Vec<String>) -> Pool {
         let starting = self
             .ostler
             .pool("bench")
@@ -72,34 +78,36 @@ impl<'a> Ours<'a> {
         self.runtime.block_on(starting).expect("starting the pool")
     }
 
-    /// The times from killing a worker to the start of its replacement. Asserts that the events
-    /// show a confirmed release and a new record in between.
-    pub(crate) fn restarts(&self, count: u32) -> Vec<Nanos> {
+    /// Starts a pool of this many workers, kills one of them this often, and stops the pool.
+    pub(crate) fn measure(&self, workers: u32, restarts: u32) -> PoolTimes {
+        let begun = now();
+        let pool = self.pool(workers);
+        let mut pid = self.worker.next_stamp();
+        let start = self.worker.last_of(workers - 1).max(pid.at) - begun;
+        self.runtime.block_on(pool.wait_ready()).expect("the pool is ready");
         let mut events = self.ostler.subscribe();
-        let pool = self.pool(1);
-        let mut pid = self.worker.next_stamp().pid;
-        self.ready(&mut events);
-        let cycle = |_| {
-            let begun = now();
-            kill(pid, Signal::SIGKILL).expect("killing the worker");
-            let replacement = self.worker.next_stamp();
-            pid = replacement.pid;
-            let kinds = self.ready(&mut events);
-            let mut steps = kinds.iter().filter(|kind| is_step_of_restart(**kind));
-            let expected = [
-                EventKind::WorkerReleased,
-                EventKind::WorkerReserved,
-                EventKind::WorkerSpawned,
-            ];
-            assert!(
-                expected.iter().eq(steps.by_ref()),
-                "unexpected events of a restart: {kinds:?}"
-            );
-            replacement.at - begun
-        };
-        let times = (0..count).map(cycle).collect();
-        self.stop(&pool);
-        times
+        PoolTimes {
+            start,
+            restarts: (0..restarts).map(|_| self.restart(&mut pid, &mut events)).collect(),
+            stop: self.stop(&pool),
+        }
+    }
+
+    /// The time from killing a worker to the start of its replacement. Asserts that the events show
+    /// a confirmed release and a new record in between.
+    fn restart(&self, worker: &mut Stamp, events: &mut EventStream) -> Nanos {
+        let begun = now();
+        kill(worker.pid, Signal::SIGKILL).expect("killing the worker");
+        *worker = self.worker.next_stamp();
+        let kinds = self.ready(events);
+        let steps = kinds.iter().filter(|kind| is_step_of_restart(**kind));
+        let expected = [
+            EventKind::WorkerReleased,
+            EventKind::WorkerReserved,
+            EventKind::WorkerSpawned,
+        ];
+        assert!(expected.iter().eq(steps), "unexpected events of a restart: {kinds:?}");
+        worker.at - begun
     }
 
     /// The kinds of all events up to the next `worker.ready`.
@@ -111,18 +119,6 @@ impl<'a> Ours<'a> {
             kinds.push(event.expect("instance is running").kind);
         }
         kinds
-    }
-
-    /// Starts and stops a pool of this many workers.
-    pub(crate) fn start_and_stop(&self, workers: u32) -> StartAndStop {
-        let begun = now();
-        let pool = self.pool(workers);
-        let started = self.worker.last_of(workers) - begun;
-        self.runtime.block_on(pool.wait_ready()).expect("the pool is ready");
-        StartAndStop {
-            started,
-            stop: self.stop(&pool),
-        }
     }
 
     /// Stops the pool, and waits until its sitters have exited, because they would disturb the next
@@ -137,7 +133,7 @@ impl<'a> Ours<'a> {
         });
         assert_eq!(self.ostler.table_len(), 0, "records left in the table");
         let deadline = Instant::now() + LIMIT;
-        while !memory::children(self.guardian()).is_empty() {
+        while !memory::children(self.guardian(), self.guardian()).is_empty() {
             assert!(Instant::now() < deadline, "sitters still running");
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -158,6 +154,11 @@ impl<'a> Ours<'a> {
         let with_workers = memory::Footprint::of(self.guardian());
         self.stop(&pool);
         with_workers.since(&before)
+    }
+
+    /// The instance, and the runtime it runs on.
+    pub(crate) fn instance(&self) -> (&Ostler, &Runtime) {
+        (&self.ostler, &self.runtime)
     }
 
     fn guardian(&self) -> u32 {

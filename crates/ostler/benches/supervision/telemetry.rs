@@ -1,9 +1,8 @@
 //! What telemetry costs: the same restarts and starts without it, with a receiver that accepts
 //! everything, and with one that hangs.
 //!
-//! `cargo bench -p ostler --no-default-features --features redb,otlp --bench supervision --
-//! telemetry [ROUNDS]`. Each measurement runs in its own process, because a `tracing` subscriber
-//! cannot be replaced. The three variants take turns within a round.
+//! Needs the feature `otlp`. Each measurement runs in its own process, because a `tracing`
+//! subscriber cannot be replaced. The three variants take turns within a round.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -14,15 +13,14 @@ use ostler::otlp::{Protocol, Settings, Telemetry};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::figures::{Measure, median_ms, milliseconds, print_head_of};
-use crate::machine;
 use crate::ours::Ours;
+use crate::pools::{median, milliseconds};
+use crate::report::{Bound, Measure, Report};
 use crate::worker::Worker;
+use crate::{Scale, children};
 
-/// The argument that selects this benchmark.
-pub(crate) const ARGUMENT: &str = "telemetry";
-/// The argument of a process that takes a single measurement, optionally followed by the receiver's
-/// address.
+/// The argument of a process that takes a single measurement, followed by the numbers of workers
+/// and restarts, and optionally by the receiver's address.
 pub(crate) const MEASURE: &str = "--telemetry-measure";
 /// The argument of the receiver's process, followed by whether it answers.
 pub(crate) const RECEIVE: &str = "--telemetry-receive";
@@ -34,67 +32,68 @@ const WORKERS: u32 = 1_000;
 /// The maximum cost of telemetry: 10 %.
 const BOUND: f64 = 1.1;
 
-/// The result of a measurement: milliseconds of a restart, of the start and of the stop.
-type Times = [f64; 3];
+/// What a measurement prints, in milliseconds, for each receiver.
+const WHAT: [[&str; 3]; 2] = [
+    [
+        "restart, receiver works",
+        "start, receiver works",
+        "stop, receiver works",
+    ],
+    [
+        "restart, receiver hangs",
+        "start, receiver hangs",
+        "stop, receiver hangs",
+    ],
+];
 
-pub(crate) fn compare(rounds: usize) {
-    machine::print_facts();
-    machine::print_load("before");
-    let receivers = [Receiver::start("answer"), Receiver::start("hang")];
-    let names = ["a working receiver", "a receiver that hangs"];
-    let what = ["restart", "start 1000", "stop 1000"];
-    let measure = |name| what.map(|what| Measure::new(format!("{what}, {name}"), Some(BOUND)));
-    let mut measures = names.map(measure);
-    for round in 0..rounds {
-        eprintln!("round {} of {rounds}", round + 1);
-        let without = measured(None);
+pub(crate) fn run(scale: Scale, report: &mut Report) {
+    let (workers, restarts) = scale.pick((WORKERS, RESTARTS), (20, 2));
+    let receivers = ["answer", "hang"].map(Receiver::start);
+    let measure = |what| {
+        Measure::new(what, workers)
+            .baseline("without")
+            .bound(Bound::Ratio(BOUND))
+    };
+    let mut measures = WHAT.map(|what| what.map(measure));
+    for _ in 0..scale.rounds {
+        let without = measured(workers, restarts, None);
         for (receiver, measures) in receivers.iter().zip(&mut measures) {
-            let with = measured(Some(&receiver.address));
-            for ((measure, without), with) in measures.iter_mut().zip(without).zip(with) {
-                measure.add(without, with);
+            let with = measured(workers, restarts, Some(&receiver.address));
+            for ((measure, without), with) in measures.iter_mut().zip(&without).zip(with) {
+                measure.add(*without, with);
             }
         }
     }
-    println!("{rounds} rounds, {RESTARTS} restarts each; medians (lowest–highest)\n");
-    print_head_of("without, ms", "with, ms", "times");
-    for measure in measures.iter().flatten() {
-        measure.print();
-    }
-    machine::print_load("after");
+    report.take("telemetry", measures.as_flattened());
 }
 
-/// Takes one measurement in a separate process.
-fn measured(receiver: Option<&str>) -> Times {
-    let mut command = Command::new(std::env::current_exe().expect("path of this program"));
-    let output = command.arg(MEASURE).args(receiver).stderr(Stdio::inherit()).output();
-    let output = output.expect("running this program");
-    assert!(output.status.success(), "measurement failed");
-    let text = String::from_utf8(output.stdout).expect("numbers");
-    let times: Vec<f64> = text
-        .split_whitespace()
-        .map(|field| field.parse().expect("number"))
-        .collect();
-    times.try_into().expect("three numbers")
+/// Takes one measurement in a separate process: milliseconds of a restart, of the start and of the
+/// stop.
+fn measured(workers: u32, restarts: u32, receiver: Option<&str>) -> Vec<f64> {
+    let (workers, restarts) = (workers.to_string(), restarts.to_string());
+    let mut arguments = vec![workers.as_str(), &restarts];
+    arguments.extend(receiver);
+    children::numbers(MEASURE, &arguments)
 }
 
 /// A single measurement.
 pub(crate) fn measure(arguments: &[String]) {
+    let [workers, restarts, receiver @ ..] = arguments else {
+        panic!("WORKERS RESTARTS [RECEIVER]");
+    };
+    let count = |text: &String| text.parse().expect("a count");
     ostler::limits::raise_descriptors().expect("raising the soft limit on descriptors");
-    let telemetry = arguments.first().map(|address| start(address));
+    let telemetry = receiver.first().map(|address| start(address));
     let worker = Worker::build();
     let ours = Ours::start_with(&worker, |builder| match &telemetry {
         Some(telemetry) => builder.observer(telemetry.clone()),
         None => builder,
     });
     // Warms up, so that one-time allocations are not measured.
-    ours.start_and_stop(100);
-    let restart = median_ms(&ours.restarts(RESTARTS));
-    let times = ours.start_and_stop(WORKERS);
-    println!(
-        "{restart} {} {}",
-        milliseconds(times.started),
-        milliseconds(times.stop.released)
-    );
+    ours.measure(count(workers) / 10, 0);
+    let restart = median(&ours.measure(1, count(restarts)).restarts);
+    let times = ours.measure(count(workers), 0);
+    children::print([restart, milliseconds(times.start), milliseconds(times.stop.released)]);
     ours.end();
     if let Some(telemetry) = telemetry {
         eprintln!("undelivered: {}", telemetry.shutdown(Duration::from_secs(1)));

@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use nix::fcntl::OFlag;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use nix::time::{ClockId, clock_gettime};
@@ -23,6 +23,9 @@ pub(crate) fn now() -> Nanos {
     let time = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("CLOCK_MONOTONIC is always available");
     u64::try_from(time.tv_sec()).unwrap() * 1_000_000_000 + u64::try_from(time.tv_nsec()).unwrap()
 }
+
+/// The size of the FIFO for timestamps: 1 MiB.
+const STAMPS_ROOM: i32 = 1 << 20;
 
 /// One start of the worker.
 #[derive(Debug, Clone, Copy)]
@@ -46,20 +49,10 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Compiles the worker with `cc`, which linking Rust programs needs anyway, or the compiler in
-    /// `$CC`.
     pub(crate) fn build() -> Self {
         let directory = TempDir::new().expect("temporary directory");
-        let (program, fifo) = (directory.path().join("worker"), directory.path().join("stamps"));
-        let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/supervision/worker.c");
-        let status = Command::new(&compiler)
-            .args(["-O2", "-static", "-o"])
-            .arg(&program)
-            .arg(&source)
-            .status()
-            .unwrap_or_else(|error| panic!("{compiler} cannot be run: {error}; set CC to a C compiler"));
-        assert!(status.success(), "{compiler} failed to compile {}", source.display());
+        let fifo = directory.path().join("stamps");
+        let program = compile("worker", directory.path());
         for path in [&fifo, &alive_beside(&fifo)] {
             mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR).expect("creating a FIFO");
         }
@@ -79,6 +72,9 @@ impl Worker {
             .write(true)
             .open(&fifo)
             .expect("opening the FIFO");
+        // Room for 65,536 timestamps, so that no worker waits for them to be read. Refused above
+        // fs.pipe-max-size, and then the usual 4,096 have to do.
+        let _ = fcntl(&stamps, FcntlArg::F_SETPIPE_SZ(STAMPS_ROOM));
         let alive = alive_beside(&fifo);
         // Open for reading only, so that it reaches end of file when the last writer is gone.
         let lives = File::options()
@@ -98,13 +94,24 @@ impl Worker {
 
     /// Waits for the next start.
     pub(crate) fn next_stamp(&self) -> Stamp {
+        let (pid, at) = self.next_report();
+        Stamp {
+            pid: Pid::from_raw(i32::try_from(pid).expect("a pid")),
+            at,
+        }
+    }
+
+    /// Waits for the next two numbers that a process writes to the FIFO.
+    pub(crate) fn next_report(&self) -> (u64, Nanos) {
         let mut bytes = [0; 16];
         (&self.stamps).read_exact(&mut bytes).expect("reading a timestamp");
-        let number = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
-        Stamp {
-            pid: Pid::from_raw(i32::try_from(number(0)).unwrap()),
-            at: number(8),
-        }
+        let number = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+        (number(0), number(8))
+    }
+
+    /// The arguments of the worker's command.
+    pub(crate) fn command(&self) -> [String; 3] {
+        [&self.program, &self.fifo, &self.alive].map(|path| path.to_str().expect("UTF-8 path").to_owned())
     }
 
     /// Waits for the last worker to exit. Returns when that was.
@@ -118,6 +125,22 @@ impl Worker {
     pub(crate) fn last_of(&self, count: u32) -> Nanos {
         (0..count).map(|_| self.next_stamp().at).max().unwrap_or_default()
     }
+}
+
+/// Compiles `NAME.c` into `directory`, with `cc`, which linking Rust programs needs anyway, or the
+/// compiler in `$CC`.
+pub(crate) fn compile(name: &str, directory: &Path) -> PathBuf {
+    let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_owned());
+    let program = directory.join(name);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("benches/supervision/{name}.c"));
+    let status = Command::new(&compiler)
+        .args(["-O2", "-static", "-o"])
+        .arg(&program)
+        .arg(&source)
+        .status()
+        .unwrap_or_else(|error| panic!("{compiler} cannot be run: {error}; set CC to a C compiler"));
+    assert!(status.success(), "{compiler} failed to compile {}", source.display());
+    program
 }
 
 fn alive_beside(fifo: &Path) -> PathBuf {

@@ -133,6 +133,16 @@ impl Services {
         }
     }
 
+    /// Begins to remove the run's cgroups, once no pool is left: beside the ends of the sitters,
+    /// which keep the other processor busy. Returns at once. A group that is not empty stays until
+    /// [`Services::remove_run`].
+    pub(crate) fn begin_removing_cgroups(&self) {
+        if let Some(cgroup) = self.cgroup.clone() {
+            // What it could not remove is tried again, and reported then.
+            drop(tokio::task::spawn_blocking(move || cgroup.group().try_remove()));
+        }
+    }
+
     /// Closes the table and removes the run's directory. The directory of a run that is not clean
     /// stays for the next start's sweep.
     pub(crate) async fn remove_run(self: &Arc<Self>, clean: bool) {

@@ -119,6 +119,7 @@ impl Tree {
                 pool.end().await;
             }
             failpoint::reach(Point::StopPoolsDown);
+            tree.services.begin_removing_cgroups();
             tree.root.request_stop();
         });
     }
