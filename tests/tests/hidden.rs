@@ -3,6 +3,7 @@
 //! for a no (items C.5, C.7 and J.29 of issue 11).
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -87,13 +88,23 @@ fn ordinary_worker_causes_no_warning_under_hidepid() {
     }
 }
 
-/// It listens as another user than the one that Ostler runs as.
+/// The kernel names the process at a Unix socket. With `hidepid` that is no use, and the private
+/// directory decides.
 #[test]
-fn set_uid_worker_is_ready_and_stays_well() {
+fn worker_at_a_unix_socket_that_can_not_be_inspected_is_ready_and_stays_well() {
     if may_not_run() {
         return;
     }
-    let mut up = Up::start_with(
+    for (hidepid, warnings) in PROC.into_iter().zip([0, 1, 1]) {
+        let mut up = start("protect+http-unix", &HTTP.replace("any", "unix"), hidepid);
+        up.wait_for_event("worker.ready");
+        stays_well(&mut up, warnings);
+    }
+}
+
+/// Starts an unprivileged run whose worker's program was changed by `change` first.
+fn start_changed(change: impl FnOnce(&Path)) -> Up {
+    Up::start_with(
         |tag| pool("http", tag, HTTP),
         |command| {
             audited(command);
@@ -102,11 +113,42 @@ fn set_uid_worker_is_ready_and_stays_well() {
             let config = command
                 .get_args()
                 .find(|argument| argument.to_string_lossy().ends_with("ostler.toml"));
-            let copy = std::path::Path::new(config.unwrap()).with_file_name("ostler-test-worker");
-            nix::unistd::chown(&copy, Some(nix::unistd::Uid::from_raw(OTHER_USER)), None).unwrap();
-            std::fs::set_permissions(copy, PermissionsExt::from_mode(0o4755)).unwrap();
+            change(&Path::new(config.unwrap()).with_file_name("ostler-test-worker"));
         },
-    );
+    )
+}
+
+/// As with node(1) that may bind port 80: the kernel makes its process undumpable.
+#[test]
+fn worker_with_file_capabilities_is_ready_and_stays_well() {
+    if may_not_run() {
+        return;
+    }
+    // The attribute that setcap(8) writes for cap_net_bind_service+ep (capabilities(7)).
+    const SETCAP: &str = "
+import os, struct, sys
+os.setxattr(sys.argv[1], 'security.capability', struct.pack('<5I', 0x02000001, 1 << 10, 0, 0, 0))
+";
+    let mut up = start_changed(|program| {
+        let set = Command::new("python3").args(["-c", SETCAP]).arg(program).status();
+        assert!(set.unwrap().success(), "setting the capability");
+    });
+    let ready = up.wait_for_event("worker.ready");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid_of(&ready))).unwrap();
+    assert!(status.contains("CapEff:\t0000000000000400\n"), "{status}");
+    stays_well(&mut up, 1);
+}
+
+/// It listens as another user than the one that Ostler runs as.
+#[test]
+fn set_uid_worker_is_ready_and_stays_well() {
+    if may_not_run() {
+        return;
+    }
+    let mut up = start_changed(|program| {
+        nix::unistd::chown(program, Some(nix::unistd::Uid::from_raw(OTHER_USER)), None).unwrap();
+        std::fs::set_permissions(program, PermissionsExt::from_mode(0o4755)).unwrap();
+    });
     let ready = up.wait_for_event("worker.ready");
     let status = std::fs::read_to_string(format!("/proc/{}/status", pid_of(&ready))).unwrap();
     assert!(status.contains(&format!("Uid:\t{USER}\t{OTHER_USER}\t")), "{status}");

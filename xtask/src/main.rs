@@ -20,8 +20,9 @@ use std::process::ExitCode;
 
 const HELP: &str = "\
 cargo xtask demo [--store redb|rocksdb]
-    Builds ostler, runs the web servers of examples/web as a pool, kills one of them, and shows what happens. One to four minutes from an empty target folder on two cores, seconds after that. --store rocksdb keeps the process table in
-    RocksDB instead of redb, and compiles it first if need be (about 18 minutes).
+    Builds ostler, runs the web servers of examples/web as a pool, kills one of them, and shows what happens. About
+    three minutes on two cores the first time, seconds after that. --store rocksdb keeps the process table in RocksDB
+    instead of redb, and compiles it first if need be (about 18 minutes).
 
 cargo xtask test [ARGUMENTS OF cargo test]
     Fetches what the build needs (libclang, from PyPI, into the cache folder) and runs every test. The first time it

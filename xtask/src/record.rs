@@ -11,15 +11,15 @@ const PYTE: &str = "pyte==0.8.2";
 
 /// Runs the live table and the demo in a pseudo terminal, and writes an SVG of each.
 pub(crate) fn run() -> Outcome {
-    build(Store::Redb)?;
+    let ostler = build(Store::Redb)?.join("ostler");
     let pyte = python_package(PYTE, "pyte", "", "pyte/screens.py")?;
     let folder = root().join("docs/recording");
-    for (name, program) in [("table", "ostler"), ("demo", "xtask")] {
+    for (name, program) in [("table", ostler), ("demo", programs()?.join("xtask"))] {
         let mut record = Command::new("python3");
         record
             .arg(folder.join("record.py"))
             .arg(name)
-            .arg(programs()?.join(program))
+            .arg(program)
             .arg(folder.join(format!("{name}.svg")))
             .env("PYTHONPATH", &pyte);
         step(&format!("recording {name}.svg"), &mut record)?;

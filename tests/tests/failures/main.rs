@@ -5,6 +5,7 @@
 //! restart (`tests/store.rs` fills one). `limits.rs` covers the host's own files that a worker
 //! needs.
 
+mod file_system;
 mod giving_up;
 mod guardian;
 mod life;
