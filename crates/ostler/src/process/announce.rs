@@ -18,7 +18,7 @@ use super::watch::reachable;
 use crate::follow::{Endpoint, ReadyWorker, WorkerChange};
 use crate::status::WorkerState;
 
-/// The cause in the event of an incarnation that is not proven to have left nothing.
+/// The cause in the event of an incarnation whose release could not be confirmed.
 const UNSEEN: &str = "unseen";
 
 /// The event of a transition.
@@ -56,7 +56,7 @@ pub(super) fn event(what: &Transition) -> (EventKind, Facts) {
 }
 
 fn unseen(why: &str) -> Failure {
-    let message = format!("nothing proves that nothing of it is left: {why}");
+    let message = format!("it could not be confirmed that all its processes are gone: {why}");
     Failure::new(Reason::GuardianLost, message).with_suggestion(
         "look for processes that it started as daemons; where Ostler may write its cgroup v2, none can escape",
     )

@@ -292,8 +292,8 @@ impl<'a> Driver<'a> {
         failpoint::reach(Point::EndOrdered);
     }
 
-    /// What is started in a cgroup that was killed would be killed at its birth: the next
-    /// incarnation gets another.
+    /// A process that starts in a killed cgroup may be killed at once, so the next incarnation gets
+    /// a new one.
     fn drop_cgroup(&mut self) {
         if !self.resources.drop_cgroup() {
             self.slot.note_spent_cgroup(self.incarnation.number);
@@ -343,7 +343,8 @@ impl<'a> Driver<'a> {
         if self.lifecycle.state() == State::Released {
             self.slot.remember_stop(self.spans.last());
         }
-        // Afterwards: what follows for the pool is an event that comes behind its cause.
+        // The owner comes last, so that the pool's events follow the worker's event that caused
+        // them.
         let notice = announce::for_owner(&what);
         if let Some(change) = announce::for_followers(what, incarnation, resources) {
             let followers = &self.host.followers;
@@ -366,9 +367,8 @@ impl<'a> Driver<'a> {
         if let Some(observer) = hub.observer().filter(|_| lines > 0) {
             observer.output_dropped(hub.app(), &self.incarnation.worker.pool, lines);
         }
-        // What is not counted would be tried again without end and without pause. A worker that ran
-        // and lost its guardian comes back at once; a start that came to nothing waits before the
-        // next.
+        // An uncounted failure is retried for ever, so a start that never ran delays the next one.
+        // A worker that ran and lost its guardian comes back at once.
         let ran = self.resources.pid.is_some();
         let pauses = |failure: &Failure| !failure.reason.is_counted() && !ran;
         let failed_uncounted = matches!(&outcome, Outcome::Failed(failure) if pauses(failure));
@@ -399,11 +399,11 @@ fn rules(spec: &WorkerSpec) -> Rules {
     }
 }
 
-/// The kill of the whole instance.
+/// Completes when the whole instance is to be killed.
 fn killed(mut stop_level: watch::Receiver<StopLevel>) -> Work {
     Box::pin(async move {
         if stop_level.wait_for(|level| *level == StopLevel::Kill).await.is_err() {
-            // The instance is gone, and nothing orders its kill any more.
+            // The instance is gone, so no kill can come.
             return std::future::pending().await;
         }
         Done::Input(Input::Stop {
@@ -427,7 +427,7 @@ async fn listen(listening: &mut Option<Pin<Box<dyn Future<Output = Infallible> +
     }
 }
 
-/// The watch's outcome, after which there is none any more.
+/// Awaits the current watch, and clears it when it is done.
 async fn poll_watch(watching: &mut Option<Work>) -> Done {
     let Some(work) = watching else {
         return std::future::pending().await;

@@ -204,8 +204,8 @@ pub(super) trait Machine: Send + Sync {
     fn end_without_sitter(&self, remnants: &Remnants) -> Rest;
 }
 
-/// Holds nothing else of the instance: its work may outlive the runtime, and would keep the run's
-/// lock, which means that the run is alive.
+/// Holds nothing else of the instance: blocking work may outlive the runtime, and if it held the
+/// run's lock, the run would look alive.
 struct ThisMachine {
     cgroup: Option<Arc<RunGroup>>,
 }

@@ -103,7 +103,7 @@ impl Recorder {
             gathered.since = SystemTime::now();
         }
         gathered.last_line = Instant::now();
-        // Without a runtime, at the very end, the drop of this sends the rest.
+        // During shutdown there is no runtime, and `drop` sends what is still held.
         if !gathered.timer
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {

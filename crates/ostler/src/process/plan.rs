@@ -1,4 +1,4 @@
-//! What is watched of an incarnation: from its specification to the plans of `watch`.
+//! What to watch of an incarnation: turns its specification into the plans of `watch`.
 
 use std::net::SocketAddr;
 
@@ -10,10 +10,10 @@ use super::resources::Resources;
 use super::watch::{HealthPlan, HealthProbe, Notify, ProbePlan, ReadyPlan, Sign};
 use crate::follow::Endpoint;
 
-/// How it is seen that the worker is ready.
+/// How the worker's readiness is detected.
 ///
 /// # Errors
-/// When readiness can't be watched: what it would be seen by is missing.
+/// When the socket, file or port that shows readiness is missing.
 pub(super) fn ready(incarnation: &Incarnation, resources: &Resources) -> Result<ReadyPlan, Failure> {
     let sign = sign(incarnation, resources).ok_or_else(|| {
         let message = "its readiness can't be watched: the socket, file or port that shows it is missing";
@@ -43,7 +43,7 @@ fn sign(incarnation: &Incarnation, resources: &Resources) -> Option<Sign> {
     })
 }
 
-/// What is watched while the worker is ready; `None`: nothing.
+/// What to watch while the worker is ready, or `None`.
 pub(super) fn health(incarnation: &Incarnation, resources: &Resources) -> Option<HealthPlan> {
     let spec = incarnation.spec();
     let probe = spec.health.as_ref().and_then(|rules| {
@@ -74,7 +74,7 @@ fn probe_plan(probe: &Probe, incarnation: &Incarnation, resources: &Resources) -
     })
 }
 
-/// The names of the ports that the worker picks itself.
+/// The names of the ports that the worker chooses itself.
 fn reported(spec: &WorkerSpec) -> Vec<String> {
     spec.ports
         .iter()

@@ -70,7 +70,7 @@ pub(super) struct Resources {
     /// The number of processes that its tree's kill has ended, beside its own; `None` until the
     /// tree is gone.
     pub(super) left_behind: watch::Sender<Option<u32>>,
-    /// Whether there was a warning of what of it can't be inspected.
+    /// Whether a warning about what can't be inspected was already logged.
     warned: Arc<AtomicBool>,
 }
 

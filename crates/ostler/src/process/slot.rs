@@ -233,7 +233,7 @@ impl Slot {
         (memory.process, memory.sitter) = (process, sitter);
     }
 
-    /// The worker is being restarted, and its starter has this count at its time `at`.
+    /// Remembers the starter's count of restarts, as of its time `at`, while the worker restarts.
     pub(crate) fn note_intensity(&self, counter: Intensity, at: Moment) {
         let at = (at, Instant::now());
         self.memory().intensity = Some(UsedIntensity { counter, at });

@@ -24,9 +24,9 @@ use crate::hub::Hub;
 pub(crate) struct Spans {
     start: Span,
     stop: Span,
-    /// The place of the latest of them in its trace.
+    /// Links other spans to the latest of these.
     link: SpanLink,
-    /// The open part of that trace.
+    /// The open child of that span.
     step: Span,
     step_name: &'static str,
     part: Option<(Part, Instant)>,

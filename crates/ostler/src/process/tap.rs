@@ -88,7 +88,7 @@ impl std::fmt::Debug for WorkerOutput {
 pub(crate) struct Tap {
     /// Made for the first reader: it has room for every line that a reader may be behind.
     lines: OnceLock<broadcast::Sender<OutputLine>>,
-    /// What is captured of the latest process, and of the one before until that is there.
+    /// Output of the latest process, or of the one before until the latest has some.
     captured: Mutex<Captured>,
 }
 

@@ -101,7 +101,7 @@ impl LastAnswer {
     }
 }
 
-/// What one look at a worker came to.
+/// The result of one check.
 #[derive(Debug)]
 enum Answer {
     /// It is ready, or well; it reported these ports.
