@@ -367,7 +367,7 @@ impl<'a> Driver<'a> {
         if let Some(observer) = hub.observer().filter(|_| lines > 0) {
             observer.output_dropped(hub.app(), &self.incarnation.worker.pool, lines);
         }
-        // An uncounted failure is retried for ever, so a start that never ran delays the next one.
+        // An uncounted failure is retried forever, so a start that never ran delays the next one.
         // A worker that ran and lost its guardian comes back at once.
         let ran = self.resources.pid.is_some();
         let pauses = |failure: &Failure| !failure.reason.is_counted() && !ran;
@@ -399,7 +399,7 @@ fn rules(spec: &WorkerSpec) -> Rules {
     }
 }
 
-/// Completes when the whole instance is to be killed.
+/// Completes when the whole instance must be killed.
 fn killed(mut stop_level: watch::Receiver<StopLevel>) -> Work {
     Box::pin(async move {
         if stop_level.wait_for(|level| *level == StopLevel::Kill).await.is_err() {
