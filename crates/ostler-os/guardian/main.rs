@@ -1,11 +1,10 @@
 //! The guardian and its sitters: one tiny program that starts Ostler's workers and ends their trees
 //! (ADR 0002).
 //!
-//! Reading order: `life` (when a tree is ended, pure), `sitter` (one slot), `worker` (fork to
-//! exec),
-//! `tree` (killing), `start` and `server` (the guardian itself); below them `outbox`, `wire`,
-//! `children`, `wait`, `process`, `sys` and `arch`. `failpoint` is for tests. The messages are in
-//! the library's `src/protocol`, which is compiled into both.
+//! Reading order: `life` (when a tree is ended, pure), `sitter` (one slot), `worker` (from an order
+//! to exec), `tree` (killing), `start` and `server` (the guardian itself); below them `nursery`,
+//! `outbox`, `wire`, `children`, `wait`, `process`, `sys` and `arch`. `failpoint` is for tests. The
+//! messages are in the library's `src/protocol`, which is compiled into both.
 //!
 //! It uses only `core` and raw system calls: no allocator, no libc, no threads. It waits only in
 //! `ppoll`, with a deadline where something is due later. A panic fails safe: when the guardian
@@ -20,6 +19,7 @@ mod children;
 mod failpoint;
 mod life;
 mod mem;
+mod nursery;
 mod outbox;
 mod process;
 #[path = "../src/protocol/mod.rs"]
@@ -46,7 +46,8 @@ mod fd {
     pub(crate) const SIGNALS: i32 = 5;
     /// Only kept open: its lock shows later hosts that a guardian or sitter of this run lives.
     pub(crate) const LOCK: i32 = 6;
-    /// A pidfd of the host, in the guardian only. A sitter closes this and everything above.
+    /// A pidfd of the host, in the guardian only. A sitter closes this and everything above. In the
+    /// guardian, the places of [`nursery`](crate::nursery) are above it, then the sitters' sockets.
     pub(crate) const HOST: i32 = 7;
 }
 

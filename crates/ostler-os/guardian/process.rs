@@ -53,26 +53,77 @@ pub(crate) fn signal_group(group: i32, signal: i32) -> Result<()> {
     unsafe { call(number::KILL, [-group as usize, signal as usize, 0, 0, 0, 0]) }.map(drop)
 }
 
-/// fork(2): 0 in the child.
-pub(crate) fn fork() -> Result<i32> {
-    const SIGCHLD: usize = 17;
-    // SAFETY: without CLONE_VM the child has its own memory, so both return from here.
-    unsafe { call(number::CLONE, [SIGCHLD, 0, 0, 0, 0, 0]) }.map(|pid| pid as i32)
+const PAGE: usize = 4096;
+const SIGCHLD: usize = 17;
+/// The child uses its parent's memory until it execs or ends.
+const CLONE_VM: usize = 0x100;
+
+/// What a child of [`start_child`] begins with.
+pub(crate) struct ChildStart {
+    /// The end of its stack, aligned to 16 bytes.
+    pub(crate) stack: usize,
+    /// It never returns.
+    pub(crate) entry: extern "C" fn(usize) -> !,
+    pub(crate) argument: usize,
 }
 
-const PAGE: usize = 4096;
+/// Creates a child in this process's memory, at the cost of vfork(2) and without waiting for its
+/// exec. Everything else, such as descriptors and signal actions, is a copy of its own.
+///
+/// # Safety
+/// Until the child has exec'd or ended, nothing else uses its stack, and what it reads stays
+/// unchanged.
+pub(crate) unsafe fn start_child(start: &ChildStart) -> Result<i32> {
+    let arguments = [CLONE_VM | SIGCHLD, start.stack];
+    // SAFETY: the caller's promise.
+    sys::outcome(unsafe { arch::clone_onto(number::CLONE, arguments, start.entry, start.argument) })
+        .map(|pid| pid as i32)
+}
+
+/// The same, of a child that is a member of the cgroup from its first moment (clone(2),
+/// CLONE_INTO_CGROUP, 5.7).
+///
+/// # Safety
+/// As [`start_child`].
+pub(crate) unsafe fn start_child_into(cgroup: &Fd, start: &ChildStart) -> Result<i32> {
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    /// clone3(2) counts the stack from its lowest address. Any size will do: it only adds the two.
+    const STACK: u64 = 16;
+    let (flags, stack) = (CLONE_INTO_CGROUP | CLONE_VM as u64, start.stack as u64 - STACK);
+    // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls,
+    // set_tid, set_tid_size, cgroup.
+    let args: [u64; 11] = [
+        flags,
+        0,
+        0,
+        0,
+        SIGCHLD as u64,
+        stack,
+        STACK,
+        0,
+        0,
+        0,
+        cgroup.raw() as u64,
+    ];
+    let arguments = [args.as_ptr() as usize, size_of_val(&args)];
+    // SAFETY: the kernel reads 88 bytes; otherwise the caller's promise.
+    sys::outcome(unsafe { arch::clone_onto(number::CLONE3, arguments, start.entry, start.argument) })
+        .map(|pid| pid as i32)
+}
 
 /// fork(2) of a child that continues in `entry`, on a fresh page of the stack: it copies only the
-/// pages that its own calls write to.
-pub(crate) fn fork_to(entry: extern "C" fn(usize) -> !, argument: usize) -> Result<i32> {
-    const SIGCHLD: usize = 17;
+/// pages that its own calls write to. `shares_descriptors`: it uses the same table of them as this
+/// process, instead of a copy.
+pub(crate) fn fork_to(entry: extern "C" fn(usize) -> !, argument: usize, shares_descriptors: bool) -> Result<i32> {
+    const CLONE_FILES: usize = 0x400;
     /// What a leaf function may use below its stack pointer.
     const RED_ZONE: usize = 128;
+    let flags = SIGCHLD | if shares_descriptors { CLONE_FILES } else { 0 };
     let here = 0_u8;
     let stack = (&raw const here as usize - RED_ZONE) & !(PAGE - 1);
     // SAFETY: without CLONE_VM the child has its own memory: the rest of the stack, below our
     // frames.
-    sys::outcome(unsafe { arch::clone_onto(SIGCHLD, stack, entry, argument) }).map(|pid| pid as i32)
+    sys::outcome(unsafe { arch::clone_onto(number::CLONE, [flags, stack], entry, argument) }).map(|pid| pid as i32)
 }
 
 /// In the first frame of a child of [`fork_to`]: releases the parent's frames. The parent writes to
@@ -88,18 +139,6 @@ pub(crate) unsafe fn forget_parents_frames() {
     let border = (&raw const here as usize | (PAGE - 1)) + 1;
     // SAFETY: the caller's promise. If the call fails, the copies stay.
     let _ = unsafe { call(number::MADVISE, [border, FRAMES, MADV_DONTNEED, 0, 0, 0]) };
-}
-
-/// fork(2) into a cgroup: 0 in the child, which is a member from its first moment (clone(2),
-/// CLONE_INTO_CGROUP, 5.7).
-pub(crate) fn fork_into(cgroup: &Fd) -> Result<i32> {
-    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-    const SIGCHLD: u64 = 17;
-    // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls,
-    // set_tid, set_tid_size, cgroup.
-    let args: [u64; 11] = [CLONE_INTO_CGROUP, 0, 0, 0, SIGCHLD, 0, 0, 0, 0, 0, cgroup.raw() as u64];
-    // SAFETY: the kernel reads 88 bytes; without CLONE_VM the child has its own memory.
-    unsafe { call(number::CLONE3, [args.as_ptr() as usize, size_of_val(&args), 0, 0, 0, 0]) }.map(|pid| pid as i32)
 }
 
 /// Signal numbers are the same on both architectures.

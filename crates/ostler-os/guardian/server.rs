@@ -8,6 +8,7 @@ mod sitters;
 
 use crate::failpoint::{self, Point};
 use crate::fd;
+use crate::nursery::Nursery;
 use crate::outbox::Outbox;
 use crate::process::{self, DescriptorLimit};
 use crate::protocol::{Event, Order, OrderKind, Payload, Step};
@@ -36,6 +37,7 @@ struct Server {
     slots: Slots,
     /// The number of sitters.
     sitters: u32,
+    nursery: Nursery,
     outbox: Outbox,
     /// The descriptor limit of workers.
     limit: DescriptorLimit,
@@ -56,6 +58,7 @@ pub(crate) fn serve(slots: Slots, outbox: Outbox, limit: DescriptorLimit) -> ! {
     let mut server = Server {
         slots,
         sitters: 0,
+        nursery: Nursery::new(),
         outbox,
         limit,
         highest: fd::HOST,

@@ -16,7 +16,7 @@ use crate::status;
 use crate::sys::{self, Fd, PollFd};
 use crate::tree::Kill;
 use crate::wire::{Fds, Received, receive};
-use crate::worker::Failure;
+use crate::worker::{Failure, Memory};
 
 /// Orders are taken while the outbox has room for at least this many events: more than an order and
 /// its whole life cause.
@@ -55,6 +55,8 @@ struct Sitter {
     spent: u64,
     /// The pipe that reports the outcome of exec, until it has.
     exec: Option<Fd>,
+    /// What the worker uses until it has exec'd or is reaped.
+    memory: Option<Memory>,
     /// Why the worker could not be started. Reported when the child is reaped.
     failure: Option<Failure>,
     kill: Option<Kill>,
@@ -88,6 +90,7 @@ pub(crate) fn run(slot: u32, limit: DescriptorLimit) -> ! {
         cgroup: None,
         spent: 0,
         exec: None,
+        memory: None,
         failure: None,
         kill: None,
         drain_look: 0,

@@ -86,6 +86,23 @@ pub(crate) fn close_from(first: i32, highest: i32) {
     }
 }
 
+const CLOSE_RANGE_UNSHARE: usize = 2;
+
+/// Leaves a descriptor table that is shared with another process, with a copy of the descriptors
+/// below `first` (Linux 5.9).
+pub(crate) fn leave_shared_table(first: i32) -> Result<()> {
+    let args = [first as usize, u32::MAX as usize, CLOSE_RANGE_UNSHARE, 0, 0, 0];
+    // SAFETY: no pointers.
+    unsafe { call(number::CLOSE_RANGE, args) }.map(drop)
+}
+
+/// Fails where [`leave_shared_table`] would. Closes nothing: no descriptor has that number.
+pub(crate) fn can_leave_shared_table() -> Result<()> {
+    let none = u32::MAX as usize;
+    // SAFETY: no pointers.
+    unsafe { call(number::CLOSE_RANGE, [none, none, CLOSE_RANGE_UNSHARE, 0, 0, 0]) }.map(drop)
+}
+
 /// Marks `first` and all above close-on-exec. Fails before Linux 5.11.
 pub(crate) fn close_on_exec_from(first: i32) -> Result<()> {
     const CLOSE_RANGE_CLOEXEC: usize = 4;
@@ -130,6 +147,17 @@ pub(crate) fn read(fd: i32, buffer: &mut [u8]) -> Result<usize> {
         call(
             number::READ,
             [fd as usize, buffer.as_mut_ptr() as usize, buffer.len(), 0, 0, 0],
+        )
+    }
+}
+
+/// Reads at this position of a file.
+pub(crate) fn read_at(fd: i32, buffer: &mut [u8], position: usize) -> Result<usize> {
+    // SAFETY: the kernel writes at most the buffer's length.
+    unsafe {
+        call(
+            number::PREAD64,
+            [fd as usize, buffer.as_mut_ptr() as usize, buffer.len(), position, 0, 0],
         )
     }
 }
@@ -303,41 +331,55 @@ pub(crate) fn poll(entries: &mut [PollFd], until: Option<u64>) -> Result<()> {
 /// Nanoseconds of the monotonic clock.
 pub(crate) fn now() -> u64 {
     const CLOCK_MONOTONIC: usize = 1;
+    clock(CLOCK_MONOTONIC)
+}
+
+/// The time since boot in clock ticks, the unit in which `/proc` shows when a process started. For
+/// user space there are always 100 in a second (USER_HZ).
+pub(crate) fn boot_ticks() -> u64 {
+    const CLOCK_BOOTTIME: usize = 7;
+    const TICK: u64 = 10_000_000;
+    clock(CLOCK_BOOTTIME) / TICK
+}
+
+fn clock(clock: usize) -> u64 {
     let mut time = Timespec {
         seconds: 0,
         nanoseconds: 0,
     };
-    // SAFETY: room for what the kernel writes. It can't fail for this clock (clock_gettime(2)).
-    let _ = unsafe {
-        call(
-            number::CLOCK_GETTIME,
-            [CLOCK_MONOTONIC, &raw mut time as usize, 0, 0, 0, 0],
-        )
-    };
+    // SAFETY: room for what the kernel writes. It can't fail for these clocks (clock_gettime(2)).
+    let _ = unsafe { call(number::CLOCK_GETTIME, [clock, &raw mut time as usize, 0, 0, 0, 0]) };
     time.seconds as u64 * 1_000_000_000 + time.nanoseconds as u64
 }
 
 /// An anonymous zeroed mapping.
 pub(crate) fn map(bytes: usize) -> Result<*mut u8> {
-    const PRIVATE_ANONYMOUS: usize = 0x22;
-    // SAFETY: a new mapping disturbs nothing.
-    unsafe {
-        call(
-            number::MMAP,
-            [0, bytes, READ_WRITE, PRIVATE_ANONYMOUS, -1_isize as usize, 0],
-        )
-    }
-    .map(|at| at as *mut u8)
-}
-
-/// A private, writable view of a file.
-pub(crate) fn map_file(fd: i32, bytes: usize) -> Result<*mut u8> {
     const PRIVATE: usize = 2;
-    // SAFETY: a new mapping disturbs nothing.
-    unsafe { call(number::MMAP, [0, bytes, READ_WRITE, PRIVATE, fd as usize, 0]) }.map(|at| at as *mut u8)
+    map_as(bytes, PRIVATE)
 }
 
-const READ_WRITE: usize = 3;
+/// The same, shared with processes that are forked from now on.
+pub(crate) fn map_shared(bytes: usize) -> Result<*mut u8> {
+    const SHARED: usize = 1;
+    map_as(bytes, SHARED)
+}
+
+fn map_as(bytes: usize, kind: usize) -> Result<*mut u8> {
+    const ANONYMOUS: usize = 0x20;
+    const READ_WRITE: usize = 3;
+    let args = [0, bytes, READ_WRITE, kind | ANONYMOUS, -1_isize as usize, 0];
+    // SAFETY: a new mapping disturbs nothing.
+    unsafe { call(number::MMAP, args) }.map(|at| at as *mut u8)
+}
+
+/// Removes a mapping of [`map`] or [`map_shared`].
+///
+/// # Safety
+/// Nothing refers to it.
+pub(crate) unsafe fn unmap(at: *mut u8, bytes: usize) {
+    // SAFETY: the caller's promise. It can't fail for a whole mapping.
+    let _ = unsafe { call(number::MUNMAP, [at as usize, bytes, 0, 0, 0, 0]) };
+}
 
 /// Grows a mapping of [`map`], and may move it. The new part is zeroed.
 ///

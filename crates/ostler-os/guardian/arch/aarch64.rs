@@ -36,15 +36,15 @@ pub(crate) unsafe fn syscall(number: usize, args: [usize; 6]) -> isize {
     result
 }
 
-/// clone(2) with a stack of its own for the child, which calls `entry` with `argument` there.
-/// Nothing of the caller's stack is written by the child.
+/// clone(2) or clone3(2), by `number`, of a child that calls `entry` with `argument` on the stack
+/// that the call's two arguments give it. Nothing of the caller's stack is written by the child.
 ///
 /// # Safety
-/// Without CLONE_VM among the flags the child has memory of its own; `stack` is a page's
-/// border with room for its calls below, and `entry` never returns.
+/// As the call itself. The stack is aligned to 16 bytes and has room for the child's calls, `entry`
+/// never returns, and with CLONE_VM nothing that the child uses is changed meanwhile.
 pub(crate) unsafe fn clone_onto(
-    flags: usize,
-    stack: usize,
+    number: usize,
+    arguments: [usize; 2],
     entry: extern "C" fn(usize) -> !,
     argument: usize,
 ) -> isize {
@@ -60,9 +60,9 @@ pub(crate) unsafe fn clone_onto(
             "blr x20",
             "brk #1",
             "2:",
-            in("x8") number::CLONE,
-            inlateout("x0") flags as isize => result,
-            in("x1") stack,
+            in("x8") number,
+            inlateout("x0") arguments[0] as isize => result,
+            in("x1") arguments[1],
             in("x2") 0,
             in("x3") 0,
             in("x4") 0,
@@ -84,6 +84,7 @@ pub(crate) mod number {
     pub(crate) const LSEEK: usize = 62;
     pub(crate) const READ: usize = 63;
     pub(crate) const WRITE: usize = 64;
+    pub(crate) const PREAD64: usize = 67;
     pub(crate) const PPOLL: usize = 73;
     pub(crate) const SIGNALFD4: usize = 74;
     pub(crate) const EXIT_GROUP: usize = 94;
@@ -101,6 +102,7 @@ pub(crate) mod number {
     pub(crate) const SENDTO: usize = 206;
     pub(crate) const SENDMSG: usize = 211;
     pub(crate) const RECVMSG: usize = 212;
+    pub(crate) const MUNMAP: usize = 215;
     pub(crate) const MREMAP: usize = 216;
     pub(crate) const CLONE: usize = 220;
     pub(crate) const EXECVE: usize = 221;

@@ -40,15 +40,15 @@ pub(crate) unsafe fn syscall(number: usize, args: [usize; 6]) -> isize {
     result
 }
 
-/// clone(2) with a stack of its own for the child, which calls `entry` with `argument` there.
-/// Nothing of the caller's stack is written by the child.
+/// clone(2) or clone3(2), by `number`, of a child that calls `entry` with `argument` on the stack
+/// that the call's two arguments give it. Nothing of the caller's stack is written by the child.
 ///
 /// # Safety
-/// Without CLONE_VM among the flags the child has memory of its own; `stack` is a page's
-/// border with room for its calls below, and `entry` never returns.
+/// As the call itself. The stack is aligned to 16 bytes and has room for the child's calls, `entry`
+/// never returns, and with CLONE_VM nothing that the child uses is changed meanwhile.
 pub(crate) unsafe fn clone_onto(
-    flags: usize,
-    stack: usize,
+    number: usize,
+    arguments: [usize; 2],
     entry: extern "C" fn(usize) -> !,
     argument: usize,
 ) -> isize {
@@ -64,9 +64,9 @@ pub(crate) unsafe fn clone_onto(
             "call r12",
             "ud2",
             "2:",
-            inlateout("rax") number::CLONE as isize => result,
-            in("rdi") flags,
-            in("rsi") stack,
+            inlateout("rax") number as isize => result,
+            in("rdi") arguments[0],
+            in("rsi") arguments[1],
             in("rdx") 0,
             in("r10") 0,
             in("r8") 0,
@@ -85,8 +85,10 @@ pub(crate) mod number {
     pub(crate) const CLOSE: usize = 3;
     pub(crate) const LSEEK: usize = 8;
     pub(crate) const MMAP: usize = 9;
+    pub(crate) const MUNMAP: usize = 11;
     pub(crate) const RT_SIGACTION: usize = 13;
     pub(crate) const RT_SIGPROCMASK: usize = 14;
+    pub(crate) const PREAD64: usize = 17;
     pub(crate) const MREMAP: usize = 25;
     pub(crate) const MADVISE: usize = 28;
     pub(crate) const GETPID: usize = 39;

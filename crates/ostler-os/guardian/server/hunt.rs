@@ -32,6 +32,8 @@ impl Server {
     pub(super) fn sitter_ended(&mut self, number: u32, status: i32, now: u64) {
         failpoint::reach(Point::GuardianReaped);
         self.sitters = self.sitters.saturating_sub(1);
+        let pid = self.slots.get(number).map_or(0, |slot| slot.sitter);
+        self.nursery.ended(pid);
         let host_gone = self.course == Course::HostGone;
         let Some(slot) = self.slots.get(number) else { return };
         sitters::close_socket(&mut slot.socket);

@@ -3,6 +3,7 @@
 use super::Server;
 use crate::failpoint::{self, Point};
 use crate::fd;
+use crate::nursery::Place;
 use crate::process::{self, DescriptorLimit};
 use crate::protocol::{Order, Step};
 use crate::sitter;
@@ -15,21 +16,26 @@ impl Server {
     pub(super) fn make_sitter(&mut self, slot: u32) -> Result<(), (Step, Errno)> {
         let (ours, theirs) = sys::socket_pair().map_err(|errno| (Step::SitterSocket, errno))?;
         self.highest = self.highest.max(ours.raw()).max(theirs.raw());
+        let place = self.nursery.take(&theirs);
         let birth = Birth {
             slot,
-            control: theirs.raw(),
+            place,
+            control: place.map_or(theirs.raw(), Place::descriptor),
             highest: self.highest,
             limit: self.limit,
         };
-        let pid = process::fork_to(become_sitter, &raw const birth as usize);
+        let pid = process::fork_to(become_sitter, &raw const birth as usize, place.is_some());
+        if let Some(place) = place {
+            self.nursery.given(place, pid.unwrap_or(0));
+        }
         let pid = pid.map_err(|errno| (Step::SitterFork, errno))?;
         failpoint::reach(Point::GuardianForked);
         self.sitters += 1;
-        let place = self.slots.at(slot).map_err(|errno| (Step::Slot, errno))?;
-        place.sitter = pid;
-        place.socket = ours.into_raw();
-        place.incarnation = 0;
-        place.set(State::Serving);
+        let slot = self.slots.at(slot).map_err(|errno| (Step::Slot, errno))?;
+        slot.sitter = pid;
+        slot.socket = ours.into_raw();
+        slot.incarnation = 0;
+        slot.set(State::Serving);
         Ok(())
     }
 }
@@ -37,6 +43,9 @@ impl Server {
 /// What a new sitter starts with.
 struct Birth {
     slot: u32,
+    /// Where its socket is while it shares the guardian's descriptors; `None` if it has a copy of
+    /// all of them.
+    place: Option<Place>,
     /// Its end of the socket to the guardian.
     control: i32,
     /// The highest descriptor that it may have inherited.
@@ -50,6 +59,9 @@ extern "C" fn become_sitter(birth: usize) -> ! {
     let birth = unsafe { (birth as *const Birth).read() };
     // SAFETY: `birth` was read out of those frames, and nothing else refers to them.
     unsafe { process::forget_parents_frames() };
+    if birth.place.is_some_and(|place| place.leave().is_err()) {
+        process::exit(status::SETUP);
+    }
     if sys::duplicate_to(birth.control, fd::CONTROL, true).is_err() {
         process::exit(status::SETUP);
     }

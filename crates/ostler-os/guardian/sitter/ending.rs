@@ -48,6 +48,7 @@ impl Sitter {
         // It has ended and is our child, so this succeeds at once.
         let _ = wait::reap(ended.pid);
         self.worker = 0;
+        self.memory = None;
         failpoint::reach(Point::SitterWorkerReaped);
         if self.failure.is_none() {
             self.report(Payload::Exited {

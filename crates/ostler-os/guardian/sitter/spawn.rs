@@ -54,9 +54,10 @@ impl Sitter {
                 );
                 (self.worker, self.group) = (born.pid, born.pid);
                 self.exec = Some(born.exec);
+                self.memory = Some(born.memory);
                 self.in_cgroup = born.in_cgroup;
                 self.cgroup = cgroup.filter(|_| born.in_cgroup);
-                self.start_time = children::start_time(born.pid);
+                self.start_time = born.start_time.unwrap_or_else(|| children::start_time(born.pid));
                 self.pidfd_inode = children::pidfd_inode(born.pid);
             }
         }
@@ -76,6 +77,9 @@ impl Sitter {
             Outcome::Undecided => return,
             Outcome::Executed => {
                 failpoint::reach(Point::SitterExecuted);
+                // The pipe was closed by the exec, or by the end of the process: both leave the
+                // memory before they close descriptors.
+                self.memory = None;
                 self.life.executed();
                 self.report_spawned();
             }

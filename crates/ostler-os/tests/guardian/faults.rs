@@ -183,8 +183,9 @@ async fn guardian_closes_descriptors_leaked_by_its_host() {
         .expect("there")
         .count();
     assert_eq!(
-        open, 8,
-        "four of /dev/null (one in place of a lock), orders, events, signals, the host"
+        open,
+        8 + 56,
+        "four of /dev/null (one in place of a lock), orders, events, signals, the host, and the places of new sitters"
     );
     works(&mut bench, 0, 1).await;
     bench.quit().await;

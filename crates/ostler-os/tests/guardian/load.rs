@@ -74,6 +74,69 @@ async fn thousand_slots_start_and_end() {
     bench.quit().await;
 }
 
+/// The descriptors of a process: their numbers, and what they are.
+fn descriptors(pid: i32) -> BTreeMap<String, String> {
+    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .expect("process is running")
+        .flatten()
+        .filter_map(|entry| {
+            let to = std::fs::read_link(entry.path()).ok()?;
+            Some((text(entry.file_name()), text(to.into_os_string())))
+        })
+        .collect()
+}
+
+/// More sitters at once than there are places for new ones, some of which are killed, so that
+/// places are used again and some sitters start with a copy of the guardian's descriptors.
+#[tokio::test]
+async fn a_sitter_has_its_own_socket_and_none_of_its_siblings() {
+    const SLOTS: u32 = 150;
+    let mut bench = Bench::launch().await;
+    for round in 0..2 {
+        for slot in 0..SLOTS {
+            bench
+                .guardian
+                .spawn(slot, round + 1, request("/bin/sleep", &["1000"]))
+                .expect("queuing the request");
+        }
+        let mut sitters = BTreeMap::new();
+        while sitters.len() < SLOTS as usize {
+            match bench.next().await {
+                GuardianEvent::Spawned { slot, sitter, .. } => drop(sitters.insert(slot, sitter as i32)),
+                GuardianEvent::SitterLost { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        let mut sockets = std::collections::BTreeSet::new();
+        for sitter in sitters.values() {
+            let open = descriptors(*sitter);
+            let numbers: Vec<&str> = open.keys().map(String::as_str).collect();
+            assert_eq!(numbers, ["0", "1", "2", "3", "4", "5", "6"], "{open:?}");
+            assert!(open["3"].starts_with("socket:"), "{open:?}");
+            assert!(sockets.insert(open["3"].clone()), "two sitters share a socket");
+        }
+        // Every third sitter dies, the others end their workers; all slots are used again.
+        let (lost, kept): (Vec<_>, Vec<_>) = sitters.iter().partition(|(slot, _)| **slot % 3 == 0);
+        for (_, sitter) in &lost {
+            let sitter = rustix::process::Pid::from_raw(**sitter).expect("a pid");
+            rustix::process::kill_process(sitter, rustix::process::Signal::KILL).expect("killed");
+        }
+        for (slot, _) in &kept {
+            bench.kill(**slot, round + 1);
+        }
+        let mut left = sitters.len();
+        while left > 0 {
+            match bench.next().await {
+                GuardianEvent::TreeGone { .. } | GuardianEvent::SitterLost { .. } => left -= 1,
+                GuardianEvent::Signalled { .. } | GuardianEvent::Exited { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    bench.quit().await;
+}
+
 /// Starts fifty workers and prints how many descriptors that took.
 #[tokio::test]
 async fn role_counts() {
