@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use ostler_core::ids::{Incarnation, RunId, WorkerId};
-use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat, fstatfs, open, openat};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat, fstatfs, mkdirat, open, openat};
 use rustix::io::Errno;
 
 use crate::identity::wait_any;
@@ -32,6 +32,12 @@ const RUN_PREFIX: &str = "ostler-";
 
 /// CGROUP2_SUPER_MAGIC of statfs(2).
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
+
+/// How a group's directory is opened.
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::CLOEXEC)
+    .union(OFlags::NOFOLLOW);
 
 /// The interval of retries for a group that is still busy.
 const TICK: Duration = Duration::from_millis(2);
@@ -182,11 +188,21 @@ impl RunGroup {
     ///
     /// If it cannot be created or opened.
     pub fn slot(&self, worker: &WorkerId, spent_until: Option<Incarnation>) -> io::Result<Group> {
-        let path = self.group.path.join(slot_name(worker, spent_until));
-        match Group::create(path.clone()) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Group::open(path),
-            result => result,
-        }
+        let name = slot_name(worker, spent_until);
+        // Relative to the run's group, which is known to be a cgroup.
+        let parent = &self.group.directory;
+        let directory = match openat(parent, &name, DIRECTORY, Mode::empty()) {
+            Err(Errno::NOENT) => {
+                match mkdirat(parent, &name, Mode::from_raw_mode(0o755)) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                openat(parent, &name, DIRECTORY, Mode::empty())?
+            }
+            result => result?,
+        };
+        let path = self.group.path.join(name);
+        Ok(Group { path, directory })
     }
 
     /// Opens the group of a dead run by the path in its record; `None` if it is gone. A path that
@@ -228,8 +244,7 @@ impl Group {
     }
 
     fn open(path: PathBuf) -> io::Result<Self> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let directory = open(&path, flags, Mode::empty())?;
+        let directory = open(&path, DIRECTORY, Mode::empty())?;
         if u64::try_from(fstatfs(&directory)?.f_type).ok() != Some(CGROUP2_MAGIC) {
             let message = format!("{} is not in a cgroup v2 file system", path.display());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));

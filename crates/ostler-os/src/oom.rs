@@ -5,7 +5,8 @@
 //! v2 in `memory.events`, v1 in `memory.oom_control`. Reading the count needs no right to divide
 //! the cgroup, so it also works in containers.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
@@ -13,6 +14,13 @@ use crate::cgroup::{own_directory, own_memory_directory_v1, value_of};
 
 /// The files that contain the count, under the key `oom_kill`, in v2 and v1.
 const FILES: [&str; 2] = ["memory.events", "memory.oom_control"];
+
+/// More than such a file contains, in bytes.
+const LONGEST: usize = 1024;
+
+/// The parent of a cgroup that had no count. Controllers are enabled for all groups in a group
+/// (`cgroup.subtree_control`), so that its siblings have none either.
+static WITHOUT_COUNTS: Mutex<Option<PathBuf>> = Mutex::new(None);
 
 /// A memory cgroup's count of out-of-memory kills.
 ///
@@ -22,6 +30,8 @@ const FILES: [&str; 2] = ["memory.events", "memory.oom_control"];
 #[derive(Debug)]
 struct OomCount {
     file: PathBuf,
+    /// Kept open where many workers share it: in a cgroup's files, a path costs more than the read.
+    open: Option<File>,
     /// The kills up to this one are attributed.
     attributed: Mutex<u64>,
 }
@@ -32,16 +42,35 @@ impl OomCount {
     fn of(directory: &Path) -> Option<Arc<Self>> {
         let mut counts = FILES.iter().map(|file| Self {
             file: directory.join(file),
+            open: None,
             attributed: Mutex::default(),
         });
         counts.find(|count| count.read().is_some()).map(Arc::new)
+    }
+
+    /// The same, without a look if a sibling of the directory had none.
+    fn of_group(directory: &Path) -> Option<Arc<Self>> {
+        let parent = directory.parent();
+        let mut without = WITHOUT_COUNTS.lock().unwrap_or_else(PoisonError::into_inner);
+        if without.is_some() && without.as_deref() == parent {
+            return None;
+        }
+        let count = Self::of(directory);
+        if count.is_none() {
+            *without = parent.map(Path::to_owned);
+        }
+        count
     }
 
     /// The count of this process's own memory cgroup, looked up once.
     fn of_this_process() -> Option<Arc<Self>> {
         static OWN: LazyLock<Option<Arc<OomCount>>> = LazyLock::new(|| {
             let v2 = own_directory().ok().and_then(|directory| OomCount::of(&directory));
-            v2.or_else(|| OomCount::of(&own_memory_directory_v1()?))
+            let mut count = v2.or_else(|| OomCount::of(&own_memory_directory_v1()?))?;
+            if let Some(count) = Arc::get_mut(&mut count) {
+                count.open = File::open(&count.file).ok();
+            }
+            Some(count)
         });
         OWN.clone()
     }
@@ -55,7 +84,12 @@ impl OomCount {
     }
 
     fn read(&self) -> Option<u64> {
-        value_of(&fs::read_to_string(&self.file).ok()?, "oom_kill")
+        let Some(file) = &self.open else {
+            return value_of(&fs::read_to_string(&self.file).ok()?, "oom_kill");
+        };
+        let mut text = [0; LONGEST];
+        let length = file.read_at(&mut text, 0).ok()?;
+        value_of(std::str::from_utf8(&text[..length]).ok()?, "oom_kill")
     }
 }
 
@@ -72,7 +106,7 @@ impl OomWatch {
     /// Uses the cgroup's own count if it has one, otherwise the count of this process's cgroup.
     /// `None` where no memory cgroup is visible.
     pub fn begin(cgroup: Option<&Path>) -> Option<Self> {
-        let own = cgroup.and_then(OomCount::of);
+        let own = cgroup.and_then(OomCount::of_group);
         own.or_else(OomCount::of_this_process)?.watch()
     }
 

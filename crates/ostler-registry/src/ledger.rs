@@ -174,9 +174,8 @@ impl Ledger {
         Some(self.removals.len() == 1)
     }
 
-    /// Keeps removals for a later write. Returns whether any are waiting.
-    pub(crate) fn defer(&mut self, removals: Vec<Change>) -> bool {
-        self.removals.extend(removals);
+    /// Whether any removal waits to be written.
+    pub(crate) fn has_removals(&self) -> bool {
         !self.removals.is_empty()
     }
 

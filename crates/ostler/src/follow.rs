@@ -136,9 +136,12 @@ impl Followers {
         let mut following = self.lock();
         match &change {
             WorkerChange::Ready(worker) => drop(following.ready.insert(id.index, worker.clone())),
-            _ => following
-                .ready
-                .retain(|index, ready| *index != id.index || ready.incarnation != incarnation),
+            _ => {
+                let ready = following.ready.get(&id.index);
+                if ready.is_some_and(|ready| ready.incarnation == incarnation) {
+                    following.ready.remove(&id.index);
+                }
+            }
         }
         following.followers.retain(|follower| {
             let Some(follower) = follower.upgrade() else {

@@ -17,11 +17,6 @@ use crate::store::{Change, Opened, Store, StoreError};
 /// to answer soon.
 const BATCH: usize = 64;
 
-/// How long a removal may wait to be written together with another change. A record that stays on
-/// disk for longer than necessary describes a process that is gone, which a sweep verifies, so it
-/// does no harm. A saved write is a third of what a restart costs the table.
-const LINGER: Duration = Duration::from_millis(2);
-
 /// Whether there was anything to change, or why it was refused.
 pub(super) type Answer = Result<bool, Refusal>;
 
@@ -30,8 +25,8 @@ pub(super) type Opener = Box<dyn FnMut() -> Result<Opened, StoreError> + Send>;
 #[derive(Debug)]
 pub(super) enum Ask {
     Request(Box<Request>),
-    /// A removal is waiting to be written.
-    Removal,
+    /// Write the removals that are waiting.
+    Removals,
     Close,
 }
 
@@ -96,8 +91,6 @@ pub(super) struct Keeper {
     shared: Arc<Shared>,
     on_event: OnTableEvent,
     condition: Condition,
-    /// When the ledger's removals are written even if nothing else is.
-    removals_due: Option<Instant>,
     retry_first: Duration,
     retry_max: Duration,
 }
@@ -122,7 +115,6 @@ impl Keeper {
             shared,
             on_event,
             condition,
-            removals_due: None,
             retry_first,
             retry_max,
         })
@@ -132,9 +124,7 @@ impl Keeper {
     pub(super) fn run(mut self, calls: &Receiver<Call>) {
         while let Some(batch) = self.next_batch(calls) {
             let closers = self.serve(batch);
-            let now = Instant::now();
-            self.write_removals_if_due(now);
-            self.reopen_if_due(now);
+            self.reopen_if_due(Instant::now());
             if !closers.is_empty() {
                 return self.close(closers);
             }
@@ -157,7 +147,7 @@ impl Keeper {
     fn next_due(&self) -> Option<Instant> {
         match &self.condition {
             Condition::Failed(failed) => Some(failed.retry_at),
-            Condition::Healthy(_) => self.removals_due,
+            Condition::Healthy(_) => None,
         }
     }
 
@@ -166,12 +156,16 @@ impl Keeper {
         let (mut closers, mut answers, mut written) = (Vec::new(), Vec::new(), Vec::new());
         let mut changes = Vec::with_capacity(batch.len());
         let mut removals = Vec::new();
+        let mut writes = false;
         {
             let mut ledger = self.shared.ledger.write().unwrap_or_else(PoisonError::into_inner);
             for call in batch {
                 let request = match call.ask {
                     Ask::Request(request) => request,
-                    Ask::Removal => continue,
+                    Ask::Removals => {
+                        writes = true;
+                        continue;
+                    }
                     Ask::Close => {
                         closers.push(call);
                         continue;
@@ -183,14 +177,13 @@ impl Keeper {
                 answers.push((call.reply, answer, call._place));
                 changes.extend(taken.ok().flatten());
             }
-            if changes.iter().all(|change| matches!(change, Change::Remove { .. })) {
-                let wait = ledger.defer(std::mem::take(&mut changes));
-                self.removals_due = wait.then(|| self.removals_due.unwrap_or_else(|| Instant::now() + LINGER));
-            } else {
+            if writes || !changes.is_empty() {
                 removals = ledger.take_removals();
             }
         }
-        if !changes.is_empty() {
+        if changes.is_empty() {
+            self.write(removals, changes);
+        } else {
             written.iter().for_each(|(writing, _)| failpoint::reach(*writing));
             self.write(removals, changes);
             written.iter().for_each(|(_, written)| failpoint::reach(*written));
@@ -199,12 +192,6 @@ impl Keeper {
             reply.send(answer);
         }
         closers
-    }
-
-    fn write_removals_if_due(&mut self, now: Instant) {
-        if self.removals_due.is_some_and(|due| due <= now) {
-            self.write_removals();
-        }
     }
 
     fn write_removals(&mut self) {
@@ -217,7 +204,6 @@ impl Keeper {
     /// Writes the waiting removals and then these changes in one batch. A failed store gets all of
     /// them when it is reopened.
     fn write(&mut self, removals: Vec<Change>, changes: Vec<Change>) {
-        self.removals_due = None;
         let removes = !removals.is_empty();
         if removes {
             failpoint::reach(Point::RemoveWriting);

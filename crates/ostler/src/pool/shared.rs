@@ -201,6 +201,24 @@ impl PoolShared {
         self.ended();
     }
 
+    /// Asks every worker to end, before their supervisors do, one level of actors after the other.
+    /// So no worker's end waits for the release of others. Only when the pool ends for good: its
+    /// workers' actors then leave it to their supervisors to end them.
+    pub(super) fn stop_ahead(&self) {
+        if !self.ends_for_good() {
+            return;
+        }
+        let cause = self.services.stop_cause();
+        for slot in self.slots.held() {
+            slot.stop_ahead(cause);
+        }
+    }
+
+    /// Whether no worker is started any more.
+    pub(super) fn ends_for_good(&self) -> bool {
+        self.services.is_stopping() || self.is_over()
+    }
+
     /// The pool is down, and everything it held is released.
     pub(crate) fn ended(&self) {
         self.update(|standing| {

@@ -34,6 +34,7 @@ pub(crate) fn pool_child(shared: &Arc<PoolShared>) -> ChildSpec {
         .kind(ChildKind::Supervisor)
         .restart(Restart::Transient)
         .stop_with(move |_| {
+            stopping.stop_ahead();
             if let Some(supervisor) = stopping.supervisor() {
                 supervisor.request_stop();
             }

@@ -14,7 +14,6 @@ use ostler_core::pool::PoolInput;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::shared::PoolShared;
-use crate::instance::services::Services;
 use crate::process::{Notice, Process, Slot, begin};
 use crate::supervisor::Exit;
 
@@ -30,7 +29,7 @@ pub(super) struct WorkerArguments {
 /// The state of a worker actor.
 pub(super) struct WorkerActorState {
     slot: Arc<Slot>,
-    services: Arc<Services>,
+    pool: Arc<PoolShared>,
     process: Process,
 }
 
@@ -47,7 +46,7 @@ impl Actor for WorkerActor {
         let WorkerArguments { slot, pool } = arguments;
         let index = slot.worker.index;
         let setup = Arc::clone(&pool.setup);
-        let services = Arc::clone(&pool.services);
+        let shared = Arc::clone(&pool);
         let owner = move |notice| match notice {
             // Directly, and not through the actor: if the actor was killed, its pool would
             // otherwise believe that the worker is ready.
@@ -60,7 +59,7 @@ impl Actor for WorkerActor {
         let process = begin(&setup, &slot, Box::new(owner)).ok_or("its slot was removed")?;
         Ok(WorkerActorState {
             slot,
-            services,
+            pool: shared,
             process,
         })
     }
@@ -87,7 +86,9 @@ impl Actor for WorkerActor {
         state: &mut WorkerActorState,
     ) -> Result<(), ActorProcessingErr> {
         let cause = state.slot.take_stop_cause();
-        state.process.stop(cause.unwrap_or_else(|| state.services.stop_cause()));
+        state
+            .process
+            .stop(cause.unwrap_or_else(|| state.pool.services.stop_cause()));
         state.process.settled().await;
         Ok(())
     }
@@ -96,10 +97,10 @@ impl Actor for WorkerActor {
 impl WorkerActorState {
     fn ended(&self, myself: &ActorRef<WorkerMessage>, outcome: Outcome) -> Result<(), ActorProcessingErr> {
         match outcome {
-            // The instance is being stopped, and its killer was faster than the supervisors, which
-            // end this actor in turn. If the actor ended by itself now, it would be restarted, and
-            // counted, until then.
-            Outcome::Stopped { .. } if self.services.is_stopping() => {}
+            // The pool or the instance is being stopped, and its workers were asked before their
+            // supervisors, which end this actor in turn. If it ended by itself now, it would be
+            // restarted, and counted, until then.
+            Outcome::Stopped { .. } if self.pool.ends_for_good() => {}
             Outcome::Stopped { .. } => myself.stop(Some("shutdown".to_owned())),
             Outcome::Finished { .. } => myself.stop(None),
             Outcome::Failed(failure) => return Err(failed(failure).into()),

@@ -18,6 +18,7 @@ use ostler_core::lifecycle::{Cause, Effect, Input, Lifecycle, Outcome, Rules, St
 use ostler_core::moment::Moment;
 use ostler_core::spec::{Ports, StopSpec, WorkerSpec};
 use ostler_failpoint::{self as failpoint, Point};
+use ostler_os::guardian::SpawnRequest;
 use ostler_telemetry::{EventKind, Facts};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::Instant;
@@ -40,7 +41,7 @@ use crate::patience;
 pub(crate) fn begin(setup: &Arc<Setup>, slot: &Arc<Slot>, owner: Owner) -> Option<Process> {
     let (orders, received) = mpsc::unbounded_channel();
     let (progress, seen) = watch::channel(Progress::Held);
-    let Next { number, predecessor } = slot.next(seen.clone())?;
+    let Next { number, predecessor } = slot.next(seen.clone(), orders.clone())?;
     setup.host.unreleased.send_modify(|count| *count += 1);
     let incarnation = Incarnation {
         worker: slot.worker.clone(),
@@ -120,6 +121,8 @@ struct Driver<'a> {
     orders: mpsc::UnboundedReceiver<Order>,
     news: (mpsc::UnboundedSender<News>, mpsc::UnboundedReceiver<News>),
     pending: FuturesUnordered<Work>,
+    /// What is prepared for the spawn, while the record is being written.
+    prepared: Option<Result<SpawnRequest, Failure>>,
     /// The reader of the notify socket.
     listening: Option<Pin<Box<dyn Future<Output = Infallible> + Send>>>,
     /// The readiness or health watch of the present state.
@@ -153,6 +156,7 @@ impl<'a> Driver<'a> {
             orders,
             news: mpsc::unbounded_channel(),
             pending,
+            prepared: None,
             listening: None,
             watching: None,
             permit: Some(permit),
@@ -200,6 +204,10 @@ impl<'a> Driver<'a> {
             Effect::Record => {
                 let before = self.slot.remembered_ports();
                 self.pending.push(start::reserve(&self.incarnation, self.host, before));
+                // Behind the reservation, so that the table is at work meanwhile.
+                if self.incarnation.spec().ports == Ports::None {
+                    self.pending.push(Box::pin(async { Done::Prepare }));
+                }
             }
             Effect::Spawn => {
                 let spawn = self.spawn();
@@ -240,10 +248,17 @@ impl<'a> Driver<'a> {
         None
     }
 
+    /// Everything that a spawn needs, short of a process. Without ports, which come with the
+    /// reservation, this is done while the table writes the record.
+    fn prepare(&mut self) -> Result<SpawnRequest, Failure> {
+        let (trace, spent) = (self.spans.start().headers(), self.slot.cgroups_spent_until());
+        start::prepare(&self.incarnation, &mut self.resources, self.host, trace, spent)
+    }
+
     fn spawn(&mut self) -> Work {
         self.spans.spawning();
-        let (trace, spent) = (self.spans.start().headers(), self.slot.cgroups_spent_until());
-        match start::prepare(&self.incarnation, &mut self.resources, self.host, trace, spent) {
+        let prepared = self.prepared.take().unwrap_or_else(|| self.prepare());
+        match prepared {
             Ok(request) => {
                 let route = Route {
                     incarnation: self.incarnation.number,

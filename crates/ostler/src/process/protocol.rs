@@ -84,6 +84,8 @@ pub(super) type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
 pub(super) enum Done {
     /// An input for the lifecycle.
     Input(Input),
+    /// The reservation is on its way to the table, and the spawn can be prepared meanwhile.
+    Prepare,
     /// The ports are chosen (or none was available), and the table has answered.
     Reserved(Prepared),
     /// The worker is ready and has reported these ports.

@@ -35,6 +35,8 @@ struct Memory {
     /// The end of that pause.
     not_before: Option<tokio::time::Instant>,
     latest: Option<watch::Receiver<Progress>>,
+    /// Orders to the latest incarnation.
+    orders: Option<mpsc::UnboundedSender<Order>>,
     /// The cgroups of the incarnations up to this one are not reused: a process that is started in
     /// a killed cgroup is killed at birth, and the kernel may still report that cgroup as busy.
     /// They are removed with the run's.
@@ -100,17 +102,37 @@ impl Slot {
     }
 
     /// The next incarnation's number, and its predecessor's progress. Its own progress is what its
-    /// successor waits for. `None` if the slot was removed.
-    pub(super) fn next(&self, progress: watch::Receiver<Progress>) -> Option<Next> {
+    /// successor waits for; `orders` reach it. `None` if the slot was removed.
+    pub(super) fn next(
+        &self,
+        progress: watch::Receiver<Progress>,
+        orders: mpsc::UnboundedSender<Order>,
+    ) -> Option<Next> {
         let mut memory = self.memory();
         if memory.removed {
             return None;
         }
         memory.incarnations += 1;
+        memory.orders = Some(orders);
         Some(Next {
             number: Incarnation(memory.incarnations),
             predecessor: memory.latest.replace(progress),
         })
+    }
+
+    /// Asks the latest incarnation to end, before its actor does. `cause` is the reason if no other
+    /// is set. The caller sees to it that no further incarnation follows.
+    pub(crate) fn stop_ahead(&self, cause: Cause) {
+        let mut memory = self.memory();
+        if let Some(orders) = &memory.orders {
+            let order = Order {
+                cause: memory.stop_cause.unwrap_or(cause),
+                kill: false,
+            };
+            // If the driver is gone, everything is released.
+            let _ = orders.send(order);
+        }
+        memory.stop_cause = None;
     }
 
     /// Waits until the latest incarnation is released, or its release is overdue. Returns at once

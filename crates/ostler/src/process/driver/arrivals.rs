@@ -19,6 +19,10 @@ impl Driver<'_> {
     pub(super) fn done(&mut self, done: Done) -> Option<Input> {
         match done {
             Done::Input(input) => Some(input),
+            Done::Prepare => {
+                self.prepared = Some(self.prepare());
+                None
+            }
             Done::Reserved(prepared) => Some(self.reserved(prepared)),
             Done::Ready(reported) => {
                 if !reported.is_empty() {
