@@ -6,6 +6,7 @@
 mod ending;
 mod spawn;
 
+use crate::children;
 use crate::failpoint::{self, Point};
 use crate::fd;
 use crate::life::{Life, Phase};
@@ -38,6 +39,9 @@ enum Master {
 
 struct Sitter {
     slot: u32,
+    /// Its own start time and the inode number of its pidfd.
+    own_start: u64,
+    own_inode: u64,
     limit: DescriptorLimit,
     life: Life,
     master: Master,
@@ -67,8 +71,8 @@ struct Sitter {
 }
 
 /// Runs a sitter, in a freshly forked child of the guardian. Its end of their socket is
-/// `fd::CONTROL`.
-pub(crate) fn run(slot: u32, limit: DescriptorLimit) -> ! {
+/// `fd::CONTROL`. `start_time` is its own, as `/proc` shows it.
+pub(crate) fn run(slot: u32, limit: DescriptorLimit, start_time: u64) -> ! {
     process::set_name(c"ostler-sitter");
     if process::become_subreaper().is_err() {
         // It can't fail (prctl(2)). Without it, a sitter can't keep its promise.
@@ -78,6 +82,8 @@ pub(crate) fn run(slot: u32, limit: DescriptorLimit) -> ! {
     failpoint::reach(Point::SitterBegun);
     let mut sitter = Sitter {
         slot,
+        own_start: start_time,
+        own_inode: children::pidfd_inode(process::own_pid()),
         limit,
         life: Life::new(),
         master: Master::Serving,

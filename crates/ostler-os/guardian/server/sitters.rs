@@ -1,6 +1,7 @@
 //! Creates sitters, and sends orders to them.
 
 use super::Server;
+use crate::children;
 use crate::failpoint::{self, Point};
 use crate::fd;
 use crate::nursery::Place;
@@ -23,6 +24,7 @@ impl Server {
             control: place.map_or(theirs.raw(), Place::descriptor),
             highest: self.highest,
             limit: self.limit,
+            ticks: sys::boot_ticks(),
         };
         let pid = process::fork_to(become_sitter, &raw const birth as usize, place.is_some());
         if let Some(place) = place {
@@ -51,6 +53,8 @@ struct Birth {
     /// The highest descriptor that it may have inherited.
     highest: i32,
     limit: DescriptorLimit,
+    /// The clock before the fork.
+    ticks: u64,
 }
 
 /// The first steps of a new sitter. `birth` is the address of a [`Birth`].
@@ -67,7 +71,12 @@ extern "C" fn become_sitter(birth: usize) -> ! {
     }
     // Only the guardian may keep the host's pidfd and the other sitters' sockets open.
     sys::close_from(fd::HOST, birth.highest);
-    sitter::run(birth.slot, birth.limit);
+    // Unless a tick came since the fork, only `/proc` knows on which side of it that was.
+    let start_time = match sys::boot_ticks() {
+        ticks if ticks == birth.ticks => ticks,
+        _ => children::start_time(process::own_pid()),
+    };
+    sitter::run(birth.slot, birth.limit, start_time);
 }
 
 /// Sends an order to a sitter, and wakes it.

@@ -101,6 +101,10 @@ impl Sitter {
         if inode != 0 {
             self.report(Payload::Pidfd { worker, inode });
         }
+        self.report(Payload::Sitter {
+            start_time: self.own_start,
+            inode: self.own_inode,
+        });
         self.report(Payload::Spawned {
             worker,
             sitter: process::own_pid(),

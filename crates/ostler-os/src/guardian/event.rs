@@ -27,8 +27,8 @@ pub enum GuardianEvent {
         /// Its own process, which also leads a process group and a session. Start time and inode
         /// number were read while the pid could not be reused.
         worker: TreeProcess,
-        /// The pid of its sitter: every process of its tree is below it.
-        sitter: u32,
+        /// Its sitter: every process of its tree is below it.
+        sitter: TreeProcess,
         /// Whether it was born inside the cgroup of its request.
         in_cgroup: bool,
     },
@@ -145,7 +145,7 @@ pub struct TreeProcess {
     /// Field 22 of /proc/PID/stat, in clock ticks since boot; 0 if unknown, for example without
     /// /proc.
     pub start_time: u64,
-    /// The inode number of its pidfd; 0 if unknown. Only known for workers.
+    /// The inode number of its pidfd; 0 if unknown. Only known for workers and sitters.
     pub pidfd_inode: u64,
 }
 
@@ -169,6 +169,8 @@ pub(super) struct Assembler {
     strays: Vec<TreeProcess>,
     /// Slot, pid and pidfd inode of workers whose `Spawned` comes next.
     pidfds: Vec<(u32, i32, u64)>,
+    /// Slot, start time and pidfd inode of sitters whose worker's `Spawned` comes next.
+    parents: Vec<(u32, u64, u64)>,
 }
 
 impl Assembler {
@@ -186,6 +188,10 @@ impl Assembler {
                 self.pidfds.push((slot, worker, inode));
                 return None;
             }
+            Payload::Sitter { start_time, inode } => {
+                self.parents.push((slot, start_time, inode));
+                return None;
+            }
             Payload::Spawned {
                 worker,
                 sitter,
@@ -199,7 +205,7 @@ impl Assembler {
                     start_time,
                     pidfd_inode: self.pidfd_inode(slot, worker),
                 },
-                sitter: sitter.unsigned_abs(),
+                sitter: self.parent(slot, sitter),
                 in_cgroup,
             },
             Payload::SpawnFailed { step, errno } => GuardianEvent::SpawnFailed {
@@ -262,6 +268,17 @@ impl Assembler {
                 strays_total: strays.unsigned_abs(),
             },
         })
+    }
+
+    /// The sitter of the worker whose `Spawned` this is.
+    fn parent(&mut self, slot: u32, pid: i32) -> TreeProcess {
+        let of_slot = self.parents.extract_if(.., |(of, ..)| *of == slot);
+        let (start_time, pidfd_inode) = of_slot.last().map_or((0, 0), |(_, start, inode)| (start, inode));
+        TreeProcess {
+            pid: pid.unsigned_abs(),
+            start_time,
+            pidfd_inode,
+        }
     }
 
     /// The inode number that came before this worker's `Spawned`, if any. Older ones of the slot

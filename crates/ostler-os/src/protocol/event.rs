@@ -33,6 +33,13 @@ pub enum Payload {
         /// The inode number of the worker's pidfd.
         inode: u64,
     },
+    /// Comes before `Spawned`: the identity of the worker's sitter.
+    Sitter {
+        /// Its start time in clock ticks since boot; 0 if `/proc` can't be read.
+        start_time: u64,
+        /// The inode number of its pidfd; 0 if unknown.
+        inode: u64,
+    },
     /// The worker's program was executed.
     Spawned {
         /// The worker's pid.
@@ -170,6 +177,7 @@ impl Payload {
             Self::Bye => of(14, 0, 0, 0),
             Self::Pong => of(16, 0, 0, 0),
             Self::Pidfd { worker, inode } => of(15, worker, 0, inode),
+            Self::Sitter { start_time, inode } => of(17, start_time as i32, (start_time >> 32) as i32, inode),
         }
     }
 
@@ -216,6 +224,10 @@ impl Payload {
             14 => Self::Bye,
             15 => Self::Pidfd { worker: a, inode: c },
             16 => Self::Pong,
+            17 => Self::Sitter {
+                start_time: u64::from(a as u32) | u64::from(b as u32) << 32,
+                inode: c,
+            },
             _ => return None,
         })
     }

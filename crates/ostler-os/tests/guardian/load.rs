@@ -103,7 +103,7 @@ async fn a_sitter_has_its_own_socket_and_none_of_its_siblings() {
         let mut sitters = BTreeMap::new();
         while sitters.len() < SLOTS as usize {
             match bench.next().await {
-                GuardianEvent::Spawned { slot, sitter, .. } => drop(sitters.insert(slot, sitter as i32)),
+                GuardianEvent::Spawned { slot, sitter, .. } => drop(sitters.insert(slot, sitter.pid as i32)),
                 GuardianEvent::SitterLost { .. } => {}
                 other => panic!("{other:?}"),
             }

@@ -43,7 +43,7 @@ async fn worker_is_identified_by_pid_and_start_time() {
             worker,
             sitter,
             in_cgroup: false,
-        } => (worker, sitter as i32),
+        } => (worker, sitter),
         other => panic!("{other:?}"),
     };
     let (pid, start) = (worker.pid as i32, worker.start_time);
@@ -55,7 +55,9 @@ async fn worker_is_identified_by_pid_and_start_time() {
         "including the inode number"
     );
     let sitter = parent(pid);
-    assert_eq!(reported_sitter, sitter);
+    assert_eq!(reported_sitter.pid as i32, sitter);
+    let seen = identity::of(sitter).expect("readable").expect("alive");
+    assert_eq!(reported_sitter.identity(here().expect("readable")), seen);
     assert_eq!(
         parent(sitter),
         bench.guardian.pid() as i32,

@@ -6,7 +6,7 @@
 //! worker.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use ostler_core::ids::Incarnation;
@@ -14,7 +14,7 @@ use ostler_core::signal::Signal;
 use ostler_os::guardian::{Guardian, GuardianEvent, TreeProcess};
 use ostler_os::identity::{self, Verified, here};
 use tokio::task::AbortHandle;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::link::Link;
 
@@ -29,8 +29,8 @@ const WAKE_AFTER: u32 = 4;
 /// A guardian silent for this many checks (6 s) is killed.
 const KILL_AFTER: u32 = 12;
 
-/// How long a worker runs before its own process is watched: 1 s. So a burst of starts does not pay
-/// for the watches.
+/// How long a worker runs, at least, before its own process is watched: 1 s, and twice that at most.
+/// So a burst of starts does not pay for the watches.
 const WATCH_AFTER: Duration = Duration::from_secs(1);
 /// How long a sitter may take to report its worker's end: 1 s.
 const REPORT_LIMIT: Duration = Duration::from_secs(1);
@@ -67,12 +67,32 @@ pub(super) async fn watch_guardian(link: Arc<Link>, generation: u64) {
     }
 }
 
-/// The watches on the processes of one guardian's workers, by slot. Ended on drop.
+/// The watches on the processes of one guardian's workers. Ended on drop.
 #[derive(Default)]
-pub(super) struct WorkerWatches(HashMap<u32, AbortHandle>);
+pub(super) struct WorkerWatches(Arc<Mutex<Watches>>);
+
+#[derive(Default)]
+struct Watches {
+    by_slot: HashMap<u32, Watch>,
+    /// Begins the watches of young workers, as long as there are any.
+    beginner: Option<AbortHandle>,
+}
+
+/// The watch on one worker.
+enum Watch {
+    /// Begins when the worker is old enough.
+    Young(Young),
+    Begun(AbortHandle),
+}
+
+struct Young {
+    since: Instant,
+    incarnation: Incarnation,
+    worker: TreeProcess,
+}
 
 impl WorkerWatches {
-    /// Begins a watch when a worker is spawned, and ends it when its end is reported.
+    /// Notes a worker that is spawned, and ends its watch when its end is reported.
     pub(super) fn observe(&mut self, event: &GuardianEvent, link: &Arc<Link>, generation: u64) {
         match event {
             GuardianEvent::Spawned {
@@ -81,34 +101,83 @@ impl WorkerWatches {
                 worker,
                 ..
             } => {
-                let watch = watch_worker(Arc::clone(link), generation, *slot, Incarnation(*incarnation), *worker);
-                self.replace(*slot, Some(tokio::spawn(watch).abort_handle()));
+                let young = Young {
+                    since: Instant::now(),
+                    incarnation: Incarnation(*incarnation),
+                    worker: *worker,
+                };
+                let mut watches = lock(&self.0);
+                watches.replace(*slot, Some(Watch::Young(young)));
+                if watches.beginner.is_none() {
+                    let begin = begin_watches(Arc::downgrade(&self.0), Arc::clone(link), generation);
+                    watches.beginner = Some(tokio::spawn(begin).abort_handle());
+                }
             }
-            GuardianEvent::Exited { slot, .. } | GuardianEvent::SitterLost { slot, .. } => self.replace(*slot, None),
+            GuardianEvent::Exited { slot, .. } | GuardianEvent::SitterLost { slot, .. } => {
+                lock(&self.0).replace(*slot, None);
+            }
             _ => {}
-        }
-    }
-
-    fn replace(&mut self, slot: u32, watch: Option<AbortHandle>) {
-        let before = match watch {
-            Some(watch) => self.0.insert(slot, watch),
-            None => self.0.remove(&slot),
-        };
-        if let Some(before) = before {
-            before.abort();
         }
     }
 }
 
-impl Drop for WorkerWatches {
-    fn drop(&mut self) {
-        self.0.values().for_each(AbortHandle::abort);
+impl Watches {
+    fn replace(&mut self, slot: u32, watch: Option<Watch>) {
+        let before = match watch {
+            Some(watch) => self.by_slot.insert(slot, watch),
+            None => self.by_slot.remove(&slot),
+        };
+        if let Some(Watch::Begun(before)) = before {
+            before.abort();
+        }
     }
+
+    /// Begins the watches of workers that are old enough. Returns whether others are still young.
+    fn begin(&mut self, link: &Arc<Link>, generation: u64) -> bool {
+        let (now, mut others) = (Instant::now(), false);
+        for (slot, watch) in &mut self.by_slot {
+            let Watch::Young(young) = watch else { continue };
+            if now < young.since + WATCH_AFTER {
+                others = true;
+                continue;
+            }
+            let watched = watch_worker(Arc::clone(link), generation, *slot, young.incarnation, young.worker);
+            *watch = Watch::Begun(tokio::spawn(watched).abort_handle());
+        }
+        others
+    }
+}
+
+impl Drop for Watches {
+    fn drop(&mut self) {
+        let begun = self.by_slot.values().filter_map(|watch| match watch {
+            Watch::Young(_) => None,
+            Watch::Begun(watch) => Some(watch),
+        });
+        begun.chain(&self.beginner).for_each(AbortHandle::abort);
+    }
+}
+
+/// One task for all young workers of a guardian, so that none has to be made for a worker that ends
+/// soon.
+async fn begin_watches(watches: Weak<Mutex<Watches>>, link: Arc<Link>, generation: u64) {
+    loop {
+        tokio::time::sleep(WATCH_AFTER).await;
+        let Some(watches) = watches.upgrade() else { return };
+        let mut watches = lock(&watches);
+        if !watches.begin(&link, generation) {
+            watches.beginner = None;
+            return;
+        }
+    }
+}
+
+fn lock(watches: &Mutex<Watches>) -> MutexGuard<'_, Watches> {
+    watches.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Waits for the worker's own process to end, then for its sitter's report, which ends this task.
 async fn watch_worker(link: Arc<Link>, generation: u64, slot: u32, incarnation: Incarnation, worker: TreeProcess) {
-    tokio::time::sleep(WATCH_AFTER).await;
     let identity = here().ok().map(|here| worker.identity(here));
     match identity.as_ref().map(identity::verify) {
         Some(Ok(Verified::Same(process))) => {

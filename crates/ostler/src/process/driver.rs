@@ -121,13 +121,20 @@ struct Driver<'a> {
     orders: mpsc::UnboundedReceiver<Order>,
     news: (mpsc::UnboundedSender<News>, mpsc::UnboundedReceiver<News>),
     pending: FuturesUnordered<Work>,
-    /// What is prepared for the spawn, while the record is being written.
-    prepared: Option<Result<SpawnRequest, Failure>>,
+    preparation: Preparation,
     /// The reader of the notify socket.
     listening: Option<Pin<Box<dyn Future<Output = Infallible> + Send>>>,
     /// The readiness or health watch of the present state.
     watching: Option<Work>,
     permit: Option<OwnedSemaphorePermit>,
+}
+
+/// How far the preparation of the spawn is. There is one: another would replace the pipes that the
+/// worker writes to.
+enum Preparation {
+    Due,
+    Done(Result<SpawnRequest, Failure>),
+    Used,
 }
 
 impl<'a> Driver<'a> {
@@ -156,7 +163,7 @@ impl<'a> Driver<'a> {
             orders,
             news: mpsc::unbounded_channel(),
             pending,
-            prepared: None,
+            preparation: Preparation::Due,
             listening: None,
             watching: None,
             permit: Some(permit),
@@ -248,16 +255,24 @@ impl<'a> Driver<'a> {
         None
     }
 
-    /// Everything that a spawn needs, short of a process. Without ports, which come with the
-    /// reservation, this is done while the table writes the record.
-    fn prepare(&mut self) -> Result<SpawnRequest, Failure> {
-        let (trace, spent) = (self.spans.start().headers(), self.slot.cgroups_spent_until());
-        start::prepare(&self.incarnation, &mut self.resources, self.host, trace, spent)
+    /// Prepares everything that a spawn needs, short of a process, once. Without ports, which come
+    /// with the reservation, this is done while the table writes the record, unless the table was
+    /// faster.
+    fn prepare(&mut self) {
+        if matches!(self.preparation, Preparation::Due) {
+            let (trace, spent) = (self.spans.start().headers(), self.slot.cgroups_spent_until());
+            let prepared = start::prepare(&self.incarnation, &mut self.resources, self.host, trace, spent);
+            self.preparation = Preparation::Done(prepared);
+        }
     }
 
     fn spawn(&mut self) -> Work {
         self.spans.spawning();
-        let prepared = self.prepared.take().unwrap_or_else(|| self.prepare());
+        self.prepare();
+        let Preparation::Done(prepared) = std::mem::replace(&mut self.preparation, Preparation::Used) else {
+            // The lifecycle orders one spawn.
+            return Box::pin(async { Done::Nothing });
+        };
         match prepared {
             Ok(request) => {
                 let route = Route {

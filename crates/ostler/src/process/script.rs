@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -63,6 +64,7 @@ struct Script {
     asked: mpsc::UnboundedSender<Asked>,
     answers: Arc<Mutex<Answers>>,
     route: Arc<Mutex<Option<Route>>>,
+    prepared: Arc<AtomicU32>,
 }
 
 impl Script {
@@ -120,6 +122,7 @@ impl Machine for Script {
     }
 
     fn watch_oom(&self, _: Option<&Group>) -> Option<OomWatch> {
+        self.prepared.fetch_add(1, Ordering::Relaxed);
         OomWatch::begin(Some(&self.cgroup))
     }
 
@@ -154,6 +157,8 @@ pub(super) struct Stage {
     pub(super) stop_level: watch::Sender<StopLevel>,
     pub(super) unreleased: watch::Sender<usize>,
     pub(super) unseen: Arc<Mutex<Vec<String>>>,
+    /// How often a spawn was prepared.
+    pub(super) prepared: Arc<AtomicU32>,
     scratch: tempfile::TempDir,
 }
 
@@ -166,11 +171,13 @@ impl Stage {
         let (answers, route) = (Arc::<Mutex<Answers>>::default(), Arc::<Mutex<Option<Route>>>::default());
         let private = Permissions::from_mode(0o700);
         let scratch = tempfile::Builder::new().permissions(private).tempdir().unwrap();
+        let prepared = Arc::<AtomicU32>::default();
         let script = Arc::new(Script {
             cgroup: scratch.path().to_owned(),
             asked,
             answers: Arc::clone(&answers),
             route: Arc::clone(&route),
+            prepared: Arc::clone(&prepared),
         });
         let run = RunId::from_u128(7);
         let hub = Arc::new(Hub::new("test".to_owned(), run));
@@ -203,6 +210,7 @@ impl Stage {
             stop_level,
             unreleased,
             unseen,
+            prepared,
             scratch,
         };
         stage.set_oom_kills(0);
@@ -295,7 +303,11 @@ impl Stage {
             slot,
             incarnation,
             worker,
-            sitter: SITTER_PID,
+            sitter: TreeProcess {
+                pid: SITTER_PID,
+                start_time: 0,
+                pidfd_inode: 0,
+            },
             in_cgroup: false,
         });
     }

@@ -20,7 +20,7 @@ impl Driver<'_> {
         match done {
             Done::Input(input) => Some(input),
             Done::Prepare => {
-                self.prepared = Some(self.prepare());
+                self.prepare();
                 None
             }
             Done::Reserved(prepared) => Some(self.reserved(prepared)),
@@ -85,7 +85,7 @@ impl Driver<'_> {
                 in_cgroup,
                 ..
             } => {
-                let (span, process) = (self.spans.activating(worker.pid), (&worker, sitter, in_cgroup));
+                let (span, process) = (self.spans.activating(worker.pid), (&worker, &sitter, in_cgroup));
                 let activated = start::spawned(&self.incarnation, &mut self.resources, self.host, process, span);
                 self.pending.push(activated);
                 self.slot.note_process(self.resources.identity, self.resources.sitter);

@@ -1,6 +1,7 @@
 //! Every order of events in the table of races (docs/architecture.md), late events, and an owner
 //! that goes away: with a scripted guardian, table and machine, and paused time.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ostler_core::failure::{ExitStatus, Failure, Reason};
@@ -64,6 +65,20 @@ async fn a_life_from_its_record_to_its_release() {
     );
     assert_eq!(stage.story(), ["reserved", "spawned", "ready", "exited", "released"]);
     assert_eq!(stage.slot.state().state, Some(State::Released));
+}
+
+/// The scripted table answers at once, ahead of the preparation. A second one would replace the pipes
+/// that the worker writes to, and close the first.
+#[tokio::test(start_paused = true)]
+async fn a_spawn_is_prepared_once_even_if_the_record_is_written_first() {
+    let mut stage = Stage::new(plain);
+    let mut play = stage.ready().await;
+    assert_eq!(stage.prepared.load(Ordering::Relaxed), 1);
+    stage.exited(0);
+    stage.expect(&[Asked::End(KILL_NOW)]).await;
+    stage.tree_gone();
+    released(&mut stage, &mut play).await;
+    assert_eq!(stage.prepared.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -179,22 +179,23 @@ pub(in crate::process) fn spawned(
     incarnation: &Incarnation,
     resources: &mut Resources,
     host: &Host,
-    process: (&TreeProcess, u32, bool),
+    process: (&TreeProcess, &TreeProcess, bool),
     span: Span,
 ) -> Work {
     failpoint::reach(Point::SpawnReported);
     let (worker, sitter, in_cgroup) = process;
     resources.pid = Some(worker.pid);
-    resources.sitter_pid = i32::try_from(sitter).ok();
+    resources.sitter_pid = i32::try_from(sitter.pid).ok();
     resources.containment = Some(if in_cgroup { "cgroup" } else { "sitter" });
     resources.identity = here().ok().map(|here| worker.identity(here));
     let Some(identity) = resources.identity else {
         return Box::pin(async { Done::Nothing });
     };
+    let known = here().ok().filter(|_| sitter.start_time != 0);
     // An unrelated process that has its pid by now is younger than the worker.
-    resources.sitter = resources
-        .sitter_pid
-        .and_then(|pid| identity::of(pid).ok().flatten())
+    resources.sitter = known
+        .map(|here| sitter.identity(here))
+        .or_else(|| identity::of(resources.sitter_pid?).ok().flatten())
         .filter(|sitter| sitter.start_time <= identity.start_time);
     let group = resources.cgroup.as_ref().filter(|_| in_cgroup);
     let activation = Activation {
