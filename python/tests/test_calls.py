@@ -222,3 +222,13 @@ def test_a_worker_of_five_lines() -> None:
     frames = '{"type":"hello","protocol":1}\n{"type":"request","id":1,"body":[1,2]}\n{"id":2,"body":"x"}\n'
     done = subprocess.run([sys.executable, "-c", source], input=frames, capture_output=True, text=True, timeout=30)
     assert [json.loads(line) for line in done.stdout.splitlines()] == [{"id": 1, "ok": [1, 2]}, {"id": 2, "ok": "x"}]
+
+
+def test_nil_calls_a_function_without_parameters(worker: Worker) -> None:
+    assert worker.start("ticks_yielded", None).result() >= 0
+    with pytest.raises(WorkerError) as raised:
+        worker.start("add", None).result()
+    assert raised.value.code == "exception", "a parameter gets it"
+    with pytest.raises(WorkerError) as raised:
+        worker.start("ticks_yielded", 1).result()
+    assert raised.value.code == "invalid_arguments"

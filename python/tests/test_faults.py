@@ -271,3 +271,13 @@ def test_numeric_libraries_have_one_thread(start: Callable[..., Worker]) -> None
     assert start(env={"OMP_NUM_THREADS": "3"}).call("environment")["OMP_NUM_THREADS"] == "3"
     assert start(env={"OSTLER_THREADS": "2"}).call("environment")["MKL_NUM_THREADS"] == "2"
     assert "OMP_NUM_THREADS" not in start(env={"OSTLER_THREADS": "all"}).call("environment")
+
+
+def test_a_worker_takes_the_core_of_its_number(start: Callable[..., Worker]) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    for number in (0, 1, len(cores)):
+        worker = start(env={"OSTLER_CORE": str(number)})
+        assert os.sched_getaffinity(worker.process.pid) == {cores[number % len(cores)]}
+    with pytest.raises(WorkerGone) as raised:
+        start(env={"OSTLER_CORE": "x"})
+    assert raised.value.status == 78 and "OSTLER_CORE is 'x'" in raised.value.stderr

@@ -162,3 +162,16 @@ def test_arrow_tables(worker: Worker) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     table = pyarrow.table({"n": list(range(200_000)), "f": [float(n) for n in range(200_000)]})
     assert worker.call("echo", table).equals(table)
+
+
+def test_a_frame_lists_the_segments_that_it_refers_to() -> None:
+    segments = _shared.Segments()
+    large, small = b"x" * (1 << 20), b"y"
+    lend = lambda view: segments.create("request", view)  # noqa: E731
+    frame = _values.decode(_values.encode_frame({"type": "response", "id": 1, "ok": [large, small, large]}, lend, 1 << 20))
+    assert bytes(frame["ok"][0]) == large and frame["ok"][1] == small
+    assert [reference["size"] for reference in frame["segments"]] == [1 << 20, 1 << 20]
+    assert segments.count() == 2
+    frame = _values.decode(_values.encode_frame({"type": "response", "id": 1, "ok": small}, lend, 1 << 20))
+    assert "segments" not in frame
+    segments.release("request")

@@ -146,13 +146,16 @@ pub enum OnGiveUp {
 pub struct WorkerSpec {
     /// The program and its arguments; no shell is involved. Here, in the values of `env` and in
     /// `cwd`, each process has its own values for [placeholders](Placeholder): `{port}`,
-    /// `{port.NAME}`, `{socket}`, `{socket.NAME}`, `{index}`, `{incarnation}` and `{run}`. Other
-    /// braces stay.
+    /// `{port.NAME}`, `{socket}`, `{socket.NAME}`, `{device}`, `{index}`, `{incarnation}` and
+    /// `{run}`. Other braces stay.
     pub command: Vec<String>,
     /// The working directory. Default: the host's; in a file, the file's own directory.
     pub cwd: Option<PathBuf>,
     /// Variables set for the worker, over the inherited ones.
     pub env: BTreeMap<String, String>,
+    /// What `{device}` stands for, such as the numbers of GPUs: the worker with index `i` has
+    /// number `i` modulo their count, in every incarnation. Default none.
+    pub devices: Vec<String>,
     /// Whether the host's environment is passed on (without the variables for the host alone, such
     /// as `NOTIFY_SOCKET`). Default true.
     pub inherit_env: bool,
@@ -188,12 +191,20 @@ pub struct WorkerSpec {
 }
 
 impl WorkerSpec {
+    /// The device of the worker with this index.
+    pub fn device(&self, index: u32) -> Option<&str> {
+        let count = self.devices.len();
+        let nth = (index as usize).checked_rem(count)?;
+        self.devices.get(nth).map(String::as_str)
+    }
+
     /// A worker that runs `command`; everything else by its default.
     pub fn new(command: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self {
             command: command.into_iter().map(Into::into).collect(),
             cwd: None,
             env: BTreeMap::new(),
+            devices: Vec::new(),
             inherit_env: true,
             min_uptime: Duration::ZERO,
             ports: Ports::None,

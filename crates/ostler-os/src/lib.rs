@@ -27,6 +27,7 @@ pub mod ports;
 pub mod procfile;
 pub mod program;
 pub mod protocol;
+pub mod shared;
 mod slow_read;
 pub mod socket_path;
 pub mod sockets;

@@ -31,7 +31,7 @@ pub(crate) fn find(name: Option<&str>, base: &Path) -> Result<Interpreter, Pytho
 /// Runs the interpreter once, and checks its version.
 pub(crate) fn examine(path: PathBuf) -> Result<Interpreter, PythonError> {
     let interpreter = path.display().to_string();
-    let code = "import sys; print('.'.join(map(str, sys.version_info[:3])))";
+    let code = "import sys; print('.'.join(map(str, sys.version_info[:3]))); print(sys.executable)";
     let mut ask = Command::new(&path);
     ask.args(["-I", "-c", code]).stdin(Stdio::null());
     let printed = command::run(&interpreter, &mut ask, VERSION_TIMEOUT).map_err(|error| match error {
@@ -41,7 +41,14 @@ pub(crate) fn examine(path: PathBuf) -> Result<Interpreter, PythonError> {
         },
         other => other,
     })?;
-    let version = printed.trim().to_owned();
+    let mut lines = printed.lines().map(str::trim);
+    let version = lines.next().unwrap_or_default().to_owned();
+    // Behind a shim, such as pyenv's, which is a script that every start would run.
+    let path = lines
+        .next()
+        .map(PathBuf::from)
+        .filter(|itself| itself.is_absolute() && itself.is_file())
+        .unwrap_or(path);
     let mut parts = version.split('.').map(|part| part.parse::<u32>().ok());
     match (parts.next().flatten(), parts.next().flatten()) {
         (Some(major), Some(minor)) if (major, minor) >= OLDEST => Ok(Interpreter { path, version }),

@@ -1,5 +1,6 @@
 //! The settings of a Python worker.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -45,6 +46,12 @@ pub struct Python {
     requirements: Option<PathBuf>,
     locked: bool,
     transport: Transport,
+    workers: u32,
+    concurrency: u32,
+    devices: Vec<String>,
+    pinned: bool,
+    env: BTreeMap<String, String>,
+    start_timeout: Option<Duration>,
 }
 
 impl Python {
@@ -60,6 +67,12 @@ impl Python {
             requirements: None,
             locked: false,
             transport: Transport::default(),
+            workers: 1,
+            concurrency: 1,
+            devices: Vec::new(),
+            pinned: false,
+            env: BTreeMap::new(),
+            start_timeout: None,
         }
     }
 
@@ -113,6 +126,62 @@ impl Python {
     pub const fn transport(mut self, transport: Transport) -> Self {
         self.transport = transport;
         self
+    }
+
+    /// How many worker processes. Default 1.
+    #[must_use]
+    pub const fn workers(mut self, workers: u32) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// Requests in flight at one worker: so many sync handlers run at once, each on a thread.
+    /// Default 1.
+    #[must_use]
+    pub const fn concurrency(mut self, requests: u32) -> Self {
+        self.concurrency = requests;
+        self
+    }
+
+    /// The devices of the workers, such as the numbers of GPUs: each worker has one
+    /// (`CUDA_VISIBLE_DEVICES`, and `{device}` in the command and the environment), by its index,
+    /// so that they are spread evenly and a restart changes nothing. Default none.
+    #[must_use]
+    pub fn devices(mut self, devices: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.devices = devices.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Each worker runs on one core, by its index, of those that this process may use. Default: the
+    /// kernel places them.
+    #[must_use]
+    pub const fn pin_to_cores(mut self) -> Self {
+        self.pinned = true;
+        self
+    }
+
+    /// A variable of the workers' environment.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.env.insert(name.into(), value.into());
+        self
+    }
+
+    /// How long a worker may take until its `load` has returned. Default 30 s; zero: no limit.
+    #[must_use]
+    pub const fn start_timeout(mut self, timeout: Duration) -> Self {
+        self.start_timeout = Some(timeout);
+        self
+    }
+
+    /// The devices of the workers.
+    pub fn device_names(&self) -> &[String] {
+        &self.devices
+    }
+
+    /// Whether each worker runs on one core.
+    pub const fn is_pinned(&self) -> bool {
+        self.pinned
     }
 
     /// The worker's file.
@@ -171,6 +240,9 @@ impl Python {
         let interpreter = self.prepare(progress)?;
         let mut pool = PoolSpec::new(name, [""; 1]);
         pool.worker = self.worker(&interpreter);
+        pool.workers = self.workers;
+        pool.serve.concurrency = self.concurrency;
+        self.inform(&mut pool);
         Ok(pool)
     }
 
@@ -197,13 +269,27 @@ impl Python {
         spec.env.insert("PYTHONUNBUFFERED".to_owned(), "1".to_owned());
         spec.env
             .insert("OSTLER_TRANSPORT".to_owned(), self.transport.name().to_owned());
-        self.tell_grace(&mut spec);
+        if !self.devices.is_empty() {
+            spec.devices = self.devices.clone();
+            spec.env
+                .insert("CUDA_VISIBLE_DEVICES".to_owned(), "{device}".to_owned());
+        }
+        if self.pinned {
+            spec.env.insert("OSTLER_CORE".to_owned(), "{index}".to_owned());
+        }
+        if let Some(timeout) = self.start_timeout {
+            spec.start_timeout = timeout;
+        }
+        spec.env.extend(self.env.clone());
         spec
     }
 
-    /// Tells the worker how long it may drain: to be called again when `stop` was changed.
-    pub fn tell_grace(&self, spec: &mut WorkerSpec) {
-        let grace = spec.stop.grace.as_millis().max(1).to_string();
-        spec.env.insert("OSTLER_GRACE_MS".to_owned(), grace);
+    /// Sets the variables that inform the workers of the pool's `stop` and `concurrency`: to be
+    /// called again when either was changed.
+    pub fn inform(&self, pool: &mut PoolSpec) {
+        let grace = pool.worker.stop.grace.as_millis().max(1).to_string();
+        let env = &mut pool.worker.env;
+        env.insert("OSTLER_GRACE_MS".to_owned(), grace);
+        env.insert("OSTLER_CONCURRENCY".to_owned(), pool.serve.concurrency.to_string());
     }
 }

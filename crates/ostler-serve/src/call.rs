@@ -19,7 +19,7 @@ use crate::pool::{Serving, Trial};
 use crate::worker::Worker;
 
 /// How long the connection is read after the worker's end, for what the worker sent before.
-const FINAL_READ: Duration = Duration::from_millis(100);
+pub(crate) const FINAL_READ: Duration = Duration::from_millis(100);
 
 /// A lost connection is the first sign of a worker's end, as a rule: that is waited for so long …
 pub(crate) const NOTICE: Duration = Duration::from_millis(200);
@@ -75,7 +75,7 @@ impl CallOptions {
         self
     }
 
-    fn due(&self, default: Duration) -> Option<Instant> {
+    pub(crate) fn due(&self, default: Duration) -> Option<Instant> {
         let timeout = self.timeout.unwrap_or(default);
         let after = (!timeout.is_zero()).then(|| Instant::now() + timeout);
         self.deadline.or(after)

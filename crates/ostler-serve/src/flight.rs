@@ -7,7 +7,7 @@ use ostler_core::spec::OnCancel;
 use crate::adapter::Sent;
 use crate::dispatcher::Slot;
 use crate::observe::Observed;
-#[cfg(feature = "http")]
+#[cfg(any(feature = "http", feature = "stdio"))]
 use crate::outcome::CallError;
 use crate::pool::Serving;
 use crate::renew::Replacement;
@@ -53,7 +53,7 @@ impl Flight {
     }
 
     /// The answer was cut off.
-    #[cfg(feature = "http")]
+    #[cfg(any(feature = "http", feature = "stdio"))]
     pub(crate) fn cut_off(&mut self, error: &CallError) {
         if let Some(observed) = &mut self.observed {
             observed.note(error);

@@ -5,6 +5,8 @@
 //! streams, with the back-pressure of HTTP/2 in both directions. A call that is dropped is reset.
 //! The worker is busy until the call's trailers have arrived.
 
+#[cfg(feature = "stdio")]
+pub(crate) mod plain;
 mod status;
 mod stream;
 mod timeout;

@@ -38,6 +38,11 @@ impl Lease {
         })
     }
 
+    #[cfg(feature = "stdio")]
+    pub(crate) fn serving(&self) -> &Arc<Serving> {
+        &self.serving
+    }
+
     /// Which worker it is, and which of its processes.
     pub fn who(&self) -> &WorkerRef {
         self.slot.worker().who()

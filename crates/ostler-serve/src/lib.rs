@@ -8,12 +8,16 @@ mod call;
 mod client;
 mod connect;
 mod dispatcher;
+#[cfg(feature = "stdio")]
+mod exception;
 mod flight;
 #[cfg(feature = "grpc")]
 pub mod grpc;
 #[cfg(feature = "http")]
 pub mod http;
 mod lease;
+#[cfg(feature = "stdio")]
+mod method;
 mod observe;
 mod outcome;
 mod policy;

@@ -64,6 +64,8 @@ impl ServingPool {
             arrivals: watch::Sender::new(()),
             sizing: tokio::sync::Mutex::default(),
             runtime: Handle::current(),
+            #[cfg(feature = "stdio")]
+            functions: crate::stdio::Functions::default(),
             spec,
             pool,
         });
@@ -134,6 +136,9 @@ pub(crate) struct Serving {
     /// Held while the number of workers changes, and while one stands in for another.
     pub(crate) sizing: tokio::sync::Mutex<()>,
     runtime: Handle,
+    /// What handlers can call in this process.
+    #[cfg(feature = "stdio")]
+    pub(crate) functions: crate::stdio::Functions,
 }
 
 impl Serving {

@@ -26,6 +26,11 @@ impl Session {
         Self { serving, name }
     }
 
+    #[cfg(feature = "stdio")]
+    pub(crate) fn serving(&self) -> &Arc<Serving> {
+        &self.serving
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name

@@ -3,11 +3,29 @@
 //! Frames are those of the worker protocol, version 1 (`docs/worker-protocol.md`): length-prefixed
 //! MessagePack, or JSON lines. Requests carry ids, so as many are in flight as the pool's
 //! `concurrency` allows. The pool's workers need `stdin = "pipe"`; their stderr stays the log.
+//!
+//! | the handler | is called by |
+//! |---|---|
+//! | takes a value, returns one | [`StdioClient::call`] |
+//! | is a generator | [`StdioClient::stream`] |
+//! | reads a stream | [`StdioClient::send`] |
+//! | both | [`StdioClient::exchange`] |
+//!
+//! Bytes and arrays of 1 MiB and more travel in shared memory when they are a [`Blob`] or an
+//! [`Array`].
 
+mod client;
 mod connection;
 mod framing;
+mod functions;
+mod large;
 mod message;
+mod reading;
+mod request;
+mod routes;
+mod stream;
 
+use std::future::Future;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
@@ -15,44 +33,40 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::adapter::{Adapter, Attempt, Fault};
-use crate::call::CallOptions;
-use crate::client::Client;
 use crate::lease::Lease;
 use crate::observe::Description;
-use crate::outcome::{CallError, Refused};
 use crate::pool::ServingPool;
 use crate::session::Session;
 use crate::worker::Worker;
 
+pub use crate::exception::{ExceptionClass, WorkerException};
+pub use client::{StdioClient, StdioError};
 pub use connection::StdioConnection;
 pub use framing::{Framing, JsonLines, MAX_FRAME, Packet};
-pub use message::WorkerException;
+pub(crate) use functions::Functions;
+pub use functions::HostCall;
+pub use large::{Array, ArrowStream, Blob, Element, SHARED_MIN};
+pub use request::{StdioAnswer, StdioRequest};
+pub use stream::ResponseStream;
 
 /// The adapter for frames of this kind. What it sends and receives is encoded already:
 /// [`StdioClient`] is the typed client above it.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Stdio<F>(PhantomData<fn() -> F>);
-
-/// A request as [`Stdio`] sends it.
 #[derive(Debug, Clone)]
-pub struct StdioRequest {
-    /// Which method; `None`: the worker's only one.
-    pub method: Option<Arc<str>>,
-    /// Its argument, encoded by the framing.
-    pub body: Vec<u8>,
+pub struct Stdio<F> {
+    functions: Functions,
+    framing: PhantomData<fn() -> F>,
 }
 
 impl<F: Framing> Adapter for Stdio<F> {
     type Connection = StdioConnection<F>;
     type Request = StdioRequest;
-    /// The frame of the response.
-    type Response = Vec<u8>;
+    type Response = StdioAnswer;
 
     /// There is one pair of pipes for the life of a process.
     const RECONNECTS: bool = false;
 
     async fn connect(&self, worker: &Arc<Worker>) -> Result<Self::Connection, String> {
-        StdioConnection::open(worker)
+        StdioConnection::open(worker, &self.functions)
     }
 
     fn is_open(&self, connection: &Self::Connection) -> bool {
@@ -64,7 +78,7 @@ impl<F: Framing> Adapter for Stdio<F> {
         connection: &Self::Connection,
         request: StdioRequest,
         attempt: &Attempt,
-    ) -> Result<Vec<u8>, Fault<StdioRequest>> {
+    ) -> Result<StdioAnswer, Fault<StdioRequest>> {
         connection.call(request, attempt).await
     }
 
@@ -73,85 +87,39 @@ impl<F: Framing> Adapter for Stdio<F> {
     }
 
     fn copy(&self, request: &StdioRequest) -> Option<StdioRequest> {
-        Some(request.clone())
+        request.copy()
     }
 }
 
-/// Why a call over stdio has no result.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StdioError {
-    /// It was refused, or its outcome is unknown.
-    #[error(transparent)]
-    Call(#[from] CallError),
-    /// It was answered, with an error.
-    #[error("{0}")]
-    Worker(Box<WorkerException>),
-    /// It was answered, with a result that is not of the expected type.
-    #[error("the result has another type than expected: {0}")]
-    Result(String),
-}
-
-/// A typed client of workers that speak over stdin and stdout.
-#[derive(Debug)]
-pub struct StdioClient<Request, Response, F = Packet> {
-    client: Client<Stdio<F>>,
-    method: Option<Arc<str>>,
-    types: PhantomData<fn(Request) -> Response>,
-}
-
-impl<Request, Response, F> Clone for StdioClient<Request, Response, F> {
-    fn clone(&self) -> Self {
-        Self {
-            client: self.client.clone(),
-            method: self.method.clone(),
-            types: PhantomData,
-        }
-    }
-}
-
-impl<Request: Serialize, Response: DeserializeOwned, F: Framing> StdioClient<Request, Response, F> {
-    fn new(client: Client<Stdio<F>>) -> Self {
-        Self {
-            client,
-            method: None,
-            types: PhantomData,
-        }
-    }
-
-    /// Calls this method. Default: the worker's only one.
-    #[must_use]
-    pub fn method(mut self, name: impl Into<Arc<str>>) -> Self {
-        self.method = Some(name.into());
-        self
-    }
-
-    /// Makes a call. Dropped, it leaves the queue or is cancelled; see [`Client::call`].
+impl ServingPool {
+    /// Offers a function to the handlers of workers over stdio: `ctx.host.lookup(key)` in Python.
     ///
-    /// # Errors
-    /// The call was refused, its outcome is unknown, or the answer is an error: [`StdioError`].
-    pub async fn call(&self, request: &Request) -> Result<Response, StdioError> {
-        self.call_with(request, &CallOptions::new()).await
+    /// One positional argument is decoded as `A` itself, several as a tuple, named ones as a
+    /// struct, none as `()`. An error is a `HostError` with the name of its type in the handler.
+    /// The function's task ends with the handler's request. Workers learn of the functions that
+    /// were offered before their first call.
+    pub fn offer<A, R, E, Call, Answer>(&self, name: impl Into<String>, function: Call)
+    where
+        A: DeserializeOwned,
+        R: Serialize,
+        E: std::fmt::Display,
+        Call: Fn(A, HostCall) -> Answer + Send + Sync + 'static,
+        Answer: Future<Output = Result<R, E>> + Send + 'static,
+    {
+        self.serving().functions.add(name.into(), function);
     }
+}
 
-    /// The same, with a deadline or a mark of its own.
-    ///
-    /// # Errors
-    /// As [`StdioClient::call`].
-    pub async fn call_with(&self, request: &Request, options: &CallOptions) -> Result<Response, StdioError> {
-        let body = F::encode(request).map_err(|why| CallError::from(Refused::Invalid { why }))?;
-        let request = StdioRequest {
-            method: self.method.clone(),
-            body,
-        };
-        let frame = self.client.call_with(request, options).await?;
-        let response: message::Response<Response> = F::decode(&frame).map_err(StdioError::Result)?;
-        match (response.ok, response.error) {
-            (Some(result), _) => Ok(result),
-            (None, Some(error)) => Err(StdioError::Worker(Box::new(error))),
-            (None, None) => Err(StdioError::Result("it has neither `ok` nor `error`".into())),
-        }
-    }
+/// Whether the pool's workers read from their stdin.
+#[cfg(feature = "grpc")]
+pub(crate) fn is_piped(serving: &crate::pool::Serving) -> bool {
+    serving.pool().spec().worker.stdin == ostler_core::spec::Stdin::Pipe
+}
+
+/// The result in a response that came by another transport, without shared memory.
+#[cfg(feature = "grpc")]
+pub(crate) fn result_in<T: DeserializeOwned>(frame: &[u8]) -> Result<T, StdioError> {
+    client::decoded::<Packet, T>(frame)
 }
 
 macro_rules! stdio_clients {
@@ -159,14 +127,24 @@ macro_rules! stdio_clients {
         impl $caller {
             #[doc = concat!("A client of ", $whose, " over stdin and stdout, in length-prefixed MessagePack.")]
             pub fn stdio<Request: Serialize, Response: DeserializeOwned>(&self) -> StdioClient<Request, Response> {
-                StdioClient::new(self.client(Stdio::default()))
+                self.framed()
             }
 
             #[doc = concat!("A client of ", $whose, " over stdin and stdout, in JSON lines.")]
             pub fn json_lines<Request: Serialize, Response: DeserializeOwned>(
                 &self,
             ) -> StdioClient<Request, Response, JsonLines> {
-                StdioClient::new(self.client(Stdio::default()))
+                self.framed()
+            }
+
+            pub(crate) fn framed<Request, Response: DeserializeOwned, F: Framing>(
+                &self,
+            ) -> StdioClient<Request, Response, F> {
+                let adapter = Stdio {
+                    functions: self.serving().functions.clone(),
+                    framing: PhantomData,
+                };
+                StdioClient::new(self.client(adapter))
             }
         }
     )*};

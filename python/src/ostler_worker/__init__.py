@@ -8,14 +8,15 @@
     if __name__ == "__main__":
         serve.run(load=load_model)
 
-Importing this package limits numeric libraries to one thread (see `OSTLER_THREADS`) and, in a stdio worker that a host has
-started, moves the protocol off stdout; so import it first.
+Importing this package limits numeric libraries to one thread (see `OSTLER_THREADS`), takes the core that the pool has chosen,
+and, in a stdio worker that a host has started, moves the protocol off stdout; so import it first.
 """
 
 from . import _process
 
 _process.adopted.early()
 _process.limit_numeric_threads()
+_process.take_core()
 
 from ._context import Context, Host, HostFunction, current_context  # noqa: E402
 from ._errors import Cancelled, DeadlineExceeded, HostError  # noqa: E402

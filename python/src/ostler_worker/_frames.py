@@ -125,7 +125,7 @@ class Writer:
         if self._framing == "json":
             body = json.dumps(frame, separators=(",", ":"), default=_json_default).encode()
         else:
-            body = _values.encode(frame, lend, self.shm_min)
+            body = _values.encode_frame(frame, lend, self.shm_min)
         if len(body) > self.max_frame:
             raise FrameTooLong(f"{len(body)} bytes, where the receiver accepts {self.max_frame}")
         return body

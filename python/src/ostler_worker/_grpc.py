@@ -104,7 +104,7 @@ class _Sink:
     def encode(self, frame: dict[str, Any], owner: Any) -> bytes:
         peer = self.engine.peer
         lend = (lambda view: self.engine.segments.create(owner, view)) if self.lends and peer.shm else None
-        return _values.encode(frame, lend, peer.shm_min)
+        return _values.encode_frame(frame, lend, peer.shm_min)
 
     def write(self, body: bytes, final: bool) -> None:
         self.frames.put((body, final))

@@ -31,6 +31,9 @@ class Method:
 
     def bind(self, args: list[Any], kwargs: dict[str, Any], ctx: Context) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """What the function is called with. Raises `Refused` where the arguments do not fit."""
+        if len(args) == 1 and args[0] is None and not kwargs and not self._takes_any():
+            # A caller whose call always has an argument sends nil to a function without parameters.
+            args = []
         if self.context is not None:
             kwargs = {**kwargs, self.context: ctx}
         try:
@@ -38,6 +41,9 @@ class Method:
         except TypeError as error:
             raise Refused("invalid_arguments", f"{self.name}{self.shown()}: {error}") from None
         return bound.args, bound.kwargs
+
+    def _takes_any(self) -> bool:
+        return any(name != self.context for name in self.signature.parameters)
 
     def shown(self) -> str:
         """The signature for people, without the context."""

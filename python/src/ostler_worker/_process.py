@@ -54,6 +54,18 @@ def limit_numeric_threads() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false" if chosen == "1" else "true")
 
 
+def take_core() -> None:
+    """Runs this process on one core, where the host asks for it: `OSTLER_CORE` is the worker's number, and the cores that the
+    process may use are taken in turn. At import, so that every thread that numeric libraries start has the same core."""
+    try:
+        number = _number("OSTLER_CORE", os.environ.pop("OSTLER_CORE", None), 0)
+    except ConfigurationError as error:
+        leave(EX_CONFIG, str(error))
+    if number is not None:
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[number % len(cores)]})
+
+
 @dataclass
 class Settings:
     """What the host asks of this worker by its environment."""

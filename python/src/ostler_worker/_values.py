@@ -54,10 +54,29 @@ class Undecodable(ValueError):
 
 def encode(value: Any, lend: Optional[Lend] = None, minimum: int = _shared.DEFAULT_MIN) -> bytes:
     """MessagePack of `value`; bytes and arrays of at least `minimum` bytes go through `lend`."""
+    return _encode(value, lend, minimum)[0]
+
+
+def encode_frame(frame: dict[str, Any], lend: Optional[Lend], minimum: int) -> bytes:
+    """MessagePack of a frame. Where it refers to shared memory, its field `segments` lists the references: the receiver can
+    open them before it knows what the frame holds."""
+    body, references = _encode(frame, lend, minimum)
+    # A map of less than 15 entries has its length in its first byte.
+    if references and 0x80 <= body[0] < 0x8F:
+        listed = _pack([reference.to_map() for reference in references], _no_default)
+        return bytes([body[0] + 1]) + body[1:] + _pack("segments", _no_default) + listed
+    return body
+
+
+def _no_default(value: Any) -> Any:
+    raise TypeError(f"{type(value).__name__} is no plain value")
+
+
+def _encode(value: Any, lend: Optional[Lend], minimum: int) -> tuple[bytes, list[_shared.Reference]]:
     encoder = _Encoder(lend, minimum)
     if lend is not None:
         value = encoder.lift(value, _DEPTH)
-    return _pack(value, encoder.default)
+    return _pack(value, encoder.default), encoder.references
 
 
 class Broken:
@@ -102,6 +121,7 @@ class _Encoder:
     def __init__(self, lend: Optional[Lend], minimum: int) -> None:
         self.lend = lend
         self.minimum = minimum
+        self.references: list[_shared.Reference] = []
 
     def lift(self, value: Any, depth: int) -> Any:
         """Replaces large bytes near the top; a packer would copy them without asking."""
@@ -118,6 +138,7 @@ class _Encoder:
         if self.lend is not None and view.nbytes >= self.minimum:
             reference = self.lend(view)
             if reference is not None:
+                self.references.append(reference)
                 return _ext(EXT_SHARED, _pack(reference.to_map(), self.default))
         return view if view.contiguous and view.format == "B" and view.ndim == 1 else view.tobytes()
 

@@ -69,6 +69,11 @@ class OwnError(ValueError):
 
 
 @serve.method
+def fail_as(what: list[str]) -> None:
+    fail(*what)
+
+
+@serve.method
 def unsendable() -> object:
     return object()
 
@@ -84,6 +89,16 @@ def about(ctx: Context) -> dict[str, Any]:
         "state": ctx.state,
         "thread": threading.current_thread() is threading.main_thread(),
     }
+
+
+MEETING = threading.Barrier(4)
+
+
+@serve.method
+def meet(seconds: float) -> bool:
+    """Returns when four calls are here at once."""
+    MEETING.wait(seconds)
+    return True
 
 
 @serve.method
@@ -131,12 +146,40 @@ async def work_later(seconds: float) -> str:
     return "worked"
 
 
+TICKS = 0
+
+
+@serve.method
+def ticks_yielded() -> int:
+    return TICKS
+
+
+@serve.method
+def count_and(end: str, ctx: Context) -> Iterator[int]:
+    """One item, and then the end that is asked for."""
+    yield 0
+    if end == "raise":
+        raise ValueError("after one item")
+    if end == "die":
+        os._exit(6)
+    while True:
+        time.sleep(0.005)
+        ctx.check()
+
+
+@serve.method
+def repeat(size: int) -> str:
+    return "x" * size
+
+
 @serve.method
 def tick(ctx: Context) -> Iterator[int]:
     """A stream without an end."""
+    global TICKS
     number = 0
     try:
         while True:
+            TICKS = number + 1
             yield number
             number += 1
     except Cancelled:
@@ -152,14 +195,28 @@ def hang_in_native_code(seconds: int) -> None:
 @serve.method
 def deadlock_in_native_code() -> None:
     """Unlike `sleep`, no signal ends it."""
+    print("deadlock begins", file=sys.stderr)
     mutex = ctypes.create_string_buffer(64)
     LIBC.pthread_mutex_lock(mutex)
     LIBC.pthread_mutex_lock(mutex)
 
 
 @serve.method
+def deadlock_with_the_lock() -> None:
+    """The same, and no other thread of the interpreter runs meanwhile."""
+    mutex = ctypes.create_string_buffer(64)
+    LIBC_WITH_LOCK.pthread_mutex_lock(mutex)
+    LIBC_WITH_LOCK.pthread_mutex_lock(mutex)
+
+
+@serve.method
 def hang_with_the_lock(seconds: int) -> None:
     LIBC_WITH_LOCK.sleep(seconds)
+
+
+@serve.method
+def segfault() -> None:
+    ctypes.string_at(0)
 
 
 @serve.method
@@ -248,6 +305,27 @@ def array(megabytes: int) -> Any:
     import numpy
 
     return numpy.arange(megabytes << 17, dtype="f8")
+
+
+@serve.method
+def scale(values: Any) -> Any:
+    return values * 2
+
+
+@serve.method
+def scales(arrays: Iterator[Any]) -> Iterator[Any]:
+    for values in arrays:
+        yield values * 2
+
+
+@serve.method
+def byte(data: Any, ctx: Context) -> dict[str, Any]:
+    return {"type": type(data).__name__, "size": len(data), "first": data[0], "last": data[-1]}
+
+
+@serve.method
+def blob(size: int) -> bytes:
+    return bytes(range(256)) * (size // 256)
 
 
 @serve.method

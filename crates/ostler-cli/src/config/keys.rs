@@ -12,6 +12,8 @@ pub(super) const POOL: Keys = &[
     "python",
     "venv",
     "requirements",
+    "devices",
+    "cpus",
     "cwd",
     "env",
     "inherit_env",

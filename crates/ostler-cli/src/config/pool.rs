@@ -35,7 +35,7 @@ pub(super) fn read(
     read_life(walk, section, &mut spec);
     spec.serve = serve::read(walk, section);
     if let Some(python) = python {
-        python.tell_grace(&mut spec.worker);
+        python.inform(&mut spec);
     }
     report_problems(walk, section, &spec);
     spec

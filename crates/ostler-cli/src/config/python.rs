@@ -1,4 +1,5 @@
-//! `python`, `venv` and `requirements`: the preset of a Python worker, instead of a command.
+//! `python`, `venv`, `requirements`, `devices` and `cpus`: the preset of a Python worker, instead
+//! of a command.
 
 use std::path::Path;
 
@@ -12,8 +13,10 @@ pub(super) fn read(walk: &mut Walk<'_>, section: &Section<'_>, base: &Path) -> O
     let file = section.read(walk, "python", values::path).ok();
     let venv = section.read(walk, "venv", values::path).ok();
     let requirements = section.read(walk, "requirements", values::path).ok();
+    let devices = section.read(walk, "devices", values::strings).ok();
+    let pinned = section.read(walk, "cpus", values::cpus).ok();
     if section.get("python").is_none() {
-        for key in ["venv", "requirements"] {
+        for key in ["venv", "requirements", "devices", "cpus"] {
             if section.get(key).is_some() {
                 let message = "is for a pool with `python`; set python = \"worker.py\" instead of a command";
                 walk.wrong(section.locate(key), &section.path_of(key), message);
@@ -33,6 +36,12 @@ pub(super) fn read(walk: &mut Walk<'_>, section: &Section<'_>, base: &Path) -> O
     }
     if let Some(requirements) = requirements {
         python = python.requirements(pool::clean_join(base, &requirements));
+    }
+    if let Some(devices) = devices {
+        python = python.devices(devices);
+    }
+    if pinned.is_some() {
+        python = python.pin_to_cores();
     }
     Some(python)
 }

@@ -248,6 +248,15 @@ fn show_python(page: &mut Page, python: &Python) {
         Some(file) => page.set("requirements", file.to_string_lossy().as_ref()),
         None => page.remark("requirements", "none"),
     }
+    match python.device_names() {
+        [] => page.remark("devices", "none"),
+        devices => page.set("devices", devices.to_vec()),
+    }
+    if python.is_pinned() {
+        page.set("cpus", "auto");
+    } else {
+        page.remark("cpus", "the kernel places the workers");
+    }
 }
 
 fn port(port: Port) -> Value {

@@ -317,6 +317,17 @@ fn python_is_a_preset_whose_settings_can_be_changed() {
     assert_eq!(config.python["web"].venv_folder().unwrap(), Path::new("/srv/demo/env"));
     assert_eq!(read(&show(&config)).unwrap(), config);
 
+    let more = "devices = [\"0\", \"1\"]\ncpus = \"auto\"\nconcurrency = 4\n";
+    let config = read(&format!("{APP}{text}{more}")).unwrap();
+    let worker = &config.pools[0].worker;
+    assert_eq!((worker.device(1), worker.device(2)), (Some("1"), Some("0")));
+    let variables = ["CUDA_VISIBLE_DEVICES", "OSTLER_CORE", "OSTLER_CONCURRENCY"];
+    assert_eq!(
+        variables.map(|name| worker.env[name].as_str()),
+        ["{device}", "{index}", "4"]
+    );
+    assert_eq!(read(&show(&config)).unwrap(), config);
+
     let more = "port = 7001\nready = { tcp = true }\nstop = { grace = \"1s\" }\nenv = { A = \"b\" }\n";
     let config = read(&format!("{APP}{text}{more}")).unwrap();
     let worker = &config.pools[0].worker;

@@ -241,6 +241,11 @@ pub(super) fn owner(value: &DeValue<'_>) -> Read<PortOwner> {
     word(value, &[("worker", PortOwner::Worker), ("any", PortOwner::Any)])
 }
 
+/// How workers are placed on cores.
+pub(super) fn cpus(value: &DeValue<'_>) -> Read<()> {
+    word(value, &[("auto", ())])
+}
+
 /// The words for what a worker's stdin is.
 pub(super) const STDINS: [(&str, Stdin); 2] = [("null", Stdin::Null), ("pipe", Stdin::Pipe)];
 

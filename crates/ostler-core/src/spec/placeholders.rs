@@ -13,6 +13,8 @@ pub enum Placeholder<'a> {
     Port(&'a str),
     /// `{socket}` or `{socket.NAME}`: the path of a Unix socket.
     Socket(&'a str),
+    /// `{device}`: one of the pool's devices.
+    Device,
     /// `{index}`: the worker's index in its pool, from 0.
     Index,
     /// `{incarnation}`: the number of the worker's process, from 1.
@@ -29,6 +31,7 @@ impl<'a> Placeholder<'a> {
         let placeholder = match (inner, inner.split_once('.')) {
             ("port", _) => Self::Port(""),
             ("socket", _) => Self::Socket(""),
+            ("device", _) => Self::Device,
             ("index", _) => Self::Index,
             ("incarnation", _) => Self::Incarnation,
             ("run", _) => Self::Run,
@@ -63,6 +66,7 @@ impl WorkerSpec {
         let known = |placeholder: Placeholder<'_>| match placeholder {
             Placeholder::Port(name) => has(name, |port| port.is_tcp() && port != Port::Reported),
             Placeholder::Socket(name) => has(name, |port| port == Port::Unix),
+            Placeholder::Device => !self.devices.is_empty(),
             Placeholder::Index | Placeholder::Incarnation | Placeholder::Run => true,
         };
         let cwd = self.cwd.as_ref().and_then(|cwd| cwd.to_str());
@@ -134,6 +138,18 @@ mod tests {
         ] {
             assert_eq!(expand(text, &value), expected);
         }
+    }
+
+    #[test]
+    fn devices_are_spread_evenly_by_the_index_alone() {
+        let mut spec = WorkerSpec::new(["serve"]);
+        assert_eq!(spec.device(0), None);
+        spec.env.insert("GPU".into(), "{device}".into());
+        assert_eq!(spec.unknown_placeholders().len(), 1);
+        spec.devices = vec!["0".into(), "1".into()];
+        assert_eq!(spec.unknown_placeholders().len(), 0);
+        let devices: Vec<_> = (0..5).map(|index| spec.device(index)).collect();
+        assert_eq!(devices, [Some("0"), Some("1"), Some("0"), Some("1"), Some("0")]);
     }
 
     #[test]

@@ -65,6 +65,11 @@ impl WorkerBody {
         this
     }
 
+    #[cfg(all(feature = "grpc", feature = "stdio"))]
+    pub(super) fn worker(&self) -> &Worker {
+        &self.worker
+    }
+
     fn complete(&mut self) {
         if let Some(flight) = self.flight.take() {
             flight.answered();

@@ -3,7 +3,9 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::functions::Kind;
 use super::message::{Field, Head};
+use super::request::Lending;
 
 /// The longest frame that is read: 64 MiB and 64 KiB.
 pub const MAX_FRAME: usize = (64 << 20) + (64 << 10);
@@ -32,7 +34,7 @@ pub trait Framing: sealed::Sealed + Send + Sync + 'static {
     ///
     /// # Errors
     /// It can't be.
-    fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, String>;
+    fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, String>;
 
     /// A value from the content of a frame.
     ///
@@ -50,7 +52,7 @@ pub struct Packet;
 pub struct JsonLines;
 
 impl Framing for Packet {
-    fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
+    fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, String> {
         rmp_serde::to_vec_named(value).map_err(|error| error.to_string())
     }
 
@@ -60,7 +62,7 @@ impl Framing for Packet {
 }
 
 impl Framing for JsonLines {
-    fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
+    fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, String> {
         serde_json::to_vec(value).map_err(|error| error.to_string())
     }
 
@@ -70,10 +72,15 @@ impl Framing for JsonLines {
 }
 
 pub(crate) mod sealed {
-    use super::{Field, Head, Split};
+    use super::{Field, Head, Kind, Lending, Split};
 
     /// What the connection needs of a framing.
     pub trait Sealed: Sized {
+        /// How values are written.
+        const KIND: Kind;
+        /// Whether large data can travel beside a message.
+        const LENDING: Lending;
+
         /// The frame of a message with these fields.
         fn frame(fields: &[(&str, Field<'_>)]) -> Vec<u8>;
 
@@ -89,6 +96,9 @@ pub(crate) mod sealed {
 }
 
 impl sealed::Sealed for Packet {
+    const KIND: Kind = Kind::Packet;
+    const LENDING: Lending = Lending::SharedMemory;
+
     fn frame(fields: &[(&str, Field<'_>)]) -> Vec<u8> {
         let mut out = vec![0; 4];
         // Writing to memory does not fail.
@@ -97,6 +107,7 @@ impl sealed::Sealed for Packet {
             let _ = rmp::encode::write_str(&mut out, name);
             match value {
                 Field::Number(number) => drop(rmp::encode::write_uint(&mut out, *number)),
+                Field::Truth(truth) => drop(rmp::encode::write_bool(&mut out, *truth)),
                 Field::Text(text) => drop(rmp::encode::write_str(&mut out, text)),
                 Field::Encoded(bytes) => out.extend_from_slice(bytes),
             }
@@ -133,6 +144,9 @@ impl sealed::Sealed for Packet {
 }
 
 impl sealed::Sealed for JsonLines {
+    const KIND: Kind = Kind::Json;
+    const LENDING: Lending = Lending::Never;
+
     fn frame(fields: &[(&str, Field<'_>)]) -> Vec<u8> {
         let mut out = vec![b'{'];
         for (nth, (name, value)) in fields.iter().enumerate() {
@@ -144,6 +158,7 @@ impl sealed::Sealed for JsonLines {
             out.push(b':');
             match value {
                 Field::Number(number) => out.extend_from_slice(number.to_string().as_bytes()),
+                Field::Truth(truth) => out.extend_from_slice(truth.to_string().as_bytes()),
                 Field::Text(text) => drop(serde_json::to_writer(&mut out, text)),
                 Field::Encoded(bytes) => out.extend_from_slice(bytes),
             }

@@ -1,45 +1,69 @@
 //! The messages of the worker protocol, as far as this client uses them.
 
-use std::fmt;
-
+use ostler_os::shared::Reference;
 use serde::{Deserialize, Deserializer};
 
+use crate::exception::WorkerException;
+
 /// A field of a message that is sent.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub enum Field<'a> {
     /// An unsigned number.
     Number(u64),
+    /// True or false.
+    Truth(bool),
     /// A string.
     Text(&'a str),
     /// A value that is encoded already.
     Encoded(&'a [u8]),
 }
 
-/// What every message is recognised by.
-#[derive(Debug, Deserialize)]
+/// What a message is about: every field but its values.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub struct Head {
     /// Its type; may be left out of a response.
-    #[serde(rename = "type", default)]
+    #[serde(rename = "type")]
     pub kind: Option<String>,
     /// The request that it is about.
-    #[serde(default)]
     pub id: Option<u64>,
     /// The version, in `hello`.
-    #[serde(default)]
     pub protocol: Option<u64>,
+    /// What the worker can do, in `hello`.
+    pub features: Vec<String>,
+    /// The longest frame that it accepts, in `hello`.
+    pub max_frame: Option<usize>,
     /// The error, in a response.
-    #[serde(default)]
     pub error: Option<ErrorHead>,
+    /// How many items were consumed, in `credit`.
+    pub n: Option<u32>,
+    /// The shared memory that the message refers to.
+    pub segments: Vec<Reference>,
+    /// The function of the host, in `call`.
+    pub function: Option<String>,
+    /// The request on whose behalf it is called.
+    pub request: Option<u64>,
+    /// The time that is left for it.
+    pub deadline_ms: Option<u64>,
+    /// Its place in a trace.
+    pub traceparent: Option<String>,
+}
+
+impl Head {
+    /// Whether the handler did not run, and another worker may take the request.
+    pub(super) fn is_refusal(&self) -> bool {
+        let code = self.error.as_ref().map(|error| error.code.as_str());
+        matches!(code, Some("draining" | "busy"))
+    }
 }
 
 /// What matters of an error before it reaches the caller.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub struct ErrorHead {
     /// See docs/worker-protocol.md.
-    #[serde(default)]
     pub code: String,
     /// For people.
-    #[serde(default)]
     pub message: String,
 }
 
@@ -62,40 +86,9 @@ fn some<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Resu
     T::deserialize(deserializer).map(Some)
 }
 
-/// An error that a worker answered with: an exception in its handler, as a rule.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-#[non_exhaustive]
-pub struct WorkerException {
-    /// Such as `exception`, `method_not_found`; see docs/worker-protocol.md.
-    pub code: String,
-    /// The exception's class.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// Its text.
-    pub message: String,
-    /// Where it was raised.
-    pub traceback: String,
-    /// Its class and the classes that it derives from, nearest first.
-    pub bases: Vec<String>,
-    /// The module of its class.
-    pub module: String,
-    /// Whether the handler ran; false: it certainly did not.
-    pub executed: bool,
-}
-
-impl WorkerException {
-    /// Whether it is of this class or derives from it, such as `ValueError`.
-    pub fn is_a(&self, class: &str) -> bool {
-        self.kind == class || self.bases.iter().any(|base| base == class)
-    }
-}
-
-impl fmt::Display for WorkerException {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.kind.as_str(), self.message.as_str()) {
-            ("", message) => write!(f, "{}: {message}", self.code),
-            (kind, message) => write!(f, "{kind}: {message}"),
-        }
-    }
+/// One item of a stream.
+#[derive(Debug, Deserialize)]
+#[serde(bound = "T: Deserialize<'de>")]
+pub(super) struct Item<T> {
+    pub(super) value: T,
 }

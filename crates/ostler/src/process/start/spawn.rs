@@ -107,6 +107,7 @@ fn expanded(incarnation: &Incarnation, resources: &Resources) -> WorkerSpec {
         Placeholder::Port(name) => resources.ports.get(name).map(u16::to_string),
         // Its path was chosen so that it is UTF-8.
         Placeholder::Socket(name) => Some(resources.sockets.get(name)?.to_str()?.to_owned()),
+        Placeholder::Device => incarnation.spec().device(incarnation.worker.index).map(str::to_owned),
         Placeholder::Index => Some(incarnation.worker.index.to_string()),
         Placeholder::Incarnation => Some(incarnation.number.to_string()),
         Placeholder::Run => Some(incarnation.run.to_string()),

@@ -1,0 +1,220 @@
+//! The typed client of workers that speak over stdin and stdout.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt as _};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Stdio;
+use super::framing::{Framing, Packet};
+use super::large::receiving;
+use super::message;
+use super::request::{Encoded, StdioAnswer, StdioRequest};
+use super::stream::ResponseStream;
+use crate::call::CallOptions;
+use crate::client::Client;
+use crate::exception::WorkerException;
+use crate::outcome::{CallError, Refused};
+
+/// Why a call over stdio has no result.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StdioError {
+    /// It was refused, or its outcome is unknown.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// It was answered, with an error.
+    #[error("{0}")]
+    Worker(Box<WorkerException>),
+    /// It was answered, with a result that is not of the expected type.
+    #[error("the result has another type than expected: {0}")]
+    Result(String),
+}
+
+impl StdioError {
+    /// What the worker's handler raised, if that is what happened.
+    pub fn exception(&self) -> Option<&WorkerException> {
+        match self {
+            Self::Worker(exception) => Some(exception),
+            _ => None,
+        }
+    }
+
+    fn invalid(why: String) -> Self {
+        Self::Call(Refused::Invalid { why }.into())
+    }
+}
+
+/// A typed client of workers that speak over stdin and stdout.
+#[derive(Debug)]
+pub struct StdioClient<Request, Response, F = Packet> {
+    client: Client<Stdio<F>>,
+    method: Option<Arc<str>>,
+    types: PhantomData<fn(Request) -> Response>,
+}
+
+impl<Request, Response, F> Clone for StdioClient<Request, Response, F> {
+    fn clone(&self) -> Self {
+        Self {
+            client: self.client.clone(),
+            method: self.method.clone(),
+            types: PhantomData,
+        }
+    }
+}
+
+impl<Request, Response: DeserializeOwned, F: Framing> StdioClient<Request, Response, F> {
+    pub(super) fn new(client: Client<Stdio<F>>) -> Self {
+        Self {
+            client,
+            method: None,
+            types: PhantomData,
+        }
+    }
+
+    /// Calls this method. Default: the worker's only one.
+    #[must_use]
+    pub fn method(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.method = Some(name.into());
+        self
+    }
+
+    /// A call whose request is of any type.
+    pub(crate) async fn call_any<T: Serialize + ?Sized>(
+        &self,
+        request: &T,
+        options: &CallOptions,
+    ) -> Result<Response, StdioError> {
+        let body = Encoded::new::<F, _>(request).map_err(StdioError::invalid)?;
+        let request = StdioRequest::of(self.method.clone(), body);
+        result::<F, _>(self.client.call_with(request, options).await?)
+    }
+}
+
+impl<Request: Serialize, Response: DeserializeOwned, F: Framing> StdioClient<Request, Response, F> {
+    /// Makes a call. Dropped, it leaves the queue or is cancelled; see [`Client::call`].
+    ///
+    /// # Errors
+    /// The call was refused, its outcome is unknown, or the answer is an error: [`StdioError`].
+    pub async fn call(&self, request: &Request) -> Result<Response, StdioError> {
+        self.call_with(request, &CallOptions::new()).await
+    }
+
+    /// The same, with a deadline or a mark of its own.
+    ///
+    /// # Errors
+    /// As [`StdioClient::call`].
+    pub async fn call_with(&self, request: &Request, options: &CallOptions) -> Result<Response, StdioError> {
+        self.call_any(request, options).await
+    }
+
+    /// Calls a method that is a generator, and returns its items as they come.
+    ///
+    /// The pool's `timeout` is for the first item; the stream may last as long as it likes.
+    ///
+    /// # Errors
+    /// As [`StdioClient::call`], up to the first item; later ones are those of
+    /// [`ResponseStream::next`].
+    pub async fn stream(&self, request: &Request) -> Result<ResponseStream<Response, F>, StdioError> {
+        self.stream_with(request, &CallOptions::new()).await
+    }
+
+    /// The same; a deadline in the options is for the whole stream.
+    ///
+    /// # Errors
+    /// As [`StdioClient::stream`].
+    pub async fn stream_with(
+        &self,
+        request: &Request,
+        options: &CallOptions,
+    ) -> Result<ResponseStream<Response, F>, StdioError> {
+        self.begin_stream(self.request(request)?, options).await
+    }
+
+    fn request(&self, request: &Request) -> Result<StdioRequest, StdioError> {
+        let body = Encoded::new::<F, _>(request).map_err(StdioError::invalid)?;
+        Ok(StdioRequest::of(self.method.clone(), body))
+    }
+}
+
+impl<Request: Serialize + 'static, Response: DeserializeOwned, F: Framing> StdioClient<Request, Response, F> {
+    /// Calls a method whose first parameter is a stream, with these items, and returns its one
+    /// result. At most 16 items are on their way: the next one is taken from `items` when the
+    /// handler has read one.
+    ///
+    /// A call with a stream is tried once.
+    ///
+    /// # Errors
+    /// As [`StdioClient::call`].
+    pub async fn send<S>(&self, items: S, options: &CallOptions) -> Result<Response, StdioError>
+    where
+        S: Stream<Item = Request> + Send + 'static,
+    {
+        let request = self.request_of(items);
+        result::<F, _>(self.client.call_with(request, options).await?)
+    }
+
+    /// Calls a method whose first parameter is a stream, and that is a generator itself.
+    ///
+    /// # Errors
+    /// As [`StdioClient::stream`].
+    pub async fn exchange<S>(&self, items: S, options: &CallOptions) -> Result<ResponseStream<Response, F>, StdioError>
+    where
+        S: Stream<Item = Request> + Send + 'static,
+    {
+        self.begin_stream(self.request_of(items), options).await
+    }
+
+    fn request_of<S>(&self, items: S) -> StdioRequest
+    where
+        S: Stream<Item = Request> + Send + 'static,
+    {
+        let mut request = StdioRequest::of(self.method.clone(), Encoded::default());
+        request.input = Some(Box::pin(items.map(|item| Encoded::new::<F, _>(&item))));
+        request
+    }
+}
+
+impl<Request, Response: DeserializeOwned, F: Framing> StdioClient<Request, Response, F> {
+    async fn begin_stream(
+        &self,
+        mut request: StdioRequest,
+        options: &CallOptions,
+    ) -> Result<ResponseStream<Response, F>, StdioError> {
+        let deadline = options.due(Duration::ZERO);
+        request.streams = true;
+        request.deadline = deadline;
+        let (answer, flight) = self.client.begin(request, options).await?;
+        Ok(ResponseStream::new(answer, flight, deadline))
+    }
+}
+
+/// The result in an answer.
+fn result<F: Framing, T: DeserializeOwned>(answer: StdioAnswer) -> Result<T, StdioError> {
+    let received = answer.first;
+    match received.head.kind.as_deref() {
+        Some("item" | "end") => Err(StdioError::Result(
+            "the method answers with a stream: use `stream`".into(),
+        )),
+        _ => receiving(received.segments, || decoded::<F, T>(&received.frame)),
+    }
+}
+
+/// The result in a response, or its error.
+pub(super) fn decoded<F: Framing, T: DeserializeOwned>(frame: &[u8]) -> Result<T, StdioError> {
+    let response: message::Response<T> = F::decode(frame).map_err(StdioError::Result)?;
+    match (response.ok, response.error) {
+        (Some(result), _) => Ok(result),
+        (None, Some(error)) => Err(StdioError::Worker(Box::new(error))),
+        (None, None) => Err(StdioError::Result("it has neither `ok` nor `error`".into())),
+    }
+}
+
+/// The error in a response, if there is one.
+pub(super) fn exception<F: Framing>(frame: &[u8]) -> Option<StdioError> {
+    let response: message::Response<serde::de::IgnoredAny> = F::decode(frame).ok()?;
+    Some(StdioError::Worker(Box::new(response.error?)))
+}

@@ -1,0 +1,148 @@
+//! Large data: in shared memory, both ways, and freed whatever dies.
+
+use std::time::Duration;
+
+use futures_util::stream;
+use ostler_serve::CallOptions;
+use ostler_serve::stdio::{Array, Blob, StdioError};
+use serde_json::Value;
+
+use crate::scene::{Scene, everything, until, with_packages};
+
+/// The memory segments that this process lends or has mapped.
+fn held_here() -> (usize, usize) {
+    let fds = std::fs::read_dir("/proc/self/fd").expect("own descriptors");
+    let lent = fds
+        .filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok())
+        .filter(|target| target.to_string_lossy().contains("memfd:ostler (deleted)"))
+        .count();
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("own mappings");
+    (
+        lent,
+        maps.lines()
+            .filter(|line| line.ends_with("/memfd:ostler (deleted)"))
+            .count(),
+    )
+}
+
+/// The tests of this file count the segments of the whole process.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_travel_in_shared_memory_and_are_freed_with_their_request() {
+    let _alone = ALONE.lock().await;
+    let scene = Scene::start(everything()).await;
+    let data = Blob::from((0..64usize << 20).map(|n| (n % 251) as u8).collect::<Vec<_>>());
+    let seen: Value = scene.pool.call("byte", &data).await.expect("an answer");
+    assert_eq!(seen["type"], "memoryview", "and not a copy of it");
+    assert_eq!(
+        (seen["size"].as_u64(), seen["first"].as_u64()),
+        (Some(64 << 20), Some(0))
+    );
+    assert_eq!(held_here(), (0, 0), "what was lent is released with the request");
+    let back: Blob = scene.pool.call("echo", &data).await.expect("an answer");
+    assert!(back == data);
+    assert_eq!(held_here(), (0, 1), "a view of the worker's memory");
+    drop(back);
+    assert_eq!(held_here(), (0, 0));
+    let small: Blob = scene.pool.call("blob", &4096).await.expect("an answer");
+    assert_eq!(
+        (small.len(), held_here()),
+        (4096, (0, 0)),
+        "small ones are in the message"
+    );
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn numpy_arrays_travel_both_ways_in_calls_and_streams() {
+    let Some(python) = with_packages(everything()) else {
+        return;
+    };
+    let _alone = ALONE.lock().await;
+    let scene = Scene::start(python).await;
+    let array = Array::new([1024, 1024], (0..1 << 20).map(|n| n as f32).collect()).expect("2^20 numbers");
+    let doubled: Array = scene.pool.call("scale", &array).await.expect("an answer");
+    assert_eq!((doubled.dtype(), doubled.shape()), ("<f4", &[1024, 1024][..]));
+    assert_eq!(doubled.as_slice::<f32>().expect("floats")[12345], 24690.0);
+    let small = Array::new([3], vec![1i64, 2, 3]).expect("three numbers");
+    let doubled: Array = scene.pool.call("scale", &small).await.expect("an answer");
+    assert_eq!(doubled.to_vec::<i64>(), Some(vec![2, 4, 6]));
+    drop(doubled);
+
+    // More items than may be on their way at once: their segments are released as they are read.
+    let scales = scene.pool.stdio::<Array, Array>().method("scales");
+    let items =
+        stream::iter((0..40).map(move |n| Array::new([1 << 18], vec![f64::from(n); 1 << 18]).expect("an array")));
+    let mut results = scales.exchange(items, &CallOptions::new()).await.expect("a stream");
+    let mut most = 0;
+    for n in 0..40 {
+        let item = results.next().await.expect("an item").expect("an item");
+        assert_eq!(item.as_slice::<f64>().expect("floats")[7], f64::from(2 * n));
+        most = most.max(held_here().0);
+    }
+    assert!(results.next().await.is_none());
+    assert!(most <= 17, "{most} segments were lent at once");
+    drop((results, array));
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shared_memory_is_freed_when_the_worker_is_killed_or_the_caller_gives_up() {
+    let _alone = ALONE.lock().await;
+    let mut scene = Scene::start(everything()).await;
+    scene.bed.allow_failures("py/0");
+    let data = Blob::from(vec![1; 8 << 20]);
+    for kill in [true, false] {
+        scene.bed.from_now();
+        let pool = scene.pool.clone();
+        let held = data.clone();
+        let call = tokio::spawn(async move { pool.call::<_, ()>("hold", &held).await });
+        let pid = scene.pids()[0];
+        until("the worker has mapped it", || {
+            let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+            maps.contains("memfd:ostler")
+        })
+        .await;
+        assert_eq!(held_here().0, 1);
+        if kill {
+            ostler_tests::send(pid, nix::sys::signal::Signal::SIGKILL);
+            let lost = call.await.expect("no panic").expect_err("it is lost");
+            assert!(
+                matches!(lost, StdioError::Call(ostler_serve::CallError::Unknown(_))),
+                "{lost:?}"
+            );
+        } else {
+            call.abort();
+            call.await.expect_err("it is aborted");
+        }
+        assert_eq!(held_here(), (0, 0));
+        scene.replaced().await;
+    }
+    assert_eq!(scene.pool.call::<_, u8>("echo", &1).await.expect("an answer"), 1);
+    scene.end().await;
+}
+
+/// A message that is too long is refused with what to do, and no worker is blamed.
+#[tokio::test(flavor = "multi_thread")]
+async fn too_long_messages_are_refused_on_either_side() {
+    let _alone = ALONE.lock().await;
+    let scene = Scene::start(everything()).await;
+    let before = scene.pids();
+    let huge = "x".repeat(65 << 20);
+    let refused = scene
+        .pool
+        .call::<_, Value>("echo", &huge)
+        .await
+        .expect_err("it is too long");
+    assert!(refused.to_string().contains("send bytes as Blob"), "{refused}");
+    let options = CallOptions::new().timeout(Duration::from_secs(60));
+    let refused = scene
+        .pool
+        .call_with::<_, Value>("repeat", &(65 << 20), &options)
+        .await
+        .expect_err("the result is too long");
+    assert_eq!(refused.exception().expect("an error").code, "invalid_result");
+    assert_eq!(scene.pids(), before);
+    scene.end().await;
+}

@@ -1,0 +1,8 @@
+//! Python workers, called from Rust: real interpreters, the real SDK, and every outcome by its
+//! name.
+
+mod calls;
+mod faults;
+mod large;
+mod scene;
+mod streams;

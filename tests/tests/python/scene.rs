@@ -1,0 +1,102 @@
+//! A pool of Python workers in an instance of its own, and the proof that nothing of it is left.
+
+use std::path::{Path, PathBuf};
+
+use ostler::testing::TestBed;
+use ostler::{EventKind, Ostler, Pool, PoolSpec};
+use ostler_python::{Python, PythonPool as _, Transport};
+use ostler_serve::ServingPool;
+
+/// The repository.
+pub(crate) fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// A worker with a method for each thing that a handler can do.
+pub(crate) fn everything() -> Python {
+    of_this_checkout(Pool::python(repository().join("python/tests/workers/everything.py")))
+}
+
+/// The worker, with the SDK of this checkout.
+pub(crate) fn of_this_checkout(python: Python) -> Python {
+    python
+        .env("PYTHONPATH", repository().join("python/src").display().to_string())
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+}
+
+/// The worker with numpy and grpcio, which are fetched once; `None`: they can't be.
+pub(crate) fn with_packages(python: Python) -> Option<Python> {
+    let python = python.requirements(repository().join("python/requirements-test.txt"));
+    let mut progress = |line: &str| println!("{line}");
+    match python.prepare(&mut progress) {
+        Ok(_) => Some(python),
+        Err(error) => {
+            println!("skipped: the packages could not be fetched from PyPI: {error}");
+            None
+        }
+    }
+}
+
+pub(crate) struct Scene {
+    pub(crate) bed: TestBed,
+    ostler: Ostler,
+    pub(crate) pool: ServingPool,
+}
+
+impl Scene {
+    pub(crate) async fn start(python: Python) -> Self {
+        Self::start_with(python, |_| {}).await
+    }
+
+    /// `change` has the last word about the specification.
+    pub(crate) async fn start_with(python: Python, change: impl FnOnce(&mut PoolSpec)) -> Self {
+        let mut bed = TestBed::new();
+        bed.set_deadline(ostler_tests::SOON.max(bed.deadline()));
+        let ostler = bed.builder().start().await.expect("it starts");
+        let mut spec = python.pool("py", &mut |_| {}).expect("an interpreter");
+        change(&mut spec);
+        let pool = ostler.add_pool(spec).await.expect("the pool starts");
+        bed.within("a ready pool", pool.wait_ready())
+            .await
+            .expect("it becomes ready");
+        let pool = ServingPool::of(pool);
+        Self { bed, ostler, pool }
+    }
+
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        let workers = self.pool.pool().workers();
+        workers.iter().filter_map(|worker| worker.pid).collect()
+    }
+
+    /// Waits until the worker that has ended has a successor.
+    pub(crate) async fn replaced(&mut self) {
+        self.bed.event("py/0", EventKind::WorkerReleased).await;
+        self.bed.event("py/0", EventKind::WorkerReady).await;
+    }
+
+    /// Stops the instance; nothing may be left, of this process neither.
+    pub(crate) async fn end(self) {
+        let Self { bed, ostler, pool } = self;
+        let stopped = bed.within("the stop", ostler.stop()).await;
+        assert!(
+            stopped.as_ref().is_ok_and(ostler::StopReport::is_success),
+            "{stopped:?}"
+        );
+        drop(pool);
+        bed.finish().await;
+    }
+}
+
+/// The same worker over gRPC.
+pub(crate) fn over_grpc(python: Python) -> Option<Python> {
+    with_packages(python.transport(Transport::Grpc))
+}
+
+/// Waits for a state, with a deadline.
+pub(crate) async fn until(what: &str, reached: impl Fn() -> bool) {
+    let deadline = tokio::time::Instant::now() + ostler_tests::SOON;
+    while !reached() {
+        assert!(tokio::time::Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}

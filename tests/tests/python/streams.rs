@@ -1,0 +1,163 @@
+//! Streams in both directions.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+use ostler::EventKind;
+use ostler_serve::stdio::StdioError;
+use ostler_serve::{CallError, CallOptions, Lost, OnCancel};
+
+use crate::scene::{Scene, everything, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn generators_stream_their_items_and_the_worker_is_free_at_their_end() {
+    let scene = Scene::start(everything()).await;
+    for method in ["count", "count_later"] {
+        let client = scene.pool.stdio::<u32, u32>().method(method);
+        let mut items = client.stream(&1000).await.expect("a stream");
+        let mut count = 0;
+        while let Some(item) = items.next().await {
+            assert_eq!(item.expect("an item"), count);
+            count += 1;
+        }
+        assert_eq!(count, 1000);
+        assert!(items.next().await.is_none(), "it stays at its end");
+        let collected: Vec<_> = client.stream(&3).await.expect("a stream").into_stream().collect().await;
+        assert_eq!(collected.into_iter().map(Result::unwrap).collect::<Vec<_>>(), [0, 1, 2]);
+        let empty = client.stream(&0).await.expect("a stream").next().await;
+        assert!(empty.is_none());
+    }
+    assert_eq!(scene.pool.state().in_flight, 0);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handlers_read_streams_and_answer_with_streams() {
+    let scene = Scene::start(everything()).await;
+    let options = CallOptions::new();
+    let total = scene.pool.stdio::<u32, u32>().method("total");
+    let sum = total.send(stream::iter(1..=1000), &options).await.expect("a sum");
+    assert_eq!(sum, 500_500);
+    let double = scene.pool.stdio::<u32, u32>().method("double");
+    let mut doubled = double.exchange(stream::iter(0..200), &options).await.expect("a stream");
+    for number in 0..200 {
+        assert_eq!(doubled.next().await.expect("an item").expect("an item"), 2 * number);
+    }
+    assert!(doubled.next().await.is_none());
+    scene.end().await;
+}
+
+/// The generator has no end: without back-pressure its items would fill the memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_waits_for_its_reader_and_a_dropped_one_is_cancelled_in_the_handler() {
+    let scene = Scene::start_with(everything(), |spec| spec.serve.on_cancel = OnCancel::Reuse).await;
+    let before = scene.pids();
+    let mut ticks = scene
+        .pool
+        .stdio::<(), u64>()
+        .method("tick")
+        .stream(&())
+        .await
+        .expect("a stream");
+    for number in 0..100 {
+        assert_eq!(ticks.next().await.expect("an item").expect("an item"), number);
+    }
+    drop(ticks);
+    let yielded: u64 = scene
+        .bed
+        .within("an answer", scene.pool.call("ticks_yielded", &()))
+        .await
+        .expect("an answer");
+    assert!(
+        (100..=100 + 17).contains(&yielded),
+        "{yielded} items, and 100 were read"
+    );
+    until("the handler sees an exception", || {
+        scene.bed.history().contains("the stream was cancelled")
+    })
+    .await;
+    assert_eq!(scene.pids(), before);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_end_with_the_handlers_exception_a_lost_worker_or_the_deadline() {
+    let mut scene = Scene::start(everything()).await;
+    let breaking = scene.pool.stdio::<String, u32>().method("count_and");
+    let mut items = breaking.stream(&"raise".to_owned()).await.expect("a stream");
+    assert_eq!(items.next().await.expect("an item").expect("an item"), 0);
+    let error = items.next().await.expect("an end").expect_err("it raises");
+    assert_eq!(error.exception().expect("an exception").kind, "ValueError");
+    assert!(items.next().await.is_none());
+
+    let early = scene
+        .pool
+        .call::<_, u32>("count", &3)
+        .await
+        .expect_err("it is a stream");
+    assert!(early.to_string().contains("use `stream`"), "{early}");
+    // A generator without an end is stopped, or the worker would never be free again.
+    scene
+        .pool
+        .call::<_, u64>("tick", &())
+        .await
+        .expect_err("it is a stream, too");
+    let echoed = scene
+        .bed
+        .within("an answer", scene.pool.call::<_, u8>("echo", &1))
+        .await;
+    assert_eq!(echoed.expect("an answer"), 1);
+    let late = scene.pool.stdio::<u32, u32>().method("echo").stream(&3).await;
+    let late = late
+        .expect("an answer")
+        .next()
+        .await
+        .expect("an end")
+        .expect_err("it is none");
+    assert!(late.to_string().contains("use `call`"), "{late}");
+
+    scene.bed.allow_failures("py/0");
+    let mut items = breaking.stream(&"die".to_owned()).await.expect("a stream");
+    assert_eq!(items.next().await.expect("an item").expect("an item"), 0);
+    let error = items.next().await.expect("an end").expect_err("the worker ends");
+    let StdioError::Call(CallError::Unknown(unknown)) = &error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(unknown.cause, Lost::Worker, "{unknown}");
+    scene.replaced().await;
+
+    scene.bed.from_now();
+    let options = CallOptions::new().timeout(Duration::from_secs(1));
+    let mut items = breaking
+        .stream_with(&"wait".to_owned(), &options)
+        .await
+        .expect("a stream");
+    assert_eq!(items.next().await.expect("an item").expect("an item"), 0);
+    let error = items.next().await.expect("an end").expect_err("the deadline passes");
+    let code = error.exception().map(|exception| exception.code.as_str());
+    assert_eq!(code, Some("deadline_exceeded"), "{error:?}");
+    assert_eq!(
+        scene.pool.pool().workers()[0].incarnation.map(|number| number.0),
+        Some(2),
+        "the worker has noticed by itself"
+    );
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_gives_up_has_the_worker_replaced_where_the_pool_says_so() {
+    let mut scene = Scene::start(everything()).await;
+    let mut ticks = scene
+        .pool
+        .stdio::<(), u64>()
+        .method("tick")
+        .stream(&())
+        .await
+        .expect("a stream");
+    ticks.next().await.expect("an item").expect("an item");
+    drop(ticks);
+    scene.bed.event("py/0", EventKind::WorkerReleased).await;
+    scene.bed.event("py/0", EventKind::WorkerReady).await;
+    assert_eq!(scene.pool.call::<_, u8>("echo", &1).await.expect("an answer"), 1);
+    scene.end().await;
+}
