@@ -54,11 +54,11 @@ struct Server {
 }
 
 /// Serves until the end.
-pub(crate) fn serve(slots: Slots, outbox: Outbox, limit: DescriptorLimit) -> ! {
+pub(crate) fn serve(slots: Slots, nursery: Nursery, outbox: Outbox, limit: DescriptorLimit) -> ! {
     let mut server = Server {
         slots,
         sitters: 0,
-        nursery: Nursery::new(),
+        nursery,
         outbox,
         limit,
         highest: fd::HOST,

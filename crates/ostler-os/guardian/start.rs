@@ -2,6 +2,7 @@
 
 use crate::failpoint::{self, Point};
 use crate::fd;
+use crate::nursery::Nursery;
 use crate::outbox::Outbox;
 use crate::process::{self, DescriptorLimit};
 use crate::protocol::{Event, Hello, VERSION};
@@ -21,6 +22,7 @@ pub(crate) fn run() -> ! {
         Ok(_) => raise_limit(&hello),
         Err(errno) => Err(*errno),
     };
+    let nursery = Nursery::new();
     failpoint::reach(Point::GuardianSetUp);
     let errno = limit.as_ref().map_or_else(|errno| errno.0, |_| 0);
     let mut outbox = Outbox::new();
@@ -32,7 +34,7 @@ pub(crate) fn run() -> ! {
     let (Ok(slots), Ok(limit)) = (slots, limit) else {
         process::exit(status::SETUP)
     };
-    server::serve(slots, outbox, limit)
+    server::serve(slots, nursery, outbox, limit)
 }
 
 /// Waits for the host's first message, and puts every descriptor in its place.

@@ -29,8 +29,8 @@ const WAKE_AFTER: u32 = 4;
 /// A guardian silent for this many checks (6 s) is killed.
 const KILL_AFTER: u32 = 12;
 
-/// How long a worker runs, at least, before its own process is watched: 1 s, and twice that at most.
-/// So a burst of starts does not pay for the watches.
+/// How long a worker runs, at least, before its own process is watched: 1 s, and twice that at
+/// most. So a burst of starts does not pay for the watches.
 const WATCH_AFTER: Duration = Duration::from_secs(1);
 /// How long a sitter may take to report its worker's end: 1 s.
 const REPORT_LIMIT: Duration = Duration::from_secs(1);

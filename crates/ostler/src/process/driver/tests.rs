@@ -67,8 +67,8 @@ async fn a_life_from_its_record_to_its_release() {
     assert_eq!(stage.slot.state().state, Some(State::Released));
 }
 
-/// The scripted table answers at once, ahead of the preparation. A second one would replace the pipes
-/// that the worker writes to, and close the first.
+/// The scripted table answers at once, ahead of the preparation. A second one would replace the
+/// pipes that the worker writes to, and close the first.
 #[tokio::test(start_paused = true)]
 async fn a_spawn_is_prepared_once_even_if_the_record_is_written_first() {
     let mut stage = Stage::new(plain);
