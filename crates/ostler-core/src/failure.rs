@@ -134,7 +134,7 @@ impl Reason {
                 "no action needed if it passes, the start is repeated; otherwise check the file system and its mount"
             }
             Self::ExitedBeforeReady => {
-                "read its last lines on stderr; run the command by hand in the same directory and environment"
+                "read its last lines on stderr; run the command by hand in the same directory and environment; a worker that ends at once by design needs ready = { after = \"0s\" }"
             }
             Self::ExitedEarly => {
                 "read its last lines on stderr; lower min_uptime if the worker is expected to finish that quickly"

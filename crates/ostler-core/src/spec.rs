@@ -33,6 +33,11 @@ pub const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 /// should not cost all memory.
 pub const MOST_WORKERS: u32 = 1_000_000;
 
+/// A worker without a sign of readiness is ready once it has lived for this long: 100 ms. One that
+/// ends sooner has failed, as any worker that ends before it is ready. `Ready::After` with another
+/// time, or zero, changes that.
+pub const READY_AFTER: Duration = Duration::from_millis(100);
+
 /// The default of [`PoolSpec::intensity`]: 60 restarts (ADR 0020).
 pub const INTENSITY: u32 = 60;
 
@@ -59,7 +64,8 @@ pub struct PoolSpec {
     /// The pool gives up when fewer slots than this are left. Default 1. Zero: never for that.
     pub min_workers: u32,
     /// How many workers of the pool may be starting (reserved or spawned, not yet ready) at a time.
-    /// Default 8. Zero is invalid.
+    /// One that is ready after a time, without a sign, no longer counts when it is spawned. Default
+    /// 8. Zero is invalid.
     pub max_starting: u32,
     /// Which ends of a worker are followed by a restart (OTP's restart types). Default permanent.
     pub restart: Restart,
@@ -166,7 +172,7 @@ pub struct WorkerSpec {
     pub ports: Ports,
     /// The address of those ports. Default 127.0.0.1.
     pub address: IpAddr,
-    /// When the worker is ready. Default `None`: when exec has succeeded.
+    /// When the worker is ready. Default `None`: once it has lived for [`READY_AFTER`].
     pub ready: Option<Ready>,
     /// The longest time from the reservation to ready. Default 30 s; zero: no limit.
     pub start_timeout: Duration,
@@ -227,6 +233,17 @@ impl WorkerSpec {
             mode: Mode::Coupled,
         }
     }
+
+    /// For how long the worker has to live to be ready; `None`: it shows a sign.
+    pub fn ready_after(&self) -> Option<Duration> {
+        match self.ready {
+            // Less than the longest time for a start, where that is very short.
+            None if !self.start_timeout.is_zero() => Some(READY_AFTER.min(self.start_timeout / 2)),
+            None => Some(READY_AFTER),
+            Some(Ready::After(time)) => Some(time),
+            Some(Ready::Notify | Ready::Probe(_) | Ready::Line(_) | Ready::File) => None,
+        }
+    }
 }
 
 /// How a worker ends: a signal, then KILL.
@@ -249,7 +266,7 @@ pub enum Ready {
     Line(String),
     /// The file named by `OSTLER_READY_FILE` exists and is not empty.
     File,
-    /// This long after exec.
+    /// It has lived for this long. Zero: when exec has succeeded.
     After(Duration),
 }
 

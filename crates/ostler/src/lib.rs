@@ -129,8 +129,8 @@ pub use ostler_core::ids::{Incarnation, RunId, WorkerId};
 pub use ostler_core::lifecycle::{Cause, State};
 pub use ostler_core::signal::Signal;
 pub use ostler_core::spec::{
-    Health, Mode, OnGiveUp, OutputSpec, PoolSpec, Port, PortOwner, Ports, Probe, ProbeKind, Ready, SpecProblem, Stdin,
-    StopSpec, WorkerSpec,
+    Health, Mode, OnGiveUp, OutputSpec, PoolSpec, Port, PortOwner, Ports, Probe, ProbeKind, READY_AFTER, Ready,
+    SpecProblem, Stdin, StopSpec, WorkerSpec,
 };
 pub use ostler_os::limits;
 pub use ostler_registry::{AppDirError, DirEnv, Engine, RunDirError, TableError, app_dir, check_app_name};

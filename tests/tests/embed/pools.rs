@@ -167,3 +167,49 @@ async fn a_chosen_worker_is_restarted_and_found_again() {
     assert!((0..4).all(|_| pool.pick().unwrap().id() != worker.id()));
     stop(&place, ostler, &mut seen).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_without_a_sign_is_ready_once_it_has_lived_for_a_moment() {
+    let place = Place::new();
+    let (ostler, mut seen) = start(&place).await;
+    let mut spec = PoolSpec::new("crashing", ["sh", "-c", "exit 7"]);
+    spec.limit_restarts(None, None);
+    let pool = ostler.add_pool(spec).await.unwrap();
+    let end = in_time(pool.wait_ready()).await.unwrap_err();
+    let PoolEnd::GaveUp(Some(failure)) = &end else {
+        panic!("{end:?}");
+    };
+    assert_eq!(failure.reason, ostler::Reason::ExitedBeforeReady);
+    seen.kind(EventKind::PoolStopped).await;
+    assert_eq!(seen.count(EventKind::WorkerReady), 0, "{}", seen.story());
+
+    // No start is in flight any more once it is spawned: they are not ready one after the other.
+    let spec = place.pool("many", "sleep").workers(20).max_starting(1);
+    let begun = std::time::Instant::now();
+    let pool = ostler.add_pool(spec).await.unwrap();
+    in_time(pool.wait_ready()).await.unwrap();
+    let took = begun.elapsed();
+    assert!(took >= ostler::READY_AFTER, "{took:?}");
+    let first = seen.kind(EventKind::WorkerReady).await;
+    let spawned = seen
+        .events
+        .iter()
+        .filter(|event| event.kind == EventKind::WorkerSpawned)
+        .count();
+    assert!(
+        spawned > 4,
+        "{spawned} were spawned before {:?} was ready",
+        first.worker
+    );
+    assert!(
+        first.facts.elapsed >= Some(ostler::READY_AFTER),
+        "{:?}",
+        first.facts.elapsed
+    );
+
+    // Zero: with its spawn.
+    let spec = PoolSpec::new("quick", ["true"]).ready(Ready::After(std::time::Duration::ZERO));
+    let pool = ostler.add_pool(spec.restart(ostler::Restart::Transient)).await.unwrap();
+    assert_eq!(in_time(pool.wait_stopped()).await, PoolEnd::Finished);
+    stop(&place, ostler, &mut seen).await;
+}

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use ostler::otlp::Settings;
 use ostler_core::spec::{
-    Health, Mode, OnGiveUp, Placeholder, PoolSpec, Port, PortOwner, Ports, Probe, ProbeKind, Ready, StopSpec,
-    WorkerSpec,
+    Health, Mode, OnGiveUp, Placeholder, PoolSpec, Port, PortOwner, Ports, Probe, ProbeKind, READY_AFTER, Ready,
+    StopSpec, WorkerSpec,
 };
 use ostler_core::supervision::Backoff;
 use ostler_python::Python;
@@ -274,7 +274,10 @@ fn show_life(page: &mut Page, worker: &WorkerSpec) {
     page.set("min_uptime", duration(worker.min_uptime));
     match &worker.ready {
         Some(ready) => page.set("ready", show_ready(ready)),
-        None => page.remark("ready", "when exec has succeeded"),
+        None => page.remark(
+            "ready",
+            &format!("once it has lived for {}", humantime::format_duration(READY_AFTER)),
+        ),
     }
     page.set("start_timeout", duration(worker.start_timeout));
     match &worker.health {

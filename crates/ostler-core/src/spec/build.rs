@@ -54,7 +54,8 @@ impl PoolSpec {
         self
     }
 
-    /// When a worker counts as ready. Default: when exec has succeeded.
+    /// When a worker counts as ready. Default: once it has lived for
+    /// [`READY_AFTER`](super::READY_AFTER).
     #[must_use]
     pub fn ready(mut self, ready: Ready) -> Self {
         self.worker.ready = Some(ready);
@@ -235,8 +236,26 @@ impl Port {
 
 #[cfg(test)]
 mod tests {
-    use super::super::WorkerSpec;
+    use super::super::{READY_AFTER, WorkerSpec};
     use super::*;
+
+    #[test]
+    fn a_worker_without_a_sign_has_a_time_to_live() {
+        let after = |ready: Option<Ready>, start_timeout| {
+            let mut worker = WorkerSpec::new(["x"]);
+            (worker.ready, worker.start_timeout) = (ready, start_timeout);
+            worker.ready_after()
+        };
+        let (second, none) = (Duration::from_secs(1), Duration::ZERO);
+        assert_eq!(after(None, second), Some(READY_AFTER));
+        assert_eq!(after(None, none), Some(READY_AFTER));
+        // It is less than the start may take.
+        let short = Duration::from_millis(50);
+        assert_eq!(after(None, short), Some(short / 2));
+        assert_eq!(after(Some(Ready::After(none)), second), Some(none));
+        assert_eq!(after(Some(Ready::After(second)), short), Some(second));
+        assert_eq!(after(Some(Ready::tcp()), second), None);
+    }
 
     #[test]
     fn setters_set_what_they_name() {

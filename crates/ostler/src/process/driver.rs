@@ -333,7 +333,10 @@ impl<'a> Driver<'a> {
     /// A watch ends with the state that it belongs to, and the start is no longer in flight.
     fn leave_watch(&mut self) {
         match self.lifecycle.state() {
-            State::Reserved | State::Spawned => {}
+            State::Reserved => {}
+            // Nothing is known of its start but that it is spawned.
+            State::Spawned if self.incarnation.spec().ready_after().is_some() => self.permit = None,
+            State::Spawned => {}
             State::Ready => {
                 self.permit = None;
                 self.resources.settle_ports();
@@ -420,7 +423,7 @@ impl<'a> Driver<'a> {
 fn rules(spec: &WorkerSpec) -> Rules {
     Rules {
         start_timeout: spec.start_timeout,
-        ready_when_spawned: spec.ready.is_none(),
+        ready_when_spawned: spec.ready_after() == Some(Duration::ZERO),
         min_uptime: spec.min_uptime,
         stop: spec.stop,
         release_timeout: spec.release_timeout,

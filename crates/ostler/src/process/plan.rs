@@ -28,18 +28,18 @@ pub(super) fn ready(incarnation: &Incarnation, resources: &Resources) -> Result<
 fn sign(incarnation: &Incarnation, resources: &Resources) -> Option<Sign> {
     let spec = incarnation.spec();
     let reported = reported(spec);
-    Some(match spec.ready.as_ref()? {
-        Ready::Notify => Sign::Notify {
+    Some(match spec.ready.as_ref() {
+        None | Some(Ready::After(_)) => Sign::After(spec.ready_after()?),
+        Some(Ready::Notify) => Sign::Notify {
             heard: resources.notify.as_ref()?.heard(),
             reported,
         },
-        Ready::Probe(probe) => Sign::Probe(probe_plan(probe, incarnation, resources)?),
-        Ready::Line(_) => Sign::Line(resources.lines.clone()?),
-        Ready::File => Sign::File {
+        Some(Ready::Probe(probe)) => Sign::Probe(probe_plan(probe, incarnation, resources)?),
+        Some(Ready::Line(_)) => Sign::Line(resources.lines.clone()?),
+        Some(Ready::File) => Sign::File {
             path: resources.ready_file.clone()?,
             reported,
         },
-        Ready::After(time) => Sign::After(*time),
     })
 }
 
