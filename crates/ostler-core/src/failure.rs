@@ -134,7 +134,7 @@ impl Reason {
                 "no action needed if it passes, the start is repeated; otherwise check the file system and its mount"
             }
             Self::ExitedBeforeReady => {
-                "read its last lines on stderr; run the command by hand in the same directory and environment; a worker that ends at once by design needs ready = { after = \"0s\" }"
+                "read its last lines on stderr; run the command by hand in the same directory and environment"
             }
             Self::ExitedEarly => {
                 "read its last lines on stderr; lower min_uptime if the worker is expected to finish that quickly"
@@ -288,17 +288,18 @@ impl Failure {
 /// Judges an exit that Ostler did not request: returns `None` for a normal exit, otherwise the
 /// failure.
 ///
-/// `uptime` is the time since the spawn; `was_ready` says whether the worker had become ready. Any
-/// exit before readiness or before `min_uptime` is a failure, even with status 0. An out-of-memory
-/// kill keeps its own reason whenever it comes, because the other reasons would hide what to do.
-pub fn judge_exit(status: ExitStatus, was_ready: bool, uptime: Duration, min_uptime: Duration) -> Option<Failure> {
+/// `uptime` is the time since the spawn; `starting` says whether the worker had yet to show that it
+/// is ready. Such an exit, or one before `min_uptime`, is a failure even with status 0. An
+/// out-of-memory kill keeps its own reason whenever it comes, because the other reasons would hide
+/// what to do.
+pub fn judge_exit(status: ExitStatus, starting: bool, uptime: Duration, min_uptime: Duration) -> Option<Failure> {
     let after = format!("{:.3} s after its start", uptime.as_secs_f64());
     let failure = match status {
         ExitStatus::OomKilled => {
-            let when = if was_ready { "" } else { " before it became ready," };
+            let when = if starting { " before it became ready," } else { "" };
             Failure::new(Reason::OomKilled, format!("it was killed by {status}{when} {after}"))
         }
-        _ if !was_ready => Failure::new(
+        _ if starting => Failure::new(
             Reason::ExitedBeforeReady,
             format!("it ended with {status} before it became ready, {after}"),
         ),
@@ -334,26 +335,26 @@ mod tests {
 
     #[test]
     fn exit_before_ready_fails_with_any_status() {
-        let judge = |status, ready| judge_exit(status, ready, SECOND, Duration::ZERO).map(|f| f.reason);
-        assert_eq!(judge(ExitStatus::Code(0), false), Some(Reason::ExitedBeforeReady));
-        assert_eq!(judge(ExitStatus::Code(0), true), None);
-        assert_eq!(judge(ExitStatus::Code(3), true), Some(Reason::Exited));
-        assert_eq!(judge(ExitStatus::Signal(Signal::KILL), true), Some(Reason::Killed));
+        let judge = |status, starting| judge_exit(status, starting, SECOND, Duration::ZERO).map(|f| f.reason);
+        assert_eq!(judge(ExitStatus::Code(0), true), Some(Reason::ExitedBeforeReady));
+        assert_eq!(judge(ExitStatus::Code(0), false), None);
+        assert_eq!(judge(ExitStatus::Code(3), false), Some(Reason::Exited));
+        assert_eq!(judge(ExitStatus::Signal(Signal::KILL), false), Some(Reason::Killed));
     }
 
     #[test]
     fn out_of_memory_kill_keeps_its_reason() {
-        for (was_ready, min_uptime) in [(true, Duration::ZERO), (true, SECOND * 2), (false, Duration::ZERO)] {
-            let failure = judge_exit(ExitStatus::OomKilled, was_ready, SECOND, min_uptime).expect("a failure");
+        for (starting, min_uptime) in [(false, Duration::ZERO), (false, SECOND * 2), (true, Duration::ZERO)] {
+            let failure = judge_exit(ExitStatus::OomKilled, starting, SECOND, min_uptime).expect("a failure");
             assert_eq!(failure.reason, Reason::OomKilled);
             assert_eq!(failure.status.and_then(ExitStatus::signal), Some(Signal::KILL));
-            assert_eq!(failure.message.contains("before it became ready"), !was_ready);
+            assert_eq!(failure.message.contains("before it became ready"), starting);
         }
     }
 
     #[test]
     fn exit_before_min_uptime_is_early() {
-        let judge = |uptime| judge_exit(ExitStatus::Code(0), true, uptime, SECOND).map(|f| f.reason);
+        let judge = |uptime| judge_exit(ExitStatus::Code(0), false, uptime, SECOND).map(|f| f.reason);
         assert_eq!(judge(SECOND / 2), Some(Reason::ExitedEarly));
         assert_eq!(judge(SECOND), None);
     }

@@ -72,8 +72,8 @@ pub struct Rules {
     /// no limit for becoming ready; the record and the spawn then have
     /// `release_timeout` each.
     pub start_timeout: Duration,
-    /// Whether the worker is ready as soon as exec has succeeded.
-    pub ready_when_spawned: bool,
+    /// What makes the worker ready.
+    pub start: Start,
     /// An exit sooner than this after the spawn is a failure, whatever its status. Zero: no such
     /// rule.
     pub min_uptime: Duration,
@@ -87,6 +87,19 @@ pub struct Rules {
     pub release_timeout: Duration,
     /// Whether it has ports that must be free again before the next incarnation is reserved.
     pub has_ports: bool,
+}
+
+/// What makes a worker ready, and what an exit before that is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// Its spawn: it is ready as soon as exec has succeeded.
+    AtOnce,
+    /// [`Input::Ready`], once it has lived for a moment. An earlier exit is judged by its status,
+    /// like any other.
+    Alive,
+    /// [`Input::Ready`], once it has shown that it is ready. An earlier exit is a failed start,
+    /// whatever its status.
+    Shown,
 }
 
 /// The state of an incarnation.

@@ -34,8 +34,8 @@ pub const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 pub const MOST_WORKERS: u32 = 1_000_000;
 
 /// A worker without a sign of readiness is ready once it has lived for this long: 100 ms. One that
-/// ends sooner has failed, as any worker that ends before it is ready. `Ready::After` with another
-/// time, or zero, changes that.
+/// ends sooner was never ready, and its exit is judged by its status, like any other.
+/// [`Ready::After`] sets another time; zero: it is ready when exec has succeeded.
 pub const READY_AFTER: Duration = Duration::from_millis(100);
 
 /// The default of [`PoolSpec::intensity`]: 60 restarts (ADR 0020).
@@ -64,8 +64,7 @@ pub struct PoolSpec {
     /// The pool gives up when fewer slots than this are left. Default 1. Zero: never for that.
     pub min_workers: u32,
     /// How many workers of the pool may be starting (reserved or spawned, not yet ready) at a time.
-    /// One that is ready after a time, without a sign, no longer counts when it is spawned. Default
-    /// 8. Zero is invalid.
+    /// Without `ready`, a worker that is spawned no longer counts. Default 8. Zero is invalid.
     pub max_starting: u32,
     /// Which ends of a worker are followed by a restart (OTP's restart types). Default permanent.
     pub restart: Restart,
@@ -266,7 +265,8 @@ pub enum Ready {
     Line(String),
     /// The file named by `OSTLER_READY_FILE` exists and is not empty.
     File,
-    /// It has lived for this long. Zero: when exec has succeeded.
+    /// It has lived for this long. An earlier exit is a failed start, whatever its status. Zero: it
+    /// is ready when exec has succeeded.
     After(Duration),
 }
 

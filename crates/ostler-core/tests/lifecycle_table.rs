@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use ostler_core::failure::{ExitStatus, Failure, Reason};
-use ostler_core::lifecycle::{Cause, Effect, Input, Lifecycle, Outcome, Rest, Rules, Transition};
+use ostler_core::lifecycle::{Cause, Effect, Input, Lifecycle, Outcome, Rest, Rules, Start, Transition};
 use ostler_core::moment::Moment;
 use ostler_core::signal::Signal;
 use ostler_core::spec::StopSpec;
@@ -45,7 +45,7 @@ fn rules() -> Rules {
             grace: Duration::ZERO,
         },
         release_timeout: Duration::from_secs(10),
-        ready_when_spawned: false,
+        start: Start::Shown,
         has_ports: true,
     }
 }

@@ -1,7 +1,7 @@
 //! Steps that the phases of the machine share: from birth to release.
 
 use super::machine::{Ending, Guard, Lifecycle, Phase, Reaction};
-use super::{Cause, EXIT_STATUS_WAIT, Effect, Ignored, KILL_NOW, Outcome, RETRY_FIRST, Transition};
+use super::{Cause, EXIT_STATUS_WAIT, Effect, Ignored, KILL_NOW, Outcome, RETRY_FIRST, Start, Transition};
 use crate::failure::{ExitStatus, Failure, Reason, judge_exit};
 use crate::moment::Moment;
 
@@ -62,7 +62,7 @@ impl Lifecycle {
         self.enter(Phase::Spawned, Transition::Spawned);
         match self.end_at_birth.take() {
             Some((cause, kill)) => self.end_process(cause, kill),
-            None if self.rules.ready_when_spawned => self.become_ready(),
+            None if self.rules.start == Start::AtOnce => self.become_ready(),
             None => {
                 if self.rules.start_timeout.is_zero() {
                     self.limit.clear();
@@ -89,6 +89,11 @@ impl Lifecycle {
         let stop = self.stop_for(kill);
         self.announce(Transition::Stopping { cause, stop });
         true
+    }
+
+    /// Whether it has yet to show that it is ready, so that an exit is a failed start.
+    fn is_starting(&self) -> bool {
+        self.rules.start == Start::Shown && !self.was_ready
     }
 
     pub(super) fn become_ready(&mut self) {
@@ -132,7 +137,7 @@ impl Lifecycle {
     pub(super) fn exited_by_itself(&mut self, status: ExitStatus) -> Reaction {
         let uptime = self.now.since(self.spawned_at);
         self.end = Some(
-            match judge_exit(status, self.was_ready, uptime, self.rules.min_uptime) {
+            match judge_exit(status, self.is_starting(), uptime, self.rules.min_uptime) {
                 Some(failure) => Ending::Failed(failure),
                 None => Ending::Finished(status),
             },
@@ -177,10 +182,10 @@ impl Lifecycle {
 
     /// The tree is gone, and its leader's exit status is unknown.
     pub(super) fn leader_vanished(&mut self) {
-        let reason = if self.was_ready {
-            Reason::Killed
-        } else {
+        let reason = if self.is_starting() {
             Reason::ExitedBeforeReady
+        } else {
+            Reason::Killed
         };
         self.fail_first(Failure::new(
             reason,

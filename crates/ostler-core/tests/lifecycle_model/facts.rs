@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use ostler_core::failure::{ExitStatus, Reason, judge_exit};
-use ostler_core::lifecycle::{EXIT_STATUS_WAIT, Effect, Input, LATE, Outcome, Rest, Rules, State};
+use ostler_core::lifecycle::{EXIT_STATUS_WAIT, Effect, Input, LATE, Outcome, Rest, Rules, Start, State};
 use ostler_core::moment::Moment;
 use ostler_core::signal::Signal;
 
@@ -121,6 +121,10 @@ impl Facts {
         self.spawn_asked() && self.born.is_none() && !self.stillborn
     }
 
+    fn is_starting(&self) -> bool {
+        !self.ready && self.rules.start == Start::Shown
+    }
+
     fn alive(&self) -> bool {
         self.born.is_some() && !self.exited && !self.settled()
     }
@@ -186,7 +190,7 @@ impl Facts {
     fn bear(&mut self, now: Moment) {
         self.born = Some(now);
         self.gone = self.gone.map(|_| now);
-        self.ready = self.rules.ready_when_spawned && self.end.is_none();
+        self.ready = self.rules.start == Start::AtOnce && self.end.is_none();
         self.arm(now);
     }
 
@@ -195,7 +199,7 @@ impl Facts {
             self.bear(now);
         }
         let uptime = self.born.map_or(Duration::ZERO, |born| now.since(born));
-        let judged = judge_exit(status, self.ready, uptime, self.rules.min_uptime);
+        let judged = judge_exit(status, self.is_starting(), uptime, self.rules.min_uptime);
         self.because(judged.map_or(Why::Well, |failure| Why::Failed(failure.reason)));
         self.exited = true;
     }
@@ -232,10 +236,10 @@ impl Facts {
         let status_limit = self.gone.map(|gone| gone + EXIT_STATUS_WAIT).filter(|_| self.alive());
         let status = verdict(status_limit, EXIT_STATUS_WAIT, &mut self.status_extended, now);
         if status {
-            let reason = if self.ready {
-                Reason::Killed
-            } else {
+            let reason = if self.is_starting() {
                 Reason::ExitedBeforeReady
+            } else {
+                Reason::Killed
             };
             self.because(Why::Failed(reason));
             self.given_up = true;

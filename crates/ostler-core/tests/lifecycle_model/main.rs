@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ostler_core::failure::{ExitStatus, Failure, Reason};
 use ostler_core::lifecycle::{
-    Cause, Effect, Ignored, Input, KILL_NOW, Lifecycle, Outcome, Rest, Rules, State, Transition,
+    Cause, Effect, Ignored, Input, KILL_NOW, Lifecycle, Outcome, Rest, Rules, Start, State, Transition,
 };
 use ostler_core::moment::Moment;
 use ostler_core::signal::Signal;
@@ -36,12 +36,12 @@ fn rules() -> impl Strategy<Value = Rules> {
         stop_specs(),
         durations(),
         any::<bool>(),
-        prop::bool::weighted(0.2),
+        prop_oneof![1 => Just(Start::AtOnce), 2 => Just(Start::Alive), 3 => Just(Start::Shown)],
     )
         .prop_map(
-            |(start_timeout, min_uptime, stop, host_death, release_timeout, has_ports, ready_when_spawned)| Rules {
+            |(start_timeout, min_uptime, stop, host_death, release_timeout, has_ports, start)| Rules {
                 start_timeout,
-                ready_when_spawned,
+                start,
                 min_uptime,
                 stop,
                 host_death,

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use ostler_core::failure::{ExitStatus, Reason};
 use ostler_core::lifecycle::{
-    Cause, EXIT_STATUS_WAIT, Effect, Ignored, Input, KILL_NOW, LATE, Outcome, RETRY_MAX, Rules, State, Transition,
+    Cause, EXIT_STATUS_WAIT, Effect, Ignored, Input, KILL_NOW, LATE, Outcome, RETRY_MAX, Rules, Start, State,
+    Transition,
 };
 use ostler_core::moment::Moment;
 use ostler_core::signal::Signal;
@@ -322,9 +323,28 @@ fn a_record_that_can_t_be_removed_is_tried_again_and_announced_as_the_stores_fau
 }
 
 #[test]
-fn a_worker_without_a_sign_of_readiness_is_ready_with_its_spawn() {
+fn an_exit_before_ready_is_like_any_other_where_nothing_has_to_be_shown() {
+    let ended = |status| {
+        let mut story = Story::new(Rules {
+            start: Start::Alive,
+            ..rules()
+        });
+        story.does(Input::Recorded);
+        assert_eq!(story.does(Input::Spawned), [Effect::WatchReady]);
+        let announced = story.announces(Input::Exited(status));
+        assert!(!announced.contains(&Transition::Ready), "{announced:?}");
+        story.ends()
+    };
+    assert!(matches!(ended(ExitStatus::Code(0)), Outcome::Finished { .. }));
+    assert_eq!(reason(&ended(ExitStatus::Code(7))), Some(Reason::Exited));
+    let killed = ended(ExitStatus::Signal(Signal::KILL));
+    assert_eq!(reason(&killed), Some(Reason::Killed));
+}
+
+#[test]
+fn a_worker_that_needs_no_moment_is_ready_with_its_spawn() {
     let mut story = Story::new(Rules {
-        ready_when_spawned: true,
+        start: Start::AtOnce,
         ..rules()
     });
     story.does(Input::Recorded);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ostler_core::failure::{Failure, Reason};
-use ostler_core::lifecycle::{Cause, Effect, Input, KILL_NOW, Lifecycle, Outcome, Rules, State, Transition};
+use ostler_core::lifecycle::{Cause, Effect, Input, KILL_NOW, Lifecycle, Outcome, Rules, Start, State, Transition};
 use ostler_core::moment::Moment;
 use ostler_core::signal::Signal;
 use ostler_core::spec::StopSpec;
@@ -21,7 +21,7 @@ pub(crate) fn rules() -> Rules {
         stop: TERM,
         host_death: KILL_NOW,
         release_timeout: RELEASE,
-        ready_when_spawned: false,
+        start: Start::Shown,
         has_ports: true,
     }
 }

@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use ostler_core::failure::Failure;
-use ostler_core::lifecycle::{Cause, Effect, Input, Lifecycle, Outcome, Rules, State, Transition};
+use ostler_core::lifecycle::{Cause, Effect, Input, Lifecycle, Outcome, Rules, Start, State, Transition};
 use ostler_core::moment::Moment;
-use ostler_core::spec::{Ports, StopSpec, WorkerSpec};
+use ostler_core::spec::{Ports, Ready, StopSpec, WorkerSpec};
 use ostler_failpoint::{self as failpoint, Point};
 use ostler_os::guardian::SpawnRequest;
 use ostler_telemetry::{EventKind, Facts};
@@ -334,8 +334,8 @@ impl<'a> Driver<'a> {
     fn leave_watch(&mut self) {
         match self.lifecycle.state() {
             State::Reserved => {}
-            // Nothing is known of its start but that it is spawned.
-            State::Spawned if self.incarnation.spec().ready_after().is_some() => self.permit = None,
+            // It has nothing to do before it is ready, so that others need not wait for it.
+            State::Spawned if self.incarnation.spec().ready.is_none() => self.permit = None,
             State::Spawned => {}
             State::Ready => {
                 self.permit = None;
@@ -423,7 +423,11 @@ impl<'a> Driver<'a> {
 fn rules(spec: &WorkerSpec) -> Rules {
     Rules {
         start_timeout: spec.start_timeout,
-        ready_when_spawned: spec.ready_after() == Some(Duration::ZERO),
+        start: match &spec.ready {
+            None => Start::Alive,
+            Some(Ready::After(Duration::ZERO)) => Start::AtOnce,
+            Some(_) => Start::Shown,
+        },
         min_uptime: spec.min_uptime,
         stop: spec.stop,
         release_timeout: spec.release_timeout,
