@@ -59,7 +59,7 @@ fn stays_well(up: &mut Up, warnings: usize) {
     assert!(ended.is_none(), "{}", up.story());
     let stderr = up.stop_cleanly();
     assert_eq!(up.count("worker.ready"), 1, "{}", up.story());
-    let inspected = lines_with(&stderr, "p/0#1: ");
+    let inspected = lines_with(&stderr, "worker=\"p/0#1\"");
     assert_eq!(inspected, warnings, "{stderr}");
     assert_eq!(lines_with(&stderr, "the audit"), 0, "{stderr}");
 }

@@ -99,7 +99,7 @@ fn messages_that_are_ignored_are_named() {
     up.wait_for_event("worker.ready");
     let stderr = up.stop_cleanly();
     for variable in ["EXTEND_TIMEOUT_USEC", "RELOADING", "ERRNO", "MAINPID"] {
-        let named = format!("a worker sent {variable} to its notify socket, which Ostler ignores");
+        let named = format!("variable=\"{variable}\"");
         assert_eq!(stderr.matches(&named).count(), 1, "{variable}: {stderr}");
     }
 }
@@ -131,8 +131,14 @@ fn after_a_time() {
 }
 
 #[test]
-fn without_ready_a_worker_is_ready_after_exec() {
-    becomes_ready("sleep", "");
+fn without_ready_a_worker_is_ready_once_it_has_lived_for_a_moment() {
+    let events = becomes_ready("sleep", "");
+    assert!(start_time(&events) >= Duration::from_millis(100));
+}
+
+#[test]
+fn after_no_time_a_worker_is_ready_with_its_spawn() {
+    becomes_ready("sleep", "ready = { after = \"0s\" }");
 }
 
 /// For each kind of readiness: a stop ends the start immediately, as a stop and not as a failure.

@@ -11,8 +11,8 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use ostler::otlp::{Protocol, Settings, Telemetry};
 use ostler::{
-    Event, EventKind, EventStream, Facts, Observer, Ostler, PoolSpec, Port, Ports, Probe, ProbeKind, Ready, Restart,
-    Stdin,
+    Event, EventItem, EventKind, EventStream, Facts, Observer, Ostler, PoolSpec, Port, Ports, Probe, ProbeKind, Ready,
+    Restart, Stdin,
 };
 use ostler_serve::ServingPool;
 use ostler_telemetry::SpanLink;
@@ -93,6 +93,7 @@ async fn until(events: &mut EventStream, what: &str, mut fits: impl FnMut(&Event
         let event = tokio::time::timeout_at(deadline, events.recv()).await;
         let event = event
             .unwrap_or_else(|_| panic!("no {what} in time"))
+            .and_then(EventItem::event)
             .expect("run is still going");
         if fits(&event) {
             return;
@@ -212,21 +213,9 @@ fn provoke(telemetry: &Telemetry, run: ostler::RunId) {
         EventKind::CleanupSuccess,
         EventKind::RunGaveUp,
     ] {
-        let event = Event {
-            seq: 1,
-            time: SystemTime::now(),
-            kind,
-            app: "names".into(),
-            run,
-            pool: None,
-            worker: None,
-            incarnation: None,
-            facts: Facts {
-                count: Some(1),
-                holder: Some("pid 1 (init)".into()),
-                ..Facts::default()
-            },
-        };
+        let mut event = Event::new(1, SystemTime::now(), kind, "names", run);
+        event.facts = Facts::default().with_count(1);
+        event.facts.holder = Some("pid 1 (init)".into());
         telemetry.event(&Arc::new(event), &SpanLink::default());
     }
 }

@@ -5,9 +5,11 @@ use std::time::{Duration, SystemTime};
 
 use ostler_core::failure::{ExitStatus, Reason};
 use ostler_core::ids::{Incarnation, RunId, WorkerId};
+use ostler_core::lifecycle::Cause;
+use ostler_core::signal::Signal;
 use ostler_os::start_error::{Action, ROWS};
 use ostler_telemetry::names::{Name, attribute, metric, resource, span};
-use ostler_telemetry::{Event, EventKind, Facts};
+use ostler_telemetry::{Containment, Event, EventKind};
 
 fn page(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(name);
@@ -46,41 +48,40 @@ fn every_event_has_its_row_and_no_row_is_made_up() {
 #[test]
 fn every_field_of_an_event_has_its_row() {
     let one = |name: &str| Some(name.to_owned());
-    let event = |facts| Event {
-        seq: 1,
-        time: SystemTime::UNIX_EPOCH,
-        kind: EventKind::WorkerFailed,
-        app: "demo".into(),
-        run: RunId::from_u128(1),
-        pool: None,
-        worker: Some(WorkerId::new("web", 0)),
-        incarnation: Some(Incarnation::FIRST),
-        facts,
-    };
-    let facts = Facts {
-        pid: Some(1),
-        port: Some(1),
-        ports: [("http".to_owned(), 1)].into(),
-        socket: one("x"),
-        sockets: [("http".to_owned(), "x".to_owned())].into(),
-        containment: one("sitter"),
-        reason: Some(Reason::Killed),
-        message: one("x"),
-        suggestion: one("x"),
-        exit: Some(ExitStatus::Code(1)),
-        signal: one("TERM"),
-        cause: one("x"),
-        stderr_tail: vec!["x".into()],
-        holder: one("x"),
-        count: Some(1),
-        orphans: vec!["x".into()],
-        attempt: Some(1),
-        delay: Some(Duration::ZERO),
-        elapsed: Some(Duration::ZERO),
-    };
+    let mut event = Event::new(
+        1,
+        SystemTime::UNIX_EPOCH,
+        EventKind::WorkerFailed,
+        "demo",
+        RunId::from_u128(1),
+    );
+    event.worker = Some(WorkerId::new("web", 0));
+    event.incarnation = Some(Incarnation::FIRST);
+    let facts = &mut event.facts;
+    facts.pid = Some(1);
+    facts.port = Some(1);
+    facts.ports = [("http".to_owned(), 1)].into();
+    facts.socket = one("x");
+    facts.sockets = [("http".to_owned(), "x".to_owned())].into();
+    facts.containment = Some(Containment::Sitter);
+    facts.reason = Some(Reason::Killed);
+    facts.message = one("x");
+    facts.suggestion = one("x");
+    facts.exit = Some(ExitStatus::Code(1));
+    facts.signal = Some(Signal::TERM);
+    facts.cause = Some(Cause::UserStop);
+    facts.stderr_tail = vec!["x".into()];
+    facts.holder = one("x");
+    facts.count = Some(1);
+    facts.orphans = vec!["x".into()];
+    facts.attempt = Some(1);
+    facts.delay = Some(Duration::ZERO);
+    facts.elapsed = Some(Duration::ZERO);
+    let missing = format!("{facts:?}").matches("None").count();
+    assert_eq!(missing, 0, "this test does not set every field: {facts:?}");
     let page = page("events.md");
     let rows = page.split("## The run").next().unwrap();
-    let fields = serde_json::to_value(event(facts)).unwrap();
+    let fields = serde_json::to_value(event).unwrap();
     for field in fields.as_object().unwrap().keys() {
         assert!(
             rows.contains(&format!("`{field}`")),

@@ -3,6 +3,8 @@
 use std::io;
 use std::process::ExitCode;
 
+use ostler_core::chain::chain;
+
 use crate::config::Mistakes;
 use crate::output::text::{self, Line};
 
@@ -55,6 +57,11 @@ impl Failed {
             exit: Exit::Machine,
             lines: vec![Line::plain(format!("ostler: {}", message.to_string()))],
         }
+    }
+
+    /// The machine does not allow it: the error with its causes, in one line.
+    pub(crate) fn error(error: impl std::error::Error + 'static) -> Self {
+        Self::machine(chain(&error))
     }
 
     /// Why.

@@ -11,12 +11,12 @@ use crate::output::text::Line;
 /// Sweeps, and prints what was found.
 pub(crate) fn run(args: &SweepArgs) -> Result<Exit, Failed> {
     let app_dir =
-        ostler::app_dir(&DirEnv::from_process(), &args.app, args.state_dir.as_deref()).map_err(Failed::machine)?;
+        ostler::app_dir(&DirEnv::from_process(), &args.app, args.state_dir.as_deref()).map_err(Failed::error)?;
     let elsewhere = match args.forget_elsewhere {
         true => Elsewhere::Forget,
         false => Elsewhere::Keep,
     };
-    let report = sweep::sweep(&app_dir, elsewhere).map_err(Failed::machine)?;
+    let report = sweep::sweep(&app_dir, elsewhere).map_err(Failed::error)?;
     exit::print(&lines(&args.app, &report))?;
     Ok(if report.kept == 0 { Exit::Clean } else { Exit::Machine })
 }

@@ -53,6 +53,16 @@ impl fmt::Display for ExitReason {
     }
 }
 
+/// The text of a failure is part of the reason's own, so the source is what caused that failure.
+impl Error for ExitReason {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            ExitReason::Failed(failure) => failure.source(),
+            ExitReason::Normal | ExitReason::Shutdown(_) | ExitReason::Killed => None,
+        }
+    }
+}
+
 /// The error that an actor failed with. Cheap to clone; the original error can be recovered with
 /// [`downcast_ref`](Self::downcast_ref).
 #[derive(Clone)]
@@ -77,6 +87,13 @@ impl Failure {
     /// The wrapped error.
     pub fn error(&self) -> &(dyn Error + Send + Sync + 'static) {
         self.0.as_ref()
+    }
+}
+
+/// The wrapped error's source.
+impl Error for Failure {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source()
     }
 }
 

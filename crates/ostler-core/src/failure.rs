@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::signal::Signal;
 
 /// Why a worker failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Reason {
     /// Another process holds the port; the failure names the holder.
     PortInUse,
@@ -235,6 +236,7 @@ impl fmt::Display for ExitStatus {
 /// One failure of one worker.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}: {message}")]
+#[non_exhaustive]
 pub struct Failure {
     /// The reason.
     pub reason: Reason,

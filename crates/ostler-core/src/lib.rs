@@ -6,6 +6,7 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod chain;
 pub mod exit;
 pub mod failure;
 pub mod ids;

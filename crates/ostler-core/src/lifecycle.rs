@@ -28,6 +28,7 @@
 //!   verdict, because the host could not run meanwhile.
 
 mod alarm;
+mod cause;
 mod ending;
 mod guard;
 mod input;
@@ -36,7 +37,8 @@ mod overdue;
 
 use std::time::Duration;
 
-pub use input::{Cause, Ignored, Input, Rest};
+pub use cause::Cause;
+pub use input::{Ignored, Input, Rest};
 pub use machine::Lifecycle;
 
 use crate::failure::{ExitStatus, Failure};

@@ -53,6 +53,7 @@ pub const BACKOFF_RESET: Duration = Duration::from_secs(60);
 
 /// A pool: a number of workers of one kind, and the rules by which its slots are kept filled.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct PoolSpec {
     /// The pool's name, unique in its instance: letters, digits, `-`, `_` and `.`, at most 64.
     pub name: String,
@@ -148,6 +149,7 @@ pub enum OnGiveUp {
 
 /// One kind of worker: the process, how it gets ready, how it is stopped.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct WorkerSpec {
     /// The program and its arguments; no shell is involved. Here, in the values of `env` and in
     /// `cwd`, each process has its own values for [placeholders](Placeholder): `{port}`,
@@ -272,6 +274,7 @@ pub enum Ready {
 
 /// A request to one of the worker's ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Probe {
     /// The request.
     pub kind: ProbeKind,
@@ -320,6 +323,7 @@ pub enum PortOwner {
 
 /// A probe on an interval.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Health {
     /// The probe.
     pub probe: Probe,

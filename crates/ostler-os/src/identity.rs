@@ -90,6 +90,7 @@ pub fn own() -> Result<ProcessIdentity, NoOwnIdentity> {
 
 /// Why this process can't identify itself, and so no other process either.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum NoOwnIdentity {
     /// `/proc` is not mounted, or shows another PID namespace.
     #[error("/proc can't be read: {0}; mount /proc for this PID namespace")]

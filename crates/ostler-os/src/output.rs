@@ -247,7 +247,7 @@ impl Stream {
                 }
                 Err(Errno::AGAIN) => Pumped::Empty,
                 Err(error) => {
-                    tracing::warn!(%error, "can no longer read a worker's output");
+                    tracing::warn!(target: "ostler", %error, "can no longer read a worker's output");
                     lines.finish();
                     Pumped::Ended
                 }

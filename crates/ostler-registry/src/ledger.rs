@@ -30,6 +30,7 @@ pub(crate) enum Request {
 
 /// Why the table refused a request. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Refusal {
     /// The worker still has a record: what its process held is not released yet.
     #[error("{requested} can't be reserved while {held} is {state}")]

@@ -55,9 +55,10 @@ const MAKE_PAUSE: Duration = Duration::from_millis(1);
 
 /// Why a run's directory could not be created, locked, listed or removed.
 #[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
 pub enum RunDirError {
     /// The operating system returned an error.
-    #[error("can't {action} {}: {source}", path.display())]
+    #[error("can't {action} {}", path.display())]
     Io {
         /// The attempted action.
         action: &'static str,

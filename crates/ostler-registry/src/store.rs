@@ -133,9 +133,10 @@ impl fmt::Display for Engine {
 /// Why a store could not be opened, read or written. Causes the failure reason `store_failed` of a
 /// worker or a run.
 #[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
 pub enum StoreError {
     /// The disk, the quota or the maximum file size is exhausted (ENOSPC, EDQUOT, EFBIG).
-    #[error("no space for the process table at {}: {source}", path.display())]
+    #[error("no space for the process table at {}", path.display())]
     Full {
         /// The store.
         path: PathBuf,
@@ -143,7 +144,7 @@ pub enum StoreError {
         source: Arc<io::Error>,
     },
     /// The file system or its permissions do not allow writing (EROFS, EACCES, EPERM).
-    #[error("the process table at {} can't be written: {source}", path.display())]
+    #[error("the process table at {} can't be written", path.display())]
     NotWritable {
         /// The store.
         path: PathBuf,
@@ -151,7 +152,7 @@ pub enum StoreError {
         source: Arc<io::Error>,
     },
     /// Any other failure to read or write.
-    #[error("the process table at {} can't be used: {source}", path.display())]
+    #[error("the process table at {} can't be used", path.display())]
     Io {
         /// The store.
         path: PathBuf,

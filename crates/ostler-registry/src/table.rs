@@ -98,6 +98,7 @@ pub enum TableStatus {
 
 /// Why a call to the table failed.
 #[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
 pub enum TableError {
     /// The table refused the request; nothing was changed.
     #[error(transparent)]
@@ -116,7 +117,7 @@ pub enum TableError {
     #[error("the process table is closed")]
     Closed,
     /// The table's thread could not be started.
-    #[error("the process table's thread can't be started: {source}")]
+    #[error("the process table's thread can't be started")]
     NoThread {
         /// The system's error.
         source: Arc<std::io::Error>,

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use ostler::{EventKind, Facts, Follower, Incarnation, Pool, WorkerChange, WorkerId};
+use ostler_core::chain::chain;
 use ostler_core::spec::ServeSpec;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -296,11 +297,8 @@ impl Drop for Trial<'_> {
         match change {
             None => {}
             Some(Change::Opened) => {
-                let facts = Facts {
-                    message: Some("calls are refused, because too many were sent and had no answer".to_owned()),
-                    delay: Some(rules.open),
-                    ..Facts::default()
-                };
+                let why = "calls are refused, because too many were sent and had no answer";
+                let facts = Facts::default().with_message(why.to_owned()).with_delay(rules.open);
                 pool.publish(EventKind::BreakerOpened, None, facts);
             }
             Some(Change::Closed) => pool.publish(EventKind::BreakerClosed, None, Facts::default()),
@@ -310,7 +308,7 @@ impl Drop for Trial<'_> {
 
 async fn close_when_over(pool: Pool, dispatcher: Arc<Dispatcher<Arc<Worker>>>) {
     let end = pool.wait_over().await;
-    dispatcher.close(end.to_string());
+    dispatcher.close(chain(&end));
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use ostler::{EventKind, Facts, PoolEnd, PoolError, WorkerId};
+use ostler::{Cause, EventKind, Facts, PoolEnd, PoolError, WorkerId};
 use ostler_core::spec::Recycle;
 use tokio::sync::MutexGuard;
 
@@ -38,17 +38,17 @@ pub(crate) enum Replacement {
 }
 
 impl Replacement {
-    fn cause(self) -> &'static str {
+    fn cause(self) -> Cause {
         match self {
-            Self::CallLost => "call_lost",
-            Self::CallCancelled => "call_cancelled",
-            Self::Discarded => "discarded",
-            Self::Requested => "replace_requested",
-            Self::Recycled(RecycleReason::Age) => "recycle_age",
-            Self::Recycled(RecycleReason::Requests) => "recycle_requests",
-            Self::Recycled(RecycleReason::Memory) => "recycle_memory",
-            Self::RollingRestart => "rolling_restart",
-            Self::Resized => "pool_resize",
+            Self::CallLost => Cause::CallLost,
+            Self::CallCancelled => Cause::CallCancelled,
+            Self::Discarded => Cause::Discarded,
+            Self::Requested => Cause::ReplaceRequested,
+            Self::Recycled(RecycleReason::Age) => Cause::RecycleAge,
+            Self::Recycled(RecycleReason::Requests) => Cause::RecycleRequests,
+            Self::Recycled(RecycleReason::Memory) => Cause::RecycleMemory,
+            Self::RollingRestart => Cause::RollingRestart,
+            Self::Resized => Cause::PoolResize,
         }
     }
 }
@@ -241,12 +241,10 @@ impl Serving {
         let first = worker.leave();
         if first {
             self.dispatcher().unready(worker.key());
-            let facts = Facts {
-                pid: worker.pid(),
-                cause: Some(why.cause().to_owned()),
-                count: Some(u64::from(worker.in_flight())),
-                ..Facts::default()
-            };
+            let facts = Facts::default()
+                .with_pid(worker.pid())
+                .with_cause(why.cause())
+                .with_count(u64::from(worker.in_flight()));
             let who = worker.who();
             let of = Some((&who.id, who.incarnation));
             self.pool().publish(EventKind::WorkerDraining, of, facts);

@@ -4,7 +4,8 @@ use ostler_core::supervision::{ChildCounts, ChildId, ChildKey, End, StartChildEr
 use ractor::ActorCell;
 
 use crate::child::ChildSpec;
-use crate::handle::{Gone, Supervisor, SupervisorError, nested};
+use crate::handle::{Gone, Supervisor, SupervisorError};
+use crate::nested::nested;
 use crate::options::SupervisorOptions;
 use crate::running::{ChildInfo, ChildStart, RunningChild};
 

@@ -393,7 +393,9 @@ impl Engine {
     }
 
     fn report(&self, report: Report) {
-        trace(&self.myself, &report);
+        if !self.options.quiet {
+            trace(&self.myself, &report);
+        }
         if let Some(reporter) = &self.options.reporter {
             reporter(report);
         }

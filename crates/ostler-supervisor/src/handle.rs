@@ -1,24 +1,28 @@
 //! Handles to supervisors.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use ostler_core::exit::{ExitReason, Failure};
 use ostler_core::supervision::{
-    ChildCounts, ChildId, ChildKind, ChildRef, DeleteChildError, End, RestartChildError, SpecError, StartChildError,
-    Target, TerminateChildError,
+    ChildCounts, ChildId, ChildRef, DeleteChildError, End, RestartChildError, SpecError, StartChildError, Target,
+    TerminateChildError,
 };
 use ractor::concurrency::JoinHandle;
 use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
 use tokio::sync::{oneshot, watch};
 
 use crate::actor::{Shared, SupervisorActor, SupervisorArguments, accompany};
-use crate::child::{ChildSpec, KeptSpec, NotStarted, StartContext, StartedChild};
+use crate::child::{ChildSpec, KeptSpec};
 use crate::messages::{ReplyTo, SupervisorMessage};
 use crate::options::SupervisorOptions;
-use crate::running::{ChildInfo, ChildStart, RunningChild};
+use crate::running::{ChildInfo, ChildStart};
 
 /// A handle to a supervisor. Cheap to clone. Dropping it has no effect on the supervisor.
+///
+/// The handle of one that is a child of another supervisor stays valid across its restarts: it
+/// always refers to the latest incarnation. While that is down, requests return [`Gone`] or
+/// `Stopping`.
 ///
 /// Use [`stop`](Self::stop), which stops the children in order and waits for them. ractor's own
 /// `stop` and `kill` on the supervisor's actor make ractor kill the children in no particular
@@ -26,38 +30,64 @@ use crate::running::{ChildInfo, ChildStart, RunningChild};
 /// correctly by it.
 #[derive(Clone)]
 pub struct Supervisor {
-    actor: ActorRef<SupervisorMessage>,
-    shared: Arc<Shared>,
+    place: Arc<Place>,
+}
+
+/// Where the latest incarnation of a supervisor is found.
+pub(crate) struct Place(RwLock<Incarnation>);
+
+/// One actor of a supervisor.
+#[derive(Clone)]
+pub(crate) struct Incarnation {
+    pub(crate) actor: ActorRef<SupervisorMessage>,
+    pub(crate) shared: Arc<Shared>,
     /// Closed when the actor's task has finished and the engine is dropped. No value is ever sent.
-    over: watch::Receiver<()>,
+    pub(crate) over: watch::Receiver<()>,
+}
+
+impl Place {
+    pub(crate) fn new(first: Incarnation) -> Arc<Self> {
+        Arc::new(Self(RwLock::new(first)))
+    }
+
+    /// The supervisor was started again.
+    pub(crate) fn renew(&self, next: Incarnation) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = next;
+    }
+
+    fn latest(&self) -> Incarnation {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl fmt::Debug for Supervisor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Supervisor").field(&self.actor.get_cell()).finish()
+        f.debug_tuple("Supervisor").field(&self.cell()).finish()
     }
 }
 
 /// Why a supervisor did not start. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SupervisorError {
     /// The flags or a child specification are invalid.
     #[error(transparent)]
     Invalid(#[from] SpecError),
     /// A child did not start. Those started before it were stopped again, in reverse order.
-    #[error("child {child} did not start: {reason}")]
+    #[error("child {child} did not start")]
     Child {
         /// The child.
         child: ChildRef,
         /// Why.
+        #[source]
         reason: ExitReason,
     },
     /// The supervisor was stopped before all children were running.
     #[error("the supervisor was stopped while it was starting")]
     Stopped,
     /// ractor could not spawn the actor.
-    #[error("the supervisor's actor did not start: {0}")]
-    Spawn(Failure),
+    #[error("the supervisor's actor did not start")]
+    Spawn(#[source] Failure),
 }
 
 /// The error returned when the supervisor has ended.
@@ -101,9 +131,14 @@ impl Supervisor {
         start.finish(spawned).await
     }
 
-    /// The supervisor's actor, for ractor's registry, groups and links.
+    pub(crate) fn at(place: Arc<Place>) -> Self {
+        Self { place }
+    }
+
+    /// The supervisor's actor, for ractor's registry, groups and links. A restart makes another
+    /// one.
     pub fn cell(&self) -> ActorCell {
-        self.actor.get_cell()
+        self.place.latest().actor.get_cell()
     }
 
     /// Adds a child at the end and starts it. Returns once it is running.
@@ -211,34 +246,44 @@ impl Supervisor {
     /// Stops the children, right to left, each according to its specification, then the supervisor.
     /// Returns once nothing is left, with the reason for the end: it may have given up before.
     /// Idempotent. There is no deadline: it takes as long as the children's `shutdown` allows.
+    ///
+    /// A child of another supervisor is started again by that one if its specification says so; to
+    /// stop it for good, use [`Supervisor::terminate_child`] of the other one.
     pub async fn stop(&self) -> Option<End> {
-        self.request_stop();
-        self.wait().await
+        let Incarnation {
+            actor,
+            shared,
+            mut over,
+        } = self.place.latest();
+        request_stop(&actor);
+        while over.changed().await.is_ok() {}
+        shared.end()
     }
 
     /// Requests a stop without waiting for it.
     pub fn request_stop(&self) {
-        request_stop(&self.actor);
+        request_stop(&self.place.latest().actor);
     }
 
-    /// Waits until the supervisor has ended and nothing is left. Returns `None` if it was ended by
-    /// ractor's own `stop` or `kill`. Does not depend on the actor that the supervisor is linked
+    /// Waits until the supervisor (its present incarnation) has ended and nothing is left. Returns
+    /// `None` if it was ended by ractor's own `stop` or `kill`. Does not depend on the actor that the supervisor is linked
     /// to, so it may be awaited in any callback of that actor. Cancel safe.
     pub async fn wait(&self) -> Option<End> {
-        let mut over = self.over.clone();
+        let Incarnation { shared, mut over, .. } = self.place.latest();
         while over.changed().await.is_ok() {}
-        self.shared.end()
+        shared.end()
     }
 
     /// Sends a request and waits for the reply. Fails if the supervisor is gone.
     async fn ask<T>(&self, message: impl FnOnce(ReplyTo<T>) -> SupervisorMessage) -> Result<T, Gone> {
         let (reply, answer) = oneshot::channel();
-        self.actor.cast(message(reply)).map_err(|_| Gone)?;
+        let actor = self.place.latest().actor;
+        actor.cast(message(reply)).map_err(|_| Gone)?;
         answer.await.map_err(|_| Gone)
     }
 }
 
-fn request_stop(actor: &ActorRef<SupervisorMessage>) {
+pub(crate) fn request_stop(actor: &ActorRef<SupervisorMessage>) {
     // An actor that accepts no more messages is already stopping.
     let _ = actor.cast(SupervisorMessage::Stop);
 }
@@ -256,12 +301,12 @@ impl From<SpawnErr> for SupervisorError {
 }
 
 /// A start in progress.
-struct Start {
-    ready: oneshot::Receiver<Result<(), End>>,
-    shared: Arc<Shared>,
+pub(crate) struct Start {
+    pub(crate) ready: oneshot::Receiver<Result<(), End>>,
+    pub(crate) shared: Arc<Shared>,
 }
 
-fn arguments(options: SupervisorOptions, children: Vec<ChildSpec>) -> (SupervisorArguments, Start) {
+pub(crate) fn arguments(options: SupervisorOptions, children: Vec<ChildSpec>) -> (SupervisorArguments, Start) {
     let (ready, is_ready) = oneshot::channel();
     let shared = Arc::<Shared>::default();
     (
@@ -290,7 +335,7 @@ impl Start {
         abandoned.defuse();
         if let Ok(Ok(())) = outcome {
             let shared = self.shared;
-            return Ok(Supervisor { actor, shared, over });
+            return Ok(Supervisor::at(Place::new(Incarnation { actor, shared, over })));
         }
         let _ = ended.await;
         match outcome {
@@ -314,90 +359,5 @@ impl Drop for StopOnDrop {
         if let Some(actor) = &self.0 {
             request_stop(actor);
         }
-    }
-}
-
-/// Starts a supervisor as a child of another one. It counts as running once its children are.
-async fn start_nested(
-    mut context: StartContext,
-    options: SupervisorOptions,
-    children: Vec<ChildSpec>,
-) -> Result<(StartedChild, Supervisor), NotStarted> {
-    let (arguments, mut start) = arguments(options, children);
-    let mut started = context.spawn(None, SupervisorActor, arguments).await?;
-    let actor = ActorRef::<SupervisorMessage>::from(started.cell().clone());
-    let (over, ended) = accompany(started.join, &start.shared);
-    started.join = ended;
-    let outcome = tokio::select! {
-        biased;
-        outcome = &mut start.ready => outcome,
-        () = context.cancelled() => {
-            request_stop(&actor);
-            started.ended().await;
-            return Err(NotStarted::cancelled());
-        }
-    };
-    match outcome {
-        Ok(Ok(())) => {
-            let shared = start.shared;
-            Ok((started, Supervisor { actor, shared, over }))
-        }
-        Ok(Err(end)) => {
-            started.ended().await;
-            Err(NotStarted::Failed(end.exit_reason().into()))
-        }
-        Err(_) => {
-            started.ended().await;
-            Err(NotStarted::Failed(ExitReason::Killed.into()))
-        }
-    }
-}
-
-/// A child that is a supervisor. `handle` converts its handle to the info of its start.
-pub(crate) fn nested<F, I>(
-    id: ChildId,
-    options: SupervisorOptions,
-    children: F,
-    handle: fn(Supervisor) -> I,
-) -> ChildSpec
-where
-    F: Fn() -> Vec<ChildSpec> + Send + Sync + 'static,
-    I: Send + Sync + 'static,
-{
-    let start = move |context| {
-        let starting = start_nested(context, options.clone(), children());
-        async move {
-            let (started, supervisor) = starting.await?;
-            Ok(started.with_info(Arc::new(handle(supervisor))))
-        }
-    };
-    ChildSpec::starting(id, start)
-        .kind(ChildKind::Supervisor)
-        .stop_with(|cell| request_stop(&ActorRef::from(cell.clone())))
-}
-
-impl ChildSpec {
-    /// A child that is a supervisor itself. `children` returns its children at each start. It
-    /// counts as running once they are. Its handle is the [`info`](crate::RunningChild::info) of
-    /// its start. Default shutdown: infinity.
-    pub fn supervisor<F>(id: impl Into<ChildId>, options: SupervisorOptions, children: F) -> Self
-    where
-        F: Fn() -> Vec<ChildSpec> + Send + Sync + 'static,
-    {
-        nested(id.into(), options, children, |supervisor| supervisor)
-    }
-}
-
-impl RunningChild {
-    /// The handle of a child that is a [`Supervisor`].
-    pub fn supervisor(&self) -> Option<Supervisor> {
-        self.info_as()
-    }
-}
-
-impl ChildInfo {
-    /// The handle of a running child that is a [`Supervisor`].
-    pub fn supervisor(&self) -> Option<Supervisor> {
-        self.info_as()
     }
 }

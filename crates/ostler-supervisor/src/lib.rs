@@ -44,6 +44,7 @@ mod exit;
 mod handle;
 mod launch;
 mod messages;
+mod nested;
 mod options;
 mod running;
 mod supervised;

@@ -13,6 +13,8 @@ type Reporter = Arc<dyn Fn(Report) + Send + Sync>;
 pub struct SupervisorOptions {
     pub(crate) flags: SupervisorFlags,
     pub(crate) reporter: Option<Reporter>,
+    /// Reports are not logged.
+    pub(crate) quiet: bool,
 }
 
 impl fmt::Debug for SupervisorOptions {
@@ -20,13 +22,17 @@ impl fmt::Debug for SupervisorOptions {
         f.debug_struct("SupervisorOptions")
             .field("flags", &self.flags)
             .field("reporter", &self.reporter.is_some())
+            .field("quiet", &self.quiet)
             .finish()
     }
 }
 
 impl From<SupervisorFlags> for SupervisorOptions {
     fn from(flags: SupervisorFlags) -> Self {
-        SupervisorOptions { flags, reporter: None }
+        SupervisorOptions {
+            flags,
+            ..SupervisorOptions::default()
+        }
     }
 }
 
@@ -66,9 +72,17 @@ impl SupervisorOptions {
     }
 
     /// Sets a function that is called with each report. It is called from within the supervisor and
-    /// must not block. Reports are emitted as tracing events in any case.
+    /// must not block. Reports are also emitted as tracing events, unless [`quiet`](Self::quiet)
+    /// is set.
     pub fn reporter(mut self, reporter: impl Fn(Report) + Send + Sync + 'static) -> Self {
         self.reporter = Some(Arc::new(reporter));
+        self
+    }
+
+    /// Emits no tracing events for reports, because the app logs what they mean itself. Default:
+    /// they are emitted.
+    pub fn quiet(mut self) -> Self {
+        self.quiet = true;
         self
     }
 }

@@ -29,6 +29,7 @@ impl ChildStart {
 
 /// A running child.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct RunningChild {
     /// Its id, key and incarnation.
     pub child: ChildRef,
@@ -56,6 +57,7 @@ impl fmt::Debug for RunningChild {
 
 /// One row of `which_children`.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct ChildInfo {
     /// Its id, key and latest incarnation, which is 0 before the first start.
     pub child: ChildRef,

@@ -2,19 +2,19 @@
 
 use ostler_core::supervision::Report;
 use ractor::ActorCell;
-use tracing::{debug, error, warn};
+use tracing::{debug, error};
 
 /// The target that users filter by.
 const TARGET: &str = "ostler::supervisor";
 
+/// One line for each failure, at level error; what follows from it is logged at level debug.
 /// Progress has level debug, because OTP's default level does not show it either.
 pub(crate) fn trace(supervisor: &ActorCell, report: &Report) {
-    let supervisor = supervisor.get_name().unwrap_or_else(|| supervisor.get_id().to_string());
-    let (name, child) = (report.name(), report.child());
+    let (supervisor, name, child) = (supervisor.get_name(), report.name(), report.child());
     let (id, incarnation) = (child.id.as_str(), child.incarnation);
     match report {
         Report::Progress { .. } => {
-            debug!(target: TARGET, report = name, supervisor, child = id, incarnation, "child started")
+            debug!(target: TARGET, report = name, supervisor, child = id, incarnation, "child started");
         }
         Report::StartError { reason, .. } => {
             error!(target: TARGET, report = name, supervisor, child = id, incarnation, %reason, "child did not start");
@@ -26,17 +26,18 @@ pub(crate) fn trace(supervisor: &ActorCell, report: &Report) {
             error!(target: TARGET, report = name, supervisor, child = id, incarnation, %reason, "child did not stop as requested");
         }
         Report::RestartScheduled {
-            reason,
             attempt,
             delay,
             restarts,
             ..
         } => {
             let delay_ms = delay.as_millis();
-            warn!(target: TARGET, report = name, supervisor, child = id, incarnation, %reason, attempt, delay_ms, restarts, "child will be restarted");
+            debug!(target: TARGET, report = name, supervisor, child = id, incarnation, attempt, delay_ms, restarts, "child will be restarted");
         }
         Report::ReachedMaxRestartIntensity { reason, restarts, .. } => {
             error!(target: TARGET, report = name, supervisor, child = id, incarnation, %reason, restarts, "too many restarts: the supervisor gives up");
         }
+        // A new kind of report has no line until it gets one here.
+        _ => {}
     }
 }

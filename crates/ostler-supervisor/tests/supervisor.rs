@@ -15,6 +15,8 @@ mod extensions;
 mod linked;
 #[path = "supervisor/misc.rs"]
 mod misc;
+#[path = "supervisor/nested.rs"]
+mod nested;
 #[path = "supervisor/restart_types.rs"]
 mod restart_types;
 #[path = "supervisor/significant.rs"]

@@ -1,13 +1,17 @@
 //! The events of a run: flat records, written as one JSON object per line. Names and fields are
 //! stable (schema 1).
 
-use std::collections::BTreeMap;
+mod facts;
+
 use std::time::{Duration, SystemTime};
 
-use ostler_core::failure::{ExitStatus, Failure, Reason};
+use ostler_core::failure::{ExitStatus, Reason};
 use ostler_core::ids::{Incarnation, RunId, WorkerId};
+use ostler_core::lifecycle::Cause;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
+
+pub use facts::{Containment, Facts};
 
 /// The version of the event schema.
 pub const SCHEMA: u32 = 1;
@@ -16,6 +20,7 @@ macro_rules! event_kinds {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)*) => {
         /// What happened.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
         pub enum EventKind {
             $($(#[doc = $doc])+ $variant,)*
         }
@@ -114,6 +119,7 @@ event_kinds! {
 
 /// One event. Fields that do not apply are absent from the JSON.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Event {
     /// The event's number in its run, counted from 1 without gaps.
     pub seq: u64,
@@ -135,67 +141,37 @@ pub struct Event {
     pub facts: Facts,
 }
 
-/// The fields of an event besides its subject.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Facts {
-    /// The process id.
-    pub pid: Option<u32>,
-    /// The port of a worker with one port.
-    pub port: Option<u16>,
-    /// The ports of a worker with named ports.
-    pub ports: BTreeMap<String, u16>,
-    /// The path of the Unix socket of a worker with one.
-    pub socket: Option<String>,
-    /// The paths of the Unix sockets of a worker with named ones.
-    pub sockets: BTreeMap<String, String>,
-    /// What contains the worker's process tree: `sitter` or `cgroup`.
-    pub containment: Option<String>,
-    /// Why the incarnation failed.
-    pub reason: Option<Reason>,
-    /// What happened, in one sentence.
-    pub message: Option<String>,
-    /// What to do about it.
-    pub suggestion: Option<String>,
-    /// How the process ended: `status` or `signal` in the JSON.
-    pub exit: Option<ExitStatus>,
-    /// The signal that was sent. Also `signal` in the JSON; an event never has both.
-    pub signal: Option<String>,
-    /// What caused it, for example a stop of the pool.
-    pub cause: Option<String>,
-    /// The last lines of stderr, oldest first.
-    pub stderr_tail: Vec<String>,
-    /// The process that holds the port or other resource.
-    pub holder: Option<String>,
-    /// A count; its meaning depends on the kind.
-    pub count: Option<u64>,
-    /// The processes found, one text each.
-    pub orphans: Vec<String>,
-    /// The number of this consecutive restart.
-    pub attempt: Option<u32>,
-    /// The delay before the restart.
-    pub delay: Option<Duration>,
-    /// The time since the incarnation's previous state.
-    pub elapsed: Option<Duration>,
-}
-
 impl Event {
-    /// Creates the event that replaces `count` events missing before `next`; `why` says why. Its
-    /// `seq` is that of the last missing event.
-    pub fn dropped_before(next: &Self, count: u64, why: &str) -> Self {
+    /// An event of the run with this number, at this time; its other fields are set afterwards.
+    pub fn new(seq: u64, time: SystemTime, kind: EventKind, app: impl Into<String>, run: RunId) -> Self {
         Self {
-            seq: next.seq.saturating_sub(1),
-            time: next.time,
-            kind: EventKind::EventsDropped,
-            app: next.app.clone(),
-            run: next.run,
+            seq,
+            time,
+            kind,
+            app: app.into(),
+            run,
             pool: None,
             worker: None,
             incarnation: None,
-            facts: Facts {
-                count: Some(count),
-                message: Some(format!("{count} events are missing here: {why}")),
-                ..Facts::default()
-            },
+            facts: Facts::default(),
+        }
+    }
+
+    /// Creates the event that replaces `count` events missing before `next`; `why` says why. Its
+    /// `seq` is that of the last missing event.
+    pub fn dropped_before(next: &Self, count: u64, why: &str) -> Self {
+        let facts = Facts::default()
+            .with_count(count)
+            .with_message(format!("{count} events are missing here: {why}"));
+        Self {
+            facts,
+            ..Self::new(
+                next.seq.saturating_sub(1),
+                next.time,
+                EventKind::EventsDropped,
+                next.app.clone(),
+                next.run,
+            )
         }
     }
 
@@ -242,21 +218,6 @@ impl Event {
     }
 }
 
-impl Facts {
-    /// The fields of a failure.
-    pub fn of_failure(failure: &Failure) -> Self {
-        Self {
-            reason: Some(failure.reason),
-            message: Some(failure.message.clone()),
-            suggestion: Some(failure.suggestion.clone()),
-            exit: failure.status,
-            stderr_tail: failure.stderr_tail.clone(),
-            holder: failure.holder.clone(),
-            ..Self::default()
-        }
-    }
-}
-
 struct Fields<M: SerializeMap>(M);
 
 impl<M: SerializeMap> Fields<M> {
@@ -293,19 +254,19 @@ impl Serialize for Event {
 impl Facts {
     fn serialize_into<M: SerializeMap>(&self, out: &mut Fields<M>) -> Result<(), M::Error> {
         let status = self.exit.and_then(ExitStatus::code);
-        let ended_by = self.exit.and_then(ExitStatus::signal).map(|signal| signal.name());
+        let signal = self.exit.and_then(ExitStatus::signal).or(self.signal);
         out.some("pid", self.pid)?;
         out.some("port", self.port)?;
         out.some("ports", Some(&self.ports).filter(|ports| !ports.is_empty()))?;
         out.some("socket", self.socket.as_ref())?;
         out.some("sockets", Some(&self.sockets).filter(|sockets| !sockets.is_empty()))?;
-        out.some("containment", self.containment.as_ref())?;
+        out.some("containment", self.containment.map(Containment::name))?;
         out.some("reason", self.reason.map(Reason::name))?;
         out.some("message", self.message.as_ref())?;
         out.some("suggestion", self.suggestion.as_ref())?;
         out.some("status", status)?;
-        out.some("signal", ended_by.as_ref().or(self.signal.as_ref()))?;
-        out.some("cause", self.cause.as_ref())?;
+        out.some("signal", signal.map(|signal| signal.name()))?;
+        out.some("cause", self.cause.map(Cause::name))?;
         out.some("stderr_tail", Some(&self.stderr_tail).filter(|tail| !tail.is_empty()))?;
         out.some("holder", self.holder.as_ref())?;
         out.some("count", self.count)?;
@@ -319,33 +280,39 @@ impl Facts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ostler_core::failure::Failure;
     use ostler_core::signal::Signal;
 
     fn event(kind: EventKind, facts: Facts) -> Event {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(1_500_000_001);
         Event {
-            seq: 7,
-            time: SystemTime::UNIX_EPOCH + Duration::from_nanos(1_500_000_001),
-            kind,
-            app: "demo".into(),
-            run: RunId::from_u128(1),
-            pool: None,
             worker: Some(WorkerId::new("embed", 0)),
             incarnation: Some(Incarnation::FIRST),
             facts,
+            ..Event::new(7, time, kind, "demo", RunId::from_u128(1))
         }
     }
 
     #[test]
     fn json_is_stable() {
-        let facts = Facts {
-            exit: Some(ExitStatus::Signal(Signal::KILL)),
-            elapsed: Some(Duration::from_millis(12)),
-            ..Facts::default()
-        };
+        let facts = Facts::default()
+            .with_exit(ExitStatus::Signal(Signal::KILL))
+            .with_elapsed(Duration::from_millis(12));
         assert_eq!(
             serde_json::to_string(&event(EventKind::WorkerExited, facts)).unwrap(),
             r#"{"schema":1,"seq":7,"time":"1970-01-01T00:00:01.500000001Z","event":"worker.exited","app":"demo","run":"00000000000000000000000000000001","pool":"embed","worker":"embed/0","incarnation":1,"signal":"KILL","elapsed_ms":12}"#
         );
+    }
+
+    #[test]
+    fn typed_fields_are_names_in_json() {
+        let facts = Facts::default()
+            .with_containment(Containment::Cgroup)
+            .with_signal(Signal::TERM)
+            .with_cause(Cause::PoolResize);
+        let json = serde_json::to_value(event(EventKind::WorkerStopping, facts)).unwrap();
+        let fields = [&json["containment"], &json["signal"], &json["cause"]];
+        assert_eq!(fields, ["cgroup", "TERM", "pool_resize"]);
     }
 
     #[test]

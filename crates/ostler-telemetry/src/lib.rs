@@ -15,5 +15,5 @@ mod observe;
 pub mod otlp;
 
 pub use context::SpanLink;
-pub use event::{Event, EventKind, Facts};
+pub use event::{Containment, Event, EventKind, Facts};
 pub use observe::{CallEnd, Clients, ClientsSnapshot, Instance, Observer, Output, Part, PoolSnapshot, Snapshot, Usage};

@@ -89,6 +89,7 @@ pub struct ClientsSnapshot {
 
 /// A measured part of an incarnation's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Part {
     /// From the reservation until ready.
     Start,

@@ -10,7 +10,9 @@ use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
 use futures_util::stream::{Stream, StreamExt};
+use ostler_core::failure::Reason;
 use ostler_core::ids::{Incarnation, RunId, WorkerId};
+use ostler_core::lifecycle::Cause;
 use ostler_telemetry::{Event, EventKind, Facts, Observer, SpanLink, context};
 use tokio::sync::broadcast;
 use tokio_stream::wrappers::BroadcastStream;
@@ -141,17 +143,10 @@ impl Hub {
         let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
         let sender = line.sender.clone()?;
         line.seq += 1;
-        let event = Arc::new(Event {
-            seq: line.seq,
-            time: SystemTime::now(),
-            kind,
-            app: self.app.clone(),
-            run: self.run,
-            pool: about.pool,
-            worker: about.worker,
-            incarnation: about.incarnation,
-            facts,
-        });
+        let mut event = Event::new(line.seq, SystemTime::now(), kind, self.app.as_str(), self.run);
+        (event.pool, event.worker, event.incarnation) = (about.pool, about.worker, about.incarnation);
+        event.facts = facts;
+        let event = Arc::new(event);
         // Having no subscriber is not an error.
         let _ = sender.send(Arc::clone(&event));
         if kind == EventKind::RunStopped {
@@ -179,40 +174,82 @@ impl Hub {
     }
 }
 
-/// Logs the event.
+/// Logs the event: what needs attention at level warn, what a run has come to at level info, and
+/// the steps between at level debug. A crash is one line above debug.
 fn trace(event: &Event) {
     let worker = event.worker.as_ref().map(ToString::to_string);
     let who = worker.as_deref().or(event.pool.as_deref()).unwrap_or("run");
     let incarnation = event.incarnation.map(|i| i.0);
     let facts = &event.facts;
+    let cause = facts.cause.map(Cause::name);
     if event.is_trouble() {
         tracing::warn!(
             target: "ostler", event = event.kind.name(), who, incarnation, pid = facts.pid,
-            reason = facts.reason.map(|reason| reason.name()), message = facts.message.as_deref(),
-            suggestion = facts.suggestion.as_deref(), count = facts.count
+            reason = facts.reason.map(Reason::name), message = facts.message.as_deref(),
+            suggestion = facts.suggestion.as_deref(), count = facts.count, cause
         );
+    } else if is_step(event.kind) {
+        tracing::debug!(target: "ostler", event = event.kind.name(), who, incarnation, pid = facts.pid, cause);
     } else {
         tracing::info!(
-            target: "ostler", event = event.kind.name(), who, incarnation, pid = facts.pid,
-            cause = facts.cause.as_deref(), count = facts.count
+            target: "ostler", event = event.kind.name(), who, incarnation, pid = facts.pid, cause,
+            count = facts.count
         );
+    }
+}
+
+/// Whether it is a step from one state of a worker to another, and not what it comes to.
+fn is_step(kind: EventKind) -> bool {
+    matches!(
+        kind,
+        EventKind::WorkerReserved
+            | EventKind::WorkerSpawned
+            | EventKind::WorkerDraining
+            | EventKind::WorkerStopping
+            | EventKind::WorkerExited
+            | EventKind::WorkerReleased
+            | EventKind::WorkerRestarting
+    )
+}
+
+/// What a reader of events gets.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum EventItem {
+    /// An event.
+    Event(Arc<Event>),
+    /// The reader was too slow, and has lost this many events.
+    Lagged(u64),
+}
+
+impl EventItem {
+    /// The event; `None` in the place of lost ones.
+    pub fn event(self) -> Option<Arc<Event>> {
+        match self {
+            Self::Event(event) => Some(event),
+            Self::Lagged(_) => None,
+        }
     }
 }
 
 /// The events of a run from the time of the subscription on, in order. A [`Stream`], which can also
 /// be read with [`EventStream::recv`].
 ///
-/// A reader that falls more than [`EVENT_BUFFER`] events behind gets an `events.dropped` with their
-/// number in their place, whatever its filter is. It never slows the instance down.
+/// A reader that falls more than [`EVENT_BUFFER`] events behind gets [`EventItem::Lagged`] in the
+/// place of those that it has lost, whatever its filter is. It never slows the instance down.
 ///
 /// ```no_run
 /// # async fn example(ostler: ostler::Ostler) {
-/// use ostler::EventKind;
+/// use ostler::{EventItem, EventKind};
 ///
 /// let kinds = [EventKind::WorkerExited, EventKind::WorkerFailed];
 /// let mut ends = ostler.subscribe().worker("web/0").kinds(kinds);
-/// while let Some(event) = ends.recv().await {
-///     println!("{} {:?}", event.kind.name(), event.facts.message);
+/// while let Some(item) = ends.recv().await {
+///     match item {
+///         EventItem::Event(event) => println!("{} {:?}", event.kind.name(), event.facts.message),
+///         EventItem::Lagged(events) => println!("{events} events were missed"),
+///         _ => {}
+///     }
 /// }
 /// # }
 /// ```
@@ -264,36 +301,37 @@ impl EventStream {
     }
 
     /// The next event; `None` when the run is over and every event has been read. Cancel safe.
-    pub async fn recv(&mut self) -> Option<Arc<Event>> {
+    pub async fn recv(&mut self) -> Option<EventItem> {
         self.next().await
     }
 
-    fn dropped_before(&mut self, next: &Event) -> Arc<Event> {
+    /// The number of events that are missing before this one, which observers count as well.
+    fn lost_before(&mut self, next: &Event) -> u64 {
         let count = std::mem::take(&mut self.lost);
-        let dropped = Arc::new(Event::dropped_before(next, count, "their reader was too slow"));
         if let Some(observer) = &self.observer {
-            observer.event(&dropped, &SpanLink::default());
+            let dropped = Event::dropped_before(next, count, "their reader was too slow");
+            observer.event(&Arc::new(dropped), &SpanLink::default());
         }
-        dropped
+        count
     }
 }
 
 impl Stream for EventStream {
-    type Item = Arc<Event>;
+    type Item = EventItem;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Arc<Event>>> {
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<EventItem>> {
         loop {
             if let Some(event) = self.waiting.take()
                 && self.filter.passes(&event)
             {
-                return Poll::Ready(Some(event));
+                return Poll::Ready(Some(EventItem::Event(event)));
             }
             match ready!(Pin::new(&mut self.events).poll_next(context)) {
                 Some(Ok(event)) if self.lost == 0 => self.waiting = Some(event),
                 Some(Ok(event)) => {
-                    let dropped = self.dropped_before(&event);
+                    let lost = self.lost_before(&event);
                     self.waiting = Some(event);
-                    return Poll::Ready(Some(dropped));
+                    return Poll::Ready(Some(EventItem::Lagged(lost)));
                 }
                 // The oldest remaining events can be overwritten again before they are read.
                 Some(Err(BroadcastStreamRecvError::Lagged(count))) => self.lost += count,
@@ -311,6 +349,10 @@ mod tests {
         Hub::new("test".into(), RunId::from_u128(1))
     }
 
+    async fn next(stream: &mut EventStream) -> Option<Arc<Event>> {
+        stream.recv().await.map(|item| item.event().expect("no lag"))
+    }
+
     #[tokio::test]
     async fn subscribers_see_every_event_in_order() {
         let hub = hub();
@@ -319,7 +361,7 @@ mod tests {
             hub.emit(EventKind::SweepDone, About::run(), Facts::default());
         }
         for seq in 1..=3 {
-            assert_eq!(stream.recv().await.map(|event| event.seq), Some(seq));
+            assert_eq!(next(&mut stream).await.map(|event| event.seq), Some(seq));
         }
         drop(hub);
         assert!(stream.recv().await.is_none());
@@ -331,7 +373,10 @@ mod tests {
         let mut stream = hub.subscribe();
         hub.emit(EventKind::RunStopped, About::run(), Facts::default());
         hub.emit(EventKind::WorkerFailed, About::run(), Facts::default());
-        assert_eq!(stream.recv().await.map(|event| event.kind), Some(EventKind::RunStopped));
+        assert_eq!(
+            next(&mut stream).await.map(|event| event.kind),
+            Some(EventKind::RunStopped)
+        );
         assert!(stream.recv().await.is_none());
         assert!(hub.subscribe().recv().await.is_none());
     }
@@ -344,10 +389,12 @@ mod tests {
         for _ in 0..EVENT_BUFFER + lost {
             hub.emit(EventKind::SweepDone, About::run(), Facts::default());
         }
-        let first = stream.recv().await.unwrap();
-        assert_eq!(first.kind, EventKind::EventsDropped);
-        assert_eq!(first.facts.count, Some(lost as u64));
-        assert_eq!(stream.recv().await.unwrap().seq, lost as u64 + 1);
+        let first = stream.recv().await;
+        assert!(
+            matches!(first, Some(EventItem::Lagged(events)) if events == lost as u64),
+            "{first:?}"
+        );
+        assert_eq!(next(&mut stream).await.unwrap().seq, lost as u64 + 1);
     }
 
     /// A reader that is overtaken repeatedly, even between the lag and the next event.
@@ -366,10 +413,10 @@ mod tests {
             }
         });
         let (mut read, mut lost) = (0, 0);
-        while let Some(event) = stream.recv().await {
-            match event.kind {
-                EventKind::EventsDropped => lost += event.facts.count.unwrap(),
-                _ => {
+        while let Some(item) = stream.recv().await {
+            match item {
+                EventItem::Lagged(events) => lost += events,
+                EventItem::Event(event) => {
                     read += 1;
                     assert_eq!(event.seq, read + lost, "every missing event must be reported");
                 }
@@ -392,10 +439,10 @@ mod tests {
         hub.emit(EventKind::PoolReady, About::pool("web"), Facts::default());
         hub.emit(EventKind::PoolReady, About::pool("other"), Facts::default());
         drop(hub);
-        let event = of_worker.next().await.expect("an event of web/1");
+        let event = next(&mut of_worker).await.expect("an event of web/1");
         assert_eq!((event.seq, event.pool.as_deref()), (3, Some("web")));
         assert!(of_worker.next().await.is_none());
-        let seqs: Vec<u64> = of_pool.map(|event| event.seq).collect().await;
+        let seqs: Vec<u64> = of_pool.map(|item| item.event().expect("no lag").seq).collect().await;
         assert_eq!(seqs, [1, 2, 3, 4]);
     }
 }

@@ -21,6 +21,7 @@ pub(crate) mod handle;
 pub(crate) mod pool_builder;
 mod process_table;
 pub(crate) mod report;
+mod runtime;
 pub(crate) mod services;
 mod snapshot;
 pub mod sweep;

@@ -43,7 +43,7 @@
 //! | know and control one worker | [`Worker`]: its address, state, restart, stop |
 //! | say when a worker is ready, and whether it is healthy | [`Ready`], [`Health`] |
 //! | say which ends are followed by a restart, and when to give up | [`Restart`], [`PoolSpec::intensity()`], [`Backoff`] |
-//! | see what happens | [`Ostler::subscribe`], [`EventStream`], [`EventKind`] |
+//! | see what happens | [`Ostler::subscribe`], [`EventStream`], [`EventItem`], [`EventKind`] |
 //! | export traces, metrics and logs | `otlp` (a feature), [`Observer`] for your own exporter |
 //! | make an instance a child of a supervisor | [`Ostler::child_spec`] |
 //! | supervise ordinary ractor actors, no process in sight | [`supervisor`] |
@@ -106,13 +106,12 @@ pub mod testing;
 mod usage;
 
 pub use follow::{Endpoint, Follower, ReadyWorker, Stdio, WorkerChange};
-pub use hub::{EVENT_BUFFER, EventStream};
+pub use hub::{EVENT_BUFFER, EventItem, EventStream};
 pub use instance::audit::AUDIT_INTERVAL;
 pub use instance::builder::{OstlerBuilder, PARENT_GRACE, ROOT_INTENSITY, ROOT_PERIOD, StartError};
-pub use instance::cleaner::CleanupReport;
 pub use instance::handle::{Killer, Ostler};
 pub use instance::pool_builder::PoolBuilder;
-pub use instance::report::{RunGaveUp, StopError, StopReport};
+pub use instance::report::{RunGaveUp, StopError, StopReport, Unreleased};
 pub use instance::sweep;
 pub use pool::{NotRestartable, NotSignalled, Pool, PoolEnd, PoolError, PoolPhase, Worker};
 pub use process::{OUTPUT_BUFFER, OutputItem, OutputLine, RECORDS_A_SECOND, RECORDS_AT_ONCE, WorkerOutput};
@@ -137,8 +136,8 @@ pub use ostler_registry::{AppDirError, DirEnv, Engine, RunDirError, TableError, 
 #[cfg(feature = "otlp")]
 pub use ostler_telemetry::otlp;
 pub use ostler_telemetry::{
-    CallEnd, Clients, ClientsSnapshot, Event, EventKind, Facts, Instance, Observer, Output, Part, PoolSnapshot,
-    Snapshot, SpanLink, Usage,
+    CallEnd, Clients, ClientsSnapshot, Containment, Event, EventKind, Facts, Instance, Observer, Output, Part,
+    PoolSnapshot, Snapshot, SpanLink, Usage,
 };
 
 #[cfg(test)]

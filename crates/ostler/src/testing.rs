@@ -36,6 +36,7 @@
 //! | [`TestBed::event`], [`TestBed::event_where`], [`TestBed::within`] | work: their deadline is real time, and the clock stands still while they wait |
 //! | start, stop and restart of an instance, a pool or a worker, awaited in one of these | work |
 //! | Ostler's own timers: backoff, `start_timeout`, `Ready::After`, grace, the interval of probes, `watchdog` | stand still with the clock while one of these waits; `tokio::time::advance` moves them |
+//! | an instance that is started without a test bed | refused with [`StartError::PausedClock`](crate::StartError::PausedClock) |
 //! | an operation that is awaited outside of these | tokio advances the clock whenever no task is ready to run, which is so while a process starts: the next of Ostler's deadlines passes at once |
 //!
 //! To shorten a time in a test, set it in the specification rather than pausing the clock.

@@ -83,6 +83,7 @@ fn reporter(name: &'static str, reports: mpsc::UnboundedSender<Report>) -> impl 
             Report::StartError { reason, .. } | Report::ShutdownError { reason, .. } => {
                 println!("  {name}: {} of {child}: {reason}", report.name());
             }
+            other => println!("  {name}: {} of {child}", other.name()),
         }
         // The receiver may be gone at the end.
         let _ = reports.send(report);

@@ -6,7 +6,7 @@ use std::error::Error;
 use std::path::Path;
 use std::time::Duration;
 
-use ostler::{EventKind, EventStream, Ostler, Port, Ready, Restart};
+use ostler::{EventItem, EventKind, EventStream, Ostler, Port, Ready, Restart};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 /// The app's top supervisor. This one only prints when Ostler's tree ends.
@@ -83,7 +83,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn print(mut events: EventStream) {
-    while let Some(event) = events.recv().await {
+    while let Some(item) = events.recv().await {
+        let event = match item {
+            EventItem::Event(event) => event,
+            EventItem::Lagged(events) => {
+                println!("{events} events were missed");
+                continue;
+            }
+            _ => continue,
+        };
         let worker = event.worker.as_ref().map(ToString::to_string).unwrap_or_default();
         println!(
             "{:>4} {:<18} {worker} {}",

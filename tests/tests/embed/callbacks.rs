@@ -259,8 +259,8 @@ async fn a_busy_parent_does_not_delay_it() {
 async fn assert_graceful(mut scene: Scene, end: impl FnOnce(&ActorRef<Order>)) {
     end(&scene.app);
     let stopping = scene.seen.kind(EventKind::WorkerStopping).await;
-    assert_eq!(stopping.facts.cause.as_deref(), Some("parent_ended"));
-    assert_eq!(stopping.facts.signal.as_deref(), Some("TERM"));
+    assert_eq!(stopping.facts.cause, Some(ostler::Cause::ParentEnded));
+    assert_eq!(stopping.facts.signal, Some(ostler::Signal::TERM));
     scene.seen.until_run_stopped().await;
     scene.seen.assert_balanced();
     let exited = scene

@@ -71,7 +71,7 @@ async fn a_worker_that_is_stopped_and_started_by_dropped_futures_is() {
             .iter()
             .rev()
             .find(|event| event.kind == EventKind::WorkerStopping);
-        assert_eq!(stopping.unwrap().facts.cause.as_deref(), Some("user_stop"));
+        assert_eq!(stopping.unwrap().facts.cause, Some(ostler::Cause::UserStop));
         in_time(worker.stop()).await.unwrap();
         drop_after(polls, worker.start()).await;
         seen.kind(EventKind::WorkerReady).await;
@@ -120,7 +120,7 @@ async fn an_instance_whose_stop_is_dropped_stops_in_order() {
         seen.kind(EventKind::PoolReady).await;
         drop_after(polls, ostler.stop()).await;
         let stopping = seen.kind(EventKind::WorkerStopping).await;
-        assert_eq!(stopping.facts.cause.as_deref(), Some("instance_stop"));
+        assert_eq!(stopping.facts.cause, Some(ostler::Cause::InstanceStop));
         let exited = seen.kind(EventKind::WorkerExited).await;
         assert_eq!(exited.facts.exit, Some(ostler::ExitStatus::Code(0)));
         let watching = ostler.clone();

@@ -391,7 +391,7 @@ async fn a_tree_that_is_not_proven_gone_is_never_reported_as_released() {
     send(keeper, Signal::SIGSTOP);
     send(sitter, Signal::SIGKILL);
     send(keeper, Signal::SIGKILL);
-    let is_unseen = |event: &ostler::Event| event.facts.cause.as_deref() == Some("unseen");
+    let is_unseen = |event: &ostler::Event| event.facts.cause == Some(ostler::Cause::Unseen);
     let unseen = seen.wait_for("the end that nothing proves", is_unseen).await;
     assert_eq!(
         (unseen.kind, unseen.incarnation),

@@ -1,8 +1,10 @@
 //! Dropped handles, ended runtimes and abandoned starts leave nothing behind.
 
+use std::error::Error as _;
 use std::time::Duration;
 
 use ostler::{EventKind, Ostler, StartError};
+use ostler_core::chain::chain;
 use ostler_tests::run_directories;
 use tokio::runtime::{Builder, Runtime};
 
@@ -135,13 +137,53 @@ async fn abandoned_stop_kills() {
     assert_no_runs(&place.state());
 }
 
+#[test]
+fn a_runtime_without_timers_or_io_is_refused_with_what_to_do() {
+    let place = Place::new();
+    let built = |builder: &mut Builder| builder.build().unwrap();
+    let runtimes = [
+        ("no timers", built(Builder::new_current_thread().enable_io())),
+        ("no I/O", built(Builder::new_current_thread().enable_time())),
+        ("neither", built(&mut Builder::new_multi_thread())),
+    ];
+    for (what, runtime) in runtimes {
+        let error = runtime.block_on(place.builder().start()).unwrap_err();
+        assert!(matches!(error, StartError::Runtime), "{what}: {error}");
+        assert!(error.to_string().contains("enable_all"), "{error}");
+        place.assert_nothing_left();
+    }
+    let error = futures_util::FutureExt::now_or_never(place.builder().start());
+    assert!(matches!(error, Some(Err(StartError::Runtime))), "no runtime at all");
+    place.assert_nothing_left();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_clock_is_refused_with_what_to_do() {
+    let place = Place::new();
+    let error = place.builder().start().await.unwrap_err();
+    assert!(matches!(error, StartError::PausedClock), "{error}");
+    assert!(error.to_string().contains("TestBed"), "{error}");
+    place.assert_nothing_left();
+    // Nothing is wrong with it once it runs.
+    tokio::time::resume();
+    let ostler = in_time(place.builder().start()).await.unwrap();
+    in_time(ostler.stop()).await.unwrap();
+    place.assert_nothing_left();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn failed_start_leaves_nothing() {
     let place = Place::new();
     let missing = place.builder().guardian_program("/nonexistent/guardian").start();
     let error = in_time(missing).await.unwrap_err();
     assert!(matches!(error, StartError::Root { .. }), "{error}");
-    assert!(error.to_string().contains("/nonexistent/guardian"), "{error}");
+    let text = chain(&error);
+    assert!(text.contains("/nonexistent/guardian"), "{text}");
+    assert_eq!(
+        text.matches("/nonexistent/guardian").count(),
+        1,
+        "each cause is named once: {text}"
+    );
     place.assert_nothing_left();
 
     let file = place.state().join("file");
@@ -152,6 +194,11 @@ async fn failed_start_leaves_nothing() {
         .unwrap_err();
     let is_directory = matches!(error, StartError::Directory(_) | StartError::RunDirectory { .. });
     assert!(is_directory, "{error}");
-    assert!(error.to_string().contains("file"), "the error names the path: {error}");
+    let text = chain(&error);
+    assert!(text.contains("file"), "the error names the path: {text}");
+    assert!(
+        !error.to_string().contains(&error.source().unwrap().to_string()),
+        "it does not repeat its source"
+    );
     place.assert_nothing_left();
 }

@@ -7,6 +7,7 @@ mod guardian;
 mod handle;
 mod instances;
 mod linked;
+mod logs;
 mod pools;
 mod resize;
 mod scene;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ostler::{
-    Event, EventKind, Incarnation, NotRestartable, PoolEnd, PoolError, PoolPhase, PoolSpec, Port, Ready, State,
+    Cause, Event, EventKind, Incarnation, NotRestartable, PoolEnd, PoolError, PoolPhase, PoolSpec, Port, Ready, State,
 };
 use ostler_tests::{SOON, send};
 
@@ -17,7 +17,7 @@ fn ids(events: &[std::sync::Arc<Event>], fits: impl Fn(&Event) -> bool) -> Vec<S
 }
 
 fn of_resize(event: &Event) -> bool {
-    event.kind == EventKind::WorkerStopping && event.facts.cause.as_deref() == Some("pool_resize")
+    event.kind == EventKind::WorkerStopping && event.facts.cause == Some(Cause::PoolResize)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -256,7 +256,7 @@ async fn a_rolling_restart_with_a_surge_misses_no_worker() {
         let until = seen
             .events
             .iter()
-            .rposition(|event| event.facts.cause.as_deref() == Some("user_stop"));
+            .rposition(|event| event.facts.cause == Some(Cause::UserStop));
         let events = &seen.events[..until.expect("the stop of a user").max(end)];
         assert_eq!(fewest_ready(events, begun), fewest, "surge {surge}: {}", seen.story());
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ostler::{Event, EventKind, EventStream, Ostler, OstlerBuilder, PoolSpec, StopReport};
+use ostler::{Event, EventItem, EventKind, EventStream, Ostler, OstlerBuilder, PoolSpec, StopReport};
 use ostler_tests::leftovers::TestDirectory;
 use ostler_tests::{SOON, program, run_directories, survivors, tagged_directory};
 
@@ -114,7 +114,7 @@ impl Seen {
         let deadline = tokio::time::Instant::now() + SOON;
         loop {
             let next = tokio::time::timeout_at(deadline, self.stream.recv()).await;
-            let Ok(Some(event)) = next else {
+            let Ok(Some(EventItem::Event(event))) = next else {
                 panic!("no {what}: {next:?}; seen: {}", self.story());
             };
             self.events.push(Arc::clone(&event));

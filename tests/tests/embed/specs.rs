@@ -72,11 +72,10 @@ fn spec(random: &mut Rng, place: &Place, name: u32) -> PoolSpec {
     let odd = [Port::Listen, Port::Reported, Port::Fixed(0), Port::Range(9, 3)];
     worker.ports = Ports::One(usually(random, Port::Any, odd));
     worker.ready = ready(random);
-    worker.health = random.bool().then(|| Health {
-        every: duration(random),
-        timeout: duration(random),
-        misses: usually(random, 3, [0, 1, u32::MAX]),
-        ..Health::new(probe(random))
+    worker.health = random.bool().then(|| {
+        let mut health = Health::new(probe(random)).every(duration(random));
+        (health.timeout, health.misses) = (duration(random), usually(random, 3, [0, 1, u32::MAX]));
+        health
     });
     worker.watchdog = random.bool().then(|| duration(random));
     worker.min_uptime = duration(random);

@@ -59,7 +59,7 @@ async fn an_instance_is_restarted_with_its_pools_and_stopped_in_order() {
     assert!(matches!(in_time(supervisor.stop()).await, Some(End::Stopped)));
     let mut seen = Seen::new(streams.lock().unwrap().pop().unwrap());
     let stopping = seen.kind(EventKind::WorkerStopping).await;
-    assert_eq!(stopping.facts.cause.as_deref(), Some("instance_stop"));
+    assert_eq!(stopping.facts.cause, Some(ostler::Cause::InstanceStop));
     let exited = seen.kind(EventKind::WorkerExited).await;
     assert_eq!(exited.facts.exit, Some(ostler::ExitStatus::Code(0)));
     seen.until_run_stopped().await;
@@ -78,7 +78,7 @@ async fn an_instance_whose_pool_is_refused_does_not_start_and_leaves_nothing() {
         [pool(&place), wrong],
     );
     let started = in_time(Supervisor::spawn(None, SupervisorOptions::new(), vec![spec])).await;
-    let error = started.unwrap_err().to_string();
+    let error = ostler_core::chain::chain(&started.unwrap_err());
     assert!(error.contains("workers") && error.contains("\"a b\""), "{error}");
     place.assert_nothing_left();
 }

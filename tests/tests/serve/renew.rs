@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ostler::{EventKind, Stdin};
+use ostler::{Cause, EventItem, EventKind, Stdin};
 use ostler_serve::{Adapter, Attempt, CallError, Fault, Recycle, Refused, ServeSpec, ServingPool, Worker};
 use serde_json::Value;
 
@@ -120,8 +120,12 @@ async fn a_recycled_worker_has_a_stand_in_and_its_draining_is_an_event() {
     let load = Load::start(&scene.serving, 4);
     let recycled = async {
         loop {
-            let event = drained.recv().await.expect("the run goes on");
-            if event.facts.cause.as_deref() == Some("recycle_requests") {
+            let event = drained
+                .recv()
+                .await
+                .and_then(EventItem::event)
+                .expect("the run goes on");
+            if event.facts.cause == Some(Cause::RecycleRequests) {
                 break;
             }
         }

@@ -49,12 +49,10 @@ pub(super) fn health(walk: &mut Walk<'_>, of: &Section<'_>) -> Option<Health> {
     let form = the_one(walk, &section, &["http", "grpc", "tcp"]);
     let probe = form.map_or(Field::Wrong, |form| probe(walk, &section, form)).ok();
     let defaults = Health::new(probe.clone().unwrap_or(Probe::new(ProbeKind::Tcp)));
-    let health = Health {
-        every: section.read(walk, "every", values::duration).or(defaults.every),
-        timeout: section.read(walk, "timeout", values::duration).or(defaults.timeout),
-        misses: section.read(walk, "misses", values::count).or(defaults.misses),
-        probe: defaults.probe,
-    };
+    let mut health = defaults.clone();
+    health.every = section.read(walk, "every", values::duration).or(defaults.every);
+    health.timeout = section.read(walk, "timeout", values::duration).or(defaults.timeout);
+    health.misses = section.read(walk, "misses", values::count).or(defaults.misses);
     probe.map(|_| health)
 }
 
@@ -67,11 +65,10 @@ fn probe(walk: &mut Walk<'_>, section: &Section<'_>, form: &str) -> Field<Probe>
         _ => section.read(walk, form, values::only_true).map(|()| ProbeKind::Tcp),
     };
     let headers = pool::read_strings(walk, section, "headers");
-    kind.map(|kind| Probe {
-        kind,
-        port,
-        owner,
-        headers,
+    kind.map(|kind| {
+        let mut probe = Probe::new(kind);
+        (probe.port, probe.owner, probe.headers) = (port, owner, headers);
+        probe
     })
 }
 

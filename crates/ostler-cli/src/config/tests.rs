@@ -122,21 +122,13 @@ fn every_key_is_read() {
         ("local".to_owned(), Port::Unix),
     ]));
     worker.address = Ipv6Addr::LOCALHOST.into();
-    worker.ready = Some(Ready::Probe(Probe {
-        port: Some("http".into()),
-        ..Probe::new(ProbeKind::Http("/healthz".into()))
-    }));
+    worker.ready = Some(Ready::Probe(Probe::http("/healthz").on("http")));
     worker.start_timeout = Duration::from_secs(7);
-    worker.health = Some(Health {
-        probe: Probe {
-            port: Some("metrics".into()),
-            owner: PortOwner::Any,
-            ..Probe::new(ProbeKind::Tcp)
-        },
-        every: Duration::from_secs(3),
-        timeout: Duration::from_secs(1),
-        misses: 9,
-    });
+    let mut probe = Probe::new(ProbeKind::Tcp).on("metrics");
+    probe.owner = PortOwner::Any;
+    let mut health = Health::new(probe).every(Duration::from_secs(3));
+    (health.timeout, health.misses) = (Duration::from_secs(1), 9);
+    worker.health = Some(health);
     worker.watchdog = Some(Duration::from_secs(10));
     worker.stop = StopSpec {
         signal: Signal::INT,

@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use ostler::limits::{DESCRIPTORS_PER_WORKER, PROCESSES_PER_WORKER};
+use ostler_core::chain::chain;
 use ostler_os::cgroup::Unusable;
 use ostler_os::guardian::ProgramFrom;
 use ostler_os::machine::{Machine, Proc};
@@ -317,7 +318,7 @@ fn state(tried: &Result<Result<PathBuf, RunDirError>, String>) -> Finding {
             format!("locks work in {}", path.display()),
             "a free lock means a dead host: live runs are never touched, and dead ones are swept",
         ),
-        Ok(Err(error)) => Finding::new("state", Level::Broken, error.to_string(), means).advised(error.suggestion()),
+        Ok(Err(error)) => Finding::new("state", Level::Broken, chain(error), means).advised(error.suggestion()),
         Err(error) => Finding::new("state", Level::Broken, error.clone(), means)
             .advised("name a directory: --state-dir, or `state_dir` in the file's [app]"),
     }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ostler::DirEnv;
+use ostler_core::chain::chain;
 use ostler_os::cgroup::CgroupUse;
 use ostler_os::guardian::{Guardian, GuardianOptions, ProgramFrom};
 use ostler_os::machine::Machine;
@@ -101,20 +102,6 @@ fn start_guardian(state_dir: Option<&Path>) -> Result<ProgramFrom, String> {
         guardian.quit(QUIT_LIMIT).await.map_err(|error| chain(&error))?;
         Ok(program)
     })
-}
-
-/// An error with all that caused it.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

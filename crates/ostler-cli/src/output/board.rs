@@ -124,20 +124,7 @@ impl Board {
             EventKind::GuardianLost => tally.guardians_lost += 1,
             EventKind::SweepDone => tally.swept += count,
             EventKind::CleanupOrphansFound => tally.orphans += count,
-            EventKind::RunStarted
-            | EventKind::RunStopped
-            | EventKind::WorkerReady
-            | EventKind::WorkerDraining
-            | EventKind::WorkerUnhealthy
-            | EventKind::BreakerOpened
-            | EventKind::BreakerClosed
-            | EventKind::WorkerStopping
-            | EventKind::WorkerExited
-            | EventKind::WorkerFinished
-            | EventKind::RunGaveUp
-            | EventKind::CleanupSuccess
-            | EventKind::CleanupEmergencyKill
-            | EventKind::EventsDropped => {}
+            _ => {}
         }
     }
 }
@@ -187,21 +174,6 @@ fn state_after(kind: EventKind) -> Option<&'static str> {
         EventKind::WorkerRestarting => Some("restarting"),
         EventKind::WorkerFinished => Some("finished"),
         EventKind::WorkerGaveUp => Some("gave up"),
-        EventKind::RunStarted
-        | EventKind::RunStopped
-        | EventKind::RunGaveUp
-        | EventKind::PoolReady
-        | EventKind::PoolDegraded
-        | EventKind::PoolFinished
-        | EventKind::PoolGaveUp
-        | EventKind::PoolStopped
-        | EventKind::BreakerOpened
-        | EventKind::BreakerClosed
-        | EventKind::GuardianLost
-        | EventKind::SweepDone
-        | EventKind::CleanupSuccess
-        | EventKind::CleanupOrphansFound
-        | EventKind::CleanupEmergencyKill
-        | EventKind::EventsDropped => None,
+        _ => None,
     }
 }

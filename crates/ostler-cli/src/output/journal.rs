@@ -18,7 +18,7 @@ pub(crate) struct Journal {
     outlet: Outlet<Entry>,
     /// What `--events` says.
     name: String,
-    /// Events that found the queue full since the last one that did not.
+    /// Events that were lost since the last one that was queued.
     missing: u64,
     /// A rotation that found the queue full.
     rotate: bool,
@@ -30,7 +30,7 @@ pub(crate) struct Journal {
 /// What is queued for the thread that writes.
 #[derive(Debug)]
 enum Entry {
-    /// An event, and how many before it found the queue full.
+    /// An event, and how many before it were lost.
     Event { event: Arc<Event>, missing: u64 },
     /// Opens the file again.
     Rotate,
@@ -91,6 +91,11 @@ impl Journal {
             missing: self.missing,
         };
         self.missing = if self.outlet.offer(entry) { 0 } else { self.missing + 1 };
+    }
+
+    /// So many events before the next one were lost on their way here.
+    pub(crate) fn miss(&mut self, events: u64) {
+        self.missing += events;
     }
 
     /// Opens the file again, as after a log rotation.
@@ -268,7 +273,7 @@ impl Writer {
 
     /// What stands where events are missing before this one.
     fn dropped_before(&self, next: &Event) -> Event {
-        let why = format!("{} could not take them", self.name);
+        let why = format!("{} could not take them in time", self.name);
         Event::dropped_before(next, self.lost, &why)
     }
 }
@@ -292,20 +297,15 @@ mod tests {
     use super::*;
 
     fn event(seq: u64) -> Arc<Event> {
-        Arc::new(Event {
+        let mut event = Event::new(
             seq,
-            time: SystemTime::UNIX_EPOCH,
-            kind: EventKind::WorkerReady,
-            app: "demo".into(),
-            run: RunId::from_u128(1),
-            pool: None,
-            worker: None,
-            incarnation: None,
-            facts: Facts {
-                message: Some("x".repeat(1 << 10)),
-                ..Facts::default()
-            },
-        })
+            SystemTime::UNIX_EPOCH,
+            EventKind::WorkerReady,
+            "demo",
+            RunId::from_u128(1),
+        );
+        event.facts = Facts::default().with_message("x".repeat(1 << 10));
+        Arc::new(event)
     }
 
     fn soon() -> Instant {
@@ -349,7 +349,11 @@ mod tests {
         let mut journal = stream(ours);
         let total = 2_000;
         for seq in 1..=total {
-            journal.write(&event(seq));
+            // Some are lost on their way here.
+            match seq % 100 {
+                0 => journal.miss(1),
+                _ => journal.write(&event(seq)),
+            }
         }
         assert!(journal.missing > 0, "the reader has read nothing yet");
         let reader = std::thread::spawn(move || {

@@ -124,12 +124,8 @@ fn sentence(event: &Event) -> Option<String> {
             format!("found {orphans} after the stop: this is a bug in Ostler, please report it")
         }
         EventKind::CleanupEmergencyKill => format!("killed {}", counted(count, "orphan", "orphans")),
-        EventKind::EventsDropped => format!("lost {} here", counted(count, "event", "events")),
-        EventKind::RunStopped
-        | EventKind::WorkerReserved
-        | EventKind::WorkerSpawned
-        | EventKind::SweepDone
-        | EventKind::CleanupSuccess => return None,
+        // The rest is not worth a line.
+        _ => return None,
     };
     Some(sentence)
 }
@@ -183,14 +179,13 @@ fn after(facts: &Facts) -> Option<String> {
 /// A worker that is stopped before it has a process gets no signal.
 fn sent(facts: &Facts) -> Option<String> {
     facts.pid?;
-    facts.signal.as_ref().map(|signal| format!("sent {signal}"))
+    facts.signal.map(|signal| format!("sent {signal}"))
 }
 
 fn caused(facts: &Facts) -> Option<String> {
     facts
         .cause
-        .as_ref()
-        .map(|cause| format!("because of {}", cause.replace('_', " ")))
+        .map(|cause| format!("because of {}", cause.name().replace('_', " ")))
 }
 
 fn ended(facts: &Facts) -> Option<String> {
@@ -225,22 +220,18 @@ pub(crate) fn rounded(duration: Duration) -> String {
 mod tests {
     use ostler_core::failure::{ExitStatus, Failure};
     use ostler_core::ids::{Incarnation, RunId, WorkerId};
+    use ostler_core::lifecycle::Cause;
     use ostler_core::signal::Signal;
 
     use super::*;
 
     fn event(kind: EventKind, facts: Facts) -> Event {
-        Event {
-            seq: 1,
-            time: SystemTime::UNIX_EPOCH + Duration::from_millis(3_723_004),
-            kind,
-            app: "demo".into(),
-            run: RunId::from_u128(1),
-            pool: None,
-            worker: Some(WorkerId::new("web", 0)),
-            incarnation: Some(Incarnation::FIRST),
-            facts,
-        }
+        let time = SystemTime::UNIX_EPOCH + Duration::from_millis(3_723_004);
+        let mut event = Event::new(1, time, kind, "demo", RunId::from_u128(1));
+        event.worker = Some(WorkerId::new("web", 0));
+        event.incarnation = Some(Incarnation::FIRST);
+        event.facts = facts;
+        event
     }
 
     fn joined(lines: &[Line]) -> Option<String> {
@@ -279,13 +270,11 @@ mod tests {
 
     #[test]
     fn a_worker_without_a_process_gets_no_signal() {
-        let stopping = |pid| {
-            let facts = Facts {
-                pid,
-                signal: Some("TERM".into()),
-                cause: Some("instance_stop".into()),
-                ..Facts::default()
-            };
+        let stopping = |pid: Option<u32>| {
+            let facts = Facts::default()
+                .with_pid(pid)
+                .with_signal(Signal::TERM)
+                .with_cause(Cause::InstanceStop);
             text(&event(EventKind::WorkerStopping, facts), Detail::All).expect("a line")
         };
         assert!(stopping(Some(7)).contains("is stopping: sent TERM, because of instance stop"));
@@ -312,22 +301,17 @@ mod tests {
 
     #[test]
     fn ordinary_changes_are_shown_in_plain_lines_only() {
-        let facts = Facts {
-            pid: Some(7),
-            port: Some(80),
-            elapsed: Some(Duration::from_millis(12)),
-            ..Facts::default()
-        };
+        let facts = Facts::default()
+            .with_pid(7)
+            .with_port(80)
+            .with_elapsed(Duration::from_millis(12));
         let ready = event(EventKind::WorkerReady, facts);
         assert_eq!(
             text(&ready, Detail::All).unwrap(),
             "01:02:03.004 web/0 is ready: pid 7, port 80, after 12 ms"
         );
         assert_eq!(text(&ready, Detail::Trouble), None);
-        let facts = Facts {
-            exit: Some(ExitStatus::Signal(Signal::KILL)),
-            ..Facts::default()
-        };
+        let facts = Facts::default().with_exit(ExitStatus::Signal(Signal::KILL));
         assert_eq!(
             text(&event(EventKind::WorkerExited, facts), Detail::All).unwrap(),
             "01:02:03.004 web/0 has ended: signal KILL"

@@ -85,22 +85,14 @@ mod tests {
     fn it_has_the_totals_of_the_run() {
         let mut board = Board::default();
         let mut happen = |kind, pool: Option<&str>, facts| {
-            board.apply(&Event {
-                seq: 1,
-                time: SystemTime::UNIX_EPOCH,
-                kind,
-                app: "demo".into(),
-                run: RunId::from_u128(1),
-                pool: pool.map(str::to_owned),
-                worker: pool.is_none().then(|| WorkerId::new("web", 0)),
-                incarnation: Some(Incarnation::FIRST),
-                facts,
-            });
+            let mut event = Event::new(1, SystemTime::UNIX_EPOCH, kind, "demo", RunId::from_u128(1));
+            event.pool = pool.map(str::to_owned);
+            event.worker = pool.is_none().then(|| WorkerId::new("web", 0));
+            event.incarnation = Some(Incarnation::FIRST);
+            event.facts = facts;
+            board.apply(&event);
         };
-        let failed = |reason| Facts {
-            reason: Some(reason),
-            ..Facts::default()
-        };
+        let failed = |reason: Reason| Facts::default().with_reason(reason);
         for _ in 0..2 {
             happen(EventKind::WorkerReserved, None, Facts::default());
             happen(EventKind::WorkerSpawned, None, Facts::default());

@@ -150,27 +150,17 @@ mod tests {
     }
 
     fn event(index: u32, kind: EventKind, facts: Facts) -> Event {
-        Event {
-            seq: 1,
-            time: at(100),
-            kind,
-            app: "demo".into(),
-            run: RunId::from_u128(1),
-            pool: None,
-            worker: Some(WorkerId::new("web", index)),
-            incarnation: Some(Incarnation::FIRST),
-            facts,
-        }
+        let mut event = Event::new(1, at(100), kind, "demo", RunId::from_u128(1));
+        event.worker = Some(WorkerId::new("web", index));
+        event.incarnation = Some(Incarnation::FIRST);
+        event.facts = facts;
+        event
     }
 
     fn board(workers: u32) -> Board {
         let mut board = Board::default();
         for index in 0..workers {
-            let facts = Facts {
-                pid: Some(1000 + index),
-                port: Some(7000),
-                ..Facts::default()
-            };
+            let facts = Facts::default().with_pid(1000 + index).with_port(7000);
             board.apply(&event(index, EventKind::WorkerReady, facts));
         }
         board
@@ -192,10 +182,7 @@ mod tests {
     fn one_line_for_each_worker() {
         let mut board = board(2);
         board.apply(&event(1, EventKind::WorkerRestarting, Facts::default()));
-        let failed = Facts {
-            reason: Some(Reason::Killed),
-            ..Facts::default()
-        };
+        let failed = Facts::default().with_reason(Reason::Killed);
         board.apply(&event(1, EventKind::WorkerFailed, failed));
         let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ");
         let lines = texts(&board, at(175), 100, 24);

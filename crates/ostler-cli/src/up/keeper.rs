@@ -2,6 +2,7 @@
 //! stop, stops it.
 
 use ostler::{Ostler, StopReport};
+use ostler_core::chain::chain;
 use ostler_core::spec::PoolSpec;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -72,13 +73,7 @@ async fn keep(ostler: Ostler, pools: Vec<PoolSpec>, mut asked: watch::Receiver<b
 async fn run_pools(ostler: &Ostler, specs: Vec<PoolSpec>) -> Result<(), String> {
     let mut pools = Vec::with_capacity(specs.len());
     for spec in specs {
-        pools.push(
-            ostler
-                .pool_from(spec)
-                .start()
-                .await
-                .map_err(|error| error.to_string())?,
-        );
+        pools.push(ostler.pool_from(spec).start().await.map_err(|error| chain(&error))?);
     }
     for pool in &pools {
         pool.wait_stopped().await;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ostler::otlp::{FLUSH_LIMIT, Settings, SettingsError, Telemetry};
-use ostler::{EventStream, Killer, Ostler, OstlerBuilder, StopReport};
+use ostler::{EventItem, EventStream, Killer, Ostler, OstlerBuilder, StopReport};
 use ostler_core::spec::PoolSpec;
 use ostler_telemetry::EventKind;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -143,7 +143,7 @@ async fn start(
     let mut stopping = false;
     loop {
         tokio::select! {
-            started = &mut start => return started.map(|ostler| (ostler, stopping)).map_err(Failed::machine),
+            started = &mut start => return started.map(|ostler| (ostler, stopping)).map_err(Failed::error),
             (_, meaning) = signals.next() => match meaning {
                 Meaning::Stop if stopping => return Err(Failed::machine("interrupted during the start")),
                 Meaning::Stop | Meaning::StopOnce => stopping = true,
@@ -170,8 +170,8 @@ async fn follow(
     loop {
         tokio::select! {
             end = keeper.ended() => return end,
-            event = events.recv(), if listening => match event {
-                Some(event) => reporter.take(&event),
+            item = events.recv(), if listening => match item {
+                Some(item) => reporter.take(item),
                 None => listening = false,
             },
             (name, meaning) = signals.next() => match meaning {
@@ -195,9 +195,10 @@ async fn follow(
 
 /// The events that were emitted before the report.
 async fn drain(events: &mut EventStream, reporter: &mut Reporter) {
-    while let Ok(Some(event)) = timeout(LAST_EVENTS, events.recv()).await {
-        reporter.take(&event);
-        if event.kind == EventKind::RunStopped {
+    while let Ok(Some(item)) = timeout(LAST_EVENTS, events.recv()).await {
+        let is_last = matches!(&item, EventItem::Event(event) if event.kind == EventKind::RunStopped);
+        reporter.take(item);
+        if is_last {
             break;
         }
     }

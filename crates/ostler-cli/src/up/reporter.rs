@@ -5,11 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use ostler::EventItem;
 use ostler_telemetry::Event;
 
 use crate::output::board::Board;
 use crate::output::journal::Journal;
-use crate::output::lines::{Detail, Lines};
+use crate::output::lines::{Detail, Lines, counted};
 use crate::output::screen::Screen;
 use crate::output::{summary, table};
 
@@ -50,8 +51,24 @@ impl Reporter {
         }
     }
 
-    /// Takes in the next event.
-    pub(super) fn take(&mut self, event: &Arc<Event>) {
+    /// Takes in the next event, or notes that some were lost.
+    pub(super) fn take(&mut self, item: EventItem) {
+        match item {
+            EventItem::Event(event) => self.event(&event),
+            EventItem::Lagged(events) => {
+                if let Some(journal) = &mut self.journal {
+                    journal.miss(events);
+                }
+                self.say(&format!(
+                    "ostler: {} missing here: this machine is too slow",
+                    counted(events, "event is", "events are")
+                ));
+            }
+            _ => {}
+        }
+    }
+
+    fn event(&mut self, event: &Arc<Event>) {
         if let Some(journal) = &mut self.journal {
             journal.write(event);
         }

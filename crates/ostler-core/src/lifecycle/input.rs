@@ -1,7 +1,6 @@
 //! The inputs of an incarnation, and why some of them are ignored.
 
-use std::fmt;
-
+use super::Cause;
 use crate::failure::{ExitStatus, Failure};
 
 /// Something that happened to an incarnation.
@@ -73,77 +72,6 @@ pub enum Rest {
     Unseen(String),
     /// These processes are still alive.
     Left(String),
-}
-
-/// Why a process is ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Cause {
-    /// A user stopped this worker.
-    UserStop,
-    /// A user asked for a restart of this worker.
-    RestartRequested,
-    /// Its pool is made smaller.
-    PoolResize,
-    /// Its pool stops or gives up.
-    PoolStop,
-    /// The whole instance stops.
-    InstanceStop,
-    /// The actor that the instance is linked under ends.
-    ParentEnded,
-    /// The worker was not ready in time.
-    StartTimeout,
-    /// The worker can't become ready.
-    StartFailed,
-    /// The worker failed its health probes or stopped its heartbeat.
-    Unhealthy,
-    /// The guardian is gone, and the sitter ends the worker.
-    GuardianLost,
-    /// The release is overdue, and the kill is repeated.
-    ReleaseRetry,
-    /// The worker's actor was killed or panicked.
-    OwnerGone,
-}
-
-impl Cause {
-    /// Every cause.
-    pub const ALL: [Self; 12] = [
-        Self::UserStop,
-        Self::RestartRequested,
-        Self::PoolResize,
-        Self::PoolStop,
-        Self::InstanceStop,
-        Self::ParentEnded,
-        Self::StartTimeout,
-        Self::StartFailed,
-        Self::Unhealthy,
-        Self::GuardianLost,
-        Self::ReleaseRetry,
-        Self::OwnerGone,
-    ];
-
-    /// The cause's name in events, such as `user_stop`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::UserStop => "user_stop",
-            Self::RestartRequested => "restart_requested",
-            Self::PoolResize => "pool_resize",
-            Self::PoolStop => "pool_stop",
-            Self::InstanceStop => "instance_stop",
-            Self::ParentEnded => "parent_ended",
-            Self::StartTimeout => "start_timeout",
-            Self::StartFailed => "start_failed",
-            Self::Unhealthy => "unhealthy",
-            Self::GuardianLost => "guardian_lost",
-            Self::ReleaseRetry => "release_retry",
-            Self::OwnerGone => "owner_gone",
-        }
-    }
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
 }
 
 /// Why an input was ignored.

@@ -11,6 +11,7 @@ use super::{Health, LONGEST, MOST_WORKERS, Mode, PoolSpec, Port, Ports, Probe, P
 /// Something that is invalid or probably a mistake.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: {message}")]
+#[non_exhaustive]
 pub struct SpecProblem {
     /// The key as in the TOML file, such as `health.every`.
     pub key: &'static str,

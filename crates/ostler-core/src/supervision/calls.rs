@@ -72,6 +72,7 @@ pub enum ChildStart {
 
 /// Why `start_child` failed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum StartChildError {
     /// A child with this id is running.
     #[error("child {0} is already started")]
@@ -80,8 +81,8 @@ pub enum StartChildError {
     #[error("child {0} is already present: restart or delete it")]
     AlreadyPresent(ChildId),
     /// The start failed; the specification was dropped.
-    #[error("the child did not start: {0}")]
-    Failed(ExitReason),
+    #[error("the child did not start")]
+    Failed(#[source] ExitReason),
     /// The child was terminated before it was running.
     #[error("the child was terminated while it was starting")]
     Cancelled,
@@ -95,6 +96,7 @@ pub enum StartChildError {
 
 /// Why `terminate_child` failed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum TerminateChildError {
     /// No such child.
     #[error("no such child")]
@@ -109,6 +111,7 @@ pub enum TerminateChildError {
 
 /// Why `restart_child` failed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum RestartChildError {
     /// The child is running.
     #[error("the child is running")]
@@ -120,8 +123,8 @@ pub enum RestartChildError {
     #[error("no such child")]
     NotFound,
     /// The start failed; the specification is kept.
-    #[error("the child did not start: {0}")]
-    Failed(ExitReason),
+    #[error("the child did not start")]
+    Failed(#[source] ExitReason),
     /// The child was terminated before it was running.
     #[error("the child was terminated while it was starting")]
     Cancelled,
@@ -135,6 +138,7 @@ pub enum RestartChildError {
 
 /// Why `delete_child` failed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum DeleteChildError {
     /// The child is running: terminate it first.
     #[error("the child is running: terminate it first")]

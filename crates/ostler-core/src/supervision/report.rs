@@ -37,6 +37,7 @@ impl fmt::Display for ChildRef {
 
 /// A report about a child.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum Report {
     /// The child started (OTP's progress report). Unlike OTP, also sent for children of a
     /// simple_one_for_one supervisor.

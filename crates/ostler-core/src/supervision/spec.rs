@@ -210,6 +210,7 @@ impl SupervisorFlags {
 
 /// Why a specification is invalid.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum SpecError {
     /// OTP's `bad_combination`.
     #[error(

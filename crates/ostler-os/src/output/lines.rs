@@ -75,7 +75,7 @@ impl Lines {
         let line = lossy(line);
         // A panic of the reader must not stop the draining: it only loses its hook.
         if catch_unwind(AssertUnwindSafe(|| on_line(&line))).is_err() {
-            tracing::error!("the reader of a worker's lines panicked and gets no further lines");
+            tracing::error!(target: "ostler", "the reader of a worker's lines panicked and gets no further lines");
             self.on_line = None;
         }
     }

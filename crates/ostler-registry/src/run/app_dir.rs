@@ -40,6 +40,7 @@ fn runs_as_another_user() -> bool {
 
 /// Why there is no directory for an app's runs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum AppDirError {
     /// The app's name is not valid as the name of a directory.
     #[error("invalid app name {name:?}: it {wrong}")]

@@ -12,6 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ostler_core::chain::chain;
 use redb::backends::InMemoryBackend;
 use redb::{Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 
@@ -75,7 +76,7 @@ impl Drop for RedbStore {
             Ok(())
         });
         if let Err(error) = closed {
-            tracing::debug!(%error, "closing the process table");
+            tracing::debug!(error = %chain(&error), "closing the process table");
         }
     }
 }

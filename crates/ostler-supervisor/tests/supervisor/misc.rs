@@ -78,15 +78,19 @@ async fn tree() {
     assert_eq!(counts(&first).await, [2, 2, 0, 2]);
 
     // child3 fails to restart, so its supervisor gives up and the whole tree is restarted.
+    let both = (first.clone(), second.clone());
+    let ends = tokio::spawn(async move { tokio::join!(both.0.wait(), both.1.wait()) });
+    tokio::task::yield_now().await;
     tell(&cell(&second, "child3").await, Command::Fail);
-    within(second.wait()).await.unwrap();
+    let (end_of_first, end_of_second) = within(ends).await.unwrap();
+    end_of_second.unwrap();
+    assert_eq!(end_of_first, Some(End::Stopped));
     let up_again = |children: &[ostler_supervisor::ChildInfo]| {
         children
             .iter()
             .all(|info| info.child.incarnation == 2 && info.status == ChildStatus::Running)
     };
     settled(&top, up_again).await;
-    assert_eq!(within(first.wait()).await, Some(End::Stopped));
     assert_eq!(bench.alive(), 2, "child1 and child2 without dynamic children");
     within(top.stop()).await;
     assert_eq!(bench.alive(), 0);

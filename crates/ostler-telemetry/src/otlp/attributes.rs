@@ -2,6 +2,7 @@
 
 use opentelemetry::{Array, KeyValue, StringValue, Value};
 use ostler_core::failure::ExitStatus;
+use ostler_core::signal::Signal;
 
 use crate::event::{Event, Facts};
 use crate::names::attribute;
@@ -34,22 +35,16 @@ pub(crate) fn of_note(event: &Event) -> Vec<KeyValue> {
     let Facts {
         exit, signal, cause, ..
     } = &event.facts;
-    add_exit(&mut list, exit.as_ref(), signal.as_ref());
-    list.extend(text(cause.as_ref()).map(|cause| KeyValue::new(attribute::CAUSE, cause)));
+    add_exit(&mut list, *exit, *signal);
+    list.extend(cause.map(|cause| KeyValue::new(attribute::CAUSE, cause.name())));
     list
 }
 
-fn add_exit(list: &mut Vec<KeyValue>, exit: Option<&ExitStatus>, signal: Option<&String>) {
-    let Some(exit) = exit else {
-        list.extend(text(signal).map(|signal| KeyValue::new(attribute::SIGNAL, signal)));
-        return;
-    };
-    let code = exit.code().map(i64::from);
+fn add_exit(list: &mut Vec<KeyValue>, exit: Option<ExitStatus>, signal: Option<Signal>) {
+    let code = exit.and_then(ExitStatus::code).map(i64::from);
     list.extend(code.map(|code| KeyValue::new(attribute::EXIT_CODE, code)));
-    list.extend(
-        exit.signal()
-            .map(|signal| KeyValue::new(attribute::SIGNAL, signal.name())),
-    );
+    let signal = exit.map_or(signal, ExitStatus::signal);
+    list.extend(signal.map(|signal| KeyValue::new(attribute::SIGNAL, signal.name())));
 }
 
 fn add_facts(list: &mut Vec<KeyValue>, facts: &Facts) {
@@ -74,7 +69,7 @@ fn add_facts(list: &mut Vec<KeyValue>, facts: &Facts) {
         delay,
         elapsed,
     } = facts;
-    add_exit(list, exit.as_ref(), signal.as_ref());
+    add_exit(list, *exit, *signal);
     let sockets: Vec<String> = sockets.iter().map(|(name, path)| format!("{name}={path}")).collect();
     let ports: Vec<String> = ports.iter().map(|(name, port)| format!("{name}={port}")).collect();
     let mut add = |key: &'static str, value: Option<Value>| {
@@ -85,11 +80,14 @@ fn add_facts(list: &mut Vec<KeyValue>, facts: &Facts) {
     add(attribute::PORTS, texts(&ports));
     add(attribute::SOCKET, text(socket.as_ref()));
     add(attribute::SOCKETS, texts(&sockets));
-    add(attribute::CONTAINMENT, text(containment.as_ref()));
+    add(
+        attribute::CONTAINMENT,
+        containment.map(|containment| containment.name().into()),
+    );
     add(attribute::REASON, reason.map(|reason| reason.name().into()));
     add(attribute::MESSAGE, text(message.as_ref()));
     add(attribute::SUGGESTION, text(suggestion.as_ref()));
-    add(attribute::CAUSE, text(cause.as_ref()));
+    add(attribute::CAUSE, cause.map(|cause| cause.name().into()));
     add(attribute::STDERR_TAIL, texts(stderr_tail));
     add(attribute::HOLDER, text(holder.as_ref()));
     add(attribute::COUNT, count.map(|count| integer(count).into()));

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use ostler::{EventKind, EventStream, Ostler, OstlerBuilder, Pool, Restart};
+use ostler::{EventItem, EventKind, EventStream, Ostler, OstlerBuilder, Pool, Restart};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -116,6 +116,7 @@ impl<'a> Ours<'a> {
         while kinds.last() != Some(&EventKind::WorkerReady) {
             let event = async { tokio::time::timeout(LIMIT, events.recv()).await };
             let event = self.runtime.block_on(event).expect("no event in time");
+            let event = event.and_then(EventItem::event);
             kinds.push(event.expect("instance is running").kind);
         }
         kinds

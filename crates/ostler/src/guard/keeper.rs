@@ -112,10 +112,7 @@ fn options(arguments: &KeeperArguments) -> GuardianOptions {
 fn lose<G: Orders>(link: &Link<G>, hub: &Hub, generation: u64, how: &str) -> bool {
     let lost = link.lost(generation);
     if lost {
-        let facts = Facts {
-            message: Some(how.to_owned()),
-            ..Facts::default()
-        };
+        let facts = Facts::default().with_message(how.to_owned());
         hub.emit(EventKind::GuardianLost, About::run(), facts);
     }
     lost

@@ -194,7 +194,7 @@ async fn watch_worker(link: Arc<Link>, generation: u64, slot: u32, incarnation: 
     let Some(guardian) = guardian_of(&link, generation) else {
         return;
     };
-    tracing::warn!(target: "ostler", slot, incarnation = incarnation.0, pid = worker.pid, "the worker has ended and its sitter does not report it: the sitter is continued, and ends what is left");
+    tracing::warn!(target: "ostler", incarnation = incarnation.0, pid = worker.pid, "the worker has ended and its sitter does not report it: the sitter is continued, and ends what is left");
     // The sitters of a lost guardian end their trees without an order.
     let _ = guardian.end(slot, incarnation.0, Signal::KILL, Duration::ZERO);
 }

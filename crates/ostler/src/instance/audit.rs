@@ -85,7 +85,7 @@ struct Unseen(Vec<String>);
 impl Unseen {
     fn report(&mut self, look: Look) -> BTreeSet<Disagreement> {
         for unseen in look.unseen.iter().filter(|unseen| !self.0.contains(*unseen)) {
-            tracing::warn!(target: "ostler", "the audit: {unseen}");
+            tracing::warn!(target: "ostler", what = unseen, "the audit could not look at everything");
         }
         self.0 = look.unseen;
         look.found
@@ -94,7 +94,7 @@ impl Unseen {
 
 /// Reports a finding.
 fn report(hub: &Hub, found: &Disagreement) {
-    tracing::warn!(target: "ostler", kind = found.kind(), "the audit: {found}; nothing was touched");
+    tracing::warn!(target: "ostler", kind = found.kind(), %found, "the audit found a disagreement; nothing was touched");
     if let Some(observer) = hub.observer() {
         observer.disagreement(hub.app(), found.kind());
     }

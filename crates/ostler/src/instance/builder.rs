@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use ostler_core::chain::chain;
 use ostler_core::ids::RunId;
 use ostler_failpoint::{self as failpoint, Point};
 use ostler_os::cgroup::{CgroupUse, RunGroup, Site};
@@ -12,7 +13,7 @@ use ostler_registry::{
     AppDirError, DirEnv, Engine, Owner, RunDir, RunDirError, RunInfo, Table, TableError, TableEvent, TableOptions,
     UnixNanos, app_dir,
 };
-use ostler_telemetry::{EventKind, Facts, Observer};
+use ostler_telemetry::{Containment, EventKind, Facts, Observer};
 use ractor::ActorCell;
 use ractor::concurrency::JoinHandle;
 
@@ -40,18 +41,19 @@ pub const PARENT_GRACE: Duration = Duration::from_secs(10);
 
 /// Why an instance did not start. Nothing is left behind by a start that failed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StartError {
     /// There is no directory for its table, or the app's name is invalid as a directory name.
     #[error(transparent)]
     Directory(#[from] AppDirError),
     /// The run's directory can't be made or locked.
-    #[error("{source}; {}", source.suggestion())]
+    #[error("the run has no directory; {}", source.suggestion())]
     RunDirectory {
         /// What went wrong, and where.
         source: RunDirError,
     },
     /// The process table can't be opened.
-    #[error("{source}; {}", source.suggestion())]
+    #[error("the process table can't be opened; {}", source.suggestion())]
     Table {
         /// What went wrong.
         source: TableError,
@@ -63,7 +65,7 @@ pub enum StartError {
         engine: &'static str,
     },
     /// The guardian or another part of the root did not start.
-    #[error("the instance did not start: {source}")]
+    #[error("the instance did not start")]
     Root {
         /// What went wrong.
         source: SupervisorError,
@@ -71,6 +73,16 @@ pub enum StartError {
     /// The host process can't be identified, and so no other process either.
     #[error(transparent)]
     NoIdentity(#[from] NoOwnIdentity),
+    /// There is no tokio runtime, or it lacks timers or I/O.
+    #[error("Ostler needs a tokio runtime with timers and I/O: use #[tokio::main], or Builder::enable_all")]
+    Runtime,
+    /// tokio's clock is paused, as by `start_paused`: every deadline would pass at once, while
+    /// processes take their time.
+    #[error(
+        "tokio's clock is paused, and processes run in real time: start the instance with ostler::testing::TestBed \
+         (feature `testing`), or leave the clock running (no start_paused, no tokio::time::pause)"
+    )]
+    PausedClock,
 }
 
 /// Configures and starts an instance. Created by [`Ostler::builder`].
@@ -86,6 +98,8 @@ pub struct OstlerBuilder {
     audit: Duration,
     guardian_program: Option<PathBuf>,
     parent_grace: Duration,
+    /// The caller takes care of a paused clock.
+    paused: bool,
 }
 
 impl OstlerBuilder {
@@ -102,7 +116,15 @@ impl OstlerBuilder {
             audit: AUDIT_INTERVAL,
             guardian_program: None,
             parent_grace: PARENT_GRACE,
+            paused: false,
         }
+    }
+
+    /// The instance may be started while tokio's clock is paused.
+    #[cfg(feature = "testing")]
+    pub(crate) fn under_paused_clock(mut self) -> Self {
+        self.paused = true;
+        self
     }
 
     /// Where the runs of the app are kept. Default: the first of `$RUNTIME_DIRECTORY`,
@@ -168,6 +190,9 @@ impl OstlerBuilder {
 
     /// Starts the instance: sweeps dead runs of the app, then starts table, guardian and root.
     ///
+    /// Needs a tokio runtime with timers and I/O (`enable_all`), whose clock is not paused; for
+    /// tests with a paused one see `ostler::testing`.
+    ///
     /// # Errors
     /// [`StartError`].
     pub async fn start(self) -> Result<Ostler, StartError> {
@@ -198,6 +223,9 @@ impl OstlerBuilder {
     /// Starts in a task of its own, whose result is an instance that ends on drop. So a start whose
     /// caller gives up in the middle leaves nothing behind.
     async fn start_whole(self, parent: Option<ActorCell>) -> Result<Ostler, StartError> {
+        if !super::runtime::is_complete() {
+            return Err(StartError::Runtime);
+        }
         let stopped = StartError::Root {
             source: SupervisorError::Stopped,
         };
@@ -213,9 +241,13 @@ impl OstlerBuilder {
         // First: without /proc, what follows would fail with errors about other paths.
         let host = identity::own()?;
         let app_dir = app_dir(&DirEnv::from_process(), &self.app, self.state_dir.as_deref())?;
+        let clock = super::runtime::Clock::read();
         let swept = sweep_dead_runs(&app_dir)
             .await
             .map_err(|source| StartError::RunDirectory { source })?;
+        if clock.is_paused() && !self.paused {
+            return Err(StartError::PausedClock);
+        }
         let program = self.guardian_program.clone();
         let (audit_interval, parent_grace) = (self.audit, self.parent_grace);
         let services = Arc::new(self.open(&app_dir, host).await?);
@@ -269,7 +301,7 @@ impl OstlerBuilder {
             Ok(table) => table,
             Err(source) => {
                 if let Err(error) = run_dir.remove() {
-                    tracing::warn!(target: "ostler", %error, "the directory of a run that did not start is left");
+                    tracing::warn!(target: "ostler", error = %chain(&error), "the directory of a run that did not start is left");
                 }
                 return Err(StartError::Table { source });
             }
@@ -320,7 +352,7 @@ fn run_cgroup(run_dir: &RunDir, run: RunId) -> Option<RunGroup> {
             failpoint::reach(Point::CgroupMade);
             let path = group.group().path().display().to_string();
             if let Err(error) = run_dir.set_cgroup(Some(path)) {
-                tracing::warn!(target: "ostler", %error, "run.json does not name the run's cgroup");
+                tracing::warn!(target: "ostler", error = %chain(&error), "run.json does not name the run's cgroup");
             }
             Some(group)
         }
@@ -334,10 +366,10 @@ fn run_cgroup(run_dir: &RunDir, run: RunId) -> Option<RunGroup> {
 fn trace_table(event: &TableEvent) {
     match event {
         TableEvent::SetAside(aside) => {
-            tracing::error!(target: "ostler", path = %aside.path.display(), why = %aside.why, "the process table was set aside, and a new one begun");
+            tracing::error!(target: "ostler", path = %aside.path.display(), why = %chain(&aside.why), "the process table was set aside, and a new one begun");
         }
         TableEvent::Degraded { error } => {
-            tracing::error!(target: "ostler", %error, suggestion = error.suggestion(), "the process table can't be written; Ostler goes on from memory");
+            tracing::error!(target: "ostler", error = %chain(error), suggestion = error.suggestion(), "the process table can't be written; Ostler goes on from memory");
         }
         TableEvent::Recovered { records, after } => {
             tracing::info!(target: "ostler", records, ?after, "the process table is written again");
@@ -346,12 +378,13 @@ fn trace_table(event: &TableEvent) {
 }
 
 fn started(services: &Services) -> Facts {
-    let containment = if services.cgroup.is_some() { "cgroup" } else { "sitter" };
-    Facts {
-        pid: Some(std::process::id()),
-        containment: Some(containment.to_owned()),
-        ..Facts::default()
-    }
+    let containment = match services.cgroup {
+        Some(_) => Containment::Cgroup,
+        None => Containment::Sitter,
+    };
+    Facts::default()
+        .with_pid(std::process::id())
+        .with_containment(containment)
 }
 
 fn swept_facts(report: &SweepReport) -> Facts {
@@ -361,12 +394,10 @@ fn swept_facts(report: &SweepReport) -> Facts {
         message.push_str("; ");
         message.push_str(remark);
     }
-    Facts {
-        count: Some(report.killed.len() as u64),
-        orphans: report.killed.clone(),
-        message: Some(message),
-        ..Facts::default()
-    }
+    Facts::default()
+        .with_count(report.killed.len() as u64)
+        .with_orphans(report.killed.clone())
+        .with_message(message)
 }
 
 async fn start_root(keeper: KeeperArguments) -> Result<Supervisor, SupervisorError> {

@@ -21,7 +21,7 @@ const CENSUS_LIMIT: Duration = Duration::from_secs(5);
 
 /// What the emergency cleaner found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct CleanupReport {
+pub(crate) struct CleanupReport {
     /// The processes that should not have existed. Empty in a healthy run.
     pub orphans: Vec<String>,
     /// How many of them were killed.
@@ -83,10 +83,7 @@ async fn check(services: &Services) -> CleanupReport {
         tracing::error!(target: "ostler", what, "the cleaner can't say that nothing is left");
     }
     if remains.found.is_empty() && remains.unseen.is_empty() {
-        let facts = Facts {
-            count: Some(0),
-            ..Facts::default()
-        };
+        let facts = Facts::default().with_count(0);
         services.hub.emit(EventKind::CleanupSuccess, About::run(), facts);
     }
     match remains.found.is_empty() {
@@ -147,11 +144,9 @@ async fn look(what: &str, work: impl FnOnce() -> Remains + Send + 'static) -> Re
 
 async fn kill(services: &Services, remains: Remains) -> CleanupReport {
     let names: Vec<String> = remains.found.iter().map(ToString::to_string).collect();
-    let facts = |message: &str, count: u64, names: Vec<String>| Facts {
-        count: Some(count),
-        orphans: names,
-        message: Some(message.to_owned()),
-        ..Facts::default()
+    let facts = |message: &str, count: u64, names: Vec<String>| {
+        let facts = Facts::default().with_count(count).with_orphans(names);
+        facts.with_message(message.to_owned())
     };
     let found = facts(
         "processes of this run were left after its tree was down: please report it",

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ostler_core::chain::chain;
 use ostler_failpoint::{self as failpoint, Point};
 use ostler_telemetry::{EventKind, Facts};
 
@@ -26,10 +27,7 @@ pub(super) async fn conclude(tree: Arc<Tree>, runtime_guard: AbandonOnDrop) {
     let services = &tree.services;
     let gave_up = ended.clone().and_then(RunGaveUp::of);
     if let Some(why) = &gave_up {
-        let facts = Facts {
-            message: Some(why.to_string()),
-            ..Facts::default()
-        };
+        let facts = Facts::default().with_message(chain(why));
         services.hub.emit(EventKind::RunGaveUp, About::run(), facts);
     }
     services.link.expect_no_other();
@@ -100,9 +98,7 @@ async fn end_guardian(link: &Link) -> Option<String> {
 }
 
 fn stopped_facts(report: &StopReport) -> Facts {
-    Facts {
-        count: Some(report.workers),
-        message: Some(report.to_string()),
-        ..Facts::default()
-    }
+    Facts::default()
+        .with_count(report.workers)
+        .with_message(report.to_string())
 }

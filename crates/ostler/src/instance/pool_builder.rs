@@ -79,7 +79,8 @@ impl PoolBuilder {
             });
         }
         for warning in self.spec.warnings() {
-            tracing::warn!(target: "ostler", "pool.{}.{warning}", self.spec.name);
+            let (pool, key) = (&self.spec.name, warning.key);
+            tracing::warn!(target: "ostler", pool, key, "{}", warning.message);
         }
         let (tree, spec) = (self.tree, self.spec);
         detached(async move { tree.start_pool(spec).await })

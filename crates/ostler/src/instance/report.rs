@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use ostler_core::failure::Reason;
+use ostler_core::chain::chain;
+use ostler_core::failure::{Failure, Reason};
+use ostler_core::ids::WorkerId;
 
 use crate::pool::PoolEnd;
 use crate::pool::shared::PoolShared;
@@ -14,11 +16,13 @@ use crate::supervisor::{End, ExitReason};
 /// often than [`ROOT_INTENSITY`](crate::ROOT_INTENSITY) allows. The parent of a linked instance
 /// sees this as the error of its child.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("{part} was lost too often: {reason}")]
+#[error("{part} was lost too often")]
+#[non_exhaustive]
 pub struct RunGaveUp {
     /// The part, such as `guardian`.
     pub part: String,
     /// Why it was lost the last time.
+    #[source]
     pub reason: ExitReason,
 }
 
@@ -36,6 +40,7 @@ impl RunGaveUp {
 
 /// What was stopped, released and found when an instance ended.
 #[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
 pub struct StopReport {
     /// How many workers the pools had.
     pub workers: u64,
@@ -45,10 +50,10 @@ pub struct StopReport {
     pub gave_up: Vec<String>,
     /// The pools that finished.
     pub finished: Vec<String>,
-    /// Workers by the reason of their last failure.
-    pub failures: BTreeMap<&'static str, u64>,
-    /// Workers that still hold something, each as text.
-    pub unreleased: Vec<String>,
+    /// How many workers had this reason as that of their last failure.
+    pub failures: BTreeMap<Reason, u64>,
+    /// Workers that still hold something.
+    pub unreleased: Vec<Unreleased>,
     /// Processes that the emergency cleaner found. Empty in a healthy run.
     pub orphans: Vec<String>,
     /// How many of them it killed.
@@ -59,6 +64,25 @@ pub struct StopReport {
     pub unseen: Vec<String>,
     /// Why the root supervisor gave up, if it did.
     pub root_gave_up: Option<RunGaveUp>,
+}
+
+/// A worker that still holds something: a process, a port or its record.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Unreleased {
+    /// The worker.
+    pub worker: WorkerId,
+    /// Its last failure, which names what is held and by what.
+    pub failure: Option<Failure>,
+}
+
+impl fmt::Display for Unreleased {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.failure {
+            Some(failure) => write!(f, "{}: {}", self.worker, failure.message),
+            None => write!(f, "{}", self.worker),
+        }
+    }
 }
 
 impl StopReport {
@@ -83,13 +107,13 @@ impl StopReport {
             self.workers += 1;
             self.restarts += state.restarts;
             if let Some(failure) = &state.last_failure {
-                *self.failures.entry(Reason::name(failure.reason)).or_default() += 1;
+                *self.failures.entry(failure.reason).or_default() += 1;
             }
             if !slot.is_released() {
-                let why = state
-                    .last_failure
-                    .map_or_else(String::new, |failure| format!(": {}", failure.message));
-                self.unreleased.push(format!("{}{why}", slot.worker));
+                self.unreleased.push(Unreleased {
+                    worker: slot.worker.clone(),
+                    failure: state.last_failure,
+                });
             }
         }
     }
@@ -109,10 +133,11 @@ impl StopReport {
 impl fmt::Display for StopReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} workers, {} restarts", self.workers, self.restarts)?;
+        let unreleased: Vec<String> = self.unreleased.iter().map(ToString::to_string).collect();
         for (what, names) in [
             ("gave up", &self.gave_up),
             ("finished", &self.finished),
-            ("not released", &self.unreleased),
+            ("not released", &unreleased),
             ("orphans", &self.orphans),
             ("left alive", &self.survivors),
             ("not looked at", &self.unseen),
@@ -122,7 +147,7 @@ impl fmt::Display for StopReport {
             }
         }
         if let Some(why) = &self.root_gave_up {
-            write!(f, "; the instance gave up: {why}")?;
+            write!(f, "; the instance gave up: {}", chain(why))?;
         }
         Ok(())
     }
@@ -132,6 +157,7 @@ impl fmt::Display for StopReport {
 /// next start sweeps it.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("not everything could be released: {report}; the next start of the app sweeps it")]
+#[non_exhaustive]
 pub struct StopError {
     /// What was stopped and released, and what is left.
     pub report: StopReport,

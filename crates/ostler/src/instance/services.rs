@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use ostler_core::chain::chain;
 use ostler_core::ids::RunId;
 use ostler_core::lifecycle::Cause;
 use ostler_failpoint::{self as failpoint, Point};
@@ -129,7 +130,7 @@ impl Services {
         let run_dir = self.run_dir();
         let noted = run_dir.as_ref().map(|run_dir| run_dir.set_guardian(Some(*guardian)));
         if let Some(Err(error)) = noted {
-            tracing::warn!(target: "ostler", %error, "run.json does not name the guardian");
+            tracing::warn!(target: "ostler", error = %chain(&error), "run.json does not name the guardian");
         }
     }
 
@@ -147,7 +148,7 @@ impl Services {
     /// stays for the next start's sweep.
     pub(crate) async fn remove_run(self: &Arc<Self>, clean: bool) {
         if let Err(error) = self.table.close().await {
-            tracing::warn!(target: "ostler", %error, "the process table was not closed in order");
+            tracing::warn!(target: "ostler", error = %chain(&error), "the process table was not closed in order");
         }
         failpoint::reach(Point::TableClosed);
         let services = Arc::clone(self);
@@ -164,7 +165,7 @@ impl Services {
             }
         }
         if let Err(error) = self.scratch.remove_spare() {
-            tracing::warn!(target: "ostler", %error, "a directory of the run is left for the next start");
+            tracing::warn!(target: "ostler", error = %chain(&error), "a directory of the run is left for the next start");
         }
         let Some(run_dir) = self.run_dir().take() else { return };
         if !clean {
@@ -172,10 +173,10 @@ impl Services {
             return;
         }
         if let Err(error) = scratch::remove(self.owner.run, run_dir.path()) {
-            tracing::warn!(target: "ostler", %error, "sockets outside the run's directory are left");
+            tracing::warn!(target: "ostler", error = %chain(&error), "sockets outside the run's directory are left");
         }
         if let Err(error) = run_dir.remove() {
-            tracing::warn!(target: "ostler", %error, "the run's directory is left for the next sweep");
+            tracing::warn!(target: "ostler", error = %chain(&error), "the run's directory is left for the next sweep");
         }
     }
 

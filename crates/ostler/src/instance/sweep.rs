@@ -9,6 +9,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use ostler_core::chain::chain;
 use ostler_failpoint::{self as failpoint, Point};
 use ostler_os::cgroup::RunGroup;
 use ostler_os::identity::{self, Attribution, ProcessIdentity, Verified, here};
@@ -25,6 +26,7 @@ pub const SWEEP_LIMIT: Duration = Duration::from_secs(20);
 
 /// What a sweep found and did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SweepReport {
     /// Dead runs whose table was removed.
     pub runs: u64,
@@ -235,7 +237,7 @@ fn await_recorded(dead: &DeadRun, deadline: Instant) -> io::Result<bool> {
 
 /// The error, with what to do about it.
 fn advised(error: &RunDirError) -> String {
-    format!("{error}; {}", error.suggestion())
+    format!("{}; {}", chain(error), error.suggestion())
 }
 
 /// The processes in the dead run's table. A table that can't be read is set aside for people, and

@@ -38,11 +38,12 @@ pub enum PoolError {
         workers: usize,
     },
     /// The worker can't be started or restarted.
-    #[error("worker {worker} can't be restarted: {reason}")]
+    #[error("worker {worker} can't be restarted")]
     NotRestartable {
         /// The worker.
         worker: WorkerId,
         /// Why not.
+        #[source]
         reason: NotRestartable,
     },
     /// The instance is stopping, or has ended.
@@ -76,11 +77,12 @@ pub enum PoolError {
         failure: Option<Box<Failure>>,
     },
     /// The pool's actors could not be started.
-    #[error("pool {pool:?} did not start: {reason}")]
+    #[error("pool {pool:?} did not start")]
     NotStarted {
         /// The pool.
         pool: String,
         /// What its supervisor reports.
+        #[source]
         reason: StartChildError,
     },
 }

@@ -58,8 +58,8 @@ pub enum PoolEnd {
     Finished,
     /// Fewer slots than `min_workers` are left, or the first one gave up under `on_give_up =
     /// "pool"`; with the last failure.
-    #[error("the pool gave up{}", .0.as_ref().map(|failure| format!(": {}", failure.message)).unwrap_or_default())]
-    GaveUp(Option<Failure>),
+    #[error("the pool gave up")]
+    GaveUp(#[source] Option<Failure>),
     /// The pool or its instance was stopped.
     #[error("the pool was stopped")]
     Stopped,

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use futures_util::future::{join_all, try_join_all};
 use ostler_core::lifecycle::Cause;
-use ostler_core::spec::PoolSpec;
 use tokio::sync::MutexGuard;
 
 use super::error::PoolError;
@@ -74,11 +73,7 @@ impl PoolShared {
 
     /// Whether a pool with this many workers is valid.
     fn check_size(&self, workers: u32) -> Result<(), PoolError> {
-        let problems = PoolSpec {
-            workers,
-            ..self.spec.as_ref().clone()
-        }
-        .problems();
+        let problems = self.spec.as_ref().clone().workers(workers).problems();
         match problems.is_empty() {
             true => Ok(()),
             false => Err(PoolError::Invalid {

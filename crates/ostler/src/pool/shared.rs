@@ -144,10 +144,7 @@ impl PoolShared {
     fn carry_out(&self, effect: PoolEffect) {
         match effect {
             PoolEffect::Ready => {
-                let facts = Facts {
-                    count: Some(self.slots.len() as u64),
-                    ..Facts::default()
-                };
+                let facts = Facts::default().with_count(self.slots.len() as u64);
                 self.emit(EventKind::PoolReady, facts);
             }
             PoolEffect::Degraded { ready, expected, waits } => {
@@ -156,11 +153,7 @@ impl PoolShared {
                     format!("; {worker} can't be started for now: {}", failure.message)
                 });
                 let message = format!("{ready} of {expected} workers are ready{}", why.unwrap_or_default());
-                let facts = Facts {
-                    count: Some(ready as u64),
-                    message: Some(message),
-                    ..Facts::default()
-                };
+                let facts = Facts::default().with_count(ready as u64).with_message(message);
                 self.emit(EventKind::PoolDegraded, facts);
             }
             PoolEffect::Finished => {
@@ -349,16 +342,9 @@ fn new_slot(spec: &PoolSpec, services: &Services, index: u32) -> Arc<Slot> {
 /// it up.
 fn why(message: String, failure: Option<&Failure>) -> Facts {
     match failure {
-        None => Facts {
-            message: Some(message),
-            ..Facts::default()
-        },
+        None => Facts::default().with_message(message),
         Some(failure) => {
-            let message = Some(format!("{message}; the last failure: {}", failure.message));
-            Facts {
-                message,
-                ..Facts::of_failure(failure)
-            }
+            Facts::of_failure(failure).with_message(format!("{message}; the last failure: {}", failure.message))
         }
     }
 }

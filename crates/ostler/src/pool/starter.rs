@@ -44,7 +44,9 @@ pub(crate) fn pool_child(shared: &Arc<PoolShared>) -> ChildSpec {
 async fn start_pool(shared: Arc<PoolShared>, mut context: StartContext) -> Result<StartedChild, NotStarted> {
     let spec = &shared.spec;
     let reports = Arc::clone(&shared);
+    // The events say what its reports would.
     let options = SupervisorOptions::new()
+        .quiet()
         .intensity(spec.intensity.max(1), spec.period)
         .reporter(move |report| {
             if let Report::ReachedMaxRestartIntensity { child, reason, .. } = report {
@@ -116,6 +118,7 @@ async fn start_starter(
     let spec = &shared.spec;
     let reports = (Arc::clone(&slot), Arc::clone(&shared));
     let mut options = SupervisorOptions::new()
+        .quiet()
         .intensity(spec.intensity, spec.period)
         .reporter(move |report| tell(&reports.0, &reports.1, report));
     if spec.restart != Restart::Permanent {
@@ -194,12 +197,10 @@ fn tell(slot: &Slot, shared: &PoolShared, report: Report) {
                 Some(failure) => PoolInput::Waiting(index, failure.clone()),
                 None => PoolInput::Restarting(index),
             });
-            let facts = Facts {
-                attempt: Some(attempt),
-                delay: Some(delay.max(pause.unwrap_or_default())),
-                reason: last.map(|failure| failure.reason),
-                ..Facts::default()
-            };
+            let facts = Facts::default()
+                .with_attempt(attempt)
+                .with_delay(delay.max(pause.unwrap_or_default()))
+                .with_reason(last.map(|failure| failure.reason));
             shared
                 .services
                 .hub
@@ -215,10 +216,13 @@ fn tell(slot: &Slot, shared: &PoolShared, report: Report) {
             );
             shared.tell(PoolInput::GaveUp(slot.worker.index, failure(&reason).cloned()));
         }
-        Report::Progress { .. }
-        | Report::StartError { .. }
-        | Report::ChildTerminated { .. }
-        | Report::ShutdownError { .. } => {}
+        Report::ChildTerminated { reason, .. } | Report::StartError { reason, .. }
+            if reason.is_abnormal() && failure(&reason).is_none() =>
+        {
+            // Its process is ended and reported all the same.
+            tracing::error!(target: "ostler", worker = %slot.worker, %reason, "the actor of a worker has ended by itself");
+        }
+        _ => {}
     }
 }
 
@@ -233,11 +237,7 @@ fn why(spec: &PoolSpec, restarts: usize, reason: &ExitReason) -> Facts {
         spec.period, spec.intensity
     );
     let facts = last.map(Facts::of_failure).unwrap_or_default();
-    Facts {
-        message: Some(message),
-        count: Some(restarts as u64),
-        ..facts
-    }
+    facts.with_message(message).with_count(restarts as u64)
 }
 
 /// The failure of a worker's process inside an exit reason.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ostler_core::failure::{Failure, Reason};
-use ostler_core::lifecycle::{State, Transition};
+use ostler_core::lifecycle::{Cause, State, Transition};
 use ostler_core::signal::Signal;
 use ostler_telemetry::{EventKind, Facts};
 
@@ -18,9 +18,6 @@ use super::watch::reachable;
 use crate::follow::{Endpoint, ReadyWorker, WorkerChange};
 use crate::status::WorkerState;
 
-/// The cause in the event of an incarnation whose release could not be confirmed.
-const UNSEEN: &str = "unseen";
-
 /// The event of a transition.
 pub(super) fn event(what: &Transition) -> (EventKind, Facts) {
     match what {
@@ -29,27 +26,14 @@ pub(super) fn event(what: &Transition) -> (EventKind, Facts) {
         Transition::Ready => (EventKind::WorkerReady, Facts::default()),
         Transition::Unhealthy(failure) => (EventKind::WorkerUnhealthy, Facts::of_failure(failure)),
         Transition::Stopping { cause, stop } => {
-            let facts = Facts {
-                signal: Some(stop.signal.name()),
-                cause: Some(cause.name().to_owned()),
-                ..Facts::default()
-            };
+            let facts = Facts::default().with_signal(stop.signal).with_cause(*cause);
             (EventKind::WorkerStopping, facts)
         }
-        Transition::Exited(status) => {
-            let facts = Facts {
-                exit: Some(*status),
-                ..Facts::default()
-            };
-            (EventKind::WorkerExited, facts)
-        }
+        Transition::Exited(status) => (EventKind::WorkerExited, Facts::default().with_exit(*status)),
         Transition::Failed(failure) => (EventKind::WorkerFailed, Facts::of_failure(failure)),
         Transition::Released => (EventKind::WorkerReleased, Facts::default()),
         Transition::Unseen(why) => {
-            let facts = Facts {
-                cause: Some(UNSEEN.to_owned()),
-                ..Facts::of_failure(&unseen(why))
-            };
+            let facts = Facts::of_failure(&unseen(why)).with_cause(Cause::Unseen);
             (EventKind::WorkerFailed, facts)
         }
     }
@@ -64,11 +48,7 @@ fn unseen(why: &str) -> Failure {
 
 /// The event of a stop whose grace is over: the sitter has killed the rest.
 pub(super) fn grace_over(signal: Signal) -> (EventKind, Facts) {
-    let facts = Facts {
-        signal: Some(signal.name()),
-        cause: Some("grace_over".to_owned()),
-        ..Facts::default()
-    };
+    let facts = Facts::default().with_signal(signal).with_cause(Cause::GraceOver);
     (EventKind::WorkerStopping, facts)
 }
 

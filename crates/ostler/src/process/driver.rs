@@ -365,10 +365,7 @@ impl<'a> Driver<'a> {
             _ => {}
         }
         let (kind, facts) = announce::event(&what);
-        let facts = Facts {
-            elapsed: Some(elapsed),
-            ..resources.complete(facts)
-        };
+        let facts = resources.complete(facts).with_elapsed(elapsed);
         let hub = &self.host.hub;
         let (span, link) = self.spans.enter(incarnation, hub, resources.pid, &what);
         hub.emit_in(span, link, kind, incarnation.about(), facts);
@@ -411,7 +408,7 @@ impl<'a> Driver<'a> {
             Outcome::Finished { status } => {
                 if status.success() && self.resources.went_into_background() {
                     let (worker, incarnation) = (&self.incarnation.worker, self.incarnation.number.0);
-                    tracing::warn!(target: "ostler", %worker, incarnation, "{BACKGROUND}; {RUN_IN_FOREGROUND}");
+                    tracing::warn!(target: "ostler", %worker, incarnation, suggestion = RUN_IN_FOREGROUND, "{BACKGROUND}");
                 }
                 Outcome::Finished { status }
             }

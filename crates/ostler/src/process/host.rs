@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
+use ostler_core::chain::chain;
 use ostler_core::failure::{Failure, Reason};
 use ostler_core::ids::{Incarnation, WorkerId};
 use ostler_core::lifecycle::Rest;
@@ -258,5 +259,5 @@ impl Machine for ThisMachine {
 
 /// A failure of the process table.
 pub(super) fn store_failed(error: &TableError) -> Failure {
-    Failure::new(Reason::StoreFailed, error.to_string()).with_suggestion(error.suggestion())
+    Failure::new(Reason::StoreFailed, chain(error)).with_suggestion(error.suggestion())
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use ostler_core::chain::chain;
 use ostler_core::lifecycle::{Input, Rest};
 use ostler_core::spec::Port;
 use ostler_failpoint::{self as failpoint, Point};
@@ -38,7 +39,7 @@ pub(super) fn unrecord(incarnation: &Incarnation, host: &Host) -> Work {
         failpoint::reach(Point::Unrecorded);
         Done::Input(match removed {
             Ok(_) => Input::Unrecorded,
-            Err(error) => Input::UnrecordFailed(error.to_string()),
+            Err(error) => Input::UnrecordFailed(chain(&error)),
         })
     })
 }

@@ -14,7 +14,7 @@ use ostler_os::identity::ProcessIdentity;
 use ostler_os::oom::OomWatch;
 use ostler_os::output::Capture;
 use ostler_os::port_choice::PortReservation;
-use ostler_telemetry::Facts;
+use ostler_telemetry::{Containment, Facts};
 use tokio::sync::watch;
 
 use super::incarnation::Incarnation;
@@ -52,7 +52,7 @@ pub(super) struct Resources {
     pub(super) sitter_pid: Option<i32>,
     /// The sitter as it was identified at the spawn.
     pub(super) sitter: Option<ProcessIdentity>,
-    pub(super) containment: Option<&'static str>,
+    pub(super) containment: Option<Containment>,
     /// Shared with the work that kills a tree without a sitter.
     pub(super) cgroup: Option<Arc<Group>>,
     pub(super) oom: Option<OomWatch>,
@@ -82,19 +82,17 @@ impl Resources {
     }
 
     /// Adds what every event of the incarnation contains.
-    pub(super) fn complete(&self, facts: Facts) -> Facts {
+    pub(super) fn complete(&self, mut facts: Facts) -> Facts {
         let named = self.ports.iter().filter(|(name, _)| !name.is_empty());
         let shown = |path: &Path| path.display().to_string();
         let named_sockets = self.sockets.iter().filter(|(name, _)| !name.is_empty());
-        Facts {
-            pid: facts.pid.or(self.pid),
-            port: self.ports.get("").copied(),
-            ports: named.map(|(name, port)| (name.clone(), *port)).collect(),
-            socket: self.sockets.get("").map(|path| shown(path)),
-            sockets: named_sockets.map(|(name, path)| (name.clone(), shown(path))).collect(),
-            containment: self.containment.map(str::to_owned),
-            ..facts
-        }
+        facts.pid = facts.pid.or(self.pid);
+        facts.port = self.ports.get("").copied();
+        facts.ports = named.map(|(name, port)| (name.clone(), *port)).collect();
+        facts.socket = self.sockets.get("").map(|path| shown(path));
+        facts.sockets = named_sockets.map(|(name, path)| (name.clone(), shown(path))).collect();
+        facts.containment = self.containment;
+        facts
     }
 
     /// Warns of what of the incarnation can't be inspected.

@@ -368,6 +368,7 @@ impl Stage {
     pub(super) fn story(&mut self) -> Vec<String> {
         let mut story = Vec::new();
         while let Some(Some(event)) = futures_util::FutureExt::now_or_never(self.events.recv()) {
+            let event = event.event().expect("no lag");
             let kind: EventKind = event.kind;
             let name = kind.name().trim_start_matches("worker.");
             let reason = event

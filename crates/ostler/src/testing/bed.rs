@@ -90,6 +90,7 @@ impl TestBed {
                 .state_dir(&state)
                 .audit(Duration::from_millis(100))
                 .observer(Recorder(Arc::clone(&history)))
+                .under_paused_clock()
         }
     }
 

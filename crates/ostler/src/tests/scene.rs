@@ -10,7 +10,7 @@ use ostler_os::marker;
 use ractor::{ActorCell, ActorRef};
 
 use crate::pool::WorkerMessage;
-use crate::{Event, EventKind, EventStream, Ostler, Pool, PoolSpec};
+use crate::{Event, EventItem, EventKind, EventStream, Ostler, Pool, PoolSpec};
 
 /// How long a test waits for what should happen at once, on a machine that is busy with other
 /// tests.
@@ -51,7 +51,7 @@ impl Scene {
         let deadline = tokio::time::Instant::now() + SOON;
         loop {
             let next = tokio::time::timeout_at(deadline, self.events.recv()).await;
-            let Ok(Some(event)) = next else {
+            let Ok(Some(EventItem::Event(event))) = next else {
                 panic!("no {what}; {next:?}; seen: {}", self.story());
             };
             self.seen.push(Arc::clone(&event));
@@ -92,7 +92,7 @@ impl Scene {
         let stopping = tokio::time::timeout(SOON, self.ostler.stop());
         let report = stopping.await.expect("the stop ends").expect("nothing is left");
         assert_eq!(report.orphans, Vec::<String>::new());
-        while let Some(event) = self.events.recv().await {
+        while let Some(EventItem::Event(event)) = self.events.recv().await {
             self.seen.push(Arc::clone(&event));
             if event.kind == EventKind::RunStopped {
                 break;

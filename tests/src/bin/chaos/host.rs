@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ostler::{Ostler, Pool, PoolError};
+use ostler_core::chain::chain;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -45,14 +46,15 @@ async fn serve(arguments: &HostArguments) -> ExitCode {
         .cgroups(arguments.cgroups);
     let mut events = builder.subscribe();
     let forwarder = tokio::spawn(async move {
-        while let Some(event) = events.recv().await {
+        while let Some(item) = events.recv().await {
+            let event = item.event().expect("the forwarder keeps up");
             say(&serde_json::to_value(&*event).expect("serialising an event"));
         }
     });
     let ostler = match builder.start().await {
         Ok(ostler) => Arc::new(ostler),
         Err(error) => {
-            say(&json!({ "failed": error.to_string() }));
+            say(&json!({ "failed": chain(&error) }));
             return ExitCode::FAILURE;
         }
     };
@@ -97,7 +99,7 @@ async fn finish(end: EndOrder, ostler: Arc<Ostler>, forwarder: tokio::task::Join
             say(&match stopped {
                 Ok(report) => json!({ "id": id, "ok": report.to_string(), "success": report.orphans.is_empty()
                     && report.root_gave_up.is_none() }),
-                Err(error) => json!({ "id": id, "error": error.to_string() }),
+                Err(error) => json!({ "id": id, "error": chain(&error) }),
             });
         }
     }
@@ -181,7 +183,7 @@ impl Pools {
         let selected = |kind: &&PoolKind| order["pool"].is_null() || order["pool"] == kind.name;
         for kind in pools::kinds(naked).filter(selected) {
             let pool = ostler.pool_from(kind.spec(&self.tag)).start().await;
-            let pool = pool.map_err(|error: PoolError| error.to_string())?;
+            let pool = pool.map_err(|error: PoolError| chain(&error))?;
             let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
             all.retain(|old| old.name() != kind.name);
             all.push(pool);
@@ -198,7 +200,7 @@ impl Pools {
         let index = order["index"].as_u64().and_then(|index| u32::try_from(index).ok());
         let pool = self.named(order)?;
         let restarted = pool.restart_worker(index.ok_or("missing index")?).await;
-        restarted.map(|()| Value::Null).map_err(|error| error.to_string())
+        restarted.map(|()| Value::Null).map_err(|error| chain(&error))
     }
 
     /// Starts a pool that gives up. Replies once it has.
@@ -206,7 +208,7 @@ impl Pools {
         let pool = ostler.pool_from(pools::quitters(&self.tag)).start().await;
         // Only the last handle can stop the instance.
         drop(ostler);
-        let phase = pool.map_err(|error| error.to_string())?.wait_stopped().await;
+        let phase = pool.map_err(|error| chain(&error))?.wait_stopped().await;
         Ok(json!(format!("{phase:?}")))
     }
 

@@ -63,7 +63,9 @@ prop_compose! {
         owner in select(vec![PortOwner::Worker, PortOwner::Any]),
         headers in prop_oneof![9 => Just(BTreeMap::new()), 1 => prop::collection::btree_map("[A-Z é]{0,3}", "[a-z\n]{0,5}", 0..2)],
     ) -> Probe {
-        Probe { kind, port, owner, headers }
+        let mut probe = Probe::new(kind);
+        (probe.port, probe.owner, probe.headers) = (port, owner, headers);
+        probe
     }
 }
 
@@ -79,7 +81,9 @@ fn any_ready() -> impl Strategy<Value = Ready> {
 
 prop_compose! {
     fn any_health()(probe in any_probe(), every in any_duration(), timeout in any_duration(), misses in 0_u32..4) -> Health {
-        Health { every, timeout, misses, ..Health::new(probe) }
+        let mut health = Health::new(probe);
+        (health.every, health.timeout, health.misses) = (every, timeout, misses);
+        health
     }
 }
 
@@ -117,7 +121,10 @@ prop_compose! {
         mode in prop_oneof![9 => Just(Mode::Coupled), 1 => Just(Mode::Supervised)],
         stdin in select(vec![Stdin::Null, Stdin::Pipe]),
     ) -> WorkerSpec {
-        WorkerSpec { stdin, env, inherit_env, ports, address, cwd: Some(cwd.into()), output: OutputSpec { ring, log }, mode, ..WorkerSpec::new(command) }
+        let mut worker = WorkerSpec::new(command);
+        (worker.stdin, worker.env, worker.inherit_env, worker.ports, worker.address) = (stdin, env, inherit_env, ports, address);
+        (worker.cwd, worker.output, worker.mode) = (Some(cwd.into()), OutputSpec { ring, log }, mode);
+        worker
     }
 }
 
@@ -127,7 +134,10 @@ prop_compose! {
         ready in prop::option::of(any_ready()), health in prop::option::of(any_health()), watchdog in prop::option::of(any_duration()),
         stop in any_stop(), host_death in any_stop(),
     ) -> WorkerSpec {
-        WorkerSpec { min_uptime, start_timeout, release_timeout, ready, health, watchdog, stop, host_death, ..worker }
+        let mut worker = worker;
+        (worker.min_uptime, worker.start_timeout, worker.release_timeout) = (min_uptime, start_timeout, release_timeout);
+        (worker.ready, worker.health, worker.watchdog, worker.stop, worker.host_death) = (ready, health, watchdog, stop, host_death);
+        worker
     }
 }
 
@@ -197,7 +207,12 @@ prop_compose! {
         intensity in any::<u32>(), period in any_duration(), backoff in prop::option::of(any_backoff()),
         serve in any_serve(),
     ) -> PoolSpec {
-        PoolSpec { name, worker, workers, min_workers, max_starting, restart, intensity, period, on_give_up, backoff, serve }
+        let mut pool = PoolSpec::new(name, [""; 0]);
+        pool.worker = worker;
+        (pool.workers, pool.min_workers, pool.max_starting, pool.restart) = (workers, min_workers, max_starting, restart);
+        (pool.intensity, pool.period, pool.on_give_up, pool.backoff) = (intensity, period, on_give_up, backoff);
+        pool.serve = serve;
+        pool
     }
 }
 

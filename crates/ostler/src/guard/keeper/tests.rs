@@ -80,7 +80,10 @@ async fn a_lost_guardian_is_reported_and_its_sitters_are_heard_to_the_end() {
     stage.pump([killed(), tree_gone(), GuardianEvent::Ended]).await;
     assert_eq!(stage.heard(), ["GuardianLost", "TreeGone", "SittersEnded"]);
     assert_eq!(stage.reports.lock().unwrap().len(), 1);
-    assert_eq!(events.recv().await.unwrap().kind, EventKind::GuardianLost);
+    assert_eq!(
+        events.recv().await.unwrap().event().unwrap().kind,
+        EventKind::GuardianLost
+    );
     assert!(stage.link.serving_now().is_none());
 }
 

@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use ostler_core::chain::chain;
 use ostler_core::failure::{Failure, Reason};
 use ostler_core::ids;
 use ostler_core::lifecycle::Input;
@@ -187,7 +188,10 @@ pub(in crate::process) fn spawned(
     let (worker, sitter, in_cgroup) = process;
     resources.pid = Some(worker.pid);
     resources.sitter_pid = i32::try_from(sitter.pid).ok();
-    resources.containment = Some(if in_cgroup { "cgroup" } else { "sitter" });
+    resources.containment = Some(match in_cgroup {
+        true => ostler_telemetry::Containment::Cgroup,
+        false => ostler_telemetry::Containment::Sitter,
+    });
     resources.identity = here().ok().map(|here| worker.identity(here));
     let Some(identity) = resources.identity else {
         return Box::pin(async { Done::Nothing });
@@ -214,7 +218,7 @@ pub(in crate::process) fn spawned(
         // An incarnation that is ending already is not made active any more; its record exists all
         // the same.
         if let Err(error) = table.activate(key, activation).await {
-            tracing::debug!(target: "ostler", %error, "a record was not made active");
+            tracing::debug!(target: "ostler", error = %chain(&error), "a record was not made active");
         }
         failpoint::reach(Point::Active);
         Done::Nothing
@@ -233,7 +237,7 @@ pub(in crate::process) fn learn_ports(
     let ports = ports::recorded(incarnation.spec(), &resources.ports);
     Box::pin(async move {
         if let Err(error) = table.set_ports(key, ports).await {
-            tracing::debug!(target: "ostler", %error, "reported ports are not on record");
+            tracing::debug!(target: "ostler", error = %chain(&error), "reported ports are not on record");
         }
         Done::Nothing
     })

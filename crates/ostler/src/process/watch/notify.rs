@@ -109,8 +109,8 @@ async fn listen(
                 for variable in &message.ignored {
                     if reported.insert(*variable) {
                         tracing::warn!(
-                            target: "ostler", pid = message.sender_pid,
-                            "a worker sent {variable} to its notify socket, which Ostler ignores"
+                            target: "ostler", pid = message.sender_pid, variable,
+                            "a worker sent a variable to its notify socket that Ostler ignores"
                         );
                     }
                 }

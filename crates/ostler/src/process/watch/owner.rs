@@ -95,7 +95,7 @@ impl Uninspected {
     /// Warns, unless the incarnation has been warned of.
     pub(super) fn warn(&self, why: &str, taken: &str) {
         if !self.warned.swap(true, Ordering::Relaxed) {
-            tracing::warn!(target: "ostler", "{}: {why}; {taken}", self.worker);
+            tracing::warn!(target: "ostler", worker = self.worker, why, "{taken}");
         }
     }
 }

@@ -374,12 +374,8 @@ async fn ready_from_a_child_that_has_ended_since_is_heard() {
 
 fn health(address: SocketAddr, timeout: Duration) -> HealthPlan {
     let probe = Probe::new(ProbeKind::Http("/".into()));
-    let rules = Health {
-        every: Duration::from_millis(1),
-        timeout,
-        misses: 3,
-        ..Health::new(probe)
-    };
+    let mut rules = Health::new(probe).every(Duration::from_millis(1));
+    rules.timeout = timeout;
     HealthPlan {
         probe: Some(HealthProbe {
             plan: http(address, ourselves()),

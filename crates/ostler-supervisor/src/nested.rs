@@ -1,0 +1,129 @@
+//! Supervisors that are children of supervisors.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use ostler_core::exit::ExitReason;
+use ostler_core::supervision::{ChildId, ChildKey, ChildKind};
+use ractor::{ActorId, ActorRef};
+
+use crate::actor::{SupervisorActor, accompany};
+use crate::child::{ChildSpec, NotStarted, StartContext, StartedChild};
+use crate::handle::{Incarnation, Place, Supervisor, arguments, request_stop};
+use crate::messages::SupervisorMessage;
+use crate::options::SupervisorOptions;
+use crate::running::{ChildInfo, RunningChild};
+
+/// Starts a supervisor as a child of another one. It counts as running once its children are.
+async fn start_nested(
+    mut context: StartContext,
+    options: SupervisorOptions,
+    children: Vec<ChildSpec>,
+) -> Result<(StartedChild, Incarnation), NotStarted> {
+    let (arguments, mut start) = arguments(options, children);
+    let mut started = context.spawn(None, SupervisorActor, arguments).await?;
+    let actor = ActorRef::<SupervisorMessage>::from(started.cell().clone());
+    let (over, ended) = accompany(started.join, &start.shared);
+    started.join = ended;
+    let outcome = tokio::select! {
+        biased;
+        outcome = &mut start.ready => outcome,
+        () = context.cancelled() => {
+            request_stop(&actor);
+            started.ended().await;
+            return Err(NotStarted::cancelled());
+        }
+    };
+    match outcome {
+        Ok(Ok(())) => {
+            let shared = start.shared;
+            Ok((started, Incarnation { actor, shared, over }))
+        }
+        Ok(Err(end)) => {
+            started.ended().await;
+            Err(NotStarted::Failed(end.exit_reason().into()))
+        }
+        Err(_) => {
+            started.ended().await;
+            Err(NotStarted::Failed(ExitReason::Killed.into()))
+        }
+    }
+}
+
+/// The places of the children that were started from one specification, which may serve as a
+/// template. As long as there are handles to a place, a restart continues it.
+#[derive(Default)]
+struct Places(Mutex<HashMap<Key, Weak<Place>>>);
+
+/// A child: the actor of its supervisor, and its key there.
+type Key = (ActorId, ChildKey);
+
+impl Places {
+    fn key(context: &StartContext) -> Key {
+        (context.parent().get_id(), context.child().key)
+    }
+
+    fn place(&self, key: Key, incarnation: Incarnation) -> Arc<Place> {
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = places.get(&key).and_then(Weak::upgrade) {
+            place.renew(incarnation);
+            return place;
+        }
+        places.retain(|_, place| place.strong_count() > 0);
+        let place = Place::new(incarnation);
+        places.insert(key, Arc::downgrade(&place));
+        place
+    }
+}
+
+/// A child that is a supervisor. `handle` converts its handle to the info of its start.
+pub(crate) fn nested<F, I>(
+    id: ChildId,
+    options: SupervisorOptions,
+    children: F,
+    handle: fn(Supervisor) -> I,
+) -> ChildSpec
+where
+    F: Fn() -> Vec<ChildSpec> + Send + Sync + 'static,
+    I: Send + Sync + 'static,
+{
+    let places = Arc::<Places>::default();
+    let start = move |context: StartContext| {
+        let (places, key) = (Arc::clone(&places), Places::key(&context));
+        let starting = start_nested(context, options.clone(), children());
+        async move {
+            let (started, incarnation) = starting.await?;
+            let supervisor = Supervisor::at(places.place(key, incarnation));
+            Ok(started.with_info(Arc::new(handle(supervisor))))
+        }
+    };
+    ChildSpec::starting(id, start)
+        .kind(ChildKind::Supervisor)
+        .stop_with(|cell| request_stop(&ActorRef::from(cell.clone())))
+}
+
+impl ChildSpec {
+    /// A child that is a supervisor itself. `children` returns its children at each start. It
+    /// counts as running once they are. Its handle is the [`info`](crate::RunningChild::info) of
+    /// its start, and stays valid across restarts. Default shutdown: infinity.
+    pub fn supervisor<F>(id: impl Into<ChildId>, options: SupervisorOptions, children: F) -> Self
+    where
+        F: Fn() -> Vec<ChildSpec> + Send + Sync + 'static,
+    {
+        nested(id.into(), options, children, |supervisor| supervisor)
+    }
+}
+
+impl RunningChild {
+    /// The handle of a child that is a [`Supervisor`].
+    pub fn supervisor(&self) -> Option<Supervisor> {
+        self.info_as()
+    }
+}
+
+impl ChildInfo {
+    /// The handle of a running child that is a [`Supervisor`].
+    pub fn supervisor(&self) -> Option<Supervisor> {
+        self.info_as()
+    }
+}

@@ -1,0 +1,76 @@
+//! Handles of supervisors that are children: they stay valid across restarts.
+
+use ostler_supervisor::{ChildSpec, Gone, Strategy, Supervisor};
+
+use crate::support::{Bench, settled, statuses, within};
+
+fn inner(bench: &Bench) -> ChildSpec {
+    let (options, bench) = (bench.options(Strategy::OneForOne), bench.clone());
+    ChildSpec::supervisor("inner", options, move || vec![bench.child("child")])
+}
+
+async fn restarted(outer: &Supervisor, incarnation: u64) {
+    settled(outer, |children| {
+        children
+            .iter()
+            .all(|info| info.child.incarnation == incarnation && info.supervisor().is_some())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_nested_supervisor_keeps_its_handle_across_a_restart() {
+    let bench = Bench::new();
+    let options = bench.with_intensity(Strategy::OneForOne, 10);
+    let outer = Supervisor::spawn(None, options, vec![inner(&bench)]).await.unwrap();
+    let handle = outer.child("inner").await.unwrap().unwrap().supervisor().unwrap();
+    let clone = handle.clone();
+    let first = handle.cell().get_id();
+    for incarnation in 2..5 {
+        // What waits for the end of an incarnation learns of it, whatever comes next.
+        let waiting = tokio::spawn({
+            let handle = handle.clone();
+            async move { handle.wait().await }
+        });
+        tokio::task::yield_now().await;
+        handle.cell().kill();
+        assert!(within(waiting).await.unwrap().is_none(), "it was killed");
+        restarted(&outer, incarnation).await;
+        assert_eq!(statuses(&handle).await, ["child:Running"]);
+        assert_eq!(clone.cell().get_id(), handle.cell().get_id());
+    }
+    assert_ne!(handle.cell().get_id(), first);
+    handle.start_child(bench.child("another")).await.unwrap();
+    assert_eq!(clone.count_children().await.unwrap().active, 2);
+
+    within(outer.stop()).await;
+    assert_eq!(handle.count_children().await.unwrap_err(), Gone);
+    assert_eq!(bench.alive(), 0);
+}
+
+#[tokio::test]
+async fn children_of_one_template_do_not_share_a_handle() {
+    let bench = Bench::new();
+    let outer = bench.dynamic().await;
+    let template = inner(&bench);
+    let start = async || {
+        let started = outer.start_child(template.clone()).await.unwrap().started().unwrap();
+        started.supervisor().unwrap()
+    };
+    let (one, two) = (start().await, start().await);
+    assert_ne!(one.cell().get_id(), two.cell().get_id());
+    one.start_child(bench.child("another")).await.unwrap();
+    assert_eq!(one.count_children().await.unwrap().active, 2);
+    assert_eq!(two.count_children().await.unwrap().active, 1);
+
+    // Nor do those of two supervisors, whose keys may be the same.
+    let other = bench.dynamic().await;
+    let three = other.start_child(template.clone()).await.unwrap().started().unwrap();
+    let three = three.supervisor().unwrap();
+    assert_ne!(one.cell().get_id(), three.cell().get_id());
+    assert_eq!(three.count_children().await.unwrap().active, 1);
+    within(outer.stop()).await;
+    assert_eq!(three.count_children().await.unwrap().active, 1);
+    within(other.stop()).await;
+    assert_eq!(bench.alive(), 0);
+}
