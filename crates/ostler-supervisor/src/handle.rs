@@ -266,8 +266,9 @@ impl Supervisor {
     }
 
     /// Waits until the supervisor (its present incarnation) has ended and nothing is left. Returns
-    /// `None` if it was ended by ractor's own `stop` or `kill`. Does not depend on the actor that the supervisor is linked
-    /// to, so it may be awaited in any callback of that actor. Cancel safe.
+    /// `None` if it was ended by ractor's own `stop` or `kill`. Does not depend on the actor that
+    /// the supervisor is linked to, so it may be awaited in any callback of that actor. Cancel
+    /// safe.
     pub async fn wait(&self) -> Option<End> {
         let Incarnation { shared, mut over, .. } = self.place.latest();
         while over.changed().await.is_ok() {}

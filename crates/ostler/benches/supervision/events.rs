@@ -69,7 +69,8 @@ async fn delivered(pool: &Pool, mut streams: Vec<EventStream>, stuck: usize, eve
 
 async fn read(mut stream: EventStream) -> EventStream {
     for _ in 0..GROUP {
-        let event = stream.recv().await.expect("the instance is running");
+        let item = stream.recv().await.expect("the instance is running");
+        let event = item.event().expect("no event is lost");
         assert_eq!(event.kind, EventKind::SweepDone, "no event is lost");
     }
     stream

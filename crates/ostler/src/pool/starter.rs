@@ -219,7 +219,7 @@ fn tell(slot: &Slot, shared: &PoolShared, report: Report) {
         Report::ChildTerminated { reason, .. } | Report::StartError { reason, .. }
             if reason.is_abnormal() && failure(&reason).is_none() =>
         {
-            // Its process is ended and reported all the same.
+            // Its process is ended and reported anyway.
             tracing::error!(target: "ostler", worker = %slot.worker, %reason, "the actor of a worker has ended by itself");
         }
         _ => {}
