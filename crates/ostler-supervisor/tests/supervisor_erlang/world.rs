@@ -320,6 +320,7 @@ fn start_reply(reply: Result<ChildStart, StartChildError>) -> String {
         Err(StartChildError::Invalid(_)) => "invalid",
         Err(StartChildError::Failed(_) | StartChildError::Cancelled) => "failed",
         Err(StartChildError::Stopping) => "gone",
+        Err(_) => "unknown",
     };
     format!("reply {word}")
 }
@@ -343,6 +344,7 @@ fn terminate_reply(reply: Result<(), TerminateChildError>) -> String {
         Err(TerminateChildError::NotFound) => "not_found",
         Err(TerminateChildError::SimpleOneForOne) => "simple_one_for_one",
         Err(TerminateChildError::Stopping) => "gone",
+        Err(_) => "unknown",
     };
     format!("reply {word}")
 }
@@ -355,6 +357,7 @@ fn delete_reply(reply: Result<(), DeleteChildError>) -> String {
         Err(DeleteChildError::NotFound) => "not_found",
         Err(DeleteChildError::SimpleOneForOne) => "simple_one_for_one",
         Err(DeleteChildError::Stopping) => "gone",
+        Err(_) => "unknown",
     };
     format!("reply {word}")
 }
