@@ -42,12 +42,10 @@ mod tests {
 
     #[test]
     fn it_prints_what_was_found() {
-        let report = SweepReport {
-            runs: 1,
-            killed: vec!["pid 7 (sleep)".into()],
-            survivors: vec!["pid 8 (dd): uninterruptible".into()],
-            ..SweepReport::default()
-        };
+        let mut report = SweepReport::default();
+        report.runs = 1;
+        report.killed = vec!["pid 7 (sleep)".into()];
+        report.survivors = vec!["pid 8 (dd): uninterruptible".into()];
         let texts: Vec<_> = lines("demo", &report).into_iter().map(|line| line.text).collect();
         assert_eq!(
             texts.join("\n"),

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use ostler::otlp::{FLUSH_LIMIT, Settings, SettingsError, Telemetry};
 use ostler::{EventItem, EventStream, Killer, Ostler, OstlerBuilder, StopReport};
+use ostler_core::chain::chain;
 use ostler_core::spec::PoolSpec;
 use ostler_telemetry::EventKind;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -224,7 +225,7 @@ fn status_of(report: &StopReport, say: impl Fn(&str)) -> Exit {
         say(&format!("ostler: whether anything is left can't be said: {what}"));
     }
     if let Some(why) = &report.root_gave_up {
-        say(&format!("ostler: the instance gave up: {why}"));
+        say(&format!("ostler: the instance gave up: {}", chain(why)));
     }
     if !report.is_clean() || report.root_gave_up.is_some() {
         Exit::Machine
@@ -237,59 +238,37 @@ fn status_of(report: &StopReport, say: impl Fn(&str)) -> Exit {
 
 #[cfg(test)]
 mod tests {
+    use ostler::supervisor::ExitReason;
+    use ostler::{RunGaveUp, Unreleased, WorkerId};
+
     use super::*;
 
     #[test]
     fn the_status_says_how_it_ended() {
-        let status = |report: StopReport| status_of(&report, |_| {});
-        let some = || vec!["web".to_owned()];
-        let clean = StopReport::default;
-        assert_eq!(status(clean()), Exit::Clean);
-        assert_eq!(
-            status(StopReport {
-                gave_up: some(),
-                ..clean()
-            }),
-            Exit::Trouble
-        );
-        assert_eq!(
-            status(StopReport {
-                orphans: some(),
-                ..clean()
-            }),
-            Exit::Trouble
-        );
-        assert_eq!(
-            status(StopReport {
-                gave_up: some(),
-                unreleased: some(),
-                ..clean()
-            }),
-            Exit::Machine
-        );
-        assert_eq!(
-            status(StopReport {
-                survivors: some(),
-                ..clean()
-            }),
-            Exit::Machine
-        );
-        assert_eq!(
-            status(StopReport {
-                unseen: some(),
-                ..clean()
-            }),
-            Exit::Machine
-        );
-        assert_eq!(
-            status(StopReport {
-                root_gave_up: Some(ostler::RunGaveUp {
-                    part: "guardian".into(),
-                    reason: ostler::supervisor::ExitReason::Killed,
-                }),
-                ..clean()
-            }),
-            Exit::Machine
-        );
+        fn some() -> Vec<String> {
+            vec!["web".to_owned()]
+        }
+        let status = |spoil: fn(&mut StopReport)| {
+            let mut report = StopReport::default();
+            spoil(&mut report);
+            status_of(&report, |_| {})
+        };
+        fn some() -> Vec<String> {
+            vec!["web".to_owned()]
+        }
+        assert_eq!(status(|_| {}), Exit::Clean);
+        assert_eq!(status(|report| report.gave_up = some()), Exit::Trouble);
+        assert_eq!(status(|report| report.orphans = some()), Exit::Trouble);
+        assert_eq!(status(|report| report.survivors = some()), Exit::Machine);
+        assert_eq!(status(|report| report.unseen = some()), Exit::Machine);
+        let unreleased = |report: &mut StopReport| {
+            report.gave_up = some();
+            report.unreleased = vec![Unreleased::new(WorkerId::new("web", 0), None)];
+        };
+        assert_eq!(status(unreleased), Exit::Machine);
+        let gave_up = |report: &mut StopReport| {
+            report.root_gave_up = Some(RunGaveUp::new("guardian", ExitReason::Killed));
+        };
+        assert_eq!(status(gave_up), Exit::Machine);
     }
 }

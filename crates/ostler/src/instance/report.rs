@@ -27,12 +27,17 @@ pub struct RunGaveUp {
 }
 
 impl RunGaveUp {
+    /// This part was lost too often, the last time for this reason.
+    pub fn new(part: impl Into<String>, reason: ExitReason) -> Self {
+        Self {
+            part: part.into(),
+            reason,
+        }
+    }
+
     pub(super) fn of(end: End) -> Option<Self> {
         match end {
-            End::MaxIntensity { child, reason } => Some(Self {
-                part: child.id.to_string(),
-                reason,
-            }),
+            End::MaxIntensity { child, reason } => Some(Self::new(child.id.to_string(), reason)),
             End::Stopped | End::AutoShutdown | End::StartFailed { .. } => None,
         }
     }
@@ -76,6 +81,13 @@ pub struct Unreleased {
     pub failure: Option<Failure>,
 }
 
+impl Unreleased {
+    /// This worker, with its last failure.
+    pub fn new(worker: WorkerId, failure: Option<Failure>) -> Self {
+        Self { worker, failure }
+    }
+}
+
 impl fmt::Display for Unreleased {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.failure {
@@ -110,10 +122,8 @@ impl StopReport {
                 *self.failures.entry(failure.reason).or_default() += 1;
             }
             if !slot.is_released() {
-                self.unreleased.push(Unreleased {
-                    worker: slot.worker.clone(),
-                    failure: state.last_failure,
-                });
+                let worker = slot.worker.clone();
+                self.unreleased.push(Unreleased::new(worker, state.last_failure));
             }
         }
     }
