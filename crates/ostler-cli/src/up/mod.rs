@@ -253,9 +253,6 @@ mod tests {
             spoil(&mut report);
             status_of(&report, |_| {})
         };
-        fn some() -> Vec<String> {
-            vec!["web".to_owned()]
-        }
         assert_eq!(status(|_| {}), Exit::Clean);
         assert_eq!(status(|report| report.gave_up = some()), Exit::Trouble);
         assert_eq!(status(|report| report.orphans = some()), Exit::Trouble);
