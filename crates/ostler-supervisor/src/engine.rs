@@ -38,7 +38,8 @@ pub struct Engine {
     post: Post,
     options: SupervisorOptions,
     starting: HashMap<ChildKey, Starting>,
-    live: HashMap<ChildKey, Live>,
+    /// Boxed, because a map has room for four at first, and many supervisors have one child.
+    live: HashMap<ChildKey, Box<Live>>,
     actors: HashMap<ActorId, ChildKey>,
     /// Exits of children whose start message has not arrived yet.
     early: HashMap<ActorId, Ending>,
@@ -267,7 +268,7 @@ impl Engine {
             enter_gate,
             asked: Asked::Nothing,
         };
-        self.live.insert(child.key, live);
+        self.live.insert(child.key, Box::new(live));
         self.feed(Event::Started(child.key, incarnation));
     }
 
@@ -317,8 +318,8 @@ impl Engine {
     fn released(&mut self, key: ChildKey) {
         let Some(live) = self.live.remove(&key) else { return };
         self.actors.remove(&live.cell.get_id());
+        let incarnation = live.incarnation;
         if let Some(Exit { reason, counted }) = live.exit {
-            let incarnation = live.incarnation;
             self.feed(Event::Ended {
                 key,
                 incarnation,

@@ -83,7 +83,15 @@ async fn drive(setup: Arc<Setup>, slot: Arc<Slot>, incarnation: Incarnation, mut
         orders,
         ..
     } = line;
-    let driver = Driver::new(&setup.host, slot, incarnation, (&owner, &progress), orders, permit);
+    // In a box, because an async function keeps what it moves twice: in its caller and in itself.
+    let driver = Box::new(Driver::new(
+        &setup.host,
+        slot,
+        incarnation,
+        (&owner, &progress),
+        orders,
+        permit,
+    ));
     let outcome = driver.run().await;
     drop(unreleased);
     progress.send_replace(Progress::Released);
@@ -170,7 +178,7 @@ impl<'a> Driver<'a> {
         }
     }
 
-    async fn run(mut self) -> Outcome {
+    async fn run(mut self: Box<Self>) -> Outcome {
         let mut effects = std::mem::take(&mut self.first);
         loop {
             for effect in effects {
