@@ -8,6 +8,7 @@ mod embedder;
 mod passages;
 mod search;
 mod tally;
+mod traces;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use ostler::{Ostler, Pool, PoolSpec, Restart};
-use ostler_python::Python;
+use ostler_python::PythonPool as _;
 
 use embedder::Embedder;
 
@@ -63,25 +64,38 @@ async fn main() -> ExitCode {
 
 async fn run(arguments: Arguments) -> Result<bool, Box<dyn Error>> {
     let passages = passages::read(&arguments.docs, arguments.passages)?;
-    let spec = tokio::task::spawn_blocking(move || pool_spec(arguments.workers)).await??;
-    let ostler = Ostler::builder("inference").start().await?;
+    let telemetry = traces::start()?;
+    let traced = telemetry.is_some();
+    let spec = tokio::task::spawn_blocking(move || pool_spec(arguments.workers, traced)).await??;
+    let mut builder = Ostler::builder("inference");
+    if let Some(telemetry) = &telemetry {
+        builder = builder.observer(telemetry.clone());
+    }
+    let ostler = builder.start().await?;
     let outcome = serve(&ostler, spec, passages, &arguments).await;
     let report = ostler.stop().await?;
+    traces::finish(telemetry).await;
     Ok(outcome? && report.is_clean())
 }
 
-/// The worker's virtual environment, made on the first run, and the pool.
-fn pool_spec(workers: u32) -> Result<PoolSpec, ostler_python::PythonError> {
-    let worker = Python::new("worker.py")
+/// The worker's virtual environment, made on the first run, and the pool. `traced`: with what
+/// exports the handlers' spans.
+fn pool_spec(workers: u32, traced: bool) -> Result<PoolSpec, ostler_python::PythonError> {
+    let requirements = if traced {
+        "requirements-traces.txt"
+    } else {
+        "requirements.txt"
+    };
+    let worker = Pool::python("worker.py")
         .base(Path::new(env!("CARGO_MANIFEST_DIR")))
-        .requirements("requirements.txt")
-        .locked();
+        .requirements(requirements)
+        .locked()
+        .workers(workers)
+        .start_timeout(Duration::from_secs(120))
+        // The SDK of this checkout; an app of your own has `ostler-worker` in its requirements.
+        .env("PYTHONPATH", repository().join("python/src").display().to_string())
+        .env("OTEL_SERVICE_NAME", "inference-worker");
     let mut spec = worker.pool("minilm", &mut |line| eprintln!("{line}"))?;
-    // The SDK of this checkout; an app of your own has `ostler-worker` in its requirements.
-    let sdk = repository().join("python/src").display().to_string();
-    spec.worker.env.insert("PYTHONPATH".to_owned(), sdk);
-    spec.worker.start_timeout = Duration::from_secs(120);
-    spec.workers = workers;
     spec.restart = Restart::Permanent;
     // The chaos kills five workers a second, which is no fault of theirs.
     spec.intensity = 100_000;
