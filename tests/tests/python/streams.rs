@@ -126,8 +126,13 @@ async fn streams_end_with_the_handlers_exception_a_lost_worker_or_the_deadline()
     assert_eq!(unknown.cause, Lost::Worker, "{unknown}");
     scene.replaced().await;
 
-    scene.bed.from_now();
-    let options = CallOptions::new().timeout(Duration::from_secs(1));
+    // The deadline is for the stream, and not for the replacement's start.
+    let echoed = scene
+        .bed
+        .within("an answer", scene.pool.call::<_, u8>("echo", &1))
+        .await;
+    assert_eq!(echoed.expect("an answer"), 1);
+    let options = CallOptions::new().timeout(Duration::from_secs(3));
     let mut items = breaking
         .stream_with(&"wait".to_owned(), &options)
         .await
