@@ -92,6 +92,9 @@ impl FromStr for RunId {
     }
 }
 
+/// What distinguishes the marker of a probe's process from that of its worker.
+const PROBE: &str = "+probe";
+
 /// A slot of a pool, which names its worker in every incarnation. Displayed as `embed/0`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct WorkerId {
@@ -113,6 +116,17 @@ impl WorkerId {
     /// The value of the marker variable in this worker's processes, for example `embed/0#3`.
     pub fn marker_value(&self, incarnation: Incarnation) -> String {
         format!("{self}#{incarnation}")
+    }
+
+    /// The same in the processes of its `exec` probes, for example `embed/0#3+probe`.
+    pub fn probe_marker_value(&self, incarnation: Incarnation) -> String {
+        format!("{self}#{incarnation}{PROBE}")
+    }
+
+    /// The worker's own value for a marker's value: of a probe, that of the worker that it
+    /// examines.
+    pub fn examined(marker_value: &str) -> &str {
+        marker_value.strip_suffix(PROBE).unwrap_or(marker_value)
     }
 }
 

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use placeholders::Placeholder;
-pub use ports::{Port, Ports};
+pub use ports::{Port, Ports, unnamed_or_only};
 pub use problems::SpecProblem;
 use serde::{Deserialize, Serialize};
 pub use serve::{Affinity, Breaker, Codel, FailureRate, OnCancel, QueueOrder, QueueSpec, Recycle, ServeSpec, Sessions};
@@ -272,13 +272,14 @@ pub enum Ready {
     After(Duration),
 }
 
-/// A request to one of the worker's ports.
+/// A question to a worker: a request to one of its ports, or a command that examines it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Probe {
-    /// The request.
+    /// The question.
     pub kind: ProbeKind,
-    /// The name of the port. `None`: the only one, or the one with the protocol's name.
+    /// The name of the port. `None`: the only one, or the one with the protocol's name. A command
+    /// has none.
     pub port: Option<String>,
     /// Whose listening socket may answer.
     pub owner: PortOwner,
@@ -287,7 +288,7 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// This request to the worker's own port.
+    /// This question; of a port, to the worker's own one.
     pub fn new(kind: ProbeKind) -> Self {
         Self {
             kind,
@@ -298,7 +299,7 @@ impl Probe {
     }
 }
 
-/// The request of a probe.
+/// What a probe asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProbeKind {
     /// GET of this path; a status from 200 to 399 is a success.
@@ -308,6 +309,15 @@ pub enum ProbeKind {
     /// `grpc.health.v1.Health/Check` answers SERVING for this service; the empty name asks for the
     /// server as a whole.
     Grpc(String),
+    /// This command exits with status 0.
+    ///
+    /// It runs beside the worker, in the worker's directory and environment, without the variables
+    /// by which a worker reports (`NOTIFY_SOCKET`, `OSTLER_READY_FILE`, `LISTEN_*`), and with
+    /// `OSTLER_WORKER_PID`. The placeholders of [`WorkerSpec::command`] are replaced in it, and its
+    /// program is looked up like the worker's. Its stdin is /dev/null; the last lines of its output
+    /// are part of the message when it fails. When it has ended or its time is over, its processes
+    /// are killed, children in the background included.
+    Exec(Vec<String>),
 }
 
 /// Whose socket may answer a probe.

@@ -23,6 +23,7 @@ mod outcome;
 mod policy;
 mod pool;
 mod renew;
+mod roster;
 mod session;
 #[cfg(feature = "stdio")]
 pub mod stdio;

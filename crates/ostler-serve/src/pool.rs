@@ -1,6 +1,5 @@
 //! A pool as its clients see it: which workers there are, and the state that calls share.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -19,7 +18,9 @@ use crate::policy::breaker::{Breaker, BreakerState, Change, Permit, Verdict};
 use crate::policy::budget::Budget;
 use crate::policy::poison::Poison;
 use crate::policy::recycle::Limits;
+use crate::policy::workers::WorkerKey;
 use crate::renew;
+use crate::roster::Roster;
 use crate::session::Session;
 use crate::worker::{Life, Worker};
 
@@ -61,7 +62,7 @@ impl ServingPool {
             breaker: Mutex::new(Breaker::new(spec.breaker)),
             budget: Mutex::new(Budget::new(spec.retry_budget)),
             poison: Mutex::new(Poison::new(spec.poison)),
-            workers: Mutex::default(),
+            roster: Roster::default(),
             arrivals: watch::Sender::new(()),
             sizing: tokio::sync::Mutex::default(),
             runtime: Handle::current(),
@@ -130,8 +131,8 @@ pub(crate) struct Serving {
     breaker: Mutex<Breaker>,
     budget: Mutex<Budget>,
     poison: Mutex<Poison>,
-    /// Those that are ready or on their way out, by index.
-    workers: Mutex<HashMap<u32, Arc<Worker>>>,
+    /// The workers that are ready or ending.
+    roster: Roster<Arc<Worker>>,
     /// Changes with each worker that becomes ready.
     arrivals: watch::Sender<()>,
     /// Held while the number of workers changes, and while one stands in for another.
@@ -168,12 +169,12 @@ impl Serving {
 
     /// The latest process of the worker with this index that was ready.
     pub(crate) fn worker(&self, index: u32) -> Option<Arc<Worker>> {
-        lock(&self.workers).get(&index).cloned()
+        self.roster.get(index)
     }
 
     /// All of them.
     pub(crate) fn workers(&self) -> Vec<Arc<Worker>> {
-        lock(&self.workers).values().cloned().collect()
+        self.roster.all()
     }
 
     /// Changes with each worker that becomes ready.
@@ -225,19 +226,14 @@ impl Serving {
 
 impl Follower for Serving {
     fn changed(&self, id: &WorkerId, incarnation: Incarnation, change: WorkerChange) {
-        let known = || {
-            let workers = lock(&self.workers);
-            workers
-                .get(&id.index)
-                .filter(|worker| worker.who().incarnation == incarnation)
-                .cloned()
+        let key = WorkerKey {
+            index: id.index,
+            incarnation,
         };
         let life = match change {
             WorkerChange::Ready(ready) => {
                 let worker = Worker::new(ready, Limits::draw(&self.spec.recycle, fastrand::f64));
-                // First to the dispatch: what asks for its replacement from now on finds it there.
-                self.dispatcher.ready(worker.key(), Arc::clone(&worker));
-                lock(&self.workers).insert(id.index, worker);
+                self.roster.arrive(&self.dispatcher, key, worker);
                 self.arrivals.send_replace(());
                 return;
             }
@@ -247,7 +243,9 @@ impl Follower for Serving {
             WorkerChange::Released => Life::Released,
             _ => return,
         };
-        let Some(worker) = known() else { return };
+        let Some(worker) = self.roster.incarnation(key) else {
+            return;
+        };
         if let Life::Failed(failure) = &life {
             let failure = Arc::clone(failure);
             self.dispatcher

@@ -7,11 +7,12 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use ostler::{Cause, EventKind, Facts, PoolEnd, PoolError, WorkerId};
+use ostler::{Cause, EventKind, Facts, Incarnation, PoolError};
 use ostler_core::spec::Recycle;
 use tokio::sync::MutexGuard;
 
 use crate::policy::recycle::RecycleReason;
+use crate::policy::workers::WorkerKey;
 use crate::pool::{Serving, ServingPool};
 use crate::worker::Worker;
 
@@ -132,8 +133,7 @@ impl Serving {
             match serving.stand_in(&sizing).await {
                 Ok(size) => {
                     if serving.drain(&worker, why) {
-                        let restarted = serving.restart(&worker).await;
-                        note(&worker, restarted.and(serving.ready_again(worker.key().index).await));
+                        note(&worker, serving.renewed(&worker).await);
                     }
                     note(&worker, serving.shrink(size).await);
                 }
@@ -154,12 +154,11 @@ impl Serving {
         let mut restarted = Ok(());
         for index in 0..size {
             let Some(worker) = self.worker(index) else { continue };
-            if self.drain(&worker, Replacement::RollingRestart) {
-                restarted = self.restart(&worker).await;
-            }
-            if restarted.is_ok() {
-                restarted = self.ready_again(index).await;
-            }
+            restarted = match self.drain(&worker, Replacement::RollingRestart) {
+                true => self.renewed(&worker).await,
+                // It is being replaced already.
+                false => self.next_ready(index, Some(worker.key().incarnation)).await,
+            };
             if restarted.is_err() {
                 break;
             }
@@ -175,50 +174,35 @@ impl Serving {
     async fn stand_in(&self, _: &MutexGuard<'_, ()>) -> Result<u32, PoolError> {
         let size = self.size();
         self.pool().resize(size.saturating_add(1)).await?;
-        let ready = self.ready_again(size).await;
+        let ready = self.next_ready(size, None).await;
         if ready.is_err() {
             drop(self.pool().resize(size).await);
         }
         ready.map(|()| size)
     }
 
-    /// Waits until the worker with this index is ready for calls.
-    async fn ready_again(&self, index: u32) -> Result<(), PoolError> {
-        let handle = self.pool().worker(index)?;
-        let mut arrivals = self.arrivals();
-        loop {
-            arrivals.borrow_and_update();
-            if self.worker(index).is_some_and(|worker| worker.is_serving()) {
-                return Ok(());
-            }
-            let ready = async {
-                let ready = handle.ready().await;
-                if ready.is_ok() {
-                    // It arrives in a moment, unless it ends at once.
-                    tokio::time::sleep(LOOK).await;
-                }
-                ready
-            };
-            tokio::select! {
-                // The sender is in `self`.
-                _ = arrivals.changed() => {}
-                ready = ready => drop(ready.map_err(|end| self.not_ready(index, end))?),
-            }
-        }
+    /// Restarts a draining worker, and waits until its successor is ready for calls.
+    async fn renewed(&self, worker: &Worker) -> Result<(), PoolError> {
+        self.restart(worker).await?;
+        let WorkerKey { index, incarnation } = worker.key();
+        self.next_ready(index, Some(incarnation)).await
     }
 
-    fn not_ready(&self, index: u32, end: PoolEnd) -> PoolError {
-        let pool = self.pool().name().to_owned();
-        match end {
-            PoolEnd::GaveUp(failure) => PoolError::NotReady {
-                worker: WorkerId::new(pool, index),
-                failure: failure.map(Box::new),
-            },
-            end => PoolError::Over {
-                pool,
-                end: Box::new(end),
-            },
-        }
+    /// Waits until a process of this worker later than `after` is ready for calls, and no longer
+    /// than until one has failed: a pool may start its workers again and again for ever.
+    async fn next_ready(&self, index: u32, after: Option<Incarnation>) -> Result<(), PoolError> {
+        let mut arrivals = self.arrivals();
+        self.pool().worker(index)?.next_ready(after).await?;
+        let is_later = |worker: &Worker| after.is_none_or(|after| worker.key().incarnation > after);
+        let arrived = async {
+            while !self.worker(index).is_some_and(|worker| is_later(&worker)) {
+                // The sender is in `self`.
+                _ = arrivals.changed().await;
+            }
+        };
+        // It arrives in a moment, unless it ends at once.
+        drop(tokio::time::timeout(LOOK, arrived).await);
+        Ok(())
     }
 
     /// The pool has this many workers from now on; those that go finish what they have.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ostler::{Endpoint, ReadyWorker, Stdio};
 use ostler_core::failure::Failure;
+use ostler_core::spec::unnamed_or_only;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -90,10 +91,7 @@ impl Worker {
     pub fn endpoint(&self, name: Option<&str>) -> Option<&Endpoint> {
         match name {
             Some(name) => self.endpoints.get(name),
-            None => self.endpoints.get("").or_else(|| {
-                let mut all = self.endpoints.values();
-                all.next().filter(|_| all.next().is_none())
-            }),
+            None => unnamed_or_only(&self.endpoints),
         }
     }
 

@@ -13,12 +13,13 @@
 //! | `host` | what an incarnation needs of its host, as narrow traits |
 //! | `driver` | one incarnation: from inputs to effects, by the pure lifecycle |
 //! | `start/` | its turn, its ports and record, its environment, its spawn |
-//! | `plan`, `watch/` | readiness, probes and heartbeats |
+//! | `plan`, `watch/` | readiness, probes and heartbeats; `exec`: the process of a probe |
 //! | `release`, `remnants` | the ports and the record; a tree without its sitter |
 //! | `announce`, `spans`, `output`, `tap` | what the outside sees |
 
 mod announce;
 mod driver;
+mod exec;
 mod host;
 mod incarnation;
 mod output;
@@ -36,6 +37,7 @@ mod tap;
 mod watch;
 
 pub(crate) use driver::begin;
+pub(crate) use exec::ProbePlace;
 pub(crate) use host::{Host, Setup};
 pub use output::{RECORDS_A_SECOND, RECORDS_AT_ONCE};
 pub(crate) use protocol::Notice;

@@ -52,10 +52,10 @@ pub(super) const POOL: Keys = &[
 ];
 pub(super) const BACKOFF: Keys = &["first", "max", "jitter"];
 pub(super) const READY: Keys = &[
-    "notify", "http", "grpc", "tcp", "line", "file", "after", "port", "owner", "headers",
+    "notify", "http", "grpc", "tcp", "exec", "line", "file", "after", "port", "owner", "headers",
 ];
 pub(super) const HEALTH: Keys = &[
-    "http", "grpc", "tcp", "port", "owner", "headers", "every", "timeout", "misses",
+    "http", "grpc", "tcp", "exec", "port", "owner", "headers", "every", "timeout", "misses",
 ];
 pub(super) const STOP: Keys = &["signal", "grace"];
 pub(super) const QUEUE: Keys = &["max", "order", "codel"];

@@ -32,7 +32,7 @@ pub(super) fn read(
     }
     read_rules(walk, section, &mut spec);
     read_process(walk, section, &mut spec, base);
-    read_life(walk, section, &mut spec);
+    read_life(walk, section, &mut spec, base);
     spec.serve = serve::read(walk, section);
     if let Some(python) = python {
         python.inform(&mut spec);
@@ -102,7 +102,7 @@ pub(super) fn clean_join(base: &Path, path: &Path) -> PathBuf {
 }
 
 /// A program with a slash in it is a path; any other is looked up in `PATH`.
-fn program_path(base: &Path, program: &str) -> String {
+pub(super) fn program_path(base: &Path, program: &str) -> String {
     let joined = program.contains('/').then(|| clean_join(base, Path::new(program)));
     // A directory that is no UTF-8 leaves the path as it is: relative to `cwd`, which is that
     // directory by default.
@@ -161,16 +161,16 @@ fn read_output(walk: &mut Walk<'_>, pool: &Section<'_>, defaults: OutputSpec) ->
 }
 
 /// How it gets ready, is watched, and ends.
-fn read_life(walk: &mut Walk<'_>, section: &Section<'_>, spec: &mut PoolSpec) {
+fn read_life(walk: &mut Walk<'_>, section: &Section<'_>, spec: &mut PoolSpec, base: &Path) {
     let worker = &mut spec.worker;
     worker.min_uptime = section.read(walk, "min_uptime", values::duration).or(worker.min_uptime);
-    worker.ready = probe::ready(walk, section)
+    worker.ready = probe::ready(walk, section, base)
         .map(Some)
         .or_harmless(worker.ready.clone(), Some(Ready::Notify));
     worker.start_timeout = section
         .read(walk, "start_timeout", values::duration)
         .or(worker.start_timeout);
-    worker.health = probe::health(walk, section);
+    worker.health = probe::health(walk, section, base);
     worker.watchdog = section.read(walk, "watchdog", values::duration).ok();
     worker.stop = read_stop(walk, section, "stop", worker.stop);
     worker.host_death = read_stop(walk, section, "host_death", worker.host_death);

@@ -1,4 +1,6 @@
-//! `ready` and `health`: the request, and the port.
+//! `ready` and `health`: what is asked, and of which port.
+
+use std::path::Path;
 
 use ostler_core::spec::{Health, PortOwner, Probe, ProbeKind, Ready};
 
@@ -8,32 +10,35 @@ use super::section::{Field, Section, Walk};
 use super::values;
 
 /// `ready = { … }`: exactly one of its forms.
-pub(super) fn ready(walk: &mut Walk<'_>, of: &Section<'_>) -> Field<Ready> {
+pub(super) fn ready(walk: &mut Walk<'_>, of: &Section<'_>, base: &Path) -> Field<Ready> {
     let section = match of.table(walk, "ready", keys::READY) {
         Field::Is(section) => section,
         Field::Absent => return Field::Absent,
         Field::Wrong => return Field::Wrong,
     };
-    let forms = ["notify", "http", "grpc", "tcp", "line", "file", "after"];
+    let forms = ["notify", "http", "grpc", "tcp", "exec", "line", "file", "after"];
     let Some(form) = the_one(walk, &section, &forms) else {
         return Field::Wrong;
     };
-    if matches!(form, "notify" | "line" | "file" | "after") {
-        let useless = ["port", "owner", "headers"].map(|key| refuse_for(walk, &section, form, key));
-        if useless.contains(&true) {
-            return Field::Wrong;
-        }
+    if matches!(form, "notify" | "line" | "file" | "after") && needs_no_port(walk, &section, form) {
+        return Field::Wrong;
     }
     match form {
         "notify" => section.read(walk, form, values::only_true).map(|()| Ready::Notify),
         "file" => section.read(walk, form, values::only_true).map(|()| Ready::File),
         "line" => section.read(walk, form, values::string).map(Ready::Line),
         "after" => section.read(walk, form, values::duration).map(Ready::After),
-        request => probe(walk, &section, request).map(Ready::Probe),
+        question => probe(walk, &section, question, base).map(Ready::Probe),
     }
 }
 
-/// A key that says something about a port, for a form of readiness that needs none.
+/// Refuses the keys that say something about a port, for a form that asks none. Whether there were
+/// any.
+fn needs_no_port(walk: &mut Walk<'_>, section: &Section<'_>, form: &str) -> bool {
+    let refused = ["port", "owner", "headers"].map(|key| refuse_for(walk, section, form, key));
+    refused.contains(&true)
+}
+
 fn refuse_for(walk: &mut Walk<'_>, section: &Section<'_>, form: &str, key: &str) -> bool {
     let found = section.get(key).is_some();
     if found {
@@ -44,10 +49,10 @@ fn refuse_for(walk: &mut Walk<'_>, section: &Section<'_>, form: &str, key: &str)
 }
 
 /// `health = { … }`: one probe, and its interval.
-pub(super) fn health(walk: &mut Walk<'_>, of: &Section<'_>) -> Option<Health> {
+pub(super) fn health(walk: &mut Walk<'_>, of: &Section<'_>, base: &Path) -> Option<Health> {
     let section = of.table(walk, "health", keys::HEALTH).ok()?;
-    let form = the_one(walk, &section, &["http", "grpc", "tcp"]);
-    let probe = form.map_or(Field::Wrong, |form| probe(walk, &section, form)).ok();
+    let form = the_one(walk, &section, &["http", "grpc", "tcp", "exec"]);
+    let probe = form.map_or(Field::Wrong, |form| probe(walk, &section, form, base)).ok();
     let defaults = Health::new(probe.clone().unwrap_or(Probe::new(ProbeKind::Tcp)));
     let mut health = defaults.clone();
     health.every = section.read(walk, "every", values::duration).or(defaults.every);
@@ -56,7 +61,18 @@ pub(super) fn health(walk: &mut Walk<'_>, of: &Section<'_>) -> Option<Health> {
     probe.map(|_| health)
 }
 
-fn probe(walk: &mut Walk<'_>, section: &Section<'_>, form: &str) -> Field<Probe> {
+fn probe(walk: &mut Walk<'_>, section: &Section<'_>, form: &str, base: &Path) -> Field<Probe> {
+    if form == "exec" {
+        return match needs_no_port(walk, section, form) {
+            true => Field::Wrong,
+            false => section.read(walk, form, values::strings).map(|mut command| {
+                if let Some(program) = command.first_mut() {
+                    *program = pool::program_path(base, program);
+                }
+                Probe::exec(command)
+            }),
+        };
+    }
     let port = section.read(walk, "port", values::string).ok();
     let owner = section.read(walk, "owner", values::owner).or(PortOwner::default());
     let kind = match form {

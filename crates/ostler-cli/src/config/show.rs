@@ -313,6 +313,7 @@ fn show_probe(probe: &Probe) -> Table {
         ProbeKind::Tcp => ("tcp", true.into()),
         ProbeKind::Grpc(service) if service.is_empty() => ("grpc", true.into()),
         ProbeKind::Grpc(service) => ("grpc", service.as_str().into()),
+        ProbeKind::Exec(command) => ("exec", command.clone().into()),
     };
     let mut table = Table::new();
     table.insert(form.to_owned(), value);

@@ -163,6 +163,11 @@ impl Ready {
         Self::Probe(Probe::grpc(""))
     }
 
+    /// This command exits with status 0 ([`ProbeKind::Exec`]).
+    pub fn exec(command: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self::Probe(Probe::exec(command))
+    }
+
     /// A line of stdout or stderr matches this regular expression.
     pub fn line(pattern: impl Into<String>) -> Self {
         Self::Line(pattern.into())
@@ -184,6 +189,11 @@ impl Probe {
     /// whole.
     pub fn grpc(service: impl Into<String>) -> Self {
         Self::new(ProbeKind::Grpc(service.into()))
+    }
+
+    /// This command, which has to exit with status 0 ([`ProbeKind::Exec`]).
+    pub fn exec(command: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self::new(ProbeKind::Exec(command.into_iter().map(Into::into).collect()))
     }
 
     /// Sends this header with an HTTP request; `Host` is one.
@@ -215,6 +225,11 @@ impl Health {
     /// [`Probe::grpc`] with the default interval, timeout and misses.
     pub fn grpc(service: impl Into<String>) -> Self {
         Self::new(Probe::grpc(service))
+    }
+
+    /// [`Probe::exec`] with the default interval, timeout and misses.
+    pub fn exec(command: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self::new(Probe::exec(command))
     }
 
     settings! {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Port, WorkerSpec};
+use super::{Port, ProbeKind, Ready, WorkerSpec};
 
 /// What a process has its own value for. The names are those of ports; the unnamed one is empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,8 +45,8 @@ impl<'a> Placeholder<'a> {
 
 impl WorkerSpec {
     /// The specification with each placeholder replaced for which `value` returns something, in the
-    /// command, in the values of the environment and in the working directory. The others, and
-    /// other braces, stay.
+    /// command, in the values of the environment and in the working directory. The others, other
+    /// braces, and the commands of probes stay.
     #[must_use]
     pub fn expanded(&self, value: impl Fn(Placeholder<'_>) -> Option<String>) -> Self {
         let replaced = |text: &str| expand(text, &value);
@@ -60,23 +60,53 @@ impl WorkerSpec {
         spec
     }
 
-    /// The placeholders that stay, because nothing of that name is known at the spawn.
-    pub(super) fn unknown_placeholders(&self) -> BTreeSet<String> {
-        let has = |name: &str, kind: fn(Port) -> bool| self.ports.iter().any(|(own, port)| own == name && kind(port));
-        let known = |placeholder: Placeholder<'_>| match placeholder {
-            Placeholder::Port(name) => has(name, |port| port.is_tcp() && port != Port::Reported),
-            Placeholder::Socket(name) => has(name, |port| port == Port::Unix),
+    /// The commands by which it is probed, each with its key: `ready` or `health`.
+    pub fn probe_commands(&self) -> impl Iterator<Item = (&'static str, &[String])> {
+        let ready = match &self.ready {
+            Some(Ready::Probe(probe)) => Some(("ready", probe)),
+            _ => None,
+        };
+        let health = self.health.as_ref().map(|health| ("health", &health.probe));
+        let probes = [ready, health].into_iter().flatten();
+        probes.filter_map(|(key, probe)| match &probe.kind {
+            ProbeKind::Exec(command) => Some((key, command.as_slice())),
+            ProbeKind::Http(_) | ProbeKind::Tcp | ProbeKind::Grpc(_) => None,
+        })
+    }
+
+    /// The placeholders that stay, because nothing of that name is known when they are replaced,
+    /// each with the key that it is under.
+    pub(super) fn unknown_placeholders(&self) -> BTreeSet<(&'static str, String)> {
+        let cwd = self.cwd.as_ref().and_then(|cwd| cwd.to_str());
+        let own = self.command.iter().chain(self.env.values()).map(String::as_str);
+        let own = own.chain(cwd).map(|text| ("command", text));
+        let probes = self.probe_commands();
+        let probes = probes.flat_map(|(key, command)| command.iter().map(move |text| (key, text.as_str())));
+        let found = own.chain(probes).flat_map(|(key, text)| {
+            let at = text.match_indices('{').map(|(at, _)| &text[at..]);
+            at.map(move |from| (key, from))
+        });
+        let placeholders = found.filter_map(|(key, from)| Some((key, Placeholder::at_start(from)?, from)));
+        let unknown = placeholders.filter(|(key, (placeholder, _), _)| !self.knows(key, *placeholder));
+        unknown
+            .map(|(key, (_, len), from)| (key, from[..len].to_owned()))
+            .collect()
+    }
+
+    /// A port that the worker reports is known once it is ready.
+    fn knows(&self, key: &str, placeholder: Placeholder<'_>) -> bool {
+        let has = |name: &str, kind: &dyn Fn(Port) -> bool| {
+            let mut ports = self.ports.iter();
+            ports.any(|(own, port)| own == name && kind(port))
+        };
+        match placeholder {
+            Placeholder::Port(name) => has(name, &|port| {
+                port.is_tcp() && (port != Port::Reported || key == "health")
+            }),
+            Placeholder::Socket(name) => has(name, &|port| port == Port::Unix),
             Placeholder::Device => !self.devices.is_empty(),
             Placeholder::Index | Placeholder::Incarnation | Placeholder::Run => true,
-        };
-        let cwd = self.cwd.as_ref().and_then(|cwd| cwd.to_str());
-        let texts = self.command.iter().chain(self.env.values()).map(String::as_str);
-        let found = texts
-            .chain(cwd)
-            .flat_map(|text| text.match_indices('{').map(|(at, _)| &text[at..]));
-        let placeholders = found.filter_map(|from| Some((Placeholder::at_start(from)?, from)));
-        let unknown = placeholders.filter(|((placeholder, _), _)| !known(*placeholder));
-        unknown.map(|((_, len), from)| from[..len].to_owned()).collect()
+        }
     }
 }
 
@@ -103,6 +133,7 @@ fn expand(text: &str, value: &impl Fn(Placeholder<'_>) -> Option<String>) -> Str
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Health, Ports};
     use super::*;
 
     fn value(placeholder: Placeholder<'_>) -> Option<String> {
@@ -161,5 +192,16 @@ mod tests {
         assert_eq!(expanded.command, ["serve", "--port=80"]);
         assert_eq!(expanded.env["{index}"], "3");
         assert_eq!(expanded.cwd, Some("/data/3".into()));
+    }
+
+    #[test]
+    fn what_a_probe_can_not_know_is_named_with_its_key() {
+        let mut spec = WorkerSpec::new(["serve", "{port}"]);
+        spec.ports = Ports::One(Port::Reported);
+        spec.ready = Some(Ready::exec(["is-up", "{port}", "{index}"]));
+        spec.health = Some(Health::exec(["is-well", "{port}", "{socket}"]));
+        let unknown = spec.unknown_placeholders();
+        let expected = [("command", "{port}"), ("ready", "{port}"), ("health", "{socket}")];
+        assert_eq!(unknown, expected.map(|(key, text)| (key, text.to_owned())).into());
     }
 }

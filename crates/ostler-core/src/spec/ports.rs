@@ -60,15 +60,24 @@ impl Ports {
     }
 }
 
+/// What a worker is reached by when no name is given: the one without a name, else the only one.
+pub fn unnamed_or_only<V>(by_name: &BTreeMap<String, V>) -> Option<&V> {
+    let only = || by_name.values().next().filter(|_| by_name.len() == 1);
+    by_name.get("").or_else(only)
+}
+
 impl WorkerSpec {
     /// The name of the probe's port, empty for the unnamed one: the one that it names, else the
-    /// only one, else the one with the protocol's name. `None` when there is no such port.
+    /// only one, else the one with the protocol's name. `None` when there is no such port, and for
+    /// a command, which asks no port.
     pub fn probe_target(&self, probe: &Probe) -> Option<&str> {
-        let sought = probe.port.as_deref().unwrap_or(match probe.kind {
+        let protocol = match probe.kind {
             ProbeKind::Http(_) => "http",
             ProbeKind::Tcp => "tcp",
             ProbeKind::Grpc(_) => "grpc",
-        });
+            ProbeKind::Exec(_) => return None,
+        };
+        let sought = probe.port.as_deref().unwrap_or(protocol);
         let mut names = self.ports.iter().map(|(name, _)| name);
         let by_name = names.find(|name| *name == sought);
         let mut all = self.ports.iter().map(|(name, _)| name);
@@ -83,6 +92,21 @@ impl WorkerSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_a_name_it_is_the_unnamed_or_the_only_one() {
+        let named = |names: &[&'static str]| names.iter().map(|name| (String::from(*name), *name)).collect();
+        let found = |names| unnamed_or_only(&named(names)).copied();
+        assert_eq!(
+            [
+                found(&[]),
+                found(&["http"]),
+                found(&["http", "metrics"]),
+                found(&["", "http"])
+            ],
+            [None, Some("http"), None, Some("")]
+        );
+    }
 
     #[test]
     fn a_probe_finds_its_port() {

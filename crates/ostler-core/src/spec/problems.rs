@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::ports::LONGEST_SOCKET_NAME;
-use super::{Health, LONGEST, MOST_WORKERS, Mode, PoolSpec, Port, Ports, Probe, ProbeKind, Ready, WorkerSpec};
+use super::{
+    Health, LONGEST, MOST_WORKERS, Mode, PoolSpec, Port, PortOwner, Ports, Probe, ProbeKind, Ready, WorkerSpec,
+};
 
 /// Something that is invalid or probably a mistake.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -61,9 +63,9 @@ impl PoolSpec {
     /// check` prints it.
     pub fn warnings(&self) -> Vec<SpecProblem> {
         let mut found = Problems(Vec::new());
-        for placeholder in self.worker.unknown_placeholders() {
+        for (key, placeholder) in self.worker.unknown_placeholders() {
             found.add(
-                "command",
+                key,
                 format!(
                     "{placeholder} names no {} that is known when the worker starts, and stays as it is",
                     if placeholder.starts_with("{socket") {
@@ -185,12 +187,7 @@ impl WorkerSpec {
     }
 
     fn check_process(&self, found: &mut Problems) {
-        let program = self.command.first().map_or("", String::as_str);
-        found.require(!program.is_empty(), "command", || {
-            "empty; expected the program and its arguments".into()
-        });
-        let nul = self.command.iter().any(|part| part.contains('\0'));
-        found.require(!nul, "command", || "a program can't be given a NUL byte".into());
+        check_command("command", &self.command, found);
         if let Some(cwd) = &self.cwd {
             let bytes = cwd.as_os_str().as_encoded_bytes();
             found.require(!bytes.is_empty() && !bytes.contains(&0), "cwd", || {
@@ -261,6 +258,13 @@ impl WorkerSpec {
     }
 
     fn check_probe(&self, key: &'static str, probe: &Probe, found: &mut Problems) {
+        if let ProbeKind::Exec(command) = &probe.kind {
+            check_command(key, command, found);
+            let plain = probe.port.is_none() && probe.owner == PortOwner::Worker && probe.headers.is_empty();
+            return found.require(plain, key, || {
+                "exec asks no port; leave out port, owner and headers".into()
+            });
+        }
         found.require(self.probe_target(probe).is_some(), key, || match &probe.port {
             Some(name) => format!("the worker has no port {name:?}"),
             None if self.ports == Ports::None => "a probe needs a port; set port".into(),
@@ -312,6 +316,14 @@ impl WorkerSpec {
             .iter()
             .any(|(name, port)| Some(name) == target && port == kind)
     }
+}
+
+fn check_command(key: &'static str, command: &[String], found: &mut Problems) {
+    found.require(command.first().is_some_and(|program| !program.is_empty()), key, || {
+        "empty; expected the program and its arguments".into()
+    });
+    let nul = command.iter().any(|part| part.contains('\0'));
+    found.require(!nul, key, || "a program can't be given a NUL byte".into());
 }
 
 #[cfg(feature = "ready-line")]

@@ -8,12 +8,12 @@
 
 mod compare;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use ostler_core::ids::RunId;
+use ostler_core::ids::{RunId, WorkerId};
 use ostler_core::lifecycle::State;
 use ostler_os::identity::{self, Verified};
 use ostler_os::{marker, tree};
@@ -107,7 +107,7 @@ async fn look(tree: &Weak<Tree>) -> Look {
         return Look::default();
     };
     let services = Arc::clone(tree.services());
-    let up = workers_up(&tree);
+    let (up, probes) = (workers_up(&tree), probe_slots(&tree));
     drop(tree);
     let guardian = ask_guardian(&services).await;
     let records = services.table.records();
@@ -119,6 +119,7 @@ async fn look(tree: &Weak<Tree>) -> Look {
         let view = || {
             Ok::<_, io::Error>(View {
                 up,
+                probes,
                 records: records.iter().map(recorded).collect::<io::Result<_>>()?,
                 guardian,
                 marked,
@@ -155,6 +156,13 @@ fn workers_up(tree: &Tree) -> Vec<Up> {
     up.collect()
 }
 
+/// The slots of `exec` probes at the guardian. Their processes have no record.
+fn probe_slots(tree: &Tree) -> HashSet<u32> {
+    let pools = tree.pools_in_order();
+    let slots = pools.iter().flat_map(|pool| pool.slots.held());
+    slots.filter_map(|slot| Some(slot.probe.as_ref()?.number)).collect()
+}
+
 async fn ask_guardian(services: &Services) -> GuardianView {
     match services.link.census(CENSUS_LIMIT).await {
         Ok(census) => GuardianView::Has {
@@ -185,9 +193,9 @@ fn marked(run: RunId) -> (Vec<Marked>, Option<String>) {
     let (found, unseen) = remains::marked(run, remains::own_host().as_ref());
     let of_run = |found: marker::Marked| {
         let value = found.markers.into_iter().find(|(of, _)| *of == run);
-        value.map(|(_, worker)| Marked {
+        value.map(|(_, value)| Marked {
             pid: found.identity.pid,
-            worker,
+            worker: WorkerId::examined(&value).to_owned(),
         })
     };
     (found.into_iter().filter_map(of_run).collect(), unseen)

@@ -53,7 +53,7 @@ impl PoolShared {
 
     async fn wait_until_up(self: &Arc<Self>, index: u32) -> Result<(), PoolError> {
         match self.slots.get(index) {
-            Some(slot) => Worker::new(self, &slot).first_ready().await,
+            Some(slot) => Worker::new(self, &slot).next_ready(None).await,
             None => Ok(()),
         }
     }

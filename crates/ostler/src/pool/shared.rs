@@ -16,7 +16,7 @@ use super::slots::Slots;
 use crate::follow::Followers;
 use crate::hub::About;
 use crate::instance::services::Services;
-use crate::process::{Host, Setup, Slot};
+use crate::process::{Host, ProbePlace, Setup, Slot};
 use crate::supervisor::{ChildKey, DynamicSupervisor, Supervisor};
 
 /// The pool's phase, for tasks that wait.
@@ -284,7 +284,7 @@ impl PoolShared {
 
     /// The sitters of these slots may end, unless they still hold something.
     pub(super) fn close(&self, slots: &[Arc<Slot>]) {
-        let closed = slots.iter().filter(|slot| slot.close()).map(|slot| slot.number);
+        let closed = slots.iter().filter(|slot| slot.close()).flat_map(|slot| slot.numbers());
         self.services.link.close_slots(closed.collect());
     }
 
@@ -335,7 +335,9 @@ struct Starter {
 fn new_slot(spec: &PoolSpec, services: &Services, index: u32) -> Arc<Slot> {
     let worker = WorkerId::new(spec.name.clone(), index);
     let first = services.table.next_incarnation(&worker);
-    Slot::new(worker, services.link.new_slot(), first)
+    let probed = spec.worker.probe_commands().next().is_some();
+    let probe = probed.then(|| ProbePlace::new(services.link.new_slot()));
+    Slot::new(worker, services.link.new_slot(), probe, first)
 }
 
 /// The message of a pool that gives up. It includes the last failure, so that readers need not look

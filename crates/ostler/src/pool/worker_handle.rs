@@ -1,6 +1,5 @@
 //! The handle of one worker.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,6 +8,7 @@ use std::sync::Arc;
 use ostler_core::ids::{Incarnation, WorkerId};
 use ostler_core::lifecycle::{Cause, State};
 use ostler_core::signal::Signal;
+use ostler_core::spec::unnamed_or_only;
 use ostler_core::supervision::{RestartChildError, StartChildError, TerminateChildError};
 use ostler_os::identity::{self, Attribution, Delivery, SignalError, Verified};
 use tokio::sync::watch;
@@ -83,7 +83,7 @@ impl Worker {
 
     /// The address of its port without a name, or of its only port. `None` while it has none.
     pub fn addr(&self) -> Option<SocketAddr> {
-        sole(&self.state().ports).map(|port| self.at(*port))
+        unnamed_or_only(&self.state().ports).map(|port| self.at(*port))
     }
 
     /// The address of its port with this name. `None` while it has none of that name.
@@ -94,7 +94,7 @@ impl Worker {
     /// Its Unix socket (`port = "unix"`): the one without a name, or its only one. `None` while it
     /// has none.
     pub fn socket(&self) -> Option<PathBuf> {
-        sole(&self.state().sockets).cloned()
+        unnamed_or_only(&self.state().sockets).cloned()
     }
 
     /// Its Unix socket with this name. `None` while it has none of that name.
@@ -272,12 +272,15 @@ impl Worker {
         self.becomes_ready(begun).await
     }
 
-    /// Waits until its first process is ready.
+    /// Waits until a process later than `after` is ready (`None`: its latest). Unlike
+    /// [`Worker::ready`], it does not wait for a worker that fails again and again. Cancel safe.
     ///
     /// # Errors
-    /// As [`Worker::replace`].
-    pub(super) async fn first_ready(&self) -> Result<(), PoolError> {
-        let begun = self.slot.begun().unwrap_or(Incarnation(1));
+    /// [`PoolError::NotReady`] as soon as such a process has a counted failure;
+    /// [`PoolError::NotRestartable`] if the pool ends.
+    pub async fn next_ready(&self, after: Option<Incarnation>) -> Result<(), PoolError> {
+        let latest = || self.slot.begun().unwrap_or(Incarnation(1));
+        let begun = after.map_or_else(latest, |after| Incarnation(after.0 + 1));
         self.becomes_ready(begun).await
     }
 
@@ -293,7 +296,7 @@ impl Worker {
         tokio::pin!(lost);
         loop {
             let state = states.borrow_and_update().clone();
-            let latest = self.slot.begun().unwrap_or(begun);
+            let latest = self.slot.begun().unwrap_or(begun).max(begun);
             if state.state == Some(State::Ready) && state.incarnation == Some(latest) {
                 return Ok(());
             }
@@ -396,10 +399,4 @@ impl Worker {
             reason,
         }
     }
-}
-
-/// What has no name, or is the only one.
-fn sole<V>(by_name: &BTreeMap<String, V>) -> Option<&V> {
-    let only = || by_name.values().next().filter(|_| by_name.len() == 1);
-    by_name.get("").or_else(only)
 }

@@ -25,13 +25,14 @@ use tokio::time::Instant;
 
 use super::host::{Host, Setup};
 use super::incarnation::Incarnation;
+use super::plan::{self, Watched};
 use super::protocol::{Done, Line, Notice, Order, Owner, Progress, Work};
 use super::resources::{BACKGROUND, RUN_IN_FOREGROUND, Resources};
 use super::slot::{Next, Process, Slot};
 use super::spans::Spans;
 use super::start;
 use super::watch::{wait_ready, watch_health};
-use super::{announce, plan, release};
+use super::{announce, release};
 use crate::guard::{News, Route};
 use crate::instance::services::StopLevel;
 use crate::patience;
@@ -85,7 +86,7 @@ async fn drive(setup: Arc<Setup>, slot: Arc<Slot>, incarnation: Incarnation, mut
     } = line;
     // In a box, because an async function keeps what it moves twice: in its caller and in itself.
     let driver = Box::new(Driver::new(
-        &setup.host,
+        &setup,
         slot,
         incarnation,
         (&owner, &progress),
@@ -115,6 +116,7 @@ impl Drop for Unreleased {
 
 /// One incarnation under way.
 struct Driver<'a> {
+    setup: &'a Arc<Setup>,
     host: &'a Host,
     slot: Arc<Slot>,
     incarnation: Incarnation,
@@ -147,17 +149,19 @@ enum Preparation {
 
 impl<'a> Driver<'a> {
     fn new(
-        host: &'a Host,
+        setup: &'a Arc<Setup>,
         slot: Arc<Slot>,
         incarnation: Incarnation,
         (owner, progress): (&'a Owner, &'a watch::Sender<Progress>),
         orders: mpsc::UnboundedReceiver<Order>,
         permit: OwnedSemaphorePermit,
     ) -> Self {
+        let host = &setup.host;
         let (lifecycle, first) = Lifecycle::new(rules(incarnation.spec()), Moment::ORIGIN);
         let pending = FuturesUnordered::new();
         pending.push(killed(host.stop_level.clone()));
         Self {
+            setup,
             host,
             spans: Spans::begin(&incarnation, &host.hub, &slot.last_stop()),
             resources: Resources::new(&slot.tap),
@@ -252,7 +256,10 @@ impl<'a> Driver<'a> {
                 self.spans.unrecording();
                 self.pending.push(release::unrecord(&self.incarnation, self.host));
             }
-            Effect::NameHolders => self.pending.push(release::name_holders(&self.resources, self.host)),
+            Effect::NameHolders => {
+                let named = release::name_holders(&self.resources, &self.slot, self.host);
+                self.pending.push(named);
+            }
             Effect::Announce { what, elapsed } => self.announce(what, elapsed),
             Effect::ReleaseOverdue(failure) => {
                 self.progress.send_replace(Progress::Overdue(failure.reason));
@@ -303,8 +310,17 @@ impl<'a> Driver<'a> {
         }
     }
 
+    fn watched(&self) -> Watched<'_> {
+        Watched {
+            setup: self.setup,
+            slot: &self.slot,
+            incarnation: &self.incarnation,
+            resources: &self.resources,
+        }
+    }
+
     fn watch_ready(&self) -> Work {
-        let plan = plan::ready(&self.incarnation, &self.resources);
+        let plan = plan::ready(&self.watched());
         Box::pin(async move {
             let ready = match plan {
                 Ok(plan) => wait_ready(plan).await,
@@ -318,7 +334,7 @@ impl<'a> Driver<'a> {
     }
 
     fn watch_health(&self) -> Option<Work> {
-        let plan = plan::health(&self.incarnation, &self.resources)?;
+        let plan = plan::health(&self.watched())?;
         Some(Box::pin(async move {
             Done::Input(Input::Unhealthy(watch_health(plan).await))
         }))

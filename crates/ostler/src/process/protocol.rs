@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::TcpListener;
+use std::os::unix::process::ExitStatusExt;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use ostler_core::failure::{Failure, Reason};
+use ostler_core::failure::{ExitStatus, Failure, Reason};
 use ostler_core::lifecycle::{Cause, Input, Outcome, Rest};
+use ostler_core::signal::Signal;
 use ostler_os::port_choice::PortReservation;
 use tokio::sync::{mpsc, watch};
 
@@ -100,4 +102,10 @@ impl From<Order> for Input {
     fn from(Order { cause, kill }: Order) -> Self {
         Self::Stop { cause, kill }
     }
+}
+
+/// Converts an exit status; `None` for a status that is not an end.
+pub(super) fn exit_status(status: std::process::ExitStatus) -> Option<ExitStatus> {
+    let by_signal = || status.signal().and_then(Signal::from_number).map(ExitStatus::Signal);
+    status.code().map(ExitStatus::Code).or_else(by_signal)
 }

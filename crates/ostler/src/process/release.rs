@@ -15,6 +15,7 @@ use super::incarnation::Incarnation;
 use super::protocol::{Done, Work};
 use super::remnants::Remnants;
 use super::resources::Resources;
+use super::slot::Slot;
 
 /// Checks that every port can be bound again and every socket is gone. Ports that the host itself
 /// listens on are exempt.
@@ -44,13 +45,15 @@ pub(super) fn unrecord(incarnation: &Incarnation, host: &Host) -> Work {
     })
 }
 
-/// Looks up the names of the processes that are left of the tree.
-pub(super) fn name_holders(resources: &Resources, host: &Host) -> Work {
+/// Looks up the names of the processes that are left of the tree, and of its probe.
+pub(super) fn name_holders(resources: &Resources, slot: &Slot, host: &Host) -> Work {
     let root = resources
         .sitter_pid
         .or_else(|| resources.pid.and_then(|pid| i32::try_from(pid).ok()));
+    let probe = slot.probe.as_ref().and_then(|place| place.sitter());
     on_machine(host, Done::Nothing, move |machine| {
-        let names = root.map(|root| machine.name_tree(root)).unwrap_or_default();
+        let roots = root.into_iter().chain(probe);
+        let names: Vec<String> = roots.flat_map(|root| machine.name_tree(root)).collect();
         Done::Input(Input::Held(if names.is_empty() {
             "no process that /proc shows".to_owned()
         } else {
@@ -81,7 +84,7 @@ pub(super) fn end_without_sitter(incarnation: &Incarnation, resources: &Resource
 fn remnants(incarnation: &Incarnation, resources: &Resources) -> Remnants {
     Remnants {
         worker: incarnation.worker.clone(),
-        incarnation: incarnation.number,
+        marker: incarnation.worker.marker_value(incarnation.number),
         run: incarnation.run,
         identity: resources.identity,
         sitter: resources.sitter,

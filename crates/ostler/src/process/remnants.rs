@@ -3,19 +3,20 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use ostler_core::ids::{Incarnation, RunId, WorkerId};
+use ostler_core::ids::{RunId, WorkerId};
 use ostler_core::lifecycle::Rest;
 use ostler_os::cgroup::Group;
 use ostler_os::identity::{Attribution, ProcessIdentity};
 
 use crate::remains::{self, KILL_LIMIT, Killed, Remains};
 
-/// What identifies the processes of one incarnation, and of no other: the work may run late, when
+/// What identifies the processes of one incarnation (or of its probe), and of no other: the work may run late, when
 /// the worker's next incarnation has started.
 #[derive(Debug, Clone)]
 pub(super) struct Remnants {
     pub(super) worker: WorkerId,
-    pub(super) incarnation: Incarnation,
+    /// The value of their marker.
+    pub(super) marker: String,
     pub(super) run: RunId,
     pub(super) identity: Option<ProcessIdentity>,
     pub(super) sitter: Option<ProcessIdentity>,
@@ -26,8 +27,7 @@ impl Remnants {
     /// Kills what it finds by identity, marker and cgroup, and returns what is left. Blocks.
     pub(super) fn end(&self) -> Rest {
         self.kill_cgroup();
-        let value = self.worker.marker_value(self.incarnation);
-        let marked = Remains::marked_as(self.run, remains::own_host().as_ref(), |of| of == value);
+        let marked = Remains::marked_as(self.run, remains::own_host().as_ref(), |of| of == self.marker);
         let deadline = Instant::now() + KILL_LIMIT;
         let killed = self.kill(marked, "its sitter is gone", deadline);
         if !killed.survivors.is_empty() {

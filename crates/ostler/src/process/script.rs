@@ -23,6 +23,7 @@ use ostler_telemetry::EventKind;
 use tokio::sync::{mpsc, watch};
 
 use super::driver::begin;
+use super::exec::ProbePlace;
 use super::host::{Guard, Host, Machine, Records, Setup, SpawnRefused};
 use super::protocol::Notice;
 use super::remnants::Remnants;
@@ -35,6 +36,9 @@ use crate::instance::services::StopLevel;
 const WORKER_PID: u32 = 0x7fff_fff0;
 const SITTER_PID: u32 = 0x7fff_fff1;
 
+/// The slot of its probes at the guardian.
+const PROBE_SLOT: u32 = 4;
+
 /// What the incarnation asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Asked {
@@ -43,6 +47,9 @@ pub(super) enum Asked {
     Remove(u64),
     Spawn(u64),
     End(StopSpec),
+    /// The start of a probe, which is the worker's so many-eth.
+    Probe(u64),
+    EndProbe(u64),
     KillPastSitter,
     EndWithoutSitter,
     CheckPorts,
@@ -65,6 +72,7 @@ struct Script {
     answers: Arc<Mutex<Answers>>,
     route: Arc<Mutex<Option<Route>>>,
     prepared: Arc<AtomicU32>,
+    probe: Arc<Mutex<Option<Route>>>,
 }
 
 impl Script {
@@ -79,15 +87,22 @@ impl Script {
 }
 
 impl Guard for Script {
-    fn spawn(&self, _: u32, route: Route, _: SpawnRequest) -> BoxFuture<'_, Result<(), SpawnRefused>> {
+    fn spawn(&self, slot: u32, route: Route, _: SpawnRequest) -> BoxFuture<'_, Result<(), SpawnRefused>> {
         let incarnation = route.incarnation.0;
-        *self.route.lock().unwrap() = Some(route);
-        self.note(Asked::Spawn(incarnation));
+        let (asked, current) = match slot {
+            PROBE_SLOT => (Asked::Probe(incarnation), &self.probe),
+            _ => (Asked::Spawn(incarnation), &self.route),
+        };
+        *current.lock().unwrap() = Some(route);
+        self.note(asked);
         Box::pin(async { Ok(()) })
     }
 
-    fn end(&self, _: u32, _: Incarnation, stop: StopSpec) {
-        self.note(Asked::End(stop));
+    fn end(&self, slot: u32, incarnation: Incarnation, stop: StopSpec) {
+        self.note(match slot {
+            PROBE_SLOT => Asked::EndProbe(incarnation.0),
+            _ => Asked::End(stop),
+        });
     }
 
     fn forget(&self, _: u32, _: Incarnation) {}
@@ -153,6 +168,7 @@ pub(super) struct Stage {
     asked: mpsc::UnboundedReceiver<Asked>,
     pub(super) answers: Arc<Mutex<Answers>>,
     route: Arc<Mutex<Option<Route>>>,
+    probe: Arc<Mutex<Option<Route>>>,
     events: EventStream,
     pub(super) stop_level: watch::Sender<StopLevel>,
     pub(super) unreleased: watch::Sender<usize>,
@@ -168,7 +184,8 @@ impl Stage {
         pool.worker.output.log = false;
         adjust(&mut pool);
         let (asked, seen) = mpsc::unbounded_channel();
-        let (answers, route) = (Arc::<Mutex<Answers>>::default(), Arc::<Mutex<Option<Route>>>::default());
+        let answers = Arc::<Mutex<Answers>>::default();
+        let (route, probe) = (Arc::<Mutex<Option<Route>>>::default(), Arc::default());
         let private = Permissions::from_mode(0o700);
         let scratch = tempfile::Builder::new().permissions(private).tempdir().unwrap();
         let prepared = Arc::<AtomicU32>::default();
@@ -178,6 +195,7 @@ impl Stage {
             answers: Arc::clone(&answers),
             route: Arc::clone(&route),
             prepared: Arc::clone(&prepared),
+            probe: Arc::clone(&probe),
         });
         let run = RunId::from_u128(7);
         let hub = Arc::new(Hub::new("test".to_owned(), run));
@@ -202,10 +220,16 @@ impl Stage {
         };
         let stage = Self {
             setup: Setup::new(host, Arc::new(pool)),
-            slot: Slot::new(WorkerId::new("p", 0), 3, Incarnation(1)),
+            slot: Slot::new(
+                WorkerId::new("p", 0),
+                3,
+                Some(ProbePlace::new(PROBE_SLOT)),
+                Incarnation(1),
+            ),
             asked: seen,
             answers,
             route,
+            probe,
             events,
             stop_level,
             unreleased,
@@ -286,6 +310,32 @@ impl Stage {
     pub(super) fn tell(&self, news: News) {
         // Late news of an incarnation that has ended.
         let _ = self.route().sender.send(news);
+    }
+
+    /// News of the probe that was started last.
+    pub(super) fn tell_probe(&self, news: News) {
+        let probe = self.probe.lock().unwrap().clone().expect("a probe was started");
+        let _ = probe.sender.send(news);
+    }
+
+    /// The probe has ended with this status, and its tree is gone.
+    pub(super) fn probe_ended(&self, status: i32) {
+        use std::os::unix::process::ExitStatusExt as _;
+        let (slot, incarnation) = (PROBE_SLOT, 0);
+        let status = std::process::ExitStatus::from_raw(status);
+        let pid = WORKER_PID;
+        self.tell_probe(News::Event(Box::new(GuardianEvent::Exited {
+            slot,
+            incarnation,
+            pid,
+            status,
+        })));
+        self.tell_probe(News::Event(Box::new(GuardianEvent::TreeGone {
+            slot,
+            incarnation,
+            killed: 0,
+            how: TreeKill::default(),
+        })));
     }
 
     fn event(&self, event: impl FnOnce(u32, u64) -> GuardianEvent) {

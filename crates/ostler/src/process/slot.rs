@@ -11,6 +11,7 @@ use ostler_os::identity::ProcessIdentity;
 use ostler_telemetry::SpanLink;
 use tokio::sync::{mpsc, watch};
 
+use super::exec::ProbePlace;
 use super::protocol::{Listeners, Order, Progress};
 use super::tap::Tap;
 use crate::status::PortMap;
@@ -78,6 +79,8 @@ pub(crate) struct Slot {
     pub(crate) worker: WorkerId,
     /// Its number at the guardian.
     pub(crate) number: u32,
+    /// Where its `exec` probes run, if it has any.
+    pub(crate) probe: Option<Arc<ProbePlace>>,
     memory: Mutex<Memory>,
     state: watch::Sender<WorkerState>,
     pub(crate) tap: Arc<Tap>,
@@ -86,10 +89,11 @@ pub(crate) struct Slot {
 impl Slot {
     /// Creates a slot. `first` is the number of its first incarnation: a pool of the same name may
     /// have been stopped in this run, and its numbers are not reused.
-    pub(crate) fn new(worker: WorkerId, number: u32, first: Incarnation) -> Arc<Self> {
+    pub(crate) fn new(worker: WorkerId, number: u32, probe: Option<Arc<ProbePlace>>, first: Incarnation) -> Arc<Self> {
         Arc::new(Self {
             worker,
             number,
+            probe,
             memory: Mutex::new(Memory {
                 incarnations: first.0 - 1,
                 // The earlier pool may have left cgroups under the same worker's name.
@@ -133,6 +137,12 @@ impl Slot {
             let _ = orders.send(order);
         }
         memory.stop_cause = None;
+    }
+
+    /// Its numbers at the guardian.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = u32> {
+        let probe = self.probe.as_ref().map(|place| place.number);
+        [Some(self.number), probe].into_iter().flatten()
     }
 
     /// Waits until the latest incarnation is released, or its release is overdue. Returns at once
@@ -385,7 +395,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn starts_that_fail_uncounted_wait_ever_longer() {
-        let slot = Slot::new(WorkerId::new("p", 0), 0, Incarnation(1));
+        let slot = Slot::new(WorkerId::new("p", 0), 0, None, Incarnation(1));
         assert_eq!(slot.pause(), None);
         let pause = || {
             slot.note_start(true, tokio::time::Instant::now());
@@ -405,12 +415,12 @@ mod tests {
     #[test]
     fn a_pool_started_again_uses_no_cgroup_of_the_former_one() {
         let worker = || WorkerId::new("p", 0);
-        let former = Slot::new(worker(), 0, Incarnation(1));
+        let former = Slot::new(worker(), 0, None, Incarnation(1));
         assert_eq!(former.cgroups_spent_until(), None);
         former.note_spent_cgroup(Incarnation(1));
         assert_eq!(former.cgroups_spent_until(), Some(Incarnation(1)));
 
-        let again = Slot::new(worker(), 0, Incarnation(3));
+        let again = Slot::new(worker(), 0, None, Incarnation(3));
         assert_eq!(again.cgroups_spent_until(), Some(Incarnation(2)));
     }
 }

@@ -1,9 +1,10 @@
 //! When a worker is ready, and whether it stays well: what the driver waits on, without any
 //! knowledge of actors.
 //!
-//! Everything here ends by being dropped: no task is left behind, and no deadline is kept but those
-//! of single attempts. How long a start may take is the lifecycle's business.
+//! Everything here ends by being dropped: no task is left behind (but for the process of a probe,
+//! which is killed then), and no deadline is kept but those of single attempts. How long a start may take is the lifecycle's business.
 
+mod exec;
 mod file;
 #[cfg(feature = "probe-grpc")]
 mod grpc;
@@ -26,6 +27,7 @@ use ostler_core::failure::Failure;
 use ostler_core::supervision::Backoff;
 use tokio::sync::watch;
 
+pub(in crate::process) use exec::ExecPlan;
 use file::ReadyFile;
 #[cfg(feature = "fuzzing")]
 pub use file::ready_file;
@@ -33,7 +35,7 @@ pub(in crate::process) use health::{HealthPlan, HealthProbe, watch as watch_heal
 pub(in crate::process) use lines::LineWatch;
 pub(in crate::process) use notify::{Heard, Notify};
 pub(in crate::process) use owner::Uninspected;
-pub(in crate::process) use probe::{ProbePlan, reachable};
+pub(in crate::process) use probe::{PortPlan, Request, reachable};
 
 use crate::status::PortMap;
 
@@ -57,7 +59,7 @@ pub(in crate::process) struct ReadyPlan {
 /// The sign by which a worker shows that it is ready.
 pub(in crate::process) enum Sign {
     /// A probe succeeds.
-    Probe(ProbePlan),
+    Probe(Question),
     /// A line matches.
     Line(LineWatch),
     /// The file is there and not empty. It holds the ports of these names.
@@ -112,9 +114,27 @@ enum Answer {
     Never(Failure),
 }
 
+/// What a probe asks.
+pub(in crate::process) enum Question {
+    /// A port.
+    Port(PortPlan),
+    /// A command.
+    Exec(Box<ExecPlan>),
+}
+
+impl Question {
+    /// Asks once.
+    async fn attempt(&self, limit: Duration) -> Answer {
+        match self {
+            Self::Port(plan) => plan.attempt(limit).await,
+            Self::Exec(plan) => plan.attempt(limit).await,
+        }
+    }
+}
+
 /// What has to be polled.
 enum Look {
-    Probe(ProbePlan),
+    Probe(Question),
     File(ReadyFile),
 }
 
@@ -123,6 +143,14 @@ impl Look {
         match self {
             Self::Probe(probe) => probe.attempt(ATTEMPT_LIMIT).await,
             Self::File(file) => file.look().await,
+        }
+    }
+
+    /// The first pause between two looks, and the longest. Each run of a command costs a process.
+    fn pauses(&self) -> (Duration, Duration) {
+        match self {
+            Self::Probe(Question::Exec(_)) => (PAUSE_FIRST * 5, PAUSE_MAX * 4),
+            Self::Probe(Question::Port(_)) | Self::File(_) => (PAUSE_FIRST, PAUSE_MAX),
         }
     }
 }
@@ -151,12 +179,13 @@ pub(in crate::process) async fn wait_ready(plan: ReadyPlan) -> Result<ReadyInfo,
     Ok(ReadyInfo { ports })
 }
 
-/// Polls, with pauses that double from [`PAUSE_FIRST`] to [`PAUSE_MAX`] and vary at random, so that
+/// Polls, with pauses that double up to a longest one and vary at random, so that
 /// workers that start together don't ask together.
 async fn until_yes(last_answer: &LastAnswer, mut look: Look) -> Result<PortMap, Failure> {
+    let (first, longest) = look.pauses();
     let pauses = Backoff {
         jitter: 0.5,
-        ..Backoff::new(PAUSE_FIRST, PAUSE_MAX)
+        ..Backoff::new(first, longest)
     };
     let mut attempt = 0;
     loop {

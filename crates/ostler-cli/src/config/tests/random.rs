@@ -58,6 +58,7 @@ prop_compose! {
             4 => Just(ProbeKind::Tcp),
             2 => "[a-z. ]{0,9}".prop_map(ProbeKind::Grpc),
             1 => "[ /x\n]{0,3}".prop_map(ProbeKind::Http),
+            2 => prop::collection::vec("[a-z{}]{0,4}", 0..3).prop_map(ProbeKind::Exec),
         ],
         port in prop::option::weighted(0.2, "[a-z]{0,2}"),
         owner in select(vec![PortOwner::Worker, PortOwner::Any]),

@@ -10,6 +10,8 @@ use std::fmt;
 pub(super) struct View {
     /// Supervision: the workers whose process is alive.
     pub(super) up: Vec<Up>,
+    /// The slots of `exec` probes, whose processes have no record.
+    pub(super) probes: HashSet<u32>,
     /// The process table.
     pub(super) records: Vec<Recorded>,
     pub(super) guardian: GuardianView,
@@ -221,7 +223,8 @@ fn unrecorded_trees(sitters: &[(u32, u32)], view: &View) -> Vec<Disagreement> {
         let pid = *lowest.get(&i32::try_from(*sitter).ok()?)?;
         Some(Disagreement::UnrecordedTree { slot: *slot, pid })
     };
-    sitters.iter().filter_map(tree_of).collect()
+    let workers = sitters.iter().filter(|(slot, _)| !view.probes.contains(slot));
+    workers.filter_map(tree_of).collect()
 }
 
 #[cfg(test)]
@@ -246,6 +249,7 @@ mod tests {
         };
         View {
             up: vec![up("p/0#1", 10), up("p/1#4", 20)],
+            probes: HashSet::from([2]),
             records: vec![recorded("p/0#1", 10, 9), recorded("p/1#4", 20, 19)],
             guardian: GuardianView::Has {
                 sitters: vec![(0, 9), (1, 19)],
@@ -319,6 +323,20 @@ mod tests {
     }
 
     #[test]
+    fn the_process_of_a_probe_needs_no_record() {
+        let probed = |slot| {
+            move |view: &mut View| {
+                if let GuardianView::Has { sitters, .. } = &mut view.guardian {
+                    sitters.push((slot, 29));
+                }
+                view.owners.insert(30, Some(29));
+            }
+        };
+        assert_eq!(kinds(probed(2)), [""; 0]);
+        assert_eq!(kinds(probed(3)), ["unrecorded_tree"], "of no probe");
+    }
+
+    #[test]
     fn without_a_guardian_that_answers_nothing_is_compared_with_it() {
         let alone = |guardian| {
             move |view: &mut View| {
@@ -363,6 +381,7 @@ mod tests {
                     sitter: Some(index + 2 * workers),
                 })
                 .collect(),
+            probes: HashSet::new(),
             guardian: GuardianView::Has {
                 sitters: (0..workers)
                     .map(|index| (index.cast_unsigned(), index.cast_unsigned()))

@@ -1,15 +1,12 @@
 //! Turns what reaches a driver into inputs for its lifecycle.
 
-use std::os::unix::process::ExitStatusExt;
-
 use ostler_core::failure::ExitStatus;
 use ostler_core::lifecycle::{Input, Rest, State};
-use ostler_core::signal::Signal;
 use ostler_failpoint::{self as failpoint, Point};
 use ostler_os::guardian::{GuardianEvent, SignalCause};
 
 use super::super::announce;
-use super::super::protocol::{Done, Prepared};
+use super::super::protocol::{Done, Prepared, exit_status};
 use super::super::start;
 use super::Driver;
 use crate::guard::News;
@@ -35,7 +32,7 @@ impl Driver<'_> {
                 if !matches!(rest, Rest::Left(_)) {
                     self.drop_cgroup();
                 }
-                Some(Input::EndedWithoutSitter(rest))
+                self.once_no_probe_is_left(Input::EndedWithoutSitter(rest))
             }
             Done::Nothing => None,
         }
@@ -66,6 +63,20 @@ impl Driver<'_> {
             Ok(()) => Input::Recorded,
             Err(failure) => Input::RecordFailed(failure),
         }
+    }
+
+    /// A tree is gone with the process of its `exec` probe, which is ended now if it is under way.
+    fn once_no_probe_is_left(&mut self, input: Input) -> Option<Input> {
+        let Some(place) = self.slot.probe.as_ref().filter(|place| !place.is_idle()) else {
+            return Some(input);
+        };
+        let idle = place.idle();
+        self.watching = None;
+        self.pending.push(Box::pin(async move {
+            idle.await;
+            Done::Input(input)
+        }));
+        None
     }
 
     /// The input for news from the guardian; `None` if there is none, or if it follows later.
@@ -117,7 +128,7 @@ impl Driver<'_> {
                 if how.cgroup {
                     self.drop_cgroup();
                 }
-                Some(Input::TreeGone)
+                self.once_no_probe_is_left(Input::TreeGone)
             }
             // Arrives before the exit that it causes, so that the exit is not blamed on the worker.
             GuardianEvent::Signalled {
@@ -127,7 +138,7 @@ impl Driver<'_> {
             GuardianEvent::SitterLost { .. } => {
                 // The guardian has killed the cgroup.
                 self.drop_cgroup();
-                Some(Input::SitterLost)
+                self.once_no_probe_is_left(Input::SitterLost)
             }
             GuardianEvent::Signalled {
                 signal,
@@ -144,10 +155,4 @@ impl Driver<'_> {
             }
         }
     }
-}
-
-/// Converts an exit status; `None` for a status that is not an end.
-fn exit_status(status: std::process::ExitStatus) -> Option<ExitStatus> {
-    let by_signal = || status.signal().and_then(Signal::from_number).map(ExitStatus::Signal);
-    status.code().map(ExitStatus::Code).or_else(by_signal)
 }

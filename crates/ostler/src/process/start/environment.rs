@@ -6,7 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::time::Duration;
 
-use ostler_core::ids::{Incarnation, RunId, WorkerId};
+use ostler_core::ids::RunId;
 use ostler_core::spec::WorkerSpec;
 
 use super::super::incarnation::port_variable;
@@ -65,14 +65,13 @@ fn socket_variable(name: &str) -> String {
     }
 }
 
-/// The environment of one incarnation, sorted by name. Later layers win: inherited, the
+/// The environment of one incarnation, sorted by name; `marker` is its marker's value. Later layers win: inherited, the
 /// specification's, Ostler's own.
 pub(super) fn environment(
     inherited: impl Iterator<Item = (OsString, OsString)>,
     spec: &WorkerSpec,
     run: RunId,
-    worker: &WorkerId,
-    incarnation: Incarnation,
+    marker: String,
     offers: &Offers<'_>,
 ) -> Vec<(OsString, OsString)> {
     let mut env: BTreeMap<OsString, OsString> = BTreeMap::new();
@@ -85,7 +84,7 @@ pub(super) fn environment(
         env.extend(state.iter().map(|state| (TRACE_STATE.into(), state.into())));
     }
     env.extend(spec.env.iter().map(|(name, value)| (name.into(), value.into())));
-    env.insert(run.marker_name().into(), worker.marker_value(incarnation).into());
+    env.insert(run.marker_name().into(), marker.into());
     for (name, port) in &offers.ports {
         env.insert(port_variable(name).into(), port.to_string().into());
     }
@@ -123,7 +122,7 @@ mod tests {
             .iter()
             .map(|(name, value)| (OsString::from(name), OsString::from(value)));
         let run = RunId::from_u128(7);
-        environment(inherited, spec, run, &WorkerId::new("p", 1), Incarnation(3), offers)
+        environment(inherited, spec, run, "p/1#3".to_owned(), offers)
             .into_iter()
             .map(|(name, value)| (name.into_string().unwrap(), value.into_string().unwrap()))
             .collect()

@@ -61,7 +61,7 @@ pub(in crate::process) fn prepare(
         return Err(failure);
     }
     prepare_readiness(incarnation, resources, host)?;
-    let spec = &expanded(incarnation, resources);
+    let spec = &expand(incarnation.spec(), incarnation, resources);
     let (listener_names, listen) = listening_sockets(resources)?;
     let offers = Offers {
         ports: resources.ports.clone(),
@@ -76,8 +76,7 @@ pub(in crate::process) fn prepare(
         std::env::vars_os(),
         spec,
         incarnation.run,
-        &incarnation.worker,
-        incarnation.number,
+        incarnation.worker.marker_value(incarnation.number),
         &offers,
     );
     let named = spec.command.first().map_or("", String::as_str);
@@ -102,9 +101,9 @@ pub(in crate::process) fn prepare(
     })
 }
 
-/// The specification with what is known of the incarnation in place of its placeholders.
-fn expanded(incarnation: &Incarnation, resources: &Resources) -> WorkerSpec {
-    incarnation.spec().expanded(|placeholder| match placeholder {
+/// A specification with what is known of the incarnation in place of its placeholders.
+pub(super) fn expand(spec: &WorkerSpec, incarnation: &Incarnation, resources: &Resources) -> WorkerSpec {
+    spec.expanded(|placeholder| match placeholder {
         Placeholder::Port(name) => resources.ports.get(name).map(u16::to_string),
         // Its path was chosen so that it is UTF-8.
         Placeholder::Socket(name) => Some(resources.sockets.get(name)?.to_str()?.to_owned()),

@@ -7,7 +7,7 @@ use ostler_core::spec::Health;
 use tokio::sync::watch;
 
 use super::notify::{self, Heard};
-use super::{Answer, ProbePlan};
+use super::{Answer, Question};
 
 /// What is watched of a ready worker.
 pub(in crate::process) struct HealthPlan {
@@ -19,7 +19,7 @@ pub(in crate::process) struct HealthPlan {
 
 /// A probe on an interval.
 pub(in crate::process) struct HealthProbe {
-    pub(in crate::process) plan: ProbePlan,
+    pub(in crate::process) question: Question,
     /// Interval, time limit and misses.
     pub(in crate::process) rules: Health,
 }
@@ -55,7 +55,7 @@ async fn poll(probe: &HealthProbe) -> Failure {
     let mut missed = 0;
     loop {
         tokio::time::sleep(every).await;
-        let why = match probe.plan.attempt(timeout).await {
+        let why = match probe.question.attempt(timeout).await {
             Answer::Yes(_) => {
                 missed = 0;
                 continue;

@@ -1,10 +1,11 @@
-//! One question to one port of a worker, and whose the port is.
+//! One request to one port of a worker, and whose the port is.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use ostler_core::failure::{Failure, Reason};
-use ostler_core::spec::{PortOwner, ProbeKind};
+use ostler_core::spec::PortOwner;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
@@ -18,14 +19,25 @@ use crate::follow::Endpoint;
 use crate::patience;
 use crate::status::PortMap;
 
-/// A question to one port of one worker.
+/// What a port is asked.
 #[derive(Debug, Clone)]
-pub(in crate::process) struct ProbePlan {
+pub(in crate::process) enum Request {
+    /// GET.
+    Http {
+        path: String,
+        headers: BTreeMap<String, String>,
+    },
+    /// A connection.
+    Tcp,
+    /// The health of this service.
+    Grpc(String),
+}
+
+/// A request to one port of one worker.
+#[derive(Debug, Clone)]
+pub(in crate::process) struct PortPlan {
     /// What is asked.
-    pub(in crate::process) kind: ProbeKind,
-    /// Headers of an HTTP request.
-    #[cfg(feature = "probe-http")]
-    pub(in crate::process) headers: std::collections::BTreeMap<String, String>,
+    pub(in crate::process) request: Request,
     /// Where; a wildcard address is asked on loopback.
     pub(in crate::process) endpoint: Endpoint,
     /// The sitter under which the worker's tree lives: only a listener of that tree counts. The
@@ -37,7 +49,7 @@ pub(in crate::process) struct ProbePlan {
     pub(in crate::process) uninspected: Uninspected,
 }
 
-impl ProbePlan {
+impl PortPlan {
     /// Asks once.
     pub(super) async fn attempt(&self, limit: Duration) -> Answer {
         match patience::within(limit, self.ask()).await {
@@ -73,19 +85,21 @@ impl ProbePlan {
 
     /// Asks by a connection that is made.
     pub(super) async fn request(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Answer {
-        let asked: Result<(), String> = match &self.kind {
+        let asked: Result<(), String> = match &self.request {
             #[cfg(feature = "probe-http")]
-            ProbeKind::Http(path) => http::get(stream, &self.authority(), path, &self.headers).await,
+            Request::Http { path, headers } => http::get(stream, &self.authority(), path, headers).await,
             #[cfg(not(feature = "probe-http"))]
-            ProbeKind::Http(_) => return Answer::Never(not_built("http")),
-            ProbeKind::Tcp => {
+            Request::Http { path, headers } => {
+                return Answer::Never(not_built(&format!("http ({path}, {} headers)", headers.len())));
+            }
+            Request::Tcp => {
                 drop(stream);
                 Ok(())
             }
             #[cfg(feature = "probe-grpc")]
-            ProbeKind::Grpc(service) => grpc::check(stream, &self.authority(), service).await,
+            Request::Grpc(service) => grpc::check(stream, &self.authority(), service).await,
             #[cfg(not(feature = "probe-grpc"))]
-            ProbeKind::Grpc(_) => return Answer::Never(not_built("grpc")),
+            Request::Grpc(_) => return Answer::Never(not_built("grpc")),
         };
         match asked {
             Ok(()) => Answer::Yes(PortMap::new()),

@@ -109,15 +109,25 @@ fn a_free_port() -> u16 {
     listener.local_addr().unwrap().port()
 }
 
-fn http(address: SocketAddr, sitter: i32) -> ProbePlan {
-    ProbePlan {
-        kind: ProbeKind::Http("/healthz".into()),
+fn get(path: &str) -> Request {
+    Request::Http {
+        path: path.to_owned(),
         headers: BTreeMap::new(),
+    }
+}
+
+fn http(address: SocketAddr, sitter: i32) -> PortPlan {
+    PortPlan {
+        request: get("/healthz"),
         endpoint: Endpoint::Tcp(address),
         sitter,
         owner: PortOwner::Worker,
         uninspected: Uninspected::default(),
     }
+}
+
+fn probed(port: PortPlan) -> Sign {
+    Sign::Probe(Question::Port(port))
 }
 
 async fn ready(sign: Sign) -> Result<ReadyInfo, Failure> {
@@ -163,7 +173,7 @@ async fn joined(task: tokio::task::JoinHandle<Result<ReadyInfo, Failure>>) -> Re
 async fn a_server_that_comes_up_late_and_says_no_first_gets_ready() {
     let mut worker = Worker::start(|_| {});
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, a_free_port()));
-    let (task, last_answer) = waiting(Sign::Probe(http(address, ourselves())));
+    let (task, last_answer) = waiting(probed(http(address, ourselves())));
     until_answer(&last_answer, "no process listens").await;
     worker.tell("mode bad");
     assert_eq!(worker.hear(), "mode");
@@ -180,7 +190,7 @@ async fn a_redirect_is_a_yes() {
     let address = worker.listen(0);
     worker.tell("mode moved");
     assert_eq!(worker.hear(), "mode");
-    assert!(ready(Sign::Probe(http(address, ourselves()))).await.is_ok());
+    assert!(ready(probed(http(address, ourselves()))).await.is_ok());
 }
 
 #[tokio::test]
@@ -188,16 +198,15 @@ async fn the_answer_of_an_unrelated_process_does_not_count_and_the_process_is_na
     let worker = Worker::start_below_a_shell();
     let mut unrelated = Worker::start(|_| {});
     let address = unrelated.listen(0);
-    for kind in [ProbeKind::Http("/".into()), ProbeKind::Tcp] {
-        let probe = ProbePlan {
-            kind,
-            headers: BTreeMap::new(),
+    for request in [get("/"), Request::Tcp] {
+        let probe = PortPlan {
+            request,
             endpoint: Endpoint::Tcp(address),
             sitter: worker.pid(),
             owner: PortOwner::Worker,
             uninspected: Uninspected::default(),
         };
-        let failure = ready(Sign::Probe(probe))
+        let failure = ready(probed(probe))
             .await
             .expect_err("an unrelated process was taken for the worker");
         assert_eq!(failure.reason, Reason::PortInUse);
@@ -214,11 +223,10 @@ async fn a_listener_of_a_grandchild_counts() {
     let mut worker = Worker::start_below_a_shell();
     let address = worker.listen(0);
     let sitter = worker.pid();
-    assert!(ready(Sign::Probe(http(address, sitter))).await.is_ok());
+    assert!(ready(probed(http(address, sitter))).await.is_ok());
     assert!(
-        ready(Sign::Probe(ProbePlan {
-            kind: ProbeKind::Tcp,
-            headers: BTreeMap::new(),
+        ready(probed(PortPlan {
+            request: Request::Tcp,
             endpoint: Endpoint::Tcp(address),
             sitter,
             owner: PortOwner::Worker,
@@ -237,17 +245,16 @@ async fn a_listener_of_the_host_counts_once_the_tree_has_it_open() {
     fcntl(passed.as_fd(), FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
     let holder = Worker::start_below_a_shell();
     drop(passed);
-    let probe = |sitter| ProbePlan {
-        kind: ProbeKind::Tcp,
-        headers: BTreeMap::new(),
+    let probe = |sitter| PortPlan {
+        request: Request::Tcp,
         endpoint: Endpoint::Tcp(address),
         sitter,
         owner: PortOwner::Worker,
         uninspected: Uninspected::default(),
     };
-    assert!(ready(Sign::Probe(probe(holder.pid()))).await.is_ok());
+    assert!(ready(probed(probe(holder.pid()))).await.is_ok());
     let without = Worker::start_below_a_shell();
-    let failure = ready(Sign::Probe(probe(without.pid())))
+    let failure = ready(probed(probe(without.pid())))
         .await
         .expect_err("it has not got the listener");
     assert_eq!(failure.reason, Reason::PortInUse);
@@ -378,7 +385,7 @@ fn health(address: SocketAddr, timeout: Duration) -> HealthPlan {
     rules.timeout = timeout;
     HealthPlan {
         probe: Some(HealthProbe {
-            plan: http(address, ourselves()),
+            question: Question::Port(http(address, ourselves())),
             rules,
         }),
         heartbeat: None,

@@ -9,11 +9,11 @@ use tokio::net::UnixStream;
 
 use super::Answer;
 use super::owner::SECOND_LOOK;
-use super::probe::ProbePlan;
+use super::probe::PortPlan;
 
 /// Connects, and asks by that very connection: whose it is was decided when it was made, so no
 /// other process can answer in the meantime.
-pub(super) async fn ask(plan: &ProbePlan, path: &Path) -> Answer {
+pub(super) async fn ask(plan: &PortPlan, path: &Path) -> Answer {
     let stream = match UnixStream::connect(path).await {
         Ok(stream) => stream,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
