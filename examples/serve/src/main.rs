@@ -1,173 +1,130 @@
-//! Calls two pools of Python workers: one over stdin and stdout, and one by a protocol of its own.
+//! An HTTP front end whose requests are served by pools of Rust and Python workers, with callers of
+//! its own.
 //!
 //! `cargo run -p serve --no-default-features --features redb -- --chaos`
 
+mod front;
 mod line;
+mod load;
+mod pools;
+mod tally;
+mod worker;
 
 use std::error::Error;
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use ostler::{Ostler, Pool, PoolSpec, Port, Ready, Stdin};
-use ostler_serve::stdio::StdioError;
-use ostler_serve::{CallError, ServeSpec, ServingPool};
-use serde::{Deserialize, Serialize};
+use ostler::Ostler;
+use ostler::otlp::{FLUSH_LIMIT, Settings, Telemetry};
+use tokio::net::TcpListener;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
-const CALLERS: u64 = 16;
-const TIME: Duration = Duration::from_secs(10);
+use crate::tally::{PATHS, Tallies};
 
-#[derive(Debug, Serialize)]
-struct Text {
-    text: String,
+const USAGE: &str = "usage: serve [--chaos] [--listen ADDRESS] [--seconds N] [--callers N]
+  --chaos            kill a worker every 200 ms
+  --listen ADDRESS   where the front end listens; default 127.0.0.1:0, any free port
+  --seconds N        how long the callers call; default 10
+  --callers N        how many call each path; default 8, 0: none
+With OTEL_EXPORTER_OTLP_ENDPOINT set, traces, metrics and log records go there.";
+
+struct Options {
+    chaos: bool,
+    listen: String,
+    seconds: u64,
+    callers: usize,
 }
 
-#[derive(Debug, Deserialize)]
-struct Words {
-    words: usize,
-}
-
-/// How the calls to one pool ended.
-#[derive(Debug, Default)]
-struct Tally {
-    answered: AtomicU64,
-    refused: AtomicU64,
-    unknown: AtomicU64,
-}
-
-impl Tally {
-    fn count(&self, outcome: Result<(), &CallError>) {
-        let counter = match outcome {
-            Ok(()) => &self.answered,
-            Err(CallError::Refused(_)) => &self.refused,
-            Err(CallError::Unknown(_)) => &self.unknown,
+impl Options {
+    fn read(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut options = Self {
+            chaos: false,
+            listen: "127.0.0.1:0".to_owned(),
+            seconds: 10,
+            callers: 8,
         };
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn summary(&self) -> String {
-        let [answered, refused, unknown] =
-            [&self.answered, &self.refused, &self.unknown].map(|counter| counter.load(Ordering::Relaxed));
-        format!("{answered} answered, {refused} refused, {unknown} unknown")
+        while let Some(argument) = arguments.next() {
+            let mut value = || {
+                arguments
+                    .next()
+                    .ok_or_else(|| format!("{argument} needs a value\n{USAGE}"))
+            };
+            let number = |text: String| {
+                text.parse::<u32>()
+                    .map_err(|error| format!("{argument} {text}: {error}"))
+            };
+            match argument.as_str() {
+                "--chaos" => options.chaos = true,
+                "--listen" => options.listen = value()?,
+                "--seconds" => options.seconds = number(value()?)?.into(),
+                "--callers" => options.callers = number(value()?)? as usize,
+                _ => return Err(USAGE.to_owned()),
+            }
+        }
+        Ok(options)
     }
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let chaos = std::env::args().any(|argument| argument == "--chaos");
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let script = |name: &str| here.join(name).display().to_string();
-    let ostler = Ostler::builder("serve-example").start().await?;
-
-    let words = PoolSpec::new("words", ["python3", &script("words.py")])
-        .stdin(Stdin::Pipe)
-        .workers(4);
-    let words = ostler.add_pool(words).await?;
-    let shout = PoolSpec::new("shout", ["python3", &script("shout.py")])
-        .port(Port::Any)
-        .ready(Ready::tcp())
-        .workers(2);
-    let shout = ostler.add_pool(shout).await?;
-    words.wait_ready().await?;
-    shout.wait_ready().await?;
-    println!("4 workers count words over stdin and stdout, 2 shout over a line protocol of this example");
-
-    let (by_words, by_shout) = (Arc::new(Tally::default()), Arc::new(Tally::default()));
-    let end = Instant::now() + TIME;
-    let mut tasks = call_words(&ServingPool::new(words.clone(), ServeSpec::default()), &by_words, end);
-    tasks.extend(call_shout(
-        &ServingPool::new(shout.clone(), ServeSpec::default()),
-        &by_shout,
-        end,
-    ));
-    if chaos {
-        tasks.push(tokio::spawn(kill_workers([words, shout], end)));
+    let mut arguments = std::env::args().skip(1).peekable();
+    if arguments.next_if(|argument| argument == "worker").is_some() {
+        return worker::run().await;
     }
+    let options = Options::read(arguments).unwrap_or_else(|message| {
+        eprintln!("{message}");
+        std::process::exit(2)
+    });
+    let wanted = std::env::var_os("OTEL_EXPORTER_OTLP_ENDPOINT").is_some();
+    let telemetry = match wanted {
+        true => Telemetry::start(&Settings::default())?,
+        false => None,
+    };
+    let layer = telemetry.as_ref().map(Telemetry::layer);
+    tracing_subscriber::registry().with(layer).init();
+    let mut builder = Ostler::builder("serve-example");
+    if let Some(telemetry) = &telemetry {
+        builder = builder.observer(telemetry.clone());
+    }
+    let ostler = builder.start().await?;
+    let served = serve(&ostler, &options).await;
+    println!("{}", ostler.stop().await?);
+    if let Some(telemetry) = telemetry {
+        tokio::task::spawn_blocking(move || telemetry.shutdown(FLUSH_LIMIT)).await?;
+    }
+    served
+}
+
+async fn serve(ostler: &Ostler, options: &Options) -> Result<(), Box<dyn Error>> {
+    let clients = pools::start(ostler).await?;
+    let listener = TcpListener::bind(&options.listen).await?;
+    let address = listener.local_addr()?;
+    println!("http://{address} serves POST /words, /reverse and /shout, and GET /");
+    let tallies = Tallies::default();
+    let front = tokio::spawn(front::serve(listener, clients.clone(), tallies.clone()));
+    let end = Instant::now() + Duration::from_secs(options.seconds);
+    let mut tasks = Vec::new();
+    for path in 0..PATHS.len() {
+        tasks.extend((0..options.callers).map(|_| tokio::spawn(load::call(address, path, tallies.clone(), end))));
+    }
+    if options.chaos {
+        tasks.push(tokio::spawn(load::kill_workers(clients.pools.clone(), end)));
+    }
+    let mut before = tallies.answered();
     while Instant::now() < end {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        println!("words: {}; shout: {}", by_words.summary(), by_shout.summary());
+        let now = tallies.answered();
+        println!("{}", tallies.line(std::array::from_fn(|path| now[path] - before[path])));
+        before = now;
     }
     for task in tasks {
         task.await?;
     }
-    let rate = by_words.answered.load(Ordering::Relaxed) / TIME.as_secs();
+    front.abort();
+    let seconds = options.seconds.max(1);
     println!(
-        "words: {}, {rate} per second\nshout: {}",
-        by_words.summary(),
-        by_shout.summary()
+        "in all: {}",
+        tallies.line(tallies.answered().map(|answered| answered / seconds))
     );
-    println!("{}", ostler.stop().await?);
     Ok(())
-}
-
-type Tasks = Vec<tokio::task::JoinHandle<()>>;
-
-fn call_words(serving: &ServingPool, tally: &Arc<Tally>, end: Instant) -> Tasks {
-    let caller = |_| {
-        let client = serving.json_lines::<Text, Words>();
-        let tally = Arc::clone(tally);
-        tokio::spawn(async move {
-            while Instant::now() < end {
-                let text = "how many words are there".to_owned();
-                match client.call(&Text { text }).await {
-                    Ok(answer) => {
-                        assert_eq!(answer.words, 5);
-                        tally.count(Ok(()));
-                    }
-                    Err(StdioError::Call(error)) => failed(&tally, &error, end).await,
-                    Err(error) => eprintln!("{error}"),
-                }
-            }
-        })
-    };
-    (0..CALLERS).map(caller).collect()
-}
-
-fn call_shout(serving: &ServingPool, tally: &Arc<Tally>, end: Instant) -> Tasks {
-    let caller = |_| {
-        let client = serving.client(line::Lines);
-        let tally = Arc::clone(tally);
-        tokio::spawn(async move {
-            while Instant::now() < end {
-                match client.call("hello".to_owned()).await {
-                    Ok(answer) => {
-                        assert_eq!(answer, "HELLO");
-                        tally.count(Ok(()));
-                    }
-                    Err(error) => failed(&tally, &error, end).await,
-                }
-            }
-        })
-    };
-    (0..CALLERS).map(caller).collect()
-}
-
-/// Counts a call without an answer. While the circuit breaker is open, the caller waits for as long
-/// as it says instead of asking again and again.
-async fn failed(tally: &Tally, error: &CallError, end: Instant) {
-    tally.count(Err(error));
-    if let Some(wait) = error.retry_after() {
-        let left = end.saturating_duration_since(Instant::now());
-        tokio::time::sleep(wait.min(left)).await;
-    }
-}
-
-/// Kills one of the workers every 200 ms.
-async fn kill_workers(pools: [Pool; 2], end: Instant) {
-    while Instant::now() < end {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        let pids: Vec<u32> = pools
-            .iter()
-            .flat_map(Pool::workers)
-            .filter_map(|worker| worker.pid)
-            .collect();
-        let chosen = fastrand::choice(&pids).and_then(|pid| i32::try_from(*pid).ok());
-        if let Some(pid) = chosen {
-            // It may have just ended.
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
-    }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ostler::{Cause, EventItem, EventKind, Stdin};
+use ostler::{Cause, EventItem, EventKind, PoolError, Stdin};
 use ostler_serve::{Adapter, Attempt, CallError, Fault, Recycle, Refused, ServeSpec, ServingPool, Worker};
 use serde_json::Value;
 
@@ -103,6 +103,45 @@ async fn without_a_surge_one_worker_is_missing_and_no_call_is_lost() {
     assert_eq!(incarnations(&scene), [2, 2]);
     scene.at_full_strength().await;
     scene.end().await;
+}
+
+/// A pool may start its workers again and again for ever; what waits for all of them must not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rolling_restart_ends_with_the_first_worker_that_does_not_come_back() {
+    for surge in [0, 1] {
+        let serve = ServeSpec {
+            recycle: Recycle {
+                surge,
+                ..Recycle::default()
+            },
+            ..ServeSpec::default()
+        };
+        let directory = tempfile::tempdir().expect("a directory");
+        let broken = directory.path().join("broken");
+        let script = format!("test ! -e {} && exec sleep 1000", broken.display());
+        let scene = Scene::start("packet", 2, serve, |spec| {
+            spec.worker.command = ["sh", "-c", &script].map(str::to_owned).to_vec();
+            spec.worker.command.push(directory.path().display().to_string());
+            spec.worker.min_uptime = Duration::from_millis(200);
+            spec.worker.ready = Some(ostler::Ready::After(Duration::from_millis(100)));
+            spec.backoff = Some(ostler::Backoff::new(
+                Duration::from_millis(50),
+                Duration::from_millis(200),
+            ));
+        })
+        .await;
+        std::fs::write(&broken, "").expect("a file");
+        let restarted = tokio::time::timeout(ostler_tests::SOON, scene.serving.rolling_restart()).await;
+        let error = restarted.expect("it ends").expect_err("a worker fails");
+        let PoolError::NotReady { failure, .. } = &error else {
+            panic!("{error:?}")
+        };
+        assert!(failure.is_some(), "{error}");
+        std::fs::remove_file(&broken).expect("it is there");
+        scene.at_full_strength().await;
+        assert_eq!(scene.pool.size(), 2, "no stand-in is left");
+        scene.end().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

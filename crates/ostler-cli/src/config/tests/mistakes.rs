@@ -33,7 +33,7 @@ telemetry = 1
             r#"ostler.toml:7:11: pool.embed.restart: expected "permanent" | "transient" | "temporary", found "transiemt" (did you mean "transient"?)"#,
             r#"ostler.toml:8:10: pool.embed.period: expected a duration such as "5s", "100ms" or "1m 30s", found the integer 5"#,
             r#"ostler.toml:9:8: pool.embed.port: expected a port from 1 to 65535, a range "7000-7099", "any", "reported", "listen" or "unix", found the string "70000""#,
-            r#"ostler.toml:10:1: pool.embed.ready: expected one of notify, http, grpc, tcp, line, file, after"#,
+            r#"ostler.toml:10:1: pool.embed.ready: expected one of notify, http, grpc, tcp, exec, line, file, after"#,
             r#"ostler.toml:10:11: pool.embed.ready.htpp: unknown key; did you mean "http"?"#,
             r#"ostler.toml:11:10: pool.embed.health: "healthz" is not a path: it has to begin with '/'"#,
             r#"ostler.toml:11:38: pool.embed.health.every: zero would never pause; use a longer time"#,
@@ -118,6 +118,15 @@ fn a_probe_is_one_request() {
     assert_eq!(
         found("ready = { after = \"1s\", port = \"http\" }"),
         "ostler.toml:5:32: pool.web.ready.port: after needs no port; leave it out"
+    );
+    assert!(found("health = { exec = \"is-up\" }").contains("found the string \"is-up\": no shell splits it"));
+    assert_eq!(
+        found("ready = { exec = [\"is-up\"], owner = \"any\" }"),
+        "ostler.toml:5:38: pool.web.ready.owner: exec needs no port; leave it out"
+    );
+    assert_eq!(
+        found("health = { exec = [] }"),
+        "ostler.toml:5:10: pool.web.health: empty; expected the program and its arguments"
     );
 }
 

@@ -59,7 +59,7 @@ prop_compose! {
             2 => "[a-z. ]{0,9}".prop_map(ProbeKind::Grpc),
             1 => "[ /x\n]{0,3}".prop_map(ProbeKind::Http),
             2 => prop::collection::vec("[a-z{}]{0,4}", 0..3).prop_map(ProbeKind::Exec),
-        ],
+        ].boxed(),
         port in prop::option::weighted(0.2, "[a-z]{0,2}"),
         owner in select(vec![PortOwner::Worker, PortOwner::Any]),
         headers in prop_oneof![9 => Just(BTreeMap::new()), 1 => prop::collection::btree_map("[A-Z é]{0,3}", "[a-z\n]{0,5}", 0..2)],
