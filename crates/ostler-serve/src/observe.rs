@@ -65,6 +65,8 @@ impl Description {
 pub(crate) struct Observed {
     pool: Pool,
     span: Span,
+    /// Of an HTTP request.
+    path: Option<String>,
     begun: Instant,
     waited: Duration,
     ended: bool,
@@ -73,14 +75,16 @@ pub(crate) struct Observed {
 impl Observed {
     /// A call begins. What the request is, is asked for only if it is of use.
     pub(crate) fn begin(serving: &Serving, describe: impl FnOnce() -> Description) -> Self {
-        let span = if tracing::span_enabled!(target: "ostler", tracing::Level::INFO) {
-            span(serving.pool(), &describe())
+        let (span, path) = if tracing::span_enabled!(target: "ostler", tracing::Level::INFO) {
+            let what = describe();
+            (span(serving.pool(), &what), what.path)
         } else {
-            Span::none()
+            (Span::none(), None)
         };
         Self {
             pool: serving.pool().clone(),
             span,
+            path,
             begun: Instant::now(),
             waited: Duration::ZERO,
             ended: false,
@@ -105,13 +109,22 @@ impl Observed {
             Some(Endpoint::Tcp(address)) => {
                 self.span.record("server.address", address.ip().to_string());
                 self.span.record("server.port", address.port());
+                self.address(&address.to_string());
             }
             Some(Endpoint::Unix(path)) => {
                 self.span.record("server.address", path.display().to_string());
+                self.address("localhost");
             }
             _ => {}
         }
         context::link_of(&self.span).headers()
+    }
+
+    /// The address of an HTTP request, without its query.
+    fn address(&self, authority: &str) {
+        if let Some(path) = &self.path {
+            self.span.record("url.full", format!("http://{authority}{path}"));
+        }
     }
 
     /// The status of an HTTP response.
@@ -197,7 +210,7 @@ fn span(pool: &Pool, what: &Description) -> Span {
         ostler.app = pool.app(), ostler.pool = pool.name(), ostler.worker = Empty, ostler.incarnation = Empty,
         ostler.outcome = Empty,
         rpc.system.name = what.system, rpc.method = what.method.as_deref(), rpc.response.status_code = Empty,
-        http.request.method = what.http_method.as_deref(), url.path = what.path.as_deref(),
+        http.request.method = what.http_method.as_deref(), url.path = what.path.as_deref(), url.full = Empty,
         http.response.status_code = Empty, server.address = Empty, server.port = Empty,
     );
     if Span::current().is_none() {

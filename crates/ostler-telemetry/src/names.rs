@@ -228,6 +228,8 @@ pub mod attribute {
         HTTP_STATUS = "http.response.status_code";
         /// The path of an HTTP request (semantic conventions).
         URL_PATH = "url.path";
+        /// The address of an HTTP request, without its query (semantic conventions).
+        URL_FULL = "url.full";
         /// The address of the worker that was called, or the path of its Unix socket (semantic
         /// conventions).
         SERVER_ADDRESS = "server.address";
@@ -269,6 +271,35 @@ mod tests {
             assert_eq!(names.len(), list.len());
             assert!(list.iter().all(|name| name.meaning.ends_with(['.', ')'])), "{list:?}");
         }
+    }
+
+    /// Every name that is not ours is one of OpenTelemetry's, as its own crate has it.
+    #[test]
+    fn other_names_are_those_of_the_semantic_conventions() {
+        use opentelemetry_semantic_conventions::attribute as theirs;
+        let known = HashSet::from([
+            theirs::ERROR_TYPE,
+            theirs::HTTP_REQUEST_METHOD,
+            theirs::HTTP_RESPONSE_STATUS_CODE,
+            theirs::LOG_IOSTREAM,
+            theirs::PROCESS_COMMAND,
+            theirs::PROCESS_EXECUTABLE_NAME,
+            theirs::PROCESS_EXIT_CODE,
+            theirs::PROCESS_PID,
+            theirs::RPC_METHOD,
+            theirs::RPC_RESPONSE_STATUS_CODE,
+            theirs::RPC_SYSTEM_NAME,
+            theirs::SERVER_ADDRESS,
+            theirs::SERVER_PORT,
+            theirs::SERVICE_INSTANCE_ID,
+            theirs::SERVICE_NAME,
+            theirs::SERVICE_VERSION,
+            theirs::URL_FULL,
+            theirs::URL_PATH,
+        ]);
+        let names = attribute::ALL.iter().chain(resource::ALL).map(|name| name.name);
+        let others: HashSet<_> = names.filter(|name| !name.starts_with("ostler.")).collect();
+        assert_eq!(others, known);
     }
 
     #[test]

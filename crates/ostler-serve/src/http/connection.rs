@@ -23,6 +23,8 @@ type Sending = Result<Response<Incoming>, TrySendError<Requested>>;
 #[derive(Debug)]
 pub struct HttpConnection {
     endpoint: Endpoint,
+    /// Where requests go that do not say so themselves.
+    authority: Authority,
     wire: Wire,
 }
 
@@ -39,7 +41,15 @@ impl HttpConnection {
             Version::Http1 => Wire::Http1(Mutex::new(vec![http1(&endpoint).await?])),
             Version::Http2 => Wire::Http2(http2(&endpoint).await?),
         };
-        Ok(Self { endpoint, wire })
+        let authority = match &endpoint {
+            Endpoint::Tcp(address) => Authority::try_from(address.to_string()).map_err(|error| error.to_string())?,
+            _ => Authority::from_static("localhost"),
+        };
+        Ok(Self {
+            endpoint,
+            authority,
+            wire,
+        })
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -109,14 +119,10 @@ impl HttpConnection {
 
     /// Says where the request goes, where its caller did not.
     fn address(&self, request: &mut Requested) {
-        let authority = match &self.endpoint {
-            Endpoint::Tcp(address) => address.to_string(),
-            _ => "localhost".to_owned(),
-        };
         match self.wire {
             Wire::Http1(_) => {
-                let named = request.uri().authority().map(ToString::to_string);
-                if let Ok(host) = HeaderValue::from_str(&named.unwrap_or(authority)) {
+                let authority = request.uri().authority().unwrap_or(&self.authority);
+                if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
                     request.headers_mut().entry(HOST).or_insert(host);
                 }
                 let path = request.uri().path_and_query().cloned();
@@ -125,9 +131,7 @@ impl HttpConnection {
             Wire::Http2(_) => {
                 let mut parts = std::mem::take(request.uri_mut()).into_parts();
                 parts.scheme = Some(Scheme::HTTP);
-                if parts.authority.is_none() {
-                    parts.authority = Authority::try_from(authority).ok();
-                }
+                parts.authority.get_or_insert_with(|| self.authority.clone());
                 // Scheme, authority and path are there, which is all that it takes.
                 *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
             }
