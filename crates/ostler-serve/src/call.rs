@@ -21,10 +21,10 @@ use crate::worker::Worker;
 /// How long the connection is read after the worker's end, for what the worker sent before.
 pub(crate) const FINAL_READ: Duration = Duration::from_millis(100);
 
-/// A lost connection is the first sign of a worker's end, as a rule: that is waited for so long …
+/// A lost connection is usually the first sign of a worker's end, which is waited for so long …
 pub(crate) const NOTICE: Duration = Duration::from_millis(200);
 
-/// … and, once it is ending, what it ended of, for so long.
+/// … and then for so long until it is known why it ended.
 pub(crate) const POST_MORTEM: Duration = Duration::from_secs(2);
 
 /// The pause before the first retry; it doubles with each, and is shortened by up to a half at
@@ -61,8 +61,8 @@ impl CallOptions {
         self
     }
 
-    /// The worker may execute it more than once without harm: it is tried again when its outcome is
-    /// unknown because the worker or the connection was lost. Default: it is not.
+    /// The worker may execute it more than once without harm: it is retried when its outcome is
+    /// unknown because the worker or the connection was lost. Default: it is not retried.
     pub fn idempotent(mut self) -> Self {
         self.idempotent = true;
         self
@@ -82,7 +82,7 @@ impl CallOptions {
     }
 }
 
-/// An attempt that came to nothing, with the request if it can be sent again.
+/// A failed attempt, with the request if it can be sent again.
 struct Failed<R> {
     error: CallError,
     request: Option<R>,
@@ -306,7 +306,7 @@ fn overdue<R>(flight: Flight) -> Failed<R> {
     }
 }
 
-/// The outcome of a call that was sent and lost, with what the worker ended of.
+/// The outcome of a call that was sent and lost, with why the worker ended.
 async fn lost<R>(flight: Flight, cause: Lost, reconnects: bool) -> Failed<R> {
     let worker = Arc::clone(flight.worker());
     let error = post_mortem(&worker, cause).await;

@@ -20,7 +20,7 @@ enum Target {
     Lease(Arc<Slot<Arc<Worker>>>),
 }
 
-/// Makes calls by an adapter. Clones share everything.
+/// Makes calls through an adapter. Clones share everything.
 #[derive(Debug)]
 pub struct Client<A> {
     serving: Arc<Serving>,
@@ -67,8 +67,8 @@ impl<A: Adapter> Client<A> {
 
     /// Makes a call.
     ///
-    /// Dropped, it leaves the queue, or is cancelled; a worker in the middle of it is then dealt
-    /// with by `on_cancel`.
+    /// Not cancel safe: when the future is dropped, the call leaves the queue or is cancelled, and
+    /// `on_cancel` says what happens to a worker that was in the middle of it.
     ///
     /// # Errors
     /// The call was refused, or its outcome is unknown: [`CallError`].
@@ -76,7 +76,7 @@ impl<A: Adapter> Client<A> {
         self.call_with(request, &CallOptions::new()).await
     }
 
-    /// The same, with a deadline or a mark of its own.
+    /// The same, with options such as a deadline.
     ///
     /// # Errors
     /// As [`Client::call`].

@@ -36,8 +36,8 @@ impl<C> Kept<C> {
     }
 }
 
-/// The open connection to this worker. Every error is taken for one that passes, as long as there
-/// is time and the worker serves.
+/// The open connection to this worker. Every error counts as transient, as long as there is time
+/// and the worker serves.
 ///
 /// # Errors
 /// The last error, when the deadline has come or the worker has ended.

@@ -1,7 +1,7 @@
 //! Checkout: [`Dispatch`] behind a lock, and the futures that wait for a worker.
 //!
-//! Not an actor, on purpose: a checkout is a short critical section and no message, and the lock is
-//! never held across an await or while a waiting task is woken.
+//! Deliberately not an actor: a checkout is a short critical section instead of a message, and the
+//! lock is never held across an await or while a waiting task is woken.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -72,7 +72,7 @@ impl Adapter for Grpc {
         mut request: Request<RequestBody>,
         attempt: &Attempt,
     ) -> Result<Response<Incoming>, Fault<Request<RequestBody>>> {
-        // What the queue has taken is no longer there for the worker.
+        // The worker gets the time that is left after the queue.
         timeout::pass_on(request.headers_mut(), attempt.deadline());
         self.0.call(connection, request, attempt).await
     }
@@ -89,9 +89,8 @@ impl Adapter for Grpc {
 /// (`refused` or `unknown`), [`REASON`], [`WORKER`], [`FAILURE`] and [`STDERR`].
 ///
 /// A request's `grpc-timeout` is the one deadline for queue, call and retries. Without it, the
-/// pool's
-/// `timeout` holds until the response begins, so that a stream may be as long as it likes. An
-/// extension of type [`CallOptions`] in the request sets more.
+/// pool's `timeout` applies until the response begins, so a stream may last any time. An extension
+/// of type [`CallOptions`] in the request sets further options.
 #[derive(Debug, Clone)]
 pub struct GrpcService {
     client: Client<Grpc>,
@@ -145,7 +144,7 @@ macro_rules! grpc_clients {
                 self.grpc_with(Grpc::default())
             }
 
-            /// The same, by this adapter.
+            /// The same, with this adapter.
             pub fn grpc_with(&self, grpc: Grpc) -> GrpcService {
                 GrpcService {
                     client: self.client(grpc),

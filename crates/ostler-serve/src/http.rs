@@ -58,7 +58,7 @@ pub struct Http {
 }
 
 impl Http {
-    /// Of this version, at the worker's one port.
+    /// This version, at the worker's one port.
     pub fn new(version: Version) -> Self {
         Self { version, port: None }
     }

@@ -19,8 +19,8 @@ use crate::worker::Worker;
 ///
 /// It ends when it is dropped, for whatever reason: the holder's task returns, panics or is
 /// aborted, or its runtime ends. The worker then serves others again. If a call on it, or a
-/// [`Lease::exchange`], was under way at that moment, the worker is dealt with by `on_cancel`: it
-/// is replaced, unless the pool says that it can be used on.
+/// [`Lease::exchange`], was under way at that moment, `on_cancel` decides: the worker is replaced,
+/// unless the pool says that it can still be used.
 #[derive(Debug)]
 pub struct Lease {
     serving: Arc<Serving>,
@@ -59,7 +59,7 @@ impl Lease {
         Client::on_lease(Arc::clone(&self.serving), adapter, Arc::clone(&self.slot))
     }
 
-    /// For a holder that talks to the worker by itself: from now until [`Exchange::done`], the
+    /// For a holder that talks to the worker without an adapter: from now until [`Exchange::done`], the
     /// worker is in the middle of something.
     pub fn exchange(&self) -> Exchange {
         let flight = Flight::begin(&self.serving, Arc::clone(&self.slot));
@@ -73,8 +73,8 @@ impl Lease {
     }
 }
 
-/// A part of a conversation that must not be cut off. Dropped before it is [done](Exchange::done),
-/// the worker is dealt with by `on_cancel`.
+/// A part of a conversation that must not be cut off. If it is dropped before it is
+/// [done](Exchange::done), `on_cancel` decides what happens to the worker.
 #[derive(Debug)]
 #[must_use]
 pub struct Exchange(Flight);

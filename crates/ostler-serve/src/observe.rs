@@ -1,5 +1,5 @@
 //! A call as telemetry sees it: one client span with OpenTelemetry's names, its place in the trace
-//! for the worker, and what it came to.
+//! for the worker, and its outcome.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,7 +73,7 @@ pub(crate) struct Observed {
 }
 
 impl Observed {
-    /// A call begins. What the request is, is asked for only if it is of use.
+    /// A call begins. Its description is only made if a span needs it.
     pub(crate) fn begin(serving: &Serving, describe: impl FnOnce() -> Description) -> Self {
         let (span, path) = if tracing::span_enabled!(target: "ostler", tracing::Level::INFO) {
             let what = describe();

@@ -54,8 +54,11 @@ impl ServingPool {
         Self::new(pool, spec)
     }
 
-    /// Serves calls with the workers of this pool. To be called within a tokio runtime; made twice
-    /// for one pool, the two do not know of each other's calls.
+    /// Serves calls with the workers of this pool. Two serving pools of one pool do not know of each
+    /// other's calls.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
     pub fn new(pool: Pool, spec: ServeSpec) -> Self {
         let serving = Arc::new(Serving {
             dispatcher: Dispatcher::new(pool.name(), &spec),
@@ -100,7 +103,7 @@ impl ServingPool {
         &self.serving
     }
 
-    /// A client that speaks by this adapter. Clients are cheap; connections belong to the workers.
+    /// A client that uses this adapter. Clients are cheap; connections belong to the workers.
     pub fn client<A: Adapter>(&self, adapter: A) -> Client<A> {
         Client::new(Arc::clone(&self.serving), adapter)
     }
@@ -112,8 +115,7 @@ impl ServingPool {
 
     /// Takes room on a worker for a conversation of several calls. With a `concurrency` of 1, the
     /// worker serves no other caller until the lease ends. Waits in the queue for at most the
-    /// pool's
-    /// `timeout`; cancel-safe.
+    /// pool's `timeout`. Cancel safe.
     ///
     /// # Errors
     /// The pool is over, its queue is full, or no worker was free in time.
@@ -215,7 +217,7 @@ impl Serving {
         lock(&self.poison).is_too_many(crashes)
     }
 
-    /// A worker has served a call: it may be time for a fresh one.
+    /// A worker has served a call, after which it may be due for recycling.
     pub(crate) fn note_served(self: &Arc<Self>, worker: &Arc<Worker>) {
         let due = worker.limits.exceeded(Duration::ZERO, worker.served(), None);
         if let Some(reason) = due {
@@ -256,8 +258,8 @@ impl Follower for Serving {
     }
 }
 
-/// Leave of the circuit breaker for one attempt. Dropped without an end, it says nothing about the
-/// worker.
+/// The circuit breaker's permission for one attempt. Dropped without an end, it says nothing about
+/// the worker.
 #[derive(Debug)]
 pub(crate) struct Trial<'a> {
     serving: &'a Arc<Serving>,

@@ -1,4 +1,4 @@
-//! Workers are replaced: one that was in the middle of a lost call at once, one whose time has come
+//! Workers are replaced: one that was in the middle of a lost call at once, one that is recycled
 //! when a stand-in serves, all of them in turn.
 //!
 //! A worker that is replaced gets no further calls, and finishes those it has (`drain_timeout`). A
@@ -16,7 +16,7 @@ use crate::policy::workers::WorkerKey;
 use crate::pool::{Serving, ServingPool};
 use crate::worker::Worker;
 
-/// How often workers are looked at for their age and memory.
+/// How often the age and memory of workers are checked.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// Why a worker is replaced: the cause in its event `worker.draining`.
@@ -30,7 +30,7 @@ pub(crate) enum Replacement {
     Discarded,
     /// [`ServingPool::replace`].
     Requested,
-    /// Its time has come.
+    /// It has reached a limit of `recycle`.
     Recycled(RecycleReason),
     /// All workers are restarted in turn.
     RollingRestart,
@@ -55,8 +55,8 @@ impl Replacement {
 }
 
 impl ServingPool {
-    /// Lets the worker finish what it has (`drain_timeout`), then restarts it. Meanwhile it gets no
-    /// new calls. Nothing happens where the worker is not ready.
+    /// Lets the worker finish its calls (`drain_timeout`), then restarts it. Meanwhile it gets no
+    /// new calls. Does nothing if the worker is not ready.
     pub fn replace(&self, index: u32) {
         if let Some(worker) = self.serving().worker(index) {
             self.serving().replace(&worker, Replacement::Requested);
@@ -84,8 +84,9 @@ impl ServingPool {
     /// has. Cancel safe: what was begun goes on.
     ///
     /// # Errors
-    /// [`PoolError`] if a worker can't be restarted, or a stand-in not be added (a pool of fixed
-    /// ports has none for it); the others stay as they are.
+    /// [`PoolError::NotReady`] as soon as a new process has failed, and another [`PoolError`] if a
+    /// worker can't be restarted or a stand-in can't be added (a pool of fixed ports has no port for
+    /// it). The workers that are left keep running as they are.
     pub async fn rolling_restart(&self) -> Result<(), PoolError> {
         let serving = Arc::clone(self.serving());
         self.go_on(async move { serving.restart_all().await }).await
@@ -114,7 +115,7 @@ impl Serving {
         });
     }
 
-    /// The worker's time has come.
+    /// The worker has reached a limit of `recycle`.
     pub(crate) fn recycle(self: &Arc<Self>, worker: &Arc<Worker>, reason: RecycleReason) {
         if self.spec().recycle.surge == 0 {
             return self.replace(worker, Replacement::Recycled(reason));
@@ -189,7 +190,7 @@ impl Serving {
     }
 
     /// Waits until a process of this worker later than `after` is ready for calls, and no longer
-    /// than until one has failed: a pool may start its workers again and again for ever.
+    /// than until one has failed: a pool may start its workers again and again forever.
     async fn next_ready(&self, index: u32, after: Option<Incarnation>) -> Result<(), PoolError> {
         let mut arrivals = self.arrivals();
         self.pool().worker(index)?.next_ready(after).await?;
@@ -259,8 +260,8 @@ async fn memory(serving: &Serving, worker: &Worker) -> Option<u64> {
         .ok()?
 }
 
-/// Replaces workers whose time has come, until the pool's clients are gone. Requests are counted
-/// where they end, so without a limit of age or memory there is nothing to look at.
+/// Replaces workers that have reached a limit, until the pool's clients are gone. Requests are
+/// counted where they end, so without a limit of age or memory there is nothing to check.
 pub(crate) async fn recycle(serving: Weak<Serving>, Recycle { age, memory: limit, .. }: Recycle) {
     if age.is_none() && limit.is_none() {
         return;

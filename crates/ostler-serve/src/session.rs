@@ -14,7 +14,7 @@ use crate::pool::Serving;
 ///
 /// When the worker ends, is drained or is replaced, a session with a strict affinity learns of it
 /// once ([`Refused::SessionLost`]), and its next call binds it to another worker; a `hint` moves
-/// without a word.
+/// silently.
 #[derive(Debug, Clone)]
 pub struct Session {
     serving: Arc<Serving>,

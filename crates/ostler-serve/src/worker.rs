@@ -46,11 +46,11 @@ pub struct Worker {
     idle: Notify,
     /// It is being replaced, which happens once.
     leaving: AtomicBool,
-    /// Its time has come, and it serves until a stand-in is ready.
+    /// It is due for recycling, and serves until a stand-in is ready.
     due: AtomicBool,
     /// It was asked to end before it ended.
     stopped: AtomicBool,
-    /// What adapters are connected by, one of each type.
+    /// The connections of adapters, one of each type.
     connections: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
 }
 
@@ -112,7 +112,7 @@ impl Worker {
         }
     }
 
-    /// A failure is the last that is known of it: its release tells nothing more.
+    /// A failure is the last state: its release adds nothing.
     pub(crate) fn set_life(&self, life: Life) {
         if matches!(life, Life::Stopping) {
             self.stopped.store(true, Ordering::Relaxed);
@@ -141,7 +141,7 @@ impl Worker {
         !self.leaving.swap(true, Ordering::Relaxed)
     }
 
-    /// True the first time: its time has come.
+    /// True the first time: it is due for recycling.
     pub(crate) fn becomes_due(&self) -> bool {
         !self.due.swap(true, Ordering::Relaxed)
     }
@@ -154,8 +154,8 @@ impl Worker {
         let _ = life.wait_for(over).await;
     }
 
-    /// Waits until it is known what the worker ended of, at most so long: `Some(None)`, if it has
-    /// not failed; `None`, if it has not ended.
+    /// Waits until it is known why the worker ended, at most so long: `Some(None)`, if it has not
+    /// failed; `None`, if it has not ended.
     pub(crate) async fn ended(&self, notice: Duration, verdict: Duration) -> Option<Option<Arc<Failure>>> {
         let mut life = self.life.subscribe();
         let begun = life.wait_for(|life| !matches!(life, Life::Serving));

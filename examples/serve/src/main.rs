@@ -75,8 +75,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         eprintln!("{message}");
         std::process::exit(2)
     });
-    let wanted = std::env::var_os("OTEL_EXPORTER_OTLP_ENDPOINT").is_some();
-    let telemetry = match wanted {
+    let exported = std::env::var_os("OTEL_EXPORTER_OTLP_ENDPOINT").is_some();
+    let telemetry = match exported {
         true => Telemetry::start(&Settings::default())?,
         false => None,
     };

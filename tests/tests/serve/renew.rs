@@ -105,7 +105,7 @@ async fn without_a_surge_one_worker_is_missing_and_no_call_is_lost() {
     scene.end().await;
 }
 
-/// A pool may start its workers again and again for ever; what waits for all of them must not.
+/// A pool may start its workers again and again forever; what waits for all of them must not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rolling_restart_ends_with_the_first_worker_that_does_not_come_back() {
     for surge in [0, 1] {

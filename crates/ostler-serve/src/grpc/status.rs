@@ -18,8 +18,7 @@ pub const STDERR: &str = "ostler-stderr-bin";
 
 /// A call without an answer as a status.
 ///
-/// No unknown outcome is `UNAVAILABLE`, because clients and proxies take that for leave to try
-/// again.
+/// No unknown outcome is `UNAVAILABLE`, because clients and proxies retry on that.
 pub fn status(error: &CallError) -> Status {
     let (code, message) = (code(error), error.to_string());
     let mut metadata = MetadataMap::new();

@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 use super::status::status;
 use crate::http::Answer;
 
-/// The body of a worker's gRPC response. It ends in trailers; if the worker breaks off, in a
+/// The body of a worker's gRPC response. It ends in trailers or, if the worker breaks off, in a
 /// [`Status`]. The worker is busy until the body has been read to its end or is dropped.
 pub struct GrpcBody {
     body: Answer,

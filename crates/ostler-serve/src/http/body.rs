@@ -16,7 +16,7 @@ use crate::flight::Flight;
 use crate::outcome::{Lost, Unknown};
 use crate::worker::Worker;
 
-/// What a worker that has ended sent before may still be in the connection: it is read for so long.
+/// How long a connection is read after its worker has ended, for what the worker sent before.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// A response that began and was cut off.

@@ -35,7 +35,7 @@ pub(crate) enum Change {
     Closed,
 }
 
-/// Leave for one call. It names the period of the breaker's life that it was given in: what it
+/// Permission for one call. It names the period of the breaker's life that it was given in: what it
 /// reports later counts only if that has not ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Permit {
@@ -76,7 +76,7 @@ impl Breaker {
         self.state
     }
 
-    /// Leave for a call, or the moment from which it is worth asking again.
+    /// Permission for a call, or the moment from which it is worth asking again.
     pub(crate) fn permit(&mut self, now: Moment) -> Result<Permit, Moment> {
         match self.state {
             BreakerState::Closed => {}
@@ -100,7 +100,7 @@ impl Breaker {
         })
     }
 
-    /// A call that had leave has ended. Every permit must come back here, or a trial would stay
+    /// A call that had permission has ended. Every permit must come back here, or a trial would stay
     /// under way forever.
     pub(crate) fn report(&mut self, permit: Permit, verdict: Verdict, now: Moment) -> Option<Change> {
         if permit.period != self.period {

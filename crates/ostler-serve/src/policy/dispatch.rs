@@ -1,4 +1,4 @@
-//! Who serves a call: workers, queue and sessions taken together.
+//! Who serves a call: workers, queue and sessions together.
 //!
 //! One rule holds between any two calls of these functions: while a worker has room, no call waits
 //! that it may serve.
@@ -56,7 +56,7 @@ pub(crate) struct Dispatch<T, W> {
     sessions: Sessions,
     affinity: Affinity,
     max_sessions: usize,
-    /// What each worker's last incarnation failed of, for sessions that ask for it.
+    /// The failure of each worker's last incarnation, for sessions that ask for it.
     failures: HashMap<u32, (Incarnation, Arc<Failure>)>,
     over: Option<String>,
 }
@@ -181,7 +181,7 @@ impl<T, W: Clone> Dispatch<T, W> {
         handed
     }
 
-    /// What an incarnation failed of.
+    /// The failure of an incarnation.
     pub(crate) fn failed(&mut self, key: WorkerKey, failure: Arc<Failure>) {
         self.failures.insert(key.index, (key.incarnation, failure));
     }
