@@ -196,7 +196,8 @@ fn a_stop_does_not_wait_for_a_probe() {
 fn a_worker_that_dies_during_its_probe_has_a_successor_when_the_probe_is_gone() {
     let mut up = hanging(|_| {});
     let first = pids(&up.tag);
-    send(pid_of(&up.wait_for_event("worker.ready")), Signal::SIGKILL);
+    let worker = up.named("worker.ready").next().map(pid_of);
+    send(worker.expect("it was ready"), Signal::SIGKILL);
     up.wait_for("its successor", SOON, |event| {
         event["event"] == "worker.spawned" && event["incarnation"] == 2
     });

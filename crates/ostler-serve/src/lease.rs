@@ -59,8 +59,8 @@ impl Lease {
         Client::on_lease(Arc::clone(&self.serving), adapter, Arc::clone(&self.slot))
     }
 
-    /// For a holder that talks to the worker without an adapter: from now until [`Exchange::done`], the
-    /// worker is in the middle of something.
+    /// For a holder that talks to the worker without an adapter: from now until [`Exchange::done`],
+    /// the worker is in the middle of something.
     pub fn exchange(&self) -> Exchange {
         let flight = Flight::begin(&self.serving, Arc::clone(&self.slot));
         flight.sent().mark();

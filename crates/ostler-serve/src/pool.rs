@@ -54,8 +54,8 @@ impl ServingPool {
         Self::new(pool, spec)
     }
 
-    /// Serves calls with the workers of this pool. Two serving pools of one pool do not know of each
-    /// other's calls.
+    /// Serves calls with the workers of this pool. Two serving pools of one pool do not know of
+    /// each other's calls.
     ///
     /// # Panics
     /// Outside a tokio runtime.

@@ -85,8 +85,8 @@ impl ServingPool {
     ///
     /// # Errors
     /// [`PoolError::NotReady`] as soon as a new process has failed, and another [`PoolError`] if a
-    /// worker can't be restarted or a stand-in can't be added (a pool of fixed ports has no port for
-    /// it). The workers that are left keep running as they are.
+    /// worker can't be restarted or a stand-in can't be added (a pool of fixed ports has no port
+    /// for it). The workers that are left keep running as they are.
     pub async fn rolling_restart(&self) -> Result<(), PoolError> {
         let serving = Arc::clone(self.serving());
         self.go_on(async move { serving.restart_all().await }).await

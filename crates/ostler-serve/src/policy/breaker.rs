@@ -100,8 +100,8 @@ impl Breaker {
         })
     }
 
-    /// A call that had permission has ended. Every permit must come back here, or a trial would stay
-    /// under way forever.
+    /// A call that had permission has ended. Every permit must come back here, or a trial would
+    /// stay under way forever.
     pub(crate) fn report(&mut self, permit: Permit, verdict: Verdict, now: Moment) -> Option<Change> {
         if permit.period != self.period {
             return None;

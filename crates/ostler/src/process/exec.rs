@@ -192,7 +192,7 @@ impl Probe {
             match event {
                 GuardianEvent::Spawned { worker, sitter, .. } => {
                     self.identity = here().ok().map(|here| worker.identity(here));
-                    let sitter = i32::try_from(sitter).ok();
+                    let sitter = i32::try_from(sitter.pid).ok();
                     self.place.under_way.send_modify(|probe| probe.sitter = sitter);
                 }
                 GuardianEvent::SpawnFailed { step, errno, .. } => {

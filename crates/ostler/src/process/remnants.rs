@@ -10,8 +10,8 @@ use ostler_os::identity::{Attribution, ProcessIdentity};
 
 use crate::remains::{self, KILL_LIMIT, Killed, Remains};
 
-/// What identifies the processes of one incarnation (or of its probe), and of no other: the work may run late, when
-/// the worker's next incarnation has started.
+/// What identifies the processes of one incarnation (or of its probe), and of no other: the work
+/// may run late, when the worker's next incarnation has started.
 #[derive(Debug, Clone)]
 pub(super) struct Remnants {
     pub(super) worker: WorkerId,

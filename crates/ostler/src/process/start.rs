@@ -1,5 +1,5 @@
-//! The start of an incarnation: its turn, its ports and record, its environment, its spawn; and what a
-//! command that probes it is given.
+//! The start of an incarnation: its turn, its ports and record, its environment, its spawn; and
+//! what a command that probes it is given.
 
 mod environment;
 mod ports;

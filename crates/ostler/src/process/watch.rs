@@ -2,7 +2,8 @@
 //! knowledge of actors.
 //!
 //! Everything here ends by being dropped: no task is left behind (but for the process of a probe,
-//! which is killed then), and no deadline is kept but those of single attempts. How long a start may take is the lifecycle's business.
+//! which is killed then), and no deadline is kept but those of single attempts. How long a start
+//! may take is the lifecycle's business.
 
 mod exec;
 mod file;

@@ -51,6 +51,8 @@ impl Guide {
         match point.longitude {
             -2 => std::future::pending().await,
             -3 => self.unwell.store(true, Ordering::Relaxed),
+            // A timer of zero takes a millisecond.
+            0 => {}
             ms => tokio::time::sleep(Duration::from_millis(u64::try_from(ms).unwrap_or(0))).await,
         }
     }

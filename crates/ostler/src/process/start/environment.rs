@@ -65,8 +65,8 @@ fn socket_variable(name: &str) -> String {
     }
 }
 
-/// The environment of one incarnation, sorted by name; `marker` is its marker's value. Later layers win: inherited, the
-/// specification's, Ostler's own.
+/// The environment of one incarnation, sorted by name; `marker` is its marker's value. Later layers
+/// win: inherited, the specification's, Ostler's own.
 pub(super) fn environment(
     inherited: impl Iterator<Item = (OsString, OsString)>,
     spec: &WorkerSpec,
