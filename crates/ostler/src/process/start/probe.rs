@@ -32,10 +32,8 @@ pub(in crate::process) struct Beside {
 
 impl Beside {
     pub(in crate::process) fn new(incarnation: &Incarnation, resources: &Resources, command: &[String]) -> Self {
-        let spec = WorkerSpec {
-            command: command.to_vec(),
-            ..incarnation.spec().clone()
-        };
+        let mut spec = incarnation.spec().clone();
+        spec.command = command.to_vec();
         let spec = expand(&spec, incarnation, resources);
         // Without what a worker reports by: that it is ready, is for the worker alone to say.
         let offers = Offers {

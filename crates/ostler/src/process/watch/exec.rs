@@ -68,11 +68,11 @@ impl ExecPlan {
     }
 
     /// What the machine lacks now it may have the next time; a program that is missing stays so.
-    fn not_started(&self, failure: Failure) -> Answer {
-        let message = format!("{self} could not be started: {}", failure.message);
+    fn not_started(&self, mut failure: Failure) -> Answer {
+        failure.message = format!("{self} could not be started: {}", failure.message);
         match failure.reason.is_counted() {
-            true => Answer::Never(Failure { message, ..failure }),
-            false => Answer::NotYet(message),
+            true => Answer::Never(failure),
+            false => Answer::NotYet(failure.message),
         }
     }
 }
