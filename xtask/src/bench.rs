@@ -19,7 +19,9 @@ use figures::Figures;
 
 const HELP: &str = "\
 cargo xtask bench [--store redb|rocksdb|both] [--rounds N] [SUBJECT …]
+cargo xtask bench --page
 
+  --page     measures nothing: writes docs/performance.md again from the figures that are kept
   --store    the engine of the process table; rocksdb compiles RocksDB first if need be. Default: redb
   --rounds   rounds per subject; their median counts. Default: 7
   SUBJECT    memory, pools, large_host, deaths, table, events, output, telemetry, supervisors. Default: all
@@ -52,6 +54,9 @@ pub(crate) fn run(arguments: &[&str]) -> Outcome {
     if arguments.contains(&"--help") {
         println!("{HELP}");
         return Ok(());
+    }
+    if arguments == ["--page"] {
+        return page::refresh();
     }
     let wish = parse(arguments)?;
     let mut worse = Vec::new();

@@ -81,16 +81,29 @@ fn docs(_: &mut Skips) -> Outcome {
     step("documentation", doc.envs(native::environment()?))
 }
 
-/// Every benchmark once, at a small size and untimed, with the tests' features, so that only the
-/// benchmarks themselves are compiled here. One of them measures the program.
+/// The benchmarks that run once at a small size, untimed, when cargo does not say `--bench`.
+const CHECKED_BENCHES: [&str; 3] = ["supervision", "supervisors", "checkout"];
+
+/// All benchmarks compile, and those that can check themselves work; with the tests' features, so
+/// that only the benchmarks are compiled here. One of them measures the program.
 fn benches(_: &mut Skips) -> Outcome {
     let environment = native::environment()?;
-    let mut program = cargo();
-    program.args(["build", "--workspace", "--bins", "--features", FEATURES]);
-    step("the program for the benchmarks", program.envs(environment.clone()))?;
-    let mut benches = cargo();
-    benches.args(["test", "--workspace", "--bench", "*", "--features", FEATURES]);
-    step("benchmarks work", benches.envs(environment))
+    let command = |rest: &[&str]| {
+        let mut command = cargo();
+        command.args(rest).args(["--workspace", "--features", FEATURES]);
+        command.envs(environment.clone());
+        command
+    };
+    step("the program for the benchmarks", &mut command(&["build", "--bins"]))?;
+    step(
+        "benchmarks compile",
+        &mut command(&["test", "--no-run", "--bench", "*"]),
+    )?;
+    let mut benches = command(&["test"]);
+    for name in CHECKED_BENCHES {
+        benches.args(["--bench", name]);
+    }
+    step("benchmarks work", &mut benches)
 }
 
 /// cargo-deny, where it is installed. Its licence and source rules need no network; its advisories

@@ -61,16 +61,19 @@ fn block(name: &str, stores: &[(&str, Figures)]) -> Outcome<String> {
             .map(|(store, figures)| format!("{store}: {}; {}.\n\n", figures.machine, figures.date))
             .collect()),
         "bounds" => Ok(bounds(&measured().collect::<Vec<_>>())),
-        "growth" => Ok(measured().map(|(store, figures)| growth(store, figures)).collect()),
-        subject => {
-            let tables: String = measured()
-                .map(|(store, figures)| table(store, subject, figures))
-                .collect();
-            match tables.is_empty() {
-                true => Ok("Not measured yet.".to_owned()),
-                false => Ok(tables),
-            }
-        }
+        "growth" => Ok(or_unmeasured(measured().map(|(store, figures)| growth(store, figures)))),
+        subject => Ok(or_unmeasured(
+            measured().map(|(store, figures)| table(store, subject, figures)),
+        )),
+    }
+}
+
+fn or_unmeasured(tables: impl Iterator<Item = String>) -> String {
+    let tables: String = tables.collect();
+    if tables.is_empty() {
+        "Not measured yet.".to_owned()
+    } else {
+        tables
     }
 }
 
