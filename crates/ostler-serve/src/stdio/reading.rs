@@ -1,4 +1,4 @@
-//! Reads a worker's stdout and gives each message to whoever waits for it.
+//! Reads a worker's stdout and gives each message to the call that waits for it.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

@@ -143,7 +143,7 @@ impl Routes {
 }
 
 impl Route {
-    /// The last message to whoever waits.
+    /// The last message to the one that waits.
     fn send(&mut self, delivery: Delivery) {
         // The sender is used up; the channel in its place has no receiver.
         match std::mem::replace(&mut self.to, To::Stream(mpsc::unbounded_channel().0)) {

@@ -72,7 +72,7 @@ impl<T: DeserializeOwned, F: Framing> ResponseStream<T, F> {
         }
     }
 
-    /// The next item; `None`: the stream has ended as its handler wanted. Cancel safe.
+    /// The next item; `None`: the handler has ended the stream. Cancel safe.
     ///
     /// # Errors
     /// The handler raised, the item is of another type, or the rest of the stream is lost with its
