@@ -91,6 +91,17 @@ fn every_field_of_an_event_has_its_row() {
 }
 
 #[test]
+fn every_cause_is_named() {
+    let page = page("events.md");
+    for cause in Cause::ALL {
+        assert!(
+            page.contains(&format!("`{cause}`")),
+            "docs/events.md says nothing of the cause {cause}"
+        );
+    }
+}
+
+#[test]
 fn telemetry_is_listed_with_unit_and_meaning_and_no_row_is_made_up() {
     let page = page("telemetry.md");
     let section = |title: &str| {
