@@ -72,7 +72,9 @@ fn python3_of_the_path_runs_a_worker_without_settings() {
     assert_eq!((spec.stop.grace.as_secs(), spec.host_death.grace.as_secs()), (6, 2));
     assert_eq!((spec.stdin, &spec.ports), (Stdin::Pipe, &Ports::None));
     assert_eq!(spec.env["OSTLER_TRANSPORT"], "stdio");
-    assert_eq!(spec.env["OSTLER_GRACE_MS"], "6000");
+    let pool = project.worker().pool("p", &mut silent()).expect("python3 is there");
+    assert_eq!(pool.worker.env["OSTLER_GRACE_MS"], "6000");
+    assert_eq!(pool.worker.env["OSTLER_CONCURRENCY"], "1");
     let grpc = project.worker().transport(Transport::Grpc).worker(&python);
     assert_eq!((grpc.stdin, &grpc.ports), (Stdin::Null, &Ports::One(Port::Unix)));
     assert_eq!(grpc.env["OSTLER_TRANSPORT"], "grpc");

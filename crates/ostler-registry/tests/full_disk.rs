@@ -15,6 +15,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
+use ostler_core::chain::chain;
 use ostler_registry::{
     Engine, FoundRun, Record, RunDir, RunInfo, StoreError, Table, TableError, TableEvent, TableOptions, TableStatus,
     UnixNanos, runs,
@@ -146,9 +147,9 @@ fn read_only_file_system_is_refused_with_its_path() {
         "{refused:?}"
     );
     let refused = [
-        (refused.to_string(), refused.suggestion()),
+        (chain(&refused), refused.suggestion()),
         RunDir::create(&other, later)
-            .map_err(|e| (e.to_string(), e.suggestion()))
+            .map_err(|e| (chain(&e), e.suggestion()))
             .expect_err("refused"),
     ];
     for (message, suggestion) in refused {

@@ -42,7 +42,10 @@ fn text(output: &Output) -> String {
 #[test]
 fn three_questions_find_the_page_that_answers_them() {
     let expected = [
-        ("Which restart strategies of OTP are there?", "supervision.md"),
+        (
+            "What do one_for_one, one_for_all and rest_for_one do?",
+            "supervision.md",
+        ),
         ("How do I install and run Jaeger?", "jaeger.md"),
         (
             "How does a Python worker receive requests over stdin?",

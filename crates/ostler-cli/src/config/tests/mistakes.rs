@@ -122,7 +122,7 @@ fn a_probe_is_one_request() {
     assert!(found("health = { exec = \"is-up\" }").contains("found the string \"is-up\": no shell splits it"));
     assert_eq!(
         found("ready = { exec = [\"is-up\"], owner = \"any\" }"),
-        "ostler.toml:5:38: pool.web.ready.owner: exec needs no port; leave it out"
+        "ostler.toml:5:37: pool.web.ready.owner: exec needs no port; leave it out"
     );
     assert_eq!(
         found("health = { exec = [] }"),
