@@ -4,7 +4,6 @@ use std::io::{IsTerminal as _, Write as _};
 use std::time::Instant;
 
 use futures_util::stream::{self, StreamExt as _};
-use tracing::Instrument as _;
 
 use crate::embedder::{Embedder, Vector};
 use crate::passages::Passage;
@@ -50,8 +49,7 @@ impl Index {
 /// Prints the best passages for a question.
 pub(crate) async fn answer(index: &Index, embedder: &Embedder, question: &str) {
     println!("{question}");
-    let span = tracing::info_span!("question", text = question);
-    let Some(vector) = embedder.embed(question.to_owned()).instrument(span).await else {
+    let Some(vector) = embedder.embed(question.to_owned()).await else {
         println!("  no answer");
         return;
     };

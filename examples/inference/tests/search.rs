@@ -149,7 +149,7 @@ fn keep(request: &ExportTraceServiceRequest, spans: &Spans) {
 }
 
 #[test]
-fn a_trace_runs_from_the_question_through_the_pool_into_python() {
+fn a_trace_runs_from_the_call_through_the_pool_into_python() {
     let spans = Spans::default();
     let endpoint = format!("http://{}", collector(Arc::clone(&spans)));
     let environment = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str())];
@@ -162,18 +162,11 @@ fn a_trace_runs_from_the_question_through_the_pool_into_python() {
         found.map(|(_, spans)| spans.clone()).unwrap_or_default()
     };
     let (host, worker) = (of("inference"), of("inference-worker"));
-    let question = host
-        .iter()
-        .find(|span| span[3] == b"question")
-        .expect("the question's span");
-    let handler = worker
-        .iter()
-        .find(|span| span[0] == question[0])
-        .expect("a handler's span in its trace");
-    assert_eq!(handler[3], b"embed");
-    let call = host
-        .iter()
-        .find(|span| span[1] == handler[2])
-        .expect("the call's span, above it");
-    assert_eq!(call[2], question[1], "the question is above the call");
+    assert_eq!(worker.len(), 3, "two passages and a question");
+    for handler in worker {
+        assert_eq!(handler[3], b"embed");
+        let above = host.iter().find(|span| span[1] == handler[2]);
+        let call = above.expect("the call's span, above the handler's");
+        assert_eq!(call[0], handler[0], "in one trace");
+    }
 }
