@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use ostler::PoolEnd;
 use ostler::testing::TestBed;
 use ostler_python::StartError;
 use ostler_serve::stdio::{ExceptionClass, HostCall, StdioError, WorkerException};
@@ -89,11 +90,11 @@ async fn one_line_starts_a_pool_and_a_failed_start_says_why() {
         .expect("a spec");
     spec.limit_restarts(Some(0), None);
     let broken = ostler.add_pool(spec).await.expect("it is added");
-    let why = bed
-        .within("the end", broken.wait_ready())
-        .await
-        .expect_err("it can't start")
-        .to_string();
+    let end = bed.within("the end", broken.wait_ready()).await;
+    let PoolEnd::GaveUp(Some(failure)) = end.expect_err("it can't start") else {
+        panic!("it gave up of a failure");
+    };
+    let why = failure.to_string();
     assert!(why.contains("No module named 'no_such_module_of_ours'"), "{why}");
     let missing = ostler_python::Python::new("nothing.py").start(&ostler, "none").await;
     assert!(matches!(missing, Err(StartError::Python(_))), "{missing:?}");

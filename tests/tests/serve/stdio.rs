@@ -344,7 +344,9 @@ async fn a_worker_is_recycled_after_its_requests_and_no_call_notices() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_pipe_the_error_says_what_to_set() {
-    let scene = Scene::start("packet", 1, ServeSpec::default(), |_| {}).await;
+    // One that lives without stdin: the others end, and never get ready.
+    let idle = |spec: &mut PoolSpec| spec.worker.command = vec!["sleep".to_owned(), "600".to_owned()];
+    let scene = Scene::start("packet", 1, ServeSpec::default(), idle).await;
     let client = scene.serving.stdio::<Value, Value>();
     let error = client.call(&request(0, "echo")).await.expect_err("it has no stdin");
     assert!(error.to_string().contains("set stdin = \"pipe\""), "{error}");
