@@ -18,6 +18,7 @@ mod client;
 mod connection;
 mod framing;
 mod functions;
+mod kind;
 mod large;
 mod message;
 mod reading;

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::functions::Kind;
+use super::kind::Kind;
 use super::message::{Field, Head};
 use super::request::Lending;
 
@@ -34,13 +34,17 @@ pub trait Framing: sealed::Sealed + Send + Sync + 'static {
     ///
     /// # Errors
     /// It can't be.
-    fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, String>;
+    fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, String> {
+        Self::KIND.encode(value)
+    }
 
     /// A value from the content of a frame.
     ///
     /// # Errors
     /// It is not there.
-    fn decode<T: DeserializeOwned>(frame: &[u8]) -> Result<T, String>;
+    fn decode<T: DeserializeOwned>(frame: &[u8]) -> Result<T, String> {
+        Self::KIND.decode(frame)
+    }
 }
 
 /// A 4-byte big-endian length (Erlang's `{packet, 4}`), then one MessagePack map.
@@ -51,25 +55,9 @@ pub struct Packet;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct JsonLines;
 
-impl Framing for Packet {
-    fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, String> {
-        rmp_serde::to_vec_named(value).map_err(|error| error.to_string())
-    }
+impl Framing for Packet {}
 
-    fn decode<T: DeserializeOwned>(frame: &[u8]) -> Result<T, String> {
-        rmp_serde::from_slice(frame).map_err(|error| error.to_string())
-    }
-}
-
-impl Framing for JsonLines {
-    fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, String> {
-        serde_json::to_vec(value).map_err(|error| error.to_string())
-    }
-
-    fn decode<T: DeserializeOwned>(frame: &[u8]) -> Result<T, String> {
-        serde_json::from_slice(frame).map_err(|error| error.to_string())
-    }
-}
+impl Framing for JsonLines {}
 
 pub(crate) mod sealed {
     use super::{Field, Head, Kind, Lending, Split};

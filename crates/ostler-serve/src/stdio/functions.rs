@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
-use super::framing::{Framing, JsonLines, Packet};
+use super::kind::Kind;
 
 /// On whose behalf a function of the host is called.
 #[derive(Debug, Clone, Default)]
@@ -30,31 +30,6 @@ pub(super) struct HostFailure {
     #[serde(rename = "type")]
     pub(super) kind: String,
     pub(super) message: String,
-}
-
-/// How the messages of a worker are written.
-#[derive(Debug, Clone, Copy)]
-pub enum Kind {
-    /// MessagePack.
-    Packet,
-    /// JSON.
-    Json,
-}
-
-impl Kind {
-    fn encode<T: Serialize>(self, value: &T) -> Result<Vec<u8>, String> {
-        match self {
-            Self::Packet => Packet::encode(value),
-            Self::Json => JsonLines::encode(value),
-        }
-    }
-
-    fn decode<T: DeserializeOwned>(self, frame: &[u8]) -> Result<T, String> {
-        match self {
-            Self::Packet => Packet::decode(frame),
-            Self::Json => JsonLines::decode(frame),
-        }
-    }
 }
 
 type Answer = Pin<Box<dyn Future<Output = Result<Vec<u8>, HostFailure>> + Send>>;
@@ -186,7 +161,9 @@ mod tests {
     }
 
     fn frame(args: serde_json::Value, kwargs: serde_json::Value) -> Vec<u8> {
-        Packet::encode(&json!({"type": "call", "id": 1, "args": args, "kwargs": kwargs})).expect("a frame")
+        Kind::Packet
+            .encode(&json!({"type": "call", "id": 1, "args": args, "kwargs": kwargs}))
+            .expect("a frame")
     }
 
     #[test]

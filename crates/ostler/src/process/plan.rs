@@ -97,11 +97,13 @@ impl Watched<'_> {
     }
 
     fn exec(&self, command: &[String]) -> Option<ExecPlan> {
+        let command = Beside::new(self.incarnation, self.resources, command);
         Some(ExecPlan {
             setup: Arc::clone(self.setup),
             place: self.slot.probe.clone()?,
             incarnation: self.incarnation.clone(),
-            command: Beside::new(self.incarnation, self.resources, command),
+            spec: command.spec.clone(),
+            prepare: Box::new(move || command.request()),
             warned: AtomicBool::new(false),
         })
     }

@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ostler_core::failure::{ExitStatus, Failure};
+use ostler_core::spec::WorkerSpec;
+use ostler_os::guardian::SpawnRequest;
 use ostler_os::output::Capture;
 
 use super::super::exec::{End, ProbePlace, Probing};
 use super::super::host::Setup;
 use super::super::incarnation::Incarnation;
-use super::super::start::Beside;
 use super::Answer;
 use crate::patience;
 use crate::status::PortMap;
@@ -18,12 +19,17 @@ use crate::status::PortMap;
 /// How many of the last lines of its output are part of a failure.
 const LINES: usize = 5;
 
+/// Makes the order to start the command, and the reader of its output.
+pub(in crate::process) type Prepare = Box<dyn Fn() -> Result<(SpawnRequest, Capture), Failure> + Send + Sync>;
+
 /// A command that examines one incarnation of a worker.
 pub(in crate::process) struct ExecPlan {
     pub(in crate::process) setup: Arc<Setup>,
     pub(in crate::process) place: Arc<ProbePlace>,
     pub(in crate::process) incarnation: Incarnation,
-    pub(in crate::process) command: Beside,
+    /// The worker's specification with the command in place of its own.
+    pub(in crate::process) spec: WorkerSpec,
+    pub(in crate::process) prepare: Prepare,
     /// Whether there was a warning that it leaves processes behind.
     pub(in crate::process) warned: AtomicBool,
 }
@@ -31,14 +37,14 @@ pub(in crate::process) struct ExecPlan {
 impl ExecPlan {
     /// Runs the command once. Dropped, the command is killed.
     pub(super) async fn attempt(&self, limit: Duration) -> Answer {
-        let (request, output) = match self.command.request() {
+        let (request, output) = match (self.prepare)() {
             Ok(prepared) => prepared,
             Err(failure) => return self.not_started(failure),
         };
         let run = async {
             // The one before may have been killed a moment ago.
             self.place.idle().await;
-            let spec = self.command.spec.clone();
+            let spec = self.spec.clone();
             let mut probing = Probing::start(&self.setup, &self.place, &self.incarnation, spec, request);
             let end = probing.ended().await;
             output.drain_after_exit().await;
@@ -79,7 +85,7 @@ impl ExecPlan {
 
 impl std::fmt::Display for ExecPlan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "the probe {:?}", self.command.spec.command.join(" "))
+        write!(f, "the probe {:?}", self.spec.command.join(" "))
     }
 }
 
