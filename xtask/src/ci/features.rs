@@ -6,10 +6,18 @@ use crate::steps::{Outcome, cargo, output, step};
 /// A title, and the arguments of `cargo clippy`. RocksDB is compiled again (18 minutes) when
 /// another selection of packages changes the features of what its build depends on: combinations
 /// with it are of the whole workspace.
-const COMBINATIONS: [(&str, &str); 9] = [
+const COMBINATIONS: [(&str, &str); 11] = [
     (
         "none (crates without an engine)",
-        "-p ostler-core -p ostler-failpoint -p ostler-os -p ostler-telemetry -p ostler-supervisor -p ostler-python",
+        "-p ostler-core -p ostler-failpoint -p ostler-os -p ostler-telemetry -p ostler-supervisor",
+    ),
+    (
+        "Python workers, their specifications alone",
+        "-p ostler-python --no-default-features",
+    ),
+    (
+        "redb, Python workers",
+        "-p ostler-python --no-default-features --features pool,redb",
     ),
     (
         "redb, without probes",

@@ -99,7 +99,7 @@ impl PortPlan {
             #[cfg(feature = "probe-grpc")]
             Request::Grpc(service) => grpc::check(stream, &self.authority(), service).await,
             #[cfg(not(feature = "probe-grpc"))]
-            Request::Grpc(_) => return Answer::Never(not_built("grpc")),
+            Request::Grpc(service) => return Answer::Never(not_built(&format!("grpc ({service:?})"))),
         };
         match asked {
             Ok(()) => Answer::Yes(PortMap::new()),
