@@ -5,6 +5,7 @@
 //! stand-in is one worker more, at the end of the pool, for as long as another one is missing.
 
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use ostler::{Cause, EventKind, Facts, Incarnation, PoolError};
@@ -64,8 +65,8 @@ impl ServingPool {
     }
 
     /// Changes how many workers the pool has ([`Pool::resize`](ostler::Pool::resize)): those that
-    /// go finish the calls that they have first (`drain_timeout`). Cancel safe: what was begun goes
-    /// on.
+    /// go finish the calls that they have first (`drain_timeout`). Changes are made one after the
+    /// other, in the order of the calls. Cancel safe: what was begun goes on.
     ///
     /// # Errors
     /// Those of [`Pool::resize`](ostler::Pool::resize).
@@ -92,10 +93,18 @@ impl ServingPool {
         self.go_on(async move { serving.restart_all().await }).await
     }
 
-    /// Runs this to its end, whatever becomes of the caller.
+    /// Runs this to its end, whatever becomes of the caller. It begins in the caller, so that
+    /// concurrent changes queue in the order of the calls: of two tasks the later may begin first.
     async fn go_on(&self, work: impl Future<Output = Result<(), PoolError>> + Send + 'static) -> Result<(), PoolError> {
-        let done = self.serving().runtime().spawn(work).await;
-        done.unwrap_or(Err(PoolError::Stopping))
+        let (runtime, mut work) = (self.serving().runtime(), Box::pin(work));
+        let begun = std::future::poll_fn(|context| {
+            let _entered = runtime.enter();
+            Poll::Ready(work.as_mut().poll(context))
+        });
+        if let Poll::Ready(done) = begun.await {
+            return done;
+        }
+        runtime.spawn(work).await.unwrap_or(Err(PoolError::Stopping))
     }
 }
 
