@@ -52,7 +52,7 @@ mod armed {
     use std::fs::OpenOptions;
     use std::io::Write;
     use std::path::PathBuf;
-    use std::sync::LazyLock;
+    use std::sync::{LazyLock, Mutex};
 
     use super::{FILE, POINT, Point};
 
@@ -66,6 +66,9 @@ mod armed {
         let Some((_, file)) = ARMED.as_ref().filter(|(armed, _)| *armed == point) else {
             return;
         };
+        // Two threads may be here at once.
+        static FIRST: Mutex<()> = Mutex::new(());
+        let _first = FIRST.lock();
         let file = OpenOptions::new().append(true).open(file);
         let empty = file.and_then(|file| Ok((file.metadata()?.len() == 0).then_some(file)));
         if let Ok(Some(mut file)) = empty

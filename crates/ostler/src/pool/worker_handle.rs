@@ -158,8 +158,8 @@ impl Worker {
     pub async fn restart_if(&self, incarnation: Incarnation) -> Result<bool, PoolError> {
         let worker = self.clone();
         let work = async move {
-            // One that begins between this and the order to end can't be ready: it has no work to
-            // lose.
+            // A process that begins between this check and the order to end is not ready yet: it
+            // has no work to lose.
             if worker.slot.begun() != Some(incarnation) {
                 return Ok(false);
             }
@@ -324,11 +324,18 @@ impl Worker {
         }
     }
 
+    /// Carries this out even if the caller stops waiting, one at a time and in the order of the
+    /// calls: the end that one restart orders would cancel the start of another.
     async fn ordered<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, PoolError>> + Send + 'static,
     ) -> Result<T, PoolError> {
-        detached(work).await.unwrap_or(Err(PoolError::Stopping))
+        let slot = Arc::clone(&self.slot);
+        let in_turn = async move {
+            let _turn = slot.turn.lock().await;
+            work.await
+        };
+        detached(in_turn).await.unwrap_or(Err(PoolError::Stopping))
     }
 
     async fn end(&self, cause: Cause) -> Result<(), PoolError> {

@@ -84,6 +84,8 @@ pub(crate) struct Slot {
     memory: Mutex<Memory>,
     state: watch::Sender<WorkerState>,
     pub(crate) tap: Arc<Tap>,
+    /// Held while a restart, stop or start that a user asked for is carried out.
+    pub(crate) turn: tokio::sync::Mutex<()>,
 }
 
 impl Slot {
@@ -102,6 +104,7 @@ impl Slot {
             }),
             state: watch::Sender::default(),
             tap: Arc::default(),
+            turn: tokio::sync::Mutex::default(),
         })
     }
 

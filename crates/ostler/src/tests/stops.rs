@@ -1,7 +1,7 @@
 //! Stops of a pool, in which the workers are asked to end ahead of their actors.
 
 use super::scene::{SOON, Scene};
-use crate::EventKind;
+use crate::{EventKind, Incarnation};
 
 /// The workers end before their supervisors stop their actors. An actor that took its worker's end
 /// for its own would be restarted by its starter, whose stop is still on its way.
@@ -25,5 +25,23 @@ async fn a_worker_that_ends_ahead_of_its_actor_has_no_successor() {
     // Nothing is left to stop; a pool that is there at the end is stopped the same way.
     let pool = scene.ostler.pool_from(spec).start().await.unwrap();
     pool.wait_ready().await.unwrap();
+    scene.stop_and_check().await;
+}
+
+/// The end that the second one orders would cancel the start of the first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_restarts_at_once_follow_each_other() {
+    let mut scene = Scene::start().await;
+    let pool = scene
+        .ostler
+        .pool_from(Scene::spec("exec sleep 1000"))
+        .start()
+        .await
+        .unwrap();
+    scene.wait_for_kind(EventKind::PoolReady).await;
+    let worker = pool.worker(0).unwrap();
+    let restarts = futures_util::future::join(worker.restart(), worker.restart());
+    let (first, second) = tokio::time::timeout(SOON, restarts).await.expect("both end");
+    assert_eq!((first.unwrap(), second.unwrap()), (Incarnation(2), Incarnation(3)));
     scene.stop_and_check().await;
 }
