@@ -107,7 +107,7 @@ fn a_probable_mistake_is_a_warning_and_does_not_fail() {
         said.contains("warning: pool.p.command: {port.htp} names no port"),
         "{said}"
     );
-    let (status, _, said) = run(&["up", utf8(&file), "--for", "0s"]);
+    let (status, _, said) = run(&["up", utf8(&file), "--for", "2s"]);
     assert_eq!(status, Some(0), "{said}");
     assert!(
         said.contains("WARN") && said.contains("{port.htp} names no port"),
