@@ -273,6 +273,11 @@ def test_numeric_libraries_have_one_thread(start: Callable[..., Worker]) -> None
     assert "OMP_NUM_THREADS" not in start(env={"OSTLER_THREADS": "all"}).call("environment")
 
 
+def test_grpcio_leaves_forks_alone_whenever_it_is_imported(start: Callable[..., Worker]) -> None:
+    assert start().call("environment")["GRPC_ENABLE_FORK_SUPPORT"] == "0"
+    assert start(env={"GRPC_ENABLE_FORK_SUPPORT": "1"}).call("environment")["GRPC_ENABLE_FORK_SUPPORT"] == "1"
+
+
 def test_a_worker_takes_the_core_of_its_number(start: Callable[..., Worker]) -> None:
     cores = sorted(os.sched_getaffinity(0))
     for number in (0, 1, len(cores)):

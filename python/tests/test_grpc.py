@@ -226,7 +226,8 @@ def test_a_large_result_in_shared_memory_is_released(server: Server) -> None:
 
 
 def test_a_forked_copy_never_answers(server: Server) -> None:
-    assert server.unary("Call", {"type": "request", "method": "fork"})["ok"] == "the child ended with 70"
+    for _ in range(5):
+        assert server.unary("Call", {"type": "request", "method": "fork"})["ok"] == "the child ended with 70"
     assert server.maths.Double(number(1), timeout=10).value == 2
 
 

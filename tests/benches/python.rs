@@ -108,22 +108,36 @@ async fn rate(pool: &ServingPool, callers: u32) -> f64 {
             .await
             .expect("an answer");
     }
+    let pool = pool.clone();
+    let call = move || {
+        let (pool, options) = (pool.clone(), options.clone());
+        async move {
+            drop(
+                pool.call_with::<_, Value>("echo", &1, &options)
+                    .await
+                    .expect("an answer"),
+            )
+        }
+    };
+    calls_a_second(callers, call).await
+}
+
+/// How many calls a second so many callers make, one after the other each.
+async fn calls_a_second<C, F>(callers: u32, call: C) -> f64
+where
+    C: Fn() -> F + Clone + Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
     let begun = Instant::now();
-    let tasks: Vec<_> = (0..callers)
-        .map(|_| {
-            let (pool, options) = (pool.clone(), options.clone());
-            tokio::spawn(async move {
-                let mut calls = 0u32;
-                while begun.elapsed() < TIME {
-                    pool.call_with::<_, Value>("echo", &1, &options)
-                        .await
-                        .expect("an answer");
-                    calls += 1;
-                }
-                calls
-            })
-        })
-        .collect();
+    let caller = |call: C| async move {
+        let mut calls = 0u32;
+        while begun.elapsed() < TIME {
+            call().await;
+            calls += 1;
+        }
+        calls
+    };
+    let tasks: Vec<_> = (0..callers).map(|_| tokio::spawn(caller(call.clone()))).collect();
     let mut calls = 0;
     for task in tasks {
         calls += task.await.expect("no panic");
@@ -256,25 +270,11 @@ async fn bare_grpc(python: &Path, callers: u32) {
     let directory = tempfile::tempdir().expect("a directory");
     let (server, client, start) = bare_server(python, directory.path()).await;
     let message = rmp_serde::to_vec_named(&json!({"body": 1})).expect("a message");
-    let begun = Instant::now();
-    let tasks: Vec<_> = (0..callers)
-        .map(|_| {
-            let (mut client, message) = (client.clone(), message.clone());
-            tokio::spawn(async move {
-                let mut calls = 0u32;
-                while begun.elapsed() < TIME {
-                    bare_call(&mut client, message.clone()).await;
-                    calls += 1;
-                }
-                calls
-            })
-        })
-        .collect();
-    let mut calls = 0;
-    for task in tasks {
-        calls += task.await.expect("no panic");
-    }
-    let rate = f64::from(calls) / begun.elapsed().as_secs_f64();
+    let call = move || {
+        let (mut client, message) = (client.clone(), message.clone());
+        async move { drop(bare_call(&mut client, message).await) }
+    };
+    let rate = calls_a_second(callers, call).await;
     row("grpcio, one bare server", start, pss(server.0.id()), rate, None);
 }
 

@@ -8,7 +8,8 @@ use nix::sys::signal::Signal;
 use procfs::process::Process;
 
 use crate::scene::{killed_with_the_test, unprivileged, unshared, wrapped};
-use crate::{SOON, program, send, survivors};
+use crate::sweep::sweep;
+use crate::{SOON, Up, program, send, survivors};
 
 /// Whether the long form of the tests is enabled by `OSTLER_TEST_LONG=1`. It takes minutes and
 /// needs the machine to itself.
@@ -157,6 +158,20 @@ pub fn await_count(tag: &str, what: &str, fits: impl Fn(usize) -> bool) {
         );
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// The host is dying: everything that it started ends by itself, and a sweep leaves nothing of the
+/// run.
+///
+/// # Panics
+///
+/// If something is left.
+pub fn assert_all_end_with_the_host(up: &mut Up) {
+    await_count(&up.tag, "gone", |count| count == 0);
+    // The lock is released once the host has ended.
+    up.end(SOON);
+    sweep(&up.state());
+    up.assert_nothing_left();
 }
 
 /// An unrelated process that looks like a worker of the run: the same program with the same

@@ -39,6 +39,14 @@ pub(crate) fn run(arguments: &[&str]) -> Outcome {
         .args(["test", "--workspace", "--no-run", "--features", FEATURES])
         .args(for_cargo.iter().filter(|word| **word != "--no-run"));
     step("building every test", build.envs(environment.clone()))?;
+    let chosen = chooses(arguments);
+    if chosen {
+        // Cargo builds the programs with the tests of their packages. Without this, a test that was
+        // chosen would run programs from before the last change.
+        let mut programs = cargo();
+        programs.args(["build", "--workspace", "--bins", "--features", FEATURES]);
+        step("building the programs", programs.envs(environment.clone()))?;
+    }
     if for_cargo.contains(&"--no-run") {
         return Ok(());
     }
@@ -51,15 +59,13 @@ pub(crate) fn run(arguments: &[&str]) -> Outcome {
         test.arg("--show-output");
     }
     let mut skips = Skips::default();
-    let outcome = listened(&mut skips, test.envs(environment))
-        .and_then(|()| {
-            if arguments.is_empty() {
-                walkthrough::run()
-            } else {
-                Ok(())
-            }
-        })
-        .and_then(|()| python(arguments, &mut skips));
+    let outcome = listened(&mut skips, test.envs(environment)).and_then(|()| {
+        if chosen {
+            return Ok(());
+        }
+        walkthrough::run()?;
+        python(&mut skips)
+    });
     println!("All of it took {}.", seconds(started.elapsed()));
     let concluded = skips.conclude();
     outcome.and(concluded)
@@ -99,15 +105,12 @@ fn listened(skips: &mut Skips, command: &mut Command) -> Outcome {
 /// `cargo xtask python`.
 pub(crate) fn python_alone() -> Outcome {
     let mut skips = Skips::default();
-    let outcome = python(&[], &mut skips);
+    let outcome = python(&mut skips);
     outcome.and(skips.conclude())
 }
 
-/// The tests of the Python package, unless the caller chose tests of the workspace.
-fn python(arguments: &[&str], skips: &mut Skips) -> Outcome {
-    if !arguments.is_empty() {
-        return Ok(());
-    }
+/// The tests of the Python package.
+fn python(skips: &mut Skips) -> Outcome {
     if let Some(reason) = python::run()? {
         skips.step("tests of the Python package", &reason);
     }
@@ -132,6 +135,11 @@ fn has_ended(child: &mut Child) -> Outcome<bool> {
         .try_wait()
         .map_err(|error| format!("waiting for cargo: {error}"))?;
     Ok(status.is_some())
+}
+
+/// Whether the arguments choose some tests of all.
+fn chooses(arguments: &[&str]) -> bool {
+    arguments.iter().any(|argument| *argument != "--no-fail-fast")
 }
 
 /// The arguments for cargo, and those for the tests, which follow `--`.

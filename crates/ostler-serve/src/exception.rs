@@ -96,6 +96,12 @@ impl ExceptionClass {
     }
 }
 
+/// Whether a worker answers with this code when the handler did not run and another worker may take
+/// the request (docs/worker-protocol.md).
+pub(crate) fn is_refusal(code: &str) -> bool {
+    matches!(code, "draining" | "busy")
+}
+
 impl WorkerException {
     /// Whether it is of this class or derives from it, such as `ValueError`.
     pub fn is_a(&self, class: &str) -> bool {

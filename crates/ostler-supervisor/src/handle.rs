@@ -45,6 +45,14 @@ pub(crate) struct Incarnation {
     pub(crate) over: watch::Receiver<()>,
 }
 
+impl Incarnation {
+    /// Waits until it has ended and nothing of it is left.
+    async fn ended(mut self) -> Option<End> {
+        while self.over.changed().await.is_ok() {}
+        self.shared.end()
+    }
+}
+
 impl Place {
     pub(crate) fn new(first: Incarnation) -> Arc<Self> {
         Arc::new(Self(RwLock::new(first)))
@@ -250,14 +258,9 @@ impl Supervisor {
     /// A child of another supervisor is started again by that one if its specification says so; to
     /// stop it for good, use [`Supervisor::terminate_child`] of the other one.
     pub async fn stop(&self) -> Option<End> {
-        let Incarnation {
-            actor,
-            shared,
-            mut over,
-        } = self.place.latest();
-        request_stop(&actor);
-        while over.changed().await.is_ok() {}
-        shared.end()
+        let latest = self.place.latest();
+        request_stop(&latest.actor);
+        latest.ended().await
     }
 
     /// Requests a stop without waiting for it.
@@ -270,9 +273,7 @@ impl Supervisor {
     /// the supervisor is linked to, so it may be awaited in any callback of that actor. Cancel
     /// safe.
     pub async fn wait(&self) -> Option<End> {
-        let Incarnation { shared, mut over, .. } = self.place.latest();
-        while over.changed().await.is_ok() {}
-        shared.end()
+        self.place.latest().ended().await
     }
 
     /// Sends a request and waits for the reply. Fails if the supervisor is gone.

@@ -16,6 +16,7 @@ from . import _process
 
 _process.adopted.early()
 _process.limit_numeric_threads()
+_process.keep_grpc_out_of_forks()
 _process.take_core()
 
 from ._context import Context, Host, HostFunction, current_context  # noqa: E402

@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import os
 import sys
 import time
 from typing import Any, AsyncIterator, Awaitable, Callable, Optional
-
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import grpc
 import grpc.aio

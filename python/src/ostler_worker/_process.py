@@ -54,6 +54,15 @@ def limit_numeric_threads() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false" if chosen == "1" else "true")
 
 
+def keep_grpc_out_of_forks() -> None:
+    """Has grpcio start no threads in a forked copy of this process, unless the variable is set.
+
+    By default it does, and they crash where the worker has a server. grpcio reads the variable when it is loaded, which generated
+    code does before `serve` does; so this is called when the package is imported.
+    """
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
+
 def take_core() -> None:
     """Runs this process on one core, where the host asks for it: `OSTLER_CORE` is the worker's number, and the cores that the
     process may use are taken in turn. At import, so that every thread that numeric libraries start has the same core."""

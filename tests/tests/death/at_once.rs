@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 use ostler_tests::sweep::sweep;
-use ostler_tests::world::{Anatomy, Bystander, World, await_count, kill_at_once, rounds};
+use ostler_tests::world::{Anatomy, Bystander, World, assert_all_end_with_the_host, await_count, kill_at_once, rounds};
 use ostler_tests::{Up, pids, send};
 
 use crate::pool_ready_when_complete;
@@ -56,11 +56,7 @@ fn sitters_end_their_trees_when_host_and_guardian_are_killed() {
     for world in in_turn(100) {
         let (mut up, anatomy, mut bystander) = begun(world);
         kill_at_once(&[anatomy.guardian, anatomy.host]);
-        await_count(&up.tag, "gone", |count| count == 0);
-        // The lock is released once the host has ended.
-        up.end(ostler_tests::SOON);
-        sweep(&up.state());
-        up.assert_nothing_left();
+        assert_all_end_with_the_host(&mut up);
         bystander.assert_untouched();
     }
 }

@@ -9,7 +9,9 @@ use nix::sys::signal::Signal;
 use ostler_tests::leftovers::TestDirectory;
 use ostler_tests::scene::{limit, pool_of, python};
 use ostler_tests::sweep::{sweep, without_guardians_lock};
-use ostler_tests::world::{Anatomy, Bystander, World, await_count, children, is_alive, kill_at_once, rounds};
+use ostler_tests::world::{
+    Anatomy, Bystander, World, assert_all_end_with_the_host, await_count, children, is_alive, kill_at_once, rounds,
+};
 use ostler_tests::{SOON, Up, pids, program, run_directories, survivors, tagged_directory, worker};
 
 use crate::{KINDS, RESTLESS, pools, processes, with_ready_message};
@@ -40,11 +42,7 @@ fn killed_host_leaves_nothing_in_any_environment() {
         let mut up = every_kind_in(world);
         let mut bystander = Bystander::like_a_worker("sleep", &up.tag);
         up.signal(Signal::SIGKILL);
-        await_count(&up.tag, "gone", |count| count == 0);
-        // The lock is released once the host has ended.
-        up.end(SOON);
-        sweep(&up.state());
-        up.assert_nothing_left();
+        assert_all_end_with_the_host(&mut up);
         bystander.assert_untouched();
     }
 }
@@ -82,10 +80,7 @@ fn halted_host_keeps_its_workers_and_leaves_none_when_killed() {
         await_count(&up.tag, "all processes", |count| count >= all_kinds());
         assert_eq!(children(anatomy.guardian).len(), anatomy.sitters.len());
         up.signal(Signal::SIGKILL);
-        await_count(&up.tag, "gone", |count| count == 0);
-        up.end(SOON);
-        sweep(&up.state());
-        up.assert_nothing_left();
+        assert_all_end_with_the_host(&mut up);
     }
 }
 
@@ -99,10 +94,7 @@ fn guardian_and_sitters_survive_limits_set_by_others() {
         limit(*pid, "--nofile=0:");
     }
     up.signal(Signal::SIGKILL);
-    await_count(&up.tag, "gone", |count| count == 0);
-    up.end(SOON);
-    sweep(&up.state());
-    up.assert_nothing_left();
+    assert_all_end_with_the_host(&mut up);
 
     // With a hard limit it cannot recover: it exits and is replaced.
     let mut up = Up::start(|tag| pools(&KINDS, 1, tag).replace("workers = 1", "workers = 1\nintensity = 0"));

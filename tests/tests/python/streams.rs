@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
-use ostler::EventKind;
-use ostler_serve::stdio::StdioError;
+use ostler_serve::stdio::{Packet, ResponseStream, StdioError};
 use ostler_serve::{CallError, CallOptions, Lost, OnCancel};
 
 use crate::scene::{Scene, everything, until};
@@ -47,18 +46,18 @@ async fn handlers_read_streams_and_answer_with_streams() {
     scene.end().await;
 }
 
+/// The items of a generator that has no end.
+async fn ticks(scene: &Scene) -> ResponseStream<u64, Packet> {
+    let client = scene.pool.stdio::<(), u64>().method("tick");
+    client.stream(&()).await.expect("a stream")
+}
+
 /// The generator has no end: without back-pressure its items would fill the memory.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_waits_for_its_reader_and_a_dropped_one_is_cancelled_in_the_handler() {
     let scene = Scene::start_with(everything(), |spec| spec.serve.on_cancel = OnCancel::Reuse).await;
     let before = scene.pids();
-    let mut ticks = scene
-        .pool
-        .stdio::<(), u64>()
-        .method("tick")
-        .stream(&())
-        .await
-        .expect("a stream");
+    let mut ticks = ticks(&scene).await;
     for number in 0..100 {
         assert_eq!(ticks.next().await.expect("an item").expect("an item"), number);
     }
@@ -152,17 +151,10 @@ async fn streams_end_with_the_handlers_exception_a_lost_worker_or_the_deadline()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_gives_up_has_the_worker_replaced_where_the_pool_says_so() {
     let mut scene = Scene::start(everything()).await;
-    let mut ticks = scene
-        .pool
-        .stdio::<(), u64>()
-        .method("tick")
-        .stream(&())
-        .await
-        .expect("a stream");
+    let mut ticks = ticks(&scene).await;
     ticks.next().await.expect("an item").expect("an item");
     drop(ticks);
-    scene.bed.event("py/0", EventKind::WorkerReleased).await;
-    scene.bed.event("py/0", EventKind::WorkerReady).await;
+    scene.replaced().await;
     assert_eq!(scene.pool.call::<_, u8>("echo", &1).await.expect("an answer"), 1);
     scene.end().await;
 }

@@ -182,12 +182,12 @@ impl Keeper {
             }
         }
         if changes.is_empty() {
-            self.write(removals, changes);
-        } else {
-            written.iter().for_each(|(writing, _)| failpoint::reach(*writing));
-            self.write(removals, changes);
-            written.iter().for_each(|(_, written)| failpoint::reach(*written));
+            // Of refused requests nothing is written.
+            written.clear();
         }
+        written.iter().for_each(|(writing, _)| failpoint::reach(*writing));
+        self.write(removals, changes);
+        written.iter().for_each(|(_, written)| failpoint::reach(*written));
         for (reply, answer, _place) in answers {
             reply.send(answer);
         }

@@ -13,6 +13,7 @@ use tonic::{Code, Status};
 use super::Grpc;
 use crate::call::CallOptions;
 use crate::client::Client;
+use crate::exception::is_refusal;
 use crate::http;
 use crate::outcome::{CallError, Lost, Refused, Unknown, WorkerRef};
 use crate::stdio::{self, StdioError};
@@ -68,7 +69,7 @@ where
     }
     let result = stdio::result_in(body.to_bytes().get(PREFIX..).unwrap_or_default());
     match (result, worker) {
-        (Err(StdioError::Worker(refused)), Some(worker)) if matches!(refused.code.as_str(), "draining" | "busy") => {
+        (Err(StdioError::Worker(refused)), Some(worker)) if is_refusal(&refused.code) => {
             let why = refused.message;
             Err(CallError::from(Refused::Unreachable { worker, why }).into())
         }

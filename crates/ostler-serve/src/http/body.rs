@@ -4,20 +4,16 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 use super::GRPC_STATUS;
 use super::connection::describe;
-use crate::call::post_mortem;
+use crate::call::{FINAL_READ, post_mortem};
 use crate::flight::Flight;
 use crate::outcome::{Lost, Unknown};
 use crate::worker::Worker;
-
-/// How long a connection is read after its worker has ended, for what the worker sent before.
-const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// A response that began and was cut off.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -54,7 +50,7 @@ impl WorkerBody {
             deadline: deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline))),
             gone: Box::pin(async move {
                 watched.exited().await;
-                tokio::time::sleep(LAST_WORDS).await;
+                tokio::time::sleep(FINAL_READ).await;
             }),
             verdict: None,
             failed: false,

@@ -3,7 +3,7 @@
 use ostler_os::shared::Reference;
 use serde::{Deserialize, Deserializer};
 
-use crate::exception::WorkerException;
+use crate::exception::{WorkerException, is_refusal};
 
 /// A field of a message that is sent.
 #[derive(Debug, Clone, Copy)]
@@ -52,8 +52,7 @@ pub struct Head {
 impl Head {
     /// Whether the handler did not run, and another worker may take the request.
     pub(super) fn is_refusal(&self) -> bool {
-        let code = self.error.as_ref().map(|error| error.code.as_str());
-        matches!(code, Some("draining" | "busy"))
+        self.error.as_ref().is_some_and(|error| is_refusal(&error.code))
     }
 }
 

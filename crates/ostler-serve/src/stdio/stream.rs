@@ -139,24 +139,22 @@ impl<T: DeserializeOwned, F: Framing> ResponseStream<T, F> {
 
     /// The worker is in the middle of it, or gone.
     async fn cut_off(&mut self, cause: Lost) -> StdioError {
-        let unknown = match cause {
-            Lost::Deadline { .. } => Unknown {
+        let overdue = matches!(cause, Lost::Deadline { .. });
+        let unknown = match overdue {
+            true => Unknown {
                 worker: self.worker.who().clone(),
                 cause,
                 failure: None,
             },
-            _ => post_mortem(&self.worker, cause).await,
+            false => post_mortem(&self.worker, cause).await,
         };
         let error = CallError::from(unknown);
         self.rest = None;
         if let Some(mut flight) = self.flight.take() {
             flight.cut_off(&error);
-            match &error {
-                CallError::Unknown(Unknown {
-                    cause: Lost::Deadline { .. },
-                    ..
-                }) => drop(flight),
-                _ => flight.broken(),
+            match overdue {
+                true => drop(flight),
+                false => flight.broken(),
             }
         }
         error.into()

@@ -197,7 +197,7 @@ impl PoolShared {
     /// Asks every worker to end, before their supervisors do, one level of actors after the other.
     /// So no worker's end waits for the release of others. Only when the pool ends for good: its
     /// workers' actors then leave it to their supervisors to end them.
-    pub(super) fn stop_ahead(&self) {
+    pub(crate) fn stop_ahead(&self) {
         if !self.ends_for_good() {
             return;
         }

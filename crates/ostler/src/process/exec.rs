@@ -12,9 +12,8 @@ use std::time::Duration;
 
 use ostler_core::failure::{ExitStatus, Failure, Reason};
 use ostler_core::ids;
-use ostler_core::lifecycle::Rest;
-use ostler_core::signal::Signal;
-use ostler_core::spec::{StopSpec, WorkerSpec};
+use ostler_core::lifecycle::{KILL_NOW, Rest};
+use ostler_core::spec::WorkerSpec;
 use ostler_os::guardian::{GuardianEvent, SpawnRequest};
 use ostler_os::identity::{ProcessIdentity, here};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -25,12 +24,6 @@ use super::protocol::exit_status;
 use super::remnants::Remnants;
 use super::start;
 use crate::guard::{News, Route};
-
-/// A probe whose answer is not needed any more is killed.
-const KILL: StopSpec = StopSpec {
-    signal: Signal::KILL,
-    grace: Duration::ZERO,
-};
 
 /// The pause before what could not be killed is killed again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -110,7 +103,7 @@ impl Probing {
         setup: &Arc<Setup>,
         place: &Arc<ProbePlace>,
         incarnation: &Incarnation,
-        spec: WorkerSpec,
+        spec: Arc<WorkerSpec>,
         request: SpawnRequest,
     ) -> Self {
         let run = place.begun.fetch_add(1, Ordering::Relaxed) + 1;
@@ -149,7 +142,7 @@ struct Probe {
     /// Its number among the probes of the worker, by which the guardian tells them apart.
     run: ids::Incarnation,
     /// What is run.
-    spec: WorkerSpec,
+    spec: Arc<WorkerSpec>,
     identity: Option<ProcessIdentity>,
 }
 
@@ -176,7 +169,8 @@ impl Probe {
                 heard = news.recv() => heard,
                 _ = &mut dropped, if !killed => {
                     killed = true;
-                    self.host().guard.end(self.place.number, self.run, KILL);
+                    // Its answer is not needed any more.
+                    self.host().guard.end(self.place.number, self.run, KILL_NOW);
                     continue;
                 }
             };

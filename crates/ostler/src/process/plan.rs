@@ -102,7 +102,7 @@ impl Watched<'_> {
             setup: Arc::clone(self.setup),
             place: self.slot.probe.clone()?,
             incarnation: self.incarnation.clone(),
-            spec: command.spec.clone(),
+            spec: Arc::clone(&command.spec),
             prepare: Box::new(move || command.request()),
             warned: AtomicBool::new(false),
         })

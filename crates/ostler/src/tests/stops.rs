@@ -1,30 +1,37 @@
 //! Stops of a pool, in which the workers are asked to end ahead of their actors.
 
 use super::scene::{SOON, Scene};
+use crate::instance::services::StopLevel;
 use crate::{EventKind, Incarnation};
 
 /// The workers end before their supervisors stop their actors. An actor that took its worker's end
 /// for its own would be restarted by its starter, whose stop is still on its way.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_ends_ahead_of_its_actor_has_no_successor() {
-    const WORKERS: u32 = 40;
+    const WORKERS: u32 = 20;
     let mut scene = Scene::start().await;
-    // It ends as soon as it is asked.
-    let mut spec = Scene::spec("exec sleep 1000");
-    spec.workers = WORKERS;
-    for round in 1..=3 {
-        let pool = scene.ostler.pool_from(spec.clone()).start().await.unwrap();
-        pool.wait_ready().await.unwrap();
-        tokio::time::timeout(SOON, pool.stop()).await.expect("the stop ends");
-        scene.wait_for_kind(EventKind::PoolStopped).await;
-        let expected = (round * WORKERS) as usize;
-        assert_eq!(scene.count(EventKind::WorkerReserved), expected, "{}", scene.story());
-        assert_eq!(scene.count(EventKind::WorkerReleased), expected, "{}", scene.story());
-        assert_eq!(scene.count(EventKind::WorkerRestarting), 0, "{}", scene.story());
-    }
-    // Nothing is left to stop; a pool that is there at the end is stopped the same way.
+    // Without a backoff, a successor would come at once.
+    let spec = Scene::spec("exec sleep 1000").workers(WORKERS);
+    let spec = spec.intensity(WORKERS, std::time::Duration::from_secs(60));
     let pool = scene.ostler.pool_from(spec).start().await.unwrap();
-    pool.wait_ready().await.unwrap();
+    scene.wait_for_kind(EventKind::PoolReady).await;
+    // What a stop of the instance does before it reaches the pool's supervisor.
+    pool.shared.services.raise_stop_level(StopLevel::Ordered);
+    pool.shared.stop_ahead();
+    for _ in 0..WORKERS {
+        scene.wait_for_kind(EventKind::WorkerReleased).await;
+    }
+    let successor = scene.wait_for_kind(EventKind::WorkerReserved);
+    let waited = tokio::time::timeout(std::time::Duration::from_millis(100), successor);
+    assert!(waited.await.is_err(), "a successor");
+    tokio::time::timeout(SOON, pool.stop()).await.expect("the stop ends");
+    for (kind, expected) in [
+        (EventKind::WorkerReserved, WORKERS as usize),
+        (EventKind::WorkerReleased, WORKERS as usize),
+        (EventKind::WorkerRestarting, 0),
+    ] {
+        assert_eq!(scene.count(kind), expected, "{}", scene.story());
+    }
     scene.stop_and_check().await;
 }
 

@@ -1,6 +1,7 @@
 //! What the command of an `exec` probe is given.
 
 use std::ffi::OsString;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ostler_core::failure::Failure;
@@ -23,10 +24,10 @@ const OUTPUT: usize = 4 * 1024;
 const WORKER_PID: &str = "OSTLER_WORKER_PID";
 
 /// A command that examines one incarnation of a worker.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(in crate::process) struct Beside {
     /// The worker's specification with the command in place of its own.
-    pub(in crate::process) spec: WorkerSpec,
+    pub(in crate::process) spec: Arc<WorkerSpec>,
     env: Vec<(OsString, OsString)>,
 }
 
@@ -44,7 +45,10 @@ impl Beside {
         let marker = incarnation.worker.probe_marker_value(incarnation.number);
         let mut env = environment::environment(std::env::vars_os(), &spec, incarnation.run, marker, &offers);
         env.extend(resources.pid.map(|pid| (WORKER_PID.into(), pid.to_string().into())));
-        Self { spec, env }
+        Self {
+            spec: Arc::new(spec),
+            env,
+        }
     }
 
     /// The order to start it, and what it will have written.

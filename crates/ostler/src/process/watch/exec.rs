@@ -28,7 +28,7 @@ pub(in crate::process) struct ExecPlan {
     pub(in crate::process) place: Arc<ProbePlace>,
     pub(in crate::process) incarnation: Incarnation,
     /// The worker's specification with the command in place of its own.
-    pub(in crate::process) spec: WorkerSpec,
+    pub(in crate::process) spec: Arc<WorkerSpec>,
     pub(in crate::process) prepare: Prepare,
     /// Whether there was a warning that it leaves processes behind.
     pub(in crate::process) warned: AtomicBool,
@@ -44,7 +44,7 @@ impl ExecPlan {
         let run = async {
             // The one before may have been killed a moment ago.
             self.place.idle().await;
-            let spec = self.spec.clone();
+            let spec = Arc::clone(&self.spec);
             let mut probing = Probing::start(&self.setup, &self.place, &self.incarnation, spec, request);
             let end = probing.ended().await;
             output.drain_after_exit().await;
