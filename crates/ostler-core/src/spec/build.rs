@@ -18,6 +18,8 @@ macro_rules! settings {
     };
 }
 
+mod serve;
+
 impl PoolSpec {
     /// The program and its arguments; see [`command`](super::WorkerSpec::command).
     #[must_use]
@@ -128,20 +130,28 @@ impl PoolSpec {
 }
 
 impl StopSpec {
+    /// `signal`, and KILL for what is left after `grace`.
+    pub const fn new(signal: Signal, grace: Duration) -> Self {
+        Self { signal, grace }
+    }
+
     /// TERM, and KILL for what is left after `grace`.
     pub const fn term(grace: Duration) -> Self {
-        Self {
-            signal: Signal::TERM,
-            grace,
-        }
+        Self::new(Signal::TERM, grace)
     }
 
     /// KILL, at once.
     pub const fn kill() -> Self {
-        Self {
-            signal: Signal::KILL,
-            grace: Duration::ZERO,
-        }
+        Self::new(Signal::KILL, Duration::ZERO)
+    }
+}
+
+impl OutputSpec {
+    settings! {
+        /// How many bytes of each stream are kept. Default 64 KiB; from 1 KiB to 1 GiB.
+        ring: usize => ring;
+        /// Whether each line goes to the log too. Default true.
+        log: bool => log;
     }
 }
 
@@ -294,5 +304,7 @@ mod tests {
         assert_eq!(worker.host_death, WorkerSpec::new(["x"]).host_death);
         assert_eq!(worker.env["A"], "1");
         assert_eq!(Probe::tcp().on("metrics").port.as_deref(), Some("metrics"));
+        let output = OutputSpec::default().ring(2048).log(false);
+        assert_eq!((output.ring, output.log), (2048, false));
     }
 }
