@@ -26,7 +26,7 @@ cargo xtask bench --page
   --rounds   rounds per subject; their median counts. Default: 7
   SUBJECT    memory, pools, large_host, deaths, table, events, output, telemetry, supervisors. Default: all
 
-On a machine that does nothing else, with two processors, all of it takes about 25 minutes per store.
+On a machine that does nothing else, with two processors, all of it takes about ten minutes per store.
 The figures are kept in docs/performance/, and shown by docs/performance.md.";
 
 /// The subject that is measured by a benchmark of its own.
