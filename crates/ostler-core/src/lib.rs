@@ -7,6 +7,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod chain;
+#[cfg(feature = "config")]
+pub mod config;
 pub mod exit;
 pub mod failure;
 pub mod ids;

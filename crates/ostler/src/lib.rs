@@ -39,7 +39,8 @@
 //! | you want to | look at |
 //! |---|---|
 //! | start an instance, by itself or linked under your actor | [`Ostler::builder`], [`OstlerBuilder::start_linked`] |
-//! | keep processes of one kind running | [`Ostler::pool`], [`PoolSpec`] for one that you read from a file, [`Pool`] |
+//! | keep processes of one kind running | [`Ostler::pool`], [`PoolSpec`], [`Pool`] |
+//! | read pools from your own configuration | `PoolSpecs` (feature `config`) |
 //! | know and control one worker | [`Worker`]: its address, state, restart, stop |
 //! | say when a worker is ready, and whether it is healthy | [`Ready`], [`Health`] |
 //! | say which ends are followed by a restart, and when to give up | [`Restart`], [`PoolSpec::intensity()`], [`Backoff`] |
@@ -59,6 +60,7 @@
 //! |---|---|---|
 //! | `rocksdb` | yes | the process table in RocksDB; its C++ takes minutes to compile, once |
 //! | `redb` | no | the process table in redb, in pure Rust; one of the two is required |
+//! | `config` | yes | serde of [`PoolSpec`] and `PoolSpecs`: pools in your own configuration |
 //! | `probes` | yes | the next three |
 //! | `probe-http` | by `probes` | [`Ready::http`] and [`Health::http`] |
 //! | `probe-grpc` | by `probes` | [`ProbeKind::Grpc`] for readiness and health |
@@ -68,7 +70,7 @@
 //! | `cluster` | no | ractor with its own feature `cluster`: needed when anything else in the build enables that |
 //!
 //! A specification that asks for what a build lacks is invalid, and the message names the feature.
-//! Without C++: `default-features = false, features = ["redb", "probes"]`.
+//! Without C++: `default-features = false, features = ["redb", "config", "probes"]`.
 //!
 //! # Platform and runtime
 //!
@@ -123,6 +125,8 @@ pub use ostler_supervisor as supervisor;
 #[doc(no_inline)]
 pub use ractor;
 
+#[cfg(feature = "config")]
+pub use ostler_core::config::PoolSpecs;
 pub use ostler_core::failure::{ExitStatus, Failure, Reason};
 pub use ostler_core::ids::{Incarnation, RunId, WorkerId};
 pub use ostler_core::lifecycle::{Cause, State};
@@ -144,6 +148,6 @@ pub use ostler_telemetry::{
 mod tests;
 
 /// The examples of the guide compile.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "config"))]
 #[doc = include_str!("../../../docs/embedding.md")]
 struct EmbeddingGuide;

@@ -12,8 +12,8 @@ use crate::steps::{Outcome, cargo, output, root, target_directory, title};
 
 /// Each crate with the features it is listed with: all that add items, with the light engine.
 const CRATES: [(&str, &str); 5] = [
-    ("ostler", "redb,otlp,probes,testing"),
-    ("ostler-core", "probe-http,probe-grpc,ready-line"),
+    ("ostler", "redb,config,otlp,probes,testing"),
+    ("ostler-core", "config,probe-http,probe-grpc,ready-line"),
     ("ostler-serve", "redb,grpc,http,stdio"),
     ("ostler-supervisor", ""),
     ("ostler-telemetry", "otlp"),

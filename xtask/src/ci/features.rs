@@ -32,8 +32,8 @@ const COMBINATIONS: [(&str, &str); 11] = [
         "-p ostler --no-default-features --features redb,probe-grpc",
     ),
     (
-        "redb, ready-line, otlp, testing",
-        "-p ostler --no-default-features --features redb,ready-line,otlp,testing",
+        "redb, config, ready-line, otlp, testing",
+        "-p ostler --no-default-features --features redb,config,ready-line,otlp,testing",
     ),
     (
         "the program with redb",

@@ -1,5 +1,7 @@
 //! What is wrong with a file, and where.
 
+use ostler_core::config;
+
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Mistake {
@@ -46,7 +48,25 @@ impl Mistakes {
         mistakes
     }
 
-    pub(super) fn push(&mut self, place: (usize, usize), key: &str, message: impl Into<String>) {
+    /// The text is not valid TOML at this byte.
+    pub(super) fn syntax(&mut self, text: &str, at: usize, message: &str) {
+        let one_line = message.split_whitespace().collect::<Vec<_>>().join(" ");
+        self.push(place_of(text, at), "", one_line);
+    }
+
+    /// What is wrong with the values of this text. One mistake is enough for a line of a text that
+    /// is not valid TOML.
+    pub(super) fn values(&mut self, text: &str, found: Vec<config::Mistake>) {
+        let partial = !self.is_empty();
+        for mistake in found {
+            let place = place_of(text, mistake.at);
+            if !(partial && self.has_line(place.0)) {
+                self.push(place, &mistake.key, mistake.message);
+            }
+        }
+    }
+
+    fn push(&mut self, place: (usize, usize), key: &str, message: impl Into<String>) {
         self.found.push(Mistake {
             place: Some(place),
             key: key.to_owned(),
@@ -54,12 +74,8 @@ impl Mistakes {
         });
     }
 
-    pub(super) fn has_line(&self, line: usize) -> bool {
+    fn has_line(&self, line: usize) -> bool {
         self.found.iter().any(|m| m.place.is_some_and(|place| place.0 == line))
-    }
-
-    pub(super) fn has_key(&self, key: &str) -> bool {
-        self.found.iter().any(|m| m.key == key)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -75,7 +91,7 @@ impl Mistakes {
 }
 
 /// Line and column, both from 1 and in characters, of the byte `at` of `text`.
-pub(super) fn place_of(text: &str, at: usize) -> (usize, usize) {
+fn place_of(text: &str, at: usize) -> (usize, usize) {
     let mut at = at.min(text.len());
     while !text.is_char_boundary(at) {
         at -= 1;
@@ -100,14 +116,4 @@ impl Mistakes {
             format!("{line} {}", mistake.message)
         })
     }
-}
-
-/// The one of `known` that `word` probably stands for.
-pub(super) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
-    known
-        .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
-        .filter(|(distance, candidate)| *distance * 2 <= candidate.chars().count().max(2))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
 }

@@ -1,17 +1,15 @@
 //! The TOML file, read so that all its mistakes are reported at once.
 //!
-//! `load` → `read_root` walks the parsed table by hand, with the place of every value at hand;
-//! [`show()`] writes the resolved specification back, as a file that reads the same.
+//! `load` → `read_root` walks the parsed table with the place of every value at hand; [`show()`]
+//! writes the resolved specification back, as a file that reads the same. The tables of pools are
+//! read and written by [`ostler_core::config`], for this file and for apps' own configurations.
 
 mod keys;
 mod mistake;
-mod pool;
-mod probe;
 mod python;
-mod section;
-mod serve;
 mod show;
 mod telemetry;
+mod text;
 mod values;
 
 #[cfg(test)]
@@ -25,12 +23,13 @@ use std::time::Duration;
 
 use ostler::otlp::Settings;
 use ostler::{AUDIT_INTERVAL, Engine};
+use ostler_core::config::values::{duration, path};
+use ostler_core::config::{Section, Table, Walk, pool};
 use ostler_core::spec::{PoolSpec, Stdin};
 use ostler_python::Python;
 use toml::de::DeTable;
 
 pub(crate) use mistake::Mistakes;
-use section::{Section, Walk};
 pub(crate) use show::show;
 
 /// Everything that a file says, with every default filled in.
@@ -123,20 +122,30 @@ fn read_file(path: &Path) -> Result<Vec<u8>, String> {
 pub(crate) fn parse(name: &str, base: &Path, bytes: &[u8]) -> Result<Config, Mistakes> {
     let text = std::str::from_utf8(bytes).map_err(|error| Mistakes::of_encoding(name, bytes, error.valid_up_to()))?;
     let (table, errors) = DeTable::parse_recoverable(text);
-    let mut walk = Walk::new(name, text);
+    let mut mistakes = Mistakes::new(name);
     for error in &errors {
-        walk.syntax(error.span().map_or(0, |span| span.start), error.message());
+        mistakes.syntax(text, error.span().map_or(0, |span| span.start), error.message());
     }
-    let config = read_root(&mut walk, table.get_ref(), base);
-    walk.finish(config)
+    let mut walk = if errors.is_empty() {
+        Walk::new()
+    } else {
+        Walk::partial()
+    };
+    let config = read_root(&mut walk, &text::table(table.get_ref()), base);
+    mistakes.values(text, walk.mistakes());
+    if mistakes.is_empty() {
+        Ok(config)
+    } else {
+        Err(mistakes.sorted())
+    }
 }
 
-fn read_root(walk: &mut Walk<'_>, table: &DeTable<'_>, base: &Path) -> Config {
+fn read_root(walk: &mut Walk, table: &Table, base: &Path) -> Config {
     let root = Section::root(walk, table, keys::ROOT);
     let app = match root.table(walk, "app", keys::APP).ok() {
         Some(section) => read_app(walk, &section, base),
         None => {
-            if root.get("app").is_none() {
+            if !root.has("app") {
                 walk.missing(
                     0,
                     "app",
@@ -161,8 +170,8 @@ fn read_root(walk: &mut Walk<'_>, table: &DeTable<'_>, base: &Path) -> Config {
     }
 }
 
-fn read_app(walk: &mut Walk<'_>, section: &Section<'_>, base: &Path) -> App {
-    if section.get("name").is_none() {
+fn read_app(walk: &mut Walk, section: &Section<'_>, base: &Path) -> App {
+    if !section.has("name") {
         walk.missing(
             section.at,
             "app.name",
@@ -171,18 +180,15 @@ fn read_app(walk: &mut Walk<'_>, section: &Section<'_>, base: &Path) -> App {
     }
     App {
         name: section.read(walk, "name", values::name).or(String::new()),
-        state_dir: section
-            .read(walk, "state_dir", values::path)
-            .ok()
-            .map(|dir| base.join(dir)),
+        state_dir: section.read(walk, "state_dir", path).ok().map(|dir| base.join(dir)),
         store: section.read(walk, "store", values::store).or(Engine::DEFAULT),
-        audit: section.read(walk, "audit", values::duration).or(AUDIT_INTERVAL),
+        audit: section.read(walk, "audit", duration).or(AUDIT_INTERVAL),
     }
 }
 
-fn read_pools(walk: &mut Walk<'_>, root: &Section<'_>, base: &Path) -> (Vec<PoolSpec>, BTreeMap<String, Python>) {
+fn read_pools(walk: &mut Walk, root: &Section<'_>, base: &Path) -> (Vec<PoolSpec>, BTreeMap<String, Python>) {
     let Some(pools) = root.any_table(walk, "pool").ok() else {
-        if root.get("pool").is_none() {
+        if !root.has("pool") {
             walk.missing(0, "pool", "no pool; add a table such as [pool.web] with a command");
         }
         return (Vec::new(), BTreeMap::new());
@@ -194,14 +200,21 @@ fn read_pools(walk: &mut Walk<'_>, root: &Section<'_>, base: &Path) -> (Vec<Pool
             "no pool; add a table such as [pool.web] with a command",
         );
     }
-    let names: Vec<String> = pools.names().map(str::to_owned).collect();
     let (mut specs, mut with_python) = (Vec::new(), BTreeMap::new());
-    for name in &names {
+    for name in pools.names() {
         if let Some(section) = pools.table(walk, name, keys::POOL).ok() {
             let python = python::read(walk, &section, base);
-            let spec = pool::read(walk, &section, name, base, python.as_ref());
-            with_python.extend(python.map(|python| (name.clone(), python)));
-            pool::report_shared_port(walk, &section, &spec, &specs);
+            let mut spec = PoolSpec::new(name, Vec::<String>::new());
+            if let Some(python) = &python {
+                // Until the interpreter is found, or its virtual environment made.
+                spec.worker = python.worker(Path::new("python3"));
+            }
+            let mut spec = pool::read(walk, &section, spec).relative_to(base);
+            if let Some(python) = &python {
+                python.inform(&mut spec);
+            }
+            pool::check(walk, &section, &spec, &specs);
+            with_python.extend(python.map(|python| (name.to_owned(), python)));
             specs.push(spec);
         }
     }

@@ -3,39 +3,40 @@
 
 use std::path::Path;
 
+use ostler_core::config::values::{path, strings};
+use ostler_core::config::{Section, Walk, join, keys};
 use ostler_python::{Python, Transport};
 
-use super::section::{Section, Walk};
-use super::{pool, values};
+use super::values;
 
 /// The preset of the pool, if it has one. Relative paths are against `base`.
-pub(super) fn read(walk: &mut Walk<'_>, section: &Section<'_>, base: &Path) -> Option<Python> {
-    let file = section.read(walk, "python", values::path).ok();
-    let venv = section.read(walk, "venv", values::path).ok();
-    let requirements = section.read(walk, "requirements", values::path).ok();
-    let devices = section.read(walk, "devices", values::strings).ok();
+pub(super) fn read(walk: &mut Walk, section: &Section<'_>, base: &Path) -> Option<Python> {
+    let file = section.read(walk, "python", path).ok();
+    let venv = section.read(walk, "venv", path).ok();
+    let requirements = section.read(walk, "requirements", path).ok();
+    let devices = section.read(walk, "devices", strings).ok();
     let pinned = section.read(walk, "cpus", values::cpus).ok();
-    if section.get("python").is_none() {
-        for key in ["venv", "requirements", "devices", "cpus"] {
-            if section.get(key).is_some() {
+    if !section.has("python") {
+        for key in keys::PYTHON {
+            if section.has(key) {
                 let message = "is for a pool with `python`; set python = \"worker.py\" instead of a command";
                 walk.wrong(section.locate(key), &section.path_of(key), message);
             }
         }
         return None;
     }
-    if section.get("command").is_some() {
+    if section.has("command") {
         let message = "use only one of `command` and `python`";
         walk.wrong(section.locate("python"), &section.path_of("python"), message);
     }
     // Nothing in this program writes to a worker's stdin: other programs call its socket, or the
     // port that is set instead.
-    let mut python = Python::new(pool::clean_join(base, &file?)).transport(Transport::Grpc);
+    let mut python = Python::new(join(base, &file?)).transport(Transport::Grpc);
     if let Some(venv) = venv {
-        python = python.venv(pool::clean_join(base, &venv));
+        python = python.venv(join(base, &venv));
     }
     if let Some(requirements) = requirements {
-        python = python.requirements(pool::clean_join(base, &requirements));
+        python = python.requirements(join(base, &requirements));
     }
     if let Some(devices) = devices {
         python = python.devices(devices);

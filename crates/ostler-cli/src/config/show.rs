@@ -1,22 +1,18 @@
 //! The resolved specification as TOML, with every default written out. What it prints reads back as
 //! the same.
 
-mod serve;
-
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use ostler::otlp::Settings;
-use ostler_core::spec::{
-    Health, Mode, OnGiveUp, Placeholder, PoolSpec, Port, PortOwner, Ports, Probe, ProbeKind, READY_AFTER, Ready,
-    StopSpec, WorkerSpec,
-};
-use ostler_core::supervision::Backoff;
+use ostler_core::config::entries;
+use ostler_core::spec::{Placeholder, PoolSpec, READY_AFTER, WorkerSpec};
 use ostler_python::Python;
 use toml::{Table, Value};
 
-use super::{Config, values};
+use super::Config;
+use super::text::written;
 
 /// The file that says everything that `config` means.
 pub(crate) fn show(config: &Config) -> String {
@@ -31,7 +27,7 @@ pub(crate) fn show(config: &Config) -> String {
         ),
     }
     page.set("store", config.app.store.name());
-    page.set("audit", duration(config.app.audit));
+    page.set("audit", humantime::format_duration(config.app.audit).to_string());
     if let Some(telemetry) = &config.telemetry {
         page.0.push('\n');
         page.header("telemetry");
@@ -40,10 +36,7 @@ pub(crate) fn show(config: &Config) -> String {
     for pool in &config.pools {
         page.0.push('\n');
         page.header(&format!("pool.{}", key(&pool.name)));
-        show_rules(&mut page, pool);
-        show_process(&mut page, &pool.worker, config.python.get(&pool.name));
-        show_life(&mut page, &pool.worker);
-        serve::show(&mut page, &pool.serve);
+        show_pool(&mut page, pool, config.python.get(&pool.name));
     }
     page.0
 }
@@ -100,70 +93,52 @@ fn key(name: &str) -> String {
     }
 }
 
-fn table<const N: usize>(entries: [(&str, Value); N]) -> Value {
-    Value::Table(
-        entries
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value))
-            .collect(),
-    )
-}
-
 fn strings(strings: &BTreeMap<String, String>) -> Table {
     let entry = |(name, value): (&String, &String)| (name.clone(), value.as_str().into());
     strings.iter().map(entry).collect()
 }
 
-fn duration(duration: Duration) -> Value {
-    humantime::format_duration(duration).to_string().into()
-}
-
-fn size(bytes: u64) -> String {
-    match bytes {
-        _ if bytes.is_multiple_of(1 << 20) => format!("{}MiB", bytes >> 20),
-        _ if bytes.is_multiple_of(1 << 10) => format!("{}KiB", bytes >> 10),
-        _ => format!("{bytes}B"),
+fn show_pool(page: &mut Page, pool: &PoolSpec, python: Option<&Python>) {
+    for (key, value) in entries(pool) {
+        match (key, value, python) {
+            ("command", _, Some(python)) => show_python(page, python),
+            (_, Some(value), _) => page.set(key, written(value)),
+            (_, None, _) => page.remark(key, &without(key)),
+        }
+        match key {
+            "command" => show_placeholders(page, &pool.worker),
+            "backoff" => page.comment(&format!("a worker that fails at once every time {}", always(pool))),
+            "release_timeout" => page.comment("for programs that call the workers (ostler-serve)"),
+            _ => {}
+        }
     }
 }
 
-fn show_rules(page: &mut Page, pool: &PoolSpec) {
-    page.set("workers", pool.workers);
-    page.set("min_workers", pool.min_workers);
-    page.set("max_starting", pool.max_starting);
-    page.set("restart", values::name_of(pool.restart, &values::RESTARTS));
-    page.set("intensity", pool.intensity);
-    page.set("period", duration(pool.period));
-    page.set(
-        "on_give_up",
-        match pool.on_give_up {
-            OnGiveUp::Worker => "worker",
-            OnGiveUp::Pool => "pool",
-        },
-    );
-    match &pool.backoff {
-        Some(backoff) => page.set("backoff", show_backoff(backoff)),
-        None => page.remark("backoff", "none, restart at once"),
+/// What it means that a key is left out.
+fn without(key: &str) -> String {
+    match key {
+        "backoff" => "none, restart at once".to_owned(),
+        "cwd" => "the directory of this file".to_owned(),
+        "health" => "not probed".to_owned(),
+        "ready" => format!("once it has lived for {}", humantime::format_duration(READY_AFTER)),
+        "watchdog" => "no heartbeat is expected".to_owned(),
+        _ => "off".to_owned(),
     }
-    let always = match pool.patience() {
+}
+
+/// What becomes of a worker that fails every time.
+fn always(pool: &PoolSpec) -> String {
+    match pool.patience() {
         Some(Duration::ZERO) => "gives up at once".to_owned(),
         Some(patience) => format!("is restarted for about {}, then gives up", coarse(patience)),
         None => "is restarted forever".to_owned(),
-    };
-    page.comment(&format!("a worker that fails at once every time {always}"));
+    }
 }
 
 /// A duration for people: whole seconds where there are any.
 fn coarse(duration: Duration) -> humantime::FormattedDuration {
     let whole = Duration::from_secs(duration.as_secs());
     humantime::format_duration(if whole.is_zero() { duration } else { whole })
-}
-
-fn show_backoff(backoff: &Backoff) -> Value {
-    table([
-        ("first", duration(backoff.first)),
-        ("max", duration(backoff.max)),
-        ("jitter", backoff.jitter.into()),
-    ])
 }
 
 /// The command that the first worker's first process gets, where it differs from the file's.
@@ -197,46 +172,6 @@ fn show_placeholders(page: &mut Page, worker: &WorkerSpec) {
     }
 }
 
-fn show_process(page: &mut Page, worker: &WorkerSpec, python: Option<&Python>) {
-    match python {
-        Some(python) => show_python(page, python),
-        None => page.set("command", worker.command.clone()),
-    }
-    show_placeholders(page, worker);
-    match &worker.cwd {
-        Some(cwd) => page.set("cwd", cwd.to_string_lossy().as_ref()),
-        None => page.remark("cwd", "the directory of this file"),
-    }
-    page.set("env", strings(&worker.env));
-    page.set("inherit_env", worker.inherit_env);
-    match &worker.ports {
-        Ports::None => page.set("port", "none"),
-        Ports::One(one) => page.set("port", port(*one)),
-        Ports::Named(named) => {
-            let named: Table = named.iter().map(|(name, one)| (name.clone(), port(*one))).collect();
-            page.set("ports", named);
-        }
-    }
-    page.set("address", worker.address.to_string());
-    page.set("stdin", values::name_of(worker.stdin, &values::STDINS));
-    page.set(
-        "output",
-        table([
-            ("ring", size(worker.output.ring as u64).into()),
-            ("log", worker.output.log.into()),
-        ]),
-    );
-    page.set(
-        "mode",
-        match worker.mode {
-            Mode::Coupled => "coupled",
-            Mode::Independent => "independent",
-            Mode::Supervised => "supervised",
-            Mode::Distributed => "distributed",
-        },
-    );
-}
-
 fn show_python(page: &mut Page, python: &Python) {
     page.set("python", python.file().to_string_lossy().as_ref());
     match python.venv_folder() {
@@ -257,83 +192,4 @@ fn show_python(page: &mut Page, python: &Python) {
     } else {
         page.remark("cpus", "the kernel places the workers");
     }
-}
-
-fn port(port: Port) -> Value {
-    match port {
-        Port::Any => "any".into(),
-        Port::Fixed(number) => i64::from(number).into(),
-        Port::Range(first, last) => format!("{first}-{last}").into(),
-        Port::Reported => "reported".into(),
-        Port::Listen => "listen".into(),
-        Port::Unix => "unix".into(),
-    }
-}
-
-fn show_life(page: &mut Page, worker: &WorkerSpec) {
-    page.set("min_uptime", duration(worker.min_uptime));
-    match &worker.ready {
-        Some(ready) => page.set("ready", show_ready(ready)),
-        None => page.remark(
-            "ready",
-            &format!("once it has lived for {}", humantime::format_duration(READY_AFTER)),
-        ),
-    }
-    page.set("start_timeout", duration(worker.start_timeout));
-    match &worker.health {
-        Some(health) => page.set("health", show_health(health)),
-        None => page.remark("health", "not probed"),
-    }
-    match worker.watchdog {
-        Some(watchdog) => page.set("watchdog", duration(watchdog)),
-        None => page.remark("watchdog", "no heartbeat is expected"),
-    }
-    page.set("stop", show_stop(worker.stop));
-    page.set("host_death", show_stop(worker.host_death));
-    page.set("release_timeout", duration(worker.release_timeout));
-}
-
-fn show_stop(stop: StopSpec) -> Value {
-    table([("signal", stop.signal.name().into()), ("grace", duration(stop.grace))])
-}
-
-fn show_ready(ready: &Ready) -> Value {
-    match ready {
-        Ready::Notify => table([("notify", true.into())]),
-        Ready::File => table([("file", true.into())]),
-        Ready::Line(pattern) => table([("line", pattern.as_str().into())]),
-        Ready::After(time) => table([("after", duration(*time))]),
-        Ready::Probe(probe) => Value::Table(show_probe(probe)),
-    }
-}
-
-fn show_probe(probe: &Probe) -> Table {
-    let (form, value) = match &probe.kind {
-        ProbeKind::Http(path) => ("http", path.as_str().into()),
-        ProbeKind::Tcp => ("tcp", true.into()),
-        ProbeKind::Grpc(service) if service.is_empty() => ("grpc", true.into()),
-        ProbeKind::Grpc(service) => ("grpc", service.as_str().into()),
-        ProbeKind::Exec(command) => ("exec", command.clone().into()),
-    };
-    let mut table = Table::new();
-    table.insert(form.to_owned(), value);
-    if let Some(port) = &probe.port {
-        table.insert("port".to_owned(), port.as_str().into());
-    }
-    if !probe.headers.is_empty() {
-        table.insert("headers".to_owned(), strings(&probe.headers).into());
-    }
-    match probe.owner {
-        PortOwner::Worker => {}
-        PortOwner::Any => drop(table.insert("owner".to_owned(), "any".into())),
-    }
-    table
-}
-
-fn show_health(health: &Health) -> Value {
-    let mut table = show_probe(&health.probe);
-    table.insert("every".to_owned(), duration(health.every));
-    table.insert("timeout".to_owned(), duration(health.timeout));
-    table.insert("misses".to_owned(), health.misses.into());
-    Value::Table(table)
 }

@@ -1,20 +1,21 @@
 //! `[telemetry]`: where traces, metrics and log records go.
 
 use ostler::otlp::{Protocol, Settings};
+use ostler_core::config::values::{fraction, string};
+use ostler_core::config::{Section, Walk};
 
-use super::section::{Section, Walk};
-use super::{keys, pool, values};
+use super::{keys, values};
 
 /// Reads the section; `None`: it is not there.
-pub(super) fn read(walk: &mut Walk<'_>, root: &Section<'_>) -> Option<Settings> {
+pub(super) fn read(walk: &mut Walk, root: &Section<'_>) -> Option<Settings> {
     let section = root.table(walk, "telemetry", keys::TELEMETRY).ok()?;
     let settings = Settings {
         endpoint: section.read(walk, "otlp", values::receiver).ok(),
         protocol: section.read(walk, "protocol", values::protocol).or(Protocol::default()),
-        headers: pool::read_strings(walk, &section, "headers"),
-        sampling: section.read(walk, "sampling", values::fraction).ok(),
+        headers: section.strings(walk, "headers"),
+        sampling: section.read(walk, "sampling", fraction).ok(),
         metric_interval: None,
-        service_name: section.read(walk, "service_name", values::string).ok(),
+        service_name: section.read(walk, "service_name", string).ok(),
     };
     if let Some(part) = settings.sampling.filter(|part| !(0.0..=1.0).contains(part)) {
         let at = section.locate("sampling");

@@ -1,6 +1,7 @@
 //! What the keys of a file mean. Mistakes, paths, serving and the reference have files of their
 //! own.
 
+mod embedder;
 mod files;
 mod mistakes;
 mod random;

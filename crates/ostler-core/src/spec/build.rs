@@ -21,6 +21,13 @@ macro_rules! settings {
 mod serve;
 
 impl PoolSpec {
+    /// The pool's name, unique in its instance: letters, digits, `-`, `_` and `.`, at most 64.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
     /// The program and its arguments; see [`command`](super::WorkerSpec::command).
     #[must_use]
     pub fn command(mut self, command: impl IntoIterator<Item = impl Into<String>>) -> Self {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ostler::Engine;
+use ostler_core::config::PoolSpecs;
 use ostler_core::signal::Signal;
 use ostler_core::spec::{
     Affinity, Breaker, Codel, FailureRate, Health, LONGEST, Mode, OnCancel, OnGiveUp, OutputSpec, PoolSpec, Port,
@@ -232,6 +233,32 @@ proptest! {
                 prop_assert_eq!(read, config, "{}", text);
             }
             Err(mistakes) => prop_assert!(!problems.is_empty(), "{}\n{}", mistakes, text),
+        }
+    }
+
+    /// A pool that is valid survives an app's configuration; another one is refused there, too.
+    #[test]
+    fn a_pool_survives_serde(pool in any_pool()) {
+        let problems = pool.problems();
+        let pools: PoolSpecs = [pool.clone()].into_iter().collect();
+        let toml = toml::to_string(&pools).unwrap();
+        let json = serde_json::to_value(&pools).unwrap();
+        let read = [
+            toml::from_str::<PoolSpecs>(&toml).map_err(|error| error.to_string()),
+            serde_json::from_value::<PoolSpecs>(json).map_err(|error| error.to_string()),
+        ];
+        for read in read {
+            match read {
+                Ok(read) => {
+                    prop_assert_eq!(&problems, &[], "{}", toml);
+                    prop_assert_eq!(&read, &pools, "{}", toml);
+                }
+                Err(mistakes) => prop_assert!(!problems.is_empty(), "{}\n{}", mistakes, toml),
+            }
+        }
+        let one = toml::from_str::<PoolSpec>(&toml::to_string(&pool).unwrap());
+        if problems.is_empty() {
+            prop_assert_eq!(one.unwrap().name(&pool.name), pool);
         }
     }
 

@@ -1,48 +1,43 @@
 //! `[pool.NAME]`: every key of a pool, then the rules of [`PoolSpec::problems`] with their places.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-use ostler_core::spec::{LONGEST, MOST_WORKERS, OutputSpec, PoolSpec, Port, Ports, Ready, StopSpec};
-use ostler_core::supervision::Backoff;
-use ostler_python::Python;
 
 use super::section::{Field, Section, Walk};
 use super::{keys, probe, serve, values};
+use crate::spec::{LONGEST, MOST_WORKERS, OutputSpec, PoolSpec, Port, Ports, Ready, StopSpec};
+use crate::supervision::Backoff;
 
-/// Reads the pool `name`. Relative paths are against `base`.
-pub(super) fn read(
-    walk: &mut Walk<'_>,
-    section: &Section<'_>,
-    name: &str,
-    base: &Path,
-    python: Option<&Python>,
-) -> PoolSpec {
-    let mut spec = PoolSpec::new(name, Vec::<String>::new());
-    if let Some(python) = python {
-        // Until the interpreter is found, or its virtual environment made.
-        spec.worker = python.worker(Path::new("python3"));
-    } else if section.get("command").is_none() && section.get("python").is_none() {
-        walk.missing(
-            section.at,
-            &section.path_of("command"),
-            "missing; set it to the program and its arguments, for example [\"python3\", \"worker.py\"]",
-        );
+/// Reads the keys of `section` into `spec`, which has the defaults: without a command, the section
+/// has to have one. Paths stay as they are written ([`PoolSpec::relative_to`]); what is invalid in
+/// the specification as a whole is for [`check`] to report.
+pub fn read(walk: &mut Walk, section: &Section<'_>, mut spec: PoolSpec) -> PoolSpec {
+    if spec.worker.command.is_empty() && !section.has("command") {
+        if !section.has("python") {
+            walk.missing(
+                section.at,
+                &section.path_of("command"),
+                "missing; set it to the program and its arguments, for example [\"python3\", \"worker.py\"]",
+            );
+        }
+        // That it is empty is not a second mistake.
+        spec.worker.command.push("python3".to_owned());
     }
     read_rules(walk, section, &mut spec);
-    read_process(walk, section, &mut spec, base);
-    read_life(walk, section, &mut spec, base);
+    read_process(walk, section, &mut spec);
+    read_life(walk, section, &mut spec);
     spec.serve = serve::read(walk, section);
-    if let Some(python) = python {
-        python.inform(&mut spec);
-    }
-    report_problems(walk, section, &spec);
     spec
 }
 
+/// Reports what is invalid in a pool that was read from `section`, and a fixed port that one of the
+/// pools `before` uses. A key with a mistake already is not reported again.
+pub fn check(walk: &mut Walk, section: &Section<'_>, spec: &PoolSpec, before: &[PoolSpec]) {
+    report_problems(walk, section, spec);
+    report_shared_port(walk, section, spec, before);
+}
+
 /// How many, and when they are restarted.
-fn read_rules(walk: &mut Walk<'_>, section: &Section<'_>, spec: &mut PoolSpec) {
+fn read_rules(walk: &mut Walk, section: &Section<'_>, spec: &mut PoolSpec) {
     spec.workers = section
         .read(walk, "workers", values::count)
         .or_harmless(spec.workers, MOST_WORKERS);
@@ -60,7 +55,7 @@ fn read_rules(walk: &mut Walk<'_>, section: &Section<'_>, spec: &mut PoolSpec) {
     }
 }
 
-fn read_backoff(walk: &mut Walk<'_>, pool: &Section<'_>) -> Option<Backoff> {
+fn read_backoff(walk: &mut Walk, pool: &Section<'_>) -> Option<Backoff> {
     let section = pool.table(walk, "backoff", keys::BACKOFF).ok()?;
     let defaults = Backoff::of_pools();
     Some(Backoff {
@@ -76,16 +71,12 @@ fn read_backoff(walk: &mut Walk<'_>, pool: &Section<'_>) -> Option<Backoff> {
 }
 
 /// The process itself.
-fn read_process(walk: &mut Walk<'_>, section: &Section<'_>, spec: &mut PoolSpec, base: &Path) {
+fn read_process(walk: &mut Walk, section: &Section<'_>, spec: &mut PoolSpec) {
     let worker = &mut spec.worker;
     let command = section.read(walk, "command", values::strings);
     worker.command = command.or(std::mem::take(&mut worker.command));
-    if let Some(program) = worker.command.first_mut() {
-        *program = program_path(base, program);
-    }
-    let cwd = section.read(walk, "cwd", values::path).or(PathBuf::new());
-    worker.cwd = Some(clean_join(base, &cwd));
-    worker.env.extend(read_strings(walk, section, "env"));
+    worker.cwd = section.read(walk, "cwd", values::path).ok();
+    worker.env.extend(section.strings(walk, "env"));
     worker.inherit_env = section
         .read(walk, "inherit_env", values::boolean)
         .or(worker.inherit_env);
@@ -96,33 +87,7 @@ fn read_process(walk: &mut Walk<'_>, section: &Section<'_>, spec: &mut PoolSpec,
     worker.mode = section.read(walk, "mode", values::mode).or(worker.mode);
 }
 
-/// `base/path`, without the `.` that stands for the file's own directory.
-pub(super) fn clean_join(base: &Path, path: &Path) -> PathBuf {
-    base.join(path).components().collect()
-}
-
-/// A program with a slash in it is a path; any other is looked up in `PATH`.
-pub(super) fn program_path(base: &Path, program: &str) -> String {
-    let joined = program.contains('/').then(|| clean_join(base, Path::new(program)));
-    // A directory that is no UTF-8 leaves the path as it is: relative to `cwd`, which is that
-    // directory by default.
-    joined
-        .and_then(|path| path.into_os_string().into_string().ok())
-        .unwrap_or_else(|| program.to_owned())
-}
-
-/// A table of strings under names that people choose.
-pub(super) fn read_strings(walk: &mut Walk<'_>, within: &Section<'_>, key: &str) -> BTreeMap<String, String> {
-    let Some(section) = within.any_table(walk, key).ok() else {
-        return BTreeMap::new();
-    };
-    section
-        .names()
-        .filter_map(|name| Some((name.to_owned(), section.read(walk, name, values::string).ok()?)))
-        .collect()
-}
-
-fn read_ports(walk: &mut Walk<'_>, section: &Section<'_>, default: Ports) -> Ports {
+fn read_ports(walk: &mut Walk, section: &Section<'_>, default: Ports) -> Ports {
     let one = match section.read(walk, "port", values::port) {
         Field::Absent => default,
         Field::Is(None) => Ports::None,
@@ -133,7 +98,7 @@ fn read_ports(walk: &mut Walk<'_>, section: &Section<'_>, default: Ports) -> Por
         Field::Absent => one,
         Field::Wrong => Ports::One(Port::Any),
         Field::Is(ports) => {
-            if section.get("port").is_some() {
+            if section.has("port") {
                 walk.wrong(ports.at, &ports.path, "use only one of `port` and `ports`");
             }
             Ports::Named(
@@ -146,11 +111,11 @@ fn read_ports(walk: &mut Walk<'_>, section: &Section<'_>, default: Ports) -> Por
     }
 }
 
-fn read_named_port(walk: &mut Walk<'_>, ports: &Section<'_>, name: &str) -> Port {
+fn read_named_port(walk: &mut Walk, ports: &Section<'_>, name: &str) -> Port {
     ports.read(walk, name, values::named_port).or(Port::Any)
 }
 
-fn read_output(walk: &mut Walk<'_>, pool: &Section<'_>, defaults: OutputSpec) -> OutputSpec {
+fn read_output(walk: &mut Walk, pool: &Section<'_>, defaults: OutputSpec) -> OutputSpec {
     let Some(section) = pool.table(walk, "output", keys::OUTPUT).ok() else {
         return defaults;
     };
@@ -161,16 +126,16 @@ fn read_output(walk: &mut Walk<'_>, pool: &Section<'_>, defaults: OutputSpec) ->
 }
 
 /// How it gets ready, is watched, and ends.
-fn read_life(walk: &mut Walk<'_>, section: &Section<'_>, spec: &mut PoolSpec, base: &Path) {
+fn read_life(walk: &mut Walk, section: &Section<'_>, spec: &mut PoolSpec) {
     let worker = &mut spec.worker;
     worker.min_uptime = section.read(walk, "min_uptime", values::duration).or(worker.min_uptime);
-    worker.ready = probe::ready(walk, section, base)
+    worker.ready = probe::ready(walk, section)
         .map(Some)
         .or_harmless(worker.ready.clone(), Some(Ready::Notify));
     worker.start_timeout = section
         .read(walk, "start_timeout", values::duration)
         .or(worker.start_timeout);
-    worker.health = probe::health(walk, section, base);
+    worker.health = probe::health(walk, section);
     worker.watchdog = section.read(walk, "watchdog", values::duration).ok();
     worker.stop = read_stop(walk, section, "stop", worker.stop);
     worker.host_death = read_stop(walk, section, "host_death", worker.host_death);
@@ -179,7 +144,7 @@ fn read_life(walk: &mut Walk<'_>, section: &Section<'_>, spec: &mut PoolSpec, ba
         .or(worker.release_timeout);
 }
 
-fn read_stop(walk: &mut Walk<'_>, pool: &Section<'_>, key: &str, defaults: StopSpec) -> StopSpec {
+fn read_stop(walk: &mut Walk, pool: &Section<'_>, key: &str, defaults: StopSpec) -> StopSpec {
     let Some(section) = pool.table(walk, key, keys::STOP).ok() else {
         return defaults;
     };
@@ -190,7 +155,7 @@ fn read_stop(walk: &mut Walk<'_>, pool: &Section<'_>, key: &str, defaults: StopS
 }
 
 /// A fixed port that an earlier pool uses.
-pub(super) fn report_shared_port(walk: &mut Walk<'_>, section: &Section<'_>, spec: &PoolSpec, before: &[PoolSpec]) {
+fn report_shared_port(walk: &mut Walk, section: &Section<'_>, spec: &PoolSpec, before: &[PoolSpec]) {
     let shared = |other: &PoolSpec| Some((other.name.clone(), other.shared_port(spec)?));
     if let Some((other, port)) = before.iter().find_map(shared) {
         let key = ports_key(section);
@@ -201,15 +166,11 @@ pub(super) fn report_shared_port(walk: &mut Walk<'_>, section: &Section<'_>, spe
 
 /// Named ports are checked by the rules of the single one.
 fn ports_key(section: &Section<'_>) -> &'static str {
-    if section.get("ports").is_some() {
-        "ports"
-    } else {
-        "port"
-    }
+    if section.has("ports") { "ports" } else { "port" }
 }
 
-/// The specification's own rules. A key with a mistake already is not reported again.
-fn report_problems(walk: &mut Walk<'_>, section: &Section<'_>, spec: &PoolSpec) {
+/// The specification's own rules.
+fn report_problems(walk: &mut Walk, section: &Section<'_>, spec: &PoolSpec) {
     if walk.is_partial() {
         return;
     }
@@ -219,10 +180,11 @@ fn report_problems(walk: &mut Walk<'_>, section: &Section<'_>, spec: &PoolSpec) 
             "port" => ports_key(section),
             key => key,
         };
-        let path = if key == "name" {
-            section.path.clone()
-        } else {
-            section.path_of(key)
+        let path = match key {
+            // A table that has no name yet (`PoolSpec::name`).
+            "name" if section.path.is_empty() => continue,
+            "name" => section.path.clone(),
+            key => section.path_of(key),
         };
         if !walk.has_mistake(&path) {
             problems.push((key, path, problem.message));

@@ -1,13 +1,11 @@
 //! The keys for those that call a pool's workers (`ostler-serve`).
 
-use ostler_core::spec::{Breaker, Codel, FailureRate, QueueSpec, Recycle, ServeSpec, Sessions};
-
-use super::keys;
 use super::section::{Section, Walk};
-use super::values;
+use super::{keys, values};
+use crate::spec::{Breaker, Codel, FailureRate, QueueSpec, Recycle, ServeSpec, Sessions};
 
 /// Reads them, each with its default.
-pub(super) fn read(walk: &mut Walk<'_>, pool: &Section<'_>) -> ServeSpec {
+pub(super) fn read(walk: &mut Walk, pool: &Section<'_>) -> ServeSpec {
     let defaults = ServeSpec::default();
     ServeSpec {
         concurrency: pool.read(walk, "concurrency", values::count).or(defaults.concurrency),
@@ -29,7 +27,7 @@ pub(super) fn read(walk: &mut Walk<'_>, pool: &Section<'_>) -> ServeSpec {
     }
 }
 
-fn queue(walk: &mut Walk<'_>, pool: &Section<'_>, defaults: QueueSpec) -> QueueSpec {
+fn queue(walk: &mut Walk, pool: &Section<'_>, defaults: QueueSpec) -> QueueSpec {
     let Some(section) = pool.table(walk, "queue", keys::QUEUE).ok() else {
         return defaults;
     };
@@ -40,7 +38,7 @@ fn queue(walk: &mut Walk<'_>, pool: &Section<'_>, defaults: QueueSpec) -> QueueS
     }
 }
 
-fn codel(walk: &mut Walk<'_>, queue: &Section<'_>) -> Option<Codel> {
+fn codel(walk: &mut Walk, queue: &Section<'_>) -> Option<Codel> {
     let section = queue.table(walk, "codel", keys::CODEL).ok()?;
     let defaults = Codel::default();
     Some(Codel {
@@ -49,7 +47,7 @@ fn codel(walk: &mut Walk<'_>, queue: &Section<'_>) -> Option<Codel> {
     })
 }
 
-fn sessions(walk: &mut Walk<'_>, pool: &Section<'_>, defaults: Sessions) -> Sessions {
+fn sessions(walk: &mut Walk, pool: &Section<'_>, defaults: Sessions) -> Sessions {
     let Some(section) = pool.table(walk, "sessions", keys::SESSIONS).ok() else {
         return defaults;
     };
@@ -60,7 +58,7 @@ fn sessions(walk: &mut Walk<'_>, pool: &Section<'_>, defaults: Sessions) -> Sess
     }
 }
 
-fn recycle(walk: &mut Walk<'_>, pool: &Section<'_>, defaults: Recycle) -> Recycle {
+fn recycle(walk: &mut Walk, pool: &Section<'_>, defaults: Recycle) -> Recycle {
     let Some(section) = pool.table(walk, "recycle", keys::RECYCLE).ok() else {
         return defaults;
     };
@@ -79,7 +77,7 @@ fn recycle(walk: &mut Walk<'_>, pool: &Section<'_>, defaults: Recycle) -> Recycl
     }
 }
 
-fn breaker(walk: &mut Walk<'_>, pool: &Section<'_>, defaults: Breaker) -> Breaker {
+fn breaker(walk: &mut Walk, pool: &Section<'_>, defaults: Breaker) -> Breaker {
     let Some(section) = pool.table(walk, "breaker", keys::BREAKER).ok() else {
         return defaults;
     };
@@ -90,7 +88,7 @@ fn breaker(walk: &mut Walk<'_>, pool: &Section<'_>, defaults: Breaker) -> Breake
     }
 }
 
-fn rate(walk: &mut Walk<'_>, breaker: &Section<'_>) -> Option<FailureRate> {
+fn rate(walk: &mut Walk, breaker: &Section<'_>) -> Option<FailureRate> {
     let section = breaker.table(walk, "rate", keys::RATE).ok()?;
     let defaults = FailureRate::default();
     Some(FailureRate {

@@ -1,16 +1,11 @@
 //! `ready` and `health`: what is asked, and of which port.
 
-use std::path::Path;
-
-use ostler_core::spec::{Health, PortOwner, Probe, ProbeKind, Ready};
-
-use super::keys;
-use super::pool;
 use super::section::{Field, Section, Walk};
-use super::values;
+use super::{keys, values};
+use crate::spec::{Health, PortOwner, Probe, ProbeKind, Ready};
 
 /// `ready = { … }`: exactly one of its forms.
-pub(super) fn ready(walk: &mut Walk<'_>, of: &Section<'_>, base: &Path) -> Field<Ready> {
+pub(super) fn ready(walk: &mut Walk, of: &Section<'_>) -> Field<Ready> {
     let section = match of.table(walk, "ready", keys::READY) {
         Field::Is(section) => section,
         Field::Absent => return Field::Absent,
@@ -28,19 +23,19 @@ pub(super) fn ready(walk: &mut Walk<'_>, of: &Section<'_>, base: &Path) -> Field
         "file" => section.read(walk, form, values::only_true).map(|()| Ready::File),
         "line" => section.read(walk, form, values::string).map(Ready::Line),
         "after" => section.read(walk, form, values::duration).map(Ready::After),
-        question => probe(walk, &section, question, base).map(Ready::Probe),
+        question => probe(walk, &section, question).map(Ready::Probe),
     }
 }
 
 /// Refuses the keys that say something about a port, for a form that asks none. Whether there were
 /// any.
-fn needs_no_port(walk: &mut Walk<'_>, section: &Section<'_>, form: &str) -> bool {
+fn needs_no_port(walk: &mut Walk, section: &Section<'_>, form: &str) -> bool {
     let refused = ["port", "owner", "headers"].map(|key| refuse_for(walk, section, form, key));
     refused.contains(&true)
 }
 
-fn refuse_for(walk: &mut Walk<'_>, section: &Section<'_>, form: &str, key: &str) -> bool {
-    let found = section.get(key).is_some();
+fn refuse_for(walk: &mut Walk, section: &Section<'_>, form: &str, key: &str) -> bool {
+    let found = section.has(key);
     if found {
         let message = format!("{form} needs no port; leave it out");
         walk.wrong(section.locate(key), &section.path_of(key), message);
@@ -49,10 +44,10 @@ fn refuse_for(walk: &mut Walk<'_>, section: &Section<'_>, form: &str, key: &str)
 }
 
 /// `health = { … }`: one probe, and its interval.
-pub(super) fn health(walk: &mut Walk<'_>, of: &Section<'_>, base: &Path) -> Option<Health> {
+pub(super) fn health(walk: &mut Walk, of: &Section<'_>) -> Option<Health> {
     let section = of.table(walk, "health", keys::HEALTH).ok()?;
     let form = the_one(walk, &section, &["http", "grpc", "tcp", "exec"]);
-    let probe = form.map_or(Field::Wrong, |form| probe(walk, &section, form, base)).ok();
+    let probe = form.map_or(Field::Wrong, |form| probe(walk, &section, form)).ok();
     let defaults = Health::new(probe.clone().unwrap_or(Probe::new(ProbeKind::Tcp)));
     let mut health = defaults.clone();
     health.every = section.read(walk, "every", values::duration).or(defaults.every);
@@ -61,16 +56,11 @@ pub(super) fn health(walk: &mut Walk<'_>, of: &Section<'_>, base: &Path) -> Opti
     probe.map(|_| health)
 }
 
-fn probe(walk: &mut Walk<'_>, section: &Section<'_>, form: &str, base: &Path) -> Field<Probe> {
+fn probe(walk: &mut Walk, section: &Section<'_>, form: &str) -> Field<Probe> {
     if form == "exec" {
         return match needs_no_port(walk, section, form) {
             true => Field::Wrong,
-            false => section.read(walk, form, values::strings).map(|mut command| {
-                if let Some(program) = command.first_mut() {
-                    *program = pool::program_path(base, program);
-                }
-                Probe::exec(command)
-            }),
+            false => section.read(walk, form, values::strings).map(Probe::exec),
         };
     }
     let port = section.read(walk, "port", values::string).ok();
@@ -80,7 +70,7 @@ fn probe(walk: &mut Walk<'_>, section: &Section<'_>, form: &str, base: &Path) ->
         "grpc" => section.read(walk, form, values::grpc_service).map(ProbeKind::Grpc),
         _ => section.read(walk, form, values::only_true).map(|()| ProbeKind::Tcp),
     };
-    let headers = pool::read_strings(walk, section, "headers");
+    let headers = section.strings(walk, "headers");
     kind.map(|kind| {
         let mut probe = Probe::new(kind);
         (probe.port, probe.owner, probe.headers) = (port, owner, headers);
@@ -89,12 +79,8 @@ fn probe(walk: &mut Walk<'_>, section: &Section<'_>, form: &str, base: &Path) ->
 }
 
 /// Which one of `forms` the table holds; none or several are mistakes.
-fn the_one<'f>(walk: &mut Walk<'_>, section: &Section<'_>, forms: &[&'f str]) -> Option<&'f str> {
-    let held: Vec<&str> = forms
-        .iter()
-        .copied()
-        .filter(|form| section.get(form).is_some())
-        .collect();
+fn the_one<'f>(walk: &mut Walk, section: &Section<'_>, forms: &[&'f str]) -> Option<&'f str> {
+    let held: Vec<&str> = forms.iter().copied().filter(|form| section.has(form)).collect();
     match held.as_slice() {
         [one] => Some(one),
         [] => {
