@@ -102,7 +102,7 @@ async fn until(events: &mut EventStream, what: &str, mut fits: impl FnMut(&Event
 }
 
 /// A run that emits everything except what `provoke` adds.
-async fn full_run(place: &Place, telemetry: &Telemetry, receiver: &Receiver) -> String {
+async fn full_run(place: &Place, telemetry: &Telemetry, receiver: &Receiver) -> Traces {
     let builder = Ostler::builder("names")
         .state_dir(place.directory.path().join("state"))
         .audit(Duration::from_millis(50))
@@ -141,7 +141,7 @@ async fn full_run(place: &Place, telemetry: &Telemetry, receiver: &Receiver) -> 
     })
     .await;
     // Its gauges are read while the pool has a client.
-    let (trace, _called) = calls(&ostler, &mut events, place).await;
+    let (traces, _called) = calls(&ostler, &mut events, place).await;
     // Wait for one complete export of the metrics.
     let before = receiver.received().metrics.len();
     receiver.wait_for("a worker's CPU time", SOON, |received| {
@@ -166,12 +166,15 @@ async fn full_run(place: &Place, telemetry: &Telemetry, receiver: &Receiver) -> 
     ostler.stop().await.expect("nothing is left");
     stray.ended();
     provoke(telemetry, run);
-    trace
+    traces
 }
 
+/// The `traceparent` that the worker of each pool was given, by the worker.
+type Traces = [(&'static str, String); 3];
+
 /// Calls workers over gRPC, HTTP and stdio; a crash opens the circuit breaker, and a worker is
-/// drained. Returns the trace that the gRPC worker was given.
-async fn calls(ostler: &Ostler, events: &mut EventStream, place: &Place) -> (String, ServingPool) {
+/// drained.
+async fn calls(ostler: &Ostler, events: &mut EventStream, place: &Place) -> (Traces, ServingPool) {
     let point = |latitude, longitude| Point { latitude, longitude };
     let grpc = place.serving(ostler, "called", "grpc").await;
     let mut client = RouteGuideClient::new(grpc.grpc());
@@ -196,14 +199,22 @@ async fn calls(ostler: &Ostler, events: &mut EventStream, place: &Place) -> (Str
     .await;
 
     let http = place.serving(ostler, "asked", "http").await;
-    let request = hyper::Request::get("/healthz").body(http_body_util::Empty::<hyper::body::Bytes>::new());
-    let response = http.http().send(request.unwrap()).await.expect("an answer");
-    assert_eq!(response.status(), 200);
+    let mut asked = String::new();
+    for method in ["BREW", "GET"] {
+        let request = hyper::Request::builder().method(method).uri("/healthz");
+        let request = request.body(http_body_util::Empty::<hyper::body::Bytes>::new());
+        let response = http.http().send(request.unwrap()).await.expect("an answer");
+        assert_eq!(response.status(), 200);
+        let trace = response.headers().get("traceparent-seen").expect("a trace");
+        asked = trace.to_str().unwrap().to_owned();
+    }
 
     let stdio = place.serving(ostler, "spoken_to", "packet").await;
     let client = stdio.stdio::<serde_json::Value, serde_json::Value>();
-    client.call(&serde_json::json!({"key": 4})).await.expect("an answer");
-    (trace, grpc)
+    let answer = client.call(&serde_json::json!({"key": 4})).await.expect("an answer");
+    let spoken_to = answer["traceparent"].as_str().expect("a trace").to_owned();
+    let traces = [("called/0", trace), ("asked/0", asked), ("spoken_to/0", spoken_to)];
+    (traces, grpc)
 }
 
 /// Sends what a test can only cause with a flood of events or with a bug.
@@ -236,7 +247,7 @@ fn full_run_sends_exactly_the_listed_names() {
     drop(tracing::info_span!("the app's own"));
     let place = Place::new();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let trace = runtime.block_on(full_run(&place, &telemetry, &receiver));
+    let traces = runtime.block_on(full_run(&place, &telemetry, &receiver));
     let undelivered = telemetry.shutdown(SOON);
     assert!(undelivered.is_empty(), "{undelivered}");
     assert_eq!(survivors(&place.tag), []);
@@ -255,8 +266,14 @@ fn full_run_sends_exactly_the_listed_names() {
         .filter(is_call)
         .map(|span| span.name.as_str())
         .collect();
-    assert_eq!(calls, BTreeSet::from(["GET", "routeguide.RouteGuide/GetFeature"]));
-    assert_is_in_trace(&received, &trace);
+    assert_eq!(
+        calls,
+        BTreeSet::from(["GET", "HTTP", "routeguide.RouteGuide/GetFeature"])
+    );
+    for (worker, trace) in &traces {
+        assert_is_in_trace(&received, worker, trace);
+    }
+    assert_is_of_unknown_method(&received);
     let others = received.spans.iter().filter(|span| !is_call(span));
     let sent: BTreeSet<&str> = others.map(|span| span.name.as_str()).collect();
     let of_spans: BTreeSet<&str> = received
@@ -287,28 +304,47 @@ fn full_run_sends_exactly_the_listed_names() {
     compare("attributes of the resource", &listed(resource::ALL), &of_resources);
 }
 
-/// What the worker was given is the place of the first gRPC call's span.
-fn assert_is_in_trace(received: &Received, trace: &str) {
+/// The text of an attribute.
+fn text<'a>(span: &'a Span, key: &str) -> &'a str {
+    let found = span.attributes.iter().find(|pair| pair.key == key);
+    match found.and_then(|pair| pair.value.as_ref()?.value.as_ref()) {
+        Some(any_value::Value::StringValue(text)) => text,
+        other => panic!("{key} is {other:?} in {span:?}"),
+    }
+}
+
+/// A method that the conventions do not list is no name of its own.
+fn assert_is_of_unknown_method(received: &Received) {
+    let call = received
+        .spans
+        .iter()
+        .find(|span| span.name == "HTTP")
+        .expect("the call");
+    assert_eq!(
+        (
+            text(call, "http.request.method"),
+            text(call, "http.request.method_original")
+        ),
+        ("_OTHER", "BREW")
+    );
+}
+
+/// What the worker was given is the place of a call's span.
+fn assert_is_in_trace(received: &Received, worker: &str, trace: &str) {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let mut calls = received.spans.iter().filter(|span| span.kind() == SpanKind::Client);
     let call = calls.find(|span| trace == format!("00-{}-{}-01", hex(&span.trace_id), hex(&span.span_id)));
     let call = call.unwrap_or_else(|| panic!("no call is {trace}"));
-    let text = |key: &str| {
-        let found = call.attributes.iter().find(|pair| pair.key == key);
-        let value = found.and_then(|pair| pair.value.as_ref()?.value.as_ref());
-        match value {
-            Some(any_value::Value::StringValue(text)) => text.as_str(),
-            other => panic!("{key} is {other:?} in {call:?}"),
-        }
-    };
-    assert_eq!(call.name, "routeguide.RouteGuide/GetFeature");
+    if worker == "called/0" {
+        assert_eq!(call.name, "routeguide.RouteGuide/GetFeature");
+        assert_eq!(
+            (text(call, "rpc.system.name"), text(call, "rpc.response.status_code")),
+            ("grpc", "OK")
+        );
+    }
     assert_eq!(
-        (text("rpc.system.name"), text("rpc.response.status_code")),
-        ("grpc", "OK")
-    );
-    assert_eq!(
-        (text("ostler.outcome"), text("ostler.worker")),
-        ("answered", "called/0")
+        (text(call, "ostler.outcome"), text(call, "ostler.worker")),
+        ("answered", worker)
     );
     assert!(call.events.iter().any(|event| event.name == span_event::QUEUED));
 }

@@ -39,6 +39,13 @@ pub trait Adapter: Send + Sync + 'static {
         true
     }
 
+    /// Tells the connections of adapters of one type apart: adapters of equal names share their
+    /// connections to a worker. An adapter whose fields decide where or how it connects names them.
+    /// Default: all adapters of this type share one connection to each worker.
+    fn connection_name(&self) -> &str {
+        ""
+    }
+
     /// Sends a request and reads the answer. Dropped when the caller gives up or the deadline
     /// comes: cancel then, if the protocol can.
     ///

@@ -77,8 +77,15 @@ impl CallOptions {
 
     pub(crate) fn due(&self, default: Duration) -> Option<Instant> {
         let timeout = self.timeout.unwrap_or(default);
-        let after = (!timeout.is_zero()).then(|| Instant::now() + timeout);
-        self.deadline.or(after)
+        // One that is too late for the clock is none.
+        let after = || Instant::now().checked_add(timeout).filter(|_| !timeout.is_zero());
+        self.deadline.or_else(after)
+    }
+
+    /// The caller's own deadline, which is for the whole answer; the pool's is for its beginning.
+    #[cfg(any(feature = "http", feature = "stdio"))]
+    pub(crate) fn own_deadline(&self) -> Option<Instant> {
+        self.due(Duration::ZERO)
     }
 }
 
@@ -86,12 +93,24 @@ impl CallOptions {
 struct Failed<R> {
     error: CallError,
     request: Option<R>,
+    /// The caller's own request failed: it says nothing about the worker.
+    by_caller: bool,
 }
 
 impl<R> Failed<R> {
     fn refused(refused: Refused, request: Option<R>) -> Self {
-        let error = refused.into();
-        Self { error, request }
+        Self {
+            request,
+            ..Self::of(refused.into())
+        }
+    }
+
+    fn of(error: CallError) -> Self {
+        Self {
+            error,
+            request: None,
+            by_caller: false,
+        }
     }
 }
 
@@ -139,13 +158,15 @@ async fn attempts<A: Adapter>(
         };
         let failed = match attempt {
             Ok(answered) => {
-                trial.end(Verdict::Answered);
-                serving.answered(options.key.as_deref());
-                return Ok(answered);
+                let (response, flight) = answered;
+                return Ok((response, flight.of_request(options.key.clone(), trial.begun())));
             }
             Err(failed) => failed,
         };
-        trial.end(verdict(&failed.error));
+        trial.end(match failed.by_caller {
+            true => Verdict::Neutral,
+            false => verdict(&failed.error),
+        });
         if crashed(&failed.error) {
             crashes += 1;
             serving.crashed_on(options.key.as_deref());
@@ -187,7 +208,7 @@ fn observe<R>(observed: Observed, answered: Result<(R, Flight), CallError>) -> R
     }
 }
 
-fn verdict(error: &CallError) -> Verdict {
+pub(crate) fn verdict(error: &CallError) -> Verdict {
     match error {
         CallError::Unknown(unknown) if unknown.cause == Lost::Stopped => Verdict::Neutral,
         CallError::Unknown(_) | CallError::Refused(Refused::Unreachable { .. }) => Verdict::Failed,
@@ -195,8 +216,9 @@ fn verdict(error: &CallError) -> Verdict {
     }
 }
 
-fn crashed(error: &CallError) -> bool {
-    matches!(error, CallError::Unknown(unknown) if unknown.cause == Lost::Worker)
+/// Whether the worker ended with the call, and was not stopped.
+pub(crate) fn crashed(error: &CallError) -> bool {
+    matches!(error, CallError::Unknown(unknown) if unknown.cause == Lost::Worker || unknown.failure.is_some())
 }
 
 /// Another worker may do better. A queue that is full or too slow will not, and a deadline has
@@ -204,9 +226,12 @@ fn crashed(error: &CallError) -> bool {
 fn may_retry(error: &CallError) -> bool {
     match error {
         CallError::Refused(refused) => matches!(refused, Refused::Unreachable { .. }),
-        CallError::Unknown(unknown) => {
-            matches!(unknown.cause, Lost::Worker | Lost::Stopped | Lost::Connection(_))
-        }
+        CallError::Unknown(unknown) => match unknown.cause {
+            Lost::Worker | Lost::Stopped | Lost::Connection(_) => true,
+            // Half an answer of a worker that has ended.
+            Lost::Answer(_) => unknown.failure.is_some(),
+            Lost::Deadline { .. } => false,
+        },
     }
 }
 
@@ -231,6 +256,12 @@ async fn attempt<A: Adapter>(
         Ok(connection) => connection,
         Err(why) => return Err(unreachable(flight, request, why, !A::RECONNECTS)),
     };
+    // A worker that is sent what no one waits for would have to be replaced.
+    if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+        flight.not_sent();
+        let waited = observed.has_waited();
+        return Err(Failed::refused(Refused::Expired { waited }, None));
+    }
     let attempt = Attempt {
         sent: flight.sent().clone(),
         deadline,
@@ -260,6 +291,20 @@ async fn attempt<A: Adapter>(
             let broken = !A::RECONNECTS && !adapter.is_open(&connection);
             Err(unreachable(flight, request, why, broken))
         }
+        // The request's own body failed on its way: as if the caller had given up.
+        Fault::Invalid(why) if flight.sent().at().is_some() => {
+            drop(flight);
+            let unknown = Unknown {
+                worker: worker.who().clone(),
+                cause: Lost::Connection(why),
+                failure: None,
+            };
+            let by_caller = true;
+            Err(Failed {
+                by_caller,
+                ..Failed::of(unknown.into())
+            })
+        }
         Fault::Invalid(why) => {
             flight.not_sent();
             Err(Failed::refused(Refused::Invalid { why }, None))
@@ -270,8 +315,8 @@ async fn attempt<A: Adapter>(
             flight.not_sent();
             Err(Failed::refused(Refused::Unreachable { worker: who, why }, None))
         }
-        Fault::Lost(why) => Err(lost(flight, Lost::Connection(why), A::RECONNECTS).await),
-        Fault::BadAnswer(why) => Err(lost(flight, Lost::Answer(why), false).await),
+        Fault::Lost(why) => Err(lost(flight, Lost::Connection(why), A::RECONNECTS, deadline).await),
+        Fault::BadAnswer(why) => Err(lost(flight, Lost::Answer(why), false, deadline).await),
     }
 }
 
@@ -300,31 +345,33 @@ fn overdue<R>(flight: Flight) -> Failed<R> {
         cause: Lost::Deadline { sent_for },
         failure: None,
     };
-    Failed {
-        error: error.into(),
-        request: None,
-    }
+    Failed::of(error.into())
 }
 
 /// The outcome of a call that was sent and lost, with why the worker ended.
-async fn lost<R>(flight: Flight, cause: Lost, reconnects: bool) -> Failed<R> {
+async fn lost<R>(flight: Flight, cause: Lost, reconnects: bool, deadline: Option<Instant>) -> Failed<R> {
     let worker = Arc::clone(flight.worker());
-    let error = post_mortem(&worker, cause).await;
+    let error = post_mortem(&worker, cause, deadline).await;
     let reuse = reconnects && flight.serving().spec().on_cancel == OnCancel::Reuse;
     if reuse && matches!(error.cause, Lost::Connection(_)) {
         flight.kept();
     } else {
         flight.broken();
     }
-    Failed {
-        error: error.into(),
-        request: None,
-    }
+    Failed::of(error.into())
 }
 
-/// What became of a call that was lost with this worker, or with the connection to it.
-pub(crate) async fn post_mortem(worker: &Worker, cause: Lost) -> Unknown {
-    let (cause, failure) = match worker.ended(NOTICE, POST_MORTEM).await {
+/// What became of a call that was lost with this worker, or with the connection to it; as far as it
+/// is known at the call's deadline.
+pub(crate) async fn post_mortem(worker: &Worker, cause: Lost, deadline: Option<Instant>) -> Unknown {
+    let ended = tokio::select! {
+        biased;
+        ended = worker.ended(NOTICE, POST_MORTEM) => ended,
+        () = sleep_until(deadline) => None,
+    };
+    let (cause, failure) = match ended {
+        // That half an answer came says more than that the worker ended, which the failure says.
+        Some(Some(failure)) if matches!(cause, Lost::Answer(_)) => (cause, Some(failure)),
         Some(Some(failure)) => (Lost::Worker, Some(failure)),
         Some(None) if worker.was_stopped() => (Lost::Stopped, None),
         Some(None) => (Lost::Worker, None),

@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use crate::adapter::Adapter;
 use crate::call::{CallOptions, call, call_on};
-use crate::dispatcher::Slot;
 use crate::flight::Flight;
+use crate::lease::Held;
 use crate::outcome::CallError;
 use crate::policy::queue::SessionId;
 use crate::pool::Serving;
-use crate::worker::Worker;
 
 /// Where a client's calls go.
 #[derive(Debug, Clone)]
@@ -17,7 +16,7 @@ enum Target {
     /// To any worker, or to that of the session.
     Pool(Option<SessionId>),
     /// To the worker of a lease.
-    Lease(Arc<Slot<Arc<Worker>>>),
+    Lease(Arc<Held>),
 }
 
 /// Makes calls through an adapter. Clones share everything.
@@ -47,8 +46,8 @@ impl<A: Adapter> Client<A> {
         Self::to(serving, adapter, Target::Pool(Some(session)))
     }
 
-    pub(crate) fn on_lease(serving: Arc<Serving>, adapter: A, slot: Arc<Slot<Arc<Worker>>>) -> Self {
-        Self::to(serving, adapter, Target::Lease(slot))
+    pub(crate) fn on_lease(serving: Arc<Serving>, adapter: A, held: Arc<Held>) -> Self {
+        Self::to(serving, adapter, Target::Lease(held))
     }
 
     fn to(serving: Arc<Serving>, adapter: A, target: Target) -> Self {
@@ -99,7 +98,7 @@ impl<A: Adapter> Client<A> {
                 options.session = Some(Arc::clone(session));
                 call(&self.serving, &*self.adapter, request, &options).await
             }
-            Target::Lease(slot) => call_on(&self.serving, Arc::clone(slot), &*self.adapter, request, options).await,
+            Target::Lease(held) => call_on(&self.serving, held.slot(), &*self.adapter, request, options).await,
         }
     }
 }

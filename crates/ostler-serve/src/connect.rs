@@ -1,4 +1,4 @@
-//! The connection of one adapter to one worker: made within the deadline, kept, and made again when
+//! The connection of an adapter to one worker: made within the deadline, kept, and made again when
 //! it is lost.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -46,7 +46,7 @@ pub(crate) async fn connection<A: Adapter>(
     worker: &Arc<Worker>,
     deadline: Option<Instant>,
 ) -> Result<Arc<A::Connection>, String> {
-    let kept = worker.kept::<A, Kept<A::Connection>>();
+    let kept = worker.kept::<A, Kept<A::Connection>>(adapter.connection_name());
     if let Some(open) = kept.open(adapter) {
         return Ok(open);
     }

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use ostler_core::spec::OnCancel;
 
 use crate::adapter::Sent;
+#[cfg(any(feature = "http", feature = "stdio"))]
+use crate::call::{crashed, verdict};
 use crate::dispatcher::Slot;
 use crate::observe::Observed;
 #[cfg(any(feature = "http", feature = "stdio"))]
 use crate::outcome::CallError;
+use crate::policy::breaker::{Permit, Verdict};
 use crate::pool::Serving;
 use crate::renew::Replacement;
 use crate::worker::Worker;
@@ -24,6 +27,10 @@ pub(crate) struct Flight {
     sent: Sent,
     /// The call, from its answer on.
     observed: Option<Observed>,
+    /// What identifies the request, from its answer on.
+    key: Option<Arc<str>>,
+    /// By which the circuit breaker learns how the answer ends.
+    permit: Option<Permit>,
 }
 
 impl Flight {
@@ -37,7 +44,15 @@ impl Flight {
             worker,
             sent: Sent::default(),
             observed: None,
+            key: None,
+            permit: None,
         }
+    }
+
+    /// The answer has begun. When it is complete, the crashes on this key are forgotten.
+    pub(crate) fn of_request(mut self, key: Option<Arc<str>>, permit: Option<Permit>) -> Self {
+        (self.key, self.permit) = (key, permit);
+        self
     }
 
     /// The call is answered, and goes on being observed until the answer is complete.
@@ -55,6 +70,12 @@ impl Flight {
     /// The answer was cut off.
     #[cfg(any(feature = "http", feature = "stdio"))]
     pub(crate) fn cut_off(&mut self, error: &CallError) {
+        if crashed(error) {
+            self.serving.crashed_on(self.key.as_deref());
+        }
+        if let Some(permit) = self.permit.take() {
+            self.serving.report(permit, verdict(error));
+        }
         if let Some(observed) = &mut self.observed {
             observed.note(error);
         }
@@ -77,6 +98,7 @@ impl Flight {
         if let Some(observed) = self.observed.take() {
             observed.answered();
         }
+        self.serving.answered(self.key.as_deref());
         self.end(true);
     }
 
@@ -98,6 +120,10 @@ impl Flight {
     }
 
     fn end(&mut self, sent: bool) {
+        if let Some(permit) = self.permit.take() {
+            // It had begun its answer.
+            self.serving.report(permit, Verdict::Answered);
+        }
         if let Some(slot) = self.slot.take() {
             self.worker.call_ended(sent);
             self.serving.note_served(&self.worker);

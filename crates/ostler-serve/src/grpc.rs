@@ -34,7 +34,7 @@ use crate::worker::Worker;
 pub use status::{FAILURE, OUTCOME, REASON, STDERR, WORKER, status};
 pub use stream::GrpcBody;
 
-/// The adapter for gRPC: HTTP/2, with the call's deadline passed on as `grpc-timeout`.
+/// The adapter for gRPC: HTTP/2, with what is left of a request's `grpc-timeout` passed on.
 #[derive(Debug, Clone)]
 pub struct Grpc(Http);
 
@@ -66,6 +66,10 @@ impl Adapter for Grpc {
         self.0.is_open(connection)
     }
 
+    fn connection_name(&self) -> &str {
+        self.0.connection_name()
+    }
+
     async fn call(
         &self,
         connection: &HttpConnection,
@@ -88,9 +92,11 @@ impl Adapter for Grpc {
 /// A call that has no answer is a `tonic::Status` with the facts in its metadata: [`OUTCOME`]
 /// (`refused` or `unknown`), [`REASON`], [`WORKER`], [`FAILURE`] and [`STDERR`].
 ///
-/// A request's `grpc-timeout` is the one deadline for queue, call and retries. Without it, the
-/// pool's `timeout` applies until the response begins, so a stream may last any time. An extension
-/// of type [`CallOptions`] in the request sets further options.
+/// A request's `grpc-timeout` is the one deadline for queue, call and retries, and so is a deadline
+/// in an extension of type [`CallOptions`], which sets further options, too: the earlier one
+/// counts, and what is left of it is passed on to the worker. Without either, the pool's `timeout`
+/// applies until the response begins, so a stream may last any time; the worker does not learn of
+/// it.
 #[derive(Debug, Clone)]
 pub struct GrpcService {
     client: Client<Grpc>,
@@ -102,11 +108,10 @@ impl GrpcService {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BodyError>,
     {
-        let adjust = |options: &mut CallOptions, request: &Request<RequestBody>| {
-            if let Some(timeout) = timeout::of(request.headers()) {
-                let due = Instant::now() + timeout;
-                options.deadline = Some(options.deadline.map_or(due, |deadline| deadline.min(due)));
-            }
+        let adjust = |options: &mut CallOptions, request: &mut Request<RequestBody>| {
+            let due = timeout::of(request.headers()).and_then(|timeout| Instant::now().checked_add(timeout));
+            options.deadline = options.own_deadline().into_iter().chain(due).min();
+            timeout::announce(request.headers_mut(), options.deadline);
         };
         let response = http::send(&self.client, request, adjust).await;
         let response = response.map_err(|error| status(&error))?;

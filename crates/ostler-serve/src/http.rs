@@ -30,6 +30,8 @@ use crate::session::Session;
 use crate::worker::Worker;
 
 pub use answer::Answer;
+use body::WorkerBody;
+
 pub use body::CutOff;
 pub use connection::HttpConnection;
 pub use problem::ProblemBody;
@@ -51,23 +53,35 @@ pub enum Version {
 }
 
 /// The adapter for HTTP.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Http {
     version: Version,
     port: Option<Arc<str>>,
+    /// Of the connection: both of the above.
+    name: Arc<str>,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self::new(Version::default())
+    }
 }
 
 impl Http {
     /// This version, at the worker's one port.
     pub fn new(version: Version) -> Self {
-        Self { version, port: None }
+        Self::to(version, None)
     }
 
     /// At the port of this name.
     #[must_use]
-    pub fn port(mut self, name: impl Into<Arc<str>>) -> Self {
-        self.port = Some(name.into());
-        self
+    pub fn port(self, name: impl Into<Arc<str>>) -> Self {
+        Self::to(self.version, Some(name.into()))
+    }
+
+    fn to(version: Version, port: Option<Arc<str>>) -> Self {
+        let name = format!("{version:?} {port:?}").into();
+        Self { version, port, name }
     }
 }
 
@@ -85,6 +99,10 @@ impl Adapter for Http {
 
     fn is_open(&self, connection: &HttpConnection) -> bool {
         connection.is_open()
+    }
+
+    fn connection_name(&self) -> &str {
+        &self.name
     }
 
     async fn call(
@@ -129,16 +147,17 @@ pub(crate) fn in_trace_of(request: &Request<RequestBody>, description: Descripti
 pub(crate) async fn send<A, B>(
     client: &Client<A>,
     request: Request<B>,
-    adjust: impl FnOnce(&mut CallOptions, &Request<RequestBody>),
+    adjust: impl FnOnce(&mut CallOptions, &mut Request<RequestBody>),
 ) -> Result<Response<Answer>, CallError>
 where
     A: Adapter<Request = Request<RequestBody>, Response = Response<Incoming>>,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BodyError>,
 {
-    let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+    let mut request = request.map(|body| body.map_err(Into::into).boxed_unsync());
     let mut options = request.extensions().get::<CallOptions>().cloned().unwrap_or_default();
-    adjust(&mut options, &request);
+    adjust(&mut options, &mut request);
+    options.deadline = options.own_deadline();
     let (response, flight) = client.begin(request, &options).await?;
     if let Some(observed) = flight.observed() {
         match response
@@ -150,7 +169,9 @@ where
             None => observed.http_status(response.status().as_u16()),
         }
     }
-    Ok(response.map(|body| Answer::worker(body, flight, options.deadline)))
+    let mut response = response;
+    let in_use = response.extensions_mut().remove();
+    Ok(response.map(|body| Answer::worker(WorkerBody::new(body, flight, in_use, options.deadline))))
 }
 
 const TRACE_PARENT: &str = "traceparent";
@@ -170,7 +191,8 @@ fn empty() -> RequestBody {
 /// [`HttpService::send`] returns the outcome as a type instead.
 ///
 /// The worker is busy until the response's body has been read to its end or is dropped. An
-/// extension of type [`CallOptions`] in the request sets its deadline, or marks it idempotent; GET,
+/// extension of type [`CallOptions`] in the request sets its deadline, which is for the body, too,
+/// or marks it idempotent; the pool's `timeout` is for the beginning of the response. GET,
 /// HEAD, PUT, DELETE and OPTIONS requests without a body are idempotent by RFC 9110.
 #[derive(Debug, Clone)]
 pub struct HttpService {
@@ -191,7 +213,7 @@ impl HttpService {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BodyError>,
     {
-        let adjust = |options: &mut CallOptions, request: &Request<RequestBody>| {
+        let adjust = |options: &mut CallOptions, request: &mut Request<RequestBody>| {
             options.idempotent |= request.method().is_idempotent();
         };
         send(&self.client, request, adjust).await

@@ -17,6 +17,11 @@ use crate::policy::breaker::BreakerState;
 use crate::pool::Serving;
 use crate::worker::Worker;
 
+/// The methods of HTTP by RFC 9110 and RFC 5789: those that OpenTelemetry's conventions know.
+const HTTP_METHODS: [&str; 9] = [
+    "CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE",
+];
+
 /// What telemetry says about a request, in OpenTelemetry's terms.
 #[derive(Debug, Clone, Default)]
 #[must_use]
@@ -25,6 +30,8 @@ pub struct Description {
     system: Option<&'static str>,
     method: Option<String>,
     http_method: Option<String>,
+    /// One that is `_OTHER`.
+    original_method: Option<String>,
     path: Option<String>,
     parent: SpanLink,
 }
@@ -42,13 +49,27 @@ impl Description {
     }
 
     /// An HTTP request. The query of its address, which may hold secrets, is left out.
+    ///
+    /// A method that OpenTelemetry's conventions do not list is `_OTHER`, so that a client cannot
+    /// invent names without end; the span is then called `HTTP`.
     pub fn http(method: impl Into<String>, path: impl Into<String>) -> Self {
         let method = method.into();
-        Self {
-            name: Some(method.clone()),
-            http_method: Some(method),
+        let described = Self {
             path: Some(path.into()),
             ..Self::default()
+        };
+        if HTTP_METHODS.contains(&&*method) {
+            return Self {
+                name: Some(method.clone()),
+                http_method: Some(method),
+                ..described
+            };
+        }
+        Self {
+            name: Some("HTTP".to_owned()),
+            http_method: Some("_OTHER".to_owned()),
+            original_method: Some(method),
+            ..described
         }
     }
 
@@ -95,6 +116,11 @@ impl Observed {
     pub(crate) fn waited(&mut self, waited: Duration) {
         self.waited += waited;
         context::note_duration(&self.span, span_event::QUEUED, waited);
+    }
+
+    /// How long it has waited for workers.
+    pub(crate) fn has_waited(&self) -> Duration {
+        self.waited
     }
 
     /// It is about to be sent to this worker. Returns the call's place in its trace, for the
@@ -210,7 +236,8 @@ fn span(pool: &Pool, what: &Description) -> Span {
         ostler.app = pool.app(), ostler.pool = pool.name(), ostler.worker = Empty, ostler.incarnation = Empty,
         ostler.outcome = Empty,
         rpc.system.name = what.system, rpc.method = what.method.as_deref(), rpc.response.status_code = Empty,
-        http.request.method = what.http_method.as_deref(), url.path = what.path.as_deref(), url.full = Empty,
+        http.request.method = what.http_method.as_deref(),
+        http.request.method_original = what.original_method.as_deref(), url.path = what.path.as_deref(), url.full = Empty,
         http.response.status_code = Empty, server.address = Empty, server.port = Empty,
     );
     if Span::current().is_none() {

@@ -263,8 +263,7 @@ impl Follower for Serving {
 #[derive(Debug)]
 pub(crate) struct Trial<'a> {
     serving: &'a Arc<Serving>,
-    permit: Permit,
-    verdict: Verdict,
+    permit: Option<Permit>,
 }
 
 impl<'a> Trial<'a> {
@@ -275,8 +274,7 @@ impl<'a> Trial<'a> {
         match lock(&serving.breaker).permit(now) {
             Ok(permit) => Ok(Self {
                 serving,
-                permit,
-                verdict: Verdict::Neutral,
+                permit: Some(permit),
             }),
             Err(until) => Err(Refused::BreakerOpen {
                 retry_after: until.since(now),
@@ -285,15 +283,37 @@ impl<'a> Trial<'a> {
     }
 
     pub(crate) fn end(mut self, verdict: Verdict) {
-        self.verdict = verdict;
+        self.report(verdict);
+    }
+
+    /// The answer has begun. How it ends is reported with the permit that is returned; `None`: its
+    /// beginning is enough to close the breaker, which must not wait for a stream without an end.
+    pub(crate) fn begun(mut self) -> Option<Permit> {
+        if self.permit.is_some_and(|permit| permit.is_trial()) {
+            self.report(Verdict::Answered);
+        }
+        self.permit.take()
+    }
+
+    fn report(&mut self, verdict: Verdict) {
+        if let Some(permit) = self.permit.take() {
+            self.serving.report(permit, verdict);
+        }
     }
 }
 
 impl Drop for Trial<'_> {
     fn drop(&mut self) {
-        let now = self.serving.dispatcher.now();
-        let change = lock(&self.serving.breaker).report(self.permit, self.verdict, now);
-        let (pool, rules) = (&self.serving.pool, &self.serving.spec.breaker);
+        self.report(Verdict::Neutral);
+    }
+}
+
+impl Serving {
+    /// A call that the circuit breaker has let through has ended.
+    pub(crate) fn report(&self, permit: Permit, verdict: Verdict) {
+        let now = self.dispatcher.now();
+        let change = lock(&self.breaker).report(permit, verdict, now);
+        let (pool, rules) = (&self.pool, &self.spec.breaker);
         match change {
             None => {}
             Some(Change::Opened) => {

@@ -15,10 +15,13 @@ use tokio::sync::MutexGuard;
 use crate::policy::recycle::RecycleReason;
 use crate::policy::workers::WorkerKey;
 use crate::pool::{Serving, ServingPool};
-use crate::worker::Worker;
+use crate::worker::{Leases, Worker};
 
 /// How often the age and memory of workers are checked.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// How long a worker that is due is left alone after its stand-in has failed to start.
+const NEXT_STAND_IN: Duration = Duration::from_secs(1);
 
 /// Why a worker is replaced: the cause in its event `worker.draining`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +54,14 @@ impl Replacement {
             Self::Recycled(RecycleReason::Memory) => Cause::RecycleMemory,
             Self::RollingRestart => Cause::RollingRestart,
             Self::Resized => Cause::PoolResize,
+        }
+    }
+
+    /// A worker that may be in the middle of something is not left to its holder.
+    fn leases(self) -> Leases {
+        match self {
+            Self::CallLost | Self::CallCancelled | Self::Discarded => Leases::CutOff,
+            Self::Requested | Self::Recycled(_) | Self::RollingRestart | Self::Resized => Leases::Awaited,
         }
     }
 }
@@ -118,7 +129,7 @@ impl Serving {
         let (serving, worker) = (Arc::clone(self), Arc::clone(worker));
         // Where the runtime is gone, so is the pool.
         self.runtime().spawn(async move {
-            if let Err(error) = serving.restart(&worker).await {
+            if let Err(error) = serving.restart(&worker, why.leases()).await {
                 tracing::debug!(target: "ostler", worker = %worker.who(), %error, "a worker was not replaced");
             }
         });
@@ -147,6 +158,14 @@ impl Serving {
                     }
                     note(&worker, serving.shrink(size).await);
                 }
+                // What fails to start is no replacement: the worker serves on meanwhile.
+                Err(error @ PoolError::NotReady { .. }) => {
+                    note(&worker, Err(error));
+                    drop(sizing);
+                    tokio::time::sleep(NEXT_STAND_IN).await;
+                    worker.is_due_again();
+                }
+                // There is no room for a stand-in.
                 Err(error) => {
                     note(&worker, Err(error));
                     serving.replace(&worker, why);
@@ -193,7 +212,7 @@ impl Serving {
 
     /// Restarts a draining worker, and waits until its successor is ready for calls.
     async fn renewed(&self, worker: &Worker) -> Result<(), PoolError> {
-        self.restart(worker).await?;
+        self.restart(worker, Leases::Awaited).await?;
         let WorkerKey { index, incarnation } = worker.key();
         self.next_ready(index, Some(incarnation)).await
     }
@@ -224,7 +243,10 @@ impl Serving {
         let deadline = tokio::time::Instant::now() + self.spec().drain_timeout;
         for worker in &leaving {
             worker
-                .drained(deadline.saturating_duration_since(tokio::time::Instant::now()))
+                .drained(
+                    Leases::Awaited,
+                    deadline.saturating_duration_since(tokio::time::Instant::now()),
+                )
                 .await;
         }
         self.pool().resize(workers).await
@@ -247,8 +269,8 @@ impl Serving {
     }
 
     /// Waits until a draining worker has finished what it has, and restarts it.
-    async fn restart(&self, worker: &Worker) -> Result<(), PoolError> {
-        worker.drained(self.spec().drain_timeout).await;
+    async fn restart(&self, worker: &Worker, leases: Leases) -> Result<(), PoolError> {
+        worker.drained(leases, self.spec().drain_timeout).await;
         // It may have ended by itself, and then another one has its place.
         let handle = self.pool().worker(worker.key().index)?;
         handle.restart_if(worker.key().incarnation).await.map(drop)

@@ -16,6 +16,8 @@ use crate::outcome::WorkerRef;
 use crate::policy::recycle::Limits;
 use crate::policy::workers::WorkerKey;
 
+type Named = HashMap<Box<str>, Arc<dyn Any + Send + Sync>>;
+
 /// How far a worker is.
 #[derive(Debug, Clone)]
 pub(crate) enum Life {
@@ -31,6 +33,15 @@ pub(crate) enum Life {
     Released,
 }
 
+/// What happens to the leases of a worker that drains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leases {
+    /// Their conversations go on to their end.
+    Awaited,
+    /// They end with the calls in flight: the worker can't be used on.
+    CutOff,
+}
+
 /// A worker of a pool that was ready: an [`Adapter`](crate::Adapter) connects to it.
 #[derive(Debug)]
 pub struct Worker {
@@ -43,6 +54,8 @@ pub struct Worker {
     pub(crate) limits: Limits,
     served: AtomicU64,
     in_flight: AtomicU32,
+    /// Leases: each may be between two calls.
+    leases: AtomicU32,
     idle: Notify,
     /// It is being replaced, which happens once.
     leaving: AtomicBool,
@@ -50,8 +63,8 @@ pub struct Worker {
     due: AtomicBool,
     /// It was asked to end before it ended.
     stopped: AtomicBool,
-    /// The connections of adapters, one of each type.
-    connections: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
+    /// The connections of adapters, by the adapter's type and the connection's name.
+    connections: Mutex<HashMap<TypeId, Named>>,
 }
 
 impl Worker {
@@ -69,6 +82,7 @@ impl Worker {
             limits,
             served: AtomicU64::new(0),
             in_flight: AtomicU32::new(0),
+            leases: AtomicU32::new(0),
             idle: Notify::new(),
             leaving: AtomicBool::new(false),
             due: AtomicBool::new(false),
@@ -146,6 +160,11 @@ impl Worker {
         !self.due.swap(true, Ordering::Relaxed)
     }
 
+    /// It was not replaced, and may become due once more.
+    pub(crate) fn is_due_again(&self) {
+        self.due.store(false, Ordering::Relaxed);
+    }
+
     /// Waits until its process has ended.
     pub(crate) async fn exited(&self) {
         let mut life = self.life.subscribe();
@@ -185,13 +204,26 @@ impl Worker {
         }
     }
 
-    /// Waits until it has no call in flight, at most so long. It must not be given new ones
-    /// meanwhile.
-    pub(crate) async fn drained(&self, limit: Duration) {
+    /// A lease begins. Each is followed by [`Worker::lease_ended`].
+    pub(crate) fn lease_began(&self) {
+        self.leases.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A lease is over.
+    pub(crate) fn lease_ended(&self) {
+        if self.leases.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.idle.notify_waiters();
+        }
+    }
+
+    /// Waits until it has no call in flight, and is not leased unless `leases` are cut off,
+    /// at most so long. It must not be given new calls meanwhile.
+    pub(crate) async fn drained(&self, leases: Leases, limit: Duration) {
         let idle = async {
             loop {
                 let idle = self.idle.notified();
-                if self.in_flight.load(Ordering::Acquire) == 0 {
+                let leased = leases == Leases::Awaited && self.leases.load(Ordering::Acquire) > 0;
+                if !leased && self.in_flight.load(Ordering::Acquire) == 0 {
                     return;
                 }
                 idle.await;
@@ -200,17 +232,19 @@ impl Worker {
         let _ = tokio::time::timeout(limit, idle).await;
     }
 
-    /// What is kept for adapters of type `K`; made when it is asked for first.
-    pub(crate) fn kept<K: 'static, T: Any + Send + Sync + Default>(&self) -> Arc<T> {
+    /// What is kept by this name for adapters of type `K`; created at its first use.
+    pub(crate) fn kept<K: 'static, T: Any + Send + Sync + Default>(&self, name: &str) -> Arc<T> {
         let mut connections = self.connections();
-        let kept = connections
-            .entry(TypeId::of::<K>())
-            .or_insert_with(|| Arc::new(T::default()));
+        let named = connections.entry(TypeId::of::<K>()).or_default();
+        let kept = match named.get(name) {
+            Some(kept) => Arc::clone(kept),
+            None => Arc::clone(named.entry(name.into()).or_insert_with(|| Arc::new(T::default()))),
+        };
         // `K` belongs to one `T` alone.
-        Arc::clone(kept).downcast().unwrap_or_default()
+        kept.downcast().unwrap_or_default()
     }
 
-    fn connections(&self) -> MutexGuard<'_, HashMap<TypeId, Arc<dyn Any + Send + Sync>>> {
+    fn connections(&self) -> MutexGuard<'_, HashMap<TypeId, Named>> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

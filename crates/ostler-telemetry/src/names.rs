@@ -222,8 +222,11 @@ pub mod attribute {
         RPC_METHOD = "rpc.method";
         /// The status of a gRPC response, for example `NOT_FOUND` (semantic conventions).
         RPC_STATUS = "rpc.response.status_code";
-        /// The method of an HTTP request (semantic conventions).
+        /// The method of an HTTP request, or `_OTHER` for one that the conventions do not list
+        /// (semantic conventions).
         HTTP_METHOD = "http.request.method";
+        /// The method of an HTTP request that is `_OTHER` (semantic conventions).
+        HTTP_METHOD_ORIGINAL = "http.request.method_original";
         /// The status of an HTTP response (semantic conventions).
         HTTP_STATUS = "http.response.status_code";
         /// The path of an HTTP request (semantic conventions).

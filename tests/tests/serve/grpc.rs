@@ -1,11 +1,14 @@
 //! Workers that are gRPC servers, called by a client that tonic generated from a public `.proto`.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use ostler::{Health, PoolSpec, Port, Ports, Ready};
 use ostler_serve::grpc::{FAILURE, GrpcService, OUTCOME, REASON, STDERR, WORKER};
-use ostler_serve::{CallOptions, OnCancel, ServeSpec};
+use ostler_serve::{BreakerState, CallOptions, OnCancel, ServeSpec};
 use ostler_tests::helloworld::HelloRequest;
 use ostler_tests::helloworld::greeter_client::GreeterClient;
 use ostler_tests::route_guide::route_guide_client::RouteGuideClient;
@@ -154,20 +157,20 @@ async fn a_worker_that_says_that_it_is_unwell_is_replaced() {
 async fn a_late_answer_reaches_no_one() {
     let serve = ServeSpec {
         on_cancel: OnCancel::Reuse,
+        // Not the call's own deadline: the server would keep that, too, and might be the first to.
+        timeout: Duration::from_millis(100),
         ..ServeSpec::default()
     };
     let (scene, mut client) = scene(1, serve).await;
-    let mut request = Request::new(point(1, 300));
-    // Not as `grpc-timeout`, which the server would keep, too, and might be the first to.
-    let options = CallOptions::new().timeout(Duration::from_millis(100));
-    request.extensions_mut().insert(options);
-    let status = client.get_feature(request).await.expect_err("it is late");
+    let status = client.get_feature(point(1, 300)).await.expect_err("it is late");
     assert_eq!(fact(&status, REASON), "deadline");
     assert!(
         status.message().contains("no answer came within the deadline"),
         "{status}"
     );
-    let next = client.get_feature(point(2, 0)).await.expect("an answer").into_inner();
+    let mut next = Request::new(point(2, 0));
+    next.set_timeout(ostler_tests::SOON);
+    let next = client.get_feature(next).await.expect("an answer").into_inner();
     assert_eq!(next.location, Some(point(2, 0)));
     scene.at_full_strength().await;
     scene.end().await;
@@ -235,6 +238,27 @@ async fn the_deadline_is_read_passed_on_and_kept() {
         "{seen}"
     );
 
+    // The earlier of two deadlines counts, and reaches the worker.
+    for (timeout, option) in [(20, 40), (40, 20)] {
+        let mut request = Request::new(point(1, 0));
+        request.set_timeout(Duration::from_secs(timeout));
+        let options = CallOptions::new().timeout(Duration::from_secs(option));
+        request.extensions_mut().insert(options);
+        let response = client.get_feature(request).await.expect("a feature");
+        let seen = response.metadata().get("timeout-seen").expect("a timeout");
+        let seen = seen.to_str().expect("text");
+        assert!(seen < "20000000u" && seen > "19000000u", "{seen}");
+    }
+    let mut request = Request::new(point(1, 0));
+    request
+        .extensions_mut()
+        .insert(CallOptions::new().timeout(Duration::from_secs(20)));
+    let response = client.get_feature(request).await.expect("a feature");
+    assert!(
+        response.metadata().contains_key("timeout-seen"),
+        "one that is no header"
+    );
+
     let mut request = Request::new(point(2, -2));
     request.set_timeout(Duration::from_millis(300));
     let status = client.get_feature(request).await.expect_err("it never answers");
@@ -254,7 +278,81 @@ async fn the_deadline_is_read_passed_on_and_kept() {
         "{status}"
     );
     drop(lease);
-    assert_eq!(scene.executed(), [1, 2]);
+    let executed: BTreeSet<u64> = scene.executed().into_iter().collect();
+    assert!(!executed.contains(&3), "{executed:?}");
+    scene.end().await;
+}
+
+/// Its answers are not read, so the worker does not read, and the caller is not asked for more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_waits_for_its_reader_in_both_directions() {
+    /// Much more than what is buffered on the way.
+    const MANY: u64 = 10_000;
+    let (scene, mut client) = scene(1, ServeSpec::default()).await;
+    let asked = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&asked);
+    let notes = futures_util::stream::iter(0..MANY).map(move |_| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        RouteNote {
+            location: None,
+            message: "x".repeat(64 << 10),
+        }
+    });
+    let mut chat = client.route_chat(notes).await.expect("a chat").into_inner();
+    chat.message().await.expect("no error").expect("a first answer");
+    // It stands still when nothing is asked for in a second.
+    let deadline = tokio::time::Instant::now() + ostler_tests::SOON;
+    loop {
+        let before = asked.load(Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if asked.load(Ordering::Relaxed) == before {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{before} notes, and it goes on");
+    }
+    let asked_for = asked.load(Ordering::Relaxed);
+    assert!(
+        asked_for < MANY / 2,
+        "{asked_for} notes were taken, and one answer was read"
+    );
+    for _ in 0..1000 {
+        chat.message().await.expect("no error").expect("it goes on");
+    }
+    drop(chat);
+    scene.at_full_strength().await;
+    scene.end().await;
+}
+
+/// The worker is lost after its answer has begun: that counts like one that is lost before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_whose_streams_crash_workers_is_poison_and_opens_the_breaker() {
+    let serve = ServeSpec {
+        breaker: ostler_serve::Breaker {
+            failures: 2,
+            open: Duration::from_millis(50),
+            ..ostler_serve::Breaker::default()
+        },
+        ..ServeSpec::default()
+    };
+    let (scene, mut client) = scene(1, serve).await;
+    let area = || {
+        let mut request = Request::new(Rectangle {
+            lo: Some(point(1, 0)),
+            hi: Some(point(-1, 0)),
+        });
+        request.extensions_mut().insert(CallOptions::new().key("poison"));
+        request
+    };
+    for _ in 0..2 {
+        let features = client.list_features(area()).await.expect("features").into_inner();
+        let features: Vec<_> = features.collect().await;
+        assert!(features.iter().any(Result::is_err), "{features:?}");
+    }
+    assert_ne!(scene.serving.state().breaker, BreakerState::Closed);
+    scene.at_full_strength().await;
+    let status = client.list_features(area()).await.expect_err("it is known");
+    assert_eq!(fact(&status, REASON), "poisoned", "{status}");
+    assert_eq!(scene.executed(), [1, 1]);
     scene.end().await;
 }
 
@@ -274,6 +372,7 @@ async fn a_call_that_is_dropped_is_reset_and_others_on_the_connection_go_on() {
     let (dropped, kept) = (call(1, -2), call(2, 500));
     wait_until("both are executed", || scene.executed().len() == 2).await;
     dropped.abort();
+    wait_until("the worker sees the reset", || scene.executed().contains(&1_000_001)).await;
     kept.await.expect("no panic").expect("it is answered");
     scene.at_full_strength().await;
     assert_eq!(scene.pids(), before);

@@ -61,15 +61,121 @@ async fn both_versions_answer_and_the_worker_is_free_when_the_body_was_read() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_closes_the_connection_after_each_answer_is_connected_to_again() {
-    let scene = scene(1, ServeSpec::default()).await;
-    let mut service = scene.serving.http();
-    let before = scene.pids();
-    for key in 0..20 {
-        let (status, _) = answer(&mut service, post("/close", &request(key, "echo"))).await;
-        assert_eq!(status, StatusCode::OK);
+    for version in [Version::Http1, Version::Http2] {
+        let scene = scene(1, ServeSpec::default()).await;
+        let mut service = scene.serving.http_with(Http::new(version));
+        let before = scene.pids();
+        for key in 0..20 {
+            let (status, body) = answer(&mut service, post("/close", &request(key, "echo"))).await;
+            assert_eq!(status, StatusCode::OK, "{version:?}: {body}");
+        }
+        assert_eq!((scene.pids(), scene.executed()), (before, (0..20).collect()));
+        scene.end().await;
     }
-    assert_eq!((scene.pids(), scene.executed()), (before, (0..20).collect()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_both_versions_have_connections_of_their_own_to_one_worker() {
+    let scene = scene(1, ServeSpec::default()).await;
+    let (http1, http2) = (scene.serving.http(), scene.serving.http_with(Http::new(Version::Http2)));
+    for key in 0..4 {
+        for (service, version) in [(&http1, hyper::Version::HTTP_11), (&http2, hyper::Version::HTTP_2)] {
+            let response = service.send(post("/", &request(key, "echo"))).await.expect("an answer");
+            assert_eq!(response.version(), version);
+            response.into_body().collect().await.expect("the whole body");
+        }
+    }
+    scene.at_full_strength().await;
     scene.end().await;
+}
+
+/// HTTP/1.1 has one call at a time on a connection, and the first call's body has no end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_does_not_wait_for_the_body_of_another_one() {
+    let serve = ServeSpec {
+        concurrency: 2,
+        on_cancel: ostler_serve::OnCancel::Reuse,
+        ..ServeSpec::default()
+    };
+    let scene = scene(1, serve).await;
+    let service = scene.serving.http();
+    let mut dripping = service.send(post("/", &request(0, "drip"))).await.expect("it drips");
+    dripping.body_mut().frame().await.expect("a piece").expect("a piece");
+    for key in 1..5 {
+        let mut service = service.clone();
+        let answered = answer(&mut service, post("/", &request(key, "echo")));
+        let answered = tokio::time::timeout(ostler_tests::SOON, answered);
+        let (status, body) = answered.await.expect("it does not wait");
+        assert_eq!(status, StatusCode::OK, "{body}");
+    }
+    drop(dripping);
+    scene.at_full_strength().await;
+    scene.end().await;
+}
+
+/// The worker has seen the head of the request, and may have acted on it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_whose_body_fails_after_its_head_was_sent_is_not_refused() {
+    for version in [Version::Http1, Version::Http2] {
+        let scene = scene(1, ServeSpec::default()).await;
+        let service = scene.serving.http_with(Http::new(version));
+        let (fail, fails) = tokio::sync::oneshot::channel::<()>();
+        let body = futures_util::stream::once(async move {
+            drop(fails.await);
+            Err::<hyper::body::Frame<Bytes>, _>(std::io::Error::other("the caller's file can't be read"))
+        });
+        let request = Request::post("/early/1").body(http_body_util::StreamBody::new(body));
+        let call = tokio::spawn(async move { service.send(request.expect("a request")).await.map(drop) });
+        wait_until("the worker acts", || scene.executed() == [1]).await;
+        drop(fail);
+        let error = call.await.expect("no panic").expect_err("its body fails");
+        assert!(matches!(error, CallError::Unknown(_)), "{version:?}: {error}");
+        scene.at_full_strength().await;
+        assert_eq!(scene.serving.state().breaker, ostler_serve::BreakerState::Closed);
+        scene.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_callers_own_deadline_is_for_the_whole_body() {
+    let scene = scene(1, ServeSpec::default()).await;
+    let mut drips = post("/", &request(1, "drip"));
+    drips
+        .extensions_mut()
+        .insert(CallOptions::new().timeout(Duration::from_millis(300)));
+    let response = scene.serving.http().send(drips).await.expect("it begins in time");
+    let read = tokio::time::timeout(ostler_tests::SOON, response.into_body().collect()).await;
+    let cut_off = read.expect("it ends").expect_err("it has no end of its own");
+    assert!(matches!(cut_off.0.cause, Lost::Deadline { .. }), "{cut_off}");
+    scene.at_full_strength().await;
+    scene.end().await;
+}
+
+/// Runs calls of all kinds in another process, whose environment names a proxy.
+#[test]
+fn a_proxy_variable_is_never_obeyed() {
+    let proxy = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    proxy.set_nonblocking(true).expect("it can be set");
+    let address = format!("http://{}", proxy.local_addr().expect("an address"));
+    for test in [
+        "http::both_versions_answer_and_the_worker_is_free_when_the_body_was_read",
+        "grpc::all_four_kinds_of_call_are_answered",
+    ] {
+        let mut command = std::process::Command::new(std::env::current_exe().expect("this program"));
+        command.args(["--exact", test, "--test-threads=1"]);
+        for name in ["http_proxy", "https_proxy", "all_proxy", "grpc_proxy"] {
+            command.env(name, &address).env(name.to_uppercase(), &address);
+        }
+        let output = command
+            .env_remove("no_proxy")
+            .env_remove("NO_PROXY")
+            .output()
+            .expect("it runs");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    }
+    let connected = proxy.accept().map(|(_, peer)| peer);
+    assert!(connected.is_err(), "a connection to the proxy from {connected:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

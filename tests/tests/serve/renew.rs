@@ -9,6 +9,8 @@ use ostler::{Cause, EventItem, EventKind, PoolError, Stdin};
 use ostler_serve::{Adapter, Attempt, CallError, Fault, Recycle, Refused, ServeSpec, ServingPool, Worker};
 use serde_json::Value;
 
+use ostler_serve::stdio::StdioError;
+
 use crate::scene::{Scene, request, wait_until};
 
 async fn scene(workers: u32, serve: ServeSpec) -> Scene {
@@ -178,6 +180,164 @@ async fn a_recycled_worker_has_a_stand_in_and_its_draining_is_an_event() {
     let (_, least) = load.end().await;
     assert!(least >= 2, "{least} were usable");
     wait_until("the stand-ins are gone", || scene.pool.size() == 2).await;
+    scene.at_full_strength().await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_recycled_when_it_is_old() {
+    let serve = ServeSpec {
+        recycle: Recycle {
+            age: Some(Duration::from_millis(500)),
+            ..Recycle::default()
+        },
+        ..ServeSpec::default()
+    };
+    let scene = scene(1, serve).await;
+    let mut drained = scene.events().kinds([EventKind::WorkerDraining]);
+    let event = tokio::time::timeout(ostler_tests::SOON, drained.recv()).await;
+    let event = event
+        .expect("it becomes old")
+        .and_then(EventItem::event)
+        .expect("the run goes on");
+    assert_eq!(event.facts.cause, Some(Cause::RecycleAge));
+    scene.end().await;
+}
+
+/// A stand-in that fails is no reason to end a worker that serves.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_serves_on_while_its_stand_ins_fail() {
+    let serve = ServeSpec {
+        recycle: Recycle {
+            age: Some(Duration::from_millis(500)),
+            jitter: 0.0,
+            ..Recycle::default()
+        },
+        ..ServeSpec::default()
+    };
+    let directory = tempfile::tempdir().expect("a directory");
+    let broken = directory.path().join("broken");
+    let script = format!("test ! -e {} && exec sleep 1000", broken.display());
+    let scene = Scene::start("packet", 2, serve, |spec| {
+        spec.worker.command = ["sh", "-c", &script].map(str::to_owned).to_vec();
+        spec.worker.command.push(directory.path().display().to_string());
+        spec.worker.ready = Some(ostler::Ready::After(Duration::from_millis(100)));
+    })
+    .await;
+    std::fs::write(&broken, "").expect("a file");
+    let before = scene.pids();
+    let mut events = scene.events().kinds([EventKind::WorkerFailed]);
+    for _ in 0..3 {
+        let event = tokio::time::timeout(ostler_tests::SOON, events.recv()).await;
+        let event = event
+            .expect("it is tried")
+            .and_then(EventItem::event)
+            .expect("the run goes on");
+        assert_eq!(
+            event.worker.as_ref().map(|worker| worker.index),
+            Some(2),
+            "the stand-in"
+        );
+        assert!(scene.serving.state().usable >= 2, "{:?}", scene.serving.state());
+    }
+    assert_eq!(scene.pids()[..2], before);
+    std::fs::remove_file(&broken).expect("it is there");
+    wait_until("they are recycled", || {
+        incarnations(&scene).iter().take(2).all(|incarnation| *incarnation > 1)
+    })
+    .await;
+    scene.end().await;
+}
+
+/// It is in the middle of a conversation, and between two calls of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_leased_is_replaced_after_its_lease() {
+    for how in ["replace", "resize", "rolling restart"] {
+        let scene = scene(1, ServeSpec::default()).await;
+        let before = scene.pids();
+        let lease = scene.serving.checkout().await.expect("the worker");
+        let talk = lease.stdio::<Value, Value>();
+        talk.call(&request(0, "echo")).await.expect("an answer");
+        let mut drained = scene.events().kinds([EventKind::WorkerDraining]);
+        let serving = scene.serving.clone();
+        let change = tokio::spawn(async move {
+            match how {
+                "replace" => serving.replace(0),
+                "resize" => serving.resize(0).await.expect("it shrinks"),
+                _ => serving.rolling_restart().await.expect("it is restarted"),
+            }
+        });
+        let draining = tokio::time::timeout(ostler_tests::SOON, drained.recv()).await;
+        draining.expect("it drains").expect("the run goes on");
+        // Longer than a restart takes, and much shorter than `drain_timeout`.
+        for key in 1..6 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            talk.call(&request(key, "echo"))
+                .await
+                .expect("the conversation goes on");
+        }
+        assert!(scene.pids().contains(&before[0]), "{how}");
+        drop((talk, lease));
+        wait_until("it is replaced", || !scene.pids().contains(&before[0])).await;
+        change.await.expect("no panic");
+        scene.at_full_strength().await;
+        scene.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_ends_at_its_limit_and_says_that_the_worker_was_stopped() {
+    let serve = ServeSpec {
+        drain_timeout: Duration::from_millis(300),
+        ..ServeSpec::default()
+    };
+    let scene = scene(1, serve).await;
+    let client = scene.serving.stdio::<Value, Value>();
+    let call = tokio::spawn(async move { client.call(&request(1, "hang")).await });
+    wait_until("it hangs", || scene.executed() == [1]).await;
+    let begun = std::time::Instant::now();
+    scene.serving.replace(0);
+    let error = call.await.expect("no panic").expect_err("it never answers");
+    let StdioError::Call(CallError::Unknown(unknown)) = &error else {
+        panic!("{error}")
+    };
+    assert_eq!(unknown.name(), "worker_stopped", "{unknown}");
+    assert!(begun.elapsed() >= Duration::from_millis(300));
+    scene.at_full_strength().await;
+    assert_eq!(incarnations(&scene), [2]);
+    scene.end().await;
+}
+
+/// Its workers crash, its breaker is open, its queue is full, and its starts fail.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_pool_does_not_affect_another_one() {
+    let scene = scene(2, ServeSpec::default()).await;
+    let serve = ServeSpec {
+        queue: ostler_serve::QueueSpec {
+            max: 1,
+            ..ostler_serve::QueueSpec::default()
+        },
+        ..ServeSpec::default()
+    };
+    let broken = scene.beside("broken", serve, &["sh", "-c", "exit 1"]).await;
+    let crashing = scene.beside_worker("crashing", "packet", ServeSpec::default()).await;
+    let crashes = crashing.stdio::<Value, Value>();
+    for key in 1_000..1_005 {
+        crashes.call(&request(key, "crash")).await.expect_err("it crashes");
+    }
+    assert_eq!(crashing.state().breaker, ostler_serve::BreakerState::Open);
+    let waits = broken.stdio::<Value, Value>();
+    let waits = tokio::spawn(async move { waits.call(&request(2_000, "echo")).await });
+    wait_until("it waits", || broken.state().queued == 1).await;
+    let before = scene.pids();
+    let load = Load::start(&scene.serving, 4);
+    let full = broken.checkout().await.expect_err("its queue is full");
+    assert!(matches!(full, Refused::Saturated { queued: 1, limit: 1 }), "{full}");
+    wait_until("hundreds of calls are answered", || scene.executed().len() > 500).await;
+    let (_, least) = load.end().await;
+    assert_eq!((least, scene.pids()), (2, before));
+    assert_eq!(scene.serving.state().breaker, ostler_serve::BreakerState::Closed);
+    waits.abort();
     scene.at_full_strength().await;
     scene.end().await;
 }

@@ -74,6 +74,24 @@ impl Scene {
         (failure, report)
     }
 
+    /// Another pool of the instance, which needs not become ready: one worker of this command, or
+    /// of the usual one with this protocol.
+    pub(crate) async fn beside(&self, name: &str, serve: ServeSpec, command: &[&str]) -> ServingPool {
+        let mut spec = PoolSpec::new(name, command.iter().copied().chain([self.tag.as_str()]));
+        spec.worker.stdin = ostler::Stdin::Pipe;
+        spec.restart = Restart::Permanent;
+        spec.intensity = 10_000;
+        let pool = self.ostler.add_pool(spec).await.expect("the pool is added");
+        ServingPool::new(pool, serve)
+    }
+
+    /// The same with the usual worker.
+    pub(crate) async fn beside_worker(&self, name: &str, protocol: &str, serve: ServeSpec) -> ServingPool {
+        let (worker, record) = (program("ostler-serve-worker"), self.record());
+        let command = [worker.to_str(), Some(protocol), record.to_str()].map(|part| part.expect("text"));
+        self.beside(name, serve, &command).await
+    }
+
     /// The keys that the workers have written down, in the order of their execution.
     pub(crate) fn executed(&self) -> Vec<u64> {
         let record = std::fs::read_to_string(self.record()).unwrap_or_default();

@@ -150,6 +150,36 @@ async fn a_call_that_expires_in_the_queue_is_never_sent() {
     scene.end().await;
 }
 
+/// A worker is free, and what is sent to it would be too late: the worker would be replaced for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_whose_deadline_has_passed_is_never_sent_though_a_worker_is_free() {
+    let scene = scene(1, ServeSpec::default()).await;
+    let before = scene.pids();
+    let client = scene.serving.stdio::<Value, Value>();
+    let past = CallOptions::new().deadline(Instant::now());
+    let lease = scene.serving.checkout().await.expect("the worker");
+    let leased = lease.stdio::<Value, Value>();
+    let error = leased
+        .call_with(&request(1, "echo"), &past)
+        .await
+        .expect_err("too late");
+    assert!(matches!(refused(error), Refused::Expired { .. }));
+    drop((leased, lease));
+    let error = client
+        .call_with(&request(2, "echo"), &past)
+        .await
+        .expect_err("too late");
+    assert!(matches!(refused(error), Refused::Expired { .. }));
+    // More than a clock can show is no deadline.
+    let patient = CallOptions::new().timeout(Duration::MAX);
+    client
+        .call_with(&request(3, "echo"), &patient)
+        .await
+        .expect("an answer");
+    assert_eq!((scene.pids(), scene.executed()), (before, vec![3]));
+    scene.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_hangs_is_replaced_at_the_deadline() {
     let scene = scene(1, ServeSpec::default()).await;
@@ -186,6 +216,8 @@ async fn half_an_answer_and_text_between_answers_have_names_of_their_own() {
         Some(Reason::Exited),
         "{half}"
     );
+    let text = half.to_string();
+    assert!(text.contains("ended within a frame"), "{text}");
     client.call(&request(3, "echo")).await.expect("the replacement answers");
     scene.end().await;
 }
@@ -253,6 +285,78 @@ async fn a_lease_keeps_others_away_and_ends_with_its_holder() {
     other.call(&request(5, "echo")).await.expect("the replacement answers");
     assert_ne!(scene.pids(), after);
     assert_eq!(scene.executed(), [0, 1, 2, 3, 4, 5]);
+    scene.end().await;
+}
+
+#[test]
+fn a_lease_ends_with_the_runtime_of_its_holder_and_with_its_aborted_task() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let scene = runtime.block_on(scene(1, ServeSpec::default()));
+    for dies in ["runtime", "task"] {
+        let before = scene.pids();
+        let holders = tokio::runtime::Runtime::new().expect("a runtime");
+        let (begun, begins) = std::sync::mpsc::channel();
+        let serving = scene.serving.clone();
+        let holder = holders.spawn(async move {
+            let lease = serving.checkout().await.expect("the worker");
+            let _exchange = lease.exchange();
+            begun.send(()).expect("it is waited for");
+            std::future::pending::<()>().await;
+        });
+        begins.recv().expect("it has the worker");
+        assert_eq!(scene.serving.state().in_flight, 1);
+        match dies {
+            "task" => holder.abort(),
+            _ => drop(holders),
+        }
+        let client = scene.serving.stdio::<Value, Value>();
+        runtime
+            .block_on(client.call(&request(1, "echo")))
+            .expect("the replacement answers");
+        assert_ne!(scene.pids(), before, "{dies}: it was in the middle of something");
+    }
+    runtime.block_on(scene.end());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strict_sessions_that_fail_fast_are_limited_and_lost_with_a_worker_that_is_drained() {
+    let serve = ServeSpec {
+        sessions: Sessions {
+            affinity: Affinity::StrictFailFast,
+            max: 1,
+            ..Sessions::default()
+        },
+        ..ServeSpec::default()
+    };
+    let scene = scene(2, serve).await;
+    let session = scene.serving.session("a");
+    let client = session.stdio::<Value, Value>();
+    client.call(&request(0, "echo")).await.expect("an answer");
+    let lease = session.checkout().await.expect("its worker is free");
+    let index = lease.who().id.index;
+    let busy = refused(client.call(&request(1, "echo")).await.expect_err("its worker is busy"));
+    assert!(
+        matches!(&busy, Refused::SessionBusy { session, worker } if session == "a" && worker == lease.who()),
+        "{busy}"
+    );
+    let other = scene.serving.session("b").stdio::<Value, Value>();
+    let many = refused(other.call(&request(2, "echo")).await.expect_err("there is one session"));
+    assert!(matches!(many, Refused::TooManySessions { limit: 1 }), "{many}");
+    drop(lease);
+    scene.serving.replace(index);
+    let lost = refused(
+        client
+            .call(&request(3, "echo"))
+            .await
+            .expect_err("its worker is drained"),
+    );
+    assert!(
+        matches!(&lost, Refused::SessionLost(lost) if lost.worker.id.index == index && lost.failure.is_none()),
+        "{lost}"
+    );
+    client.call(&request(4, "echo")).await.expect("another worker");
+    assert_eq!(scene.executed(), [0, 4]);
+    scene.at_full_strength().await;
     scene.end().await;
 }
 

@@ -10,11 +10,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tonic::{Code, Status};
 
-use super::Grpc;
+use super::{Grpc, timeout};
 use crate::call::CallOptions;
 use crate::client::Client;
 use crate::exception::is_refusal;
-use crate::http;
+use crate::http::{self, RequestBody};
 use crate::outcome::{CallError, Lost, Refused, Unknown, WorkerRef};
 use crate::stdio::{self, StdioError};
 
@@ -53,7 +53,10 @@ where
         .header(TE, "trailers")
         .body(Full::new(framed(&message)))
         .map_err(|error| invalid(error.to_string()))?;
-    let response = http::send(client, request, |_, _| ()).await?;
+    let announce = |options: &mut CallOptions, request: &mut ::http::Request<RequestBody>| {
+        timeout::announce(request.headers_mut(), options.deadline);
+    };
+    let response = http::send(client, request, announce).await?;
     let in_headers = Status::from_header_map(response.headers());
     let worker = response.body().sent_to().cloned();
     let body = response.into_body().collect().await;

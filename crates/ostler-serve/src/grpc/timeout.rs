@@ -31,9 +31,14 @@ pub(super) fn of(headers: &HeaderMap) -> Option<Duration> {
 
 /// Replaces the request's timeout by what is left of it.
 pub(super) fn pass_on(headers: &mut HeaderMap, deadline: Option<Instant>) {
-    let (true, Some(deadline)) = (headers.contains_key(HEADER), deadline) else {
-        return;
-    };
+    if headers.contains_key(HEADER) {
+        announce(headers, deadline);
+    }
+}
+
+/// Says what is left until this deadline.
+pub(super) fn announce(headers: &mut HeaderMap, deadline: Option<Instant>) {
+    let Some(deadline) = deadline else { return };
     let left = written(deadline.saturating_duration_since(Instant::now()));
     if let Ok(value) = HeaderValue::try_from(left) {
         headers.insert(HEADER, value);

@@ -4,12 +4,10 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
-use tokio::time::Instant;
+use hyper::body::{Body, Bytes, Frame, SizeHint};
 
 use super::body::{CutOff, WorkerBody};
 use super::problem::ProblemBody;
-use crate::flight::Flight;
 
 /// The body of a response. While a worker's has not been read to its end, the worker is busy with
 /// it; dropped before, it is cancelled (`on_cancel`). A response that is cut off ends in an error,
@@ -22,8 +20,8 @@ enum Kind {
 }
 
 impl Answer {
-    pub(crate) fn worker(body: Incoming, flight: Flight, deadline: Option<Instant>) -> Self {
-        Self(Kind::Worker(Box::new(WorkerBody::new(body, flight, deadline))))
+    pub(super) fn worker(body: WorkerBody) -> Self {
+        Self(Kind::Worker(Box::new(body)))
     }
 
     /// The worker whose response it is.

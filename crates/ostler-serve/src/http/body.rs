@@ -9,7 +9,7 @@ use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 use super::GRPC_STATUS;
-use super::connection::describe;
+use super::connection::{InUse, describe};
 use crate::call::{FINAL_READ, post_mortem};
 use crate::flight::Flight;
 use crate::outcome::{Lost, Unknown};
@@ -27,8 +27,11 @@ pub(super) struct WorkerBody {
     body: Incoming,
     /// Until the response is complete.
     flight: Option<Flight>,
+    /// Until the connection can be used again.
+    in_use: Option<InUse>,
     worker: Arc<Worker>,
     began: Instant,
+    due: Option<Instant>,
     deadline: Option<Pin<Box<Sleep>>>,
     /// The worker has ended, and its last words are over.
     gone: Later<()>,
@@ -39,14 +42,16 @@ pub(super) struct WorkerBody {
 }
 
 impl WorkerBody {
-    pub(super) fn new(body: Incoming, flight: Flight, deadline: Option<Instant>) -> Self {
+    pub(super) fn new(body: Incoming, flight: Flight, in_use: Option<InUse>, deadline: Option<Instant>) -> Self {
         let worker = Arc::clone(flight.worker());
         let watched = Arc::clone(&worker);
         let mut this = Self {
             body,
             flight: Some(flight),
+            in_use,
             worker,
             began: Instant::now(),
+            due: deadline,
             deadline: deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline))),
             gone: Box::pin(async move {
                 watched.exited().await;
@@ -67,14 +72,16 @@ impl WorkerBody {
     }
 
     fn complete(&mut self) {
+        // Before the next call looks for a connection.
+        self.in_use = None;
         if let Some(flight) = self.flight.take() {
             flight.answered();
         }
     }
 
     fn cut_off(&mut self, cause: Lost) {
-        let worker = Arc::clone(&self.worker);
-        self.verdict = Some(Box::pin(async move { post_mortem(&worker, cause).await }));
+        let (worker, due) = (Arc::clone(&self.worker), self.due);
+        self.verdict = Some(Box::pin(async move { post_mortem(&worker, cause, due).await }));
     }
 
     /// What ends the response before its body does.

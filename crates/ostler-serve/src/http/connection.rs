@@ -1,6 +1,6 @@
 //! Connections to one worker: one for each call in flight with HTTP/1.1, one for all with HTTP/2.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use http::header::HOST;
 use http::uri::{Authority, Scheme};
@@ -30,15 +30,37 @@ pub struct HttpConnection {
 
 #[derive(Debug)]
 enum Wire {
-    /// Those that are not in use.
-    Http1(Mutex<Vec<http1::SendRequest<RequestBody>>>),
+    Http1(Idle),
     Http2(http2::SendRequest<RequestBody>),
+}
+
+/// HTTP/1.1 connections that are not in use.
+type Idle = Arc<Mutex<Vec<http1::SendRequest<RequestBody>>>>;
+
+/// An HTTP/1.1 connection whose response is being read. Dropped, it is idle: until then another
+/// call would wait for the end of the response, which may never come.
+#[derive(Debug, Clone)]
+pub(super) struct InUse {
+    _until_dropped: Arc<Returning>,
+}
+
+#[derive(Debug)]
+struct Returning {
+    sender: Option<http1::SendRequest<RequestBody>>,
+    idle: Idle,
+}
+
+impl Drop for Returning {
+    fn drop(&mut self) {
+        let open = self.sender.take().filter(|sender| !sender.is_closed());
+        lock(&self.idle).extend(open);
+    }
 }
 
 impl HttpConnection {
     pub(super) async fn open(version: Version, endpoint: Endpoint) -> Result<Self, String> {
         let wire = match version {
-            Version::Http1 => Wire::Http1(Mutex::new(vec![http1(&endpoint).await?])),
+            Version::Http1 => Wire::Http1(Arc::new(Mutex::new(vec![http1(&endpoint).await?]))),
             Version::Http2 => Wire::Http2(http2(&endpoint).await?),
         };
         let authority = match &endpoint {
@@ -82,7 +104,7 @@ impl HttpConnection {
 
     async fn send_http1(
         &self,
-        idle: &Mutex<Vec<http1::SendRequest<RequestBody>>>,
+        idle: &Idle,
         mut request: Requested,
         attempt: &Attempt,
     ) -> Result<Response<Incoming>, Fault<Requested>> {
@@ -110,8 +132,11 @@ impl HttpConnection {
                 request = unsent;
                 continue;
             }
-            if sending.is_ok() {
-                lock(idle).push(sender);
+            if let Ok(response) = &mut sending {
+                let (sender, idle) = (Some(sender), Arc::clone(idle));
+                response.extensions_mut().insert(InUse {
+                    _until_dropped: Arc::new(Returning { sender, idle }),
+                });
             }
             return sending.map_err(fault);
         }

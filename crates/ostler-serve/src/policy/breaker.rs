@@ -43,6 +43,13 @@ pub(crate) struct Permit {
     trial: bool,
 }
 
+impl Permit {
+    /// Whether its call shows if the breaker may close.
+    pub(crate) fn is_trial(self) -> bool {
+        self.trial
+    }
+}
+
 /// The state of one pool's breaker.
 #[derive(Debug)]
 pub(crate) struct Breaker {

@@ -104,9 +104,7 @@ impl<T, W: Clone> Dispatch<T, W> {
             return self.must_wait(None);
         };
         if bound.is_none() && !self.sessions.bind(session, worker, now) && self.is_strict() {
-            return Asked::Refused(Refused::TooManySessions {
-                limit: self.max_sessions,
-            });
+            return Asked::Refused(self.too_many_sessions());
         }
         if let Some((key, handle)) = self.workers.take_this(worker.index) {
             return Asked::Granted(key, handle);
@@ -214,7 +212,7 @@ impl<T, W: Clone> Dispatch<T, W> {
                 handed.refused.push((next.waiting.item, refused));
                 continue;
             }
-            let Some(next) = self.keep_to_session(next, index, now) else {
+            let Some(next) = self.keep_to_session(next, index, now, handed) else {
                 continue;
             };
             if let Some((key, handle)) = self.workers.take_this(index) {
@@ -235,8 +233,14 @@ impl<T, W: Clone> Dispatch<T, W> {
     }
 
     /// A session that waited while no worker was ready is bound to the one that serves its first
-    /// call; its other calls then wait for that one. `None`: the call was put back.
-    fn keep_to_session(&mut self, next: Next<T>, index: u32, now: Moment) -> Option<Next<T>> {
+    /// call; its other calls then wait for that one. `None`: the call was put back, or refused.
+    fn keep_to_session(
+        &mut self,
+        next: Next<T>,
+        index: u32,
+        now: Moment,
+        handed: &mut Handed<T, W>,
+    ) -> Option<Next<T>> {
         let Some(session) = next.waiting.session.clone() else {
             return Some(next);
         };
@@ -251,9 +255,18 @@ impl<T, W: Clone> Dispatch<T, W> {
             }
             Some(bound) if self.is_current(bound) => Some(next),
             Some(_) | None => {
-                self.sessions.bind(&session, here, now);
+                if !self.sessions.bind(&session, here, now) && self.is_strict() {
+                    handed.refused.push((next.waiting.item, self.too_many_sessions()));
+                    return None;
+                }
                 Some(next)
             }
+        }
+    }
+
+    fn too_many_sessions(&self) -> Refused {
+        Refused::TooManySessions {
+            limit: self.max_sessions,
         }
     }
 

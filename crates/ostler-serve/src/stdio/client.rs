@@ -2,7 +2,6 @@
 
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
 use serde::Serialize;
@@ -184,7 +183,7 @@ impl<Request, Response: DeserializeOwned, F: Framing> StdioClient<Request, Respo
         mut request: StdioRequest,
         options: &CallOptions,
     ) -> Result<ResponseStream<Response, F>, StdioError> {
-        let deadline = options.due(Duration::ZERO);
+        let deadline = options.own_deadline();
         request.streams = true;
         request.deadline = deadline;
         let (answer, flight) = self.client.begin(request, options).await?;

@@ -146,7 +146,7 @@ impl<T: DeserializeOwned, F: Framing> ResponseStream<T, F> {
                 cause,
                 failure: None,
             },
-            false => post_mortem(&self.worker, cause).await,
+            false => post_mortem(&self.worker, cause, self.deadline).await,
         };
         let error = CallError::from(unknown);
         self.rest = None;

@@ -32,14 +32,18 @@ impl Actor {
         }
     }
 
+    /// Writes a key down.
+    pub(crate) fn note(&self, key: u64) {
+        // One write of an append-only file is not torn.
+        let line = format!("{key}\n");
+        (&self.record).write_all(line.as_bytes()).expect("it is written down");
+    }
+
     /// `key` is written down; `do` says what then: `echo`, `sleep` (`ms`), `hang`, `crash`,
-    /// `raise`,
-    /// `half`, `noise`, `leak` (128 MiB), `quit` (exit 0).
+    /// `raise`, `half`, `noise`, `leak` (128 MiB), `quit` (exit 0).
     pub(crate) fn act(&self, body: &Value) -> Answer {
         if let Some(key) = body["key"].as_u64() {
-            let line = format!("{key}\n");
-            // One write of an append-only file is not torn.
-            (&self.record).write_all(line.as_bytes()).expect("it is written down");
+            self.note(key);
         }
         match body["do"].as_str().unwrap_or("echo") {
             "sleep" => std::thread::sleep(Duration::from_millis(body["ms"].as_u64().unwrap_or(0))),

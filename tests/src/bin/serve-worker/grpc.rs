@@ -1,6 +1,7 @@
 //! The public helloworld and route_guide services. In the latter, a point's latitude is the key of
 //! the request, and its longitude says what to do: 0 answers, a positive number answers after so
-//! many milliseconds, -1 crashes, -2 never answers, -3 makes the server unwell.
+//! many milliseconds, -1 crashes, -2 never answers and writes down key + 1,000,000 when it is
+//! cancelled, -3 makes the server unwell.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -49,12 +50,24 @@ impl Guide {
         };
         let _ = self.actor.act(&json!({"key": point.latitude, "do": what}));
         match point.longitude {
-            -2 => std::future::pending().await,
+            -2 => {
+                let _cancelled = Cancelled(&self.actor, point.latitude);
+                std::future::pending().await
+            }
             -3 => self.unwell.store(true, Ordering::Relaxed),
             // A timer of zero takes a millisecond.
             0 => {}
             ms => tokio::time::sleep(Duration::from_millis(u64::try_from(ms).unwrap_or(0))).await,
         }
+    }
+}
+
+/// A call that never ends by itself.
+struct Cancelled<'a>(&'a Actor, i32);
+
+impl Drop for Cancelled<'_> {
+    fn drop(&mut self) {
+        self.0.note(u64::from(self.1.unsigned_abs()) + 1_000_000);
     }
 }
 

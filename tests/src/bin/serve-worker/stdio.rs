@@ -1,4 +1,5 @@
-//! The worker protocol over stdin and stdout, a thread for each request.
+//! The worker protocol over stdin and stdout, a thread for each request. An answer has the
+//! request's `traceparent`, if it has one.
 
 use std::io::{BufRead, Write};
 use std::sync::Mutex;
@@ -26,7 +27,12 @@ pub(crate) fn serve(actor: &Actor, framing: Framing) {
                 let answer = actor.act(&request["body"]);
                 let id = &request["id"];
                 let frame = match answer {
-                    Answer::Ok(value) => framing.frame(&json!({"type": "response", "id": id, "ok": value})),
+                    Answer::Ok(mut value) => {
+                        if let trace @ Value::String(_) = &request["traceparent"] {
+                            value["traceparent"] = trace.clone();
+                        }
+                        framing.frame(&json!({"type": "response", "id": id, "ok": value}))
+                    }
                     Answer::Error(error) => framing.frame(&json!({"type": "response", "id": id, "error": error})),
                     Answer::Noise => b"Loading the model ...\n".to_vec(),
                     Answer::Half => {

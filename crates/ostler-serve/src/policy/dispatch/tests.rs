@@ -178,6 +178,24 @@ fn calls_of_a_strict_session_that_waited_for_any_worker_go_to_one() {
     assert_eq!(pool.queued(), 0);
 }
 
+/// The limit holds for sessions whose calls waited while no worker was ready, too: one that is not
+/// bound would be served by two workers at once.
+#[test]
+fn a_strict_session_beyond_the_limit_is_refused_when_it_waited() {
+    let mut rules = spec(Affinity::StrictQueue);
+    rules.sessions.max = 1;
+    let mut pool = pool(&rules, 0);
+    for (item, session) in ["a", "b"].into_iter().enumerate() {
+        let session: SessionId = session.into();
+        assert!(matches!(pool.ask_for(&session, at(0)), Asked::MustWait(None)));
+        pool.wait(waiting(item as u32, Some(&session), None), None);
+    }
+    assert_eq!(items(&pool.ready(key(0, 1), (), at(1))).0, [0]);
+    let handed = pool.ready(key(1, 1), (), at(1));
+    assert_eq!(items(&handed), (vec![], vec![1]));
+    assert!(matches!(handed.refused[0].1, Refused::TooManySessions { limit: 1 }));
+}
+
 #[test]
 fn a_pool_that_is_over_refuses_all_and_says_why() {
     let mut pool = pool(&spec(Affinity::Hint), 1);
