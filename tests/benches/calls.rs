@@ -143,10 +143,7 @@ async fn started(ostler: &Ostler, spec: PoolSpec) -> Pool {
 
 /// The bare channel, the pool, and stdio.
 async fn subjects(ostler: &Ostler, directory: &Path) -> Vec<Subject> {
-    let serve = ServeSpec {
-        concurrency: 128,
-        ..ServeSpec::default()
-    };
+    let serve = ServeSpec::default().concurrency(128);
     let called = worker("called", "grpc", directory)
         .port(Port::Unix)
         .ready(Ready::grpc());

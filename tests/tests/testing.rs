@@ -130,10 +130,7 @@ async fn a_fake_worker_behaves_as_the_test_chose() {
     let mut bed = TestBed::new();
     bed.allow_failures("p");
     let worker = bed.fake_worker();
-    let short = StopSpec {
-        signal: Signal::TERM,
-        grace: Duration::from_millis(100),
-    };
+    let short = StopSpec::term(Duration::from_millis(100));
 
     let ends = [
         (worker.clone().exit_with(0), "status 0"),

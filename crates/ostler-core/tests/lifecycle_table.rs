@@ -36,14 +36,8 @@ fn rules() -> Rules {
     Rules {
         start_timeout: Duration::from_secs(30),
         min_uptime: Duration::ZERO,
-        stop: StopSpec {
-            signal: Signal::TERM,
-            grace: Duration::from_secs(5),
-        },
-        host_death: StopSpec {
-            signal: Signal::KILL,
-            grace: Duration::ZERO,
-        },
+        stop: StopSpec::term(Duration::from_secs(5)),
+        host_death: StopSpec::kill(),
         release_timeout: Duration::from_secs(10),
         start: Start::Shown,
         has_ports: true,

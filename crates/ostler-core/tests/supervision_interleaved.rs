@@ -358,10 +358,9 @@ fn flags() -> impl Strategy<Value = SupervisorFlags> {
         Just(Restarts::RestForOne),
         Just(Restarts::SimpleOneForOne)
     ];
-    let backoff = proptest::option::of(Just(Backoff {
-        jitter: 0.5,
-        ..Backoff::new(Duration::from_millis(50), Duration::from_millis(400))
-    }));
+    let backoff = proptest::option::of(Just(
+        Backoff::new(Duration::from_millis(50), Duration::from_millis(400)).jitter(0.5),
+    ));
     (strategy, 1..8u32, backoff).prop_map(|(strategy, intensity, backoff)| SupervisorFlags {
         strategy,
         intensity,

@@ -254,14 +254,8 @@ impl Python {
         command.extend(self.arguments.iter().cloned());
         let mut spec = WorkerSpec::new(command);
         spec.ready = Some(Ready::Notify);
-        spec.stop = StopSpec {
-            signal: Signal::TERM,
-            grace: STOP_GRACE,
-        };
-        spec.host_death = StopSpec {
-            signal: Signal::TERM,
-            grace: HOST_DEATH_GRACE,
-        };
+        spec.stop = StopSpec::term(STOP_GRACE);
+        spec.host_death = StopSpec::term(HOST_DEATH_GRACE);
         match self.transport {
             Transport::Stdio => spec.stdin = Stdin::Pipe,
             Transport::Grpc => spec.ports = Ports::One(Port::Unix),

@@ -302,13 +302,7 @@ mod tests {
     /// is free at the end.
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn no_worker_is_shared_or_lost_among_callers_that_give_up() {
-        let spec = ServeSpec {
-            queue: QueueSpec {
-                max: 1_000,
-                ..QueueSpec::default()
-            },
-            ..ServeSpec::default()
-        };
+        let spec = ServeSpec::default().queue(QueueSpec::default().max(1_000));
         let dispatcher = Dispatcher::new("embed", &spec);
         let in_use: Arc<[std::sync::atomic::AtomicU32]> = (0..3).map(|_| Default::default()).collect();
         (0..3).for_each(|index| dispatcher.ready(key(index), index));

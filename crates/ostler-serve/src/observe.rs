@@ -210,14 +210,10 @@ impl Observed {
         }
         self.span.record("ostler.outcome", outcome);
         if let Some(observer) = self.pool.observer() {
-            observer.call(&CallEnd {
-                app: self.pool.app(),
-                pool: self.pool.name(),
-                outcome,
-                reason,
-                waited: self.waited,
-                took: self.begun.elapsed(),
-            });
+            let (app, pool) = (self.pool.app(), self.pool.name());
+            let mut end = CallEnd::new(app, pool, outcome, self.waited, self.begun.elapsed());
+            end.reason = reason;
+            observer.call(&end);
         }
     }
 }
@@ -275,17 +271,15 @@ fn grpc_name(code: &str) -> &'static str {
 impl Clients for Serving {
     fn snapshot(&self) -> ClientsSnapshot {
         let state = self.state();
-        ClientsSnapshot {
-            app: self.pool().app().to_owned(),
-            pool: self.pool().name().to_owned(),
-            in_flight: state.in_flight,
-            queued: state.queued as u64,
-            sessions: state.sessions as u64,
-            breaker: match state.breaker {
-                BreakerState::Closed => 0,
-                BreakerState::HalfOpen => 1,
-                BreakerState::Open => 2,
-            },
-        }
+        let mut snapshot = ClientsSnapshot::new(self.pool().app(), self.pool().name());
+        snapshot.in_flight = state.in_flight;
+        snapshot.queued = state.queued as u64;
+        snapshot.sessions = state.sessions as u64;
+        snapshot.breaker = match state.breaker {
+            BreakerState::Closed => 0,
+            BreakerState::HalfOpen => 1,
+            BreakerState::Open => 2,
+        };
+        snapshot
     }
 }

@@ -16,4 +16,6 @@ pub mod otlp;
 
 pub use context::SpanLink;
 pub use event::{Containment, Event, EventKind, Facts};
-pub use observe::{CallEnd, Clients, ClientsSnapshot, Instance, Observer, Output, Part, PoolSnapshot, Snapshot, Usage};
+pub use observe::{
+    CallEnd, Clients, ClientsSnapshot, Instance, Observer, Output, Part, PoolSnapshot, Snapshot, Usage, WorkerStanding,
+};

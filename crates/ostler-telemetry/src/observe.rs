@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use ostler_core::ids::{Incarnation, WorkerId};
+use ostler_core::lifecycle::State;
 
 use crate::context::SpanLink;
 use crate::event::Event;
@@ -48,6 +49,7 @@ pub trait Observer: Debug + Send + Sync {
 
 /// The end of a call to a pool's workers.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct CallEnd<'a> {
     /// The app.
     pub app: &'a str,
@@ -64,6 +66,21 @@ pub struct CallEnd<'a> {
     pub took: Duration,
 }
 
+impl<'a> CallEnd<'a> {
+    /// A call that took `took` in all, `waited` of it for workers, with an outcome that needs no
+    /// reason.
+    pub fn new(app: &'a str, pool: &'a str, outcome: &'static str, waited: Duration, took: Duration) -> Self {
+        Self {
+            app,
+            pool,
+            outcome,
+            reason: None,
+            waited,
+            took,
+        }
+    }
+}
+
 /// The clients of a pool, which can be observed.
 pub trait Clients: Send + Sync {
     /// Takes a snapshot. Does not block.
@@ -72,6 +89,7 @@ pub trait Clients: Send + Sync {
 
 /// The clients of a pool at one point in time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ClientsSnapshot {
     /// The app.
     pub app: String,
@@ -85,6 +103,17 @@ pub struct ClientsSnapshot {
     pub sessions: u64,
     /// The circuit breaker: 0 is closed, 1 half-open, 2 open.
     pub breaker: u64,
+}
+
+impl ClientsSnapshot {
+    /// Clients without a call or a session.
+    pub fn new(app: impl Into<String>, pool: impl Into<String>) -> Self {
+        Self {
+            app: app.into(),
+            pool: pool.into(),
+            ..Self::default()
+        }
+    }
 }
 
 /// A measured part of an incarnation's life.
@@ -101,6 +130,7 @@ pub enum Part {
 
 /// A line of a worker's output, or several that belong together, such as a traceback.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Output<'a> {
     /// The app.
     pub app: &'a str,
@@ -118,6 +148,29 @@ pub struct Output<'a> {
     pub limited: u64,
 }
 
+impl<'a> Output<'a> {
+    /// This text of a worker's `stdout` or `stderr`, read at `time`; no record was dropped before
+    /// it.
+    pub fn new(
+        app: &'a str,
+        worker: &'a WorkerId,
+        incarnation: Incarnation,
+        stream: &'static str,
+        time: SystemTime,
+        text: &'a str,
+    ) -> Self {
+        Self {
+            app,
+            worker,
+            incarnation,
+            stream,
+            time,
+            text,
+            limited: 0,
+        }
+    }
+}
+
 /// An instance that can be observed.
 pub trait Instance: Send + Sync {
     /// Takes a snapshot. Reads `/proc` for each worker until `deadline`; workers not reached by
@@ -127,6 +180,7 @@ pub trait Instance: Send + Sync {
 
 /// An instance at one point in time.
 #[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Snapshot {
     /// The app.
     pub app: String,
@@ -136,13 +190,57 @@ pub struct Snapshot {
     pub pools: Vec<PoolSnapshot>,
 }
 
+impl Snapshot {
+    /// An instance with so many records, without pools.
+    pub fn new(app: impl Into<String>, records: u64) -> Self {
+        Self {
+            app: app.into(),
+            records,
+            pools: Vec::new(),
+        }
+    }
+}
+
+/// What a worker is counted as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum WorkerStanding {
+    /// Its current incarnation is in this state.
+    Lives(State),
+    /// It has no incarnation, and gets the next one when its turn or its time comes.
+    Waiting,
+    /// It has finished, and is not restarted.
+    Finished,
+    /// It gave up.
+    GaveUp,
+}
+
+impl WorkerStanding {
+    /// Every standing.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let others = [Self::Waiting, Self::Finished, Self::GaveUp];
+        State::ALL.into_iter().map(Self::Lives).chain(others)
+    }
+
+    /// The name in metrics: that of the state, or `waiting`, `finished`, `gave_up`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Lives(state) => state.name(),
+            Self::Waiting => "waiting",
+            Self::Finished => "finished",
+            Self::GaveUp => "gave_up",
+        }
+    }
+}
+
 /// A pool at one point in time.
 #[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
 pub struct PoolSnapshot {
     /// The pool.
     pub pool: String,
-    /// The number of workers in each state, including states without workers.
-    pub states: Vec<(&'static str, u64)>,
+    /// The number of workers in each standing, including those without workers.
+    pub states: Vec<(WorkerStanding, u64)>,
     /// Starts that are queued.
     pub waiting: u64,
     /// Workers that it lacks while it is degraded.
@@ -153,8 +251,19 @@ pub struct PoolSnapshot {
     pub usage: Vec<Usage>,
 }
 
+impl PoolSnapshot {
+    /// A pool without workers.
+    pub fn new(pool: impl Into<String>) -> Self {
+        Self {
+            pool: pool.into(),
+            ..Self::default()
+        }
+    }
+}
+
 /// The resource usage of a worker's process tree.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Usage {
     /// The worker.
     pub worker: WorkerId,
@@ -162,4 +271,11 @@ pub struct Usage {
     pub cpu: Duration,
     /// Resident memory, in bytes.
     pub resident: u64,
+}
+
+impl Usage {
+    /// This much CPU time, and so many resident bytes.
+    pub fn new(worker: WorkerId, cpu: Duration, resident: u64) -> Self {
+        Self { worker, cpu, resident }
+    }
 }

@@ -141,7 +141,7 @@ pub use ostler_registry::{AppDirError, DirEnv, Engine, RunDirError, TableError, 
 pub use ostler_telemetry::otlp;
 pub use ostler_telemetry::{
     CallEnd, Clients, ClientsSnapshot, Containment, Event, EventKind, Facts, Instance, Observer, Output, Part,
-    PoolSnapshot, Snapshot, SpanLink, Usage,
+    PoolSnapshot, Snapshot, SpanLink, Usage, WorkerStanding,
 };
 
 #[cfg(test)]

@@ -14,9 +14,6 @@ pub(crate) fn usage(slot: &Slot) -> Option<Usage> {
     let is_ours = |now: &ProcessIdentity| now.is_same_as(&sitter);
     identity::of(sitter.pid).ok().flatten().filter(is_ours)?;
     let usage = tree::usage(sitter.pid).ok()?;
-    Some(Usage {
-        worker: slot.worker.clone(),
-        cpu: Duration::from_millis(usage.cpu_ticks.saturating_mul(1_000) / tree::ticks_per_second()),
-        resident: usage.resident_bytes,
-    })
+    let cpu = Duration::from_millis(usage.cpu_ticks.saturating_mul(1_000) / tree::ticks_per_second());
+    Some(Usage::new(slot.worker.clone(), cpu, usage.resident_bytes))
 }

@@ -65,9 +65,6 @@ pub(crate) async fn start(ostler: &Ostler) -> Result<Clients, Box<dyn Error>> {
 }
 
 fn serve(pool: Pool, concurrency: u32) -> ServingPool {
-    let spec = ServeSpec {
-        concurrency,
-        ..ServeSpec::default()
-    };
+    let spec = ServeSpec::default().concurrency(concurrency);
     ServingPool::new(pool, spec)
 }

@@ -117,10 +117,7 @@ async fn kill_bypasses_the_grace_of_orphaned_sitters() {
     let (ostler, mut seen) = start(&place).await;
     let mut spec = place.pool("p", WORST);
     spec.workers = 2;
-    spec.worker.host_death = StopSpec {
-        signal: ostler::Signal::TERM,
-        grace: Duration::from_secs(3600),
-    };
+    spec.worker.host_death = StopSpec::term(Duration::from_secs(3600));
     ostler.pool_from(spec).start().await.unwrap();
     seen.kind(EventKind::PoolReady).await;
     place.await_processes(2 * 3);
@@ -146,10 +143,7 @@ async fn kill_reaches_descendants_of_a_dead_leader_and_guardian() {
     spec.worker.command.splice(..0, shell);
     spec.worker.ready = Some(Ready::Notify);
     spec.workers = 2;
-    spec.worker.host_death = StopSpec {
-        signal: ostler::Signal::TERM,
-        grace: Duration::from_secs(3600),
-    };
+    spec.worker.host_death = StopSpec::term(Duration::from_secs(3600));
     ostler.pool_from(spec).start().await.unwrap();
     seen.kind(EventKind::PoolReady).await;
     place.await_processes(2 * 2);
@@ -169,10 +163,7 @@ async fn kill_lost_with_the_guardian_is_repeated() {
     let (ostler, mut seen) = start(&place).await;
     let mut spec = place.pool("p", WORST);
     let hour = Duration::from_secs(3600);
-    spec.worker.host_death = StopSpec {
-        signal: ostler::Signal::TERM,
-        grace: hour,
-    };
+    spec.worker.host_death = StopSpec::term(hour);
     spec.worker.release_timeout = hour;
     ostler.pool_from(spec).start().await.unwrap();
     seen.kind(EventKind::PoolReady).await;

@@ -104,15 +104,10 @@ const BREAKER_OPEN: Duration = Duration::from_millis(50);
 
 async fn run(protocol: &'static str, seed: u64, callers: u64, requests: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
-    let serve = ServeSpec {
-        concurrency: random.u32(1..=3),
-        breaker: Breaker {
-            open: BREAKER_OPEN,
-            ..Breaker::default()
-        },
-        drain_timeout: Duration::from_secs(2),
-        ..ServeSpec::default()
-    };
+    let serve = ServeSpec::default()
+        .concurrency(random.u32(1..=3))
+        .breaker(Breaker::default().open(BREAKER_OPEN))
+        .drain_timeout(Duration::from_secs(2));
     let scene = Arc::new(Scene::start(protocol, 4, serve, prepare(protocol)).await);
     let over = Arc::new(AtomicBool::new(false));
     let faults = tokio::spawn(fault(Arc::clone(&scene), Arc::clone(&over), random.fork()));

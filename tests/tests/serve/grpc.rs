@@ -155,12 +155,9 @@ async fn a_worker_that_says_that_it_is_unwell_is_replaced() {
 /// An answer that comes after its deadline is not taken for that of the next call.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_answer_reaches_no_one() {
-    let serve = ServeSpec {
-        on_cancel: OnCancel::Reuse,
-        // Not the call's own deadline: the server would keep that, too, and might be the first to.
-        timeout: Duration::from_millis(100),
-        ..ServeSpec::default()
-    };
+    // The timeout is not the call's own deadline: the server would keep that, too, and might be the
+    // first to.
+    let serve = ServeSpec::default().on_cancel(OnCancel::Reuse).timeout(Duration::from_millis(100));
     let (scene, mut client) = scene(1, serve).await;
     let status = client.get_feature(point(1, 300)).await.expect_err("it is late");
     assert_eq!(fact(&status, REASON), "deadline");
@@ -358,11 +355,7 @@ async fn a_request_whose_streams_crash_workers_is_poison_and_opens_the_breaker()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_is_dropped_is_reset_and_others_on_the_connection_go_on() {
-    let serve = ServeSpec {
-        concurrency: 10,
-        on_cancel: OnCancel::Reuse,
-        ..ServeSpec::default()
-    };
+    let serve = ServeSpec::default().concurrency(10).on_cancel(OnCancel::Reuse);
     let (scene, client) = scene(1, serve).await;
     let before = scene.pids();
     let call = |key, what| {

@@ -90,13 +90,7 @@ async fn a_rolling_restart_loses_no_call_and_no_worker_is_missing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_surge_one_worker_is_missing_and_no_call_is_lost() {
-    let serve = ServeSpec {
-        recycle: Recycle {
-            surge: 0,
-            ..Recycle::default()
-        },
-        ..ServeSpec::default()
-    };
+    let serve = ServeSpec::default().recycle(Recycle::default().surge(0));
     let scene = scene(2, serve).await;
     let load = Load::start(&scene.serving, 4);
     scene.serving.rolling_restart().await.expect("all become ready");
@@ -111,13 +105,7 @@ async fn without_a_surge_one_worker_is_missing_and_no_call_is_lost() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rolling_restart_ends_with_the_first_worker_that_does_not_come_back() {
     for surge in [0, 1] {
-        let serve = ServeSpec {
-            recycle: Recycle {
-                surge,
-                ..Recycle::default()
-            },
-            ..ServeSpec::default()
-        };
+        let serve = ServeSpec::default().recycle(Recycle::default().surge(surge));
         let directory = tempfile::tempdir().expect("a directory");
         let broken = directory.path().join("broken");
         let script = format!("test ! -e {} && exec sleep 1000", broken.display());
@@ -148,14 +136,7 @@ async fn a_rolling_restart_ends_with_the_first_worker_that_does_not_come_back() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_recycled_worker_has_a_stand_in_and_its_draining_is_an_event() {
-    let serve = ServeSpec {
-        recycle: Recycle {
-            requests: Some(40),
-            jitter: 0.0,
-            ..Recycle::default()
-        },
-        ..ServeSpec::default()
-    };
+    let serve = ServeSpec::default().recycle(Recycle::default().requests(40).jitter(0.0));
     let scene = scene(2, serve).await;
     let mut drained = scene.events().kinds([EventKind::WorkerDraining]);
     let load = Load::start(&scene.serving, 4);
@@ -401,18 +382,9 @@ impl Adapter for NeverSent {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_not_sent_is_no_request_to_recycle_for() {
-    let serve = ServeSpec {
-        recycle: Recycle {
-            requests: Some(3),
-            jitter: 0.0,
-            ..Recycle::default()
-        },
-        breaker: ostler_serve::Breaker {
-            failures: 0,
-            ..ostler_serve::Breaker::default()
-        },
-        ..ServeSpec::default()
-    };
+    let serve = ServeSpec::default()
+        .recycle(Recycle::default().requests(3).jitter(0.0))
+        .breaker(ostler_serve::Breaker::default().failures(0));
     let scene = scene(1, serve).await;
     let client = scene.serving.client(NeverSent);
     for _ in 0..10 {

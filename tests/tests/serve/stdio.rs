@@ -69,10 +69,7 @@ async fn both_framings_answer_and_an_exception_is_typed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn as_many_calls_are_in_flight_at_one_worker_as_concurrency_says() {
-    let serve = ServeSpec {
-        concurrency: 8,
-        ..ServeSpec::default()
-    };
+    let serve = ServeSpec::default().concurrency(8);
     let scene = scene(1, serve).await;
     let client = scene.serving.stdio::<Value, Value>();
     let begin = Instant::now();
@@ -225,10 +222,7 @@ async fn half_an_answer_and_text_between_answers_have_names_of_their_own() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_whose_caller_gave_up_is_replaced_or_used_on_as_the_pool_says() {
     for on_cancel in [OnCancel::Replace, OnCancel::Reuse] {
-        let serve = ServeSpec {
-            on_cancel,
-            ..ServeSpec::default()
-        };
+        let serve = ServeSpec::default().on_cancel(on_cancel);
         let scene = scene(1, serve).await;
         let before = scene.pids();
         let client = scene.serving.stdio::<Value, Value>();
@@ -362,13 +356,7 @@ async fn strict_sessions_that_fail_fast_are_limited_and_lost_with_a_worker_that_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_strict_session_keeps_its_worker_and_is_lost_with_it() {
-    let serve = ServeSpec {
-        sessions: Sessions {
-            affinity: Affinity::StrictQueue,
-            ..Sessions::default()
-        },
-        ..ServeSpec::default()
-    };
+    let serve = ServeSpec::default().sessions(Sessions::default().affinity(Affinity::StrictQueue));
     let scene = scene(4, serve).await;
     let session = scene.serving.session("user-42").stdio::<Value, Value>();
     let own = session.call(&request(0, "echo")).await.expect("an answer")["pid"].clone();
@@ -394,14 +382,7 @@ async fn a_strict_session_keeps_its_worker_and_is_lost_with_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_breaker_opens_while_workers_crash_and_closes_when_one_answers() {
-    let serve = ServeSpec {
-        breaker: Breaker {
-            failures: 2,
-            open: Duration::from_millis(500),
-            ..Breaker::default()
-        },
-        ..ServeSpec::default()
-    };
+    let serve = ServeSpec::default().breaker(Breaker::default().failures(2).open(Duration::from_millis(500)));
     let scene = scene(1, serve).await;
     let client = scene.serving.stdio::<Value, Value>();
     for key in 0..2 {
@@ -422,17 +403,9 @@ async fn the_breaker_opens_while_workers_crash_and_closes_when_one_answers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_is_recycled_after_its_requests_and_no_call_notices() {
-    let serve = ServeSpec {
-        recycle: Recycle {
-            requests: Some(5),
-            jitter: 0.0,
-            // With a stand-in, a worker serves on until that is ready.
-            surge: 0,
-            ..Recycle::default()
-        },
-        concurrency: 2,
-        ..ServeSpec::default()
-    };
+    // With a stand-in, a worker serves on until that is ready.
+    let recycle = Recycle::default().requests(5).jitter(0.0).surge(0);
+    let serve = ServeSpec::default().recycle(recycle).concurrency(2);
     let scene = scene(2, serve).await;
     let client = scene.serving.stdio::<Value, Value>();
     let mut served: std::collections::BTreeMap<u64, u32> = std::collections::BTreeMap::new();
@@ -459,13 +432,7 @@ async fn without_a_pipe_the_error_says_what_to_set() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_leaks_memory_is_recycled() {
-    let serve = ServeSpec {
-        recycle: Recycle {
-            memory: Some(100 << 20),
-            ..Recycle::default()
-        },
-        ..ServeSpec::default()
-    };
+    let serve = ServeSpec::default().recycle(Recycle::default().memory(100 << 20));
     let scene = scene(1, serve).await;
     let before = scene.pids();
     let client = scene.serving.stdio::<Value, Value>();

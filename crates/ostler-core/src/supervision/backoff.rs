@@ -33,12 +33,24 @@ impl Backoff {
         }
     }
 
+    /// The random part of the delay, from 0 to 1. Default zero: no jitter.
+    #[must_use]
+    pub fn jitter(mut self, jitter: f64) -> Self {
+        self.jitter = jitter;
+        self
+    }
+
+    /// How long a child must run before its next restart counts as the first again. Default: the
+    /// supervisor's period.
+    #[must_use]
+    pub fn reset(mut self, reset: Duration) -> Self {
+        self.reset = Some(reset);
+        self
+    }
+
     /// The default of pools of processes (ADR 0020): from 100 ms to 10 s, with a jitter of 0.2.
     pub fn of_pools() -> Self {
-        Backoff {
-            jitter: 0.2,
-            ..Backoff::new(Duration::from_millis(100), Duration::from_secs(10))
-        }
+        Backoff::new(Duration::from_millis(100), Duration::from_secs(10)).jitter(0.2)
     }
 
     /// The delay of the `attempt`-th consecutive restart, counted from 1. `fraction` is a random

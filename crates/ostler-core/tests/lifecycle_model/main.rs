@@ -25,7 +25,7 @@ fn durations() -> impl Strategy<Value = Duration> {
 
 fn stop_specs() -> impl Strategy<Value = StopSpec> {
     let signals = prop_oneof![Just(Signal::TERM), Just(Signal::KILL)];
-    (signals, durations()).prop_map(|(signal, grace)| StopSpec { signal, grace })
+    (signals, durations()).prop_map(|(signal, grace)| StopSpec::new(signal, grace))
 }
 
 fn rules() -> impl Strategy<Value = Rules> {

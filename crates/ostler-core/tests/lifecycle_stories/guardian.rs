@@ -27,7 +27,7 @@ fn a_lost_guardian_is_the_outcome_and_its_sitter_does_the_ending() {
 fn what_is_born_when_its_guardian_is_lost_is_left_to_its_sitter() {
     let hour = Duration::from_secs(3600);
     let mut story = Story::new(Rules {
-        host_death: StopSpec { grace: hour, ..TERM },
+        host_death: StopSpec::term(hour),
         ..rules()
     });
     story.does(Input::Recorded);

@@ -287,10 +287,7 @@ fn an_overdue_release_is_reported_once_even_if_its_holder_stays_unknown() {
 fn a_grace_longer_than_release_timeout_is_not_overdue_when_the_leader_ends_early() {
     let grace = Duration::from_secs(60);
     let mut story = Story::ready(Rules {
-        stop: StopSpec {
-            signal: Signal::TERM,
-            grace,
-        },
+        stop: StopSpec::new(Signal::TERM, grace),
         ..rules()
     });
     story.does(stop());

@@ -8,10 +8,7 @@ use ostler_core::moment::Moment;
 use ostler_core::signal::Signal;
 use ostler_core::spec::StopSpec;
 
-pub(crate) const TERM: StopSpec = StopSpec {
-    signal: Signal::TERM,
-    grace: Duration::from_secs(5),
-};
+pub(crate) const TERM: StopSpec = StopSpec::term(Duration::from_secs(5));
 pub(crate) const RELEASE: Duration = Duration::from_secs(10);
 
 pub(crate) fn rules() -> Rules {

@@ -155,10 +155,9 @@ fn flags() -> impl Strategy<Value = SupervisorFlags> {
     ];
     let backoff = prop_oneof![
         2 => Just(None),
-        1 => Just(Some(Backoff {
-            reset: Some(Duration::from_secs(2)),
-            ..Backoff::new(Duration::from_millis(100), Duration::from_secs(1))
-        }))
+        1 => Just(Some(
+            Backoff::new(Duration::from_millis(100), Duration::from_secs(1)).reset(Duration::from_secs(2))
+        ))
     ];
     (strategy, 0..5u32, 1..5u64, auto_shutdown, backoff).prop_map(
         |(strategy, intensity, period, auto_shutdown, backoff)| SupervisorFlags {

@@ -189,11 +189,7 @@ mod tests {
     use super::*;
 
     fn rules() -> Rules {
-        Rules {
-            failures: 3,
-            rate: None,
-            open: Duration::from_secs(30),
-        }
+        Rules::default().failures(3).open(Duration::from_secs(30))
     }
 
     fn at(secs: u64) -> Moment {
@@ -247,26 +243,17 @@ mod tests {
 
     #[test]
     fn a_share_of_failures_opens_it_though_none_follow_each_other() {
-        let rate = FailureRate {
-            share: 0.5,
-            window: Duration::from_secs(10),
-            calls: 10,
-        };
-        let mut breaker = Breaker::new(Rules {
-            rate: Some(rate),
-            failures: 0,
-            ..rules()
-        });
+        let rate = FailureRate::default()
+            .share(0.5)
+            .window(Duration::from_secs(10))
+            .calls(10);
+        let mut breaker = Breaker::new(rules().rate(rate).failures(0));
         let ends = [Verdict::Failed, Verdict::Answered];
         for (nth, verdict) in ends.iter().cycle().take(9).enumerate() {
             assert_eq!(call(&mut breaker, nth as u64 / 2, *verdict), None, "too few calls");
         }
         assert_eq!(call(&mut breaker, 5, Verdict::Answered), Some(Change::Opened));
-        let mut breaker = Breaker::new(Rules {
-            rate: Some(rate),
-            failures: 0,
-            ..rules()
-        });
+        let mut breaker = Breaker::new(rules().rate(rate).failures(0));
         for secs in 0..100 {
             assert_eq!(
                 call(&mut breaker, 20 * secs, Verdict::Failed),

@@ -80,10 +80,11 @@ impl Codel {
 mod tests {
     use super::*;
 
-    const RULES: Rules = Rules {
-        target: Duration::from_millis(50),
-        interval: Duration::from_millis(1000),
-    };
+    fn rules() -> Rules {
+        Rules::default()
+            .target(Duration::from_millis(50))
+            .interval(Duration::from_secs(1))
+    }
 
     /// Of calls that leave the queue every 10 ms for so long, each after this wait: when one was
     /// refused.
@@ -97,12 +98,12 @@ mod tests {
 
     #[test]
     fn a_short_wait_is_never_refused() {
-        assert_eq!(refusals(&mut Codel::new(RULES), 0, 60_000, 49), [0u64; 0]);
+        assert_eq!(refusals(&mut Codel::new(rules()), 0, 60_000, 49), [0u64; 0]);
     }
 
     #[test]
     fn a_burst_shorter_than_the_interval_is_left_alone() {
-        let mut codel = Codel::new(RULES);
+        let mut codel = Codel::new(rules());
         assert_eq!(refusals(&mut codel, 0, 990, 500), [0u64; 0]);
         assert_eq!(refusals(&mut codel, 990, 1_000, 10), [0u64; 0]);
         assert_eq!(refusals(&mut codel, 1_000, 1_990, 500), [0u64; 0]);
@@ -110,7 +111,7 @@ mod tests {
 
     #[test]
     fn a_standing_queue_is_refused_ever_faster() {
-        let at = refusals(&mut Codel::new(RULES), 0, 10_000, 500);
+        let at = refusals(&mut Codel::new(rules()), 0, 10_000, 500);
         assert_eq!(at[0], 1_000, "after one whole interval");
         let gaps: Vec<u64> = at.windows(2).map(|pair| pair[1] - pair[0]).collect();
         assert!(gaps.windows(2).all(|pair| pair[1] <= pair[0] + 10), "{gaps:?}");
@@ -119,7 +120,7 @@ mod tests {
 
     #[test]
     fn the_last_one_waiting_is_served() {
-        let mut codel = Codel::new(RULES);
+        let mut codel = Codel::new(rules());
         let far = |ms| Moment::after_origin(Duration::from_millis(ms));
         assert!((0..5_000).all(|ms| !codel.refuses(far(ms), Duration::from_secs(1), true)));
     }

@@ -61,13 +61,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn rules() -> Rules {
-        Rules {
-            age: Some(Duration::from_secs(100)),
-            requests: Some(10),
-            memory: Some(1000),
-            jitter: 0.2,
-            surge: 1,
-        }
+        Rules::default()
+            .age(Duration::from_secs(100))
+            .requests(10)
+            .memory(1000)
+            .jitter(0.2)
     }
 
     #[test]
@@ -87,7 +85,7 @@ mod tests {
         /// Jitter makes limits smaller, by no more than its share, and never zero.
         #[test]
         fn jitter_stays_within_its_share(random in 0.0f64..1.0, requests in 1u64..1_000_000, jitter in 0.0f64..1.0) {
-            let limits = Limits::draw(&Rules { requests: Some(requests), jitter, ..rules() }, || random);
+            let limits = Limits::draw(&rules().requests(requests).jitter(jitter), || random);
             let drawn = limits.requests.expect("a limit");
             prop_assert!((1..=requests).contains(&drawn));
             prop_assert!(drawn as f64 >= (requests as f64 * (1.0 - jitter)).floor());

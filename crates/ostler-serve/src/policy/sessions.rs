@@ -113,11 +113,7 @@ mod tests {
     }
 
     fn sessions(max: usize) -> Sessions {
-        Sessions::new(&Rules {
-            ttl: Duration::from_secs(60),
-            max,
-            ..Rules::default()
-        })
+        Sessions::new(&Rules::default().ttl(Duration::from_secs(60)).max(max))
     }
 
     fn at(secs: u64) -> Moment {

@@ -21,10 +21,7 @@ fn delays(bench: &Bench) -> Vec<(u32, u128)> {
 #[tokio::test(start_paused = true)]
 async fn backoff_grows_until_the_child_has_run_for_a_while() {
     let bench = Bench::new();
-    let backoff = Backoff {
-        reset: Some(Duration::from_secs(60)),
-        ..Backoff::new(Duration::from_millis(100), Duration::from_millis(300))
-    };
+    let backoff = Backoff::new(Duration::from_millis(100), Duration::from_millis(300)).reset(Duration::from_secs(60));
     let options = bench.with_intensity(Strategy::OneForOne, 100).backoff(backoff);
     let supervisor = Supervisor::spawn(None, options, vec![bench.child("child")])
         .await

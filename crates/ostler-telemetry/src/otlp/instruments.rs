@@ -257,7 +257,7 @@ fn observe_instances(meter: &Meter, watched: &Arc<Watched>) {
         watched.each_pool(|name, pool| {
             for (state, count) in &pool.states {
                 let [app, pool] = of_pool(name, &pool.pool);
-                gauge.observe(*count, &[app, pool, KeyValue::new(attribute::STATE, *state)]);
+                gauge.observe(*count, &[app, pool, KeyValue::new(attribute::STATE, state.name())]);
             }
         });
     });

@@ -2,8 +2,7 @@
 
 use std::time::Instant;
 
-use ostler_core::lifecycle::State;
-use ostler_telemetry::{Instance, PoolSnapshot, Snapshot};
+use ostler_telemetry::{Instance, PoolSnapshot, Snapshot, WorkerStanding};
 
 use super::tree::Tree;
 use crate::pool::PoolPhase;
@@ -11,36 +10,25 @@ use crate::pool::shared::PoolShared;
 use crate::status::WorkerState;
 use crate::usage::usage;
 
-/// How a worker is counted while it has no lifecycle state.
-const GAVE_UP: &str = "gave_up";
-const FINISHED: &str = "finished";
-const WAITING: &str = "waiting";
-
 impl Instance for Tree {
     fn snapshot(&self, deadline: Instant) -> Snapshot {
         let services = self.services();
         let pools = self.pools_in_order();
         let living = pools.iter().filter(|pool| !pool.is_ended());
-        Snapshot {
-            app: services.owner.app.clone(),
-            records: services.table.len() as u64,
-            pools: living.map(|pool| of_pool(pool, deadline)).collect(),
-        }
+        let mut snapshot = Snapshot::new(&services.owner.app, services.table.len() as u64);
+        snapshot.pools = living.map(|pool| of_pool(pool, deadline)).collect();
+        snapshot
     }
 }
 
 fn of_pool(pool: &PoolShared, deadline: Instant) -> PoolSnapshot {
-    let mut states: Vec<(&'static str, u64)> = State::ALL.map(|state| (state.name(), 0)).to_vec();
-    states.extend([GAVE_UP, FINISHED, WAITING].map(|state| (state, 0)));
     let now = Instant::now();
-    let mut snapshot = PoolSnapshot {
-        pool: pool.spec.name.clone(),
-        missing: missing(&pool.phase()),
-        ..PoolSnapshot::default()
-    };
+    let mut snapshot = PoolSnapshot::new(&pool.spec.name);
+    snapshot.missing = missing(&pool.phase());
+    snapshot.states = WorkerStanding::all().map(|standing| (standing, 0)).collect();
     for slot in &pool.slots.present() {
         let counted_as = counted_as(&slot.state());
-        if let Some((_, count)) = states.iter_mut().find(|(state, _)| *state == counted_as) {
+        if let Some((_, count)) = snapshot.states.iter_mut().find(|(state, _)| *state == counted_as) {
             *count += 1;
         }
         snapshot.waiting += u64::from(slot.is_waiting());
@@ -49,7 +37,6 @@ fn of_pool(pool: &PoolShared, deadline: Instant) -> PoolSnapshot {
             snapshot.usage.extend(usage(slot));
         }
     }
-    snapshot.states = states;
     snapshot
 }
 
@@ -60,11 +47,11 @@ fn missing(phase: &PoolPhase) -> u64 {
     }
 }
 
-fn counted_as(state: &WorkerState) -> &'static str {
+fn counted_as(state: &WorkerState) -> WorkerStanding {
     match state {
-        WorkerState { gave_up: true, .. } => GAVE_UP,
-        WorkerState { finished: true, .. } => FINISHED,
-        WorkerState { state: None, .. } => WAITING,
-        WorkerState { state: Some(state), .. } => state.name(),
+        WorkerState { gave_up: true, .. } => WorkerStanding::GaveUp,
+        WorkerState { finished: true, .. } => WorkerStanding::Finished,
+        WorkerState { state: None, .. } => WorkerStanding::Waiting,
+        WorkerState { state: Some(state), .. } => WorkerStanding::Lives(*state),
     }
 }

@@ -138,15 +138,10 @@ impl Stream {
             self.observer.output_limited(app, &self.worker.pool, 1);
             return;
         }
-        self.observer.output(&Output {
-            app,
-            worker: &self.worker,
-            incarnation: self.incarnation,
-            stream: self.stream,
-            time: gathered.since,
-            text,
-            limited: std::mem::take(&mut gathered.limited),
-        });
+        let (since, limited) = (gathered.since, std::mem::take(&mut gathered.limited));
+        let mut output = Output::new(app, &self.worker, self.incarnation, self.stream, since, text);
+        output.limited = limited;
+        self.observer.output(&output);
     }
 }
 

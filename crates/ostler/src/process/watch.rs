@@ -184,10 +184,7 @@ pub(in crate::process) async fn wait_ready(plan: ReadyPlan) -> Result<ReadyInfo,
 /// workers that start together don't ask together.
 async fn until_yes(last_answer: &LastAnswer, mut look: Look) -> Result<PortMap, Failure> {
     let (first, longest) = look.pauses();
-    let pauses = Backoff {
-        jitter: 0.5,
-        ..Backoff::new(first, longest)
-    };
+    let pauses = Backoff::new(first, longest).jitter(0.5);
     let mut attempt = 0;
     loop {
         match look.once().await {

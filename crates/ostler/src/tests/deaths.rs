@@ -104,10 +104,7 @@ async fn in_stopping() {
     for_each_death(async |actor, death| {
         let mut scene = Scene::start().await;
         let mut spec = Scene::spec(STUBBORN);
-        spec.worker.stop = StopSpec {
-            grace: Duration::from_secs(3600),
-            ..spec.worker.stop
-        };
+        spec.worker.stop.grace = Duration::from_secs(3600);
         let pool = scene.ostler.pool_from(spec).start().await.unwrap();
         scene.wait_for_kind(EventKind::PoolReady).await;
         let restarting = tokio::spawn({

@@ -135,13 +135,7 @@ pub(crate) fn quitters(tag: &str) -> PoolSpec {
 fn base(name: &str, modes: &str, tag: &str) -> PoolSpec {
     let worker = program("ostler-test-worker").display().to_string();
     let mut spec = PoolSpec::new(name, [worker.as_str(), modes, "{port}", tag]);
-    spec.worker.output = OutputSpec {
-        log: false,
-        ..OutputSpec::default()
-    };
-    spec.worker.stop = StopSpec {
-        grace: GRACE,
-        ..spec.worker.stop
-    };
+    spec.worker.output = OutputSpec::default().log(false);
+    spec.worker.stop.grace = GRACE;
     spec
 }

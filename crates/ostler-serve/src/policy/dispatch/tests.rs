@@ -21,17 +21,9 @@ fn at(ms: u64) -> Moment {
 }
 
 fn spec(affinity: Affinity) -> ServeSpec {
-    ServeSpec {
-        sessions: SessionRules {
-            affinity,
-            ..SessionRules::default()
-        },
-        queue: QueueSpec {
-            max: 4,
-            ..QueueSpec::default()
-        },
-        ..ServeSpec::default()
-    }
+    ServeSpec::default()
+        .sessions(SessionRules::default().affinity(affinity))
+        .queue(QueueSpec::default().max(4))
 }
 
 fn pool(spec: &ServeSpec, workers: u32) -> Pool {

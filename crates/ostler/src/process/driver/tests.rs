@@ -18,10 +18,7 @@ use crate::instance::services::StopLevel;
 
 mod probes;
 
-const TERM: StopSpec = StopSpec {
-    signal: Signal::TERM,
-    grace: Duration::from_secs(5),
-};
+const TERM: StopSpec = StopSpec::term(Duration::from_secs(5));
 
 /// A worker that is ready with its spawn and has no port.
 fn plain(pool: &mut PoolSpec) {
@@ -182,10 +179,7 @@ async fn what_lives_on_without_a_sitter_is_killed_again_and_named() {
 async fn a_kill_goes_past_the_sitter_when_the_guardian_is_lost() {
     let mut stage = Stage::new(|pool| {
         plain(pool);
-        pool.worker.host_death = StopSpec {
-            grace: Duration::from_secs(3600),
-            ..TERM
-        };
+        pool.worker.host_death = StopSpec::term(Duration::from_secs(3600));
     });
     let mut play = stage.ready().await;
     stage.tell(News::GuardianLost);
