@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ostler::testing::TestBed;
-use ostler::{EventKind, Pool, PoolEnd, PoolSpec, Reason, Restart, Signal, StopSpec};
+use ostler::{EventKind, Pool, PoolEnd, PoolSpec, Reason, Restart, StopSpec};
 use ostler_tests::scene::get;
 
 /// What a task panicked with.

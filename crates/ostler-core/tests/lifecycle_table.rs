@@ -9,7 +9,6 @@ use std::time::Duration;
 use ostler_core::failure::{ExitStatus, Failure, Reason};
 use ostler_core::lifecycle::{Cause, Effect, Input, Lifecycle, Outcome, Rest, Rules, Start, Transition};
 use ostler_core::moment::Moment;
-use ostler_core::signal::Signal;
 use ostler_core::spec::StopSpec;
 
 const BEGIN: &str = "<!-- begin table: rendered by crates/ostler-core/tests/lifecycle_table.rs -->\n";

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ostler_core::signal::Signal;
 use ostler_core::spec::{PoolSpec, Port, Ports, Ready, Stdin, StopSpec, WorkerSpec};
 
 use crate::error::PythonError;

@@ -6,7 +6,7 @@ use ostler_core::failure::{ExitStatus, Reason};
 use ostler_core::lifecycle::{Effect, Ignored, Input, KILL_NOW, Outcome, Rest, Rules, State, Transition};
 use ostler_core::spec::StopSpec;
 
-use super::story::{RELEASE, Story, TERM, kill, reason, rules, stop};
+use super::story::{RELEASE, Story, kill, reason, rules, stop};
 
 #[test]
 fn a_lost_guardian_is_the_outcome_and_its_sitter_does_the_ending() {

@@ -5,7 +5,6 @@ use std::time::Duration;
 use ostler_core::failure::{Failure, Reason};
 use ostler_core::lifecycle::{Cause, Effect, Input, KILL_NOW, Lifecycle, Outcome, Rules, Start, State, Transition};
 use ostler_core::moment::Moment;
-use ostler_core::signal::Signal;
 use ostler_core::spec::StopSpec;
 
 pub(crate) const TERM: StopSpec = StopSpec::term(Duration::from_secs(5));

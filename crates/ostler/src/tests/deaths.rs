@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal as NixSignal, kill};
 use nix::unistd::Pid;
 
 use super::scene::{Actor, Death, SOON, Scene, end};
-use crate::{EventKind, Port, Probe, ProbeKind, Ready, StopSpec};
+use crate::{EventKind, Port, Probe, ProbeKind, Ready};
 
 const ACTORS: [Actor; 3] = [Actor::Worker, Actor::Starter, Actor::Pool];
 const DEATHS: [Death; 2] = [Death::Kill, Death::Panic];

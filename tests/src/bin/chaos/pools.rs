@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ostler::{OnGiveUp, OutputSpec, PoolSpec, Port, Ports, Probe, ProbeKind, Ready, StopSpec};
+use ostler::{OnGiveUp, OutputSpec, PoolSpec, Port, Ports, Probe, ProbeKind, Ready};
 use ostler_tests::program;
 
 /// One kind of worker.
