@@ -249,6 +249,7 @@ impl WorkerSpec {
 
 /// How a worker ends: a signal, then KILL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StopSpec {
     /// Sent to the worker's process group.
     pub signal: Signal,
@@ -258,6 +259,7 @@ pub struct StopSpec {
 
 /// When a worker is ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Ready {
     /// `READY=1` by the `sd_notify` protocol, from a process of the worker's tree.
     Notify,
@@ -301,6 +303,7 @@ impl Probe {
 
 /// What a probe asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ProbeKind {
     /// GET of this path; a status from 200 to 399 is a success.
     Http(String),
@@ -373,6 +376,7 @@ pub enum Stdin {
 
 /// What is kept of a worker's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct OutputSpec {
     /// How many bytes of each stream are kept, the newest; older lines are dropped and counted.
     /// Default 64 KiB; from 1 KiB to 1 GiB.
@@ -392,6 +396,7 @@ impl Default for OutputSpec {
 
 /// Where a worker's process lives, and what the host's death means for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Mode {
     /// It dies with the host.
     #[default]

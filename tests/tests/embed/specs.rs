@@ -62,11 +62,11 @@ fn spec(random: &mut Rng, place: &Place, name: u32) -> PoolSpec {
         .unwrap();
     spec.intensity = usually(random, 3, [0, u32::MAX]);
     spec.period = duration(random);
-    spec.backoff = random.bool().then(|| Backoff {
-        first: duration(random),
-        max: duration(random),
-        jitter: usually(random, 0.2, [0.0, 1.0, -1.0, f64::NAN, f64::INFINITY]),
-        reset: random.bool().then(|| duration(random)),
+    spec.backoff = random.bool().then(|| {
+        let mut backoff = Backoff::new(duration(random), duration(random));
+        backoff.jitter = usually(random, 0.2, [0.0, 1.0, -1.0, f64::NAN, f64::INFINITY]);
+        backoff.reset = random.bool().then(|| duration(random));
+        backoff
     });
     let worker = &mut spec.worker;
     let odd = [Port::Listen, Port::Reported, Port::Fixed(0), Port::Range(9, 3)];

@@ -157,7 +157,9 @@ async fn a_worker_that_says_that_it_is_unwell_is_replaced() {
 async fn a_late_answer_reaches_no_one() {
     // The timeout is not the call's own deadline: the server would keep that, too, and might be the
     // first to.
-    let serve = ServeSpec::default().on_cancel(OnCancel::Reuse).timeout(Duration::from_millis(100));
+    let serve = ServeSpec::default()
+        .on_cancel(OnCancel::Reuse)
+        .timeout(Duration::from_millis(100));
     let (scene, mut client) = scene(1, serve).await;
     let status = client.get_feature(point(1, 300)).await.expect_err("it is late");
     assert_eq!(fact(&status, REASON), "deadline");
@@ -323,14 +325,11 @@ async fn a_stream_waits_for_its_reader_in_both_directions() {
 /// The worker is lost after its answer has begun: that counts like one that is lost before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_whose_streams_crash_workers_is_poison_and_opens_the_breaker() {
-    let serve = ServeSpec {
-        breaker: ostler_serve::Breaker {
-            failures: 2,
-            open: Duration::from_millis(50),
-            ..ostler_serve::Breaker::default()
-        },
-        ..ServeSpec::default()
-    };
+    let serve = ServeSpec::default().breaker(
+        ostler_serve::Breaker::default()
+            .failures(2)
+            .open(Duration::from_millis(50)),
+    );
     let (scene, mut client) = scene(1, serve).await;
     let area = || {
         let mut request = Request::new(Rectangle {

@@ -92,11 +92,9 @@ async fn clients_of_both_versions_have_connections_of_their_own_to_one_worker() 
 /// HTTP/1.1 has one call at a time on a connection, and the first call's body has no end.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_does_not_wait_for_the_body_of_another_one() {
-    let serve = ServeSpec {
-        concurrency: 2,
-        on_cancel: ostler_serve::OnCancel::Reuse,
-        ..ServeSpec::default()
-    };
+    let serve = ServeSpec::default()
+        .concurrency(2)
+        .on_cancel(ostler_serve::OnCancel::Reuse);
     let scene = scene(1, serve).await;
     let service = scene.serving.http();
     let mut dripping = service.send(post("/", &request(0, "drip"))).await.expect("it drips");

@@ -167,13 +167,7 @@ async fn a_recycled_worker_has_a_stand_in_and_its_draining_is_an_event() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_is_recycled_when_it_is_old() {
-    let serve = ServeSpec {
-        recycle: Recycle {
-            age: Some(Duration::from_millis(500)),
-            ..Recycle::default()
-        },
-        ..ServeSpec::default()
-    };
+    let serve = ServeSpec::default().recycle(Recycle::default().age(Duration::from_millis(500)));
     let scene = scene(1, serve).await;
     let mut drained = scene.events().kinds([EventKind::WorkerDraining]);
     let event = tokio::time::timeout(ostler_tests::SOON, drained.recv()).await;
@@ -188,14 +182,7 @@ async fn a_worker_is_recycled_when_it_is_old() {
 /// A stand-in that fails is no reason to end a worker that serves.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_serves_on_while_its_stand_ins_fail() {
-    let serve = ServeSpec {
-        recycle: Recycle {
-            age: Some(Duration::from_millis(500)),
-            jitter: 0.0,
-            ..Recycle::default()
-        },
-        ..ServeSpec::default()
-    };
+    let serve = ServeSpec::default().recycle(Recycle::default().age(Duration::from_millis(500)).jitter(0.0));
     let directory = tempfile::tempdir().expect("a directory");
     let broken = directory.path().join("broken");
     let script = format!("test ! -e {} && exec sleep 1000", broken.display());
@@ -268,10 +255,7 @@ async fn a_worker_that_is_leased_is_replaced_after_its_lease() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_ends_at_its_limit_and_says_that_the_worker_was_stopped() {
-    let serve = ServeSpec {
-        drain_timeout: Duration::from_millis(300),
-        ..ServeSpec::default()
-    };
+    let serve = ServeSpec::default().drain_timeout(Duration::from_millis(300));
     let scene = scene(1, serve).await;
     let client = scene.serving.stdio::<Value, Value>();
     let call = tokio::spawn(async move { client.call(&request(1, "hang")).await });
@@ -293,13 +277,7 @@ async fn a_drain_ends_at_its_limit_and_says_that_the_worker_was_stopped() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_pool_does_not_affect_another_one() {
     let scene = scene(2, ServeSpec::default()).await;
-    let serve = ServeSpec {
-        queue: ostler_serve::QueueSpec {
-            max: 1,
-            ..ostler_serve::QueueSpec::default()
-        },
-        ..ServeSpec::default()
-    };
+    let serve = ServeSpec::default().queue(ostler_serve::QueueSpec::default().max(1));
     let broken = scene.beside("broken", serve, &["sh", "-c", "exit 1"]).await;
     let crashing = scene.beside_worker("crashing", "packet", ServeSpec::default()).await;
     let crashes = crashing.stdio::<Value, Value>();

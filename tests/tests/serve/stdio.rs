@@ -314,14 +314,7 @@ fn a_lease_ends_with_the_runtime_of_its_holder_and_with_its_aborted_task() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn strict_sessions_that_fail_fast_are_limited_and_lost_with_a_worker_that_is_drained() {
-    let serve = ServeSpec {
-        sessions: Sessions {
-            affinity: Affinity::StrictFailFast,
-            max: 1,
-            ..Sessions::default()
-        },
-        ..ServeSpec::default()
-    };
+    let serve = ServeSpec::default().sessions(Sessions::default().affinity(Affinity::StrictFailFast).max(1));
     let scene = scene(2, serve).await;
     let session = scene.serving.session("a");
     let client = session.stdio::<Value, Value>();

@@ -106,10 +106,7 @@ fn every_key_is_read() {
     expected.intensity = 5;
     expected.period = Duration::from_secs(90);
     expected.on_give_up = OnGiveUp::Pool;
-    expected.backoff = Some(Backoff {
-        jitter: 0.5,
-        ..Backoff::new(Duration::from_millis(50), Duration::from_secs(2))
-    });
+    expected.backoff = Some(Backoff::new(Duration::from_millis(50), Duration::from_secs(2)).jitter(0.5));
     let worker = &mut expected.worker;
     worker.cwd = Some("/srv/demo".into());
     worker.env = BTreeMap::from([("OMP_NUM_THREADS".to_owned(), "1".to_owned())]);
@@ -131,19 +128,10 @@ fn every_key_is_read() {
     (health.timeout, health.misses) = (Duration::from_secs(1), 9);
     worker.health = Some(health);
     worker.watchdog = Some(Duration::from_secs(10));
-    worker.stop = StopSpec {
-        signal: Signal::INT,
-        grace: Duration::from_secs(6),
-    };
-    worker.host_death = StopSpec {
-        signal: Signal::TERM,
-        grace: Duration::from_secs(1),
-    };
+    worker.stop = StopSpec::new(Signal::INT, Duration::from_secs(6));
+    worker.host_death = StopSpec::term(Duration::from_secs(1));
     worker.release_timeout = Duration::from_secs(11);
-    worker.output = OutputSpec {
-        ring: 128 << 10,
-        log: false,
-    };
+    worker.output = OutputSpec::default().ring(128 << 10).log(false);
     assert_eq!(config.pools, [expected]);
     assert_eq!(
         config.app,

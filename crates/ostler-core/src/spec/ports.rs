@@ -6,6 +6,7 @@ use super::{Probe, ProbeKind, WorkerSpec};
 
 /// How the worker gets a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Port {
     /// The host picks a free one. A restart tries the same one first.
     Any,

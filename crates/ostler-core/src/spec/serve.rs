@@ -9,6 +9,7 @@ use super::problems::Problems;
 
 /// How calls to a pool are dispatched, queued, refused, tried again and given up.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct ServeSpec {
     /// Calls in flight per worker. Default 1; zero is invalid.
     pub concurrency: u32,
@@ -107,6 +108,7 @@ impl Breaker {
 
 /// Calls that wait for a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct QueueSpec {
     /// How many may wait. Default 1,000; zero: a call that finds no free worker is refused at once.
     pub max: usize,
@@ -139,6 +141,7 @@ pub enum QueueOrder {
 
 /// Controlled delay (RFC 8289).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Codel {
     /// The wait that is acceptable. Default 50 ms.
     pub target: Duration,
@@ -158,6 +161,7 @@ impl Default for Codel {
 
 /// Sessions: calls that belong together and go to the same worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Sessions {
     /// How strictly. Default: a hint.
     pub affinity: Affinity,
@@ -192,6 +196,7 @@ pub enum Affinity {
 
 /// When a worker is replaced by a fresh one.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct Recycle {
     /// This long after it became ready. Default: never.
     pub age: Option<Duration>,
@@ -222,6 +227,7 @@ impl Default for Recycle {
 /// When calls are refused because the workers fail. A failure is a call that was sent and had no
 /// answer.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct Breaker {
     /// Failures in a row that open it. Default 5; zero: this does not open it.
     pub failures: u32,
@@ -243,6 +249,7 @@ impl Default for Breaker {
 
 /// A share of failures within a window.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct FailureRate {
     /// The share, above 0 and up to 1. Default 0.5.
     pub share: f64,

@@ -9,6 +9,7 @@ use super::SpecError;
 ///
 /// A backoff only delays restarts: each one counts towards the intensity as it would without.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Backoff {
     /// The delay of the first restart. Zero: no delay.
     pub first: Duration,

@@ -70,6 +70,8 @@ impl Watched<'_> {
                 path: resources.ready_file.clone()?,
                 reported,
             },
+            // `Ready` is non_exhaustive; this crate and its core are of one version.
+            Some(_) => return None,
         })
     }
 
@@ -82,6 +84,7 @@ impl Watched<'_> {
             },
             ProbeKind::Tcp => Request::Tcp,
             ProbeKind::Grpc(service) => Request::Grpc(service.clone()),
+            _ => return None,
         };
         let (spec, resources) = (self.incarnation.spec(), self.resources);
         let name = spec.probe_target(probe)?;

@@ -91,13 +91,13 @@ prop_compose! {
 
 prop_compose! {
     fn any_backoff()(first in any_duration(), more in any_duration(), jitter in prop_oneof![9 => 0.0..=1.0_f64, 1 => any::<f64>()]) -> Backoff {
-        Backoff { jitter, ..Backoff::new(first, first.saturating_add(more)) }
+        Backoff::new(first, first.saturating_add(more)).jitter(jitter)
     }
 }
 
 prop_compose! {
     fn any_stop()(number in 1_i32..=64, grace in any_duration()) -> StopSpec {
-        StopSpec { signal: Signal::from_number(number).unwrap(), grace }
+        StopSpec::new(Signal::from_number(number).unwrap(), grace)
     }
 }
 
@@ -125,7 +125,7 @@ prop_compose! {
     ) -> WorkerSpec {
         let mut worker = WorkerSpec::new(command);
         (worker.stdin, worker.env, worker.inherit_env, worker.ports, worker.address) = (stdin, env, inherit_env, ports, address);
-        (worker.cwd, worker.output, worker.mode) = (Some(cwd.into()), OutputSpec { ring, log }, mode);
+        (worker.cwd, worker.output, worker.mode) = (Some(cwd.into()), OutputSpec::default().ring(ring).log(log), mode);
         worker
     }
 }
@@ -149,7 +149,7 @@ fn any_fraction() -> impl Strategy<Value = f64> {
 
 prop_compose! {
     fn any_codel()(target in any_duration(), interval in any_duration()) -> Codel {
-        Codel { target, interval }
+        Codel::default().target(target).interval(interval)
     }
 }
 
@@ -157,7 +157,9 @@ prop_compose! {
     fn any_queue()(
         max in 0_usize..5_000, order in select(vec![QueueOrder::Fifo, QueueOrder::Lifo]), codel in prop::option::of(any_codel()),
     ) -> QueueSpec {
-        QueueSpec { max, order, codel }
+        let mut queue = QueueSpec::default().max(max).order(order);
+        queue.codel = codel;
+        queue
     }
 }
 
@@ -166,7 +168,7 @@ prop_compose! {
         affinity in select(vec![Affinity::Hint, Affinity::StrictQueue, Affinity::StrictFailFast]), ttl in any_duration(),
         max in prop_oneof![19 => 1_usize..5_000, 1 => Just(0)],
     ) -> Sessions {
-        Sessions { affinity, ttl, max }
+        Sessions::default().affinity(affinity).ttl(ttl).max(max)
     }
 }
 
@@ -175,19 +177,23 @@ prop_compose! {
         age in prop::option::of(any_duration()), requests in prop::option::of(1_u64..5_000),
         memory in prop::option::of(prop_oneof![19 => 1_u64..1 << 40, 1 => Just(0)]), jitter in any_fraction(), surge in 0_u32..=1,
     ) -> Recycle {
-        Recycle { age, requests, memory, jitter, surge }
+        let mut recycle = Recycle::default().jitter(jitter).surge(surge);
+        (recycle.age, recycle.requests, recycle.memory) = (age, requests, memory);
+        recycle
     }
 }
 
 prop_compose! {
     fn any_rate()(share in any_fraction(), window in any_duration(), calls in 1_u32..50) -> FailureRate {
-        FailureRate { share, window, calls }
+        FailureRate::default().share(share).window(window).calls(calls)
     }
 }
 
 prop_compose! {
     fn any_breaker()(failures in any::<u32>(), rate in prop::option::of(any_rate()), open in any_duration()) -> Breaker {
-        Breaker { failures, rate, open }
+        let mut breaker = Breaker::default().failures(failures).open(open);
+        breaker.rate = rate;
+        breaker
     }
 }
 
@@ -197,7 +203,9 @@ prop_compose! {
         sessions in any_sessions(), recycle in any_recycle(), drain_timeout in any_duration(), breaker in any_breaker(),
         retry_budget in any_fraction(), on_cancel in select(vec![OnCancel::Replace, OnCancel::Reuse]), poison in any::<u32>(),
     ) -> ServeSpec {
-        ServeSpec { concurrency, queue, timeout, sessions, recycle, drain_timeout, breaker, retry_budget, on_cancel, poison }
+        let serve = ServeSpec::default().concurrency(concurrency).queue(queue).timeout(timeout).sessions(sessions).recycle(recycle);
+        let serve = serve.drain_timeout(drain_timeout).breaker(breaker).retry_budget(retry_budget);
+        serve.on_cancel(on_cancel).poison(poison)
     }
 }
 

@@ -21,43 +21,27 @@ fn the_keys_for_serving_are_read_and_shown() {
     let pool = &config.pools[0];
     assert_eq!(pool.worker.stdin, Stdin::Pipe);
     let secs = Duration::from_secs;
-    let expected = ServeSpec {
-        concurrency: 8,
-        queue: QueueSpec {
-            max: 50,
-            order: QueueOrder::Lifo,
-            codel: Some(Codel {
-                target: Duration::from_millis(5),
-                interval: Duration::from_millis(100),
-            }),
-        },
-        timeout: secs(3),
-        sessions: Sessions {
-            affinity: Affinity::StrictQueue,
-            ttl: secs(600),
-            max: 7,
-        },
-        recycle: Recycle {
-            age: Some(secs(3600)),
-            requests: Some(10_000),
-            memory: Some(2 << 30),
-            jitter: 0.1,
-            surge: 0,
-        },
-        drain_timeout: secs(9),
-        breaker: Breaker {
-            failures: 4,
-            rate: Some(FailureRate {
-                share: 0.25,
-                window: secs(30),
-                calls: 40,
-            }),
-            open: secs(2),
-        },
-        retry_budget: 0.2,
-        on_cancel: OnCancel::Reuse,
-        poison: 3,
-    };
+    let codel = Codel::default()
+        .target(Duration::from_millis(5))
+        .interval(Duration::from_millis(100));
+    let rate = FailureRate::default().share(0.25).window(secs(30)).calls(40);
+    let recycle = Recycle::default().age(secs(3600)).requests(10_000).memory(2 << 30);
+    let expected = ServeSpec::default()
+        .concurrency(8)
+        .queue(QueueSpec::default().max(50).order(QueueOrder::Lifo).codel(codel))
+        .timeout(secs(3))
+        .sessions(
+            Sessions::default()
+                .affinity(Affinity::StrictQueue)
+                .ttl(secs(600))
+                .max(7),
+        )
+        .recycle(recycle.jitter(0.1).surge(0))
+        .drain_timeout(secs(9))
+        .breaker(Breaker::default().failures(4).rate(rate).open(secs(2)))
+        .retry_budget(0.2)
+        .on_cancel(OnCancel::Reuse)
+        .poison(3);
     assert_eq!(pool.serve, expected);
     assert_eq!(read(&show(&config)).unwrap(), config);
     let warnings: Vec<String> = config.warnings().collect();

@@ -72,6 +72,8 @@ fn choose_now(chooser: &Chooser, before: (PortMap, Listeners)) -> Result<ChosenP
                 chosen.listeners.insert(name.to_owned(), listener);
                 continue;
             }
+            // `Port` is non_exhaustive; this crate and its core are of one version.
+            _ => continue,
         };
         let reservation = port_choice::reserve(spec.address, choice, previous.get(name).copied(), worker)
             .map_err(|error| refusal::of_port(&error))?;
