@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use ostler_core::chain::chain;
 use ostler_core::spec::{PoolSpec, WorkerSpec};
 use ostler_python::{PythonError, Report, preflight};
 
@@ -19,7 +20,7 @@ pub(crate) fn prepare(config: &mut Config, say: &mut dyn FnMut(&str)) -> Result<
         };
         let interpreter = python
             .prepare(&mut |line| say(&format!("ostler: pool {}: {line}", pool.name)))
-            .map_err(|error| format!("pool {}: {error}", pool.name))?;
+            .map_err(|error| format!("pool {}: {}", pool.name, chain(&error)))?;
         pool.worker.command[0] = interpreter.display().to_string();
     }
     Ok(())
@@ -55,7 +56,7 @@ pub(crate) fn examine(config: &Config, say: &mut dyn FnMut(&str)) -> Vec<Finding
             Err(error) => Finding {
                 pool: pool.name.clone(),
                 found: pool.worker.command.join(" "),
-                problems: vec![(error.to_string(), "correct that, and check again".to_owned())],
+                problems: vec![(chain(&error), "correct that, and check again".to_owned())],
             },
         })
         .collect()

@@ -17,6 +17,14 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     text
 }
 
+/// Whether the text of an error, or of one of its sources, contains the text of its own source.
+///
+/// For tests of error types: each text is for its own layer, and [`chain`] puts them together.
+pub fn repeats_its_source(error: &(dyn Error + 'static)) -> bool {
+    let Some(source) = error.source() else { return false };
+    error.to_string().contains(&source.to_string()) || repeats_its_source(source)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -37,7 +45,11 @@ mod tests {
     fn a_chain_has_every_cause_once() {
         let bottom = layer("no space left", None);
         let repeating = layer("can't write x: no space left", Some(bottom));
+        assert!(repeats_its_source(&repeating));
         let top = layer("the table can't be opened", Some(repeating));
         assert_eq!(chain(&top), "the table can't be opened: can't write x: no space left");
+        assert!(repeats_its_source(&top), "its source does");
+        let bottom = layer("no space left", None);
+        assert!(!repeats_its_source(&layer("can't write x", Some(bottom))));
     }
 }

@@ -69,7 +69,7 @@ pub enum Unusable {
         path: String,
     },
     /// The directory is not writable, as usual in containers.
-    #[error("{} is not writable: {source}", path.display())]
+    #[error("{} is not writable", path.display())]
     NotWritable {
         /// The directory of this process's cgroup.
         path: PathBuf,

@@ -93,11 +93,11 @@ pub fn own() -> Result<ProcessIdentity, NoOwnIdentity> {
 #[non_exhaustive]
 pub enum NoOwnIdentity {
     /// `/proc` is not mounted, or shows another PID namespace.
-    #[error("/proc can't be read: {0}; mount /proc for this PID namespace")]
-    Proc(io::Error),
+    #[error("/proc can't be read; mount /proc for this PID namespace")]
+    Proc(#[source] io::Error),
     /// pidfd_open(2) was refused, as by a seccomp filter or a kernel before 5.3.
-    #[error("pidfd_open was refused: {0}; it needs Linux 5.3, a seccomp profile that allows it, and a free descriptor")]
-    Pidfd(io::Error),
+    #[error("pidfd_open was refused; it needs Linux 5.3, a seccomp profile that allows it, and a free descriptor")]
+    Pidfd(#[source] io::Error),
 }
 
 /// Opens the process that now has the pid, and compares. What the returned handle holds is the

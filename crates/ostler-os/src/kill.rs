@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::libc;
+use ostler_core::chain::chain;
 use ostler_core::signal::Signal;
 
 use crate::holders::{ProcessHolder, describe_processes};
@@ -263,7 +264,7 @@ impl Round {
                 self.waiting.push((identity, keep.then_some(handle)));
             }
             Err(SignalError::NotPermitted { .. }) => self.refused.push((identity, Why::NotPermitted)),
-            Err(error) => self.refused.push((identity, Why::Failed(error.to_string()))),
+            Err(error) => self.refused.push((identity, Why::Failed(chain(&error)))),
         }
     }
 

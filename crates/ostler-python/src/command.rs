@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use crate::error::PythonError;
+use crate::error::{CommandError, PythonError};
 
 const POLL: Duration = Duration::from_millis(20);
 
@@ -15,27 +15,29 @@ const POLL: Duration = Duration::from_millis(20);
 ///
 /// Its stdin is empty, unless the caller has set it.
 pub(crate) fn run(step: &str, command: &mut Command, timeout: Duration) -> Result<String, PythonError> {
-    let failed = |why: String| PythonError::Install {
+    let failed = |source: CommandError| PythonError::Install {
         step: step.to_owned(),
-        why,
+        source,
     };
-    let io = |error: std::io::Error| failed(error.to_string());
+    let program = command.get_program().to_string_lossy().into_owned();
+    let io = |source: std::io::Error| {
+        let program = program.clone();
+        failed(CommandError::NotRun { program, source })
+    };
     let (mut out, mut err) = (tempfile::tempfile().map_err(io)?, tempfile::tempfile().map_err(io)?);
     let mut child = command
         .stdout(out.try_clone().map_err(io)?)
         .stderr(err.try_clone().map_err(io)?)
         .spawn()
-        .map_err(|error| failed(format!("{}: {error}", command.get_program().to_string_lossy())))?;
+        .map_err(io)?;
     let ended = wait(&mut child, timeout);
     let text = read(&mut out).map_err(io)?;
     match ended.map_err(io)? {
         Some(status) if status.success() => Ok(text),
         Some(status) => {
             let printed = read(&mut err).map_err(io)?;
-            Err(failed(format!(
-                "{status}\n{}",
-                last_lines(&format!("{text}\n{printed}"), 8)
-            )))
+            let output = last_lines(&format!("{text}\n{printed}"), 8);
+            Err(failed(CommandError::Ended { status, output }))
         }
         None => {
             let printed = read(&mut err).map_err(io)?;

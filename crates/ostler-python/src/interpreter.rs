@@ -35,9 +35,9 @@ pub(crate) fn examine(path: PathBuf) -> Result<Interpreter, PythonError> {
     let mut ask = Command::new(&path);
     ask.args(["-I", "-c", code]).stdin(Stdio::null());
     let printed = command::run(&interpreter, &mut ask, VERSION_TIMEOUT).map_err(|error| match error {
-        PythonError::Install { why, .. } => PythonError::BrokenInterpreter {
+        PythonError::Install { source, .. } => PythonError::BrokenInterpreter {
             interpreter: interpreter.clone(),
-            why,
+            source,
         },
         other => other,
     })?;
@@ -53,9 +53,6 @@ pub(crate) fn examine(path: PathBuf) -> Result<Interpreter, PythonError> {
     match (parts.next().flatten(), parts.next().flatten()) {
         (Some(major), Some(minor)) if (major, minor) >= OLDEST => Ok(Interpreter { path, version }),
         (Some(_), Some(_)) => Err(PythonError::OldInterpreter { interpreter, version }),
-        _ => Err(PythonError::BrokenInterpreter {
-            interpreter,
-            why: format!("its version is {version:?}"),
-        }),
+        _ => Err(PythonError::NoVersion { interpreter, version }),
     }
 }

@@ -35,7 +35,7 @@ mod preflight;
 mod preset;
 mod venv;
 
-pub use error::PythonError;
+pub use error::{CommandError, PythonError};
 #[cfg(feature = "pool")]
 pub use pool::{PythonPool, StartError};
 pub use preflight::{Module, PREFLIGHT_TIMEOUT, Problem, Report, Requirement, preflight};

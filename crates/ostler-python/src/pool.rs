@@ -19,7 +19,7 @@ pub enum StartError {
     #[error(transparent)]
     Pool(#[from] PoolError),
     /// It ended before it was ready; a pool that gave up names its last failure.
-    #[error("the pool did not become ready: {0}")]
+    #[error("the pool did not become ready")]
     NotReady(#[from] PoolEnd),
     /// The runtime is shut down.
     #[error("the runtime is shut down")]

@@ -130,8 +130,9 @@ pub fn preflight(interpreter: &Path, file: &Path, requirements: Option<&Path>) -
         &mut command,
         PREFLIGHT_TIMEOUT,
     )?;
-    serde_json::from_str(&printed).map_err(|error| PythonError::NoReport {
+    serde_json::from_str(&printed).map_err(|source| PythonError::NoReport {
         file: file.to_owned(),
-        why: format!("{error}: {printed}"),
+        printed,
+        source,
     })
 }

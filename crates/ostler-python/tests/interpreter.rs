@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use ostler_core::chain::chain;
 use ostler_core::spec::{Port, Ports, Ready, Stdin};
 use ostler_python::{Python, PythonError, Transport, preflight};
 
@@ -57,7 +58,7 @@ fn silent() -> impl FnMut(&str) {
 }
 
 fn text(error: PythonError) -> String {
-    error.to_string()
+    chain(&error)
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::time::Instant;
 
+use crate::error::BoxError;
 use crate::observe::Description;
 use crate::worker::Worker;
 
@@ -30,8 +31,8 @@ pub trait Adapter: Send + Sync + 'static {
     /// succeeds or the call's deadline comes; what it returns is kept for later calls.
     ///
     /// # Errors
-    /// Why not, for people.
-    fn connect(&self, worker: &Arc<Worker>) -> impl Future<Output = Result<Self::Connection, String>> + Send;
+    /// Why not, of any type.
+    fn connect(&self, worker: &Arc<Worker>) -> impl Future<Output = Result<Self::Connection, BoxError>> + Send;
 
     /// Whether the connection can take another call. If not, another one is made. Default: it can.
     fn is_open(&self, connection: &Self::Connection) -> bool {
@@ -72,7 +73,9 @@ pub trait Adapter: Send + Sync + 'static {
     }
 }
 
-/// Why a call has no answer, as its adapter sees it.
+/// Why a call has no answer, as its adapter sees it. The error becomes the source of the
+/// [`CallError`](crate::CallError): `Fault::Lost(error.into())`, or a text: `Fault::Lost("the worker
+/// closed the connection".into())`.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Fault<R> {
@@ -80,15 +83,15 @@ pub enum Fault<R> {
     NotSent {
         /// The request, for another worker.
         request: R,
-        /// Why, for people.
-        why: String,
+        /// Why not.
+        error: BoxError,
     },
     /// The request can't be sent to any worker. Nothing was sent.
-    Invalid(String),
+    Invalid(BoxError),
     /// The connection was lost; counts as not sent if the attempt was not marked.
-    Lost(String),
+    Lost(BoxError),
     /// What came is no answer. The worker is replaced.
-    BadAnswer(String),
+    BadAnswer(BoxError),
 }
 
 /// One attempt to have a request answered.

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::adapter::{Adapter, Attempt, Fault};
 use crate::connect::{connection, sleep_until};
 use crate::dispatcher::Slot;
+use crate::error::{BoxError, SharedError};
 use crate::flight::Flight;
 use crate::observe::Observed;
 use crate::outcome::{CallError, Lost, Refused, Unknown};
@@ -254,7 +255,7 @@ async fn attempt<A: Adapter>(
     let worker = Arc::clone(flight.worker());
     let connection = match connection(adapter, &worker, deadline).await {
         Ok(connection) => connection,
-        Err(why) => return Err(unreachable(flight, request, why, !A::RECONNECTS)),
+        Err(error) => return Err(unreachable(flight, request, error, !A::RECONNECTS)),
     };
     // A worker that is sent what no one waits for would have to be replaced.
     if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
@@ -283,20 +284,20 @@ async fn attempt<A: Adapter>(
     let fault = match end {
         End::Returned(Ok(response)) => return Ok((response, flight)),
         End::Returned(Err(fault)) => fault,
-        End::WorkerExited => Fault::Lost("its process has ended".to_owned()),
+        End::WorkerExited => Fault::Lost("its process has ended".into()),
         End::Deadline => return Err(overdue(flight)),
     };
     match fault {
-        Fault::NotSent { request, why } => {
+        Fault::NotSent { request, error } => {
             let broken = !A::RECONNECTS && !adapter.is_open(&connection);
-            Err(unreachable(flight, request, why, broken))
+            Err(unreachable(flight, request, error, broken))
         }
         // The request's own body failed on its way: as if the caller had given up.
-        Fault::Invalid(why) if flight.sent().at().is_some() => {
+        Fault::Invalid(error) if flight.sent().at().is_some() => {
             drop(flight);
             let unknown = Unknown {
                 worker: worker.who().clone(),
-                cause: Lost::Connection(why),
+                cause: Lost::Connection(SharedError::new(error)),
                 failure: None,
             };
             let by_caller = true;
@@ -305,37 +306,42 @@ async fn attempt<A: Adapter>(
                 ..Failed::of(unknown.into())
             })
         }
-        Fault::Invalid(why) => {
+        Fault::Invalid(error) => {
             flight.not_sent();
-            Err(Failed::refused(Refused::Invalid { why }, None))
+            Err(Failed::refused(Refused::invalid(error), None))
         }
         // It can't be sent again: the adapter has consumed it.
-        Fault::Lost(why) if flight.sent().at().is_none() => {
-            let who = worker.who().clone();
+        Fault::Lost(error) if flight.sent().at().is_none() => {
             flight.not_sent();
-            Err(Failed::refused(Refused::Unreachable { worker: who, why }, None))
+            Err(Failed::refused(Refused::unreachable(worker.who(), error), None))
         }
-        Fault::Lost(why) => Err(lost(flight, Lost::Connection(why), A::RECONNECTS, deadline).await),
-        Fault::BadAnswer(why) => Err(lost(flight, Lost::Answer(why), false, deadline).await),
+        Fault::Lost(error) => {
+            let cause = Lost::Connection(SharedError::new(error));
+            Err(lost(flight, cause, A::RECONNECTS, deadline).await)
+        }
+        Fault::BadAnswer(error) => {
+            let cause = Lost::Answer(SharedError::new(error));
+            Err(lost(flight, cause, false, deadline).await)
+        }
     }
 }
 
-fn unreachable<R>(flight: Flight, request: R, why: String, broken: bool) -> Failed<R> {
-    let worker = flight.worker().who().clone();
+fn unreachable<R>(flight: Flight, request: R, error: BoxError, broken: bool) -> Failed<R> {
+    let refused = Refused::unreachable(flight.worker().who(), error);
     if broken {
         flight.broken();
     } else {
         flight.not_sent();
     }
-    Failed::refused(Refused::Unreachable { worker, why }, Some(request))
+    Failed::refused(refused, Some(request))
 }
 
 fn overdue<R>(flight: Flight) -> Failed<R> {
     let worker = flight.worker().who().clone();
     let Some(sent) = flight.sent().at() else {
-        let why = "the deadline came before it could be sent".to_owned();
         flight.not_sent();
-        return Failed::refused(Refused::Unreachable { worker, why }, None);
+        let refused = Refused::unreachable(&worker, "the deadline came before it could be sent");
+        return Failed::refused(refused, None);
     };
     let sent_for = sent.elapsed();
     // The worker is in the middle of it: as if the caller had given up.

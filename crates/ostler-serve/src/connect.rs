@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::adapter::Adapter;
+use crate::error::BoxError;
 use crate::worker::Worker;
 
 /// The pause after the first failed attempt; it doubles up to [`LONGEST_PAUSE`].
@@ -45,12 +46,12 @@ pub(crate) async fn connection<A: Adapter>(
     adapter: &A,
     worker: &Arc<Worker>,
     deadline: Option<Instant>,
-) -> Result<Arc<A::Connection>, String> {
+) -> Result<Arc<A::Connection>, BoxError> {
     let kept = worker.kept::<A, Kept<A::Connection>>(adapter.connection_name());
     if let Some(open) = kept.open(adapter) {
         return Ok(open);
     }
-    let mut last = "there was no time to connect".to_owned();
+    let mut last = BoxError::from("there was no time to connect");
     let connecting = async {
         let _connecting = kept.connecting.lock().await;
         let mut pause = FIRST_PAUSE;
@@ -64,7 +65,7 @@ pub(crate) async fn connection<A: Adapter>(
                     *kept.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&connection));
                     return Some(connection);
                 }
-                Err(why) => last = why,
+                Err(error) => last = error,
             }
             if !A::RECONNECTS || !worker.is_serving() {
                 return None;

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
+use ostler::PoolEnd;
 use ostler_core::moment::Moment;
 use ostler_core::spec::ServeSpec;
 use tokio::sync::oneshot;
@@ -104,8 +105,8 @@ impl<W: Clone> Dispatcher<W> {
     }
 
     /// The pool has ended.
-    pub(crate) fn close(self: &Arc<Self>, why: String) {
-        let handed = self.lock().close(why);
+    pub(crate) fn close(self: &Arc<Self>, end: PoolEnd) {
+        let handed = self.lock().close(end);
         self.hand_over(handed);
     }
 
@@ -184,15 +185,9 @@ impl<W: Clone> Future for Place<W> {
     type Output = Answer<W>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.receiver).poll(cx).map(|answer| {
-            // Every item that leaves the dispatch is sent an answer.
-            answer.unwrap_or_else(|_| {
-                Err(Refused::PoolOver {
-                    pool: String::new(),
-                    why: "its dispatch is gone".into(),
-                })
-            })
-        })
+        let answer = Pin::new(&mut self.receiver).poll(cx);
+        // Every item that leaves the dispatch is sent an answer.
+        answer.map(|answer| answer.unwrap_or_else(|_| Err(self.dispatcher.lock().pool_over(PoolEnd::Stopped))))
     }
 }
 
@@ -290,7 +285,7 @@ mod tests {
         let dispatcher = dispatcher(0);
         let mut waits = Box::pin(dispatcher.checkout(None, None));
         assert!(futures_util::poll!(&mut waits).is_pending());
-        dispatcher.close("it was stopped".into());
+        dispatcher.close(PoolEnd::Stopped);
         assert!(matches!(waits.await, Err(Refused::PoolOver { .. })));
         assert!(matches!(
             dispatcher.checkout(None, None).await,

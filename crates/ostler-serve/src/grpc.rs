@@ -24,7 +24,8 @@ use tonic::Status;
 use crate::adapter::{Adapter, Attempt, Fault};
 use crate::call::CallOptions;
 use crate::client::Client;
-use crate::http::{self, BodyError, Http, HttpConnection, RequestBody, Version};
+use crate::error::BoxError;
+use crate::http::{self, Http, HttpConnection, RequestBody, Version};
 use crate::lease::Lease;
 use crate::observe::Description;
 use crate::pool::ServingPool;
@@ -58,7 +59,7 @@ impl Adapter for Grpc {
     type Request = Request<RequestBody>;
     type Response = Response<Incoming>;
 
-    async fn connect(&self, worker: &Arc<Worker>) -> Result<HttpConnection, String> {
+    async fn connect(&self, worker: &Arc<Worker>) -> Result<HttpConnection, BoxError> {
         self.0.connect(worker).await
     }
 
@@ -106,7 +107,7 @@ impl GrpcService {
     async fn send<B>(&self, request: Request<B>) -> Result<Response<GrpcBody>, Status>
     where
         B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BodyError>,
+        B::Error: Into<BoxError>,
     {
         let adjust = |options: &mut CallOptions, request: &mut Request<RequestBody>| {
             let due = timeout::of(request.headers()).and_then(|timeout| Instant::now().checked_add(timeout));
@@ -124,7 +125,7 @@ impl GrpcService {
 impl<B> tower_service::Service<Request<B>> for GrpcService
 where
     B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BodyError>,
+    B::Error: Into<BoxError>,
 {
     type Response = Response<GrpcBody>;
     type Error = Status;

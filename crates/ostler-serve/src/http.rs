@@ -22,6 +22,7 @@ use hyper::body::{Body, Bytes, Incoming};
 use crate::adapter::{Adapter, Attempt, Fault};
 use crate::call::CallOptions;
 use crate::client::Client;
+use crate::error::BoxError;
 use crate::lease::Lease;
 use crate::observe::Description;
 use crate::outcome::CallError;
@@ -36,11 +37,8 @@ pub use body::CutOff;
 pub use connection::HttpConnection;
 pub use problem::ProblemBody;
 
-/// An error of a request's body.
-pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
-
 /// The body of a request on its way to a worker.
-pub type RequestBody = UnsyncBoxBody<Bytes, BodyError>;
+pub type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
 
 /// A version of HTTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -90,7 +88,7 @@ impl Adapter for Http {
     type Request = Request<RequestBody>;
     type Response = Response<Incoming>;
 
-    async fn connect(&self, worker: &Arc<Worker>) -> Result<HttpConnection, String> {
+    async fn connect(&self, worker: &Arc<Worker>) -> Result<HttpConnection, BoxError> {
         let endpoint = worker
             .endpoint(self.port.as_deref())
             .ok_or("the pool's workers have no such port; set port, or name one of ports")?;
@@ -152,7 +150,7 @@ pub(crate) async fn send<A, B>(
 where
     A: Adapter<Request = Request<RequestBody>, Response = Response<Incoming>>,
     B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BodyError>,
+    B::Error: Into<BoxError>,
 {
     let mut request = request.map(|body| body.map_err(Into::into).boxed_unsync());
     let mut options = request.extensions().get::<CallOptions>().cloned().unwrap_or_default();
@@ -211,7 +209,7 @@ impl HttpService {
     pub async fn send<B>(&self, request: Request<B>) -> Result<Response<Answer>, CallError>
     where
         B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BodyError>,
+        B::Error: Into<BoxError>,
     {
         let adjust = |options: &mut CallOptions, request: &mut Request<RequestBody>| {
             options.idempotent |= request.method().is_idempotent();
@@ -223,7 +221,7 @@ impl HttpService {
 impl<B> tower_service::Service<Request<B>> for HttpService
 where
     B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BodyError>,
+    B::Error: Into<BoxError>,
 {
     type Response = Response<Answer>;
     type Error = Infallible;

@@ -8,6 +8,7 @@ mod call;
 mod client;
 mod connect;
 mod dispatcher;
+mod error;
 #[cfg(feature = "stdio")]
 mod exception;
 mod flight;
@@ -32,6 +33,7 @@ mod worker;
 pub use adapter::{Adapter, Attempt, Fault};
 pub use call::CallOptions;
 pub use client::Client;
+pub use error::{BoxError, SharedError};
 pub use lease::{Exchange, Lease};
 pub use observe::Description;
 pub use outcome::{CallError, Lost, Refused, SessionLost, Unknown, WorkerRef};

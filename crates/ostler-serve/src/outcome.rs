@@ -1,12 +1,16 @@
 //! The outcome of a call: it is answered, refused (certainly not sent), or its outcome is unknown
 //! (sent, and then the worker or the connection was lost).
 
+use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ostler::PoolEnd;
 use ostler_core::failure::Failure;
 use ostler_core::ids::{Incarnation, WorkerId};
+
+use crate::error::{BoxError, SharedError};
 
 /// One incarnation of one worker: a process.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -24,14 +28,46 @@ impl fmt::Display for WorkerRef {
 }
 
 /// Why a call has no answer. Any answer is `Ok`, whatever its content.
-#[derive(Debug, Clone, thiserror::Error)]
+///
+/// The text is one line without the causes, which follow as `source()`: [`ostler::chain`] prints
+/// all of them.
+#[derive(Debug, Clone)]
 pub enum CallError {
     /// It was certainly not sent to any worker. It is safe to try again.
-    #[error("refused: {0}")]
-    Refused(#[from] Refused),
+    Refused(Refused),
     /// It was sent, at least in part, and the worker may have executed it, once at most.
-    #[error("outcome unknown: {0}")]
-    Unknown(#[from] Unknown),
+    Unknown(Unknown),
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(refused) => write!(f, "refused: {refused}"),
+            Self::Unknown(unknown) => write!(f, "outcome unknown: {unknown}"),
+        }
+    }
+}
+
+/// The text of the variant is part of its own, so the source is what caused that.
+impl Error for CallError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Refused(refused) => refused.source(),
+            Self::Unknown(unknown) => unknown.source(),
+        }
+    }
+}
+
+impl From<Refused> for CallError {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl From<Unknown> for CallError {
+    fn from(unknown: Unknown) -> Self {
+        Self::Unknown(unknown)
+    }
 }
 
 impl CallError {
@@ -55,12 +91,13 @@ impl CallError {
 #[non_exhaustive]
 pub enum Refused {
     /// The pool has ended: it was stopped, has finished or gave up.
-    #[error("pool {pool:?} is over: {why}")]
+    #[error("pool {pool:?} is over")]
     PoolOver {
         /// The pool.
         pool: String,
         /// How it ended; a pool that gave up names its last failure.
-        why: String,
+        #[source]
+        end: Arc<PoolEnd>,
     },
     /// The queue is full. More workers, a larger `concurrency` or a larger `queue.max` would have
     /// taken it.
@@ -92,7 +129,7 @@ pub enum Refused {
     },
     /// The worker that the session was bound to is gone, and what it knew of the session with it.
     /// The session's next call is bound to another worker.
-    #[error("{0}")]
+    #[error(transparent)]
     SessionLost(SessionLost),
     /// The session's worker is busy, and `sessions.affinity` is `strict_fail_fast`.
     #[error("{worker}, the worker of session {session:?}, is busy")]
@@ -115,22 +152,35 @@ pub enum Refused {
         crashes: u32,
     },
     /// A worker was chosen, and could not be reached.
-    #[error("{worker} could not be reached: {why}")]
+    #[error("{worker} could not be reached")]
     Unreachable {
         /// The worker.
         worker: WorkerRef,
-        /// Why.
-        why: String,
+        /// What the adapter or the worker reports.
+        source: SharedError,
     },
     /// The request itself can't be sent.
-    #[error("the request can't be sent: {why}")]
+    #[error("the request can't be sent")]
     Invalid {
-        /// Why.
-        why: String,
+        /// What the adapter reports.
+        source: SharedError,
     },
 }
 
 impl Refused {
+    pub(crate) fn unreachable(worker: &WorkerRef, error: impl Into<BoxError>) -> Self {
+        Self::Unreachable {
+            worker: worker.clone(),
+            source: SharedError::new(error),
+        }
+    }
+
+    pub(crate) fn invalid(error: impl Into<BoxError>) -> Self {
+        Self::Invalid {
+            source: SharedError::new(error),
+        }
+    }
+
     /// A stable name for metrics and messages, such as `saturated`.
     pub fn name(&self) -> &'static str {
         match self {
@@ -150,32 +200,68 @@ impl Refused {
 }
 
 /// A session's worker is gone.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{worker}, the worker of session {session:?}, is gone{}", because(.failure.as_deref()))]
+#[derive(Debug, Clone)]
 pub struct SessionLost {
     /// The session.
     pub session: String,
     /// Its worker.
     pub worker: WorkerRef,
-    /// What the worker failed of; `None`: it was stopped, restarted, recycled or drained.
+    /// The source: what the worker failed of; `None`: it was stopped, restarted, recycled or
+    /// drained.
     pub failure: Option<Arc<Failure>>,
 }
 
+impl fmt::Display for SessionLost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, the worker of session {:?}, is gone", self.worker, self.session)?;
+        match last_line(self.failure.as_deref()) {
+            Some(line) => write!(f, " (its last line on stderr: {line})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Error for SessionLost {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        let failure = self.failure.as_deref()?;
+        Some(failure)
+    }
+}
+
 /// What happened to a call that was sent and has no answer.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{cause} ({worker}){}", because(.failure.as_deref()))]
+#[derive(Debug, Clone)]
 pub struct Unknown {
     /// The worker that it was sent to.
     pub worker: WorkerRef,
     /// What was noticed.
     pub cause: Lost,
-    /// What the worker failed of, with its reason and the last lines of its stderr, where it has
-    /// failed.
+    /// The source, where the worker has failed: what it failed of, with its reason and the last
+    /// lines of its stderr.
     pub failure: Option<Arc<Failure>>,
 }
 
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}", self.cause, self.worker)?;
+        if let Some(line) = last_line(self.failure.as_deref()) {
+            write!(f, "; its last line on stderr: {line}")?;
+        }
+        f.write_str(")")
+    }
+}
+
+/// The text of `cause` is part of its own, so the source is what caused that.
+impl Error for Unknown {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self.failure.as_deref() {
+            Some(failure) => Some(failure),
+            None => self.cause.source(),
+        }
+    }
+}
+
 /// What was noticed of a call that has no answer.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Lost {
     /// The worker's process ended.
@@ -185,8 +271,8 @@ pub enum Lost {
     #[error("the worker was stopped before it answered")]
     Stopped,
     /// The connection failed or was closed.
-    #[error("the connection was lost: {0}")]
-    Connection(String),
+    #[error("the connection was lost")]
+    Connection(#[source] SharedError),
     /// The deadline came before the answer.
     #[error("no answer came within the deadline; the call was sent {sent_for:?} before")]
     Deadline {
@@ -194,8 +280,8 @@ pub enum Lost {
         sent_for: Duration,
     },
     /// What came is no answer that can be read.
-    #[error("the answer can't be read: {0}")]
-    Answer(String),
+    #[error("the answer can't be read")]
+    Answer(#[source] SharedError),
 }
 
 impl Unknown {
@@ -211,38 +297,105 @@ impl Unknown {
     }
 }
 
-fn because(failure: Option<&Failure>) -> String {
-    failure.map_or_else(String::new, |failure| {
-        let last = failure
-            .stderr_tail
-            .last()
-            .filter(|last| !failure.message.contains(*last));
-        let last = last.map_or_else(String::new, |last| format!("; its last line on stderr: {last}"));
-        format!(": {}{last}", failure.message)
-    })
+/// A traceback ends with what was wrong. A message may contain it, and is the source.
+fn last_line(failure: Option<&Failure>) -> Option<&String> {
+    let failure = failure?;
+    let last = failure.stderr_tail.last();
+    last.filter(|last| !failure.message.contains(*last))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ostler_core::chain::{chain, repeats_its_source};
     use ostler_core::failure::Reason;
+
+    fn worker() -> WorkerRef {
+        WorkerRef {
+            id: WorkerId::new("embed", 0),
+            incarnation: Incarnation(3),
+        }
+    }
+
+    fn failure() -> Failure {
+        let mut failure = Failure::new(Reason::Killed, "it was killed by SIGSEGV");
+        failure.stderr_tail = vec!["first".into(), "ValueError: no".into()];
+        failure
+    }
+
+    fn unknown(cause: Lost, failure: Option<Failure>) -> Unknown {
+        Unknown {
+            worker: worker(),
+            cause,
+            failure: failure.map(Arc::new),
+        }
+    }
+
+    fn reset() -> std::io::Error {
+        std::io::ErrorKind::ConnectionReset.into()
+    }
 
     #[test]
     fn an_unknown_outcome_says_what_the_worker_died_of() {
-        let mut failure = Failure::new(Reason::Killed, "it was killed by SIGSEGV");
-        failure.stderr_tail = vec!["first".into(), "ValueError: no".into()];
-        let unknown = Unknown {
-            worker: WorkerRef {
-                id: WorkerId::new("embed", 0),
-                incarnation: Incarnation(3),
-            },
-            cause: Lost::Worker,
-            failure: Some(Arc::new(failure)),
-        };
         assert_eq!(
-            CallError::from(unknown).to_string(),
-            "outcome unknown: the worker was lost with the call (embed/0#3): it was killed by SIGSEGV; its last line on \
-             stderr: ValueError: no"
+            chain(&CallError::from(unknown(Lost::Worker, Some(failure())))),
+            "outcome unknown: the worker was lost with the call (embed/0#3; its last line on stderr: ValueError: no): \
+             killed: it was killed by SIGSEGV"
         );
+    }
+
+    #[test]
+    fn the_source_of_a_lost_connection_is_the_adapters_own_error() {
+        for error in [
+            CallError::from(unknown(Lost::Connection(SharedError::new(reset())), None)),
+            Refused::unreachable(&worker(), reset()).into(),
+        ] {
+            let source = error.source().and_then(|source| source.downcast_ref());
+            assert_eq!(source.map(std::io::Error::kind), Some(reset().kind()), "{error}");
+        }
+    }
+
+    #[test]
+    fn no_text_repeats_its_source() {
+        let session_lost = |failure| SessionLost {
+            session: "s".into(),
+            worker: worker(),
+            failure,
+        };
+        let over = |end| Refused::PoolOver {
+            pool: "embed".into(),
+            end: Arc::new(end),
+        };
+        let refused = [
+            over(PoolEnd::Stopped),
+            over(PoolEnd::GaveUp(Some(failure()))),
+            Refused::SessionLost(session_lost(Some(Arc::new(failure())))),
+            Refused::unreachable(&worker(), reset()),
+            Refused::invalid("too long"),
+        ];
+        let unknown = [
+            unknown(Lost::Worker, Some(failure())),
+            unknown(Lost::Connection(SharedError::new(reset())), None),
+            unknown(Lost::Answer(SharedError::new("half a line")), None),
+        ];
+        for refused in refused {
+            each_text_is_its_own(&refused);
+            each_text_is_its_own(&CallError::from(refused));
+        }
+        for unknown in unknown {
+            each_text_is_its_own(&unknown);
+            #[cfg(feature = "http")]
+            each_text_is_its_own(&crate::http::CutOff(unknown.clone()));
+            #[cfg(feature = "stdio")]
+            each_text_is_its_own(&crate::stdio::StdioError::Call(unknown.clone().into()));
+            each_text_is_its_own(&CallError::from(unknown));
+        }
+        #[cfg(feature = "stdio")]
+        each_text_is_its_own(&crate::stdio::StdioError::Result("no number".into()));
+    }
+
+    fn each_text_is_its_own(error: &(dyn Error + 'static)) {
+        assert!(error.source().is_some(), "{error:?}");
+        assert!(!repeats_its_source(error), "{error:?}");
     }
 }

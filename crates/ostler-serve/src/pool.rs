@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use ostler::{EventKind, Facts, Follower, Incarnation, Pool, WorkerChange, WorkerId};
-use ostler_core::chain::chain;
 use ostler_core::spec::ServeSpec;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -328,7 +327,7 @@ impl Serving {
 
 async fn close_when_over(pool: Pool, dispatcher: Arc<Dispatcher<Arc<Worker>>>) {
     let end = pool.wait_over().await;
-    dispatcher.close(chain(&end));
+    dispatcher.close(end);
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -34,6 +34,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::adapter::{Adapter, Attempt, Fault};
+use crate::error::BoxError;
 use crate::lease::Lease;
 use crate::observe::Description;
 use crate::pool::ServingPool;
@@ -66,7 +67,7 @@ impl<F: Framing> Adapter for Stdio<F> {
     /// There is one pair of pipes for the life of a process.
     const RECONNECTS: bool = false;
 
-    async fn connect(&self, worker: &Arc<Worker>) -> Result<Self::Connection, String> {
+    async fn connect(&self, worker: &Arc<Worker>) -> Result<Self::Connection, BoxError> {
         StdioConnection::open(worker, &self.functions)
     }
 

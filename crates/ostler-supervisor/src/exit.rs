@@ -55,7 +55,12 @@ impl fmt::Display for Exit {
     }
 }
 
-impl std::error::Error for Exit {}
+/// The source of the reason.
+impl std::error::Error for Exit {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.reason.source()
+    }
+}
 
 /// Returned as the error of `pre_start`, declines the start, which is not a failure (OTP's
 /// `ignore`).
@@ -147,5 +152,27 @@ fn of_termination(reason: Option<String>, orderly: bool) -> ExitReason {
 fn drop_guarded<T>(state: T) {
     if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(state))).is_err() {
         tracing::warn!("dropping the state of a child panicked");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+    use std::io;
+
+    use ostler_core::chain::{chain, repeats_its_source};
+    use ostler_core::supervision::StartChildError;
+
+    use super::*;
+    use crate::SupervisorError;
+
+    #[test]
+    fn an_exit_keeps_the_causes_of_its_failure() {
+        let failure = SupervisorError::Spawn(Failure::new(io::Error::other("no memory")));
+        let exit = Exit::from(ExitReason::Failed(Failure::new(failure)));
+        assert_eq!(chain(&exit), "failed: the supervisor's actor did not start: no memory");
+        assert!(exit.source().is_some() && !repeats_its_source(&exit), "{exit:?}");
+        let outer = StartChildError::Failed(exit.reason);
+        assert!(outer.source().is_some() && !repeats_its_source(&outer), "{outer:?}");
     }
 }

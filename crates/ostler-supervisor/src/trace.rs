@@ -1,5 +1,6 @@
 //! Emits reports as tracing events with the target `ostler::supervisor`.
 
+use ostler_core::chain::chain;
 use ostler_core::supervision::Report;
 use ractor::ActorCell;
 use tracing::{debug, error};
@@ -17,13 +18,13 @@ pub(crate) fn trace(supervisor: &ActorCell, report: &Report) {
             debug!(target: TARGET, report = name, supervisor, child = id, incarnation, "child started");
         }
         Report::StartError { reason, .. } => {
-            error!(target: TARGET, report = name, supervisor, child = id, incarnation, %reason, "child did not start");
+            error!(target: TARGET, report = name, supervisor, child = id, incarnation, reason = %chain(reason), "child did not start");
         }
         Report::ChildTerminated { reason, counted, .. } => {
-            error!(target: TARGET, report = name, supervisor, child = id, incarnation, %reason, counted, "child ended");
+            error!(target: TARGET, report = name, supervisor, child = id, incarnation, reason = %chain(reason), counted, "child ended");
         }
         Report::ShutdownError { reason, .. } => {
-            error!(target: TARGET, report = name, supervisor, child = id, incarnation, %reason, "child did not stop as requested");
+            error!(target: TARGET, report = name, supervisor, child = id, incarnation, reason = %chain(reason), "child did not stop as requested");
         }
         Report::RestartScheduled {
             attempt,
@@ -35,7 +36,7 @@ pub(crate) fn trace(supervisor: &ActorCell, report: &Report) {
             debug!(target: TARGET, report = name, supervisor, child = id, incarnation, attempt, delay_ms, restarts, "child will be restarted");
         }
         Report::ReachedMaxRestartIntensity { reason, restarts, .. } => {
-            error!(target: TARGET, report = name, supervisor, child = id, incarnation, %reason, restarts, "too many restarts: the supervisor gives up");
+            error!(target: TARGET, report = name, supervisor, child = id, incarnation, reason = %chain(reason), restarts, "too many restarts: the supervisor gives up");
         }
         // A new kind of report has no line until it gets one here.
         _ => {}

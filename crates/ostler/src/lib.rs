@@ -125,6 +125,7 @@ pub use ostler_supervisor as supervisor;
 #[doc(no_inline)]
 pub use ractor;
 
+pub use ostler_core::chain::chain;
 #[cfg(feature = "config")]
 pub use ostler_core::config::PoolSpecs;
 pub use ostler_core::failure::{ExitStatus, Failure, Reason};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ostler::Pool;
+use ostler::{Pool, chain};
 use ostler_serve::stdio::{StdioClient, StdioError};
 use ostler_serve::{CallError, CallOptions, Refused, ServeSpec, ServingPool};
 
@@ -50,14 +50,14 @@ impl Embedder {
                     self.tally.answered();
                     return vectors.pop();
                 }
-                Err(StdioError::Call(CallError::Refused(Refused::PoolOver { why, .. }))) => {
-                    eprintln!("the pool is over: {why}");
+                Err(StdioError::Call(CallError::Refused(Refused::PoolOver { end, .. }))) => {
+                    eprintln!("the pool is over: {}", chain(&*end));
                     return None;
                 }
                 Err(StdioError::Call(CallError::Refused(_))) => self.tally.refused(),
                 Err(StdioError::Call(CallError::Unknown(_))) => self.tally.unknown(),
                 Err(error) => {
-                    eprintln!("{error}");
+                    eprintln!("{}", chain(&error));
                     return None;
                 }
             }

@@ -56,7 +56,7 @@ async fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("inference: {error}");
+            eprintln!("inference: {}", ostler::chain(&*error));
             ExitCode::FAILURE
         }
     }

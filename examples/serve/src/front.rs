@@ -16,6 +16,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use ostler::chain;
 use ostler_serve::CallError;
 use ostler_serve::stdio::StdioError;
 use serde_json::{Value, json};
@@ -68,7 +69,7 @@ async fn words(clients: &Clients, request: Request<Incoming>) -> Response<Body> 
     {
         Ok(words) => text(StatusCode::OK, json!(words).to_string()),
         Err(StdioError::Call(error)) => failed(&error),
-        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, chain(&error)),
     }
 }
 
@@ -99,7 +100,7 @@ fn failed(error: &CallError) -> Response<Body> {
         CallError::Refused(_) => (StatusCode::SERVICE_UNAVAILABLE, "refused"),
         CallError::Unknown(_) => (StatusCode::BAD_GATEWAY, "unknown"),
     };
-    let problem: Value = json!({"outcome": outcome, "detail": error.to_string()});
+    let problem: Value = json!({"outcome": outcome, "detail": chain(error)});
     let mut response = text(status, problem.to_string());
     if let Some(wait) = error.retry_after() {
         let seconds = wait.as_secs_f64().ceil();

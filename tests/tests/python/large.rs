@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::stream;
+use ostler::chain;
 use ostler_serve::CallOptions;
 use ostler_serve::stdio::{Array, Blob, StdioError};
 use serde_json::Value;
@@ -135,7 +136,7 @@ async fn too_long_messages_are_refused_on_either_side() {
         .call::<_, Value>("echo", &huge)
         .await
         .expect_err("it is too long");
-    assert!(refused.to_string().contains("send bytes as Blob"), "{refused}");
+    assert!(chain(&refused).contains("send bytes as Blob"), "{refused}");
     let options = CallOptions::new().timeout(Duration::from_secs(60));
     let refused = scene
         .pool

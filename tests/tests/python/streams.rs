@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
+use ostler::chain;
 use ostler_serve::stdio::{Packet, ResponseStream, StdioError};
 use ostler_serve::{CallError, CallOptions, Lost, OnCancel};
 
@@ -94,7 +95,7 @@ async fn streams_end_with_the_handlers_exception_a_lost_worker_or_the_deadline()
         .call::<_, u32>("count", &3)
         .await
         .expect_err("it is a stream");
-    assert!(early.to_string().contains("use `stream`"), "{early}");
+    assert!(chain(&early).contains("use `stream`"), "{early}");
     // A generator without an end is stopped, or the worker would never be free again.
     scene
         .pool
@@ -113,7 +114,7 @@ async fn streams_end_with_the_handlers_exception_a_lost_worker_or_the_deadline()
         .await
         .expect("an end")
         .expect_err("it is none");
-    assert!(late.to_string().contains("use `call`"), "{late}");
+    assert!(chain(&late).contains("use `call`"), "{late}");
 
     scene.bed.allow_failures("py/0");
     let mut items = breaking.stream(&"die".to_owned()).await.expect("a stream");

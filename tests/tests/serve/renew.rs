@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ostler::{Cause, EventItem, EventKind, PoolError, Stdin};
-use ostler_serve::{Adapter, Attempt, CallError, Fault, Recycle, Refused, ServeSpec, ServingPool, Worker};
+use ostler_serve::{Adapter, Attempt, BoxError, CallError, Fault, Recycle, Refused, ServeSpec, ServingPool, Worker};
 use serde_json::Value;
 
 use ostler_serve::stdio::StdioError;
@@ -348,13 +348,13 @@ impl Adapter for NeverSent {
     type Request = ();
     type Response = ();
 
-    async fn connect(&self, _: &Arc<Worker>) -> Result<(), String> {
+    async fn connect(&self, _: &Arc<Worker>) -> Result<(), BoxError> {
         Ok(())
     }
 
     async fn call(&self, (): &(), request: (), _: &Attempt) -> Result<(), Fault<()>> {
-        let why = "it is never sent".to_owned();
-        Err(Fault::NotSent { request, why })
+        let error = "it is never sent".into();
+        Err(Fault::NotSent { request, error })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ostler::{PoolSpec, Reason, Stdin};
+use ostler::{PoolSpec, Reason, Stdin, chain};
 use ostler_serve::stdio::StdioError;
 use ostler_serve::{
     Affinity, Breaker, BreakerState, CallError, CallOptions, Lost, OnCancel, Recycle, Refused, ServeSpec, Sessions,
@@ -103,7 +103,7 @@ async fn a_crash_is_an_unknown_outcome_with_what_the_worker_died_of() {
         "{unknown}"
     );
     assert_eq!(failure.stderr_tail, ["Traceback: this request crashes the worker"]);
-    assert!(unknown.to_string().contains("ABRT"), "{unknown}");
+    assert!(chain(&unknown).contains("ABRT"), "{unknown}");
     scene.at_full_strength().await;
     assert_eq!(scene.executed(), [1], "it is not tried again unasked");
     scene.end().await;
@@ -203,10 +203,7 @@ async fn half_an_answer_and_text_between_answers_have_names_of_their_own() {
     let scene = scene(1, ServeSpec::default()).await;
     let client = scene.serving.stdio::<Value, Value>();
     let noise = unknown(client.call(&request(1, "noise")).await.expect_err("that is no frame"));
-    assert!(
-        noise.to_string().contains("does the worker print to stdout?"),
-        "{noise}"
-    );
+    assert!(chain(&noise).contains("does the worker print to stdout?"), "{noise}");
     let half = unknown(client.call(&request(2, "half")).await.expect_err("it is cut off"));
     assert_eq!(
         half.failure.as_ref().map(|failure| failure.reason),
@@ -419,7 +416,7 @@ async fn without_a_pipe_the_error_says_what_to_set() {
     let scene = Scene::start("packet", 1, ServeSpec::default(), idle).await;
     let client = scene.serving.stdio::<Value, Value>();
     let error = client.call(&request(0, "echo")).await.expect_err("it has no stdin");
-    assert!(error.to_string().contains("set stdin = \"pipe\""), "{error}");
+    assert!(chain(&error).contains("set stdin = \"pipe\""), "{error}");
     scene.end().await;
 }
 

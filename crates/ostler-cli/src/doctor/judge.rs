@@ -280,7 +280,7 @@ fn cgroup(site: &Result<PathBuf, Unusable>) -> Finding {
         Unusable::Examine { .. } => Level::Unknown,
         _ => Level::Weaker,
     };
-    let finding = Finding::new("cgroup", level, why.to_string(), WITHOUT_CGROUP);
+    let finding = Finding::new("cgroup", level, chain(why), WITHOUT_CGROUP);
     match why {
         Unusable::NotMounted => finding.advised("mount cgroup v2"),
         Unusable::NotVisible { .. } => finding.advised("give the container a cgroup namespace of its own: --cgroupns=private"),

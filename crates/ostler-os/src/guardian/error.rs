@@ -9,13 +9,13 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
     /// Every way to run the guardian's program was refused.
-    #[error("the guardian's program cannot be run here: {}", describe(.tried))]
+    #[error("the guardian's program can't be run here: {}", describe(.tried))]
     NoProgram {
         /// Each way that was tried, with its error.
         tried: Vec<Attempt>,
     },
     /// A resource that the launch needs was not available.
-    #[error("the guardian cannot be launched: {what}: {source}")]
+    #[error("the guardian can't be launched: {what}")]
     Setup {
         /// What was being done.
         what: &'static str,
@@ -39,7 +39,7 @@ pub enum LaunchError {
         theirs: u64,
     },
     /// The guardian said that it cannot serve.
-    #[error("the guardian cannot serve: {source}")]
+    #[error("the guardian can't serve")]
     Refused {
         /// The guardian's reason.
         source: io::Error,
@@ -79,7 +79,7 @@ pub enum OrderError {
     #[error("the guardian is gone")]
     Gone,
     /// The system refused (EMFILE, ENOMEM, …); nothing was sent, and the order may be given again.
-    #[error("the order could not be sent: {0}")]
+    #[error("the order could not be sent")]
     Io(#[from] io::Error),
     /// A path, argument or variable holds a NUL byte, which exec cannot pass on.
     #[error("{what} holds a NUL byte")]

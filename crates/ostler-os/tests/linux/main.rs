@@ -2,6 +2,7 @@
 
 mod cgroup;
 mod common;
+mod errors;
 mod identity;
 mod kill;
 mod marker;

@@ -65,13 +65,13 @@ impl RunInfo {
 
 /// Why a `run.json` could not be read. The run can still be swept by its marker, because its id is
 /// the directory's name.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum RunInfoError {
     /// The file does not exist or cannot be read.
-    #[error("run.json can't be read: {detail}")]
+    #[error("run.json can't be read")]
     Unreadable {
         /// The system's error.
-        detail: String,
+        source: io::Error,
     },
     /// The file was written by a newer Ostler.
     #[error("run.json has format {found}; this build supports formats up to {RUN_FORMAT}")]
@@ -80,10 +80,10 @@ pub enum RunInfoError {
         found: u32,
     },
     /// The file is damaged.
-    #[error("run.json is damaged: {detail}")]
+    #[error("run.json is damaged")]
     Corrupt {
         /// What is wrong with it.
-        detail: String,
+        source: serde_json::Error,
     },
 }
 
@@ -94,12 +94,8 @@ struct FormatOnly {
 
 /// Reads a run's `run.json`. The format is checked before everything else.
 pub(super) fn read(dir: &Path) -> Result<RunInfo, RunInfoError> {
-    let text = fs::read(dir.join(INFO_FILE)).map_err(|error| RunInfoError::Unreadable {
-        detail: error.to_string(),
-    })?;
-    let corrupt = |error: serde_json::Error| RunInfoError::Corrupt {
-        detail: error.to_string(),
-    };
+    let text = fs::read(dir.join(INFO_FILE)).map_err(|source| RunInfoError::Unreadable { source })?;
+    let corrupt = |source| RunInfoError::Corrupt { source };
     let FormatOnly { format } = serde_json::from_slice(&text).map_err(corrupt)?;
     if format > RUN_FORMAT {
         return Err(RunInfoError::TooNew { found: format });

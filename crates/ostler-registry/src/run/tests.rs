@@ -1,7 +1,9 @@
 use std::collections::BTreeSet;
+use std::error::Error as _;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use ostler_core::chain::repeats_its_source;
 use ostler_core::ids::RunId;
 
 use super::*;
@@ -50,7 +52,7 @@ fn run_is_created_described_and_removed() {
         names(run.path()),
         BTreeSet::from(["guardian.lock".to_owned(), "run.json".to_owned(), "run.lock".to_owned()])
     );
-    assert_eq!(info::read(run.path()), Ok(info(1)));
+    assert_eq!(info::read(run.path()).expect("readable"), info(1));
 
     run.set_guardian(Some(process(99))).expect("written");
     run.set_cgroup(Some("/demo".to_owned())).expect("written");
@@ -59,7 +61,7 @@ fn run_is_created_described_and_removed() {
         cgroup: Some("/demo".to_owned()),
         ..info(1)
     };
-    assert_eq!(info::read(run.path()), Ok(expected.clone()));
+    assert_eq!(info::read(run.path()).expect("readable"), expected);
     assert_eq!(run.info(), expected);
 
     run.remove().expect("removed");
@@ -89,7 +91,7 @@ fn own_run_counts_as_live() {
     let FoundRun::Live(live) = only(runs(dir.path()).expect("listed")) else {
         panic!("live")
     };
-    assert_eq!((live.run, live.info), (info(1).run, Ok(info(1))));
+    assert_eq!((live.run, live.info.expect("readable")), (info(1).run, info(1)));
     // The first look must not have released the lock, as it would with classic fcntl locks.
     assert!(matches!(only(runs(dir.path()).expect("listed")), FoundRun::Live(_)));
 }
@@ -106,7 +108,7 @@ fn dead_run_is_found_by_one_sweep_only() {
     let FoundRun::Dead(run) = only(first) else {
         panic!("dead")
     };
-    assert_eq!(run.info(), Ok(&info(1)));
+    assert_eq!(run.info().expect("readable"), &info(1));
     assert!(run.records().expect("no store yet").records.is_empty());
     run.remove().expect("removed");
     assert_eq!(names(dir.path()), BTreeSet::new());
@@ -174,8 +176,10 @@ fn dead_run_without_readable_description_still_has_its_id() {
             panic!("dead")
         };
         assert_eq!(run.run(), info(1).run);
-        let error = run.info().expect_err("unreadable run.json").to_string();
-        assert!(error.contains(expected), "{error}");
+        let error = run.info().expect_err("unreadable run.json");
+        assert!(error.to_string().contains(expected), "{error}");
+        assert_eq!(error.source().is_some(), expected == "damaged", "{error}");
+        assert!(!repeats_its_source(error), "{error:?}");
         assert!(run.records().expect("no store was made").records.is_empty());
     }
 }

@@ -13,6 +13,7 @@ use tonic::{Code, Status};
 use super::{Grpc, timeout};
 use crate::call::CallOptions;
 use crate::client::Client;
+use crate::error::{BoxError, SharedError};
 use crate::exception::is_refusal;
 use crate::http::{self, RequestBody};
 use crate::outcome::{CallError, Lost, Refused, Unknown, WorkerRef};
@@ -42,8 +43,7 @@ where
     R: DeserializeOwned,
 {
     let request = Request { method, body: request };
-    let invalid = |why: String| StdioError::Call(Refused::Invalid { why }.into());
-    let message = rmp_serde::to_vec_named(&request).map_err(|error| invalid(error.to_string()))?;
+    let message = rmp_serde::to_vec_named(&request).map_err(StdioError::invalid)?;
     // One deadline for the queue and the whole answer.
     let mut options = options.clone();
     options.deadline = options.due(timeout);
@@ -52,7 +52,7 @@ where
         .header(CONTENT_TYPE, "application/grpc")
         .header(TE, "trailers")
         .body(Full::new(framed(&message)))
-        .map_err(|error| invalid(error.to_string()))?;
+        .map_err(StdioError::invalid)?;
     let announce = |options: &mut CallOptions, request: &mut ::http::Request<RequestBody>| {
         timeout::announce(request.headers_mut(), options.deadline);
     };
@@ -62,19 +62,15 @@ where
     let body = response.into_body().collect().await;
     let body = body.map_err(|cut_off| CallError::from(cut_off.0))?;
     let status = body.trailers().and_then(Status::from_header_map).or(in_headers);
-    let why = match status {
-        Some(status) if status.code() == Code::Ok => None,
-        Some(status) => Some(status.to_string()),
-        None => Some("the response ended without a status".to_owned()),
-    };
-    if let Some(why) = why {
-        return Err(unreadable(worker, why));
+    match status {
+        Some(status) if status.code() == Code::Ok => {}
+        Some(status) => return Err(unreadable(worker, status.into())),
+        None => return Err(unreadable(worker, "the response ended without a status".into())),
     }
     let result = stdio::result_in(body.to_bytes().get(PREFIX..).unwrap_or_default());
     match (result, worker) {
         (Err(StdioError::Worker(refused)), Some(worker)) if is_refusal(&refused.code) => {
-            let why = refused.message;
-            Err(CallError::from(Refused::Unreachable { worker, why }).into())
+            Err(CallError::from(Refused::unreachable(&worker, *refused)).into())
         }
         (result, _) => result,
     }
@@ -89,14 +85,14 @@ fn framed(message: &[u8]) -> Bytes {
     out.into()
 }
 
-fn unreadable(worker: Option<WorkerRef>, why: String) -> StdioError {
+fn unreadable(worker: Option<WorkerRef>, error: BoxError) -> StdioError {
     match worker {
         Some(worker) => CallError::from(Unknown {
             worker,
-            cause: Lost::Answer(why),
+            cause: Lost::Answer(SharedError::new(error)),
             failure: None,
         })
         .into(),
-        None => StdioError::Result(why),
+        None => StdioError::Result(error),
     }
 }

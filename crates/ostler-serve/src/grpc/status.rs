@@ -1,5 +1,6 @@
 //! Calls that have no answer, as gRPC statuses.
 
+use ostler_core::chain::chain;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 
@@ -20,7 +21,7 @@ pub const STDERR: &str = "ostler-stderr-bin";
 ///
 /// No unknown outcome is `UNAVAILABLE`, because clients and proxies retry on that.
 pub fn status(error: &CallError) -> Status {
-    let (code, message) = (code(error), error.to_string());
+    let (code, message) = (code(error), chain(error));
     let mut metadata = MetadataMap::new();
     match error {
         CallError::Refused(refused) => {
@@ -70,5 +71,21 @@ fn insert(metadata: &mut MetadataMap, key: &'static str, value: &str) {
     // Names of pools and reasons are ASCII.
     if let Ok(value) = value.parse() {
         metadata.insert(key, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_message_has_the_causes() {
+        let refused = Refused::invalid("the body has no length");
+        let status = status(&refused.into());
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(
+            status.message(),
+            "refused: the request can't be sent: the body has no length"
+        );
     }
 }

@@ -9,15 +9,16 @@ use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep};
 
 use super::GRPC_STATUS;
-use super::connection::{InUse, describe};
+use super::connection::InUse;
 use crate::call::{FINAL_READ, post_mortem};
+use crate::error::SharedError;
 use crate::flight::Flight;
 use crate::outcome::{Lost, Unknown};
 use crate::worker::Worker;
 
 /// A response that began and was cut off.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("the response was cut off: {0}")]
+#[error("the response was cut off")]
 pub struct CutOff(#[from] pub Unknown);
 
 type Later<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -146,7 +147,7 @@ impl Body for WorkerBody {
                     self.complete();
                     return Poll::Ready(None);
                 }
-                Poll::Ready(Some(Err(error))) => self.cut_off(Lost::Connection(describe(&error))),
+                Poll::Ready(Some(Err(error))) => self.cut_off(Lost::Connection(SharedError::new(error))),
                 Poll::Pending if self.flight.is_none() => return Poll::Pending,
                 Poll::Pending => {
                     let unknown = ready!(self.poll_end(cx));

@@ -1,5 +1,6 @@
 //! Connections to one worker: one for each call in flight with HTTP/1.1, one for all with HTTP/2.
 
+use std::io;
 use std::sync::{Arc, Mutex};
 
 use http::header::HOST;
@@ -14,6 +15,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::{RequestBody, Version};
 use crate::adapter::{Attempt, Fault};
+use crate::error::BoxError;
 use crate::pool::lock;
 
 type Requested = Request<RequestBody>;
@@ -58,13 +60,13 @@ impl Drop for Returning {
 }
 
 impl HttpConnection {
-    pub(super) async fn open(version: Version, endpoint: Endpoint) -> Result<Self, String> {
+    pub(super) async fn open(version: Version, endpoint: Endpoint) -> Result<Self, BoxError> {
         let wire = match version {
             Version::Http1 => Wire::Http1(Arc::new(Mutex::new(vec![http1(&endpoint).await?]))),
             Version::Http2 => Wire::Http2(http2(&endpoint).await?),
         };
         let authority = match &endpoint {
-            Endpoint::Tcp(address) => Authority::try_from(address.to_string()).map_err(|error| error.to_string())?,
+            Endpoint::Tcp(address) => Authority::try_from(address.to_string())?,
             _ => Authority::from_static("localhost"),
         };
         Ok(Self {
@@ -93,8 +95,8 @@ impl HttpConnection {
             Wire::Http2(sender) => {
                 let mut sender = sender.clone();
                 if let Err(error) = sender.ready().await {
-                    let why = error.to_string();
-                    return Err(Fault::NotSent { request, why });
+                    let error = error.into();
+                    return Err(Fault::NotSent { request, error });
                 }
                 attempt.sending();
                 sender.try_send_request(request).await.map_err(fault)
@@ -116,7 +118,7 @@ impl HttpConnection {
                 Some(sender) => sender,
                 None => match http1(&self.endpoint).await {
                     Ok(sender) => sender,
-                    Err(why) => return Err(Fault::NotSent { request, why }),
+                    Err(error) => return Err(Fault::NotSent { request, error }),
                 },
             };
             if sender.ready().await.is_err() {
@@ -179,61 +181,65 @@ fn pass_on_trace(headers: &mut HeaderMap, attempt: &Attempt) {
 fn fault(mut error: TrySendError<Requested>) -> Fault<Requested> {
     let request = error.take_message();
     let error = error.into_error();
-    let why = describe(&error);
     match request {
-        Some(request) => Fault::NotSent { request, why },
-        None if error.is_parse() => Fault::BadAnswer(why),
+        Some(request) => Fault::NotSent {
+            request,
+            error: error.into(),
+        },
+        None if error.is_parse() => Fault::BadAnswer(error.into()),
         // An error of the request's own body.
-        None if error.is_user() => Fault::Invalid(why),
-        None => Fault::Lost(why),
+        None if error.is_user() => Fault::Invalid(error.into()),
+        None => Fault::Lost(error.into()),
     }
 }
 
-/// The error with its causes.
-pub(super) fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
+/// No connection could be made.
+#[derive(Debug, thiserror::Error)]
+#[error("{address} can't be connected to")]
+struct NotConnected {
+    address: String,
+    source: io::Error,
+}
+
+fn not_connected(address: impl ToString, source: io::Error) -> NotConnected {
+    let address = address.to_string();
+    NotConnected { address, source }
 }
 
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// Connects directly: no proxy variable is obeyed.
-async fn connect(endpoint: &Endpoint) -> Result<TokioIo<Box<dyn Io>>, String> {
+async fn connect(endpoint: &Endpoint) -> Result<TokioIo<Box<dyn Io>>, BoxError> {
     let io: Box<dyn Io> = match endpoint {
         Endpoint::Tcp(address) => {
             let stream = TcpStream::connect(address).await;
-            let stream = stream.map_err(|error| format!("{address}: {error}"))?;
+            let stream = stream.map_err(|source| not_connected(address, source))?;
             // Without it small requests wait for acknowledgements.
-            stream.set_nodelay(true).map_err(|error| error.to_string())?;
+            stream.set_nodelay(true)?;
             Box::new(stream)
         }
         Endpoint::Unix(path) => {
             let stream = UnixStream::connect(path).await;
-            Box::new(stream.map_err(|error| format!("{}: {error}", path.display()))?)
+            Box::new(stream.map_err(|source| not_connected(path.display(), source))?)
         }
-        other => return Err(format!("{other:?} can't be connected to by HTTP")),
+        other => return Err(format!("{other:?} can't be connected to by HTTP").into()),
     };
     Ok(TokioIo::new(io))
 }
 
-async fn http1(endpoint: &Endpoint) -> Result<http1::SendRequest<RequestBody>, String> {
+async fn http1(endpoint: &Endpoint) -> Result<http1::SendRequest<RequestBody>, BoxError> {
     let io = connect(endpoint).await?;
-    let (sender, connection) = http1::handshake(io).await.map_err(|error| describe(&error))?;
+    let (sender, connection) = http1::handshake(io).await?;
     // Its end shows in the requests that are on it.
     tokio::spawn(async move { drop(connection.await) });
     Ok(sender)
 }
 
-async fn http2(endpoint: &Endpoint) -> Result<http2::SendRequest<RequestBody>, String> {
+async fn http2(endpoint: &Endpoint) -> Result<http2::SendRequest<RequestBody>, BoxError> {
     let io = connect(endpoint).await?;
     let handshake = http2::Builder::new(TokioExecutor::new()).handshake(io);
-    let (sender, connection) = handshake.await.map_err(|error| describe(&error))?;
+    let (sender, connection) = handshake.await?;
     tokio::spawn(async move { drop(connection.await) });
     Ok(sender)
 }

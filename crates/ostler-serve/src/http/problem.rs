@@ -3,6 +3,7 @@
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use hyper::body::Bytes;
+use ostler_core::chain::chain;
 use serde_json::{Value, json};
 
 use super::Answer;
@@ -53,7 +54,7 @@ pub(super) fn response(error: &CallError) -> Response<Answer> {
 }
 
 fn of_refused(refused: &Refused) -> Value {
-    json!({"title": "the call was not sent", "status": 503, "detail": refused.to_string(), "outcome": "refused",
+    json!({"title": "the call was not sent", "status": 503, "detail": chain(refused), "outcome": "refused",
            "reason": refused.name()})
 }
 
@@ -65,9 +66,20 @@ fn of_unknown(unknown: &Unknown) -> Value {
     };
     let failure = unknown.failure.as_ref();
     json!({
-        "title": "the call was sent, and its outcome is unknown", "status": status, "detail": unknown.to_string(),
+        "title": "the call was sent, and its outcome is unknown", "status": status, "detail": chain(unknown),
         "outcome": "unknown", "reason": unknown.name(), "worker": unknown.worker.to_string(),
         "failure": failure.map(|failure| failure.reason.name()),
         "stderr": failure.map_or(&[][..], |failure| &failure.stderr_tail),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_detail_has_the_causes() {
+        let problem = of_refused(&Refused::invalid("the body has no length"));
+        assert_eq!(problem["detail"], "the request can't be sent: the body has no length");
+    }
 }

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use ostler::PoolEnd;
 use ostler_core::failure::Failure;
 use ostler_core::ids::{Incarnation, WorkerId};
 use ostler_core::moment::Moment;
@@ -58,7 +59,7 @@ pub(crate) struct Dispatch<T, W> {
     max_sessions: usize,
     /// The failure of each worker's last incarnation, for sessions that ask for it.
     failures: HashMap<u32, (Incarnation, Arc<Failure>)>,
-    over: Option<String>,
+    over: Option<Arc<PoolEnd>>,
 }
 
 impl<T, W: Clone> Dispatch<T, W> {
@@ -120,11 +121,8 @@ impl<T, W: Clone> Dispatch<T, W> {
     }
 
     fn must_wait(&self, worker: Option<u32>) -> Asked<W> {
-        if let Some(why) = &self.over {
-            return Asked::Refused(Refused::PoolOver {
-                pool: self.pool.clone(),
-                why: why.clone(),
-            });
+        if let Some(end) = &self.over {
+            return Asked::Refused(self.pool_over(Arc::clone(end)));
         }
         let queued = self.queue.len();
         if queued >= self.max {
@@ -185,22 +183,29 @@ impl<T, W: Clone> Dispatch<T, W> {
     }
 
     /// The pool is over: nothing that waits will be served.
-    pub(crate) fn close(&mut self, why: String) -> Handed<T, W> {
-        let refused = || Refused::PoolOver {
-            pool: self.pool.clone(),
-            why: why.clone(),
-        };
-        let refused = self.queue.drain().into_iter().map(|waiting| (waiting.item, refused()));
+    pub(crate) fn close(&mut self, end: PoolEnd) -> Handed<T, W> {
+        let end = Arc::new(end);
+        let waited = self.queue.drain().into_iter();
         let handed = Handed {
-            refused: refused.collect(),
+            refused: waited
+                .map(|waiting| (waiting.item, self.pool_over(Arc::clone(&end))))
+                .collect(),
             granted: Vec::new(),
         };
         let indices: Vec<u32> = self.workers.keys().map(|key| key.index).collect();
         for index in indices {
             self.workers.remove(index);
         }
-        self.over = Some(why);
+        self.over = Some(end);
         handed
+    }
+
+    /// What a call is refused with when the pool has ended so.
+    pub(crate) fn pool_over(&self, end: impl Into<Arc<PoolEnd>>) -> Refused {
+        Refused::PoolOver {
+            pool: self.pool.clone(),
+            end: end.into(),
+        }
     }
 
     /// Gives this worker calls for as long as it has room and any wait.

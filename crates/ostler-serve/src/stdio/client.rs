@@ -15,6 +15,7 @@ use super::request::{Encoded, StdioAnswer, StdioRequest};
 use super::stream::ResponseStream;
 use crate::call::CallOptions;
 use crate::client::Client;
+use crate::error::BoxError;
 use crate::exception::WorkerException;
 use crate::outcome::{CallError, Refused};
 
@@ -26,11 +27,11 @@ pub enum StdioError {
     #[error(transparent)]
     Call(#[from] CallError),
     /// It was answered, with an error.
-    #[error("{0}")]
+    #[error(transparent)]
     Worker(Box<WorkerException>),
     /// It was answered, with a result that is not of the expected type.
-    #[error("the result has another type than expected: {0}")]
-    Result(String),
+    #[error("the result has another type than expected")]
+    Result(#[source] BoxError),
 }
 
 impl StdioError {
@@ -42,8 +43,8 @@ impl StdioError {
         }
     }
 
-    fn invalid(why: String) -> Self {
-        Self::Call(Refused::Invalid { why }.into())
+    pub(crate) fn invalid(error: impl Into<BoxError>) -> Self {
+        Self::Call(Refused::invalid(error).into())
     }
 }
 

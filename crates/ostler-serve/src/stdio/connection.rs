@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use ostler_core::chain::chain;
 use tokio::net::unix::pipe;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
@@ -22,6 +23,7 @@ use super::request::{Encoded, Input, Lending, StdioAnswer, StdioRequest};
 use super::routes::{Closed, Delivery, Feed, Received, Route, Routes, To};
 use super::stream::Items;
 use crate::adapter::{Attempt, Fault};
+use crate::error::BoxError;
 use crate::pool::lock;
 use crate::worker::Worker;
 
@@ -73,13 +75,13 @@ struct Writing {
 
 impl<F: Framing> StdioConnection<F> {
     /// Takes the worker's pipes.
-    pub(super) fn open(worker: &Worker, functions: &Functions) -> Result<Self, String> {
+    pub(super) fn open(worker: &Worker, functions: &Functions) -> Result<Self, BoxError> {
         let stdio = worker
             .stdio()
             .ok_or("the pool's workers have no stdin to write to; set stdin = \"pipe\"")?;
-        let pipes = stdio.take().map_err(|error| error.to_string())?;
+        let pipes = stdio.take()?;
         let (stdin, stdout) = pipes.ok_or("its stdin and stdout are used by another client, or were lost")?;
-        let sender = pipe::Sender::from_owned_fd(stdin).map_err(|error| error.to_string())?;
+        let sender = pipe::Sender::from_owned_fd(stdin)?;
         let shared = Arc::new(Shared {
             writing: Mutex::new(Writing {
                 pipe: Arc::new(sender),
@@ -94,7 +96,7 @@ impl<F: Framing> StdioConnection<F> {
         // A worker says hello before it is ready, so its hello is here, and the first request can
         // use what it offers.
         let begun = reading::what_is_here(&stdout, &shared)?;
-        let receiver = pipe::Receiver::from_owned_fd(stdout).map_err(|error| error.to_string())?;
+        let receiver = pipe::Receiver::from_owned_fd(stdout)?;
         let reads = tokio::spawn(reading::read(receiver, begun, Arc::clone(&shared)));
         let writes = tokio::spawn(write(Arc::clone(&shared)));
         Ok(Self {
@@ -126,7 +128,8 @@ impl<F: Framing> StdioConnection<F> {
             calls: Vec::new(),
         };
         if let Err(Closed::Ended(why) | Closed::Broken(why)) = lock(&self.shared.routes).insert(id, route) {
-            return Err(Fault::NotSent { request, why });
+            let error = why.into();
+            return Err(Fault::NotSent { request, error });
         }
         let call = InFlight {
             shared: Arc::clone(&self.shared),
@@ -141,14 +144,14 @@ impl<F: Framing> StdioConnection<F> {
         }
         let first = match replies.next().await {
             Some(Ok(first)) => first,
-            Some(Err(Closed::Ended(why))) => return Err(Fault::Lost(why)),
-            Some(Err(Closed::Broken(why))) => return Err(Fault::BadAnswer(why)),
+            Some(Err(Closed::Ended(why))) => return Err(Fault::Lost(why.into())),
+            Some(Err(Closed::Broken(why))) => return Err(Fault::BadAnswer(why.into())),
             None => return Err(Fault::Lost("the connection was dropped".into())),
         };
         if first.head.is_refusal() && !has_input {
             let error = first.head.error.unwrap_or_default();
-            let why = format!("{}: {}", error.code, error.message);
-            return Err(Fault::NotSent { request, why });
+            let error = format!("{}: {}", error.code, error.message).into();
+            return Err(Fault::NotSent { request, error });
         }
         Ok(match (replies, first.head.kind.as_deref()) {
             (Replies::Stream(rest), Some("item")) => StdioAnswer::stream(
@@ -223,7 +226,7 @@ impl<F: Framing> Drop for InFlight<F> {
 }
 
 impl<F: Framing> Shared<F> {
-    fn request_frame(&self, id: u64, request: &StdioRequest, attempt: &Attempt) -> Result<Vec<u8>, String> {
+    fn request_frame(&self, id: u64, request: &StdioRequest, attempt: &Attempt) -> Result<Vec<u8>, BoxError> {
         let peer = self.peer.get();
         let mut fields = vec![("type", Field::Text("request")), ("id", Field::Number(id))];
         if let Some(method) = &request.method {
@@ -265,7 +268,7 @@ impl<F: Framing> Shared<F> {
         fields: &mut Vec<(&'a str, Field<'a>)>,
         name: &'a str,
         value: &'a Encoded,
-    ) -> Result<(), String> {
+    ) -> Result<(), BoxError> {
         let shares_memory = self.peer.get().is_some_and(|peer| peer.shares_memory);
         if !value.lent.is_empty() && !shares_memory {
             return Err("it has large data in shared memory, which this worker has not said that it can read".into());
@@ -277,13 +280,14 @@ impl<F: Framing> Shared<F> {
     }
 
     /// The frame, if it is not too long for the worker.
-    fn whole(&self, frame: Vec<u8>) -> Result<Vec<u8>, String> {
+    fn whole(&self, frame: Vec<u8>) -> Result<Vec<u8>, BoxError> {
         let longest = self.peer.get().map_or(MAX_FRAME, |peer| peer.max_frame);
         if frame.len() > longest {
             let size = frame.len();
-            return Err(format!(
+            let why = format!(
                 "it takes {size} bytes, and a message has at most {longest}: send bytes as Blob, arrays as Array"
-            ));
+            );
+            return Err(why.into());
         }
         Ok(frame)
     }
@@ -317,15 +321,15 @@ impl<F: Framing> Shared<F> {
                 let Ok(permit) = credit.acquire().await else { return };
                 permit.forget();
             }
-            if let Err(why) = item.and_then(|item| self.send_item(id, &item)) {
-                self.notify("cancel", id, &[("reason", Field::Text(&why))]);
+            if let Err(error) = item.and_then(|item| self.send_item(id, &item)) {
+                self.notify("cancel", id, &[("reason", Field::Text(&chain(&*error)))]);
                 return;
             }
         }
         self.notify("end", id, &[]);
     }
 
-    fn send_item(&self, id: u64, item: &Encoded) -> Result<(), String> {
+    fn send_item(&self, id: u64, item: &Encoded) -> Result<(), BoxError> {
         let mut fields = vec![("type", Field::Text("item")), ("id", Field::Number(id))];
         self.encoded(&mut fields, "value", item)?;
         let frame = self.whole(F::frame(&fields))?;
@@ -334,7 +338,8 @@ impl<F: Framing> Shared<F> {
                 feed.lent.push_back(Arc::clone(&item.lent));
             }
         });
-        self.write(&frame).map_err(|error| error.to_string())
+        self.write(&frame)?;
+        Ok(())
     }
 
     /// The worker has said hello: this side says hello, too.

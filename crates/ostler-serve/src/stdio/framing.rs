@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use super::kind::Kind;
 use super::message::{Field, Head};
 use super::request::Lending;
+use crate::error::BoxError;
 
 /// The longest frame that is read: 64 MiB and 64 KiB.
 pub const MAX_FRAME: usize = (64 << 20) + (64 << 10);
@@ -34,7 +35,7 @@ pub trait Framing: sealed::Sealed + Send + Sync + 'static {
     ///
     /// # Errors
     /// It can't be.
-    fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, String> {
+    fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, BoxError> {
         Self::KIND.encode(value)
     }
 
@@ -42,7 +43,7 @@ pub trait Framing: sealed::Sealed + Send + Sync + 'static {
     ///
     /// # Errors
     /// It is not there.
-    fn decode<T: DeserializeOwned>(frame: &[u8]) -> Result<T, String> {
+    fn decode<T: DeserializeOwned>(frame: &[u8]) -> Result<T, BoxError> {
         Self::KIND.decode(frame)
     }
 }
@@ -60,7 +61,7 @@ impl Framing for Packet {}
 impl Framing for JsonLines {}
 
 pub(crate) mod sealed {
-    use super::{Field, Head, Kind, Lending, Split};
+    use super::{BoxError, Field, Head, Kind, Lending, Split};
 
     /// What the connection needs of a framing.
     pub trait Sealed: Sized {
@@ -79,7 +80,7 @@ pub(crate) mod sealed {
         ///
         /// # Errors
         /// It is none.
-        fn head(frame: &[u8]) -> Result<Head, String>;
+        fn head(frame: &[u8]) -> Result<Head, BoxError>;
     }
 }
 
@@ -126,7 +127,7 @@ impl sealed::Sealed for Packet {
         }
     }
 
-    fn head(frame: &[u8]) -> Result<Head, String> {
+    fn head(frame: &[u8]) -> Result<Head, BoxError> {
         <Self as Framing>::decode(frame)
     }
 }
@@ -167,10 +168,10 @@ impl sealed::Sealed for JsonLines {
         }
     }
 
-    fn head(frame: &[u8]) -> Result<Head, String> {
+    fn head(frame: &[u8]) -> Result<Head, BoxError> {
         <Self as Framing>::decode(frame).map_err(|error| {
             let start = String::from_utf8_lossy(&frame[..frame.len().min(80)]).into_owned();
-            format!("{error}; does the worker print to stdout? The line begins with {start:?}")
+            format!("{error}; does the worker print to stdout? The line begins with {start:?}").into()
         })
     }
 }
@@ -224,6 +225,6 @@ mod tests {
         };
         assert!(why.contains("Loading model"), "{why}");
         let why = JsonLines::head(b"Loading model...").expect_err("it is no message");
-        assert!(why.contains("Loading model"), "{why}");
+        assert!(why.to_string().contains("Loading model"), "{why}");
     }
 }

@@ -7,10 +7,12 @@ use std::pin::Pin;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use ostler_core::chain::chain;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
 use super::kind::Kind;
+use crate::error::BoxError;
 
 /// On whose behalf a function of the host is called.
 #[derive(Debug, Clone, Default)]
@@ -93,10 +95,10 @@ impl Functions {
                     kind: short_name(std::any::type_name::<E>()),
                     message: error.to_string(),
                 })?;
-                kind.encode(&result).map_err(|message| HostFailure {
+                kind.encode(&result).map_err(|error| HostFailure {
                     code: "invalid_result",
                     kind: String::new(),
-                    message,
+                    message: chain(&*error),
                 })
             })
         };
@@ -139,15 +141,19 @@ struct Named<A> {
 /// One positional argument is the value itself, several are a tuple, named ones a struct or map;
 /// none is `()`.
 fn arguments<A: DeserializeOwned>(kind: Kind, frame: &[u8]) -> Result<A, String> {
+    let given = given_to(kind, frame);
+    given.map_err(|error| format!("the arguments do not fit: {}", chain(&*error)))
+}
+
+fn given_to<A: DeserializeOwned>(kind: Kind, frame: &[u8]) -> Result<A, BoxError> {
     let given: Given = kind.decode(frame)?;
     match (given.args.len(), given.kwargs.len()) {
         (0, 0) => kind.decode(&kind.encode(&())?),
         (0, _) => kind.decode::<Named<A>>(frame).map(|named| named.kwargs),
         (1, 0) => kind.decode::<One<A>>(frame).map(|one| one.args.0),
         (_, 0) => kind.decode::<Several<A>>(frame).map(|several| several.args),
-        _ => Err("give all arguments by position, or all by name".to_owned()),
+        _ => Err("give all arguments by position, or all by name".into()),
     }
-    .map_err(|why| format!("the arguments do not fit: {why}"))
 }
 
 #[cfg(test)]

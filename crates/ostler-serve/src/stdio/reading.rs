@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ostler_core::chain::chain;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
@@ -14,11 +15,12 @@ use super::functions::{HostCall, HostFailure};
 use super::large::Segments;
 use super::message::{Field, Head};
 use super::routes::{Closed, Received};
+use crate::error::BoxError;
 
 /// Takes what the worker has written already. Returns the beginning of the next message.
 ///
 /// Not by tokio's pipe, which only learns of what is there when its reactor has run.
-pub(super) fn what_is_here<F: Framing>(stdout: &OwnedFd, shared: &Arc<Shared<F>>) -> Result<Vec<u8>, String> {
+pub(super) fn what_is_here<F: Framing>(stdout: &OwnedFd, shared: &Arc<Shared<F>>) -> Result<Vec<u8>, BoxError> {
     let failed = |error: rustix::io::Errno| format!("its stdout can't be read: {error}");
     let (mut bytes, mut chunk) = (Vec::new(), [0; 16 * 1024]);
     loop {
@@ -49,8 +51,8 @@ pub(super) async fn read<F: Framing>(mut pipe: pipe::Receiver, mut bytes: Vec<u8
                 ));
             }
             Ok(_) => {
-                if let Err(why) = hand_out::<F>(&mut bytes, &shared) {
-                    break Closed::Broken(why);
+                if let Err(error) = hand_out::<F>(&mut bytes, &shared) {
+                    break Closed::Broken(chain(&*error));
                 }
             }
             Err(error) => break Closed::Ended(format!("its stdout can't be read: {error}")),
@@ -60,12 +62,12 @@ pub(super) async fn read<F: Framing>(mut pipe: pipe::Receiver, mut bytes: Vec<u8
 }
 
 /// Takes each whole frame.
-fn hand_out<F: Framing>(bytes: &mut Vec<u8>, shared: &Arc<Shared<F>>) -> Result<(), String> {
+fn hand_out<F: Framing>(bytes: &mut Vec<u8>, shared: &Arc<Shared<F>>) -> Result<(), BoxError> {
     let mut at = 0;
     loop {
         match F::split(&bytes[at..]) {
             Split::More => break,
-            Split::Broken(why) => return Err(why),
+            Split::Broken(why) => return Err(why.into()),
             Split::Frame { begin, end, taken } => {
                 let frame = &bytes[at + begin..at + end];
                 take(frame, F::head(frame)?, shared)?;
@@ -77,7 +79,7 @@ fn hand_out<F: Framing>(bytes: &mut Vec<u8>, shared: &Arc<Shared<F>>) -> Result<
     Ok(())
 }
 
-fn take<F: Framing>(frame: &[u8], head: Head, shared: &Arc<Shared<F>>) -> Result<(), String> {
+fn take<F: Framing>(frame: &[u8], head: Head, shared: &Arc<Shared<F>>) -> Result<(), BoxError> {
     match (head.kind.as_deref(), head.id) {
         (Some("response" | "item" | "end") | None, Some(id)) => deliver(id, frame, head, shared),
         (Some("response") | None, None) => Err("a response has no id".into()),
@@ -88,7 +90,8 @@ fn take<F: Framing>(frame: &[u8], head: Head, shared: &Arc<Shared<F>>) -> Result
             }
             Some(other) => Err(format!(
                 "the worker speaks version {other} of the protocol, and this is version {PROTOCOL}; upgrade the older side"
-            )),
+            )
+            .into()),
         },
         (Some("credit"), Some(id)) => {
             shared.with_route(id, |route| {
@@ -109,7 +112,7 @@ fn take<F: Framing>(frame: &[u8], head: Head, shared: &Arc<Shared<F>>) -> Result
 
 /// Maps what the message refers to, so that it is there whatever becomes of the worker, and has the
 /// worker release it.
-fn deliver<F: Framing>(id: u64, frame: &[u8], head: Head, shared: &Arc<Shared<F>>) -> Result<(), String> {
+fn deliver<F: Framing>(id: u64, frame: &[u8], head: Head, shared: &Arc<Shared<F>>) -> Result<(), BoxError> {
     let segments = Segments::open(&head.segments)?;
     if !head.segments.is_empty() {
         let mapped: Vec<u64> = head.segments.iter().map(|reference| reference.ino).collect();

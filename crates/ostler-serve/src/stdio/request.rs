@@ -13,6 +13,7 @@ use super::framing::Framing;
 use super::large::lending;
 use super::routes::Received;
 use super::stream::Items;
+use crate::error::BoxError;
 
 /// Whether large data can travel beside the messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +32,7 @@ pub(super) struct Encoded {
 }
 
 impl Encoded {
-    pub(super) fn new<F: Framing, T: Serialize + ?Sized>(value: &T) -> Result<Self, String> {
+    pub(super) fn new<F: Framing, T: Serialize + ?Sized>(value: &T) -> Result<Self, BoxError> {
         let (bytes, lent) = match F::LENDING {
             Lending::SharedMemory => lending(|| F::encode(value)),
             Lending::Never => (F::encode(value), Vec::new()),
@@ -44,7 +45,7 @@ impl Encoded {
 }
 
 /// The items of a request, each encoded as it is sent.
-pub(super) type Input = Pin<Box<dyn Stream<Item = Result<Encoded, String>> + Send>>;
+pub(super) type Input = Pin<Box<dyn Stream<Item = Result<Encoded, BoxError>> + Send>>;
 
 /// A request as [`Stdio`](super::Stdio) sends it.
 pub struct StdioRequest {

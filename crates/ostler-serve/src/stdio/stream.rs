@@ -19,6 +19,7 @@ use super::request::StdioAnswer;
 use super::routes::{Closed, Delivery, Received};
 use crate::call::{FINAL_READ, post_mortem};
 use crate::connect::sleep_until;
+use crate::error::SharedError;
 use crate::flight::Flight;
 use crate::outcome::{CallError, Lost, Unknown};
 use crate::worker::Worker;
@@ -118,7 +119,7 @@ impl<T: DeserializeOwned, F: Framing> ResponseStream<T, F> {
 
     /// The next message, or why there is none.
     async fn receive(&mut self) -> Result<Received, Lost> {
-        let lost = || Lost::Connection("the connection was dropped".into());
+        let lost = || Lost::Connection(SharedError::new("the connection was dropped"));
         let items = self.rest.as_mut().ok_or_else(lost)?;
         let gone = async {
             self.worker.exited().await;
@@ -128,8 +129,8 @@ impl<T: DeserializeOwned, F: Framing> ResponseStream<T, F> {
             biased;
             delivery = items.rest.recv() => match delivery {
                 Some(Ok(received)) => Ok(received),
-                Some(Err(Closed::Ended(why))) => Err(Lost::Connection(why)),
-                Some(Err(Closed::Broken(why))) => Err(Lost::Answer(why)),
+                Some(Err(Closed::Ended(why))) => Err(Lost::Connection(SharedError::new(why))),
+                Some(Err(Closed::Broken(why))) => Err(Lost::Answer(SharedError::new(why))),
                 None => Err(lost()),
             },
             () = gone => Err(Lost::Worker),

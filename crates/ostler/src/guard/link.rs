@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use ostler_core::chain::chain;
 use ostler_core::ids::Incarnation;
 use ostler_core::spec::StopSpec;
 use ostler_os::guardian::{Guardian, GuardianEvent};
@@ -226,7 +227,7 @@ impl<G: Orders> Link<G> {
         let Some(guardian) = self.current() else { return };
         if let Err(error) = guardian.end(slot, incarnation, stop) {
             // Its loss is reported, and its sitters end their trees.
-            tracing::debug!(target: "ostler", slot, incarnation = incarnation.0, %error, "an order to end did not reach the guardian");
+            tracing::debug!(target: "ostler", slot, incarnation = incarnation.0, error = %chain(&error), "an order to end did not reach the guardian");
         }
     }
 

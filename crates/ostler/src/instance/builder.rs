@@ -344,8 +344,8 @@ async fn sweep_dead_runs(app_dir: &Path) -> Result<SweepReport, RunDirError> {
 /// The cgroup of the run, if one is available.
 fn run_cgroup(run_dir: &RunDir, run: RunId) -> Option<RunGroup> {
     let made = match Site::find(CgroupUse::Auto) {
-        Ok(site) => site.create_run(run).map_err(|error| error.to_string()),
-        Err(why) => Err(why.to_string()),
+        Ok(site) => site.create_run(run).map_err(|error| chain(&error)),
+        Err(why) => Err(chain(&why)),
     };
     match made {
         Ok(group) => {

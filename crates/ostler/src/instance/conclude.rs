@@ -89,7 +89,7 @@ async fn end_guardian(link: &Link) -> Option<String> {
     if let Some(guardian) = link.close()
         && let Err(error) = guardian.quit(QUIT_LIMIT).await
     {
-        tracing::error!(target: "ostler", %error, "the guardian did not quit on request, and is killed");
+        tracing::error!(target: "ostler", error = %chain(&error), "the guardian did not quit on request, and is killed");
         guardian.abandon();
         guardian.kill();
     }

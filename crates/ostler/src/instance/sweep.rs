@@ -257,13 +257,14 @@ fn recorded(dead: &DeadRun, report: &mut SweepReport) -> Vec<ProcessIdentity> {
         }
         Err(error) => {
             report.remarks.push(format!(
-                "the table of run {} can't be read, so only its marker is used: {error}",
-                dead.run()
+                "the table of run {} can't be read, so only its marker is used: {}",
+                dead.run(),
+                chain(&error)
             ));
             match dead.set_aside(error) {
                 Ok(Some(aside)) => report.remarks.push(format!("it is kept as {}", aside.path.display())),
                 Ok(None) => {}
-                Err(error) => report.remarks.push(error.to_string()),
+                Err(error) => report.remarks.push(chain(&error)),
             }
             Vec::new()
         }

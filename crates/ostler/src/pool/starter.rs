@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use ostler_core::chain::chain;
 use ostler_core::failure::Failure;
 use ostler_core::pool::PoolInput;
 use ostler_core::spec::PoolSpec;
@@ -17,8 +18,8 @@ use super::worker::{WorkerActor, WorkerArguments};
 use crate::hub::About;
 use crate::process::Slot;
 use crate::supervisor::{
-    AutoShutdown, ChildKind, ChildSpec, ChildStart, DynamicSupervisor, End, ExitReason, NotStarted, Report, Restart,
-    Shutdown, StartChildError, StartContext, StartedChild, Supervisor, SupervisorError, SupervisorOptions,
+    AutoShutdown, ChildKind, ChildSpec, ChildStart, DynamicSupervisor, End, ExitFailure, ExitReason, NotStarted,
+    Report, Restart, Shutdown, StartChildError, StartContext, StartedChild, Supervisor, SupervisorOptions,
 };
 
 /// The id of the worker in its starter.
@@ -50,12 +51,12 @@ async fn start_pool(shared: Arc<PoolShared>, mut context: StartContext) -> Resul
         .intensity(spec.intensity.max(1), spec.period)
         .reporter(move |report| {
             if let Report::ReachedMaxRestartIntensity { child, reason, .. } = report {
-                reports.give_up(format!("starter {child} itself ended too often: {reason}"));
+                reports.give_up(format!("starter {child} itself ended too often: {}", chain(&reason)));
             }
         });
     let supervisor = DynamicSupervisor::spawn_linked(None, options, context.parent().clone())
         .await
-        .map_err(start_error)?;
+        .map_err(not_started)?;
     shared.note_supervisor(supervisor.clone());
     let starting = async {
         // A change of the pool's size goes first, and this starts the slots that are there then.
@@ -63,12 +64,12 @@ async fn start_pool(shared: Arc<PoolShared>, mut context: StartContext) -> Resul
         for slot in shared.slots.present().iter().filter(|slot| !slot.is_over()) {
             start_slot(&supervisor, slot, &shared).await?;
         }
-        Ok(())
+        Ok::<(), StartChildError>(())
     };
     let started = tokio::select! {
         biased;
         () = context.cancelled() => Err(NotStarted::cancelled()),
-        started = starting => started.map_err(|error: StartChildError| NotStarted::Failed(ExitReason::failed(error.to_string()).into())),
+        started = starting => started.map_err(not_started),
     };
     if let Err(error) = started {
         supervisor.stop().await;
@@ -130,7 +131,7 @@ async fn start_starter(
     let worker = worker_child(&slot, &shared);
     let starter = Supervisor::spawn_linked(None, options, vec![worker], context.parent().clone())
         .await
-        .map_err(start_error)?;
+        .map_err(not_started)?;
     shared.note_starter(slot.worker.index, starter.clone());
     let waited = starter.clone();
     let join = tokio::spawn(async move {
@@ -220,7 +221,7 @@ fn tell(slot: &Slot, shared: &PoolShared, report: Report) {
             if reason.is_abnormal() && failure(&reason).is_none() =>
         {
             // Its process is ended and reported anyway.
-            tracing::error!(target: "ostler", worker = %slot.worker, %reason, "the actor of a worker has ended by itself");
+            tracing::error!(target: "ostler", worker = %slot.worker, reason = %chain(&reason), "the actor of a worker has ended by itself");
         }
         _ => {}
     }
@@ -230,7 +231,7 @@ fn why(spec: &PoolSpec, restarts: usize, reason: &ExitReason) -> Facts {
     let last = failure(reason);
     let end = match last {
         Some(failure) => format!("the last failure: {}", failure.message),
-        None => format!("its last end was {reason}"),
+        None => format!("its last end was {}", chain(reason)),
     };
     let message = format!(
         "this would be restart {restarts} within {:?}, and intensity allows {}; {end}",
@@ -248,6 +249,6 @@ fn failure(reason: &ExitReason) -> Option<&Failure> {
     }
 }
 
-fn start_error(error: SupervisorError) -> NotStarted {
-    NotStarted::Failed(ExitReason::failed(error.to_string()).into())
+fn not_started(error: impl std::error::Error + Send + Sync + 'static) -> NotStarted {
+    NotStarted::Failed(ExitReason::Failed(ExitFailure::new(error)).into())
 }

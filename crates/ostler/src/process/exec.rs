@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use ostler_core::chain::chain;
 use ostler_core::failure::{ExitStatus, Failure, Reason};
 use ostler_core::ids;
 use ostler_core::lifecycle::{KILL_NOW, Rest};
@@ -237,7 +238,7 @@ impl Probe {
 fn why(refused: &SpawnRefused) -> String {
     match refused {
         SpawnRefused::Closed(closed) => closed.to_string(),
-        SpawnRefused::Order(error) => format!("the order to start it did not reach the guardian: {error}"),
+        SpawnRefused::Order(error) => format!("the order to start it did not reach the guardian: {}", chain(error)),
     }
 }
 

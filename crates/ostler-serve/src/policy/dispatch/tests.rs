@@ -193,10 +193,10 @@ fn a_pool_that_is_over_refuses_all_and_says_why() {
     let mut pool = pool(&spec(Affinity::Hint), 1);
     assert!(granted(pool.ask()).is_some());
     pool.wait(waiting(0, None, None), None);
-    assert_eq!(items(&pool.close("it was stopped".into())).1, [0]);
+    assert_eq!(items(&pool.close(PoolEnd::Stopped)).1, [0]);
     let refused = pool.ask();
     assert!(
-        matches!(&refused, Asked::Refused(Refused::PoolOver { why, .. }) if why == "it was stopped"),
+        matches!(&refused, Asked::Refused(Refused::PoolOver { end, .. }) if **end == PoolEnd::Stopped),
         "{refused:?}"
     );
     assert!(items(&pool.give_back(key(0, 1), || at(0))).0.is_empty());

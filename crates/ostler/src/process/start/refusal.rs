@@ -4,6 +4,7 @@
 use std::io;
 use std::path::Path;
 
+use ostler_core::chain::chain;
 use ostler_core::failure::{Failure, Reason};
 use ostler_core::spec::WorkerSpec;
 use ostler_os::guardian::{OrderError, SpawnStep};
@@ -35,7 +36,7 @@ pub(super) fn of_program(error: &ProgramError) -> Failure {
 /// An order that could not be given. Only a guardian that is gone is not the worker's fault: a
 /// request that can't be made is counted, or it would be repeated without end.
 pub(super) fn of_order(error: &OrderError) -> Failure {
-    let message = format!("the order to spawn did not reach the guardian: {error}");
+    let message = format!("the order to spawn did not reach the guardian: {}", chain(error));
     let counted = |suggestion| Failure::new(Reason::ExecFailed, message.clone()).with_suggestion(suggestion);
     match error {
         OrderError::Gone => Failure::new(Reason::GuardianLost, message),
