@@ -9,6 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use ostler::{Cause, EventKind, Facts, Incarnation, PoolError};
+use ostler_core::chain::chain;
 use ostler_core::spec::Recycle;
 use tokio::sync::MutexGuard;
 
@@ -130,7 +131,7 @@ impl Serving {
         // Where the runtime is gone, so is the pool.
         self.runtime().spawn(async move {
             if let Err(error) = serving.restart(&worker, why.leases()).await {
-                tracing::debug!(target: "ostler", worker = %worker.who(), %error, "a worker was not replaced");
+                tracing::debug!(target: "ostler", worker = %worker.who(), error = %chain(&error), "a worker was not replaced");
             }
         });
     }
