@@ -74,8 +74,8 @@ pub trait Adapter: Send + Sync + 'static {
 }
 
 /// Why a call has no answer, as its adapter sees it. The error becomes the source of the
-/// [`CallError`](crate::CallError): `Fault::Lost(error.into())`, or a text: `Fault::Lost("the worker
-/// closed the connection".into())`.
+/// [`CallError`](crate::CallError): `Fault::Lost(error.into())`, or a text: `Fault::Lost("the
+/// worker closed the connection".into())`.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Fault<R> {
