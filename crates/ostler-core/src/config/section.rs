@@ -9,6 +9,7 @@ use super::values;
 
 /// Something that is wrong in a table.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub struct Mistake {
     /// The byte of the text where it is; 0 without a text.
     pub at: usize,
