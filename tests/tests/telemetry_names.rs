@@ -207,6 +207,8 @@ async fn calls(ostler: &Ostler, events: &mut EventStream, place: &Place) -> (Tra
         assert_eq!(response.status(), 200);
         let trace = response.headers().get("traceparent-seen").expect("a trace");
         asked = trace.to_str().unwrap().to_owned();
+        let body = http_body_util::BodyExt::collect(response.into_body()).await;
+        body.expect("the whole answer");
     }
 
     let stdio = place.serving(ostler, "spoken_to", "packet").await;

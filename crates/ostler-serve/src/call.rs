@@ -357,9 +357,16 @@ fn overdue<R>(flight: Flight) -> Failed<R> {
 /// The outcome of a call that was sent and lost, with why the worker ended.
 async fn lost<R>(flight: Flight, cause: Lost, reconnects: bool, deadline: Option<Instant>) -> Failed<R> {
     let worker = Arc::clone(flight.worker());
-    let error = post_mortem(&worker, cause, deadline).await;
+    let mut error = post_mortem(&worker, cause, deadline).await;
+    // A server that keeps the deadline itself may reset the call a moment earlier.
+    if let (Lost::Connection(_), Some(sent)) = (&error.cause, flight.sent().at())
+        && deadline.is_some_and(|deadline| deadline <= Instant::now())
+    {
+        let sent_for = sent.elapsed();
+        error.cause = Lost::Deadline { sent_for };
+    }
     let reuse = reconnects && flight.serving().spec().on_cancel == OnCancel::Reuse;
-    if reuse && matches!(error.cause, Lost::Connection(_)) {
+    if reuse && matches!(error.cause, Lost::Connection(_) | Lost::Deadline { .. }) {
         flight.kept();
     } else {
         flight.broken();

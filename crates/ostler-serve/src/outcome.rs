@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ostler::PoolEnd;
+use ostler_core::chain::chain;
 use ostler_core::failure::Failure;
 use ostler_core::ids::{Incarnation, WorkerId};
 
@@ -242,7 +243,12 @@ pub struct Unknown {
 
 impl fmt::Display for Unknown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({}", self.cause, self.worker)?;
+        write!(f, "{}", self.cause)?;
+        // The source is the failure, so this would be lost.
+        if let (Some(_), Some(error)) = (&self.failure, self.cause.source()) {
+            write!(f, ": {}", chain(error))?;
+        }
+        write!(f, " ({}", self.worker)?;
         if let Some(line) = last_line(self.failure.as_deref()) {
             write!(f, "; its last line on stderr: {line}")?;
         }
@@ -307,7 +313,7 @@ fn last_line(failure: Option<&Failure>) -> Option<&String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ostler_core::chain::{chain, repeats_its_source};
+    use ostler_core::chain::repeats_its_source;
     use ostler_core::failure::Reason;
 
     fn worker() -> WorkerRef {

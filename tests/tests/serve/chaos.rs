@@ -110,18 +110,26 @@ async fn run(protocol: &'static str, seed: u64, callers: u64, requests: u64) {
         .drain_timeout(Duration::from_secs(2));
     let scene = Arc::new(Scene::start(protocol, 4, serve, prepare(protocol)).await);
     let over = Arc::new(AtomicBool::new(false));
-    let faults = tokio::spawn(fault(Arc::clone(&scene), Arc::clone(&over), random.fork()));
+    let all_faults = Arc::new(AtomicBool::new(false));
+    let faults = fault(
+        Arc::clone(&scene),
+        Arc::clone(&over),
+        Arc::clone(&all_faults),
+        random.fork(),
+    );
+    let faults = tokio::spawn(faults);
     let next = Arc::new(AtomicU64::new(0));
     let tasks: Vec<_> = (0..callers)
         .map(|_| {
             let (serving, next, mut random) = (scene.serving.clone(), Arc::clone(&next), random.fork());
+            let all_faults = Arc::clone(&all_faults);
             tokio::spawn(async move {
                 let mut outcomes = Vec::new();
                 loop {
-                    let key = next.fetch_add(1, Ordering::Relaxed);
-                    if key >= requests {
+                    if next.load(Ordering::Relaxed) >= requests && all_faults.load(Ordering::Relaxed) {
                         return outcomes;
                     }
+                    let key = next.fetch_add(1, Ordering::Relaxed);
                     let patience = if random.u8(0..10) == 0 {
                         random.u64(0..20)
                     } else {
@@ -152,6 +160,7 @@ async fn run(protocol: &'static str, seed: u64, callers: u64, requests: u64) {
         .values()
         .for_each(|outcome| *counts.entry(*outcome).or_default() += 1);
     println!("{protocol}, seed {seed}: {counts:?}");
+    let requests = next.load(Ordering::Relaxed);
     assert_eq!(outcomes.len() as u64, requests, "each request has one outcome");
     let mut executed: HashMap<u64, u32> = HashMap::new();
     scene
@@ -181,8 +190,8 @@ async fn run(protocol: &'static str, seed: u64, callers: u64, requests: u64) {
 }
 
 /// Kills a worker every 200 ms and the guardian twice; meanwhile all workers are restarted in turn
-/// once, and the pool grows and shrinks again.
-async fn fault(scene: Arc<Scene>, over: Arc<AtomicBool>, mut random: fastrand::Rng) {
+/// once, and the pool grows and shrinks again. Notes when all of that has happened.
+async fn fault(scene: Arc<Scene>, over: Arc<AtomicBool>, all: Arc<AtomicBool>, mut random: fastrand::Rng) {
     let mut changes = Vec::new();
     let mut change = |restart: bool, workers| {
         let serving = scene.serving.clone();
@@ -194,14 +203,17 @@ async fn fault(scene: Arc<Scene>, over: Arc<AtomicBool>, mut random: fastrand::R
             });
         }));
     };
+    let mut guardians = 0;
     for nth in 1u32.. {
+        all.store(guardians == 2, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(200)).await;
         if over.load(Ordering::Relaxed) {
             break;
         }
         match nth {
             2 => change(false, 5),
-            3 | 9 => scene.kill_guardian(),
+            // Without a guardian at this moment, it is tried again.
+            3 | 9.. if guardians < 1 + u32::from(nth >= 9) => guardians += u32::from(scene.kill_guardian()),
             4 => change(true, 0),
             6 => change(false, 4),
             _ => {
@@ -212,6 +224,7 @@ async fn fault(scene: Arc<Scene>, over: Arc<AtomicBool>, mut random: fastrand::R
             }
         }
     }
+    assert_eq!(guardians, 2, "the guardian is killed twice");
     for change in changes {
         let done = tokio::time::timeout(LONGEST_CHANGE, change).await;
         done.expect("a change of the pool ends").expect("no panic");

@@ -112,11 +112,14 @@ impl Scene {
         self.pool.workers().iter().filter_map(|worker| worker.pid).collect()
     }
 
-    /// Kills the guardian: another one is started, and its workers with it.
-    pub(crate) fn kill_guardian(&self) {
-        if let Some(pid) = self.ostler.guardian_pid() {
+    /// Kills the guardian: another one is started, and its workers with it. False: there is none at
+    /// this moment.
+    pub(crate) fn kill_guardian(&self) -> bool {
+        let guardian = self.ostler.guardian_pid();
+        if let Some(pid) = guardian {
             ostler_tests::send(pid, nix::sys::signal::Signal::SIGKILL);
         }
+        guardian.is_some()
     }
 
     /// Waits until every worker is ready for calls and none is under way.

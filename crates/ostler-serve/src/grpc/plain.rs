@@ -8,6 +8,7 @@ use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, TE};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use super::{Grpc, timeout};
@@ -56,16 +57,25 @@ where
     let announce = |options: &mut CallOptions, request: &mut ::http::Request<RequestBody>| {
         timeout::announce(request.headers_mut(), options.deadline);
     };
+    let begun = Instant::now();
     let response = http::send(client, request, announce).await?;
     let in_headers = Status::from_header_map(response.headers());
     let worker = response.body().sent_to().cloned();
     let body = response.into_body().collect().await;
     let body = body.map_err(|cut_off| CallError::from(cut_off.0))?;
     let status = body.trailers().and_then(Status::from_header_map).or(in_headers);
-    match status {
-        Some(status) if status.code() == Code::Ok => {}
-        Some(status) => return Err(unreadable(worker, status.into())),
-        None => return Err(unreadable(worker, "the response ended without a status".into())),
+    let bad_answer = |error: BoxError| Lost::Answer(SharedError::new(error));
+    let lost = match status {
+        Some(status) if status.code() == Code::Ok => None,
+        // The server keeps the deadline itself, and was the first to.
+        Some(status) if status.code() == Code::DeadlineExceeded => Some(Lost::Deadline {
+            sent_for: begun.elapsed(),
+        }),
+        Some(status) => Some(bad_answer(status.into())),
+        None => Some(bad_answer("the response ended without a status".into())),
+    };
+    if let Some(cause) = lost {
+        return Err(without_result(worker, cause));
     }
     let result = stdio::result_in(body.to_bytes().get(PREFIX..).unwrap_or_default());
     match (result, worker) {
@@ -85,14 +95,14 @@ fn framed(message: &[u8]) -> Bytes {
     out.into()
 }
 
-fn unreadable(worker: Option<WorkerRef>, error: BoxError) -> StdioError {
+fn without_result(worker: Option<WorkerRef>, cause: Lost) -> StdioError {
     match worker {
         Some(worker) => CallError::from(Unknown {
             worker,
-            cause: Lost::Answer(SharedError::new(error)),
+            cause,
             failure: None,
         })
         .into(),
-        None => StdioError::Result(error),
+        None => StdioError::Result(cause.into()),
     }
 }

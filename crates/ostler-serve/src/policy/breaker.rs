@@ -1,5 +1,5 @@
-//! A circuit breaker: while a pool's workers keep failing, calls are refused at once instead of
-//! waiting for another failure.
+//! A circuit breaker: while a pool's workers keep failing, calls are refused at once instead of being
+//! sent to fail.
 
 use std::collections::VecDeque;
 
@@ -17,7 +17,7 @@ pub(crate) enum Verdict {
     Neutral,
 }
 
-/// Where a breaker is.
+/// The state of a circuit breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BreakerState {
     /// Calls pass.
@@ -28,7 +28,7 @@ pub enum BreakerState {
     HalfOpen,
 }
 
-/// A change that is reported.
+/// A change of state, to be published as an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
     Opened,

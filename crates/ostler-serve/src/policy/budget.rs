@@ -1,10 +1,10 @@
-//! How many calls may be tried again: a share of all calls, so that retries never make a bad moment
-//! worse.
+//! How many calls may be tried again: a share of all calls, so that retries never turn a failure
+//! into a storm.
 
-/// Retries allowed before there were any calls to take a share of.
+/// Retries that are allowed before the first calls have earned any.
 const RESERVE: f64 = 3.0;
 
-/// The most that a quiet hour can save up for a bad minute.
+/// The largest number of retries that can be saved up.
 const MOST: f64 = 100.0;
 
 /// A bucket that each call fills by `share`, and each retry empties by one.

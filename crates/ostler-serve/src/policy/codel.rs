@@ -8,11 +8,11 @@ use std::time::Duration;
 use ostler_core::moment::Moment;
 use ostler_core::spec::Codel as Rules;
 
-/// The state between two calls that leave the queue.
+/// The state of the algorithm, updated by each call that leaves the queue.
 #[derive(Debug)]
 pub(crate) struct Codel {
     rules: Rules,
-    /// When the wait will have been too long for a whole interval.
+    /// When the wait will have been above `target` for a whole interval.
     patience_ends: Option<Moment>,
     dropping: bool,
     drop_next: Moment,
@@ -32,7 +32,7 @@ impl Codel {
         }
     }
 
-    /// Whether the call that has waited for so long must be refused. `last`: nothing else waits.
+    /// Whether a call that has waited this long must be refused. `last`: no other call waits.
     pub(crate) fn refuses(&mut self, now: Moment, waited: Duration, last: bool) -> bool {
         let too_long = self.too_long(now, waited, last);
         if !too_long {

@@ -26,11 +26,12 @@ pub(crate) enum Asked<W> {
     /// It has to wait, for this worker alone if one is named: [`Dispatch::wait`], before anything
     /// else is done.
     MustWait(Option<u32>),
-    /// Nothing.
+    /// No worker, for this reason.
     Refused(Refused),
 }
 
-/// What follows for calls that waited. The items are handed over when the lock is free again.
+/// Waiting calls that get a worker, and those that are refused. They are woken after the lock is
+/// released.
 #[derive(Debug)]
 pub(crate) struct Handed<T, W> {
     pub(crate) granted: Vec<(T, WorkerKey, W)>,
@@ -46,7 +47,7 @@ impl<T, W> Default for Handed<T, W> {
     }
 }
 
-/// The dispatch of one pool. `T` stands for a waiting call, `W` for what a worker is used by.
+/// The dispatch of one pool. `T` identifies a waiting call; `W` is the handle of a worker.
 #[derive(Debug)]
 pub(crate) struct Dispatch<T, W> {
     pool: String,
@@ -134,12 +135,12 @@ impl<T, W: Clone> Dispatch<T, W> {
         Asked::MustWait(worker)
     }
 
-    /// A call that must wait does so.
+    /// Adds a call to the queue.
     pub(crate) fn wait(&mut self, waiting: Waiting<T>, worker: Option<u32>) -> Ticket {
         self.queue.push(waiting, worker)
     }
 
-    /// A waiting call gives up. `None`: it was handed over already.
+    /// A waiting call leaves the queue. `None`: it has got a worker, or was refused, already.
     pub(crate) fn give_up(&mut self, ticket: Ticket) -> Option<Waiting<T>> {
         self.queue.remove(ticket)
     }
@@ -208,7 +209,7 @@ impl<T, W: Clone> Dispatch<T, W> {
         }
     }
 
-    /// Gives this worker calls for as long as it has room and any wait.
+    /// Gives waiting calls to this worker until it has no room or none waits.
     fn serve(&mut self, index: u32, now: Moment, handed: &mut Handed<T, W>) {
         while self.workers.has_room(index)
             && let Some(next) = self.queue.pop_for(index)

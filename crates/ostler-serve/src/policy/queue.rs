@@ -31,18 +31,18 @@ impl Place {
     }
 }
 
-/// By what a waiting call is taken out again.
+/// Identifies a waiting call, so that it can leave the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Ticket(u64);
 
-/// Where a waiting call is kept.
+/// Where in the queue a call waits.
 #[derive(Debug, Clone, Copy)]
 struct Spot {
     pin: Option<u32>,
     place: Place,
 }
 
-/// A call that was taken out because it is its turn.
+/// A call that left the queue because it is its turn.
 #[derive(Debug)]
 pub(crate) struct Next<T> {
     pub(crate) waiting: Waiting<T>,
@@ -54,7 +54,7 @@ pub(crate) struct Next<T> {
 pub(crate) struct Waiting<T> {
     pub(crate) item: T,
     pub(crate) since: Moment,
-    /// It is not worth serving from this moment on.
+    /// From this moment on, it is refused.
     pub(crate) deadline: Option<Moment>,
     /// The session it belongs to.
     pub(crate) session: Option<SessionId>,
@@ -67,7 +67,7 @@ struct Share {
     waiting: usize,
 }
 
-/// The waiting calls of a pool. Its size is the caller's to limit.
+/// The waiting calls of a pool. The caller limits their number.
 #[derive(Debug)]
 pub(crate) struct Queue<T> {
     order: QueueOrder,

@@ -36,12 +36,12 @@ impl Limits {
         }
     }
 
-    /// Whether memory has to be looked at.
+    /// Whether memory is limited, and has to be measured.
     pub(crate) fn has_memory(&self) -> bool {
         self.memory.is_some()
     }
 
-    /// Whether the worker's time has come. Memory is not known at every moment.
+    /// The limit that is exceeded, if any. `memory` is `None` if it was not measured.
     pub(crate) fn exceeded(&self, age: Duration, requests: u64, memory: Option<u64>) -> Option<RecycleReason> {
         if self.requests.is_some_and(|limit| requests >= limit) {
             Some(RecycleReason::Requests)

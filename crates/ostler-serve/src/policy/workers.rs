@@ -20,8 +20,8 @@ struct Worker<W> {
     handle: W,
 }
 
-/// Every worker that is ready and not draining, with its calls in flight. `W` is what a chosen
-/// worker is used by.
+/// Every worker that is ready and not draining, with its calls in flight. `W` is the handle of a
+/// worker.
 #[derive(Debug)]
 pub(crate) struct Workers<W> {
     concurrency: u32,
@@ -98,7 +98,7 @@ impl<W: Clone> Workers<W> {
             .is_some_and(|worker| worker.in_flight < self.concurrency)
     }
 
-    /// A call is over. False: that incarnation is not in use any more, and nothing changes.
+    /// A call has ended. False: that incarnation no longer serves, and nothing changes.
     pub(crate) fn give_back(&mut self, key: WorkerKey) -> bool {
         let Some(worker) = self.ready.get_mut(&key.index) else {
             return false;
