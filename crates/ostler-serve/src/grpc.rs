@@ -6,7 +6,9 @@
 //! The worker is busy until the call's trailers have arrived.
 
 #[cfg(feature = "stdio")]
-pub(crate) mod plain;
+pub(crate) mod methods;
+#[cfg(feature = "stdio")]
+mod rpc;
 mod status;
 mod stream;
 mod timeout;

@@ -1,6 +1,8 @@
 //! `pool.call("embed", &texts)`: a method of a worker with the package `ostler-worker`, over
 //! whichever transport its pool has.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -8,18 +10,28 @@ use crate::call::CallOptions;
 use crate::lease::Lease;
 use crate::pool::ServingPool;
 use crate::session::Session;
-use crate::stdio::StdioError;
+use crate::stdio::{StdioClient, StdioError};
 
 macro_rules! method_calls {
     ($($caller:ident: $whose:literal;)*) => {$(
         impl $caller {
-            #[doc = concat!("Calls a method (`@serve.method` in Python) of ", $whose, ".")]
+            #[doc = concat!("A client of a method (`@serve.method` in Python) of ", $whose, ".")]
             ///
             /// Over stdin and stdout where the pool has `stdin = "pipe"`, else over gRPC at its one
-            /// port or Unix socket (feature `grpc`). `()` as the request calls a function without
-            /// parameters. For streams and large data see [`stdio`](crate::stdio).
+            /// port or Unix socket (feature `grpc`): calls, streams, functions of the host and
+            /// shared memory are the same over both.
+            pub fn method<Request, Response>(&self, name: impl Into<Arc<str>>) -> StdioClient<Request, Response>
+            where
+                Request: Serialize,
+                Response: DeserializeOwned,
+            {
+                self.by_transport().method(name)
+            }
+
+            #[doc = concat!("Calls a method of ", $whose, ", once or in passing; see [`", stringify!($caller), "::method`].")]
             ///
-            /// Dropped, the call leaves the queue or is cancelled.
+            /// `()` as the request calls a function without parameters. Dropped, the call leaves
+            /// the queue or is cancelled.
             ///
             /// # Errors
             /// The call was refused, its outcome is unknown, or the handler raised:
@@ -46,16 +58,19 @@ macro_rules! method_calls {
                 Request: Serialize + ?Sized,
                 Response: DeserializeOwned,
             {
-                #[cfg(feature = "grpc")]
-                if !crate::stdio::is_piped(self.serving()) {
-                    let client = self.client(crate::grpc::Grpc::default());
-                    let timeout = self.serving().spec().timeout;
-                    return crate::grpc::plain::call(&client, timeout, method, request, options).await;
-                }
-                self.framed::<(), Response, crate::stdio::Packet>()
+                self.by_transport::<(), Response>()
                     .method(method)
                     .call_any(request, options)
                     .await
+            }
+
+            fn by_transport<Request, Response: DeserializeOwned>(&self) -> StdioClient<Request, Response> {
+                #[cfg(feature = "grpc")]
+                if self.serving().pool().spec().worker.stdin != ostler_core::spec::Stdin::Pipe {
+                    let adapter = crate::grpc::methods::GrpcMethods::new(self.serving().functions.clone());
+                    return StdioClient::new(crate::stdio::Via::Grpc(self.client(adapter)));
+                }
+                self.framed()
             }
         }
     )*};

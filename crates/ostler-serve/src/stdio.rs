@@ -16,14 +16,16 @@
 
 mod client;
 mod connection;
-mod framing;
+pub(crate) mod exchange;
+pub(crate) mod framing;
 mod functions;
 mod kind;
 mod large;
-mod message;
-mod reading;
+pub(crate) mod message;
+pub(crate) mod peer;
+pub(crate) mod reading;
 mod request;
-mod routes;
+pub(crate) mod routes;
 mod stream;
 
 use std::future::Future;
@@ -42,6 +44,7 @@ use crate::session::Session;
 use crate::worker::Worker;
 
 pub use crate::exception::{ExceptionClass, WorkerException};
+pub(crate) use client::Via;
 pub use client::{StdioClient, StdioError};
 pub use connection::StdioConnection;
 pub use framing::{Framing, JsonLines, MAX_FRAME, Packet};
@@ -85,7 +88,7 @@ impl<F: Framing> Adapter for Stdio<F> {
     }
 
     fn describe(&self, request: &StdioRequest) -> Description {
-        Description::rpc("ostler", request.method.as_deref().unwrap_or_default())
+        request.description()
     }
 
     fn copy(&self, request: &StdioRequest) -> Option<StdioRequest> {
@@ -112,18 +115,6 @@ impl ServingPool {
     }
 }
 
-/// Whether the pool's workers read from their stdin.
-#[cfg(feature = "grpc")]
-pub(crate) fn is_piped(serving: &crate::pool::Serving) -> bool {
-    serving.pool().spec().worker.stdin == ostler_core::spec::Stdin::Pipe
-}
-
-/// The result in a response that came by another transport, without shared memory.
-#[cfg(feature = "grpc")]
-pub(crate) fn result_in<T: DeserializeOwned>(frame: &[u8]) -> Result<T, StdioError> {
-    client::decoded::<Packet, T>(frame)
-}
-
 macro_rules! stdio_clients {
     ($($caller:ident: $whose:literal;)*) => {$(
         impl $caller {
@@ -146,7 +137,7 @@ macro_rules! stdio_clients {
                     functions: self.serving().functions.clone(),
                     framing: PhantomData,
                 };
-                StdioClient::new(self.client(adapter))
+                StdioClient::new(Via::Pipes(self.client(adapter)))
             }
         }
     )*};

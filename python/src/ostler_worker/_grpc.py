@@ -13,10 +13,10 @@ import grpc
 import grpc.aio
 
 from . import _context, _frames, _process, _trace, _values
-from ._channel import Channel, Ended
+from ._channel import Channel
 from ._context import Context
 from ._engine import Engine, Request
-from ._errors import describe
+from ._errors import Cancelled, describe
 from ._stdio import PROTOCOL, meet, take_part
 
 SERVICE = "ostler.worker.v1.Worker"
@@ -101,7 +101,12 @@ class _Sink:
     def encode(self, frame: dict[str, Any], owner: Any) -> bytes:
         peer = self.engine.peer
         lend = (lambda view: self.engine.segments.create(owner, view)) if self.lends and peer.shm else None
-        return _values.encode_frame(frame, lend, peer.shm_min)
+        body = _values.encode_frame(frame, lend, peer.shm_min)
+        longest = peer.max_frame or _frames.MAX_FRAME
+        if len(body) > longest:
+            self.engine.segments.release(owner)
+            raise _frames.FrameTooLong(f"{len(body)} bytes, where the receiver accepts {longest}")
+        return body
 
     def write(self, body: bytes, final: bool) -> None:
         self.frames.put((body, final))
@@ -171,7 +176,8 @@ class Plain:
             except _frames.ProtocolError as error:
                 call.cancel(f"protocol error: {error}")
             finally:
-                call.input.close(Ended())
+                # After the host's `end` this changes nothing. Without one its stream was cut off, which is no end.
+                call.input.close(Cancelled("the stream of the caller was cut off"))
                 released.set()
 
         reading = asyncio.ensure_future(read())

@@ -53,6 +53,21 @@ def total(numbers: Iterator[int], start: int = 0) -> int:
 
 
 @serve.method
+def gather(numbers: Iterator[int]) -> int:
+    """Says how its stream ended."""
+    read = 0
+    try:
+        for number in numbers:
+            read += 1
+            print(f"gather has read {read}", file=sys.stderr)
+    except Cancelled:
+        print("gather was cut off", file=sys.stderr)
+        raise
+    print("gather has read all", file=sys.stderr)
+    return read
+
+
+@serve.method
 async def double(numbers: AsyncIterator[int]) -> AsyncIterator[int]:
     async for number in numbers:
         yield 2 * number
@@ -160,8 +175,6 @@ def count_and(end: str, ctx: Context) -> Iterator[int]:
     yield 0
     if end == "raise":
         raise ValueError("after one item")
-    if end == "die":
-        os._exit(6)
     while True:
         time.sleep(0.005)
         ctx.check()

@@ -5,12 +5,20 @@ use std::time::Duration;
 
 use ostler::PoolEnd;
 use ostler::testing::TestBed;
-use ostler_python::StartError;
+use ostler_python::{Python, StartError};
 use ostler_serve::stdio::{ExceptionClass, HostCall, StdioError, WorkerException};
 use ostler_serve::{CallOptions, Lost};
 use serde_json::{Value, json};
 
-use crate::scene::{Scene, everything, of_this_checkout, over_grpc};
+use crate::scene::{Scene, everything, of_this_checkout, over_both_transports};
+
+over_both_transports!(
+    methods_are_called_and_no_exception_ends_a_worker,
+    handlers_see_deadline_session_and_trace_and_run_at_once,
+    a_deadline_is_an_exception_in_the_handler_and_keeps_the_worker,
+    handlers_call_functions_of_the_host,
+    a_worker_that_is_killed_leaves_an_unknown_outcome,
+);
 
 fn exception(error: StdioError) -> WorkerException {
     match error {
@@ -19,8 +27,9 @@ fn exception(error: StdioError) -> WorkerException {
     }
 }
 
-/// The same calls by either transport.
-async fn calls_and_exceptions(scene: &Scene) {
+async fn methods_are_called_and_no_exception_ends_a_worker(python: Python) {
+    let scene = Scene::start(python).await;
+    let before = scene.pids();
     let echoed: BTreeMap<String, Vec<f64>> = scene
         .pool
         .call("echo", &json!({"a": [1.5, 2.5]}))
@@ -50,24 +59,7 @@ async fn calls_and_exceptions(scene: &Scene) {
     assert_eq!((missing.code.as_str(), missing.executed), ("method_not_found", false));
     let wrong = scene.pool.call::<_, u8>("echo", &"text").await.expect_err("no number");
     assert!(matches!(wrong, StdioError::Result(_)), "{wrong:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn methods_are_called_over_stdio() {
-    let scene = Scene::start(everything()).await;
-    let before = scene.pids();
-    calls_and_exceptions(&scene).await;
-    assert_eq!(scene.pids(), before, "no exception ends a worker");
-    scene.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn methods_are_called_over_grpc() {
-    let Some(python) = over_grpc(everything()) else { return };
-    let scene = Scene::start(python).await;
-    let before = scene.pids();
-    calls_and_exceptions(&scene).await;
-    assert_eq!(scene.pids(), before, "no exception ends a worker");
+    assert_eq!(scene.pids(), before);
     scene.end().await;
 }
 
@@ -102,10 +94,9 @@ async fn one_line_starts_a_pool_and_a_failed_start_says_why() {
     bed.finish().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn handlers_see_deadline_session_and_trace_and_run_at_once() {
-    let scene = Scene::start(everything().concurrency(4)).await;
-    let about = scene.pool.session("user-1").stdio::<(), Value>().method("about");
+async fn handlers_see_deadline_session_and_trace_and_run_at_once(python: Python) {
+    let scene = Scene::start(python.concurrency(4)).await;
+    let about = scene.pool.session("user-1").method::<(), Value>("about");
     let options = CallOptions::new().timeout(Duration::from_secs(60));
     let seen = about.call_with(&(), &options).await.expect("an answer");
     assert_eq!(seen["session"], "user-1");
@@ -119,13 +110,12 @@ async fn handlers_see_deadline_session_and_trace_and_run_at_once() {
     scene.end().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_deadline_is_an_exception_in_the_handler_and_keeps_the_worker() {
-    let scene = Scene::start(everything()).await;
+async fn a_deadline_is_an_exception_in_the_handler_and_keeps_the_worker(python: Python) {
+    let scene = Scene::start(python).await;
     let before = scene.pids();
     let options = CallOptions::new().timeout(Duration::from_millis(600));
     for method in ["work", "work_later"] {
-        let client = scene.pool.stdio::<f64, String>().method(method);
+        let client = scene.pool.method::<f64, String>(method);
         let error = client
             .call_with(&600.0, &options)
             .await
@@ -138,8 +128,7 @@ async fn a_deadline_is_an_exception_in_the_handler_and_keeps_the_worker() {
     scene.end().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn handlers_call_functions_of_the_host() {
+async fn handlers_call_functions_of_the_host(python: Python) {
     #[derive(Debug)]
     struct Unknown(String);
     impl std::fmt::Display for Unknown {
@@ -147,7 +136,7 @@ async fn handlers_call_functions_of_the_host() {
             write!(f, "no value for {}", self.0)
         }
     }
-    let scene = Scene::start(everything()).await;
+    let scene = Scene::start(python.clone()).await;
     scene.pool.offer("lookup", |key: Value, call: HostCall| async move {
         let key = key["key"].as_str().or(key.as_str()).unwrap_or_default().to_owned();
         match key.as_str() {
@@ -161,7 +150,7 @@ async fn handlers_call_functions_of_the_host() {
     let answer: String = scene.pool.call("look_up_later", &"b").await.expect("an answer");
     assert_eq!(answer, "value of b");
     let options = CallOptions::new().timeout(Duration::from_secs(60));
-    let client = scene.pool.stdio::<&str, String>().method("look_up");
+    let client = scene.pool.method::<&str, String>("look_up");
     assert_eq!(
         client.call_with(&"deadline", &options).await.expect("an answer"),
         "true"
@@ -179,7 +168,7 @@ async fn handlers_call_functions_of_the_host() {
     );
     scene.end().await;
 
-    let scene = Scene::start(everything()).await;
+    let scene = Scene::start(python).await;
     let failed = exception(
         scene
             .pool
@@ -251,9 +240,8 @@ fn allowed_cores(pid: u32) -> Vec<u32> {
         .collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_is_killed_leaves_an_unknown_outcome() {
-    let mut scene = Scene::start(everything()).await;
+async fn a_worker_that_is_killed_leaves_an_unknown_outcome(python: Python) {
+    let mut scene = Scene::start(python).await;
     scene.bed.allow_failures("py/0");
     let failed = scene
         .pool

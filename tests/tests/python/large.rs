@@ -8,7 +8,16 @@ use ostler_serve::CallOptions;
 use ostler_serve::stdio::{Array, Blob, StdioError};
 use serde_json::Value;
 
-use crate::scene::{Scene, everything, until, with_packages};
+use ostler_python::Python;
+
+use crate::scene::{Scene, over_both_transports, until, with_packages};
+
+over_both_transports!(
+    bytes_travel_in_shared_memory_and_are_freed_with_their_request,
+    shared_memory_is_freed_when_the_worker_is_killed_or_the_caller_gives_up,
+    too_long_messages_are_refused_on_either_side,
+    numpy_arrays_travel_both_ways_in_calls_and_streams,
+);
 
 /// The memory segments that this process lends or has mapped.
 fn held_here() -> (usize, usize) {
@@ -29,10 +38,9 @@ fn held_here() -> (usize, usize) {
 /// The tests of this file count the segments of the whole process.
 static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-#[tokio::test(flavor = "multi_thread")]
-async fn bytes_travel_in_shared_memory_and_are_freed_with_their_request() {
+async fn bytes_travel_in_shared_memory_and_are_freed_with_their_request(python: Python) {
     let _alone = ALONE.lock().await;
-    let scene = Scene::start(everything()).await;
+    let scene = Scene::start(python).await;
     let data = Blob::from((0..64usize << 20).map(|n| (n % 251) as u8).collect::<Vec<_>>());
     let seen: Value = scene.pool.call("byte", &data).await.expect("an answer");
     assert_eq!(seen["type"], "memoryview", "and not a copy of it");
@@ -55,9 +63,8 @@ async fn bytes_travel_in_shared_memory_and_are_freed_with_their_request() {
     scene.end().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn numpy_arrays_travel_both_ways_in_calls_and_streams() {
-    let Some(python) = with_packages(everything()) else {
+async fn numpy_arrays_travel_both_ways_in_calls_and_streams(python: Python) {
+    let Some(python) = with_packages(python) else {
         return;
     };
     let _alone = ALONE.lock().await;
@@ -72,7 +79,7 @@ async fn numpy_arrays_travel_both_ways_in_calls_and_streams() {
     drop(doubled);
 
     // More items than may be on their way at once: their segments are released as they are read.
-    let scales = scene.pool.stdio::<Array, Array>().method("scales");
+    let scales = scene.pool.method::<Array, Array>("scales");
     let items =
         stream::iter((0..40).map(move |n| Array::new([1 << 18], vec![f64::from(n); 1 << 18]).expect("an array")));
     let mut results = scales.exchange(items, &CallOptions::new()).await.expect("a stream");
@@ -88,10 +95,9 @@ async fn numpy_arrays_travel_both_ways_in_calls_and_streams() {
     scene.end().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn shared_memory_is_freed_when_the_worker_is_killed_or_the_caller_gives_up() {
+async fn shared_memory_is_freed_when_the_worker_is_killed_or_the_caller_gives_up(python: Python) {
     let _alone = ALONE.lock().await;
-    let mut scene = Scene::start(everything()).await;
+    let mut scene = Scene::start(python).await;
     scene.bed.allow_failures("py/0");
     let data = Blob::from(vec![1; 8 << 20]);
     for kill in [true, false] {
@@ -125,10 +131,9 @@ async fn shared_memory_is_freed_when_the_worker_is_killed_or_the_caller_gives_up
 }
 
 /// A message that is too long is refused with what to do, and no worker is blamed.
-#[tokio::test(flavor = "multi_thread")]
-async fn too_long_messages_are_refused_on_either_side() {
+async fn too_long_messages_are_refused_on_either_side(python: Python) {
     let _alone = ALONE.lock().await;
-    let scene = Scene::start(everything()).await;
+    let scene = Scene::start(python).await;
     let before = scene.pids();
     let huge = "x".repeat(65 << 20);
     let refused = scene

@@ -92,6 +92,28 @@ pub(crate) fn over_grpc(python: Python) -> Option<Python> {
     with_packages(python.transport(Transport::Grpc))
 }
 
+/// Runs each of these tests, which take a worker, over stdio and over gRPC.
+macro_rules! over_both_transports {
+    ($($test:ident),* $(,)?) => {
+        mod over_stdio {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() {
+                super::$test(crate::scene::everything()).await;
+            })*
+        }
+
+        mod over_grpc {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $test() {
+                if let Some(python) = crate::scene::over_grpc(crate::scene::everything()) {
+                    super::$test(python).await;
+                }
+            })*
+        }
+    };
+}
+pub(crate) use over_both_transports;
+
 /// Waits for a state, with a deadline.
 pub(crate) async fn until(what: &str, reached: impl Fn() -> bool) {
     let deadline = tokio::time::Instant::now() + ostler_tests::SOON;

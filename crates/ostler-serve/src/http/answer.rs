@@ -24,15 +24,6 @@ impl Answer {
         Self(Kind::Worker(Box::new(body)))
     }
 
-    /// The worker whose response it is.
-    #[cfg(all(feature = "grpc", feature = "stdio"))]
-    pub(crate) fn sent_to(&self) -> Option<&crate::outcome::WorkerRef> {
-        match &self.0 {
-            Kind::Worker(body) => Some(body.worker().who()),
-            Kind::Problem(_) => None,
-        }
-    }
-
     pub(super) fn problem(problem: ProblemBody) -> Self {
         Self(Kind::Problem(problem))
     }

@@ -67,11 +67,6 @@ impl WorkerBody {
         this
     }
 
-    #[cfg(all(feature = "grpc", feature = "stdio"))]
-    pub(super) fn worker(&self) -> &Worker {
-        &self.worker
-    }
-
     fn complete(&mut self) {
         // Before the next call looks for a connection.
         self.in_use = None;

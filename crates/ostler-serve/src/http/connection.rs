@@ -83,7 +83,7 @@ impl HttpConnection {
         }
     }
 
-    pub(super) async fn send(
+    pub(crate) async fn send(
         &self,
         mut request: Requested,
         attempt: &Attempt,

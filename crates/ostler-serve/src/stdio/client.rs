@@ -17,6 +17,9 @@ use crate::call::CallOptions;
 use crate::client::Client;
 use crate::error::BoxError;
 use crate::exception::WorkerException;
+use crate::flight::Flight;
+#[cfg(feature = "grpc")]
+use crate::grpc::methods::GrpcMethods;
 use crate::outcome::{CallError, Refused};
 
 /// Why a call over stdio has no result.
@@ -48,10 +51,49 @@ impl StdioError {
     }
 }
 
-/// A typed client of workers that speak over stdin and stdout.
+/// What carries a client's calls.
+#[derive(Debug)]
+pub(crate) enum Via<F> {
+    /// The workers' stdin and stdout.
+    Pipes(Client<Stdio<F>>),
+    /// The service `ostler.worker.v1.Worker`.
+    #[cfg(feature = "grpc")]
+    Grpc(Client<GrpcMethods>),
+}
+
+impl<F> Clone for Via<F> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Pipes(client) => Self::Pipes(client.clone()),
+            #[cfg(feature = "grpc")]
+            Self::Grpc(client) => Self::Grpc(client.clone()),
+        }
+    }
+}
+
+impl<F: Framing> Via<F> {
+    async fn call(&self, request: StdioRequest, options: &CallOptions) -> Result<StdioAnswer, CallError> {
+        match self {
+            Self::Pipes(client) => client.call_with(request, options).await,
+            #[cfg(feature = "grpc")]
+            Self::Grpc(client) => client.call_with(request, options).await,
+        }
+    }
+
+    async fn begin(&self, request: StdioRequest, options: &CallOptions) -> Result<(StdioAnswer, Flight), CallError> {
+        match self {
+            Self::Pipes(client) => client.begin(request, options).await,
+            #[cfg(feature = "grpc")]
+            Self::Grpc(client) => client.begin(request, options).await,
+        }
+    }
+}
+
+/// A typed client of the methods of workers: over their stdin and stdout, or over gRPC
+/// ([`ServingPool::method`](crate::ServingPool::method)).
 #[derive(Debug)]
 pub struct StdioClient<Request, Response, F = Packet> {
-    client: Client<Stdio<F>>,
+    via: Via<F>,
     method: Option<Arc<str>>,
     types: PhantomData<fn(Request) -> Response>,
 }
@@ -59,7 +101,7 @@ pub struct StdioClient<Request, Response, F = Packet> {
 impl<Request, Response, F> Clone for StdioClient<Request, Response, F> {
     fn clone(&self) -> Self {
         Self {
-            client: self.client.clone(),
+            via: self.via.clone(),
             method: self.method.clone(),
             types: PhantomData,
         }
@@ -67,9 +109,9 @@ impl<Request, Response, F> Clone for StdioClient<Request, Response, F> {
 }
 
 impl<Request, Response: DeserializeOwned, F: Framing> StdioClient<Request, Response, F> {
-    pub(super) fn new(client: Client<Stdio<F>>) -> Self {
+    pub(crate) fn new(via: Via<F>) -> Self {
         Self {
-            client,
+            via,
             method: None,
             types: PhantomData,
         }
@@ -90,7 +132,7 @@ impl<Request, Response: DeserializeOwned, F: Framing> StdioClient<Request, Respo
     ) -> Result<Response, StdioError> {
         let body = Encoded::new::<F, _>(request).map_err(StdioError::invalid)?;
         let request = StdioRequest::of(self.method.clone(), body);
-        result::<F, _>(self.client.call_with(request, options).await?)
+        result::<F, _>(self.via.call(request, options).await?)
     }
 }
 
@@ -154,7 +196,7 @@ impl<Request: Serialize + 'static, Response: DeserializeOwned, F: Framing> Stdio
         S: Stream<Item = Request> + Send + 'static,
     {
         let request = self.request_of(items);
-        result::<F, _>(self.client.call_with(request, options).await?)
+        result::<F, _>(self.via.call(request, options).await?)
     }
 
     /// Calls a method whose first parameter is a stream, and that is a generator itself.
@@ -187,7 +229,7 @@ impl<Request, Response: DeserializeOwned, F: Framing> StdioClient<Request, Respo
         let deadline = options.own_deadline();
         request.streams = true;
         request.deadline = deadline;
-        let (answer, flight) = self.client.begin(request, options).await?;
+        let (answer, flight) = self.via.begin(request, options).await?;
         Ok(ResponseStream::new(answer, flight, deadline))
     }
 }
@@ -204,7 +246,7 @@ fn result<F: Framing, T: DeserializeOwned>(answer: StdioAnswer) -> Result<T, Std
 }
 
 /// The result in a response, or its error.
-pub(super) fn decoded<F: Framing, T: DeserializeOwned>(frame: &[u8]) -> Result<T, StdioError> {
+fn decoded<F: Framing, T: DeserializeOwned>(frame: &[u8]) -> Result<T, StdioError> {
     let response: message::Response<T> = F::decode(frame).map_err(StdioError::Result)?;
     match (response.ok, response.error) {
         (Some(result), _) => Ok(result),

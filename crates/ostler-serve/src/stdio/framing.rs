@@ -56,7 +56,19 @@ pub struct Packet;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct JsonLines;
 
+/// A message of gRPC, not compressed: a zero, and a packet.
+#[cfg(feature = "grpc")]
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Message;
+
+/// The id of the one request of an RPC.
+#[cfg(feature = "grpc")]
+pub(crate) const ONLY_REQUEST: u64 = 1;
+
 impl Framing for Packet {}
+
+#[cfg(feature = "grpc")]
+impl Framing for Message {}
 
 impl Framing for JsonLines {}
 
@@ -84,26 +96,32 @@ pub(crate) mod sealed {
     }
 }
 
+/// A length of 4 bytes, big-endian, and a MessagePack map, after these bytes.
+fn packet(mut out: Vec<u8>, fields: &[(&str, Field<'_>)]) -> Vec<u8> {
+    let begin = out.len() + 4;
+    out.resize(begin, 0);
+    // Writing to memory does not fail.
+    let _ = rmp::encode::write_map_len(&mut out, fields.len() as u32);
+    for (name, value) in fields {
+        let _ = rmp::encode::write_str(&mut out, name);
+        match value {
+            Field::Number(number) => drop(rmp::encode::write_uint(&mut out, *number)),
+            Field::Truth(truth) => drop(rmp::encode::write_bool(&mut out, *truth)),
+            Field::Text(text) => drop(rmp::encode::write_str(&mut out, text)),
+            Field::Encoded(bytes) => out.extend_from_slice(bytes),
+        }
+    }
+    let length = (out.len() - begin) as u32;
+    out[begin - 4..begin].copy_from_slice(&length.to_be_bytes());
+    out
+}
+
 impl sealed::Sealed for Packet {
     const KIND: Kind = Kind::Packet;
     const LENDING: Lending = Lending::SharedMemory;
 
     fn frame(fields: &[(&str, Field<'_>)]) -> Vec<u8> {
-        let mut out = vec![0; 4];
-        // Writing to memory does not fail.
-        let _ = rmp::encode::write_map_len(&mut out, fields.len() as u32);
-        for (name, value) in fields {
-            let _ = rmp::encode::write_str(&mut out, name);
-            match value {
-                Field::Number(number) => drop(rmp::encode::write_uint(&mut out, *number)),
-                Field::Truth(truth) => drop(rmp::encode::write_bool(&mut out, *truth)),
-                Field::Text(text) => drop(rmp::encode::write_str(&mut out, text)),
-                Field::Encoded(bytes) => out.extend_from_slice(bytes),
-            }
-        }
-        let length = (out.len() - 4) as u32;
-        out[..4].copy_from_slice(&length.to_be_bytes());
-        out
+        packet(Vec::new(), fields)
     }
 
     fn split(bytes: &[u8]) -> Split {
@@ -129,6 +147,47 @@ impl sealed::Sealed for Packet {
 
     fn head(frame: &[u8]) -> Result<Head, BoxError> {
         <Self as Framing>::decode(frame)
+    }
+}
+
+#[cfg(feature = "grpc")]
+impl sealed::Sealed for Message {
+    const KIND: Kind = Kind::Packet;
+    const LENDING: Lending = Lending::SharedMemory;
+
+    fn frame(fields: &[(&str, Field<'_>)]) -> Vec<u8> {
+        packet(vec![0], fields)
+    }
+
+    fn split(bytes: &[u8]) -> Split {
+        let Some(([compressed, length @ ..], _)) = bytes.split_first_chunk::<5>() else {
+            return Split::More;
+        };
+        let length = u32::from_be_bytes(*length) as usize;
+        if *compressed != 0 || length > MAX_FRAME {
+            return Split::Broken(format!(
+                "a message of {length} bytes is announced (compressed: {compressed}), where {MAX_FRAME} are allowed, and \
+                 none is compressed"
+            ));
+        }
+        if bytes.len() < 5 + length {
+            return Split::More;
+        }
+        Split::Frame {
+            begin: 5,
+            end: 5 + length,
+            taken: 5 + length,
+        }
+    }
+
+    fn head(frame: &[u8]) -> Result<Head, BoxError> {
+        let mut head: Head = <Self as Framing>::decode(frame)?;
+        // An RPC has one request, whose id may be left out.
+        match head.kind.as_deref() {
+            Some("call") => head.request = Some(ONLY_REQUEST),
+            _ => head.id = Some(ONLY_REQUEST),
+        }
+        Ok(head)
     }
 }
 

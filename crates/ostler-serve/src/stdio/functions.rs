@@ -48,7 +48,7 @@ impl fmt::Debug for Functions {
 }
 
 impl Functions {
-    pub(super) fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         self.0
             .read()
             .map(|all| all.keys().cloned().collect())

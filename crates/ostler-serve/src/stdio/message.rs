@@ -50,9 +50,10 @@ pub struct Head {
 }
 
 impl Head {
-    /// Whether the handler did not run, and another worker may take the request.
-    pub(super) fn is_refusal(&self) -> bool {
-        self.error.as_ref().is_some_and(|error| is_refusal(&error.code))
+    /// Why the handler did not run, if another worker may take the request.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        let error = self.error.as_ref().filter(|error| is_refusal(&error.code))?;
+        Some(format!("{}: {}", error.code, error.message))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Reads a worker's stdout and gives each message to the call that waits for it.
+//! Reads what a worker writes, and gives each message to the call that waits for it.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 
-use super::connection::{PROTOCOL, Shared};
+use super::exchange::Exchange;
 use super::framing::{Framing, Split};
 use super::functions::{HostCall, HostFailure};
 use super::large::Segments;
@@ -20,7 +20,7 @@ use crate::error::BoxError;
 /// Takes what the worker has written already. Returns the beginning of the next message.
 ///
 /// Not by tokio's pipe, which only learns of what is there when its reactor has run.
-pub(super) fn what_is_here<F: Framing>(stdout: &OwnedFd, shared: &Arc<Shared<F>>) -> Result<Vec<u8>, BoxError> {
+pub(super) fn what_is_here<F: Framing>(stdout: &OwnedFd, exchange: &Arc<Exchange<F>>) -> Result<Vec<u8>, BoxError> {
     let failed = |error: rustix::io::Errno| format!("its stdout can't be read: {error}");
     let (mut bytes, mut chunk) = (Vec::new(), [0; 16 * 1024]);
     loop {
@@ -31,7 +31,7 @@ pub(super) fn what_is_here<F: Framing>(stdout: &OwnedFd, shared: &Arc<Shared<F>>
         }
         let count = rustix::io::read(stdout, &mut chunk).map_err(failed)?;
         bytes.extend_from_slice(&chunk[..count]);
-        hand_out::<F>(&mut bytes, shared)?;
+        hand_out(&mut bytes, exchange)?;
         if count == 0 {
             // What the end means is for the reading task.
             return Ok(bytes);
@@ -40,7 +40,7 @@ pub(super) fn what_is_here<F: Framing>(stdout: &OwnedFd, shared: &Arc<Shared<F>>
 }
 
 /// Reads until the worker's stdout ends.
-pub(super) async fn read<F: Framing>(mut pipe: pipe::Receiver, mut bytes: Vec<u8>, shared: Arc<Shared<F>>) {
+pub(super) async fn read<F: Framing>(mut pipe: pipe::Receiver, mut bytes: Vec<u8>, exchange: Arc<Exchange<F>>) {
     let why = loop {
         match pipe.read_buf(&mut bytes).await {
             Ok(0) if bytes.is_empty() => break Closed::Ended("the worker closed its stdout".into()),
@@ -51,18 +51,21 @@ pub(super) async fn read<F: Framing>(mut pipe: pipe::Receiver, mut bytes: Vec<u8
                 ));
             }
             Ok(_) => {
-                if let Err(error) = hand_out::<F>(&mut bytes, &shared) {
+                if let Err(error) = hand_out(&mut bytes, &exchange) {
                     break Closed::Broken(chain(&*error));
                 }
             }
             Err(error) => break Closed::Ended(format!("its stdout can't be read: {error}")),
         }
     };
-    shared.close(&why);
+    exchange.close(&why);
 }
 
-/// Takes each whole frame.
-fn hand_out<F: Framing>(bytes: &mut Vec<u8>, shared: &Arc<Shared<F>>) -> Result<(), BoxError> {
+/// Takes each whole frame, and leaves the beginning of the next one.
+///
+/// # Errors
+/// What came is not the protocol.
+pub(crate) fn hand_out<F: Framing>(bytes: &mut Vec<u8>, exchange: &Arc<Exchange<F>>) -> Result<(), BoxError> {
     let mut at = 0;
     loop {
         match F::split(&bytes[at..]) {
@@ -70,7 +73,7 @@ fn hand_out<F: Framing>(bytes: &mut Vec<u8>, shared: &Arc<Shared<F>>) -> Result<
             Split::Broken(why) => return Err(why.into()),
             Split::Frame { begin, end, taken } => {
                 let frame = &bytes[at + begin..at + end];
-                take(frame, F::head(frame)?, shared)?;
+                take(frame, F::head(frame)?, exchange)?;
                 at += taken;
             }
         }
@@ -79,22 +82,13 @@ fn hand_out<F: Framing>(bytes: &mut Vec<u8>, shared: &Arc<Shared<F>>) -> Result<
     Ok(())
 }
 
-fn take<F: Framing>(frame: &[u8], head: Head, shared: &Arc<Shared<F>>) -> Result<(), BoxError> {
+fn take<F: Framing>(frame: &[u8], head: Head, exchange: &Arc<Exchange<F>>) -> Result<(), BoxError> {
     match (head.kind.as_deref(), head.id) {
-        (Some("response" | "item" | "end") | None, Some(id)) => deliver(id, frame, head, shared),
+        (Some("response" | "item" | "end") | None, Some(id)) => deliver(id, frame, head, exchange),
         (Some("response") | None, None) => Err("a response has no id".into()),
-        (Some("hello"), _) => match head.protocol {
-            None | Some(PROTOCOL) => {
-                shared.greet(&head);
-                Ok(())
-            }
-            Some(other) => Err(format!(
-                "the worker speaks version {other} of the protocol, and this is version {PROTOCOL}; upgrade the older side"
-            )
-            .into()),
-        },
+        (Some("hello"), _) => exchange.greet(&head),
         (Some("credit"), Some(id)) => {
-            shared.with_route(id, |route| {
+            exchange.with_route(id, |route| {
                 if let Some(feed) = &mut route.input {
                     feed.consumed(head.n.unwrap_or(1));
                 }
@@ -102,7 +96,7 @@ fn take<F: Framing>(frame: &[u8], head: Head, shared: &Arc<Shared<F>>) -> Result
             Ok(())
         }
         (Some("call"), Some(id)) => {
-            call(id, frame, head, shared);
+            call(id, frame, head, exchange);
             Ok(())
         }
         // Unknown messages are for other clients.
@@ -112,21 +106,21 @@ fn take<F: Framing>(frame: &[u8], head: Head, shared: &Arc<Shared<F>>) -> Result
 
 /// Maps what the message refers to, so that it is there whatever becomes of the worker, and has the
 /// worker release it.
-fn deliver<F: Framing>(id: u64, frame: &[u8], head: Head, shared: &Arc<Shared<F>>) -> Result<(), BoxError> {
+fn deliver<F: Framing>(id: u64, frame: &[u8], head: Head, exchange: &Arc<Exchange<F>>) -> Result<(), BoxError> {
     let segments = Segments::open(&head.segments)?;
     if !head.segments.is_empty() {
         let mapped: Vec<u64> = head.segments.iter().map(|reference| reference.ino).collect();
         // A list of numbers can be encoded.
         let mapped = F::encode(&mapped).unwrap_or_default();
-        shared.notify("release", id, &[("inos", Field::Encoded(&mapped))]);
+        exchange.notify("release", id, &[("inos", Field::Encoded(&mapped))]);
     }
     let frame = frame.to_vec();
-    shared.deliver(id, Received { head, frame, segments });
+    exchange.deliver(id, Received { head, frame, segments });
     Ok(())
 }
 
 /// Runs a function of the host for a handler. It ends with the handler's request.
-fn call<F: Framing>(id: u64, frame: &[u8], head: Head, shared: &Arc<Shared<F>>) {
+fn call<F: Framing>(id: u64, frame: &[u8], head: Head, exchange: &Arc<Exchange<F>>) {
     let (Some(request), name) = (head.request, head.function.unwrap_or_default()) else {
         return;
     };
@@ -135,11 +129,11 @@ fn call<F: Framing>(id: u64, frame: &[u8], head: Head, shared: &Arc<Shared<F>>) 
         remaining,
         traceparent: head.traceparent,
     };
-    let work = match shared.functions.find(&name) {
+    let work = match exchange.functions.find(&name) {
         Ok(function) => function(F::KIND, frame, host_call),
-        Err(failure) => return answer(id, Err(failure), shared),
+        Err(failure) => return answer(id, Err(failure), exchange),
     };
-    let answering = Arc::clone(shared);
+    let answering = Arc::clone(exchange);
     let task = async move {
         let result = match remaining {
             None => work.await,
@@ -154,16 +148,16 @@ fn call<F: Framing>(id: u64, frame: &[u8], head: Head, shared: &Arc<Shared<F>>) 
         answer(id, result, &answering);
     };
     // A request that has ended needs no answer.
-    shared.with_route(request, |route| route.calls.push(tokio::spawn(task).abort_handle()));
+    exchange.with_route(request, |route| route.calls.push(tokio::spawn(task).abort_handle()));
 }
 
-fn answer<F: Framing>(id: u64, result: Result<Vec<u8>, HostFailure>, shared: &Shared<F>) {
+fn answer<F: Framing>(id: u64, result: Result<Vec<u8>, HostFailure>, exchange: &Exchange<F>) {
     match result {
-        Ok(value) => shared.notify("return", id, &[("ok", Field::Encoded(&value))]),
+        Ok(value) => exchange.notify("return", id, &[("ok", Field::Encoded(&value))]),
         Err(failure) => {
             // A struct of strings can be encoded.
             let error = F::encode(&failure).unwrap_or_default();
-            shared.notify("return", id, &[("error", Field::Encoded(&error))]);
+            exchange.notify("return", id, &[("error", Field::Encoded(&error))]);
         }
     }
 }

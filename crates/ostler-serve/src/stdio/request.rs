@@ -14,6 +14,7 @@ use super::large::lending;
 use super::routes::Received;
 use super::stream::Items;
 use crate::error::BoxError;
+use crate::observe::Description;
 
 /// Whether large data can travel beside the messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +51,7 @@ pub(super) type Input = Pin<Box<dyn Stream<Item = Result<Encoded, BoxError>> + S
 /// A request as [`Stdio`](super::Stdio) sends it.
 pub struct StdioRequest {
     /// Which method; `None`: the worker's only one.
-    pub(super) method: Option<Arc<str>>,
+    pub(crate) method: Option<Arc<str>>,
     /// Its argument; with `input`, the arguments after the stream.
     pub(super) body: Encoded,
     /// The items that follow the request.
@@ -79,8 +80,19 @@ impl StdioRequest {
         }
     }
 
+    /// All of it is one message, and so is its answer, as far as its caller knows.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn is_one_message(&self) -> bool {
+        !self.streams && self.input.is_none() && self.body.lent.is_empty()
+    }
+
+    /// What telemetry says about it.
+    pub(crate) fn description(&self) -> Description {
+        Description::rpc("ostler", self.method.as_deref().unwrap_or_default())
+    }
+
     /// A copy, for another attempt; `None`: its items can be sent once.
-    pub(super) fn copy(&self) -> Option<Self> {
+    pub(crate) fn copy(&self) -> Option<Self> {
         self.input.is_none().then(|| Self {
             method: self.method.clone(),
             body: self.body.clone(),

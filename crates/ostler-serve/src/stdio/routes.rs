@@ -12,16 +12,30 @@ use super::message::Head;
 
 /// Why a connection is over.
 #[derive(Debug, Clone)]
-pub(super) enum Closed {
-    /// The pipe ended, between two frames.
+pub(crate) enum Closed {
+    /// It ended, between two frames.
     Ended(String),
     /// What came is not the protocol.
     Broken(String),
+    /// Nothing was sent on it.
+    #[cfg_attr(
+        not(feature = "grpc"),
+        expect(dead_code, reason = "the pipes of a worker are open from its start")
+    )]
+    NotSent(String),
+}
+
+impl Closed {
+    pub(super) fn why(self) -> String {
+        match self {
+            Self::Ended(why) | Self::Broken(why) | Self::NotSent(why) => why,
+        }
+    }
 }
 
 /// A message of a worker.
 #[derive(Debug)]
-pub(super) struct Received {
+pub(crate) struct Received {
     pub(super) head: Head,
     pub(super) frame: Vec<u8>,
     pub(super) segments: Segments,
@@ -105,6 +119,11 @@ impl Routes {
     /// Ends a request: what it lent is released, and its tasks end. False: it had ended before.
     pub(super) fn remove(&mut self, id: u64) -> bool {
         self.routes.remove(&id).is_some()
+    }
+
+    /// Nothing is in flight.
+    pub(super) fn is_empty(&self) -> bool {
+        self.routes.is_empty()
     }
 
     pub(super) fn is_open(&self) -> bool {

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::client::{StdioError, exception};
-use super::connection::Streaming;
+use super::exchange::Streaming;
 use super::framing::Framing;
 use super::large::receiving;
 use super::message;
@@ -129,7 +129,7 @@ impl<T: DeserializeOwned, F: Framing> ResponseStream<T, F> {
             biased;
             delivery = items.rest.recv() => match delivery {
                 Some(Ok(received)) => Ok(received),
-                Some(Err(Closed::Ended(why))) => Err(Lost::Connection(SharedError::new(why))),
+                Some(Err(Closed::Ended(why) | Closed::NotSent(why))) => Err(Lost::Connection(SharedError::new(why))),
                 Some(Err(Closed::Broken(why))) => Err(Lost::Answer(SharedError::new(why))),
                 None => Err(lost()),
             },
