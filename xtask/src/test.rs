@@ -64,7 +64,7 @@ pub(crate) fn run(arguments: &[&str]) -> Outcome {
             return Ok(());
         }
         walkthrough::run()?;
-        python(&mut skips)
+        python::run(&mut skips)
     });
     println!("All of it took {}.", seconds(started.elapsed()));
     let concluded = skips.conclude();
@@ -105,16 +105,8 @@ fn listened(skips: &mut Skips, command: &mut Command) -> Outcome {
 /// `cargo xtask python`.
 pub(crate) fn python_alone() -> Outcome {
     let mut skips = Skips::default();
-    let outcome = python(&mut skips);
+    let outcome = python::run(&mut skips);
     outcome.and(skips.conclude())
-}
-
-/// The tests of the Python package.
-fn python(skips: &mut Skips) -> Outcome {
-    if let Some(reason) = python::run()? {
-        skips.step("tests of the Python package", &reason);
-    }
-    Ok(())
 }
 
 /// The lines of the tests' stdout, as they come.
