@@ -220,7 +220,7 @@ def test_a_large_result_in_shared_memory_is_released(server: Server) -> None:
 
     got = frames(server, {"type": "request", "method": "big", "args": [2]}, answer=release)
     assert len(got[-1]["ok"]) == 2 << 20
-    until(lambda: server.unary("Ping", {"type": "ping"})["segments"] == 0)
+    until(lambda: server.unary("Ping", {"type": "ping"})["lent"] == 0)
     inline = server.unary("Call", {"type": "request", "method": "big", "args": [2]})
     assert isinstance(inline["ok"], bytes), "a unary call has no room for a release"
 

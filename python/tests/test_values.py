@@ -104,7 +104,7 @@ def test_arrays_keep_dtype_and_shape(dtype: str, shape: tuple[int, ...]) -> None
 
 
 def segments_of(worker: Worker) -> int:
-    count: int = worker.ping()["segments"]
+    count: int = worker.ping()["lent"]
     return count
 
 

@@ -1,11 +1,12 @@
 //! Finds the interpreter of a worker, and asks it who it is.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
-use crate::command;
+use crate::command::{self, Step};
 use crate::error::PythonError;
+use crate::job::Cancel;
 
 /// How long an interpreter may take to print its version.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(30);
@@ -21,20 +22,27 @@ pub(crate) struct Interpreter {
 }
 
 /// The interpreter at this path or of this name; default `python3`.
-pub(crate) fn find(name: Option<&str>, base: &Path) -> Result<Interpreter, PythonError> {
+pub(crate) fn find(name: Option<&str>, base: &Path, cancel: &Cancel) -> Result<Interpreter, PythonError> {
     let name = name.unwrap_or("python3");
     let path = which::which_in(name, std::env::var_os("PATH"), base)
         .map_err(|_| PythonError::NoInterpreter(name.to_owned()))?;
-    examine(path)
+    examine(path, cancel)
 }
 
 /// Runs the interpreter once, and checks its version.
-pub(crate) fn examine(path: PathBuf) -> Result<Interpreter, PythonError> {
+pub(crate) fn examine(path: PathBuf, cancel: &Cancel) -> Result<Interpreter, PythonError> {
     let interpreter = path.display().to_string();
     let code = "import sys; print('.'.join(map(str, sys.version_info[:3]))); print(sys.executable)";
     let mut ask = Command::new(&path);
-    ask.args(["-I", "-c", code]).stdin(Stdio::null());
-    let printed = command::run(&interpreter, &mut ask, VERSION_TIMEOUT).map_err(|error| match error {
+    ask.args(["-I", "-c", code]);
+    let step = Step {
+        name: &interpreter,
+        command: &ask,
+        timeout: VERSION_TIMEOUT,
+        lock: None,
+        cancel,
+    };
+    let printed = command::run(&step).map_err(|error| match error {
         PythonError::Install { source, .. } => PythonError::BrokenInterpreter {
             interpreter: interpreter.clone(),
             source,

@@ -29,6 +29,7 @@
 mod command;
 mod error;
 mod interpreter;
+mod job;
 #[cfg(feature = "pool")]
 mod pool;
 mod preflight;

@@ -2,14 +2,15 @@
 
 use std::fmt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use ostler_core::traceback::Missing;
 use serde::Deserialize;
 
-use crate::command;
+use crate::command::{self, Step};
 use crate::error::PythonError;
+use crate::job::Cancel;
 
 /// How long the imports may take: 2 minutes; large frameworks take tens of seconds from a cold
 /// disk.
@@ -120,16 +121,14 @@ impl Requirement {
 /// The interpreter does not run, does not end within [`PREFLIGHT_TIMEOUT`], or an import ended it.
 pub fn preflight(interpreter: &Path, file: &Path, requirements: Option<&Path>) -> Result<Report, PythonError> {
     let mut command = Command::new(interpreter);
-    command
-        .args(["-c", SCRIPT])
-        .arg(file)
-        .args(requirements)
-        .stdin(Stdio::null());
-    let printed = command::run(
-        &format!("the preflight of {}", file.display()),
-        &mut command,
-        PREFLIGHT_TIMEOUT,
-    )?;
+    command.args(["-c", SCRIPT]).arg(file).args(requirements);
+    let printed = command::run(&Step {
+        name: &format!("the preflight of {}", file.display()),
+        command: &command,
+        timeout: PREFLIGHT_TIMEOUT,
+        lock: None,
+        cancel: &Cancel::never(),
+    })?;
     serde_json::from_str(&printed).map_err(|source| PythonError::NoReport {
         file: file.to_owned(),
         printed,

@@ -8,7 +8,8 @@ use ostler_core::spec::{PoolSpec, Port, Ports, Ready, Stdin, StopSpec, WorkerSpe
 
 use crate::error::PythonError;
 use crate::interpreter::{self, Interpreter};
-use crate::venv::{self, Progress, Requested};
+use crate::job::{Cancel, Job};
+use crate::venv::{self, Requested};
 
 /// From TERM to KILL: 6 s, which a gRPC server needs to finish what is in flight.
 pub const STOP_GRACE: Duration = Duration::from_secs(6);
@@ -201,34 +202,44 @@ impl Python {
     /// The interpreter that runs it; makes the virtual environment if need be, which can take
     /// minutes. `progress` receives what is done.
     ///
+    /// Blocks. What it starts, such as pip, ends with this program, however that ends; an
+    /// environment that is half made then is made again by the next call.
+    ///
     /// # Errors
     /// See [`PythonError`].
     pub fn prepare(&self, progress: &mut dyn FnMut(&str)) -> Result<PathBuf, PythonError> {
+        self.prepare_as(&mut Job {
+            progress,
+            cancel: Cancel::never(),
+        })
+    }
+
+    fn prepare_as(&self, job: &mut Job<'_>) -> Result<PathBuf, PythonError> {
         let file = self.file();
         if !file.is_file() {
             return Err(PythonError::NoFile(file));
         }
-        Ok(self.find(progress)?.path)
+        Ok(self.find(job)?.path)
     }
 
-    fn find(&self, progress: Progress<'_>) -> Result<Interpreter, PythonError> {
+    fn find(&self, job: &mut Job<'_>) -> Result<Interpreter, PythonError> {
         let venv = self.venv_folder();
         if let Some(requirements) = self.requirements_file() {
-            let base = interpreter::find(self.interpreter.as_deref(), &self.base)?;
+            let base = interpreter::find(self.interpreter.as_deref(), &self.base, &job.cancel)?;
             let requested = Requested {
                 requirements: &requirements,
                 locked: self.locked,
             };
-            return venv::required(&base, venv.as_deref(), requested, progress);
+            return venv::required(&base, venv.as_deref(), requested, job);
         }
         if let Some(venv) = venv {
-            return venv::existing(&venv);
+            return venv::existing(&venv, &job.cancel);
         }
         let beside = self.file().parent().unwrap_or(Path::new(".")).join(".venv");
         if self.interpreter.is_none() && beside.is_dir() {
-            return venv::existing(&beside);
+            return venv::existing(&beside, &job.cancel);
         }
-        interpreter::find(self.interpreter.as_deref(), &self.base)
+        interpreter::find(self.interpreter.as_deref(), &self.base, &job.cancel)
     }
 
     /// A pool of this worker, its interpreter prepared.
@@ -236,7 +247,17 @@ impl Python {
     /// # Errors
     /// See [`PythonError`].
     pub fn pool(&self, name: &str, progress: &mut dyn FnMut(&str)) -> Result<PoolSpec, PythonError> {
-        let interpreter = self.prepare(progress)?;
+        self.pool_as(
+            name,
+            &mut Job {
+                progress,
+                cancel: Cancel::never(),
+            },
+        )
+    }
+
+    pub(crate) fn pool_as(&self, name: &str, job: &mut Job<'_>) -> Result<PoolSpec, PythonError> {
+        let interpreter = self.prepare_as(job)?;
         let mut pool = PoolSpec::new(name, [""; 1]);
         pool.worker = self.worker(&interpreter);
         pool.workers = self.workers;

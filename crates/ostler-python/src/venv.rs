@@ -1,22 +1,26 @@
 //! Virtual environments: one that the user has made, or one made here from a requirements file.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::command;
+use crate::command::{self, Step};
 use crate::error::PythonError;
 use crate::interpreter::{self, Interpreter};
+use crate::job::{Cancel, Job};
 
 /// How long making a virtual environment and installing its packages may take: 30 minutes.
 pub const INSTALL_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
-/// Written last, with what the environment was made of: without it, the environment is half made.
+/// Holds what the environment was made of, and is empty until it is complete. It is there first, so
+/// that an environment that is half made is taken neither for a complete one nor for an unrelated
+/// folder.
 const STAMP: &str = "ostler-complete";
 
-/// Receives what is being done, a line at a time.
-pub(crate) type Progress<'a> = &'a mut dyn FnMut(&str);
+/// How often a process that waits for another one's environment looks whether it is there.
+const LOCK_POLL: Duration = Duration::from_millis(50);
 
 /// What is in an environment that is made here.
 #[derive(Clone, Copy)]
@@ -28,7 +32,7 @@ pub(crate) struct Requested<'a> {
 }
 
 /// The interpreter of an environment that another program has made.
-pub(crate) fn existing(venv: &Path) -> Result<Interpreter, PythonError> {
+pub(crate) fn existing(venv: &Path, cancel: &Cancel) -> Result<Interpreter, PythonError> {
     let python = venv.join("bin/python");
     let missing = if !venv.is_dir() {
         Some("the folder")
@@ -45,7 +49,7 @@ pub(crate) fn existing(venv: &Path) -> Result<Interpreter, PythonError> {
             venv: venv.to_owned(),
             missing,
         }),
-        None => interpreter::examine(python),
+        None => interpreter::examine(python, cancel),
     }
 }
 
@@ -58,7 +62,7 @@ pub(crate) fn required(
     base: &Interpreter,
     venv: Option<&Path>,
     requested: Requested<'_>,
-    progress: Progress<'_>,
+    job: &mut Job<'_>,
 ) -> Result<Interpreter, PythonError> {
     let text = fs::read_to_string(requested.requirements).map_err(PythonError::io(requested.requirements))?;
     let made_of = contents(base, requested, &text);
@@ -69,16 +73,16 @@ pub(crate) fn required(
     if let Some(parent) = venv.parent() {
         fs::create_dir_all(parent).map_err(PythonError::io(parent))?;
     }
-    let lock = lock(&venv, progress)?;
+    let lock = lock(&venv, job)?;
     if is_made_of(&venv, &made_of) {
-        return interpreter::examine(venv.join("bin/python"));
+        return interpreter::examine(venv.join("bin/python"), &job.cancel);
     }
     if venv.exists() && !venv.join("pyvenv.cfg").exists() && !venv.join(STAMP).exists() && !is_empty(&venv) {
         return Err(PythonError::NotAVenv(venv));
     }
-    make(base, &venv, requested, &lock, progress)?;
+    make(base, &venv, requested, &lock, job)?;
     fs::write(venv.join(STAMP), &made_of).map_err(PythonError::io(venv.join(STAMP)))?;
-    interpreter::examine(venv.join("bin/python"))
+    interpreter::examine(venv.join("bin/python"), &job.cancel)
 }
 
 /// All that decides what is in the environment. Files that the requirements name by `-r` are read
@@ -117,7 +121,7 @@ fn shared(made_of: &str) -> Result<PathBuf, PythonError> {
 
 /// Held while the environment is looked at and made; the kernel frees it, however this process
 /// ends.
-fn lock(venv: &Path, progress: Progress<'_>) -> Result<File, PythonError> {
+fn lock(venv: &Path, job: &mut Job<'_>) -> Result<File, PythonError> {
     let path = venv.with_file_name(format!(
         ".{}.lock",
         venv.file_name().unwrap_or_default().to_string_lossy()
@@ -129,61 +133,64 @@ fn lock(venv: &Path, progress: Progress<'_>) -> Result<File, PythonError> {
         .truncate(false)
         .open(&path);
     let file = open.map_err(PythonError::io(&path))?;
-    if file.try_lock().is_err() {
-        progress(&format!("{}: another process is making it; waiting", venv.display()));
-        file.lock().map_err(PythonError::io(&path))?;
+    let mut announced = false;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(error)) => return Err(PythonError::io(&path)(error)),
+            Err(TryLockError::WouldBlock) if job.cancel.is_cancelled() => {
+                return Err(PythonError::io(&path)(ErrorKind::Interrupted.into()));
+            }
+            Err(TryLockError::WouldBlock) => {}
+        }
+        if !announced {
+            job.say(&format!("{}: another process is making it; waiting", venv.display()));
+            announced = true;
+        }
+        // Polling: a wait for the lock could not be cancelled.
+        std::thread::sleep(LOCK_POLL);
     }
-    Ok(file)
 }
 
-/// The commands have the lock as their stdin, which is an empty file: when this process is killed,
-/// they go on for a while, and no other process may begin before they have ended.
+/// The lock stays locked until every process of a command has ended: when this program is killed,
+/// no other one begins before that.
 fn make(
     base: &Interpreter,
     venv: &Path,
     requested: Requested<'_>,
     lock: &File,
-    progress: Progress<'_>,
+    job: &mut Job<'_>,
 ) -> Result<(), PythonError> {
-    let held = || lock.try_clone().map_err(PythonError::io(venv));
+    clear(venv)?;
     let uv = which::which("uv").ok();
-    progress(&format!(
+    job.say(&format!(
         "{}: making a virtual environment with Python {}",
         venv.display(),
         base.version
     ));
+    let run = |name: &str, command: &Command, job: &Job<'_>| {
+        command::run(&Step {
+            name,
+            command,
+            timeout: INSTALL_TIMEOUT,
+            lock: Some(lock),
+            cancel: &job.cancel,
+        })
+    };
     let mut create = Command::new(&base.path);
+    // Isolated: neither the working directory nor PYTHONPATH has a say in what is installed.
     // Copies: the environment stays whole when a package manager removes the interpreter's link.
-    create.args(["-m", "venv", "--copies", "--clear"]);
+    create.args(["-I", "-m", "venv", "--copies"]);
     if uv.is_some() {
         create.arg("--without-pip");
     }
-    command::run("python -m venv", create.arg(venv).stdin(held()?), INSTALL_TIMEOUT)?;
-    let python = venv.join("bin/python");
-    let (step, mut install) = match uv {
-        Some(uv) => {
-            let mut install = Command::new(uv);
-            install.args(["pip", "install", "--quiet", "--python"]).arg(&python);
-            ("uv pip install", install)
-        }
-        None => {
-            let mut install = Command::new(&python);
-            install.args([
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-                "--no-input",
-            ]);
-            ("pip install", install)
-        }
-    };
+    run("python -m venv", create.arg(venv), job)?;
+    let (name, mut install) = installer(uv, &venv.join("bin/python"));
     if requested.locked {
         install.arg("--no-deps");
     }
-    progress(&format!(
-        "{}: {step} -r {}",
+    job.say(&format!(
+        "{}: {name} -r {}",
         venv.display(),
         requested.requirements.display()
     ));
@@ -192,11 +199,42 @@ fn make(
     if let Some(folder) = requirements.parent() {
         install.current_dir(folder);
     }
-    command::run(
-        step,
-        install.arg("-r").arg(&requirements).stdin(held()?),
-        INSTALL_TIMEOUT,
-    )?;
-    progress(&format!("{}: complete", venv.display()));
+    run(name, install.arg("-r").arg(&requirements), job)?;
+    job.say(&format!("{}: complete", venv.display()));
     Ok(())
+}
+
+/// Leaves a folder with nothing but an empty stamp. `venv --clear` would remove the stamp, too, and
+/// if it is killed then, what it leaves looks like an unrelated folder.
+fn clear(venv: &Path) -> Result<(), PythonError> {
+    fs::create_dir_all(venv).map_err(PythonError::io(venv))?;
+    fs::write(venv.join(STAMP), "").map_err(PythonError::io(venv.join(STAMP)))?;
+    for entry in fs::read_dir(venv).map_err(PythonError::io(venv))? {
+        let entry = entry.map_err(PythonError::io(venv))?;
+        let path = entry.path();
+        let removed = match entry.file_type() {
+            _ if entry.file_name() == STAMP => Ok(()),
+            Ok(kind) if kind.is_dir() => fs::remove_dir_all(&path),
+            _ => fs::remove_file(&path),
+        };
+        removed.map_err(PythonError::io(path))?;
+    }
+    Ok(())
+}
+
+/// What installs packages for this interpreter, up to the options that both have in common.
+fn installer(uv: Option<PathBuf>, python: &Path) -> (&'static str, Command) {
+    match uv {
+        Some(uv) => {
+            let mut install = Command::new(uv);
+            install.args(["pip", "install", "--quiet", "--python"]).arg(python);
+            ("uv pip install", install)
+        }
+        None => {
+            let mut install = Command::new(python);
+            install.args(["-I", "-m", "pip", "install", "--quiet", "--no-input"]);
+            install.arg("--disable-pip-version-check");
+            ("pip install", install)
+        }
+    }
 }

@@ -252,7 +252,7 @@ class Engine:
             "state": "draining" if self.draining else "serving",
             "in_flight": self.in_flight(),
             "served": self.served,
-            "segments": self.segments.count(),
+            "lent": self.segments.count(),
             "rss": _memory.rss(),
         }
         if ping.get("stats"):

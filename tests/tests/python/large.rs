@@ -13,6 +13,7 @@ use ostler_python::Python;
 use crate::scene::{Scene, over_both_transports, until, with_packages};
 
 over_both_transports!(
+    a_result_in_shared_memory_outlives_its_worker_and_is_freed_with_its_last_use,
     bytes_travel_in_shared_memory_and_are_freed_with_their_request,
     shared_memory_is_freed_when_the_worker_is_killed_or_the_caller_gives_up,
     too_long_messages_are_refused_on_either_side,
@@ -33,6 +34,43 @@ fn held_here() -> (usize, usize) {
             .filter(|line| line.ends_with("/memfd:ostler (deleted)"))
             .count(),
     )
+}
+
+/// The processes of this machine that have a descriptor or a mapping of this segment.
+fn holders(inode: u64) -> Vec<i32> {
+    use std::os::unix::fs::MetadataExt as _;
+    let is_mapped = |pid: i32| {
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+        maps.lines().any(|line| inode_of(line) == Some(inode))
+    };
+    let is_open = |pid: i32| {
+        let fds = std::fs::read_dir(format!("/proc/{pid}/fd"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let mut paths = fds.map(|fd| fd.path());
+        paths.any(|path| {
+            std::fs::read_link(&path).is_ok_and(|target| target.to_string_lossy().contains("memfd:ostler"))
+                && std::fs::metadata(&path).is_ok_and(|segment| segment.ino() == inode)
+        })
+    };
+    let pids = procfs::process::all_processes()
+        .expect("/proc")
+        .flatten()
+        .map(|process| process.pid);
+    pids.filter(|pid| is_mapped(*pid) || is_open(*pid)).collect()
+}
+
+/// The inode of a segment in a line of `/proc/PID/maps`.
+fn inode_of(line: &str) -> Option<u64> {
+    let line = line.strip_suffix("/memfd:ostler (deleted)")?;
+    line.split_whitespace().nth(4)?.parse().ok()
+}
+
+/// The segments that this process has mapped.
+fn mapped_by(pid: u32) -> Vec<u64> {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    maps.lines().filter_map(inode_of).collect()
 }
 
 /// The tests of this file count the segments of the whole process.
@@ -106,12 +144,14 @@ async fn shared_memory_is_freed_when_the_worker_is_killed_or_the_caller_gives_up
         let held = data.clone();
         let call = tokio::spawn(async move { pool.call::<_, ()>("hold", &held).await });
         let pid = scene.pids()[0];
-        until("the worker has mapped it", || {
-            let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
-            maps.contains("memfd:ostler")
-        })
-        .await;
+        until("the worker has mapped it", || !mapped_by(pid).is_empty()).await;
         assert_eq!(held_here().0, 1);
+        let segment = mapped_by(pid)[0];
+        let mut both = [std::process::id(), pid].map(u32::cast_signed);
+        both.sort_unstable();
+        let mut found = holders(segment);
+        found.sort_unstable();
+        assert_eq!(found, both);
         if kill {
             ostler_tests::send(pid, nix::sys::signal::Signal::SIGKILL);
             let lost = call.await.expect("no panic").expect_err("it is lost");
@@ -125,8 +165,29 @@ async fn shared_memory_is_freed_when_the_worker_is_killed_or_the_caller_gives_up
         }
         assert_eq!(held_here(), (0, 0));
         scene.replaced().await;
+        assert_eq!(holders(segment), [0; 0], "no process has it any more");
     }
     assert_eq!(scene.pool.call::<_, u8>("echo", &1).await.expect("an answer"), 1);
+    scene.end().await;
+}
+
+/// The host's own mapping outlives its worker, and is the last one.
+async fn a_result_in_shared_memory_outlives_its_worker_and_is_freed_with_its_last_use(python: Python) {
+    let _alone = ALONE.lock().await;
+    let mut scene = Scene::start(python).await;
+    scene.bed.allow_failures("py/0");
+    let result: Blob = scene.pool.call("blob", &(8 << 20)).await.expect("an answer");
+    let us = std::process::id();
+    let [segment] = mapped_by(us)[..] else {
+        panic!("one mapping: {:?}", mapped_by(us))
+    };
+    scene.bed.from_now();
+    ostler_tests::send(scene.pids()[0], nix::sys::signal::Signal::SIGKILL);
+    scene.replaced().await;
+    assert_eq!(holders(segment), [us.cast_signed()]);
+    assert!(result.iter().enumerate().all(|(n, byte)| *byte == (n % 256) as u8));
+    drop(result);
+    assert_eq!(holders(segment), [0; 0], "no process has it any more");
     scene.end().await;
 }
 

@@ -6,3 +6,4 @@ mod faults;
 mod large;
 mod scene;
 mod streams;
+mod venv;
