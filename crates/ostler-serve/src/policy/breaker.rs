@@ -1,5 +1,5 @@
-//! A circuit breaker: while a pool's workers keep failing, calls are refused at once instead of being
-//! sent to fail.
+//! A circuit breaker: while a pool's workers keep failing, calls are refused at once instead of
+//! being sent to fail.
 
 use std::collections::VecDeque;
 
