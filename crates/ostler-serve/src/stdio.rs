@@ -25,6 +25,7 @@ pub(crate) mod message;
 pub(crate) mod peer;
 pub(crate) mod reading;
 mod request;
+mod result;
 pub(crate) mod routes;
 mod stream;
 
@@ -44,14 +45,15 @@ use crate::session::Session;
 use crate::worker::Worker;
 
 pub use crate::exception::{ExceptionClass, WorkerException};
+pub use client::StdioClient;
 pub(crate) use client::Via;
-pub use client::{StdioClient, StdioError};
 pub use connection::StdioConnection;
 pub use framing::{Framing, JsonLines, MAX_FRAME, Packet};
 pub(crate) use functions::Functions;
 pub use functions::HostCall;
 pub use large::{Array, ArrowStream, Blob, Element, SHARED_MIN};
 pub use request::{StdioAnswer, StdioRequest};
+pub use result::StdioError;
 pub use stream::ResponseStream;
 
 /// The adapter for frames of this kind. What it sends and receives is encoded already:

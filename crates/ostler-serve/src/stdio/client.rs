@@ -1,4 +1,4 @@
-//! The typed client of workers that speak over stdin and stdout.
+//! The typed client of the methods of workers.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -10,46 +10,15 @@ use serde::de::DeserializeOwned;
 use super::Stdio;
 use super::framing::{Framing, Packet};
 use super::large::receiving;
-use super::message;
 use super::request::{Encoded, StdioAnswer, StdioRequest};
+use super::result::{StdioError, decoded};
 use super::stream::ResponseStream;
 use crate::call::CallOptions;
 use crate::client::Client;
-use crate::error::BoxError;
-use crate::exception::WorkerException;
 use crate::flight::Flight;
 #[cfg(feature = "grpc")]
 use crate::grpc::methods::GrpcMethods;
-use crate::outcome::{CallError, Refused};
-
-/// Why a call over stdio has no result.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StdioError {
-    /// It was refused, or its outcome is unknown.
-    #[error(transparent)]
-    Call(#[from] CallError),
-    /// It was answered, with an error.
-    #[error(transparent)]
-    Worker(Box<WorkerException>),
-    /// It was answered, with a result that is not of the expected type.
-    #[error("the result has another type than expected")]
-    Result(#[source] BoxError),
-}
-
-impl StdioError {
-    /// What the worker's handler raised, if that is what happened.
-    pub fn exception(&self) -> Option<&WorkerException> {
-        match self {
-            Self::Worker(exception) => Some(exception),
-            _ => None,
-        }
-    }
-
-    pub(crate) fn invalid(error: impl Into<BoxError>) -> Self {
-        Self::Call(Refused::invalid(error).into())
-    }
-}
+use crate::outcome::CallError;
 
 /// What carries a client's calls.
 #[derive(Debug)]
@@ -243,20 +212,4 @@ fn result<F: Framing, T: DeserializeOwned>(answer: StdioAnswer) -> Result<T, Std
         )),
         _ => receiving(received.segments, || decoded::<F, T>(&received.frame)),
     }
-}
-
-/// The result in a response, or its error.
-fn decoded<F: Framing, T: DeserializeOwned>(frame: &[u8]) -> Result<T, StdioError> {
-    let response: message::Response<T> = F::decode(frame).map_err(StdioError::Result)?;
-    match (response.ok, response.error) {
-        (Some(result), _) => Ok(result),
-        (None, Some(error)) => Err(StdioError::Worker(Box::new(error))),
-        (None, None) => Err(StdioError::Result("it has neither `ok` nor `error`".into())),
-    }
-}
-
-/// The error in a response, if there is one.
-pub(super) fn exception<F: Framing>(frame: &[u8]) -> Option<StdioError> {
-    let response: message::Response<serde::de::IgnoredAny> = F::decode(frame).ok()?;
-    Some(StdioError::Worker(Box::new(response.error?)))
 }

@@ -10,12 +10,12 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::client::{StdioError, exception};
 use super::exchange::Streaming;
 use super::framing::Framing;
 use super::large::receiving;
 use super::message;
 use super::request::StdioAnswer;
+use super::result::{StdioError, exception};
 use super::routes::{Closed, Delivery, Received};
 use crate::call::{FINAL_READ, post_mortem};
 use crate::connect::sleep_until;
