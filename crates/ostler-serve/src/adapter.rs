@@ -40,6 +40,14 @@ pub trait Adapter: Send + Sync + 'static {
         true
     }
 
+    /// Whether a worker is connected to as soon as it is ready, rather than by its first call: for
+    /// protocols with one connection for all calls, in which an idle one costs the worker nothing.
+    /// Default: not, because a server that works on one connection at a time could then neither
+    /// accept another one nor answer its probes.
+    fn keeps_warm(&self) -> bool {
+        false
+    }
+
     /// Tells the connections of adapters of one type apart: adapters of equal names share their
     /// connections to a worker. An adapter whose fields decide where or how it connects names them.
     /// Default: all adapters of this type share one connection to each worker.

@@ -52,6 +52,9 @@ impl<A: Adapter> Client<A> {
 
     fn to(serving: Arc<Serving>, adapter: A, target: Target) -> Self {
         let adapter = Arc::new(adapter);
+        if adapter.keeps_warm() {
+            serving.keep_warm(&adapter);
+        }
         Self {
             serving,
             adapter,

@@ -69,6 +69,10 @@ impl Adapter for Grpc {
         self.0.is_open(connection)
     }
 
+    fn keeps_warm(&self) -> bool {
+        self.0.keeps_warm()
+    }
+
     fn connection_name(&self) -> &str {
         self.0.connection_name()
     }

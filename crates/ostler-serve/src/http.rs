@@ -99,6 +99,10 @@ impl Adapter for Http {
         connection.is_open()
     }
 
+    fn keeps_warm(&self) -> bool {
+        self.version == Version::Http2
+    }
+
     fn connection_name(&self) -> &str {
         &self.name
     }

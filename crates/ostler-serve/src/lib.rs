@@ -28,6 +28,7 @@ mod roster;
 mod session;
 #[cfg(feature = "stdio")]
 pub mod stdio;
+mod warm;
 mod worker;
 
 pub use adapter::{Adapter, Attempt, Fault};

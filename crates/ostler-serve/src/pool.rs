@@ -7,6 +7,7 @@ use ostler::{EventKind, Facts, Follower, Incarnation, Pool, WorkerChange, Worker
 use ostler_core::spec::ServeSpec;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::adapter::Adapter;
 use crate::client::Client;
@@ -21,6 +22,7 @@ use crate::policy::workers::WorkerKey;
 use crate::renew;
 use crate::roster::Roster;
 use crate::session::Session;
+use crate::warm::Warm;
 use crate::worker::{Life, Worker};
 
 /// A pool of workers that calls are made to. Clones are handles of the same pool.
@@ -68,6 +70,7 @@ impl ServingPool {
             arrivals: watch::Sender::new(()),
             sizing: tokio::sync::Mutex::default(),
             runtime: Handle::current(),
+            warm: Warm::default(),
             #[cfg(feature = "stdio")]
             functions: crate::stdio::Functions::default(),
             spec,
@@ -139,6 +142,7 @@ pub(crate) struct Serving {
     /// Held while the number of workers changes, and while one stands in for another.
     pub(crate) sizing: tokio::sync::Mutex<()>,
     runtime: Handle,
+    warm: Warm,
     /// What handlers can call in this process.
     #[cfg(feature = "stdio")]
     pub(crate) functions: crate::stdio::Functions,
@@ -155,6 +159,21 @@ impl Serving {
 
     pub(crate) fn runtime(&self) -> &Handle {
         &self.runtime
+    }
+
+    /// Connects this adapter to the workers that are ready, and to each that becomes so.
+    pub(crate) fn keep_warm<A: Adapter>(&self, adapter: &Arc<A>) {
+        let Some(connect) = self.warm.add(adapter) else { return };
+        for worker in self.workers() {
+            connect(&self.runtime, worker, self.connect_deadline());
+        }
+    }
+
+    /// A connection that is made ahead of calls has as much time as a start.
+    fn connect_deadline(&self) -> Option<Instant> {
+        let limit = self.pool.spec().worker.start_timeout;
+        let deadline = Instant::now().checked_add(limit);
+        deadline.filter(|_| !limit.is_zero())
     }
 
     pub(crate) fn state(&self) -> ServingState {
@@ -234,6 +253,7 @@ impl Follower for Serving {
         let life = match change {
             WorkerChange::Ready(ready) => {
                 let worker = Worker::new(ready, Limits::draw(&self.spec.recycle, fastrand::f64));
+                self.warm.worker(&self.runtime, &worker, self.connect_deadline());
                 self.roster.arrive(&self.dispatcher, key, worker);
                 self.arrivals.send_replace(());
                 return;

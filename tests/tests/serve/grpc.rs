@@ -40,6 +40,44 @@ fn fact<'a>(status: &'a Status, name: &str) -> &'a str {
     value.and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
+/// How many connections a worker has accepted at its Unix socket: `/proc/net/unix` lists their ends
+/// by the socket's path, with the state 3 (connected).
+fn accepted(scene: &Scene, index: u32) -> usize {
+    let socket = scene
+        .serving
+        .pool()
+        .worker(index)
+        .ok()
+        .and_then(|worker| worker.socket());
+    let Some(path) = socket.and_then(|path| path.to_str().map(str::to_owned)) else {
+        return 0;
+    };
+    let table = std::fs::read_to_string("/proc/net/unix").expect("the table of Unix sockets");
+    let lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    lines
+        .filter(|fields| fields.get(5) == Some(&"03") && fields.last() == Some(&path.as_str()))
+        .count()
+}
+
+/// Nothing is called before: the connection does not wait for the first call, and is the one that
+/// calls use.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_connected_to_as_soon_as_it_is_ready() {
+    let (scene, mut client) = scene(2, ServeSpec::default()).await;
+    let each_has_one = || (0..2).all(|index| accepted(&scene, index) == 1);
+    wait_until("the workers are connected to", each_has_one).await;
+    for key in 0..8 {
+        client.get_feature(point(key, 0)).await.expect("a feature");
+    }
+    wait_until("calls use these connections", each_has_one).await;
+    let victim = scene.pids()[0];
+    ostler_tests::send(victim, nix::sys::signal::Signal::SIGKILL);
+    wait_until("there is a replacement", || !scene.pids().contains(&victim)).await;
+    scene.at_full_strength().await;
+    wait_until("the replacement is connected to", each_has_one).await;
+    scene.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn all_four_kinds_of_call_are_answered() {
     let (scene, mut client) = scene(2, ServeSpec::default()).await;
