@@ -1,4 +1,5 @@
-//! Workers that are called over their stdin and stdout (feature `stdio`).
+//! Workers that are called over their stdin and stdout (feature `stdio`), and the worker protocol,
+//! which is the same over gRPC: [`ServingPool::method`](crate::ServingPool::method) chooses.
 //!
 //! Frames are those of the worker protocol, version 1 (`docs/worker-protocol.md`): length-prefixed
 //! MessagePack, or JSON lines. Requests carry ids, so as many are in flight as the pool's
@@ -99,7 +100,8 @@ impl<F: Framing> Adapter for Stdio<F> {
 }
 
 impl ServingPool {
-    /// Offers a function to the handlers of workers over stdio: `ctx.host.lookup(key)` in Python.
+    /// Offers a function to the handlers of workers, over stdio or gRPC: `ctx.host.lookup(key)` in
+    /// Python.
     ///
     /// One positional argument is decoded as `A` itself, several as a tuple, named ones as a
     /// struct, none as `()`. An error is a `HostError` with the name of its type in the handler.
