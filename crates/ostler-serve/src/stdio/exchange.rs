@@ -63,6 +63,7 @@ impl<F: Framing> Exchange<F> {
     }
 
     /// With a worker that has said hello before.
+    #[cfg(feature = "grpc")]
     pub(crate) fn with(self, peer: Peer) -> Self {
         let peer = OnceLock::from(peer);
         Self { peer, ..self }
