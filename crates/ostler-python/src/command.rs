@@ -232,10 +232,9 @@ mod tests {
         command.env("A", "1").current_dir("/");
         assert_eq!(run(&step(&command, LONG, &never)).expect("it succeeds"), "1 /\n");
         let failed = run(&step(&shell("echo out; echo why >&2; exit 3"), LONG, &never)).expect_err("it fails");
+        let failed = chain(&failed);
         assert!(
-            failed
-                .to_string()
-                .starts_with("the step failed: exit status: 3\nout\nwhy"),
+            failed.starts_with("the step failed: exit status: 3\nout\nwhy"),
             "{failed}"
         );
         let missing = run(&step(&Command::new("no-such-program"), LONG, &never)).expect_err("there is none");

@@ -283,6 +283,7 @@ mod tests {
         let known = HashSet::from([
             theirs::ERROR_TYPE,
             theirs::HTTP_REQUEST_METHOD,
+            theirs::HTTP_REQUEST_METHOD_ORIGINAL,
             theirs::HTTP_RESPONSE_STATUS_CODE,
             theirs::LOG_IOSTREAM,
             theirs::PROCESS_COMMAND,
