@@ -11,6 +11,8 @@ mod dispatcher;
 mod error;
 #[cfg(feature = "stdio")]
 mod exception;
+#[cfg(feature = "stdio")]
+mod figures;
 mod flight;
 #[cfg(feature = "grpc")]
 pub mod grpc;
@@ -35,6 +37,8 @@ pub use adapter::{Adapter, Attempt, Fault};
 pub use call::CallOptions;
 pub use client::Client;
 pub use error::{BoxError, SharedError};
+#[cfg(feature = "stdio")]
+pub use figures::{FiguresError, GpuMemory, WorkerFigures};
 pub use lease::{Exchange, Lease};
 pub use observe::Description;
 pub use outcome::{CallError, Lost, Refused, SessionLost, Unknown, WorkerRef};

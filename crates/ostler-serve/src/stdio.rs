@@ -36,12 +36,14 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 use crate::adapter::{Adapter, Attempt, Fault};
+use crate::connect::connection;
 use crate::error::BoxError;
 use crate::lease::Lease;
 use crate::observe::Description;
-use crate::pool::ServingPool;
+use crate::pool::{Serving, ServingPool};
 use crate::session::Session;
 use crate::worker::Worker;
 
@@ -63,6 +65,21 @@ pub use stream::ResponseStream;
 pub struct Stdio<F> {
     functions: Functions,
     framing: PhantomData<fn() -> F>,
+}
+
+impl<F> Stdio<F> {
+    fn of(serving: &Serving) -> Self {
+        Self {
+            functions: serving.functions.clone(),
+            framing: PhantomData,
+        }
+    }
+}
+
+/// A worker's answer to a `ping` on its pipes.
+pub(crate) async fn ping(serving: &Serving, worker: &Arc<Worker>, deadline: Instant) -> Result<Vec<u8>, BoxError> {
+    let adapter = Stdio::<Packet>::of(serving);
+    connection(&adapter, worker, Some(deadline)).await?.ping().await
 }
 
 impl<F: Framing> Adapter for Stdio<F> {
@@ -137,11 +154,7 @@ macro_rules! stdio_clients {
             pub(crate) fn framed<Request, Response: DeserializeOwned, F: Framing>(
                 &self,
             ) -> StdioClient<Request, Response, F> {
-                let adapter = Stdio {
-                    functions: self.serving().functions.clone(),
-                    framing: PhantomData,
-                };
-                StdioClient::new(Via::Pipes(self.client(adapter)))
+                StdioClient::new(Via::Pipes(self.client(Stdio::of(self.serving()))))
             }
         }
     )*};

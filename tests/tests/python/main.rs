@@ -3,6 +3,7 @@
 
 mod calls;
 mod faults;
+mod figures;
 mod large;
 mod scene;
 mod streams;

@@ -10,23 +10,29 @@ use std::sync::Arc;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use serde::Deserialize;
+use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use super::rpc::{self, Rpc};
 use crate::adapter::{Adapter, Attempt, Fault, Sent};
+use crate::connect::connection;
 use crate::error::BoxError;
 use crate::http::{Http, HttpConnection, Version};
 use crate::observe::Description;
 use crate::stdio::exchange::Exchange;
-use crate::stdio::framing::{Framing, Message, ONLY_REQUEST};
-use crate::stdio::message::Head;
+use crate::stdio::framing::{Framing, Message, ONLY_REQUEST, sealed::Sealed as _};
+use crate::stdio::message::{Field, Head};
 use crate::stdio::peer::{self, Peer};
 use crate::stdio::{Functions, StdioAnswer, StdioRequest};
 use crate::worker::Worker;
 
 const HELLO: &str = "http://worker/ostler.worker.v1.Worker/Hello";
 const CALL: &str = "http://worker/ostler.worker.v1.Worker/Call";
+const PING: &str = "http://worker/ostler.worker.v1.Worker/Ping";
 const STREAM: &str = "http://worker/ostler.worker.v1.Worker/Stream";
+
+const NO_SERVICE: &str = "the worker does not serve ostler.worker.v1.Worker: call its own services by `grpc()`, or \
+                          serve methods with the package ostler-worker";
 
 /// The adapter for methods over gRPC, at the worker's one port.
 #[derive(Debug, Clone)]
@@ -44,6 +50,25 @@ impl GrpcMethods {
     /// Says hello to a worker, and returns its own; `None`: it does not have this service.
     async fn hello(&self, http: &HttpConnection) -> Result<Option<Vec<u8>>, BoxError> {
         let message = peer::hello::<Message>(&self.functions, true);
+        self.ask(http, HELLO, message).await
+    }
+
+    /// The worker's answer to a `ping`.
+    pub(crate) async fn ping(&self, worker: &Arc<Worker>, deadline: Instant) -> Result<Vec<u8>, BoxError> {
+        let connection = connection(self, worker, Some(deadline)).await?;
+        let message = Message::frame(&[("type", Field::Text("ping")), ("stats", Field::Truth(true))]);
+        let pong = self.ask(&connection.http, PING, message).await?;
+        pong.ok_or_else(|| NO_SERVICE.into())
+    }
+
+    /// What a worker answers to a message that is no request; `None`: it does not have this
+    /// service.
+    async fn ask(
+        &self,
+        http: &HttpConnection,
+        uri: &'static str,
+        message: Vec<u8>,
+    ) -> Result<Option<Vec<u8>>, BoxError> {
         let body = Full::new(Bytes::from(message)).map_err(|never| match never {});
         let attempt = Attempt {
             sent: Sent::default(),
@@ -51,7 +76,7 @@ impl GrpcMethods {
             session: None,
             trace: None,
         };
-        let request = rpc::request(HELLO, body.boxed_unsync());
+        let request = rpc::request(uri, body.boxed_unsync());
         let response = match self.http.call(http, request, &attempt).await {
             Ok(response) => response,
             Err(
@@ -64,7 +89,7 @@ impl GrpcMethods {
             Some(status) if status.code() == Code::Ok => {}
             Some(status) if status.code() == Code::Unimplemented => return Ok(None),
             Some(status) => return Err(status.into()),
-            None => return Err("the response to the hello ended without a status".into()),
+            None => return Err("the response ended without a status".into()),
         }
         let bytes = body.to_bytes();
         Ok(Some(rpc::only_message(&bytes)?.to_vec()))
@@ -152,11 +177,7 @@ impl Adapter for GrpcMethods {
         attempt: &Attempt,
     ) -> Result<StdioAnswer, Fault<StdioRequest>> {
         let Some(worker) = &connection.worker else {
-            return Err(Fault::Invalid(
-                "the worker does not serve ostler.worker.v1.Worker: call its own services by `grpc()`, or serve \
-                 methods with the package ostler-worker"
-                    .into(),
-            ));
+            return Err(Fault::Invalid(NO_SERVICE.into()));
         };
         let unary = worker.is_unary(&request);
         let (rpc, messages) = Rpc::new(unary);

@@ -66,6 +66,14 @@ impl<F: Framing> StdioConnection<F> {
     }
 }
 
+impl<F: Framing> StdioConnection<F> {
+    /// The worker's answer to a `ping`.
+    pub(super) async fn ping(&self) -> Result<Vec<u8>, BoxError> {
+        let id = self.ids.fetch_add(1, Ordering::Relaxed);
+        self.exchange.ping(id).await
+    }
+}
+
 impl<F: Framing> Drop for StdioConnection<F> {
     fn drop(&mut self) {
         self.tasks.iter().for_each(AbortHandle::abort);

@@ -147,6 +147,28 @@ impl<F: Framing> Exchange<F> {
         })
     }
 
+    /// Asks the worker for its figures, beside its requests. Returns its `pong`.
+    pub(super) async fn ping(self: &Arc<Self>, id: u64) -> Result<Vec<u8>, BoxError> {
+        if !self.peer().answers_pings {
+            return Err("it has not said that it answers a ping".into());
+        }
+        let (to, mut replies) = replies(false);
+        let route = Route {
+            to,
+            _lent: Arc::default(),
+            input: None,
+            calls: Vec::new(),
+        };
+        lock(&self.routes).insert(id, route).map_err(Closed::why)?;
+        let _asked = InFlight {
+            exchange: Arc::clone(self),
+            id,
+        };
+        self.notify("ping", id, &[("stats", Field::Truth(true))]);
+        let pong = replies.next().await.ok_or("the connection was dropped")?;
+        Ok(pong.map_err(Closed::why)?.frame)
+    }
+
     /// Writes a message about a request. A connection that is gone needs none.
     pub(super) fn notify(&self, kind: &str, id: u64, more: &[(&str, Field<'_>)]) {
         let mut fields = vec![("type", Field::Text(kind)), ("id", Field::Number(id))];

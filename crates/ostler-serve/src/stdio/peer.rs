@@ -29,6 +29,7 @@ const LONGEST_HEAD_START: Duration = Duration::from_millis(50);
 pub(crate) struct Peer {
     shares_memory: bool,
     pub(super) gives_credit: bool,
+    pub(super) answers_pings: bool,
     enforces_deadlines: bool,
     max_frame: usize,
 }
@@ -38,6 +39,7 @@ impl Default for Peer {
         Self {
             shares_memory: false,
             gives_credit: false,
+            answers_pings: false,
             enforces_deadlines: false,
             max_frame: MAX_FRAME,
         }
@@ -60,6 +62,7 @@ impl Peer {
         Ok(Self {
             shares_memory: can("shm") && F::LENDING == Lending::SharedMemory,
             gives_credit: can("credit"),
+            answers_pings: can("ping"),
             enforces_deadlines: true,
             max_frame: hello.max_frame.unwrap_or(MAX_FRAME),
         })

@@ -84,7 +84,7 @@ pub(crate) fn hand_out<F: Framing>(bytes: &mut Vec<u8>, exchange: &Arc<Exchange<
 
 fn take<F: Framing>(frame: &[u8], head: Head, exchange: &Arc<Exchange<F>>) -> Result<(), BoxError> {
     match (head.kind.as_deref(), head.id) {
-        (Some("response" | "item" | "end") | None, Some(id)) => deliver(id, frame, head, exchange),
+        (Some("response" | "item" | "end" | "pong") | None, Some(id)) => deliver(id, frame, head, exchange),
         (Some("response") | None, None) => Err("a response has no id".into()),
         (Some("hello"), _) => exchange.greet(&head),
         (Some("credit"), Some(id)) => {
