@@ -59,6 +59,29 @@ async fn both_versions_answer_and_the_worker_is_free_when_the_body_was_read() {
     }
 }
 
+/// Ready-made layers go around a pool as around any other service.
+#[tokio::test(flavor = "multi_thread")]
+async fn tower_layers_go_around_a_pool() {
+    use tower::ServiceExt as _;
+
+    let scene = scene(2, ServeSpec::default()).await;
+    let service = tower::ServiceBuilder::new()
+        .timeout(ostler_tests::SOON)
+        .concurrency_limit(2)
+        .map_request(|key: u64| post("/", &request(key, "echo")))
+        .service(scene.serving.http());
+    let calls = (0..8).map(|key| service.clone().oneshot(key)).map(|call| async {
+        let answer = call.await.expect("an answer in time");
+        // A worker is free again when the body was read.
+        answer.into_body().collect().await.expect("the whole body").to_bytes()
+    });
+    for (key, body) in futures_util::future::join_all(calls).await.into_iter().enumerate() {
+        let body: Value = serde_json::from_slice(&body).expect("JSON");
+        assert_eq!(body["key"], key);
+    }
+    scene.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_closes_the_connection_after_each_answer_is_connected_to_again() {
     for version in [Version::Http1, Version::Http2] {
