@@ -44,10 +44,10 @@ async fn a_pool_grows_and_shrinks_at_its_end() {
         "the others are released when it resolves"
     );
     assert_eq!(pool.workers()[0].pid, pids[0], "the others are not touched");
-    seen.wait_for("release of worker 1", |event| {
-        event.kind == EventKind::WorkerReleased && event.worker.as_ref().is_some_and(|worker| worker.index == 1)
-    })
-    .await;
+    // In whatever order.
+    for _ in 1..4 {
+        seen.kind(EventKind::WorkerReleased).await;
+    }
     let mut removed_ids = ids(&seen.events, of_resize);
     removed_ids.sort_unstable();
     assert_eq!(removed_ids, ["p/1", "p/2", "p/3"]);
