@@ -8,7 +8,7 @@ use ostler_core::spec::OnCancel;
 use tokio::time::Instant;
 
 use crate::adapter::{Adapter, Attempt, Fault};
-use crate::connect::{connection, sleep_until};
+use crate::connect::{connection, deadline_after, sleep_until};
 use crate::dispatcher::Slot;
 use crate::error::{BoxError, SharedError};
 use crate::flight::Flight;
@@ -77,10 +77,8 @@ impl CallOptions {
     }
 
     pub(crate) fn due(&self, default: Duration) -> Option<Instant> {
-        let timeout = self.timeout.unwrap_or(default);
-        // One that is too late for the clock is none.
-        let after = || Instant::now().checked_add(timeout).filter(|_| !timeout.is_zero());
-        self.deadline.or_else(after)
+        self.deadline
+            .or_else(|| deadline_after(self.timeout.unwrap_or(default)))
     }
 
     /// The caller's own deadline, which is for the whole answer; the pool's is for its beginning.

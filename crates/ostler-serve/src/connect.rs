@@ -82,6 +82,12 @@ pub(crate) async fn connection<A: Adapter>(
     connected.ok_or(last)
 }
 
+/// The end of a limit that begins now; `None`: the limit is zero, which means none, or its end is
+/// beyond the clock.
+pub(crate) fn deadline_after(limit: Duration) -> Option<Instant> {
+    Instant::now().checked_add(limit).filter(|_| !limit.is_zero())
+}
+
 /// Until the deadline; forever, if there is none.
 pub(crate) async fn sleep_until(deadline: Option<Instant>) {
     match deadline {

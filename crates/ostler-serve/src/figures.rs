@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use tokio::time::Instant;
 
 use crate::error::BoxError;
 use crate::pool::ServingPool;
@@ -70,16 +69,15 @@ impl ServingPool {
     pub async fn figures(&self, index: u32, within: Duration) -> Result<WorkerFigures, FiguresError> {
         let worker = self.serving().worker(index).filter(|worker| worker.is_serving());
         let worker = worker.ok_or(FiguresError::NotReady(index))?;
-        let deadline = Instant::now() + within;
         let asking = async {
             #[cfg(feature = "grpc")]
-            if self.serving().pool().spec().worker.stdin != ostler_core::spec::Stdin::Pipe {
-                let methods = crate::grpc::methods::GrpcMethods::new(self.serving().functions.clone());
-                return methods.ping(&worker, deadline).await;
+            if !self.serving().is_piped() {
+                let methods = crate::grpc::methods::GrpcMethods::of(self.serving());
+                return methods.ping(&worker).await;
             }
-            crate::stdio::ping(self.serving(), &worker, deadline).await
+            crate::stdio::ping(self.serving(), &worker).await
         };
-        let answer = tokio::time::timeout_at(deadline, asking).await;
+        let answer = tokio::time::timeout(within, asking).await;
         let answer = answer.map_err(|_| FiguresError::Timeout(within))?;
         let answer = answer.map_err(FiguresError::Unknown)?;
         rmp_serde::from_slice(&answer).map_err(|error| FiguresError::Unknown(error.into()))

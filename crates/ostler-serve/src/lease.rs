@@ -1,12 +1,10 @@
 //! Leases: a worker for one holder, for as long as the holder keeps it.
 
 use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::time::Instant;
 
 use crate::adapter::Adapter;
 use crate::client::Client;
+use crate::connect::deadline_after;
 use crate::dispatcher::Slot;
 use crate::flight::Flight;
 use crate::outcome::{Refused, WorkerRef};
@@ -56,8 +54,7 @@ impl Drop for Held {
 
 impl Lease {
     pub(crate) async fn take(serving: &Arc<Serving>, session: Option<&SessionId>) -> Result<Self, Refused> {
-        let timeout = serving.spec().timeout;
-        let deadline = (timeout != Duration::ZERO).then(|| Instant::now() + timeout);
+        let deadline = deadline_after(serving.spec().timeout);
         let slot = serving.dispatcher().checkout(session, deadline).await?;
         Ok(Self {
             serving: Arc::clone(serving),

@@ -66,8 +66,8 @@ macro_rules! method_calls {
 
             fn by_transport<Request, Response: DeserializeOwned>(&self) -> StdioClient<Request, Response> {
                 #[cfg(feature = "grpc")]
-                if self.serving().pool().spec().worker.stdin != ostler_core::spec::Stdin::Pipe {
-                    let adapter = crate::grpc::methods::GrpcMethods::new(self.serving().functions.clone());
+                if !self.serving().is_piped() {
+                    let adapter = crate::grpc::methods::GrpcMethods::of(self.serving());
                     return StdioClient::new(crate::stdio::Via::Grpc(self.client(adapter)));
                 }
                 self.framed()

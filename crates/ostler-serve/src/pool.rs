@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use ostler::{EventKind, Facts, Follower, Incarnation, Pool, WorkerChange, WorkerId};
 use ostler_core::spec::ServeSpec;
+#[cfg(all(feature = "grpc", feature = "stdio"))]
+use ostler_core::spec::Stdin;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::adapter::Adapter;
 use crate::client::Client;
+use crate::connect::deadline_after;
 use crate::dispatcher::Dispatcher;
 use crate::lease::Lease;
 use crate::outcome::Refused;
@@ -161,6 +164,12 @@ impl Serving {
         &self.runtime
     }
 
+    /// Whether methods are called over the workers' stdin and stdout, and not over gRPC.
+    #[cfg(all(feature = "grpc", feature = "stdio"))]
+    pub(crate) fn is_piped(&self) -> bool {
+        self.pool.spec().worker.stdin == Stdin::Pipe
+    }
+
     /// Connects this adapter to the workers that are ready, and to each that becomes so.
     pub(crate) fn keep_warm<A: Adapter>(&self, adapter: &Arc<A>) {
         let Some(connect) = self.warm.add(adapter) else { return };
@@ -171,9 +180,7 @@ impl Serving {
 
     /// A connection that is made ahead of calls has as much time as a start.
     fn connect_deadline(&self) -> Option<Instant> {
-        let limit = self.pool.spec().worker.start_timeout;
-        let deadline = Instant::now().checked_add(limit);
-        deadline.filter(|_| !limit.is_zero())
+        deadline_after(self.pool.spec().worker.start_timeout)
     }
 
     pub(crate) fn state(&self) -> ServingState {

@@ -241,14 +241,10 @@ impl Serving {
         for worker in &leaving {
             self.drain(worker, Replacement::Resized);
         }
-        let deadline = tokio::time::Instant::now() + self.spec().drain_timeout;
+        let (limit, begun) = (self.spec().drain_timeout, tokio::time::Instant::now());
         for worker in &leaving {
-            worker
-                .drained(
-                    Leases::Awaited,
-                    deadline.saturating_duration_since(tokio::time::Instant::now()),
-                )
-                .await;
+            let left = limit.saturating_sub(begun.elapsed());
+            worker.drained(Leases::Awaited, left).await;
         }
         self.pool().resize(workers).await
     }

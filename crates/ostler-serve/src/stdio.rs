@@ -36,7 +36,6 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::time::Instant;
 
 use crate::adapter::{Adapter, Attempt, Fault};
 use crate::connect::connection;
@@ -77,9 +76,9 @@ impl<F> Stdio<F> {
 }
 
 /// A worker's answer to a `ping` on its pipes.
-pub(crate) async fn ping(serving: &Serving, worker: &Arc<Worker>, deadline: Instant) -> Result<Vec<u8>, BoxError> {
+pub(crate) async fn ping(serving: &Serving, worker: &Arc<Worker>) -> Result<Vec<u8>, BoxError> {
     let adapter = Stdio::<Packet>::of(serving);
-    connection(&adapter, worker, Some(deadline)).await?.ping().await
+    connection(&adapter, worker, None).await?.ping().await
 }
 
 impl<F: Framing> Adapter for Stdio<F> {

@@ -38,6 +38,7 @@ async fn a_busy_worker_reports_its_memory(python: Python) {
     call.await.expect("no panic").expect("an answer");
     assert_eq!(figures_with(&scene, 0).await.served, idle.served + 1);
 
+    scene.pool.figures(0, Duration::MAX).await.expect("no limit");
     let none = scene.pool.figures(7, WITHIN).await;
     assert!(matches!(none, Err(FiguresError::NotReady(7))), "{none:?}");
     scene.end().await;

@@ -35,6 +35,18 @@ fn refused(error: StdioError) -> Refused {
     }
 }
 
+/// A limit that is beyond the clock is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_longest_limits_are_no_limits() {
+    let serve = ServeSpec::default().timeout(Duration::MAX).drain_timeout(Duration::MAX);
+    let scene = scene(2, serve).await;
+    drop(scene.serving.checkout().await.expect("a lease"));
+    let answer = scene.serving.stdio::<Value, Value>().call(&request(1, "echo")).await;
+    assert_eq!(answer.expect("an answer")["key"], 1);
+    scene.serving.resize(1).await.expect("it shrinks");
+    scene.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn both_framings_answer_and_an_exception_is_typed() {
     for framing in ["packet", "json"] {

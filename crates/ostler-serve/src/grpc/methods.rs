@@ -10,7 +10,6 @@ use std::sync::Arc;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use serde::Deserialize;
-use tokio::time::Instant;
 use tonic::{Code, Status};
 
 use super::rpc::{self, Rpc};
@@ -19,6 +18,7 @@ use crate::connect::connection;
 use crate::error::BoxError;
 use crate::http::{Http, HttpConnection, Version};
 use crate::observe::Description;
+use crate::pool::Serving;
 use crate::stdio::exchange::Exchange;
 use crate::stdio::framing::{Framing, Message, ONLY_REQUEST, sealed::Sealed as _};
 use crate::stdio::message::{Field, Head};
@@ -42,9 +42,11 @@ pub(crate) struct GrpcMethods {
 }
 
 impl GrpcMethods {
-    pub(crate) fn new(functions: Functions) -> Self {
-        let http = Http::new(Version::Http2);
-        Self { http, functions }
+    pub(crate) fn of(serving: &Serving) -> Self {
+        Self {
+            http: Http::new(Version::Http2),
+            functions: serving.functions.clone(),
+        }
     }
 
     /// Says hello to a worker, and returns its own; `None`: it does not have this service.
@@ -54,8 +56,8 @@ impl GrpcMethods {
     }
 
     /// The worker's answer to a `ping`.
-    pub(crate) async fn ping(&self, worker: &Arc<Worker>, deadline: Instant) -> Result<Vec<u8>, BoxError> {
-        let connection = connection(self, worker, Some(deadline)).await?;
+    pub(crate) async fn ping(&self, worker: &Arc<Worker>) -> Result<Vec<u8>, BoxError> {
+        let connection = connection(self, worker, None).await?;
         let message = Message::frame(&[("type", Field::Text("ping")), ("stats", Field::Truth(true))]);
         let pong = self.ask(&connection.http, PING, message).await?;
         pong.ok_or_else(|| NO_SERVICE.into())

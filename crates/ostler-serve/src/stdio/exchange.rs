@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use futures_util::StreamExt as _;
 use ostler_core::chain::chain;
+use ostler_os::shared::Segment;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::framing::Framing;
@@ -99,20 +100,13 @@ impl<F: Framing> Exchange<F> {
         mut request: StdioRequest,
         attempt: &Attempt,
     ) -> Result<StdioAnswer, Fault<StdioRequest>> {
-        let (to, mut replies) = replies(request.streams);
-        let route = Route {
-            to,
-            _lent: Arc::clone(&request.body.lent),
-            input: None,
-            calls: Vec::new(),
-        };
-        if let Err(closed) = lock(&self.routes).insert(id, route) {
-            let error = closed.why().into();
-            return Err(Fault::NotSent { request, error });
-        }
-        let call = InFlight {
-            exchange: Arc::clone(self),
-            id,
+        let lent = Arc::clone(&request.body.lent);
+        let (call, mut replies) = match self.open(id, request.streams, lent) {
+            Ok(opened) => opened,
+            Err(closed) => {
+                let error = closed.why().into();
+                return Err(Fault::NotSent { request, error });
+            }
         };
         attempt.sending();
         // An error of the connection: its reading task has, or will have, a better reason.
@@ -147,23 +141,32 @@ impl<F: Framing> Exchange<F> {
         })
     }
 
+    /// Has the messages about this request delivered, until it has ended or is dropped.
+    fn open(
+        self: &Arc<Self>,
+        id: u64,
+        streams: bool,
+        lent: Arc<Vec<Segment>>,
+    ) -> Result<(InFlight<F>, Replies), Closed> {
+        let (to, replies) = replies(streams);
+        let route = Route {
+            to,
+            _lent: lent,
+            input: None,
+            calls: Vec::new(),
+        };
+        lock(&self.routes).insert(id, route)?;
+        let exchange = Arc::clone(self);
+        Ok((InFlight { exchange, id }, replies))
+    }
+
     /// Asks the worker for its figures, beside its requests. Returns its `pong`.
     pub(super) async fn ping(self: &Arc<Self>, id: u64) -> Result<Vec<u8>, BoxError> {
         if !self.peer().answers_pings {
             return Err("it has not said that it answers a ping".into());
         }
-        let (to, mut replies) = replies(false);
-        let route = Route {
-            to,
-            _lent: Arc::default(),
-            input: None,
-            calls: Vec::new(),
-        };
-        lock(&self.routes).insert(id, route).map_err(Closed::why)?;
-        let _asked = InFlight {
-            exchange: Arc::clone(self),
-            id,
-        };
+        let opened = self.open(id, false, Arc::default());
+        let (_asked, mut replies) = opened.map_err(Closed::why)?;
         self.notify("ping", id, &[("stats", Field::Truth(true))]);
         let pong = replies.next().await.ok_or("the connection was dropped")?;
         Ok(pong.map_err(Closed::why)?.frame)
