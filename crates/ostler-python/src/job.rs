@@ -11,6 +11,12 @@ pub(crate) struct Job<'a> {
 }
 
 impl Job<'_> {
+    /// One that nothing ends early.
+    pub(crate) fn to_its_end<'a>(progress: &'a mut dyn FnMut(&str)) -> Job<'a> {
+        let cancel = Cancel::never();
+        Job { progress, cancel }
+    }
+
     pub(crate) fn say(&mut self, line: &str) {
         (self.progress)(line);
     }

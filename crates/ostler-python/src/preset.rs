@@ -8,7 +8,7 @@ use ostler_core::spec::{PoolSpec, Port, Ports, Ready, Stdin, StopSpec, WorkerSpe
 
 use crate::error::PythonError;
 use crate::interpreter::{self, Interpreter};
-use crate::job::{Cancel, Job};
+use crate::job::Job;
 use crate::venv::{self, Requested};
 
 /// From TERM to KILL: 6 s, which a gRPC server needs to finish what is in flight.
@@ -208,10 +208,7 @@ impl Python {
     /// # Errors
     /// See [`PythonError`].
     pub fn prepare(&self, progress: &mut dyn FnMut(&str)) -> Result<PathBuf, PythonError> {
-        self.prepare_as(&mut Job {
-            progress,
-            cancel: Cancel::never(),
-        })
+        self.prepare_as(&mut Job::to_its_end(progress))
     }
 
     fn prepare_as(&self, job: &mut Job<'_>) -> Result<PathBuf, PythonError> {
@@ -247,13 +244,7 @@ impl Python {
     /// # Errors
     /// See [`PythonError`].
     pub fn pool(&self, name: &str, progress: &mut dyn FnMut(&str)) -> Result<PoolSpec, PythonError> {
-        self.pool_as(
-            name,
-            &mut Job {
-                progress,
-                cancel: Cancel::never(),
-            },
-        )
+        self.pool_as(name, &mut Job::to_its_end(progress))
     }
 
     pub(crate) fn pool_as(&self, name: &str, job: &mut Job<'_>) -> Result<PoolSpec, PythonError> {

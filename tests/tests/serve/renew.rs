@@ -101,33 +101,58 @@ async fn without_a_surge_one_worker_is_missing_and_no_call_is_lost() {
     scene.end().await;
 }
 
+/// Says whether workers can start. Those that run are not touched.
+struct Switch(tempfile::TempDir);
+
+impl Switch {
+    /// They can.
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a directory"))
+    }
+
+    fn file(&self) -> std::path::PathBuf {
+        self.0.path().join("off")
+    }
+
+    fn off(&self) {
+        std::fs::write(self.file(), "").expect("a file");
+    }
+
+    fn on(&self) {
+        std::fs::remove_file(self.file()).expect("it is there");
+    }
+
+    fn decides_starts_of(&self, spec: &mut ostler::PoolSpec) {
+        let script = format!("test ! -e {} && exec sleep 1000", self.file().display());
+        let command = ["sh", "-c", &script, &self.0.path().display().to_string()];
+        spec.worker.command = command.map(str::to_owned).to_vec();
+        spec.worker.ready = Some(ostler::Ready::After(Duration::from_millis(100)));
+    }
+}
+
 /// A pool may start its workers again and again forever; what waits for all of them must not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rolling_restart_ends_with_the_first_worker_that_does_not_come_back() {
     for surge in [0, 1] {
         let serve = ServeSpec::default().recycle(Recycle::default().surge(surge));
-        let directory = tempfile::tempdir().expect("a directory");
-        let broken = directory.path().join("broken");
-        let script = format!("test ! -e {} && exec sleep 1000", broken.display());
+        let switch = Switch::new();
         let scene = Scene::start("packet", 2, serve, |spec| {
-            spec.worker.command = ["sh", "-c", &script].map(str::to_owned).to_vec();
-            spec.worker.command.push(directory.path().display().to_string());
+            switch.decides_starts_of(spec);
             spec.worker.min_uptime = Duration::from_millis(200);
-            spec.worker.ready = Some(ostler::Ready::After(Duration::from_millis(100)));
             spec.backoff = Some(ostler::Backoff::new(
                 Duration::from_millis(50),
                 Duration::from_millis(200),
             ));
         })
         .await;
-        std::fs::write(&broken, "").expect("a file");
+        switch.off();
         let restarted = tokio::time::timeout(ostler_tests::SOON, scene.serving.rolling_restart()).await;
         let error = restarted.expect("it ends").expect_err("a worker fails");
         let PoolError::NotReady { failure, .. } = &error else {
             panic!("{error:?}")
         };
         assert!(failure.is_some(), "{error}");
-        std::fs::remove_file(&broken).expect("it is there");
+        switch.on();
         scene.at_full_strength().await;
         assert_eq!(scene.pool.size(), 2, "no stand-in is left");
         scene.end().await;
@@ -183,16 +208,9 @@ async fn a_worker_is_recycled_when_it_is_old() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_serves_on_while_its_stand_ins_fail() {
     let serve = ServeSpec::default().recycle(Recycle::default().age(Duration::from_millis(500)).jitter(0.0));
-    let directory = tempfile::tempdir().expect("a directory");
-    let broken = directory.path().join("broken");
-    let script = format!("test ! -e {} && exec sleep 1000", broken.display());
-    let scene = Scene::start("packet", 2, serve, |spec| {
-        spec.worker.command = ["sh", "-c", &script].map(str::to_owned).to_vec();
-        spec.worker.command.push(directory.path().display().to_string());
-        spec.worker.ready = Some(ostler::Ready::After(Duration::from_millis(100)));
-    })
-    .await;
-    std::fs::write(&broken, "").expect("a file");
+    let switch = Switch::new();
+    let scene = Scene::start("packet", 2, serve, |spec| switch.decides_starts_of(spec)).await;
+    switch.off();
     let before = scene.pids();
     let mut events = scene.events().kinds([EventKind::WorkerFailed]);
     for _ in 0..3 {
@@ -209,7 +227,7 @@ async fn a_worker_serves_on_while_its_stand_ins_fail() {
         assert!(scene.serving.state().usable >= 2, "{:?}", scene.serving.state());
     }
     assert_eq!(scene.pids()[..2], before);
-    std::fs::remove_file(&broken).expect("it is there");
+    switch.on();
     wait_until("they are recycled", || {
         incarnations(&scene).iter().take(2).all(|incarnation| *incarnation > 1)
     })

@@ -65,17 +65,16 @@ impl FromIterator<(String, Item)> for Table {
 
 impl<K: Into<String>> FromIterator<(K, Value)> for Table {
     fn from_iter<I: IntoIterator<Item = (K, Value)>>(values: I) -> Self {
-        let placed = |(key, value): (K, Value)| {
-            (
-                key.into(),
-                Item {
-                    key_at: 0,
-                    at: 0,
-                    value,
-                },
-            )
-        };
-        Self(values.into_iter().map(placed).collect())
+        let items = values.into_iter().map(|(key, value)| (key.into(), value.into()));
+        Self(items.collect())
+    }
+}
+
+impl From<Value> for Item {
+    /// A value without a text.
+    fn from(value: Value) -> Self {
+        let (key_at, at) = (0, 0);
+        Self { key_at, at, value }
     }
 }
 
@@ -196,14 +195,7 @@ impl<'de> Visitor<'de> for AnyValue {
             if table.contains_key(&key) {
                 return Err(de::Error::custom(format_args!("duplicate key {key:?}")));
             }
-            table.insert(
-                key,
-                Item {
-                    key_at: 0,
-                    at: 0,
-                    value,
-                },
-            );
+            table.insert(key, value.into());
         }
         Ok(Value::Table(Table(table)))
     }
