@@ -26,7 +26,7 @@ cargo xtask bench --page
   --rounds   rounds per subject; their median counts. Default: 7
   SUBJECT    memory, pools, large_host, deaths, table, events, output, telemetry, supervisors. Default: all
 
-On a machine that does nothing else, with two processors, all of it takes about ten minutes per store.
+Use a machine that does nothing else. Memory, pools, deaths and table take 104 s with three rounds on two processors.
 The figures are kept in docs/performance/, and shown by docs/performance.md.";
 
 /// The subject that is measured by a benchmark of its own.
