@@ -40,6 +40,8 @@ class Supervisor:
         self.socket.bind(str(path))
         self.path = path
         self.lines: list[str] = []
+        self.seen: list[str] = []
+        """Every line so far."""
 
     def wait_for(self, start: str, timeout: float = 20.0) -> str:
         """The next line that starts so."""
@@ -50,7 +52,9 @@ class Supervisor:
                 if line.startswith(start):
                     return line
             self.socket.settimeout(max(0.01, end - time.monotonic()))
-            self.lines += self.socket.recv(65536).decode().split("\n")
+            received = self.socket.recv(65536).decode().split("\n")
+            self.lines += received
+            self.seen += received
 
     def silent(self, start: str, seconds: float) -> bool:
         """Whether no line starts so for this long."""

@@ -143,6 +143,7 @@ def test_a_deadline_reaches_the_handler(worker: Worker, method: str) -> None:
 def test_a_deadline_that_passed_in_the_queue_is_never_executed(worker: Worker, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     running, queued = worker.start("gate", str(gate)), worker.start("echo", 1, fields={"deadline_ms": 1})
+    until(lambda: worker.ping()["in_flight"] == 2)
     time.sleep(0.01)  # the deadline itself, not a wait for another process
     gate.touch()
     assert running.result() == "passed"
@@ -177,6 +178,7 @@ def test_a_function_that_the_host_does_not_offer(start: Callable[..., Worker]) -
 def test_the_deadline_applies_to_calls_of_the_host(start: Callable[..., Worker], method: str) -> None:
     worker = start(functions={"lookup": lambda key: time.sleep(60)})
     assert error_of(worker.start(method, "k", fields={"deadline_ms": 100})).code == "deadline_exceeded"
+    assert 0 <= worker.calls[0]["deadline_ms"] <= 100, "the host learns it, too"
     assert worker.call("add", 1, 1) == 2
 
 

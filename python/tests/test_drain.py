@@ -13,12 +13,21 @@ from conftest import Supervisor, until
 from ostler_worker.testing import Worker, WorkerError, WorkerGone
 
 
-def test_ready_comes_after_load_and_hello(start: Callable[..., Worker], supervisor: Supervisor) -> None:
-    worker = start(env=supervisor.env())
-    assert supervisor.wait_for("STATUS=loading")
-    assert supervisor.wait_for("READY=1")
-    assert supervisor.wait_for("STATUS=serving")
-    assert worker.call("about")["state"] == {"loaded": True}
+def test_ready_comes_after_load_and_hello(
+    start: Callable[..., Worker], supervisor: Supervisor, tmp_path: Path
+) -> None:
+    # What `load` sends is between the two messages of the SDK.
+    source = (
+        "import os\nfrom ostler_worker import serve, _notify\n"
+        "@serve.method\ndef state(ctx): return ctx.state\n"
+        "def load():\n    _notify.notifier.send('STATUS=in load')\n    return 'loaded'\n"
+        "serve.run(load=load)\n"
+    )
+    (tmp_path / "worker.py").write_text(source)
+    worker = start(str(tmp_path / "worker.py"), env=supervisor.env())
+    supervisor.wait_for("STATUS=serving")
+    assert supervisor.seen[:4] == ["STATUS=loading", "STATUS=in load", "READY=1", "STATUS=serving 1 methods on stdio"]
+    assert worker.call("state") == "loaded"
 
 
 def test_term_finishes_what_runs_and_refuses_what_comes(
@@ -74,6 +83,24 @@ def test_term_reaches_a_worker_in_native_code(start: Callable[..., Worker]) -> N
     assert time.monotonic() - began >= 0.4
     assert "1 requests outlast the grace of 0.6 s" in raised.value.stderr
     assert "in deadlock_in_native_code" in raised.value.stderr, "the stack says where it hangs"
+
+
+def test_term_is_heard_after_a_handler_has_listened_for_signals(start: Callable[..., Worker]) -> None:
+    worker = start()
+    assert worker.call("listen_for_signals") == "listened"
+    worker.terminate()
+    assert worker.wait() == 0
+
+
+def test_a_grace_ends_in_time_without_stderr(start: Callable[..., Worker]) -> None:
+    worker = start(env={"OSTLER_GRACE_MS": "600"})
+    assert worker.call("close", "sys.stderr") == "sys.stderr"
+    pending = worker.start("hold", None)
+    until(lambda: worker.ping()["in_flight"] == 1)
+    worker.terminate()
+    with pytest.raises(WorkerGone) as raised:
+        pending.result()
+    assert raised.value.status == 0
 
 
 def test_handlers_are_cancelled_before_the_grace_is_over(start: Callable[..., Worker]) -> None:

@@ -57,6 +57,13 @@ def test_a_closed_stdout_costs_nothing(start: Callable[..., Worker]) -> None:
     assert worker.call("add", 1, 2) == 3
 
 
+def test_a_closed_stderr_costs_nothing(start: Callable[..., Worker]) -> None:
+    worker = start()
+    assert worker.call("close", "sys.stderr") == "sys.stderr"
+    worker.send({"type": "novelty"})
+    assert worker.call("add", 1, 2) == 3
+
+
 def test_a_handler_that_closes_every_descriptor(start: Callable[..., Worker]) -> None:
     with pytest.raises(WorkerGone) as raised:
         start().call("close", "all")
@@ -96,7 +103,10 @@ def test_a_handler_that_shows_progress_is_no_hang(start: Callable[..., Worker], 
 
 
 HOST = """
-import os, subprocess, sys, time
+import os, subprocess, sys, threading, time
+if sys.argv[3] != "one thread":
+    # The kernel's own signal is for workers of a host of one thread.
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
 worker = subprocess.Popen([sys.executable, sys.argv[1]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
 frame = sys.argv[2].encode()
 worker.stdin.write(frame + b"\\n")
@@ -133,6 +143,26 @@ def test_a_worker_ends_with_its_host(method: str, arguments: str, leak: str) -> 
     kill_leaked_sleepers()
 
 
+def test_a_worker_ends_when_no_answer_is_read_any_more() -> None:
+    env = {**os.environ, "OSTLER_TRANSPORT": "stdio", "OSTLER_FRAMING": "json", "OSTLER_GRACE_MS": "60000"}
+    worker = subprocess.Popen(
+        [sys.executable, EVERYTHING], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, bufsize=0
+    )
+    assert worker.stdin and worker.stdout and worker.stderr
+    try:
+        worker.stdin.write(b'{"type":"request","id":1,"method":"deadlock_in_native_code","args":[]}\n')
+        while b"deadlock begins" not in worker.stderr.readline():
+            pass
+        worker.stdout.close()
+        assert worker.wait(20) == 0
+        assert b"its end of stdout is closed" in worker.stderr.read()
+    finally:
+        worker.kill()
+        worker.wait()
+        worker.stdin.close()
+        worker.stderr.close()
+
+
 def kill_leaked_sleepers() -> None:
     for stat in Path("/proc").glob("[0-9]*"):
         try:
@@ -146,7 +176,7 @@ def kill_leaked_sleepers() -> None:
 def test_native_code_that_holds_the_lock_does_not_outlive_a_host_of_one_thread() -> None:
     env = {**os.environ, "OSTLER_TRANSPORT": "stdio", "OSTLER_FRAMING": "json"}
     host = subprocess.Popen(
-        [sys.executable, "-c", HOST, EVERYTHING, '{"type":"ping","id":2}', "no"], env=env, stdout=subprocess.PIPE
+        [sys.executable, "-c", HOST, EVERYTHING, '{"type":"ping","id":2}', "one thread"], env=env, stdout=subprocess.PIPE
     )
     assert host.stdout
     pid = int(host.stdout.readline())

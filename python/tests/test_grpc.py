@@ -40,6 +40,9 @@ class Server:
             [sys.executable, str(WORKERS / "maths.py"), str(generated), kind],
             env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )
+        self.lines: list[str] = []
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
         self.stderr: Optional[str] = None
         self.port = supervisor.wait_for("PORT=")[5:] if "PORT" in env else None
         supervisor.wait_for("READY=1")
@@ -63,8 +66,20 @@ class Server:
         if self.stderr is None:
             self.channel.close()
             self.process.kill()
-            self.stderr = self.process.communicate()[1]
+            self.process.wait()
+            self.reader.join(10)
+            self.stderr = "".join(self.lines)
         return self.stderr
+
+    def wait_for(self, text: str) -> None:
+        """Waits until it has written this to stderr."""
+        until(lambda: text in "".join(self.lines))
+
+    def _read(self) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            self.lines.append(line)
+        self.process.stderr.close()
 
 
 @pytest.fixture(scope="module", params=["sync", "async"])
@@ -256,6 +271,85 @@ def test_a_grace_too_short_for_grpc_names_what_it_cut_off(start_server: Callable
     assert server.process.wait(20) == 0
     stderr = server.end()
     assert "1 requests outlast the grace of 0.2 s" in stderr and "in Double" in stderr
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_servicer_sees_that_its_caller_has_left(start_server: Callable[..., Server], kind: str) -> None:
+    server = start_server(kind)
+    running = server.maths.Double.future(number(-6), timeout=60)
+    server.wait_for("remaining True")
+    running.cancel()
+    server.wait_for("saw CancelledError")
+    endless = server.maths.Count(number(-1), timeout=60)
+    assert next(endless).value == 1
+    server.lines.clear()
+    endless.cancel()
+    server.wait_for("saw ")
+    assert server.maths.Double(number(1), timeout=10).value == 2
+    assert "Traceback" not in server.end()
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_servicer_sees_its_deadline(start_server: Callable[..., Server], kind: str) -> None:
+    server = start_server(kind)
+    with pytest.raises(grpc.RpcError) as raised:
+        server.maths.Double(number(-6), timeout=0.3)
+    assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    server.wait_for("saw ")
+    until(lambda: server.unary("Ping", {"type": "ping"})["in_flight"] == 0)
+    assert server.maths.Double(number(1), timeout=10).value == 2
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_stream_that_its_caller_cuts_off_has_not_ended(start_server: Callable[..., Server], kind: str) -> None:
+    server = start_server(kind)
+    more = threading.Event()
+
+    def items() -> Iterator[Any]:
+        yield number(7)
+        more.wait(30)
+
+    running = server.maths.Sum.future(items(), timeout=60)
+    server.wait_for("Sum has read 7")
+    running.cancel()
+    server.wait_for("saw CancelledError")
+    more.set()
+    assert "Sum has read all" not in server.end()
+
+
+def test_the_context_of_a_sync_servicer_is_that_of_grpc(start_server: Callable[..., Server]) -> None:
+    server = start_server("sync")
+    running = server.maths.Double.future(number(-5), timeout=60)
+    server.wait_for("it is active")
+    running.cancel()
+    server.wait_for("it is inactive")
+    server.wait_for("its callback ran")
+    with pytest.raises(grpc.RpcError) as raised:
+        server.maths.Double(number(-7), timeout=10)
+    assert raised.value.code() == grpc.StatusCode.UNKNOWN and "StopIteration" in raised.value.details()
+    assert server.maths.Double(number(-8), timeout=10).value == 70, "the forked copy does not answer"
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_servicers_are_cancelled_before_the_grace_is_over(start_server: Callable[..., Server], kind: str) -> None:
+    server = start_server(kind, OSTLER_GRACE_MS="800")
+    running = server.maths.Double.future(number(-6), timeout=60)
+    server.wait_for("remaining True")
+    server.process.terminate()
+    error = running.exception()
+    assert isinstance(error, grpc.RpcError) and error.code() == grpc.StatusCode.CANCELLED
+    assert "grace is over" in error.details()
+    assert server.process.wait(20) == 0
+    assert "outlast" not in server.end()
+
+
+def test_queued_rpcs_are_answered_in_the_drain(start_server: Callable[..., Server], supervisor: Supervisor) -> None:
+    server = start_server("sync", OSTLER_GRACE_MS="20000")
+    calls = [server.maths.Double.future(number(-4), timeout=60) for _ in range(3)]
+    until(lambda: server.unary("Ping", {"type": "ping"})["in_flight"] == 3)
+    server.process.terminate()
+    assert [call.result().value for call in calls] == [-8, -8, -8]
+    assert server.process.wait(20) == 0
 
 
 def test_port_0_is_reported(start_server: Callable[..., Server]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tarfile
@@ -41,10 +42,12 @@ def test_wheel_and_sdist_build_and_install_without_a_dependency(tmp_path: Path) 
     assert any(name.endswith("src/ostler_worker/_engine.py") for name in tarfile.open(sdist).getnames())
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
-    installed = run(python, "-m", "pip", "install", "--no-index", "--disable-pip-version-check", wheel)
+    # Without the sources of this checkout, beside which an earlier build may have left what pip takes for an installation.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    installed = run(python, "-m", "pip", "install", "--no-index", "--disable-pip-version-check", wheel, env=env)
     assert installed.returncode == 0, installed.stderr
     (tmp_path / "worker.py").write_text(WORKER)
-    called = run(python, "-m", "ostler_worker", "call", tmp_path / "worker.py", "shout", "hello", cwd=tmp_path)
+    called = run(python, "-m", "ostler_worker", "call", tmp_path / "worker.py", "shout", "hello", cwd=tmp_path, env=env)
     assert (called.stdout, called.returncode) == ('"HELLO"\n', 0), called.stderr
 
 

@@ -3,6 +3,7 @@
 //!
 //! Nothing here sleeps to synchronise: tests wait for an event, with a deadline.
 
+pub mod greeter;
 pub mod helloworld;
 pub mod leftovers;
 pub mod receiver;
@@ -452,6 +453,26 @@ pub fn send(pid: u32, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(pid).expect("valid pid"));
     // A process that has just ended is as good as killed.
     let _ = kill(pid, signal);
+}
+
+/// Stops a process, and waits until none of its threads runs: a stop takes effect when a thread
+/// next enters user mode, and until then a thread finishes its system call.
+///
+/// # Panics
+///
+/// If it isn't stopped [`SOON`].
+pub fn halt(pid: u32) {
+    send(pid, Signal::SIGSTOP);
+    let process = procfs::process::Process::new(pid.cast_signed()).expect("a process");
+    let deadline = Instant::now() + SOON;
+    loop {
+        let mut tasks = process.tasks().expect("a process").flatten();
+        if tasks.all(|task| task.stat().is_ok_and(|stat| stat.state == 'T')) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{pid} is not stopped");
+        std::thread::yield_now();
+    }
 }
 
 /// The pid in an event.

@@ -146,8 +146,30 @@ pub fn limit(pid: u32, option: &str) {
 /// If it cannot be copied.
 pub fn reachable_copy(name: &str, directory: &Path) -> PathBuf {
     let copy = directory.join(name);
-    std::fs::copy(crate::program(name), &copy).expect("copying the program");
+    install(&crate::program(name), &copy, 0o755);
     copy
+}
+
+/// Writes a program file that can be executed at once.
+///
+/// # Panics
+///
+/// If it cannot be written.
+pub fn write_program(path: &Path, content: impl AsRef<[u8]>, mode: u32) {
+    let draft = path.with_extension("draft");
+    std::fs::write(&draft, content).expect("writing the program");
+    install(&draft, path, mode);
+    std::fs::remove_file(draft).expect("removing the draft");
+}
+
+/// Has install(1) write a file. One that this process writes itself is busy (ETXTBSY) for as long
+/// as a process that another test has forked meanwhile holds a copy of the descriptor, which is
+/// until its exec.
+fn install(from: &Path, to: &Path, mode: u32) {
+    let mut install = Command::new("install");
+    install.args(["-m", &format!("{mode:o}")]).arg(from).arg(to);
+    let status = install.status().expect("running install(1)");
+    assert!(status.success(), "{}: {status}", to.display());
 }
 
 /// Makes the command, whose second argument is the run's configuration file, run as this user in

@@ -4,8 +4,8 @@
 use std::time::Instant;
 
 use ostler::limits::DESCRIPTORS_PER_WORKER;
-use ostler_tests::scene::pool;
-use ostler_tests::{SOON, Up};
+use ostler_tests::scene::{limit, parent, pool};
+use ostler_tests::{SOON, Up, pid_of};
 
 /// The descriptors of a process, as /proc shows them.
 fn descriptors(pid: u32) -> Vec<String> {
@@ -62,4 +62,43 @@ fn worker_costs_its_host_what_the_limit_counts() {
         (highest - expected).abs() < 0.5,
         "measured {highest}, assumed {expected}"
     );
+}
+
+/// FDSize of a process: how many descriptors its table has room for (proc_pid_status(5)).
+fn room(pid: u32) -> u64 {
+    let process = procfs::process::Process::new(pid.cast_signed()).expect("process is running");
+    process.status().expect("its status").fdsize.into()
+}
+
+/// The kernel would make a thread wait for 10 to 20 ms each time the table is doubled.
+#[test]
+fn host_and_guardian_have_room_for_all_workers_when_the_first_one_starts() {
+    const WORKERS: u64 = 300;
+    // The first one never gets ready, and no other starts before it does.
+    let keys = format!("workers = {WORKERS}\nmax_starting = 1\nready = {{ notify = true }}");
+    let mut up = Up::start(|tag| pool("sleep", tag, &keys));
+    let sitter = parent(pid_of(&up.wait_for_event("worker.spawned")));
+    let (host, guardian) = (room(up.pid()), room(parent(sitter)));
+    assert!(host >= WORKERS * DESCRIPTORS_PER_WORKER, "host: {host}");
+    assert!(
+        guardian >= 8192.min(ostler::limits::descriptors().1),
+        "guardian: {guardian}"
+    );
+    up.stop_cleanly();
+}
+
+/// The host has no descriptor left for a probe, which says nothing about the worker.
+#[test]
+fn a_host_without_descriptors_ends_no_healthy_worker() {
+    let keys = "port = \"any\"\nready = { http = \"/\" }\nintensity = 0\n\
+        health = { http = \"/\", every = \"20ms\", misses = 2 }";
+    let mut up = Up::start(|tag| pool("http", tag, keys));
+    up.wait_for_event("pool.ready");
+    limit(up.pid(), "--nofile=3:");
+    up.wait_for_log("a probe that can't be made", SOON, |line| {
+        line.contains("a health probe could not be made") && line.contains("Too many open files")
+    });
+    limit(up.pid(), "--nofile=1024:");
+    up.stop_cleanly();
+    assert_eq!(up.count("worker.failed"), 0, "{}", up.story());
 }

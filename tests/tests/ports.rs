@@ -190,7 +190,7 @@ while True:
 
 #[test]
 fn listen_stays_bound_between_incarnations_and_loses_no_connection() {
-    let keys = format!("port = \"listen\"\n{HTTP}\nbackoff = {{ first = \"700ms\", max = \"700ms\", jitter = 0.0 }}");
+    let keys = format!("port = \"listen\"\n{HTTP}\nbackoff = {{ first = \"4s\", max = \"4s\", jitter = 0.0 }}");
     let mut up = Up::start(|tag| pool_of(&python(ACTIVATED, tag), &keys));
     let first = up.wait_for_event("worker.ready");
     assert_answers(&first);

@@ -134,6 +134,15 @@ fn exits_before_ready_make_the_pool_give_up_and_show_stderr() {
 }
 
 #[test]
+fn an_empty_pool_runs_until_it_is_stopped() {
+    let mut up = Up::start(|tag| pool("sleep", tag, "workers = 0"));
+    assert_eq!(up.wait_for_event("pool.ready")["count"], 0);
+    up.stop_cleanly();
+    assert_eq!((up.count("pool.finished"), up.count("pool.stopped")), (0, 1));
+    up.assert_nothing_left();
+}
+
+#[test]
 fn unread_output_blocks_nothing() {
     let keys = "restart = \"temporary\"\noutput = { log = false }";
     let mut up = Up::start(|tag| pool(&format!("flood={}", 512 << 20), tag, keys));

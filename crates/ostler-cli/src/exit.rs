@@ -51,15 +51,20 @@ impl Failed {
         }
     }
 
-    /// The machine does not allow it, in one line.
+    /// The machine does not allow it. Further lines, such as those that pip printed, are indented,
+    /// so that none of them looks like ours.
     pub(crate) fn machine(message: impl ToString) -> Self {
+        let text = format!("ostler: {}", message.to_string());
+        let mut lines = text.lines();
+        let first = lines.next().map(Line::plain);
+        let further = lines.map(|line| Line::plain(format!("    {line}")));
         Self {
             exit: Exit::Machine,
-            lines: vec![Line::plain(format!("ostler: {}", message.to_string()))],
+            lines: first.into_iter().chain(further).collect(),
         }
     }
 
-    /// The machine does not allow it: the error with its causes, in one line.
+    /// The machine does not allow it: the error with its causes.
     pub(crate) fn error(error: impl std::error::Error + 'static) -> Self {
         Self::machine(chain(&error))
     }

@@ -44,11 +44,11 @@ pub(crate) fn examine(config: &Config, say: &mut dyn FnMut(&str)) -> Vec<Finding
         .iter()
         .filter_map(|pool| Some((pool, subject(config, pool, say)?)))
         .map(|(pool, subject)| match subject.and_then(Subject::report) {
-            Ok((interpreter, report)) => Finding {
+            Ok(report) => Finding {
                 pool: pool.name.clone(),
-                found: describe(&interpreter, &report),
+                found: describe(&report),
                 problems: report
-                    .problems(&interpreter)
+                    .problems()
                     .into_iter()
                     .map(|problem| (problem.message, problem.suggestion))
                     .collect(),
@@ -62,34 +62,43 @@ pub(crate) fn examine(config: &Config, say: &mut dyn FnMut(&str)) -> Vec<Finding
         .collect()
 }
 
-/// A worker's interpreter and file.
+/// A worker and its file.
 struct Subject {
-    interpreter: PathBuf,
+    worker: WorkerSpec,
     file: PathBuf,
     requirements: Option<PathBuf>,
 }
 
 impl Subject {
-    fn report(self) -> Result<(PathBuf, Report), PythonError> {
-        let report = preflight(&self.interpreter, &self.file, self.requirements.as_deref())?;
-        Ok((self.interpreter, report))
+    fn report(self) -> Result<Report, PythonError> {
+        preflight(&self.worker, &self.file, self.requirements.as_deref())
     }
 }
 
 /// `None`: the pool runs no Python file.
 fn subject(config: &Config, pool: &PoolSpec, say: &mut dyn FnMut(&str)) -> Option<Result<Subject, PythonError>> {
+    let mut worker = pool.worker.clone();
     let Some(python) = config.python.get(&pool.name) else {
-        return by_command(&pool.worker).map(Ok);
+        let file = file_of(&worker)?;
+        let requirements = None;
+        return Some(Ok(Subject {
+            worker,
+            file,
+            requirements,
+        }));
     };
-    Some(python.prepare(say).map(|interpreter| Subject {
-        interpreter,
-        file: python.file(),
-        requirements: python.requirements_file(),
+    Some(python.prepare(say).map(|interpreter| {
+        worker.command[0] = interpreter.display().to_string();
+        Subject {
+            worker,
+            file: python.file(),
+            requirements: python.requirements_file(),
+        }
     }))
 }
 
-/// A command such as `python3 -u worker.py`.
-fn by_command(worker: &WorkerSpec) -> Option<Subject> {
+/// The file of a command such as `python3 -u worker.py`.
+fn file_of(worker: &WorkerSpec) -> Option<PathBuf> {
     let (program, arguments) = worker.command.split_first()?;
     let name = Path::new(program).file_name()?.to_str()?;
     let is_python = name
@@ -97,18 +106,14 @@ fn by_command(worker: &WorkerSpec) -> Option<Subject> {
         .is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit() || c == '.'));
     let file = arguments.iter().find(|argument| !argument.starts_with('-'))?;
     let runs_file = is_python && file.ends_with(".py");
-    runs_file.then(|| Subject {
-        interpreter: PathBuf::from(program),
-        file: worker.cwd.as_deref().unwrap_or(Path::new("")).join(file),
-        requirements: None,
-    })
+    runs_file.then(|| worker.cwd.as_deref().unwrap_or(Path::new("")).join(file))
 }
 
-fn describe(interpreter: &Path, report: &Report) -> String {
+fn describe(report: &Report) -> String {
     let versions = report
         .modules
         .iter()
         .filter_map(|module| Some(format!("{} {}", module.module, module.version.as_ref()?)));
-    let python = format!("Python {} ({})", report.python, interpreter.display());
+    let python = format!("Python {} ({})", report.python, report.interpreter.display());
     std::iter::once(python).chain(versions).collect::<Vec<_>>().join(", ")
 }

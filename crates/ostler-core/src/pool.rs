@@ -122,13 +122,13 @@ enum Announced {
 }
 
 impl PoolWatch {
-    /// A pool of `workers` slots, all busy. An empty pool has finished at once: the effect says so.
+    /// A pool of `workers` slots, all busy. An empty pool is ready at once, which the effect says,
+    /// and can grow.
     pub fn new(workers: u32, min_workers: u32, on_give_up: OnGiveUp) -> (Self, Option<PoolEffect>) {
         let slots = vec![Slot::Busy; workers as usize];
         let mut tally = [0; 4];
         tally[Slot::Busy as usize] = slots.len();
-        let is_empty = slots.is_empty();
-        let watch = Self {
+        let mut watch = Self {
             slots,
             tally,
             min_workers,
@@ -136,9 +136,10 @@ impl PoolWatch {
             surge: 0,
             started: false,
             announced: Announced::Nothing,
-            over: is_empty,
+            over: false,
         };
-        (watch, is_empty.then_some(PoolEffect::Finished))
+        let effect = watch.ready();
+        (watch, effect)
     }
 
     /// The pool has `workers` slots from now on, and `surge` of them are there only so that others

@@ -59,8 +59,8 @@ pub struct PoolSpec {
     pub name: String,
     /// What each worker is.
     pub worker: WorkerSpec,
-    /// How many slots, at most [`MOST_WORKERS`]. Default 1. Zero: an empty pool, which has finished
-    /// as soon as it is started.
+    /// How many slots, at most [`MOST_WORKERS`]. Default 1. Zero: an empty pool, which is ready at
+    /// once, and runs until it is stopped or grows.
     pub workers: u32,
     /// The pool gives up when fewer slots than this are left. Default 1. Zero: never for that.
     pub min_workers: u32,
@@ -77,7 +77,7 @@ pub struct PoolSpec {
     pub period: Duration,
     /// What it means for the pool that a slot gives up. Default: the others go on.
     pub on_give_up: OnGiveUp,
-    /// The pauses before restarts, an extension to OTP. Default [`Backoff::of_pools`]; `None`:
+    /// The pauses between two starts, an extension to OTP. Default [`Backoff::of_pools`]; `None`:
     /// restart at once.
     pub backoff: Option<Backoff>,
     /// How clients call its workers (`ostler-serve`). Every default is that of [`ServeSpec`].

@@ -28,11 +28,30 @@ impl Missing {
     }
 
     /// What to do, for an interpreter that is started as `python`.
-    pub fn suggestion(&self, python: &str) -> String {
+    pub fn suggestion(&self, installer: Installer, python: &str) -> String {
         format!(
-            "install it where this interpreter finds it: {python} -m pip install {}",
-            self.package
+            "install it where this interpreter finds it: {}",
+            installer.command(python, &self.package)
         )
+    }
+}
+
+/// What installs packages for an interpreter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Installer {
+    /// Its own pip.
+    Pip,
+    /// uv, for an environment without pip, which is what uv makes.
+    Uv,
+}
+
+impl Installer {
+    /// The command that installs `package`, as it is typed into a shell.
+    pub fn command(self, python: &str, package: &str) -> String {
+        match self {
+            Self::Pip => format!("{python} -m pip install {package}"),
+            Self::Uv => format!("uv pip install --python {python} {package}"),
+        }
     }
 }
 
@@ -120,8 +139,12 @@ mod tests {
         assert_eq!(found.line, "ModuleNotFoundError: No module named 'yaml'");
         let missing = found.missing.expect("a module is missing");
         assert_eq!(
-            missing.suggestion("python3"),
+            missing.suggestion(Installer::Pip, "python3"),
             "install it where this interpreter finds it: python3 -m pip install pyyaml"
+        );
+        assert_eq!(
+            missing.suggestion(Installer::Uv, "env/bin/python"),
+            "install it where this interpreter finds it: uv pip install --python env/bin/python pyyaml"
         );
     }
 

@@ -4,6 +4,7 @@
 mod census;
 mod ending;
 mod hunt;
+mod inbox;
 mod sitters;
 
 use crate::failpoint::{self, Point};
@@ -15,9 +16,10 @@ use crate::protocol::{Event, Order, OrderKind, Payload, Step};
 use crate::slots::{Slots, State};
 use crate::sys::{self, Errno, PollFd};
 use crate::wait;
-use crate::wire::{Fds, Received, receive, send_with};
+use crate::wire::{Fds, send_with};
 use ending::Course;
 use hunt::Hunt;
+use inbox::{Inbox, Taken};
 
 const MILLISECOND: u64 = 1_000_000;
 
@@ -38,6 +40,7 @@ struct Server {
     /// The number of sitters.
     sitters: u32,
     nursery: Nursery,
+    inbox: Inbox,
     outbox: Outbox,
     /// The descriptor limit of workers.
     limit: DescriptorLimit,
@@ -59,6 +62,7 @@ pub(crate) fn serve(slots: Slots, nursery: Nursery, outbox: Outbox, limit: Descr
         slots,
         sitters: 0,
         nursery,
+        inbox: Inbox::new(),
         outbox,
         limit,
         highest: fd::HOST,
@@ -115,7 +119,8 @@ impl Server {
             self.reap(now);
         }
         self.hunt(now);
-        if control.woke() && !host.woke() {
+        let present = host_present && !host.woke();
+        if present && (control.woke() || !self.inbox.is_empty()) {
             self.orders(now);
         }
         self.close_again(now);
@@ -124,7 +129,8 @@ impl Server {
     /// When the next turn is due even if nothing happens; `None` for never.
     fn next_time(&self, now: u64) -> Option<u64> {
         let reap = self.reap_again && self.outbox.room() >= REAP_ROOM;
-        if reap || (self.census.is_some() && self.outbox.room() >= ROOM) {
+        let room = self.outbox.room() >= ROOM;
+        if reap || (room && (self.census.is_some() || !self.inbox.is_empty())) {
             return Some(now);
         }
         [
@@ -156,21 +162,19 @@ impl Server {
 
     /// Takes one order. Returns whether the next one may be taken at once.
     fn order(&mut self, now: u64) -> bool {
-        let (mut bytes, mut fds) = ([0; Order::SIZE], Fds::none());
-        match receive(fd::CONTROL, &mut bytes, &mut fds) {
-            Received::Nothing => false,
-            Received::End => {
+        let mut fds = Fds::none();
+        match self.inbox.take(&mut fds) {
+            Taken::Nothing => false,
+            Taken::End => {
                 self.host_gone(false, now);
                 false
             }
-            Received::Message { length, truncated } => {
+            // Its descriptors are closed here.
+            Taken::NoOrder => true,
+            Taken::Order { order, truncated } => {
                 self.highest = self.highest.max(fds.highest());
-                // Both ends have the same version, so anything else is not an order. Its
-                // descriptors are closed here.
-                Order::decode(&bytes[..length]).is_none_or(|order| {
-                    self.execute(&order, &fds, truncated, now);
-                    order.kind != OrderKind::Spawn
-                })
+                self.execute(&order, &fds, truncated, now);
+                order.kind != OrderKind::Spawn
             }
         }
     }

@@ -58,6 +58,8 @@ impl Slot {
 pub(crate) struct Slots {
     start: *mut u8,
     bytes: usize,
+    /// The slot that [`Slots::of_sitter`] found last.
+    found: usize,
 }
 
 const PAGE: usize = 4096;
@@ -67,7 +69,11 @@ impl Slots {
     pub(crate) fn new() -> sys::Result<Self> {
         let start = sys::map(PAGE)?;
         sys::keep_from_children(start, PAGE);
-        Ok(Self { start, bytes: PAGE })
+        Ok(Self {
+            start,
+            bytes: PAGE,
+            found: 0,
+        })
     }
 
     /// The slot of this number. Grows the table if necessary.
@@ -101,12 +107,17 @@ impl Slots {
         unsafe { slice::from_raw_parts_mut(self.start.cast(), self.bytes / size_of::<Slot>()) }
     }
 
-    /// The number of the slot whose sitter has this pid.
+    /// The number of the slot whose sitter has this pid. The search begins where the last one
+    /// succeeded, because many sitters end in the order of their slots.
     pub(crate) fn of_sitter(&mut self, pid: i32) -> Option<u32> {
-        let found = self
-            .all()
-            .iter()
-            .position(|slot| slot.has_sitter() && slot.sitter == pid)?;
+        let from = self.found;
+        let has = |slot: &Slot| slot.has_sitter() && slot.sitter == pid;
+        let (before, after) = self.all().split_at(from);
+        let found = match after.iter().position(has) {
+            Some(at) => from + at,
+            None => before.iter().position(has)?,
+        };
+        self.found = found;
         u32::try_from(found).ok()
     }
 }

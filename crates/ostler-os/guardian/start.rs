@@ -108,13 +108,24 @@ fn set_up(hello: &Hello) -> sys::Result<Slots> {
     Slots::new()
 }
 
-/// Raises our own descriptor limit as far as possible. Returns the limit of workers.
+/// A worker takes one of our descriptors. The kernel doubles a full table, and waits for an RCU
+/// grace period if a new sitter shares it; as long as we are alone it does not. 64 KiB of its
+/// memory.
+const ROOM: i32 = 8192;
+
+/// Raises our own descriptor limit as far as possible, and makes room for descriptors. Returns the
+/// limit of workers.
 fn raise_limit(hello: &Hello) -> sys::Result<DescriptorLimit> {
     let own = process::descriptor_limit()?;
     process::set_descriptor_limit(DescriptorLimit {
         soft: own.hard,
         hard: own.hard,
     })?;
+    let highest = i32::try_from(own.hard).unwrap_or(i32::MAX).min(ROOM) - 1;
+    // Without room, the table grows with the workers.
+    if let Ok(raw) = sys::duplicate_above(1, highest) {
+        drop(Fd::own(raw));
+    }
     let hard = hello.nofile_hard.min(own.hard);
     Ok(DescriptorLimit {
         soft: hello.nofile_soft.min(hard),

@@ -10,8 +10,10 @@ mod ending;
 mod error;
 mod event;
 mod events;
+mod inbox;
 mod orders;
 mod program;
+mod relay;
 mod request;
 mod silence;
 
@@ -38,7 +40,9 @@ pub use request::{EndPolicy, SpawnRequest};
 
 use crate::identity::{Attribution, ProcessHandle, ProcessIdentity};
 use crate::protocol::{Hello, MAX_SLOTS, Order, OrderKind, VERSION};
+use inbox::Inbox;
 use orders::Orders;
+use relay::Relay;
 use silence::Silence;
 
 /// How the guardian is launched.
@@ -155,9 +159,9 @@ impl Guardian {
     /// Starts a guardian and waits for its first answer.
     ///
     /// The calling process is the host: when it ends in any way, the guardian ends every tree.
-    /// Needs a tokio runtime with I/O and time, which serves the link from then on. After that
-    /// runtime has ended, orders are still sent as long as the socket has room, and dropping the
-    /// handle still ends everything. Cancel safe: nothing is left running.
+    /// Needs a tokio runtime with I/O and time, by which the events are received from then on.
+    /// After that runtime has ended, orders are still sent, and dropping the handle still ends
+    /// everything. Cancel safe: nothing is left running.
     ///
     /// # Errors
     /// If the program can't be run, does not answer within `handshake_timeout`, or has
@@ -188,10 +192,10 @@ impl Guardian {
         // Everything that may fail for lack of resources comes before there is a process.
         let (reaper, exit) = Reaper::start().map_err(setup("thread that waits for the guardian"))?;
         let (ending, silence) = (Ending::default(), Silence::default());
-        let mut events =
-            Events::new(events, exit.clone(), ending.clone(), silence.clone()).map_err(setup("events socket"))?;
+        let inbox = Inbox::new(events, ending.clone(), silence.clone());
+        let mut events = Events::new(Arc::new(inbox), exit.clone()).map_err(setup("events socket"))?;
         let orders = Arc::new(Orders::new(control, silence.clone()));
-        let sending = Arc::clone(&orders).sending().map_err(setup("control socket"))?;
+        let relay = Relay::start().map_err(setup("thread that relays orders"))?;
 
         let (child, program) = program::start(&options, &guardian_control).await?;
         drop(guardian_control);
@@ -217,7 +221,7 @@ impl Guardian {
             }
         }
         let link = launched.0.take().expect("it is taken once");
-        tokio::spawn(sending);
+        relay.serve(Arc::clone(&link.orders), events.inbox());
         Ok((Self { link: Arc::new(link) }, events))
     }
 
@@ -279,16 +283,14 @@ impl Guardian {
         self.link.orders.give(&order, Vec::new())
     }
 
-    /// Closes a slot: its sitter exits once its tree is gone; this does not end the tree. Answered
-    /// by
-    /// `Closed`.
+    /// Closes slots: the sitter of each exits once its tree is gone; this does not end the tree.
+    /// Answered by a `Closed` for each slot.
     ///
     /// # Errors
     /// If the guardian is gone.
-    pub fn close(&self, slot: u32) -> Result<(), OrderError> {
-        self.link
-            .orders
-            .give(&Order::new(OrderKind::Close, slot, 0), Vec::new())
+    pub fn close(&self, slots: &[u32]) -> Result<(), OrderError> {
+        let orders = slots.iter().map(|slot| Order::new(OrderKind::Close, *slot, 0));
+        self.link.orders.give_all(orders)
     }
 
     /// Requests the guardian's sitters and its other children. Answered by `Census`.

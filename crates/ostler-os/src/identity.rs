@@ -21,8 +21,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{fstat, fstatfs};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use uuid::Uuid;
 
 use crate::procfile;
@@ -149,6 +147,33 @@ pub fn verify(identity: &ProcessIdentity) -> io::Result<Verified> {
     }))
 }
 
+/// Like [`verify`], for a process whose end is only watched: where the inode number of its pidfd is
+/// known, that decides, and `/proc` is not read. It could add nothing, and once it is asked about a
+/// process, the kernel has an entry to remove when that process ends, which takes 14 µs
+/// (docs/performance.md).
+///
+/// # Errors
+/// Those of [`verify`].
+pub fn verify_to_watch(identity: &ProcessIdentity) -> io::Result<Verified> {
+    let here = here()?;
+    let is_here = identity.boot_id == here.boot_id && identity.pid_namespace == here.pid_namespace;
+    if !is_here || identity.pidfd_inode == 0 {
+        return verify(identity);
+    }
+    let Some(pidfd) = open_pidfd(identity.pid)? else {
+        return Ok(Verified::Gone);
+    };
+    match pidfd_inode(pidfd.as_fd()) {
+        0 => verify(identity),
+        inode if inode != identity.pidfd_inode => Ok(Verified::Reused),
+        _ if is_ready(pidfd.as_fd())? => Ok(Verified::Gone),
+        _ => Ok(Verified::Same(ProcessHandle {
+            identity: *identity,
+            pidfd,
+        })),
+    }
+}
+
 /// A process that is held by a pidfd: signals through it can't hit a later process with the same
 /// pid.
 #[derive(Debug)]
@@ -214,16 +239,6 @@ impl ProcessHandle {
     pub fn wait_until(&self, deadline: Instant) -> io::Result<bool> {
         wait_any(&[self.pidfd.as_fd()], deadline)?;
         self.has_ended()
-    }
-
-    /// Waits until the process has ended. Cancel safe. Needs a tokio runtime with I/O.
-    ///
-    /// # Errors
-    /// When the pidfd can't be registered with the runtime.
-    pub async fn ended(self) -> io::Result<()> {
-        // SAFETY: an OwnedFd stays open, and keeps its number, for as long as it exists.
-        let pidfd = unsafe { AsyncFd::register_with_interest(self.pidfd, Interest::READABLE) }?;
-        pidfd.readable().await.map(drop)
     }
 
     /// Signals the process, and traces the signal with its attribution.

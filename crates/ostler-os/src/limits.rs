@@ -9,6 +9,8 @@ use std::sync::{Mutex, PoisonError};
 
 use procfs::ProcessCGroup;
 use procfs::process::{MountInfo, Process};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Descriptors that the host needs per worker: its two pipes, its cgroup, the pidfd by which its
@@ -52,6 +54,40 @@ pub fn raise_descriptors() -> io::Result<(u64, u64)> {
     }
     original.get_or_insert(pair(before));
     Ok(pair(raised))
+}
+
+/// How many descriptors a host has open besides those of its workers, about.
+const OTHER_DESCRIPTORS: u64 = 64;
+
+/// Makes room for the descriptors of a host with so many workers: see [`reserve_descriptors`].
+///
+/// # Errors
+///
+/// As [`reserve_descriptors`].
+pub fn reserve_for_workers(workers: u64) -> io::Result<()> {
+    let count = workers.saturating_mul(DESCRIPTORS_PER_WORKER);
+    reserve_descriptors(count.saturating_add(OTHER_DESCRIPTORS))
+}
+
+/// Makes room for `count` descriptors in this process's table, at most as many as the soft limit
+/// allows. Zero does nothing.
+///
+/// The kernel doubles a full table. In a process with threads it then waits for an RCU grace
+/// period, some 10 to 20 ms, in whichever thread opens a file: eight times until there are a
+/// thousand workers. Called while the process has one thread it waits for nothing, otherwise once,
+/// in the calling thread.
+///
+/// # Errors
+///
+/// When the process has no descriptor left, or the kernel no memory.
+pub fn reserve_descriptors(count: u64) -> io::Result<()> {
+    let (soft, _) = descriptors();
+    let highest = i32::try_from(count.min(soft)).unwrap_or(i32::MAX) - 1;
+    if highest >= 0 {
+        let any = eventfd(0, EventfdFlags::CLOEXEC)?;
+        fcntl_dupfd_cloexec(&any, highest)?;
+    }
+    Ok(())
 }
 
 fn pair(limit: Rlimit) -> (u64, u64) {

@@ -138,24 +138,29 @@ impl Look {
 }
 
 fn look_at(pid: i32, runs: &[RunId]) -> Look {
+    // Most processes have no marker, and are done with after one read, without an identity. What
+    // can't be read is judged below.
+    let path = format!("/proc/{pid}/environ");
+    if let Ok(environment) = read_some(&path)
+        && let Err(look) = markers_of(&environment, runs)
+    {
+        return look;
+    }
     // The identity comes first: what is read after it, while it still holds, belongs to it.
     let identity = match identity::of(pid) {
         Ok(Some(identity)) => identity,
         Ok(None) => return Look::Unmarked,
         Err(error) => return Look::failed(&error),
     };
-    let environment = match procfile::present(read_some(&format!("/proc/{pid}/environ"))) {
+    let environment = match procfile::present(read_some(&path)) {
         Ok(Some(environment)) => environment,
         Ok(None) => return Look::Unmarked,
         Err(error) => return Look::failed(&error),
     };
-    if environment.is_empty() {
-        return Look::Empty;
-    }
-    let markers = markers_in(&environment);
-    if !markers.iter().any(|(run, _)| runs.contains(run)) {
-        return Look::Unmarked;
-    }
+    let markers = match markers_of(&environment, runs) {
+        Ok(markers) => markers,
+        Err(look) => return look,
+    };
     match identity::of(pid) {
         Ok(now) if !now.is_some_and(|now| now.is_same_as(&identity)) => return Look::Unmarked,
         Ok(_) => {}
@@ -172,6 +177,16 @@ fn read_some(path: &str) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     fs::File::open(path)?.take(ENVIRONMENT_LIMIT).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// The markers of a process that one of these runs has marked.
+fn markers_of(environment: &[u8], runs: &[RunId]) -> Result<Vec<(RunId, String)>, Look> {
+    if environment.is_empty() {
+        return Err(Look::Empty);
+    }
+    let markers = markers_in(environment);
+    let is_marked = markers.iter().any(|(run, _)| runs.contains(run));
+    is_marked.then_some(markers).ok_or(Look::Unmarked)
 }
 
 /// The markers in an environment, in the format of `/proc/PID/environ`: `NAME=value`, each followed

@@ -168,7 +168,7 @@ fn request(step: &Step<'_>, out: &File, err: &File) -> io::Result<SpawnRequest> 
     let set = |(name, value): (&OsStr, Option<&OsStr>)| Some((name.to_owned(), value?.to_owned()));
     env.extend(command.get_envs().filter_map(set));
     let name = command.get_program().to_string_lossy();
-    let program = program::resolve(&name, &env, None).map_err(io::Error::other)?;
+    let program = program::resolve(&name, &env, command.get_current_dir()).map_err(io::Error::other)?;
     let own = |file: &File| file.try_clone().map(OwnedFd::from);
     Ok(SpawnRequest {
         argv: std::iter::once(command.get_program())

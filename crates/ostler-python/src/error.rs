@@ -12,7 +12,9 @@ pub enum PythonError {
     #[error("{} does not exist: correct `python`, which is relative to the file that names it", .0.display())]
     NoFile(PathBuf),
     /// No interpreter has this name, in the PATH or at this path.
-    #[error("no Python interpreter {0:?} was found: install Python 3.9 or later, or set `interpreter`")]
+    #[error(
+        "no Python interpreter {0:?} was found: install Python 3.9 or later, or set `venv` (in Rust also `interpreter`)"
+    )]
     NoInterpreter(String),
     /// It was found, and does not run.
     #[error("{interpreter} does not run")]
@@ -50,6 +52,15 @@ pub enum PythonError {
         /// What is missing in it.
         missing: &'static str,
     },
+    /// Neither HOME nor XDG_CACHE_HOME is set, so there is no folder for virtual environments.
+    #[error("there is no folder for virtual environments: set HOME or XDG_CACHE_HOME, or `venv`")]
+    NoCache,
+    /// Another user may have put something into the folder of virtual environments.
+    #[error(
+        "{} is a link, belongs to another user, or can be written to by others: chown it and chmod go-w it, or set `venv`",
+        .0.display()
+    )]
+    NotPrivate(PathBuf),
     /// The folder exists, and this program has not made it.
     #[error("{} exists and is no virtual environment: set `venv` to a folder of its own", .0.display())]
     NotAVenv(PathBuf),

@@ -34,6 +34,7 @@ mod job;
 mod pool;
 mod preflight;
 mod preset;
+mod requirements;
 mod venv;
 
 pub use error::{CommandError, PythonError};

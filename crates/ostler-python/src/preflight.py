@@ -108,6 +108,9 @@ def main():
     path, files = sys.argv[1], sys.argv[2:]
     sys.path[0] = os.path.dirname(os.path.abspath(path))
     os.environ["OSTLER_PREFLIGHT"] = "1"
+    # For a worker that serves. What the SDK would do with them when it is imported is of no use here.
+    transport = os.environ.pop("OSTLER_TRANSPORT", None)
+    os.environ.pop("OSTLER_CORE", None)
     report = {"python": ".".join(map(str, sys.version_info[:3])), "modules": [], "requirements": [], "syntax_error": None}
     try:
         with open(path, "rb") as source:
@@ -120,6 +123,8 @@ def main():
             if module not in seen:
                 seen.add(module)
                 report["modules"].append(try_import(module, line))
+        if transport == "grpc" and "ostler_worker" in sys.modules and "grpc" not in seen:
+            report["modules"].append(try_import("grpc", 0))
     for file in files:
         report["requirements"].extend(requirements(file))
     os.write(report_fd, json.dumps(report).encode())

@@ -1,11 +1,13 @@
 //! Asks a worker's interpreter, before anything serves, whether the worker could be imported.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use ostler_core::traceback::Missing;
+use ostler_core::spec::{Placeholder, WorkerSpec};
+use ostler_core::traceback::{Installer, Missing};
+use ostler_os::python_env;
 use serde::Deserialize;
 
 use crate::command::{self, Step};
@@ -29,6 +31,12 @@ pub struct Report {
     pub requirements: Vec<Requirement>,
     /// Why the file is no Python, if it is none.
     pub syntax_error: Option<String>,
+    /// What was asked, as the worker's command names it.
+    #[serde(skip)]
+    pub interpreter: PathBuf,
+    /// The requirements file.
+    #[serde(skip)]
+    pub requirements_file: Option<PathBuf>,
 }
 
 /// A module that the worker imports.
@@ -36,7 +44,7 @@ pub struct Report {
 pub struct Module {
     /// As it is imported.
     pub module: String,
-    /// Where: a line of the worker's file.
+    /// Where: a line of the worker's file; 0: the SDK imports it, for the pool's transport.
     pub line: u32,
     /// The version of its distribution; `None`: it is of the standard library, or has none.
     pub version: Option<String>,
@@ -73,14 +81,18 @@ impl fmt::Display for Problem {
 }
 
 impl Report {
-    /// All that is wrong; empty: the worker can be imported by this `interpreter`.
-    pub fn problems(&self, interpreter: &Path) -> Vec<Problem> {
-        let python = interpreter.display().to_string();
+    /// All that is wrong; empty: the worker can be imported.
+    pub fn problems(&self) -> Vec<Problem> {
         let syntax = self.syntax_error.iter().map(|error| Problem {
             message: format!("the worker is no valid Python {}, {error}", self.python),
             suggestion: "correct it, or choose another interpreter".to_owned(),
         });
-        let modules = self.modules.iter().filter_map(|module| module.problem(&python));
+        let python = Target {
+            path: self.interpreter.display().to_string(),
+            installer: python_env::installer(&self.interpreter),
+        };
+        let file = self.requirements_file.as_deref();
+        let modules = self.modules.iter().filter_map(|module| module.problem(&python, file));
         let requirements = self
             .requirements
             .iter()
@@ -90,38 +102,79 @@ impl Report {
     }
 }
 
+/// Where packages would be installed.
+struct Target {
+    path: String,
+    installer: Installer,
+}
+
 impl Module {
-    fn problem(&self, python: &str) -> Option<Problem> {
+    fn problem(&self, python: &Target, requirements: Option<&Path>) -> Option<Problem> {
         let error = self.error.as_ref()?;
-        Some(Problem {
-            message: format!("line {}: import {}: {error}", self.line, self.module),
-            suggestion: match &self.missing {
-                Some(missing) => Missing::new(missing).suggestion(python),
-                None => format!("run {python} -c 'import {}' by hand", self.module),
-            },
-        })
+        let message = match self.line {
+            0 => format!("the pool's transport needs {}: {error}", self.module),
+            line => format!("line {line}: import {}: {error}", self.module),
+        };
+        let suggestion = match &self.missing {
+            Some(missing) => {
+                let missing = Missing::new(missing);
+                let install = missing.suggestion(python.installer, &python.path);
+                match requirements {
+                    Some(file) => format!("add {} to {}, or {install}", missing.package, file.display()),
+                    None => install,
+                }
+            }
+            None => format!("run {} -c 'import {}' by hand", python.path, self.module),
+        };
+        Some(Problem { message, suggestion })
     }
 }
 
 impl Requirement {
-    fn problem(&self, python: &str) -> Problem {
+    fn problem(&self, python: &Target) -> Problem {
         Problem {
             message: match &self.installed {
                 Some(version) => format!("{} is required, and {version} is installed", self.requirement),
                 None => format!("{} is required, and not installed", self.requirement),
             },
-            suggestion: format!("{python} -m pip install '{}'", self.requirement),
+            suggestion: python
+                .installer
+                .command(&python.path, &format!("'{}'", self.requirement)),
         }
     }
 }
 
-/// Starts `interpreter` once and imports what `file` imports; the file itself is not run.
+/// Starts the interpreter of `worker` once, in the worker's environment and directory, and imports
+/// what `file` imports; the file itself is not run. `requirements` are compared with what is
+/// installed.
+///
+/// Blocks.
 ///
 /// # Errors
 /// The interpreter does not run, does not end within [`PREFLIGHT_TIMEOUT`], or an import ended it.
-pub fn preflight(interpreter: &Path, file: &Path, requirements: Option<&Path>) -> Result<Report, PythonError> {
-    let mut command = Command::new(interpreter);
-    command.args(["-c", SCRIPT]).arg(file).args(requirements);
+pub fn preflight(worker: &WorkerSpec, file: &Path, requirements: Option<&Path>) -> Result<Report, PythonError> {
+    let worker = worker.expanded(|placeholder| match placeholder {
+        Placeholder::Device => worker.device(0).map(str::to_owned),
+        Placeholder::Index => Some("0".to_owned()),
+        Placeholder::Incarnation => Some("1".to_owned()),
+        _ => None,
+    });
+    let interpreter = worker.command.first().map(PathBuf::from).unwrap_or_default();
+    let absolute = |path: &Path| std::path::absolute(path).map_err(PythonError::io(path));
+    let mut command = Command::new(&interpreter);
+    command.args(["-c", SCRIPT]).arg(absolute(file)?);
+    if let Some(requirements) = requirements {
+        command.arg(absolute(requirements)?);
+    }
+    if !worker.inherit_env {
+        for (name, _) in std::env::vars_os() {
+            command.env_remove(name);
+        }
+    }
+    command.envs(&worker.env);
+    if let Some(folder) = &worker.cwd {
+        command.current_dir(folder);
+    }
     let printed = command::run(&Step {
         name: &format!("the preflight of {}", file.display()),
         command: &command,
@@ -129,9 +182,14 @@ pub fn preflight(interpreter: &Path, file: &Path, requirements: Option<&Path>) -
         lock: None,
         cancel: &Cancel::never(),
     })?;
-    serde_json::from_str(&printed).map_err(|source| PythonError::NoReport {
+    let report: Report = serde_json::from_str(&printed).map_err(|source| PythonError::NoReport {
         file: file.to_owned(),
         printed,
         source,
+    })?;
+    Ok(Report {
+        interpreter,
+        requirements_file: requirements.map(Path::to_owned),
+        ..report
     })
 }

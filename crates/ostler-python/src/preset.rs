@@ -9,6 +9,7 @@ use ostler_core::spec::{PoolSpec, Port, Ports, Ready, Stdin, StopSpec, WorkerSpe
 use crate::error::PythonError;
 use crate::interpreter::{self, Interpreter};
 use crate::job::Job;
+use crate::preflight::{Report, preflight};
 use crate::venv::{self, Requested};
 
 /// From TERM to KILL: 6 s, which a gRPC server needs to finish what is in flight.
@@ -237,6 +238,18 @@ impl Python {
             return venv::existing(&beside, &job.cancel);
         }
         interpreter::find(self.interpreter.as_deref(), &self.base, &job.cancel)
+    }
+
+    /// Prepares the interpreter and imports what the worker imports, without running the worker.
+    ///
+    /// Blocks, like [`prepare`](Self::prepare).
+    ///
+    /// # Errors
+    /// See [`PythonError`]. What is missing is no error: see [`Report::problems`].
+    pub fn preflight(&self, progress: &mut dyn FnMut(&str)) -> Result<Report, PythonError> {
+        let interpreter = self.prepare(progress)?;
+        let requirements = self.requirements_file();
+        preflight(&self.worker(&interpreter), &self.file(), requirements.as_deref())
     }
 
     /// A pool of this worker, its interpreter prepared.

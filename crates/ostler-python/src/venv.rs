@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use crate::command::{self, Step};
 use crate::error::PythonError;
 use crate::interpreter::{self, Interpreter};
 use crate::job::{Cancel, Job};
+use crate::requirements;
 
 /// How long making a virtual environment and installing its packages may take: 30 minutes.
 pub const INSTALL_TIMEOUT: Duration = Duration::from_secs(30 * 60);
@@ -64,14 +66,24 @@ pub(crate) fn required(
     requested: Requested<'_>,
     job: &mut Job<'_>,
 ) -> Result<Interpreter, PythonError> {
-    let text = fs::read_to_string(requested.requirements).map_err(PythonError::io(requested.requirements))?;
-    let made_of = contents(base, requested, &text);
+    let made_of = contents(base, requested)?;
+    let is_shared = venv.is_none();
     let venv = match venv {
         Some(venv) => std::path::absolute(venv).map_err(PythonError::io(venv))?,
         None => shared(&made_of)?,
     };
     if let Some(parent) = venv.parent() {
-        fs::create_dir_all(parent).map_err(PythonError::io(parent))?;
+        let mut builder = fs::DirBuilder::new();
+        if is_shared {
+            builder.mode(0o700);
+        }
+        builder
+            .recursive(true)
+            .create(parent)
+            .map_err(PythonError::io(parent))?;
+        if is_shared {
+            only_ours(parent)?;
+        }
     }
     let lock = lock(&venv, job)?;
     if is_made_of(&venv, &made_of) {
@@ -85,16 +97,20 @@ pub(crate) fn required(
     interpreter::examine(venv.join("bin/python"), &job.cancel)
 }
 
-/// All that decides what is in the environment. Files that the requirements name by `-r` are read
-/// by pip alone: touch the requirements when one of them changes.
-fn contents(base: &Interpreter, requested: Requested<'_>, text: &str) -> String {
-    format!(
-        "{} {}\n{}{}\n{text}",
+/// All that decides what is in the environment: the interpreter, and the texts of the requirements
+/// and of the files that they name. Their folder is part of it only if a path in them is relative
+/// to it, so that the same requirements in another checkout lead to the same environment.
+fn contents(base: &Interpreter, requested: Requested<'_>) -> Result<String, PythonError> {
+    let read = requirements::read(requested.requirements).map_err(PythonError::io(requested.requirements))?;
+    Ok(format!(
+        "{} {}\n{}{}\n{}",
         base.path.display(),
         base.version,
-        requested.requirements.display(),
-        if requested.locked { " --no-deps" } else { "" }
-    )
+        read.relative_to
+            .map_or_else(String::new, |folder| folder.display().to_string()),
+        if requested.locked { " --no-deps" } else { "" },
+        read.text
+    ))
 }
 
 fn is_made_of(venv: &Path, made_of: &str) -> bool {
@@ -112,11 +128,21 @@ fn shared(made_of: &str) -> Result<PathBuf, PythonError> {
         .map(PathBuf::from)
         .filter(|path| path.is_absolute())
         .or_else(home)
-        .unwrap_or_else(std::env::temp_dir);
+        .ok_or(PythonError::NoCache)?;
     // A collision costs a rebuild and never a wrong environment: the stamp holds the whole text.
     Ok(cache
         .join("ostler/venvs")
         .join(format!("{:08x}", crc32fast::hash(made_of.as_bytes()))))
+}
+
+/// What is in an environment is executed: no other user may have made it (SECURITY.md).
+fn only_ours(folder: &Path) -> Result<(), PythonError> {
+    let found = fs::symlink_metadata(folder).map_err(PythonError::io(folder))?;
+    let ours = found.is_dir() && found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o022 == 0;
+    match ours {
+        true => Ok(()),
+        false => Err(PythonError::NotPrivate(folder.to_owned())),
+    }
 }
 
 /// Held while the environment is looked at and made; the kernel frees it, however this process
@@ -235,6 +261,32 @@ fn installer(uv: Option<PathBuf>, python: &Path) -> (&'static str, Command) {
             install.args(["-I", "-m", "pip", "install", "--quiet", "--no-input"]);
             install.arg("--disable-pip-version-check");
             ("pip install", install)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_folder_that_others_may_have_filled_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join("venvs");
+        fs::create_dir(&folder).unwrap();
+        for (mode, ours) in [(0o700, true), (0o755, true), (0o775, false), (0o707, false)] {
+            fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(only_ours(&folder).is_ok(), ours, "{mode:o}");
+        }
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
+        let link = home.path().join("link");
+        symlink(&folder, &link).unwrap();
+        assert!(matches!(only_ours(&link), Err(PythonError::NotPrivate(_))));
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&folder, Some(65534), None).unwrap();
+            assert!(matches!(only_ours(&folder), Err(PythonError::NotPrivate(_))));
         }
     }
 }

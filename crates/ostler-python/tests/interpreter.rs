@@ -1,14 +1,13 @@
 //! Interpreters and virtual environments, with real ones.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ostler_core::chain::chain;
 use ostler_core::spec::{Port, Ports, Ready, Stdin};
-use ostler_python::{Python, PythonError, Transport, preflight};
+use ostler_python::{Python, PythonError, Report, Transport, preflight};
 
 struct Project(tempfile::TempDir);
 
@@ -55,6 +54,10 @@ impl Project {
 
 fn silent() -> impl FnMut(&str) {
     |_: &str| {}
+}
+
+fn report(worker: &Python) -> Report {
+    worker.preflight(&mut silent()).expect("a report")
 }
 
 fn text(error: PythonError) -> String {
@@ -104,8 +107,11 @@ fn an_interpreter_that_does_not_run_or_is_too_old_is_refused() {
         ),
         ("#!/bin/sh\necho hello\n", "its version is \"hello\""),
     ] {
-        let path = project.write("fake", script);
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it is made executable");
+        // install(1) writes it, so that it is not busy while another test forks (ETXTBSY).
+        let (draft, path) = (project.write("draft", script), project.path().join("fake"));
+        let mut install = std::process::Command::new("install");
+        let installed = install.args(["-m", "755"]).args([&draft, &path]).status();
+        assert!(installed.expect("install(1) is run").success());
         let refused = project
             .worker()
             .interpreter(path.display().to_string())
@@ -149,9 +155,9 @@ fn a_venv_is_made_once_and_again_when_it_is_half_made_or_its_requirements_change
         "a copy, and no link"
     );
     project.write("worker.py", "import ostler_test_one, ostler_test_two\n");
-    let report = preflight(&python, &worker.file(), None).expect("a report");
-    assert_eq!(report.modules[0].version.as_deref(), Some("1.0"));
-    assert_eq!(report.modules[1].missing.as_deref(), Some("ostler_test_two"));
+    let modules = report(&worker).modules;
+    assert_eq!(modules[0].version.as_deref(), Some("1.0"));
+    assert_eq!(modules[1].missing.as_deref(), Some("ostler_test_two"));
 
     let with = |line: &str| format!("--no-index\n{}\n{line}\n", wheel.display());
     fs::write(&requirements, with("no-such-package-of-ours")).expect("it is written");
@@ -165,8 +171,7 @@ fn a_venv_is_made_once_and_again_when_it_is_half_made_or_its_requirements_change
     let second = project.package("ostler_test_two");
     fs::write(&requirements, with(&second.display().to_string())).expect("it is written");
     worker.prepare(&mut silent()).expect("it is made again");
-    let report = preflight(&python, &worker.file(), Some(&requirements)).expect("a report");
-    assert_eq!(report.problems(&python), [], "both are there now");
+    assert_eq!(report(&worker).problems(), [], "both are there now");
 }
 
 /// How many of four threads that need the environment at once have made it.
@@ -220,8 +225,9 @@ fn preflight_reports_every_problem_at_once_and_runs_no_worker() {
         "# a comment\npip>=1000\nno-such-dist-of-ours==1.0\n-r other.txt\n",
     );
     let python = project.worker().prepare(&mut silent()).expect("python3 is there");
-    let report = preflight(&python, &project.path().join("worker.py"), Some(&requirements)).expect("a report");
-    let found: Vec<String> = report.problems(&python).iter().map(ToString::to_string).collect();
+    let worker = project.worker().worker(&python);
+    let report = preflight(&worker, &project.worker().file(), Some(&requirements)).expect("a report");
+    let found: Vec<String> = report.problems().iter().map(ToString::to_string).collect();
     let install = |package: &str| format!("{} -m pip install {package}", python.display());
     assert_eq!(found.len(), 5, "{found:#?}");
     assert!(
@@ -229,6 +235,8 @@ fn preflight_reports_every_problem_at_once_and_runs_no_worker() {
         "{}",
         found[0]
     );
+    let add = format!("add PIL_missing to {}, or ", requirements.display());
+    assert!(found[0].contains(&add), "{}", found[0]);
     assert!(found[0].ends_with(&install("PIL_missing")), "{}", found[0]);
     assert!(found[1].ends_with(&install("yaml_that_is_missing")), "{}", found[1]);
     assert!(
@@ -251,10 +259,100 @@ fn preflight_reports_every_problem_at_once_and_runs_no_worker() {
 #[test]
 fn preflight_of_what_is_no_python_says_where() {
     let project = Project::new();
-    let file = project.write("worker.py", "import json\ndef\n");
-    let python = project.worker().prepare(&mut silent()).expect("python3 is there");
-    let report = preflight(&python, &file, None).expect("a report");
-    let problems = report.problems(&python);
+    project.write("worker.py", "import json\ndef\n");
+    let problems = report(&project.worker()).problems();
     assert_eq!(problems.len(), 1);
     assert!(problems[0].message.contains("line 2"), "{}", problems[0]);
+}
+
+/// What a worker finds by its own variables and in its own folder is not missing.
+#[test]
+fn preflight_has_the_workers_environment_and_folder() {
+    let project = Project::new();
+    project.write("elsewhere/found_by_path.py", "");
+    let read = project.write("data/0/read_at_import", "");
+    project.write(
+        "worker.py",
+        "import found_by_path\nimport reads_a_file\nimport not_inherited\n",
+    );
+    project.write(
+        "reads_a_file.py",
+        &format!(
+            "import os\nassert os.getcwd() == {:?}\n",
+            read.parent().expect("a folder")
+        ),
+    );
+    project.write(
+        "not_inherited.py",
+        "import os\nassert 'CARGO_MANIFEST_DIR' not in os.environ\n",
+    );
+    let python = project.worker().prepare(&mut silent()).expect("python3 is there");
+    let mut worker = project.worker().worker(&python);
+    let elsewhere = project.path().join("elsewhere").display().to_string();
+    worker.env.insert("PYTHONPATH".to_owned(), elsewhere);
+    worker.cwd = Some(project.path().join("data/{index}"));
+    worker.inherit_env = false;
+    let report = preflight(&worker, &project.worker().file(), None).expect("a report");
+    assert_eq!(report.problems(), []);
+}
+
+/// A worker that the SDK serves over gRPC imports grpcio when it serves, and not in its file.
+#[test]
+fn preflight_knows_what_the_transport_needs() {
+    let project = Project::new();
+    project.write("modules/ostler_worker.py", "");
+    project.write(
+        "modules/grpc.py",
+        "raise ModuleNotFoundError('No module named cygrpc', name='grpc')\n",
+    );
+    project.write("worker.py", "import ostler_worker\n");
+    let worker = |transport| {
+        let modules = project.path().join("modules").display().to_string();
+        project.worker().transport(transport).env("PYTHONPATH", modules)
+    };
+    assert_eq!(report(&worker(Transport::Stdio)).problems(), []);
+    let problems = report(&worker(Transport::Grpc)).problems();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    let said = problems[0].to_string();
+    assert!(
+        said.starts_with("the pool's transport needs grpc: ModuleNotFoundError"),
+        "{said}"
+    );
+    assert!(said.ends_with("-m pip install grpcio"), "{said}");
+    project.write("worker.py", "import json\n");
+    assert_eq!(
+        report(&worker(Transport::Grpc)).problems(),
+        [],
+        "it has a server of its own"
+    );
+}
+
+/// An environment that uv has made has no pip.
+#[test]
+fn what_is_missing_in_an_environment_without_pip_is_installed_by_uv() {
+    let project = Project::new();
+    let made = Command::new("python3")
+        .args(["-m", "venv", "--without-pip", "env"])
+        .current_dir(project.path())
+        .status();
+    assert!(made.expect("python3 runs").success());
+    project.write("worker.py", "import no_such_module_of_ours\n");
+    let problems = report(&project.worker().venv("env")).problems();
+    let python = project.path().join("env/bin/python");
+    let install = format!("uv pip install --python {} no_such_module_of_ours", python.display());
+    assert!(problems[0].suggestion.ends_with(&install), "{}", problems[0]);
+}
+
+/// `-r` and `-c` in a requirements file are part of it.
+#[test]
+fn a_venv_is_made_again_when_a_file_that_its_requirements_name_changes() {
+    let project = Project::new();
+    let wheel = project.package("ostler_test_named");
+    project.write("requirements.txt", "--no-index\n-r more.txt\n");
+    project.write("more.txt", "# none\n");
+    project.write("worker.py", "import ostler_test_named\n");
+    let worker = project.worker().venv("env").requirements("requirements.txt");
+    assert_eq!(report(&worker).problems().len(), 1, "it is not listed");
+    project.write("more.txt", &format!("{}\n", wheel.display()));
+    assert_eq!(report(&worker).problems(), []);
 }

@@ -82,7 +82,8 @@ pub enum Refusal {
 /// The records of one run.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    records: BTreeMap<WorkerId, Record>,
+    /// Boxed, because a B-tree node has room for eleven, and is half full if they come in order.
+    records: BTreeMap<WorkerId, Box<Record>>,
     last_reserved: HashMap<WorkerId, Incarnation>,
     /// Removals that were already answered but not yet written to the store, oldest first.
     removals: Vec<Change>,
@@ -94,7 +95,7 @@ impl Ledger {
         let mut ledger = Self::default();
         for record in records {
             ledger.last_reserved.insert(record.worker.clone(), record.incarnation);
-            ledger.records.insert(record.worker.clone(), record);
+            ledger.records.insert(record.worker.clone(), Box::new(record));
         }
         ledger
     }
@@ -193,20 +194,21 @@ impl Ledger {
 
     fn put(&mut self, record: Record) -> Result<Change, Refusal> {
         let change = put_change(&record)?;
-        self.records.insert(record.worker.clone(), record);
+        self.records.insert(record.worker.clone(), Box::new(record));
         Ok(change)
     }
 
     fn get(&self, key: &Key) -> Result<&Record, Refusal> {
         self.records
             .get(&key.worker)
-            .filter(|record| record.incarnation == key.incarnation)
+            .map(AsRef::as_ref)
+            .filter(|record: &&Record| record.incarnation == key.incarnation)
             .ok_or_else(|| Refusal::Unknown { key: key.clone() })
     }
 
     /// All records, ordered by worker.
     pub(crate) fn records(&self) -> Vec<Record> {
-        self.records.values().cloned().collect()
+        self.records.values().map(|record| Record::clone(record)).collect()
     }
 
     /// The record with this key, if there is one.
@@ -233,7 +235,7 @@ impl Ledger {
         stale
             .map(|key| Change::Remove { key: key.clone() })
             // Every record here has been encoded before, so none is left out.
-            .chain(self.records.values().flat_map(put_change))
+            .chain(self.records.values().flat_map(|record| put_change(record)))
             .collect()
     }
 }

@@ -1,12 +1,13 @@
 //! How a request travels to a worker, and its answer back.
 
 use std::future::Future;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use tokio::time::Instant;
 
 use crate::error::BoxError;
 use crate::observe::Description;
+use crate::pool::lock;
 use crate::worker::Worker;
 
 /// A protocol that a pool's workers speak.
@@ -117,6 +118,12 @@ impl Attempt {
         self.sent.mark();
     }
 
+    /// The request was handed back: nothing of it was sent.
+    #[cfg(feature = "http")]
+    pub(crate) fn handed_back(&self) {
+        self.sent.unmark();
+    }
+
     /// When the call has to be answered, to be passed on where the protocol can.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
@@ -137,15 +144,20 @@ impl Attempt {
 
 /// Whether, and when, a request began to be sent.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Sent(Arc<OnceLock<Instant>>);
+pub(crate) struct Sent(Arc<Mutex<Option<Instant>>>);
 
 impl Sent {
     pub(crate) fn mark(&self) {
         // Only the first time counts.
-        let _ = self.0.set(Instant::now());
+        lock(&self.0).get_or_insert_with(Instant::now);
+    }
+
+    #[cfg(feature = "http")]
+    fn unmark(&self) {
+        *lock(&self.0) = None;
     }
 
     pub(crate) fn at(&self) -> Option<Instant> {
-        self.0.get().copied()
+        *lock(&self.0)
     }
 }

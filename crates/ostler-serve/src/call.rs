@@ -251,15 +251,18 @@ async fn attempt<A: Adapter>(
 ) -> Result<(A::Response, Flight), Failed<A::Request>> {
     let flight = Flight::begin(serving, slot);
     let worker = Arc::clone(flight.worker());
+    let is_over = || deadline.is_some_and(|deadline| deadline <= Instant::now());
+    // Without a connection, the end of the time to make one would be the verdict.
+    if is_over() {
+        return Err(expired(flight, observed));
+    }
     let connection = match connection(adapter, &worker, deadline).await {
         Ok(connection) => connection,
         Err(error) => return Err(unreachable(flight, request, error, !A::RECONNECTS)),
     };
     // A worker that is sent what no one waits for would have to be replaced.
-    if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-        flight.not_sent();
-        let waited = observed.has_waited();
-        return Err(Failed::refused(Refused::Expired { waited }, None));
+    if is_over() {
+        return Err(expired(flight, observed));
     }
     let attempt = Attempt {
         sent: flight.sent().clone(),
@@ -322,6 +325,12 @@ async fn attempt<A: Adapter>(
             Err(lost(flight, cause, false, deadline).await)
         }
     }
+}
+
+fn expired<R>(flight: Flight, observed: &Observed) -> Failed<R> {
+    flight.not_sent();
+    let waited = observed.has_waited();
+    Failed::refused(Refused::Expired { waited }, None)
 }
 
 fn unreachable<R>(flight: Flight, request: R, error: BoxError, broken: bool) -> Failed<R> {

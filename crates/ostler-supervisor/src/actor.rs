@@ -1,12 +1,16 @@
 //! The actor of a supervisor: a thin wrapper around an engine.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll, ready};
 
+use futures_util::future::BoxFuture;
 use ostler_core::exit::ExitReason;
 use ostler_core::supervision::End;
-use ractor::concurrency::JoinHandle;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot};
 
 use crate::child::ChildSpec;
 use crate::engine::Engine;
@@ -26,11 +30,14 @@ pub(crate) struct SupervisorArguments {
 ///
 /// ractor moves the state of an actor that ends into its parent's mailbox, where it stays until the
 /// parent handles the event. If the parent itself waits for this end, that is never. Everything
-/// that must be dropped with the actor is therefore stored here, and [`accompany`] drops it.
+/// that must be dropped with the actor is therefore stored here, and [`Over`] drops it.
 #[derive(Default)]
 pub(crate) struct Shared {
     running: Mutex<Option<Running>>,
     end: OnceLock<End>,
+    /// Whether the actor's task has finished and the engine is dropped, and who waits for that.
+    is_over: AtomicBool,
+    over: Notify,
 }
 
 struct Running {
@@ -43,6 +50,15 @@ impl Shared {
     /// Why the supervisor ended. `None` if it was ended by ractor's own `stop` or `kill`.
     pub(crate) fn end(&self) -> Option<End> {
         self.end.get().cloned()
+    }
+
+    /// Waits until the actor's task has finished and the engine is dropped. Cancel safe.
+    pub(crate) async fn over(&self) {
+        // Before the look, so that it is woken by whatever happens after it.
+        let over = self.over.notified();
+        if !self.is_over.load(Ordering::Acquire) {
+            over.await;
+        }
     }
 
     fn replace(&self, running: Option<Running>) -> Option<Running> {
@@ -67,34 +83,45 @@ impl Shared {
     }
 }
 
-/// Waits for the actor's task to finish, whatever happens to the actor's state, then drops the
-/// engine and after it the receiver's sender. The returned handle is that of the waiting task.
-pub(crate) fn accompany(join: JoinHandle<()>, shared: &Arc<Shared>) -> (watch::Receiver<()>, JoinHandle<()>) {
-    let (alive, over) = watch::channel(());
-    let last = Last {
-        shared: Arc::clone(shared),
-        _alive: alive,
-    };
-    let task = tokio::spawn(async move {
-        // An actor's task catches its panics. An error means that the runtime is shutting down, and
-        // the task is gone either way.
-        let _ = join.await;
-        drop(last);
-    });
-    (over, task)
+/// Waits for the end of the actor's task, whatever happens to the actor's state, then drops the
+/// engine and notifies the waiting handles. It has to be polled from the start on: a start that its
+/// actor does not survive ends by it.
+pub(crate) struct Over {
+    join: BoxFuture<'static, ()>,
+    /// `None` when it is over.
+    last: Option<Last>,
+}
+
+impl Over {
+    /// `join` completes when the actor's task has finished.
+    pub(crate) fn new(join: BoxFuture<'static, ()>, shared: &Arc<Shared>) -> Self {
+        let last = Some(Last(Arc::clone(shared)));
+        Self { join, last }
+    }
+}
+
+impl Future for Over {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if self.last.is_some() {
+            ready!(self.join.as_mut().poll(context));
+            self.last = None;
+        }
+        Poll::Ready(())
+    }
 }
 
 /// Drops the engine, then notifies the waiting handles. This happens on drop because a runtime that
 /// shuts down drops the task: the engine must go then too, since its children's specifications may
 /// hold handles of this very supervisor.
-struct Last {
-    shared: Arc<Shared>,
-    _alive: watch::Sender<()>,
-}
+struct Last(Arc<Shared>);
 
 impl Drop for Last {
     fn drop(&mut self) {
-        drop(self.shared.replace(None));
+        drop(self.0.replace(None));
+        self.0.is_over.store(true, Ordering::Release);
+        self.0.over.notify_waiters();
     }
 }
 
@@ -139,24 +166,26 @@ impl Actor for SupervisorActor {
         Ok(())
     }
 
-    async fn handle(
+    // Neither waits for anything. As async functions they would keep room for their arguments for
+    // as long as the actor lives.
+    fn handle(
         &self,
         myself: ActorRef<Self::Msg>,
         message: Self::Msg,
         shared: &mut Self::State,
-    ) -> Result<(), ActorProcessingErr> {
+    ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
         shared.with(&myself, |running| handle(&mut running.engine, message));
-        Ok(())
+        std::future::ready(Ok(()))
     }
 
-    async fn handle_supervisor_evt(
+    fn handle_supervisor_evt(
         &self,
         myself: ActorRef<Self::Msg>,
         event: SupervisionEvent,
         shared: &mut Self::State,
-    ) -> Result<(), ActorProcessingErr> {
+    ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
         shared.with(&myself, |running| running.engine.on_supervision_event(event));
-        Ok(())
+        std::future::ready(Ok(()))
     }
 }
 

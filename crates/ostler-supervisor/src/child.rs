@@ -223,10 +223,10 @@ impl StartContext {
 }
 
 /// A running child.
-#[derive(Debug)]
 pub struct StartedChild {
     pub(crate) cell: ActorCell,
-    pub(crate) join: JoinHandle<()>,
+    /// Completes when the actor's task has finished.
+    pub(crate) over: BoxFuture<'static, ()>,
     pub(crate) probe: Option<Arc<Probe>>,
     pub(crate) info: Option<Info>,
 }
@@ -236,12 +236,27 @@ impl StartedChild {
     /// [`StartContext::spawn`]. A `stop(Some("killed"))` of such an actor is indistinguishable from
     /// a kill.
     pub fn new(cell: ActorCell, join: JoinHandle<()>) -> Self {
+        Self::ending(cell, until_finished(join))
+    }
+
+    pub(crate) fn ending(cell: ActorCell, over: BoxFuture<'static, ()>) -> Self {
         StartedChild {
             cell,
-            join,
+            over,
             probe: None,
             info: None,
         }
+    }
+
+    /// Adds what is done when the actor has ended, before the child's release gate. A panic is
+    /// ignored.
+    pub fn then(mut self, after: impl FnOnce() + Send + 'static) -> Self {
+        let over = self.over;
+        self.over = Box::pin(async move {
+            over.await;
+            after();
+        });
+        self
     }
 
     /// The actor.
@@ -258,10 +273,25 @@ impl StartedChild {
     /// Waits until the actor has ended and its state is dropped, for a start function that fails
     /// after it has spawned the actor.
     pub async fn ended(self) {
+        self.over.await;
+    }
+}
+
+impl fmt::Debug for StartedChild {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StartedChild")
+            .field("cell", &self.cell)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Completes when an actor's task has finished.
+pub(crate) fn until_finished(join: JoinHandle<()>) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
         // An actor's task catches its panics. An error means that the runtime is shutting down, and
         // the task is gone either way.
-        let _ = self.join.await;
-    }
+        let _ = join.await;
+    })
 }
 
 /// Why a child did not start.

@@ -21,7 +21,7 @@ use crate::child::{ChildSpec, Info, KeptSpec, Launch, NotStarted, StopFn};
 use crate::exit::{Ending, Exit, Probe, SHUTDOWN};
 use crate::launch::launch;
 use crate::messages::{EngineMessage, News, Post, ToEngine, Up};
-use crate::options::SupervisorOptions;
+use crate::options::{Reporter, SupervisorOptions};
 use crate::running::{ChildInfo, ChildStart, RunningChild};
 use crate::trace::trace;
 
@@ -36,7 +36,9 @@ pub struct Engine {
     policy: Policy<Launch>,
     myself: ActorCell,
     post: Post,
-    options: SupervisorOptions,
+    reporter: Option<Reporter>,
+    /// Reports are not logged.
+    quiet: bool,
     starting: HashMap<ChildKey, Starting>,
     /// Boxed, because a map has room for four at first, and many supervisors have one child.
     live: HashMap<ChildKey, Box<Live>>,
@@ -110,11 +112,12 @@ impl Engine {
         let seed = RandomState::new().build_hasher().finish();
         let post: Post = Arc::new(post);
         Ok(Engine {
-            policy: Policy::new(options.flags.clone(), children, seed)?,
+            policy: Policy::new(options.flags, children, seed)?,
             myself,
             alarm: Alarm::new(post.clone()),
             post,
-            options,
+            reporter: options.reporter,
+            quiet: options.quiet,
             starting: HashMap::new(),
             live: HashMap::new(),
             actors: HashMap::new(),
@@ -290,7 +293,8 @@ impl Engine {
     /// Without a start in progress, no early exit can belong to a child any more.
     fn forget_foreign_exits(&mut self) {
         if self.starting.is_empty() {
-            self.early.clear();
+            // Most supervisors start nothing more for long, and a map keeps its memory.
+            (self.starting, self.early) = (HashMap::new(), HashMap::new());
         }
     }
 
@@ -394,10 +398,10 @@ impl Engine {
     }
 
     fn report(&self, report: Report) {
-        if !self.options.quiet {
+        if !self.quiet {
             trace(&self.myself, &report);
         }
-        if let Some(reporter) = &self.options.reporter {
+        if let Some(reporter) = &self.reporter {
             reporter(report);
         }
     }

@@ -10,10 +10,10 @@ use ostler_core::supervision::{
 };
 use ractor::concurrency::JoinHandle;
 use ractor::{Actor, ActorCell, ActorRef, SpawnErr};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
-use crate::actor::{Shared, SupervisorActor, SupervisorArguments, accompany};
-use crate::child::{ChildSpec, KeptSpec};
+use crate::actor::{Over, Shared, SupervisorActor, SupervisorArguments};
+use crate::child::{ChildSpec, KeptSpec, until_finished};
 use crate::messages::{ReplyTo, SupervisorMessage};
 use crate::options::SupervisorOptions;
 use crate::running::{ChildInfo, ChildStart};
@@ -41,14 +41,12 @@ pub(crate) struct Place(RwLock<Incarnation>);
 pub(crate) struct Incarnation {
     pub(crate) actor: ActorRef<SupervisorMessage>,
     pub(crate) shared: Arc<Shared>,
-    /// Closed when the actor's task has finished and the engine is dropped. No value is ever sent.
-    pub(crate) over: watch::Receiver<()>,
 }
 
 impl Incarnation {
     /// Waits until it has ended and nothing of it is left.
-    async fn ended(mut self) -> Option<End> {
-        while self.over.changed().await.is_ok() {}
+    async fn ended(self) -> Option<End> {
+        self.shared.over().await;
         self.shared.end()
     }
 }
@@ -331,13 +329,13 @@ impl Start {
         spawned: Result<(ActorRef<SupervisorMessage>, JoinHandle<()>), SpawnErr>,
     ) -> Result<Supervisor, SupervisorError> {
         let (actor, join) = spawned?;
-        let (over, ended) = accompany(join, &self.shared);
+        let ended = tokio::spawn(Over::new(until_finished(join), &self.shared));
         let abandoned = StopOnDrop(Some(actor.clone()));
         let outcome = self.ready.await;
         abandoned.defuse();
         if let Ok(Ok(())) = outcome {
             let shared = self.shared;
-            return Ok(Supervisor::at(Place::new(Incarnation { actor, shared, over })));
+            return Ok(Supervisor::at(Place::new(Incarnation { actor, shared })));
         }
         let _ = ended.await;
         match outcome {

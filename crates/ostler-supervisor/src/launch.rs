@@ -1,6 +1,9 @@
 //! The task that accompanies one incarnation of a child from its start until everything it held is
 //! released.
 
+use std::panic::AssertUnwindSafe;
+
+use futures_util::future::{BoxFuture, FutureExt};
 use ostler_core::supervision::ChildRef;
 use ractor::ActorCell;
 use tokio::sync::oneshot;
@@ -13,61 +16,59 @@ use crate::messages::{EngineMessage, News, Post, Up};
 pub(crate) fn launch(child: ChildRef, launch: Launch, parent: ActorCell, post: Post) -> oneshot::Sender<()> {
     let (cancel, cancelled) = oneshot::channel();
     let context = StartContext::new(child.clone(), parent, cancelled);
-    tokio::spawn(accompany(
-        launch,
-        context,
-        Messenger {
-            child,
-            post,
-            said: Said::Nothing,
-        },
-    ));
+    let Launch { start, gate, .. } = launch;
+    // In a box, so that the task keeps no room for the start while the child runs.
+    let started = Box::pin(async move { start(context).await });
+    let mut messenger = Messenger {
+        child,
+        post,
+        said: Said::Nothing,
+    };
+    // A block, because an async function keeps room for each argument that it moves twice.
+    tokio::spawn(async move {
+        match started.await {
+            Ok(started) => {
+                let (up, over, may_enter) = up(started, gate.is_some());
+                messenger.say(News::Up(up), Said::Up);
+                // What follows the end of the actor may panic.
+                let _ = AssertUnwindSafe(over).catch_unwind().await;
+                messenger.say(News::Over, if gate.is_some() { Said::Over } else { Said::All });
+                if let (Some(gate), Some(may_enter)) = (&gate, may_enter) {
+                    // An error means that the supervisor is gone, and the state with it.
+                    let _ = may_enter.await;
+                    gate(messenger.child.clone()).await;
+                    messenger.say(News::Released, Said::All);
+                }
+            }
+            Err(error) => {
+                if let Some(gate) = &gate {
+                    gate(messenger.child.clone()).await;
+                }
+                messenger.say(News::NotUp(error), Said::All);
+            }
+        }
+    });
     cancel
 }
 
-async fn accompany(launch: Launch, context: StartContext, mut messenger: Messenger) {
-    let Launch { start, gate, .. } = launch;
-    let outcome = start(context).await;
-    drop(start);
-    match outcome {
-        Ok(StartedChild {
-            cell,
-            join,
-            probe,
-            info,
-        }) => {
-            let (enter_gate, may_enter) = match gate {
-                Some(gate) => {
-                    let (enter, may_enter) = oneshot::channel();
-                    (Some(enter), Some((gate, may_enter)))
-                }
-                None => (None, None),
-            };
-            let up = Up {
-                cell,
-                probe,
-                info,
-                enter_gate,
-            };
-            messenger.say(News::Up(up), Said::Up);
-            // An actor's task catches its panics. An error means that the runtime is shutting down,
-            // and the task is gone either way.
-            let _ = join.await;
-            messenger.say(News::Over, if may_enter.is_some() { Said::Over } else { Said::All });
-            if let Some((gate, may_enter)) = may_enter {
-                // An error means that the supervisor is gone, and the state with it.
-                let _ = may_enter.await;
-                gate(messenger.child.clone()).await;
-                messenger.say(News::Released, Said::All);
-            }
-        }
-        Err(error) => {
-            if let Some(gate) = gate {
-                gate(messenger.child.clone()).await;
-            }
-            messenger.say(News::NotUp(error), Said::All);
-        }
-    }
+type MayEnter = Option<oneshot::Receiver<()>>;
+
+/// What the engine gets of a child that is running, and what its task keeps.
+fn up(started: StartedChild, has_gate: bool) -> (Up, BoxFuture<'static, ()>, MayEnter) {
+    let StartedChild {
+        cell,
+        over,
+        probe,
+        info,
+    } = started;
+    let (enter_gate, may_enter) = has_gate.then(oneshot::channel).unzip();
+    let up = Up {
+        cell,
+        probe,
+        info,
+        enter_gate,
+    };
+    (up, over, may_enter)
 }
 
 /// Reports the child's end to the engine even if a user's start function or gate panics.

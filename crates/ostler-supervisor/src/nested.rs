@@ -7,7 +7,7 @@ use ostler_core::exit::ExitReason;
 use ostler_core::supervision::{ChildId, ChildKey, ChildKind};
 use ractor::{ActorId, ActorRef};
 
-use crate::actor::{SupervisorActor, accompany};
+use crate::actor::{Over, SupervisorActor};
 use crate::child::{ChildSpec, NotStarted, StartContext, StartedChild};
 use crate::handle::{Incarnation, Place, Supervisor, arguments, request_stop};
 use crate::messages::SupervisorMessage;
@@ -21,32 +21,49 @@ async fn start_nested(
     children: Vec<ChildSpec>,
 ) -> Result<(StartedChild, Incarnation), NotStarted> {
     let (arguments, mut start) = arguments(options, children);
-    let mut started = context.spawn(None, SupervisorActor, arguments).await?;
-    let actor = ActorRef::<SupervisorMessage>::from(started.cell().clone());
-    let (over, ended) = accompany(started.join, &start.shared);
-    started.join = ended;
+    let started = context.spawn(None, SupervisorActor, arguments).await?;
+    let actor = ActorRef::<SupervisorMessage>::from(started.cell.clone());
+    let mut over = Over::new(started.over, &start.shared);
     let outcome = tokio::select! {
         biased;
         outcome = &mut start.ready => outcome,
+        // The engine is gone, and this with it.
+        () = &mut over => (&mut start.ready).await,
         () = context.cancelled() => {
             request_stop(&actor);
-            started.ended().await;
+            over.await;
             return Err(NotStarted::cancelled());
         }
     };
-    match outcome {
+    let reason = match outcome {
         Ok(Ok(())) => {
             let shared = start.shared;
-            Ok((started, Incarnation { actor, shared, over }))
+            let over = Box::pin(over);
+            return Ok((StartedChild { over, ..started }, Incarnation { actor, shared }));
         }
-        Ok(Err(end)) => {
-            started.ended().await;
-            Err(NotStarted::Failed(end.exit_reason().into()))
-        }
-        Err(_) => {
-            started.ended().await;
-            Err(NotStarted::Failed(ExitReason::Killed.into()))
-        }
+        Ok(Err(end)) => end.exit_reason(),
+        Err(_) => ExitReason::Killed,
+    };
+    over.await;
+    Err(NotStarted::Failed(reason.into()))
+}
+
+impl Supervisor {
+    /// Starts a supervisor in the start function of a child ([`ChildSpec::starting`]), as that
+    /// child. Returns once its children are running. Set the child's
+    /// [`stop_with`](ChildSpec::stop_with) to [`Supervisor::request_stop`] and its
+    /// [`kind`](ChildSpec::kind) to a supervisor. [`ChildSpec::supervisor`] does all of this.
+    ///
+    /// # Errors
+    ///
+    /// [`NotStarted`]; nothing is left running then.
+    pub async fn spawn_child(
+        context: StartContext,
+        options: SupervisorOptions,
+        children: Vec<ChildSpec>,
+    ) -> Result<(Self, StartedChild), NotStarted> {
+        let (started, incarnation) = start_nested(context, options, children).await?;
+        Ok((Self::at(Place::new(incarnation)), started))
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ostler_core::supervision::{AutoShutdown, Backoff, Report, Strategy, SupervisorFlags};
 
-type Reporter = Arc<dyn Fn(Report) + Send + Sync>;
+pub(crate) type Reporter = Arc<dyn Fn(Report) + Send + Sync>;
 
 /// OTP's supervisor flags, and a receiver for reports.
 #[derive(Clone, Default)]
@@ -65,7 +65,7 @@ impl SupervisorOptions {
         self
     }
 
-    /// Extension: delays restarts. Default: no delay.
+    /// Extension: the least time between two starts of a child. Default: no pause.
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.flags.backoff = Some(backoff);
         self

@@ -12,53 +12,63 @@ pub(crate) struct Supervised<A> {
     pub(crate) probe: Arc<Probe>,
 }
 
+/// None of these is an async function, which would keep room for its arguments beside those of the
+/// function that it calls, for as long as the actor lives.
 impl<A: Actor> Actor for Supervised<A> {
     type Msg = A::Msg;
     type State = A::State;
     type Arguments = A::Arguments;
 
-    async fn pre_start(
+    fn pre_start(
         &self,
         myself: ActorRef<Self::Msg>,
         args: Self::Arguments,
-    ) -> Result<Self::State, ActorProcessingErr> {
-        self.actor.pre_start(myself, args).await
+    ) -> impl Future<Output = Result<Self::State, ActorProcessingErr>> + Send {
+        self.actor.pre_start(myself, args)
     }
 
-    async fn post_start(&self, myself: ActorRef<Self::Msg>, state: &mut Self::State) -> Result<(), ActorProcessingErr> {
-        self.actor.post_start(myself, state).await
+    fn post_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        state: &mut Self::State,
+    ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
+        self.actor.post_start(myself, state)
     }
 
-    async fn post_stop(&self, myself: ActorRef<Self::Msg>, state: &mut Self::State) -> Result<(), ActorProcessingErr> {
+    fn post_stop(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        state: &mut Self::State,
+    ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
         self.probe.note_orderly_stop();
-        self.actor.post_stop(myself, state).await
+        self.actor.post_stop(myself, state)
     }
 
-    async fn handle(
+    fn handle(
         &self,
         myself: ActorRef<Self::Msg>,
         message: Self::Msg,
         state: &mut Self::State,
-    ) -> Result<(), ActorProcessingErr> {
-        self.actor.handle(myself, message, state).await
+    ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
+        self.actor.handle(myself, message, state)
     }
 
     #[cfg(feature = "cluster")]
-    async fn handle_serialized(
+    fn handle_serialized(
         &self,
         myself: ActorRef<Self::Msg>,
         message: ractor::message::SerializedMessage,
         state: &mut Self::State,
-    ) -> Result<(), ActorProcessingErr> {
-        self.actor.handle_serialized(myself, message, state).await
+    ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
+        self.actor.handle_serialized(myself, message, state)
     }
 
-    async fn handle_supervisor_evt(
+    fn handle_supervisor_evt(
         &self,
         myself: ActorRef<Self::Msg>,
         event: SupervisionEvent,
         state: &mut Self::State,
-    ) -> Result<(), ActorProcessingErr> {
-        self.actor.handle_supervisor_evt(myself, event, state).await
+    ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
+        self.actor.handle_supervisor_evt(myself, event, state)
     }
 }

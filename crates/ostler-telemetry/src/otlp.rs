@@ -16,6 +16,7 @@ mod records;
 mod settings;
 
 use std::sync::{Arc, Weak};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use opentelemetry::trace::TracerProvider as _;
@@ -38,6 +39,13 @@ pub use settings::{Protocol, Settings, SettingsError, check_endpoint};
 /// The default limit of the final flush: 3 s.
 pub const FLUSH_LIMIT: Duration = Duration::from_secs(3);
 
+/// A longer limit of the final flush is as good as none: a year. An instant can't lie further ahead
+/// than the clock counts.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// By how much the nice value of telemetry's threads is higher than the host's.
+const NICE: i32 = 5;
+
 /// The `tracing` target of Ostler's spans.
 const TARGET: &str = "ostler";
 
@@ -56,6 +64,30 @@ struct Inner {
     pipeline: Pipeline,
 }
 
+impl Inner {
+    fn start(settings: &Settings) -> Result<Self, SettingsError> {
+        let pipeline = Pipeline::start(settings)?;
+        let records = Arc::new(Records::new(pipeline.logger()));
+        let tally = Arc::clone(&pipeline.tallies().records);
+        let backlog =
+            Backlog::start(Arc::clone(&records), tally).map_err(|error| SettingsError::new("telemetry", error))?;
+        Ok(Self {
+            instruments: Instruments::new(&pipeline.meter(), pipeline.tallies()),
+            records,
+            backlog,
+            pipeline,
+        })
+    }
+}
+
+/// Lets everything else on the machine go first, from this thread and those that it starts: a pool
+/// that starts or stops keeps every processor busy, and telemetry can wait for that. A share of the
+/// processors remains, by which the queues are emptied (setpriority(2), sched(7)).
+fn yield_to_others() {
+    // This thread only (sched(7)). It needs no permission, and does not fail for an increment.
+    let _ = rustix::process::nice(NICE);
+}
+
 impl Telemetry {
     /// Starts the export threads. Returns `None` if `OTEL_SDK_DISABLED` switches telemetry off.
     /// Does not check whether the receiver is reachable, because it may start later.
@@ -67,17 +99,16 @@ impl Telemetry {
         if settings::is_disabled() {
             return Ok(None);
         }
-        let pipeline = Pipeline::start(settings)?;
-        let records = Arc::new(Records::new(pipeline.logger()));
-        let tally = Arc::clone(&pipeline.tallies().records);
-        let backlog =
-            Backlog::start(Arc::clone(&records), tally).map_err(|error| SettingsError::new("telemetry", error))?;
-        let inner = Inner {
-            instruments: Instruments::new(&pipeline.meter(), pipeline.tallies()),
-            records,
-            backlog,
-            pipeline,
-        };
+        // Its threads have the priority of the thread that starts them.
+        let inner = thread::scope(|scope| {
+            let starting = thread::Builder::new().name("ostler-otlp-start".to_owned());
+            let started = starting.spawn_scoped(scope, || {
+                yield_to_others();
+                Inner::start(settings)
+            });
+            let started = started.map_err(|error| SettingsError::new("telemetry", error))?;
+            started.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })?;
         Ok(Some(Self { inner: Arc::new(inner) }))
     }
 
@@ -106,7 +137,7 @@ impl Telemetry {
     ///
     /// Blocks: in async code, call it with `spawn_blocking`.
     pub fn shutdown(&self, limit: Duration) -> Undelivered {
-        let deadline = Instant::now() + limit;
+        let deadline = Instant::now() + limit.min(LONGEST);
         self.inner.backlog.finish(deadline);
         self.inner
             .pipeline
@@ -150,5 +181,61 @@ impl Observer for Telemetry {
 
     fn watch_clients(&self, clients: Weak<dyn Clients>) {
         self.inner.instruments.calls().watch(clients);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    /// Name and nice value (field 19 of proc_pid_stat(5)) of a thread.
+    fn of(task: &Path) -> Option<(String, i32)> {
+        let stat = fs::read_to_string(task.join("stat")).ok()?;
+        let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+        Some((name.to_owned(), rest.split_whitespace().nth(16)?.parse().ok()?))
+    }
+
+    /// The same of each thread of this process.
+    fn threads() -> Vec<(String, i32)> {
+        let tasks = fs::read_dir("/proc/self/task").unwrap();
+        tasks.flatten().filter_map(|task| of(&task.path())).collect()
+    }
+
+    /// The nice value of this thread.
+    fn own() -> i32 {
+        of(Path::new("/proc/thread-self")).unwrap().1
+    }
+
+    #[test]
+    fn the_longest_limit_of_a_flush_is_no_panic() {
+        let settings = Settings {
+            endpoint: Some("http://127.0.0.1:9".to_owned()),
+            ..Settings::default()
+        };
+        let telemetry = Telemetry::start(&settings).unwrap().expect("it is not disabled");
+        telemetry.shutdown(Duration::MAX);
+    }
+
+    #[test]
+    fn its_threads_let_others_go_first() {
+        let before = own();
+        let settings = Settings {
+            endpoint: Some("http://127.0.0.1:9".to_owned()),
+            ..Settings::default()
+        };
+        let telemetry = Telemetry::start(&settings).unwrap().expect("it is not disabled");
+        let threads = threads();
+        let its = |name: &str| name.starts_with("ostler-") || name.starts_with("OpenTelemetry");
+        let its: Vec<_> = threads.iter().filter(|(name, _)| its(name)).collect();
+        assert!(its.len() >= 5, "{threads:?}");
+        assert!(
+            its.iter().all(|(_, nice)| *nice == (before + NICE).min(19)),
+            "{threads:?}"
+        );
+        assert_eq!(own(), before);
+        telemetry.shutdown(Duration::ZERO);
     }
 }

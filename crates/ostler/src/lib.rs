@@ -102,6 +102,7 @@ mod pool;
 mod process;
 mod remains;
 mod scratch;
+mod small_watch;
 mod status;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -46,6 +46,12 @@ pub struct WorkerState {
 }
 
 impl WorkerState {
+    /// Whether this incarnation's process has ended, as far as is known.
+    pub(crate) fn has_ended(&self, incarnation: Incarnation) -> bool {
+        let ended = matches!(self.state, Some(State::Exited | State::Releasing | State::Released));
+        ended && self.incarnation == Some(incarnation)
+    }
+
     /// Whether nothing is started in its slot any more: it has finished, given up, or was removed.
     pub fn is_over(&self) -> bool {
         self.finished || self.gave_up || self.removed

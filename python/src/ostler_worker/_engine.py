@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import sys
 import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional, Protocol
 
-from . import _memory
+from . import _memory, _process
 from ._call import Call
 from ._channel import Channel
 from ._errors import HostError, Refused, describe
@@ -21,6 +20,13 @@ from ._shared import DEFAULT_MIN, Segments
 
 QUEUE = 1024
 """Requests that may wait here beside those that run. A host that keeps to the worker's concurrency never fills it."""
+
+
+class Cancellable(Protocol):
+    """An RPC of a generated servicer."""
+
+    def cancel(self, reason: str) -> None:
+        """Ends it early; from any thread."""
 
 
 class Sink(Protocol):
@@ -110,7 +116,7 @@ class Engine:
         self.loop: Optional[asyncio.AbstractEventLoop] = None
         self._lock = threading.Lock()
         self._calls: dict[Any, Call] = {}
-        self._others = 0
+        self._others: set[Cancellable] = set()
         self._host_ids = itertools.count(1)
         self._returns: dict[int, Channel[Any]] = {}
 
@@ -132,7 +138,7 @@ class Engine:
                 return
             except (SystemExit, KeyboardInterrupt) as error:
                 # asyncio lets these two out of a task that a handler started; the other requests know nothing of it.
-                print(f"ostler_worker: a task raised {type(error).__name__}; serving goes on", file=sys.stderr)
+                _process.say(f"a task raised {type(error).__name__}; serving goes on")
 
     # Requests --------------------------------------------------------------------------------------------------------
 
@@ -171,24 +177,25 @@ class Engine:
         if idle:
             self.on_idle()
 
-    def enter(self) -> bool:
+    def enter(self, rpc: Cancellable) -> bool:
         """Counts an RPC of a generated servicer; False in the drain."""
         with self._lock:
             if self.draining:
                 return False
-            self._others += 1
+            self._others.add(rpc)
             return True
 
-    def leave(self) -> None:
+    def leave(self, rpc: Cancellable) -> None:
+        """Its handler is over."""
         with self._lock:
-            self._others -= 1
+            self._others.discard(rpc)
             self.served += 1
             idle = self.draining and not self._calls and not self._others
         if idle:
             self.on_idle()
 
     def in_flight(self) -> int:
-        return len(self._calls) + self._others
+        return len(self._calls) + len(self._others)
 
     def drain(self) -> bool:
         """Refuses what comes from now on; whether nothing is in flight already."""
@@ -198,9 +205,9 @@ class Engine:
 
     def cancel_all(self, reason: str) -> None:
         with self._lock:
-            calls = list(self._calls.values())
-        for call in calls:
-            call.cancel(reason)
+            everything: list[Cancellable] = [*self._calls.values(), *self._others]
+        for each in everything:
+            each.cancel(reason)
 
     # Host ------------------------------------------------------------------------------------------------------------
 

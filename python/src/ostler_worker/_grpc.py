@@ -1,22 +1,20 @@
-"""The gRPC transport: the plain methods by a generic service, generated servicers, and the health service."""
+"""The gRPC transport: the server, the plain methods as a generic service, and the health service."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
-import sys
 import time
-from typing import Any, AsyncIterator, Awaitable, Callable, Optional
+from typing import Any, AsyncIterator, Callable, Optional
 
 import grpc
 import grpc.aio
 
-from . import _context, _frames, _process, _trace, _values
+from . import _frames, _process, _values
 from ._channel import Channel
-from ._context import Context
 from ._engine import Engine, Request
-from ._errors import Cancelled, describe
+from ._errors import Cancelled
+from ._servicers import Guarded
 from ._stdio import PROTOCOL, meet, take_part
 
 SERVICE = "ostler.worker.v1.Worker"
@@ -41,9 +39,7 @@ class GrpcServer:
 
     async def _start(self, address: str) -> int:
         unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)]
-        self._server = grpc.aio.server(
-            migration_thread_pool=self.engine.lanes, interceptors=[Guarded(self.engine)], options=unlimited
-        )
+        self._server = grpc.aio.server(interceptors=[Guarded(self.engine, (SERVICE, HEALTH))], options=unlimited)
         names = [SERVICE, HEALTH]
         for register, servicer in self._servicers:
             register(servicer, _Recording(self._server, names))
@@ -220,145 +216,6 @@ async def _request(message: bytes, context: Any) -> Request:
     request.tracestate = request.tracestate or sent.get("tracestate")
     request.metadata = {**sent, **request.metadata}
     return request
-
-
-_STATUS = (
-    (NotImplementedError, grpc.StatusCode.UNIMPLEMENTED),
-    (TimeoutError, grpc.StatusCode.DEADLINE_EXCEEDED),
-    (MemoryError, grpc.StatusCode.RESOURCE_EXHAUSTED),
-    ((ValueError, TypeError), grpc.StatusCode.INVALID_ARGUMENT),
-)
-
-
-class Guarded(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Around each method of a generated servicer: counted for the drain, in the caller's trace, exceptions as statuses."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
-        handler = await continuation(details)
-        service = details.method.split("/")[1]
-        if handler is None or service in (SERVICE, HEALTH):
-            return handler
-        sent = {key: value for key, value in details.invocation_metadata or () if isinstance(value, str)}
-        for kind in ("unary_unary", "unary_stream", "stream_unary", "stream_stream"):
-            behaviour = getattr(handler, kind)
-            if behaviour is not None:
-                wrap = getattr(grpc, f"{kind}_rpc_method_handler")
-                guarded = self._guard(behaviour, details.method, sent, streams=kind.endswith("_stream"))
-                return wrap(guarded, handler.request_deserializer, handler.response_serializer)
-        return handler
-
-    def _guard(self, behaviour: Any, method: str, sent: dict[str, str], streams: bool) -> Any:
-        def enter(context: Any) -> Context:
-            left = context.time_remaining()
-            return Context(
-                method=method.lstrip("/"),
-                deadline=None if left is None else time.monotonic() + left,
-                traceparent=sent.get("traceparent"),
-                tracestate=sent.get("tracestate"),
-                metadata=sent,
-                state=self._engine.state,
-            )
-
-        entered = self._entered
-        if inspect.isasyncgenfunction(behaviour):
-
-            async def async_items(request: Any, context: Any) -> Any:
-                async with _AsyncStatus(context, method):
-                    with entered(enter(context)):
-                        async for item in behaviour(request, context):
-                            yield item
-
-            return async_items
-        if inspect.iscoroutinefunction(behaviour):
-
-            async def async_answer(request: Any, context: Any) -> Any:
-                async with _AsyncStatus(context, method):
-                    with entered(enter(context)):
-                        return await behaviour(request, context)
-
-            return async_answer
-        if streams:
-
-            def items(request: Any, context: Any) -> Any:
-                with _SyncStatus(context, method), entered(enter(context)):
-                    yield from behaviour(request, context)
-
-            return items
-
-        def answer(request: Any, context: Any) -> Any:
-            with _SyncStatus(context, method), entered(enter(context)):
-                return behaviour(request, context)
-
-        return answer
-
-    @contextlib.contextmanager
-    def _entered(self, ctx: Context) -> Any:
-        if not self._engine.enter():
-            raise _Draining()
-        token = _context._current.set(ctx)
-        try:
-            with _trace.span(ctx):
-                yield
-        finally:
-            with contextlib.suppress(ValueError):
-                # A sync generator may be resumed on another lane, in another context.
-                _context._current.reset(token)
-            self._engine.leave()
-
-
-class _Draining(Exception):
-    pass
-
-
-class _Status:
-    """Turns what a servicer raises into the RPC's status. What grpcio itself raises to abort goes through."""
-
-    def __init__(self, context: Any, method: str) -> None:
-        self._context = context
-        self._method = method
-
-    def status(self, error: Optional[BaseException]) -> Optional[tuple[Any, str, Any]]:
-        """Code, details and trailing metadata; None where the exception is none of ours to turn."""
-        if error is None or isinstance(error, (GeneratorExit, asyncio.CancelledError)):
-            return None
-        _process.end_forked_copy(self._method)
-        if isinstance(error, _Draining):
-            return grpc.StatusCode.UNAVAILABLE, "this worker is about to end and takes nothing new", ()
-        if type(error) in (Exception, grpc.aio.AbortError) and not str(error).strip() or isinstance(error, grpc.aio.BaseError):
-            return None
-        described = describe(error)
-        described["traceback"] = described["traceback"][-2048:]
-        described["message"] = described["message"][:1024]
-        code = next((code for kind, code in _STATUS if isinstance(error, kind)), grpc.StatusCode.UNKNOWN)
-        print(described["traceback"], file=sys.stderr, end="")
-        details = f"{described['type']}: {described['message']}"
-        return code, details, (("ostler-error-bin", _values.encode(described)),)
-
-
-class _SyncStatus(_Status):
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: Optional[BaseException], trace: Any) -> None:
-        status = self.status(error)
-        if status is not None:
-            code, details, trailing = status
-            self._context.set_trailing_metadata(trailing)
-            self._context.abort(code, details)
-
-
-class _AsyncStatus(_Status):
-    async def __aenter__(self) -> None:
-        return None
-
-    async def __aexit__(self, kind: Any, error: Optional[BaseException], trace: Any) -> None:
-        status = self.status(error)
-        if status is not None:
-            code, details, trailing = status
-            await self._context.abort(code, details, trailing)
 
 
 class Health:

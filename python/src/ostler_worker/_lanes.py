@@ -6,7 +6,7 @@ import contextlib
 import queue
 import threading
 import time
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from typing import Any, Callable, Iterator, Optional
 
 Job = Callable[[], None]
@@ -56,8 +56,8 @@ def waiting() -> Iterator[None]:
             yield
 
 
-class Lanes(Executor):
-    """A fixed number of threads with one queue. An executor, so that grpcio can run sync servicers on it."""
+class Lanes:
+    """A fixed number of threads with one queue."""
 
     def __init__(self, count: int) -> None:
         self._jobs: "queue.SimpleQueue[Optional[Job]]" = queue.SimpleQueue()
@@ -79,14 +79,15 @@ class Lanes(Executor):
         """Runs `job`, which does not raise, on the next free lane."""
         self._jobs.put(job)
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
+    def submit(self, fn: Callable[..., Any], *args: Any) -> "Future[Any]":
+        """Runs a function, which may raise and be cancelled before it begins, on the next free lane."""
         future: "Future[Any]" = Future()
 
         def job() -> None:
             if not future.set_running_or_notify_cancel():
                 return
             try:
-                result = fn(*args, **kwargs)
+                result = fn(*args)
             except BaseException as error:
                 future.set_exception(error)
             else:

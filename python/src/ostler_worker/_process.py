@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -44,10 +45,9 @@ def limit_numeric_threads() -> None:
     # Libraries read these when they are loaded.
     late = [name for name in ("numpy", "torch", "tokenizers") if name in sys.modules]
     if late and not any(name in os.environ for name in _NUMERIC):
-        print(
-            f"ostler_worker: {', '.join(late)} was imported before ostler_worker and may start a thread per core: "
-            "import ostler_worker first, or set OMP_NUM_THREADS",
-            file=sys.stderr,
+        say(
+            f"{', '.join(late)} was imported before ostler_worker and may start a thread per core: "
+            "import ostler_worker first, or set OMP_NUM_THREADS"
         )
     for name in _NUMERIC:
         os.environ.setdefault(name, chosen)
@@ -203,10 +203,16 @@ def end_forked_copy(method: str) -> None:
         )
 
 
+def say(message: str) -> None:
+    """A line on stderr. Past `sys.stderr`, which a handler may have closed or replaced."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"ostler_worker: {message}\n".encode("utf-8", "replace"))
+
+
 def leave(status: int, message: str) -> NoReturn:
     """Ends the process at once, whatever its other threads do."""
     try:
-        os.write(2, f"ostler_worker: {message}\n".encode("utf-8", "replace"))
+        say(message)
     finally:
         os._exit(status)
 

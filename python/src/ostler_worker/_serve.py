@@ -173,7 +173,7 @@ class _Run:
             return load()
         except SystemExit as error:
             # A worker that ends with 0 before it serves has still not started.
-            print(f"ostler_worker: load called sys.exit({error.code!r})", file=sys.stderr)
+            _process.say(f"load called sys.exit({error.code!r})")
             sys.exit(error.code if isinstance(error.code, int) and error.code != 0 else 1)
 
     def _start_stdio(self) -> None:
@@ -203,7 +203,7 @@ class _Run:
             messages.insert(0, f"PORT={port}")
         _notify.notifier.send(*messages)
         if not self.settings.hosted:
-            print(f"ostler_worker: serving on {self.settings.socket or f'127.0.0.1:{port}'}", file=sys.stderr)
+            _process.say(f"serving on {self.settings.socket or f'127.0.0.1:{port}'}")
         return lambda: server.finish(grace)
 
     def _address(self) -> str:

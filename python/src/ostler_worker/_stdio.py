@@ -92,7 +92,7 @@ class Stdio:
             raise ProtocolError(f"a frame has no type: {sorted(map(str, frame))}")
         elif kind not in self._unknown:
             self._unknown.add(kind)
-            print(f"ostler_worker: frames of the unknown type {kind!r} are ignored", file=sys.stderr)
+            _process.say(f"frames of the unknown type {kind!r} are ignored")
 
     def _take_for(self, kind: str, id: Any, frame: dict[str, Any]) -> None:
         engine = self._engine

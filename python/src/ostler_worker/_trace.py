@@ -8,6 +8,7 @@ import os
 import sys
 from typing import Any, Iterator, Optional
 
+from . import _process
 from ._context import Context
 
 _state: dict[str, Any] = {"tracer": None, "looked": False}
@@ -37,7 +38,7 @@ def _installed(module: str) -> bool:
 
 def _export(trace: Any) -> None:
     if not _installed("opentelemetry.exporter.otlp.proto.http"):
-        print("ostler_worker: OTEL_* asks for traces: pip install 'ostler-worker[otel]'", file=sys.stderr)
+        _process.say("OTEL_* asks for traces: pip install 'ostler-worker[otel]'")
         return
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace import TracerProvider

@@ -58,7 +58,13 @@ class Watch:
         the C-level handler writes the signal's number into our pipe at once."""
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
+            signal.signal(number, self._signalled)
+
+    def _signalled(self, number: int, _: object) -> None:
+        """Python's own handler: the worker's code may have put another descriptor in place of ours, as asyncio does where it is
+        asked for signals."""
+        if signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False) != self._writer:
+            self.poke(bytes([number]))
 
     def beat(self) -> None:
         """Begins to send heartbeats, where the supervisor asks for them."""
@@ -144,7 +150,7 @@ class Watch:
             self.all_done()
         if self._cancel_at is not None and now >= self._cancel_at:
             self._cancel_at = None
-            print(f"ostler_worker: the grace of {self.grace:g} s is nearly over: cancelling what is in flight", file=sys.stderr)
+            _process.say(f"the grace of {self.grace:g} s is nearly over: cancelling what is in flight")
             self.engine.cancel_all("the worker's grace is over")
         if now >= self._deadline:
             self._end_now()
@@ -152,7 +158,7 @@ class Watch:
     def _end_now(self) -> None:
         left = self.engine.in_flight()
         if left:
-            os.write(2, f"ostler_worker: {left} requests outlast the grace of {self.grace:g} s; the threads are at:\n".encode())
+            _process.say(f"{left} requests outlast the grace of {self.grace:g} s; the threads are at:")
             faulthandler.dump_traceback(2, all_threads=True)
         _process.leave(0, f"ended at the end of its grace, {left} requests unanswered")
 

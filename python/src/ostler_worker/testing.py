@@ -105,6 +105,8 @@ class Worker:
         start_timeout: float = 30.0,
     ) -> None:
         self.functions = dict(functions or {})
+        self.calls: list[dict[str, Any]] = []
+        """The frames of the handlers' calls of these functions, in their order."""
         self._ids = itertools.count(1)
         self._lock = threading.Lock()
         self._pending: dict[int, Pending] = {}
@@ -201,6 +203,10 @@ class Worker:
         for thread in self._threads:
             # A grandchild may keep the pipes.
             thread.join(2.0)
+        if not any(thread.is_alive() for thread in self._threads):
+            for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+                assert pipe is not None
+                pipe.close()
         return status
 
     def close(self, timeout: float = 10.0) -> int:
@@ -265,6 +271,7 @@ class Worker:
         elif kind == "pong":
             self._pongs.put(frame)
         elif kind == "call":
+            self.calls.append(frame)
             threading.Thread(target=self._answer, args=(frame,), daemon=True).start()
         elif id in self._pending:
             pending = self._pending[id]
@@ -284,7 +291,7 @@ class Worker:
             frame["error"] = {"code": "exception", "type": type(error).__name__, "message": str(error)}
         try:
             self.send(frame)
-        except _frames.PipeBroken:
+        except (_frames.PipeBroken, _frames.PipeClosed):
             pass
 
     def _read_stderr(self) -> None:

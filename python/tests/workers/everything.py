@@ -9,6 +9,7 @@ print("printed while importing")
 import asyncio  # noqa: E402
 import ctypes  # noqa: E402
 import os  # noqa: E402
+import signal  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
 import threading  # noqa: E402
@@ -281,11 +282,24 @@ async def leave_a_task() -> str:
 def close(what: str) -> str:
     if what == "sys.stdout":
         sys.stdout.close()
+    elif what == "sys.stderr":
+        sys.stderr.close()
     elif what == "1":
         os.close(1)
     elif what == "all":
         os.closerange(3, 4096)
     return what
+
+
+@serve.method
+def listen_for_signals() -> str:
+    """Puts another descriptor in place of the SDK's, and takes it away."""
+
+    async def listen() -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, print)
+
+    asyncio.run(listen())
+    return "listened"
 
 
 @serve.method
@@ -329,6 +343,20 @@ def scale(values: Any) -> Any:
 def scales(arrays: Iterator[Any]) -> Iterator[Any]:
     for values in arrays:
         yield values * 2
+
+
+@serve.method
+def table(rows: int) -> Any:
+    import pyarrow
+
+    return pyarrow.table({"n": list(range(rows)), "text": [str(n) for n in range(rows)]})
+
+
+@serve.method
+def sum_of(table: Any) -> dict[str, Any]:
+    import pyarrow.compute
+
+    return {"type": type(table).__name__, "rows": table.num_rows, "sum": pyarrow.compute.sum(table["n"]).as_py()}
 
 
 @serve.method

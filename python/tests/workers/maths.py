@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
-from typing import Any
+from typing import Any, Iterator
 
 from ostler_worker import Context, current_context, serve
 
@@ -56,8 +57,42 @@ def big(megabytes: int) -> bytes:
     return b"x" * (megabytes << 20)
 
 
+def note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[None]:
+    """Notes what ends the block early."""
+    try:
+        yield
+    except BaseException as error:
+        note(f"saw {type(error).__name__}")
+        raise
+
+
 class Maths(services.MathsServicer):  # type: ignore[misc]
     def Double(self, request: Any, context: Any) -> Any:
+        if request.value == -5:
+            context.add_callback(lambda: note("its callback ran"))
+            note("it is active")
+            while context.is_active():
+                time.sleep(0.005)
+            note("it is inactive")
+        if request.value == -6:
+            note(f"remaining {current_context().remaining() is not None}")
+            with noted():
+                while True:
+                    time.sleep(0.005)
+                    current_context().check()
+        if request.value == -7:
+            raise StopIteration("by mistake")
+        if request.value == -8:
+            import os
+
+            if os.fork() == 0:
+                return messages.Number(value=0)
+            return messages.Number(value=os.waitstatus_to_exitcode(os.wait()[1]))
         if request.value == -1:
             raise ValueError("no negatives")
         if request.value == -2:
@@ -72,13 +107,23 @@ class Maths(services.MathsServicer):  # type: ignore[misc]
         return messages.Number(value=2 * request.value)
 
     def Count(self, request: Any, context: Any) -> Any:
+        if request.value == -1:
+            with noted():
+                while True:
+                    yield messages.Number(value=1)
         for value in range(request.value):
             if value == 3 and request.value == 4:
                 raise TimeoutError("in the middle")
             yield messages.Number(value=value)
 
     def Sum(self, request: Any, context: Any) -> Any:
-        return messages.Number(value=sum(each.value for each in request))
+        total = 0
+        with noted():
+            for each in request:
+                total += each.value
+                note(f"Sum has read {each.value}")
+        note("Sum has read all")
+        return messages.Number(value=total)
 
     def Running(self, request: Any, context: Any) -> Any:
         total = 0
@@ -89,6 +134,10 @@ class Maths(services.MathsServicer):  # type: ignore[misc]
 
 class AsyncMaths(services.MathsServicer):  # type: ignore[misc]
     async def Double(self, request: Any, context: Any) -> Any:
+        if request.value == -6:
+            note(f"remaining {current_context().remaining() is not None}")
+            with noted():
+                await asyncio.sleep(600)
         if request.value == -1:
             raise ValueError("no negatives")
         if request.value == -2:
@@ -103,13 +152,24 @@ class AsyncMaths(services.MathsServicer):  # type: ignore[misc]
         return messages.Number(value=2 * request.value)
 
     async def Count(self, request: Any, context: Any) -> Any:
+        if request.value == -1:
+            with noted():
+                while True:
+                    yield messages.Number(value=1)
+                    await asyncio.sleep(0)
         for value in range(request.value):
             if value == 3 and request.value == 4:
                 raise TimeoutError("in the middle")
             yield messages.Number(value=value)
 
     async def Sum(self, request: Any, context: Any) -> Any:
-        return messages.Number(value=sum([each.value async for each in request]))
+        total = 0
+        with noted():
+            async for each in request:
+                total += each.value
+                note(f"Sum has read {each.value}")
+        note("Sum has read all")
+        return messages.Number(value=total)
 
     async def Running(self, request: Any, context: Any) -> Any:
         total = 0

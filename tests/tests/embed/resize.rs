@@ -95,6 +95,24 @@ async fn an_emptied_pool_lives_and_grows_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pool_that_starts_empty_is_ready_at_once_and_grows() {
+    let place = Place::new();
+    let (ostler, mut seen) = start(&place).await;
+    let pool = ostler.add_pool(place.pool("p", "sleep").workers(0)).await.unwrap();
+    in_time(pool.wait_ready()).await.unwrap();
+    assert_eq!((pool.phase(), pool.size()), (PoolPhase::Ready, 0));
+    let ready = seen.kind(EventKind::PoolReady).await;
+    assert_eq!(ready.facts.count, Some(0));
+    in_time(pool.rolling_restart(1)).await.unwrap();
+    in_time(pool.resize(2)).await.unwrap();
+    in_time(pool.wait_ready()).await.unwrap();
+    assert_eq!(pool.ready_workers(), 2);
+    place.await_processes(2);
+    let report = stop(&place, ostler, &mut seen).await;
+    assert_eq!(report.workers, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_size_that_a_pool_could_not_have_changes_nothing() {
     let place = Place::new();
     let (ostler, mut seen) = start(&place).await;

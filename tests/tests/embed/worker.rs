@@ -1,9 +1,10 @@
 //! What a worker's handle does beside starting and stopping: signals, output, placeholders.
 
 use futures_util::StreamExt;
-use ostler::{EventKind, NotSignalled, OUTPUT_BUFFER, OutputItem, PoolSpec, Port, Ready, Signal};
+use ostler::{Backoff, EventKind, NotSignalled, OUTPUT_BUFFER, OutputItem, PoolSpec, Port, Ready, Signal};
 
 use super::scene::{Place, in_time, start, stop};
+use ostler_tests::SOON;
 
 fn shell(script: &str) -> PoolSpec {
     let mut spec = PoolSpec::new("p", ["sh", "-c", script]);
@@ -53,6 +54,25 @@ async fn a_signal_reaches_the_worker_alone() {
     assert!(matches!(refused, NotSignalled::NoProcess { .. }), "{refused}");
     stop(&place, ostler, &mut seen).await;
     assert!(in_time(output.recv()).await.is_none(), "it ends with its pool");
+}
+
+/// A race: a call is lost with its worker, which has ended, so the worker must be replaced. Its
+/// supervisor is about to restart it, and the successor would be replaced as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_has_ended_is_left_to_its_supervisor() {
+    let place = Place::new();
+    let (ostler, mut seen) = start(&place).await;
+    let mut spec = place.pool("p", "sleep");
+    spec.backoff = Some(Backoff::new(SOON * 100, SOON * 100));
+    let pool = ostler.add_pool(spec).await.unwrap();
+    in_time(pool.wait_ready()).await.unwrap();
+    let worker = pool.worker(0).unwrap();
+    let first = worker.incarnation().unwrap();
+    worker.signal(Signal::KILL).unwrap();
+    seen.kind(EventKind::WorkerRestarting).await;
+    assert!(!in_time(worker.restart_if(first)).await.unwrap());
+    assert_eq!(worker.incarnation(), Some(first));
+    stop(&place, ostler, &mut seen).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -141,14 +141,7 @@ fn missing_loader_of_a_program_is_named() {
         return eprintln!("skipped: the test worker is linked statically");
     };
     program[at..at + 4].copy_from_slice(b"/no-");
-    let copy = |directory: &Path| {
-        fs::write(directory.join("run"), &program).unwrap();
-        fs::set_permissions(
-            directory.join("run"),
-            std::os::unix::fs::PermissionsExt::from_mode(0o755),
-        )
-        .unwrap();
-    };
+    let copy = |directory: &Path| ostler_tests::scene::write_program(&directory.join("run"), &program, 0o755);
     let (failure, _) = fails_to_start("command_not_found", "[\"./run\"]", "cwd = \".\"", copy);
     assert_message(&failure, &["/run", "needs the loader", "/no-"]);
     assert!(text(&failure, "suggestion").contains("loader"), "{failure}");

@@ -24,8 +24,7 @@ pub(crate) fn fails_to_start(reason: &str, command: &str, keys: &str, prepare: i
 }
 
 pub(crate) fn file(path: &Path, text: &str, mode: u32) {
-    std::fs::write(path, text).unwrap();
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    ostler_tests::scene::write_program(path, text, mode);
 }
 
 #[test]

@@ -49,6 +49,21 @@ async fn workers_that_cannot_start_say_why_and_what_to_do() {
         "{suggestion}"
     );
 
+    // An environment as uv makes them has no pip.
+    let folder = tempfile::tempdir().expect("a folder");
+    let venv = folder.path().join("env");
+    let made = std::process::Command::new("python3")
+        .args(["-m", "venv", "--without-pip"])
+        .arg(&venv)
+        .status();
+    assert!(made.expect("python3 runs").success());
+    let failure = never_ready(&source, |python| python.venv(&venv)).await;
+    let install = format!(
+        "uv pip install --python {} no_such_module_of_ours",
+        venv.join("bin/python").display()
+    );
+    assert!(failure.suggestion.ends_with(&install), "{failure:?}");
+
     // A status of 0 is no success before the worker is ready.
     let failure = never_ready(&format!("{SERVE}serve.run(load=lambda: exit(0))\n"), |python| python).await;
     assert_eq!(failure.reason, Reason::ExitedBeforeReady);

@@ -46,32 +46,13 @@ async fn a_busy_worker_reports_its_memory(python: Python) {
 
 over_both_transports!(a_busy_worker_reports_its_memory);
 
-/// Waits until every thread of a process is stopped: SIGSTOP takes effect when one of them runs.
-async fn stopped(pid: u32) {
-    let is_stopped = |task: std::fs::DirEntry| {
-        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-        stat.rsplit_once(')')
-            .is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
-    };
-    let deadline = tokio::time::Instant::now() + WITHIN;
-    loop {
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("a process");
-        if tasks.flatten().all(is_stopped) {
-            return;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "it is not stopped");
-        tokio::task::yield_now().await;
-    }
-}
-
 /// A worker whose process is stopped answers nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_does_not_answer_is_a_timeout() {
     use nix::sys::signal::Signal;
     let scene = Scene::start(everything()).await;
     let pid = scene.pids()[0];
-    ostler_tests::send(pid, Signal::SIGSTOP);
-    stopped(pid).await;
+    ostler_tests::halt(pid);
     let within = Duration::from_millis(200);
     let silent = scene.pool.figures(0, within).await;
     assert!(matches!(silent, Err(FiguresError::Timeout(_))), "{silent:?}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::stream;
 use ostler::chain;
 use ostler_serve::CallOptions;
-use ostler_serve::stdio::{Array, Blob, StdioError};
+use ostler_serve::stdio::{Array, ArrowStream, Blob, StdioError};
 use serde_json::Value;
 
 use ostler_python::Python;
@@ -18,6 +18,7 @@ over_both_transports!(
     shared_memory_is_freed_when_the_worker_is_killed_or_the_caller_gives_up,
     too_long_messages_are_refused_on_either_side,
     numpy_arrays_travel_both_ways_in_calls_and_streams,
+    arrow_tables_travel_both_ways,
 );
 
 /// The memory segments that this process lends or has mapped.
@@ -130,6 +131,33 @@ async fn numpy_arrays_travel_both_ways_in_calls_and_streams(python: Python) {
     assert!(results.next().await.is_none());
     assert!(most <= 17, "{most} segments were lent at once");
     drop((results, array));
+    scene.end().await;
+}
+
+/// A table of pyarrow is Arrow's own format on the way, and in shared memory where it is large.
+async fn arrow_tables_travel_both_ways(python: Python) {
+    let Some(python) = with_packages(python) else {
+        return;
+    };
+    let _alone = ALONE.lock().await;
+    let scene = Scene::start(python).await;
+    for (rows, shared) in [(3_u64, 0), (200_000, 1)] {
+        let table: ArrowStream = scene.pool.call("table", &rows).await.expect("a table");
+        let before = held_here().1;
+        let back: ArrowStream = scene.pool.call("echo", &table).await.expect("a table");
+        assert_eq!(held_here(), (0, before + shared), "{rows} rows");
+        assert_eq!(back.0.len(), table.0.len());
+        drop(back);
+        // An Arrow stream begins with a continuation marker.
+        assert_eq!(table.0[..4], [0xff; 4]);
+        let seen: Value = scene.pool.call("sum_of", &table).await.expect("an answer");
+        assert_eq!(
+            seen,
+            serde_json::json!({"type": "Table", "rows": rows, "sum": rows * (rows - 1) / 2})
+        );
+        drop(table);
+        assert_eq!(held_here(), (0, 0));
+    }
     scene.end().await;
 }
 

@@ -6,5 +6,6 @@ mod faults;
 mod figures;
 mod large;
 mod scene;
+mod servicers;
 mod streams;
 mod venv;

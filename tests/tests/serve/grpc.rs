@@ -9,7 +9,7 @@ use futures_util::StreamExt as _;
 use ostler::{Health, PoolSpec, Port, Ports, Ready};
 use ostler_serve::grpc::{FAILURE, GrpcService, OUTCOME, REASON, STDERR, WORKER};
 use ostler_serve::{BreakerState, CallOptions, OnCancel, ServeSpec};
-use ostler_tests::helloworld::HelloRequest;
+use ostler_tests::greeter::greet;
 use ostler_tests::helloworld::greeter_client::GreeterClient;
 use ostler_tests::route_guide::route_guide_client::RouteGuideClient;
 use ostler_tests::route_guide::{Point, Rectangle, RouteNote};
@@ -127,20 +127,7 @@ async fn all_four_kinds_of_call_are_answered() {
 async fn the_public_helloworld_is_served_by_its_generated_client() {
     let (scene, _) = scene(2, ServeSpec::default()).await;
     let mut client = GreeterClient::new(scene.serving.grpc());
-    let named = |name: &str| HelloRequest { name: name.to_owned() };
-    let reply = client.say_hello(named("Ada")).await.expect("a reply").into_inner();
-    assert_eq!(reply.message, "Hello Ada");
-    let replies = client.say_hello_stream_reply(named("Grace")).await.expect("replies");
-    let replies: Vec<_> = replies
-        .into_inner()
-        .map(|reply| reply.expect("a reply").message)
-        .collect()
-        .await;
-    assert_eq!(replies, ["Hello Grace"; 3]);
-    let names = futures_util::stream::iter(["Barbara", "Frances"].map(named));
-    let replies = client.say_hello_bidi_stream(names).await.expect("replies").into_inner();
-    let replies: Vec<_> = replies.map(|reply| reply.expect("a reply").message).collect().await;
-    assert_eq!(replies, ["Hello Barbara", "Hello Frances"]);
+    greet(&mut client).await;
     scene.at_full_strength().await;
     scene.end().await;
 }

@@ -82,19 +82,19 @@ async fn tower_layers_go_around_a_pool() {
     scene.end().await;
 }
 
+/// With HTTP/1.1: a call over HTTP/2 can cross the GOAWAY, and then its outcome is unknown. How
+/// such a connection is made again is tested in `ostler-serve/src/http/connection.rs`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_closes_the_connection_after_each_answer_is_connected_to_again() {
-    for version in [Version::Http1, Version::Http2] {
-        let scene = scene(1, ServeSpec::default()).await;
-        let mut service = scene.serving.http_with(Http::new(version));
-        let before = scene.pids();
-        for key in 0..20 {
-            let (status, body) = answer(&mut service, post("/close", &request(key, "echo"))).await;
-            assert_eq!(status, StatusCode::OK, "{version:?}: {body}");
-        }
-        assert_eq!((scene.pids(), scene.executed()), (before, (0..20).collect()));
-        scene.end().await;
+    let scene = scene(1, ServeSpec::default()).await;
+    let mut service = scene.serving.http();
+    let before = scene.pids();
+    for key in 0..20 {
+        let (status, body) = answer(&mut service, post("/close", &request(key, "echo"))).await;
+        assert_eq!(status, StatusCode::OK, "{body}");
     }
+    assert_eq!((scene.pids(), scene.executed()), (before, (0..20).collect()));
+    scene.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

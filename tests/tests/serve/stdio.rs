@@ -159,6 +159,26 @@ async fn a_call_that_expires_in_the_queue_is_never_sent() {
     scene.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_to_an_empty_pool_waits_until_the_pool_grows_or_the_call_expires() {
+    let scene = scene(0, ServeSpec::default()).await;
+    let client = scene.serving.stdio::<Value, Value>();
+    let options = CallOptions::new().timeout(Duration::from_millis(50));
+    let expired = refused(
+        client
+            .call_with(&request(1, "echo"), &options)
+            .await
+            .expect_err("there is no worker"),
+    );
+    assert!(matches!(expired, Refused::Expired { .. }), "{expired}");
+    let waiting = tokio::spawn(async move { client.call(&request(2, "echo")).await });
+    wait_until("it is queued", || scene.serving.state().queued == 1).await;
+    scene.serving.resize(1).await.expect("it grows");
+    waiting.await.expect("no panic").expect("an answer");
+    assert_eq!(scene.executed(), [2]);
+    scene.end().await;
+}
+
 /// A worker is free, and what is sent to it would be too late: the worker would be replaced for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_whose_deadline_has_passed_is_never_sent_though_a_worker_is_free() {

@@ -189,13 +189,13 @@ fn otps_rule_is_chosen_by_its_keys() {
             pool.backoff.map(|backoff| backoff.first.as_millis()),
         )
     };
-    assert_eq!(rule(""), (60, 900, Some(100)));
+    assert_eq!(rule(""), (60, 900, Some(50)));
     assert_eq!(rule("backoff = { first = \"1s\" }"), (60, 900, Some(1_000)));
     assert_eq!(rule("intensity = 0"), (0, 5, None));
     assert_eq!(rule("period = \"1m\""), (3, 60, None));
     assert_eq!(
         rule("intensity = 9\nperiod = \"1h\"\nbackoff = {}"),
-        (9, 3_600, Some(100))
+        (9, 3_600, Some(50))
     );
 }
 
@@ -208,11 +208,11 @@ fn a_check_shows_how_long_a_failing_worker_is_restarted() {
             .trim_start_matches("# a worker that fails at once every time ")
             .to_owned()
     };
-    assert_eq!(shown(""), "is restarted for about 9m 2s, then gives up");
+    assert_eq!(shown(""), "is restarted for about 8m 52s, then gives up");
     assert_eq!(shown("intensity = 3"), "gives up at once");
     assert_eq!(
         shown("intensity = 3\nbackoff = {}"),
-        "is restarted for about 700ms, then gives up"
+        "is restarted for about 350ms, then gives up"
     );
     assert_eq!(
         shown("intensity = 3\nbackoff = { first = \"2s\" }"),

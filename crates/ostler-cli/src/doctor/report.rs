@@ -31,7 +31,7 @@ fn page(findings: &[Finding]) -> Vec<Line> {
             finding.check,
             finding.found
         ));
-        page.push(format!("{MARGIN}{}", finding.means));
+        page.extend(finding.means.lines().map(|line| format!("{MARGIN}{line}")));
         page.extend(finding.advice.iter().map(|advice| format!("{MARGIN}to do: {advice}")));
     }
     page.push(String::new());

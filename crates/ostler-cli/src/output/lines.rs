@@ -109,6 +109,7 @@ fn sentence(event: &Event) -> Option<String> {
         EventKind::WorkerRestarting => format!("is restarted{}", details([delayed(facts), attempt(facts)])),
         EventKind::WorkerFinished => "has finished".to_owned(),
         EventKind::WorkerGaveUp => "has given up: its slot stays empty".to_owned(),
+        EventKind::PoolReady if facts.count == Some(0) => "has no workers, and is ready".to_owned(),
         EventKind::PoolReady => "is ready: all its workers are".to_owned(),
         EventKind::PoolDegraded => "is degraded".to_owned(),
         EventKind::BreakerOpened => "refuses calls: its workers keep failing".to_owned(),
@@ -311,6 +312,9 @@ mod tests {
             "01:02:03.004 web/0 is ready: pid 7, port 80, after 12 ms"
         );
         assert_eq!(text(&ready, Detail::Trouble), None);
+        let empty = event(EventKind::PoolReady, Facts::default().with_count(0));
+        let shown = text(&empty, Detail::All).unwrap();
+        assert!(shown.ends_with("has no workers, and is ready"), "{shown}");
         let facts = Facts::default().with_exit(ExitStatus::Signal(Signal::KILL));
         assert_eq!(
             text(&event(EventKind::WorkerExited, facts), Detail::All).unwrap(),

@@ -44,14 +44,15 @@ fn filter(level: &str) -> Result<EnvFilter, String> {
 }
 
 /// The events of the run, and the supervisors' reports of the same things, are shown as lines or as
-/// the table already.
+/// the table already. Spans are for telemetry; without it, none is made.
 fn is_news(metadata: &Metadata<'_>) -> bool {
     let shown_by = if metadata.target() == "ostler" {
         "event"
     } else {
         "report"
     };
-    !metadata.target().starts_with("ostler") || metadata.fields().field(shown_by).is_none()
+    let is_ours = metadata.target().starts_with("ostler");
+    !metadata.is_span() && (!is_ours || metadata.fields().field(shown_by).is_none())
 }
 
 struct Writer(Arc<Screen>);
@@ -103,7 +104,22 @@ fn record(text: &str) -> Vec<Line> {
 
 #[cfg(test)]
 mod tests {
-    use super::{filter, record};
+    use tracing_subscriber::filter::{FilterExt as _, filter_fn};
+    use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+
+    use super::{filter, is_news, record};
+
+    #[test]
+    fn the_log_alone_makes_no_spans() {
+        let log = tracing_subscriber::fmt::layer()
+            .with_writer(std::io::sink)
+            .with_filter(filter("info").unwrap().and(filter_fn(is_news)));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(log), || {
+            assert!(tracing::info_span!(target: "ostler", "ostler.worker.start").is_disabled());
+            assert!(tracing::info_span!(target: "ractor", "actor").is_disabled());
+            assert!(tracing::enabled!(target: "ostler", tracing::Level::INFO));
+        });
+    }
 
     #[test]
     fn no_line_of_a_record_passes_for_another_record() {

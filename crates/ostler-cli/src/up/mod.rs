@@ -43,6 +43,8 @@ const LAST_EVENTS: Duration = Duration::from_millis(500);
 /// Runs the pools of the file until their end, a signal, or the end of `--for`.
 pub(crate) fn run(args: &UpArgs, inherited: &Inherited) -> Result<Exit, Failed> {
     let mut config = config::load(&args.file).map_err(Failed::mistakes)?;
+    // Before the first thread is started.
+    let shortage = prepare_descriptors(&config.pools);
     let journal = reporter::open_journal(args.events.as_deref()).map_err(Failed::machine)?;
     let screen = Screen::new(!args.no_table && !reporter::events_on_terminal(args.events.as_deref()))
         .map(Arc::new)
@@ -50,7 +52,9 @@ pub(crate) fn run(args: &UpArgs, inherited: &Inherited) -> Result<Exit, Failed> 
     let telemetry = start_telemetry(&config).map_err(Failed::wrong)?;
     log::start(&args.log, Arc::clone(&screen), telemetry.as_ref()).map_err(Failed::wrong)?;
     python::prepare(&mut config, &mut |line| screen.say(line)).map_err(Failed::machine)?;
-    raise_descriptor_limit(&config.pools);
+    if let Some(shortage) = shortage {
+        tracing::warn!("{shortage}");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -82,15 +86,20 @@ fn start_telemetry(config: &Config) -> Result<Option<Telemetry>, SettingsError> 
     Telemetry::start(&settings)
 }
 
-fn raise_descriptor_limit(pools: &[PoolSpec]) {
+/// Raises the limit on descriptors, and makes room for those of the workers. Returns what is short.
+fn prepare_descriptors(pools: &[PoolSpec]) -> Option<String> {
     let workers: u64 = pools.iter().map(|pool| u64::from(pool.workers)).sum();
     let needed = workers * ostler::limits::DESCRIPTORS_PER_WORKER;
     match ostler::limits::raise_descriptors() {
-        Ok((limit, _)) if limit < needed => tracing::warn!(
+        Ok((limit, _)) if limit < needed => Some(format!(
             "{workers} workers need about {needed} descriptors, and the limit is {limit}: raise it (ulimit -Hn, LimitNOFILE)"
-        ),
-        Ok(_) => {}
-        Err(error) => tracing::warn!("the limit on open files can't be raised: {error}"),
+        )),
+        Ok(_) => {
+            // Without it, the table grows with the workers.
+            let _ = ostler::limits::reserve_for_workers(workers);
+            None
+        }
+        Err(error) => Some(format!("the limit on open files can't be raised: {error}")),
     }
 }
 

@@ -37,7 +37,14 @@ pub(crate) fn text(bytes: &[u8]) -> String {
 }
 
 pub(crate) fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
-    let Output { status, stdout, stderr } = ostler(arguments).output().unwrap();
+    run_with(arguments, &[])
+}
+
+/// The same with variables beside the inherited ones.
+pub(crate) fn run_with(arguments: &[&str], env: &[(&str, &str)]) -> (Option<i32>, String, String) {
+    let mut command = ostler(arguments);
+    command.envs(env.iter().copied());
+    let Output { status, stdout, stderr } = command.output().unwrap();
     (status.code(), text(&stdout), text(&stderr))
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::harness::{Up, folder, run, utf8};
+use crate::harness::{Up, folder, run, run_with, utf8};
 
 /// A worker of the standard library alone: it does what the SDK does for the supervisor.
 const WORKER: &str = "\
@@ -49,6 +49,38 @@ fn a_python_pool_without_its_environment_ends_before_anything_starts() {
         stderr.contains("is no complete virtual environment, pyvenv.cfg is missing"),
         "{stderr}"
     );
+}
+
+/// Two checkouts with the same requirements share an environment, and a folder in which pip fails
+/// has its output, line by line.
+#[test]
+fn the_same_requirements_are_one_environment_wherever_they_are() {
+    let cache = tempfile::tempdir().unwrap();
+    let checkout = |requirements: &str| {
+        let (dir, file) = folder("[pool.p]\npython = \"worker.py\"\nrequirements = \"requirements.txt\"\n");
+        write(dir.path(), "worker.py", "import json\n");
+        write(dir.path(), "requirements.txt", requirements);
+        (dir, file)
+    };
+    let env = [("XDG_CACHE_HOME", utf8(cache.path()))];
+    for requirements in ["# nothing\n", "# nothing\n"] {
+        let (_dir, file) = checkout(requirements);
+        let (status, stdout, stderr) = run_with(&["check", "--preflight", utf8(&file)], &env);
+        assert_eq!(status, Some(0), "{stdout}{stderr}");
+    }
+    let made = || {
+        let entries = std::fs::read_dir(cache.path().join("ostler/venvs")).unwrap();
+        entries.filter(|entry| entry.as_ref().unwrap().path().is_dir()).count()
+    };
+    assert_eq!(made(), 1);
+
+    let (_dir, file) = checkout("--no-index\nno-such-package-of-ours\n");
+    let (status, _, stderr) = run_with(&["up", utf8(&file)], &env);
+    assert_eq!(status, Some(3), "{stderr}");
+    assert!(stderr.contains("pip install failed: exit status: 1\n    "), "{stderr}");
+    let (_, stdout, _) = run_with(&["doctor", utf8(&file)], &env);
+    assert!(stdout.contains("pip install failed: exit status: 1\n "), "{stdout}");
+    assert_eq!(made(), 2, "the other one is half made");
 }
 
 #[test]

@@ -21,14 +21,14 @@ impl Lifecycle {
     /// Announces the failure that ended the incarnation, if it was a failure.
     pub(super) fn announce_failure(&mut self) {
         if let Some(Ending::Failed(failure)) = &self.end {
-            let failure = failure.clone();
+            let failure = Failure::clone(failure);
             self.announce(Transition::Failed(failure));
         }
     }
 
     /// Records a failure as the cause of the end, unless there is one already.
     pub(super) fn fail_first(&mut self, failure: Failure) {
-        self.end.get_or_insert(Ending::Failed(failure));
+        self.end.get_or_insert_with(|| Ending::failed(failure));
     }
 
     /// The deadline for the answer of the table or the guardian.
@@ -138,7 +138,7 @@ impl Lifecycle {
         let uptime = self.now.since(self.spawned_at);
         self.end = Some(
             match judge_exit(status, self.is_starting(), uptime, self.rules.min_uptime) {
-                Some(failure) => Ending::Failed(failure),
+                Some(failure) => Ending::failed(failure),
                 None => Ending::Finished(status),
             },
         );
@@ -232,7 +232,7 @@ impl Lifecycle {
         let what = self.unseen.take().map_or(Transition::Released, Transition::Unseen);
         self.enter(Phase::Released, what);
         let outcome = match self.end.take() {
-            Some(Ending::Failed(failure)) => Outcome::Failed(failure),
+            Some(Ending::Failed(failure)) => Outcome::Failed(*failure),
             Some(Ending::Finished(status)) => Outcome::Finished { status },
             Some(Ending::Asked) | None => Outcome::Stopped { status: self.status },
         };

@@ -44,10 +44,10 @@ impl Lifecycle {
         self.guard = Guard::SitterAlone;
         match self.phase {
             Phase::Spawning if self.end.is_none() => {
-                self.end_when_born(Ending::Failed(guardian_lost()), Cause::GuardianLost, false)?;
+                self.end_when_born(Ending::failed(guardian_lost()), Cause::GuardianLost, false)?;
             }
             Phase::Spawned | Phase::Ready => {
-                self.end = Some(Ending::Failed(guardian_lost()));
+                self.end = Some(Ending::failed(guardian_lost()));
                 self.leave_to_sitter(Cause::GuardianLost);
             }
             _ => {}

@@ -26,7 +26,14 @@ pub(super) enum Phase {
 pub(super) enum Ending {
     Asked,
     Finished(ExitStatus),
-    Failed(Failure),
+    /// Boxed: most incarnations have none, and each has room for one.
+    Failed(Box<Failure>),
+}
+
+impl Ending {
+    pub(super) fn failed(failure: Failure) -> Self {
+        Self::Failed(Box::new(failure))
+    }
 }
 
 /// Which process ends the tree.
@@ -255,7 +262,7 @@ impl Lifecycle {
                 Ok(())
             }
             Input::StartFailed(failure) => {
-                self.end = Some(Ending::Failed(failure));
+                self.end = Some(Ending::failed(failure));
                 self.end_process(Cause::StartFailed, false);
                 Ok(())
             }
@@ -270,7 +277,7 @@ impl Lifecycle {
         match input {
             Input::Unhealthy(failure) => {
                 self.announce(Transition::Unhealthy(failure.clone()));
-                self.end = Some(Ending::Failed(failure));
+                self.end = Some(Ending::failed(failure));
                 self.end_process(Cause::Unhealthy, false);
                 Ok(())
             }

@@ -58,7 +58,7 @@ impl Lifecycle {
                 ),
                 _ => Failure::new(Reason::ReadyTimeout, format!("it was not spawned within {took:?}")),
             };
-            self.end = Some(Ending::Failed(failure));
+            self.end = Some(Ending::failed(failure));
             self.end_at_birth = Some((Cause::StartTimeout, false));
             self.limit.arm(self.now, self.now + self.rules.release_timeout);
         } else if self.phase == Phase::Recording {

@@ -226,6 +226,12 @@ fn a_surge_slot_replaces_a_worker_that_is_restarted() {
 }
 
 #[test]
-fn an_empty_pool_has_finished_at_once() {
-    assert_eq!(PoolWatch::new(0, 0, OnGiveUp::Worker).1, Some(PoolEffect::Finished));
+fn an_empty_pool_is_ready_at_once_and_grows() {
+    let (mut watch, at_once) = PoolWatch::new(0, 1, OnGiveUp::Pool);
+    assert_eq!(at_once, Some(PoolEffect::Ready));
+    assert_eq!(watch.readiness(), Readiness::Ready);
+    assert_eq!(watch.resize(1, 0), None);
+    assert_eq!(watch.readiness(), Readiness::Starting);
+    assert_eq!(watch.step(PoolInput::Ready(0)), Some(PoolEffect::Ready));
+    assert_eq!(PoolWatch::new(1, 1, OnGiveUp::Pool).1, None);
 }

@@ -94,7 +94,7 @@ impl PoolSpec {
         self
     }
 
-    /// The pauses before restarts. Default: from 100 ms to 10 s, none with
+    /// The pauses between two starts. Default: from 50 ms to 10 s, none with
     /// [`PoolSpec::intensity()`].
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {

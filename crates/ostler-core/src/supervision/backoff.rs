@@ -1,21 +1,22 @@
-//! Extension to OTP: delays restarts, with delays that double on consecutive restarts.
+//! Extension to OTP: a pause between two starts, which doubles on consecutive restarts.
 
 use std::time::Duration;
 
 use super::SpecError;
 
-/// The delay of restarts. The first restart waits `first`, each consecutive one twice as long as
-/// the one before, up to `max`.
+/// The least time between a child's start and its next one, as launchd's `ThrottleInterval`:
+/// `first` for the first restart, twice as long for each consecutive one, up to `max`. A child that
+/// ran for longer than that is restarted at once (ADR 0020).
 ///
 /// A backoff only delays restarts: each one counts towards the intensity as it would without.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Backoff {
-    /// The delay of the first restart. Zero: no delay.
+    /// The pause before the first restart, counted from the child's start. Zero: no pause.
     pub first: Duration,
-    /// The maximum delay, including jitter.
+    /// The longest pause, including jitter.
     pub max: Duration,
-    /// The random part of the delay, from 0 to 1. With 0.2, a delay is up to 20 % shorter or
+    /// The random part of the pause, from 0 to 1. With 0.2, a pause is up to 20 % shorter or
     /// longer. Zero: no jitter.
     pub jitter: f64,
     /// How long a child must run before its next restart counts as the first again. `None`: the
@@ -24,7 +25,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Doubling delays from `first` to `max` without jitter, reset after the supervisor's period.
+    /// Doubling pauses from `first` to `max` without jitter, reset after the supervisor's period.
     pub fn new(first: Duration, max: Duration) -> Self {
         Backoff {
             first,
@@ -34,7 +35,7 @@ impl Backoff {
         }
     }
 
-    /// The random part of the delay, from 0 to 1. Default zero: no jitter.
+    /// The random part of the pause, from 0 to 1. Default zero: no jitter.
     #[must_use]
     pub fn jitter(mut self, jitter: f64) -> Self {
         self.jitter = jitter;
@@ -49,13 +50,13 @@ impl Backoff {
         self
     }
 
-    /// The default of pools of processes (ADR 0020): from 100 ms to 10 s, with a jitter of 0.2.
+    /// The default of pools of processes (ADR 0020): from 50 ms to 10 s, with a jitter of 0.2.
     pub fn of_pools() -> Self {
-        Backoff::new(Duration::from_millis(100), Duration::from_secs(10)).jitter(0.2)
+        Backoff::new(Duration::from_millis(50), Duration::from_secs(10)).jitter(0.2)
     }
 
-    /// The delay of the `attempt`-th consecutive restart, counted from 1. `fraction` is a random
-    /// number in `0.0..1.0`.
+    /// The pause before the `attempt`-th consecutive restart, counted from 1. The time for which
+    /// the child ran is part of it. `fraction` is a random number in `0.0..1.0`.
     pub fn delay(&self, attempt: u32, fraction: f64) -> Duration {
         let doublings = attempt.saturating_sub(1).min(31);
         let base = self.first.saturating_mul(1 << doublings).min(self.max);

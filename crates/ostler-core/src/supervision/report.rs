@@ -80,7 +80,8 @@ pub enum Report {
         /// The number of this consecutive restart, from 1. It starts over once the child has run
         /// for the backoff's `reset` time (or the period).
         attempt: u32,
-        /// The delay from now. Zero without backoff.
+        /// The delay from now: what is left of the backoff's pause. Zero without a backoff, or if
+        /// the child ran for longer than the pause.
         delay: Duration,
         /// Restarts of this supervisor counted within the period.
         restarts: usize,

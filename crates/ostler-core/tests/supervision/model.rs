@@ -258,7 +258,7 @@ impl Model {
             if now - since >= reset {
                 self.child(number).row = 0;
             }
-            return self.restart(number, reason, counted);
+            return self.restart(number, reason, counted, now - since);
         }
         self.gone(number);
         let others = self
@@ -275,7 +275,7 @@ impl Model {
         }
     }
 
-    fn restart(&mut self, number: usize, reason: ExitReason, counted: bool) {
+    fn restart(&mut self, number: usize, reason: ExitReason, counted: bool, lasted: Duration) {
         let (now, period) = (self.now, self.flags.period);
         let tag = self.tag(number);
         if counted {
@@ -294,7 +294,7 @@ impl Model {
         let row = child.row;
         let delay = match &self.flags.backoff {
             None => Duration::ZERO,
-            Some(_) => Duration::from_millis((100u64 << (row - 1).min(20)).min(1000)),
+            Some(_) => Duration::from_millis((100u64 << (row - 1).min(20)).min(1000)).saturating_sub(lasted),
         };
         let restarts = self.restarts.len();
         self.say(format!(
@@ -378,7 +378,7 @@ impl Model {
             if counted_already {
                 self.start_again(number);
             } else {
-                self.restart(number, reason, counts);
+                self.restart(number, reason, counts, Duration::ZERO);
             }
         }
     }

@@ -47,6 +47,7 @@ impl Server {
         self.course = Course::HostGone;
         self.census = None;
         self.censuses_due = 0;
+        self.inbox.clear();
         if dead {
             self.outbox.abandon();
         }

@@ -1,37 +1,31 @@
-//! The host's end of the events socket.
+//! The events of guardian and sitters, as the host receives them.
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use rustix::io::Errno;
-use rustix::net::RecvFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
+use super::Exit;
 use super::error::LaunchError;
-use super::event::{Assembler, GuardianEvent};
-use super::{Ending, Exit, Silence};
+use super::event::GuardianEvent;
+use super::inbox::{Found, Inbox, Shared};
 use crate::protocol::{Event, MAGIC, Payload, VERSION};
 
 /// The events of guardian and sitters, in order for each slot.
 ///
 /// A slow reader delays only the events: a sitter keeps them until there is room, and goes on
-/// killing and reaping.
+/// killing and reaping. While orders wait for room, the host reads all events into memory.
 #[derive(Debug)]
 pub struct Events {
-    socket: AsyncFd<OwnedFd>,
+    inbox: AsyncFd<Shared>,
     exit: watch::Receiver<Option<Exit>>,
-    assembler: Assembler,
-    decoded: VecDeque<GuardianEvent>,
-    /// The guardian's first event, until it is checked.
-    answer: Option<Event>,
+    /// Read, and due next.
+    events: VecDeque<GuardianEvent>,
     farewell: Farewell,
-    /// Whether the host has ordered the end.
-    ending: Ending,
-    silence: Silence,
 }
 
 /// How long to wait for the exit of a guardian that has closed its end: 1 s.
@@ -49,37 +43,32 @@ enum Farewell {
 }
 
 enum Woke {
-    /// A message of this length; 0 at the end of the socket.
-    Read(usize),
+    Read(Found),
     GuardianEnded(Exit),
 }
 
 impl Events {
-    pub(super) fn new(
-        socket: OwnedFd,
-        exit: watch::Receiver<Option<Exit>>,
-        ending: Ending,
-        silence: Silence,
-    ) -> io::Result<Self> {
-        // SAFETY: an OwnedFd stays open, and keeps its number, for as long as it exists.
-        let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }?;
+    pub(super) fn new(inbox: Arc<Inbox>, exit: watch::Receiver<Option<Exit>>) -> io::Result<Self> {
+        // SAFETY: the inbox's OwnedFd stays open, and keeps its number, for as long as it exists.
+        let inbox = unsafe { AsyncFd::register_with_interest(Shared(inbox), Interest::READABLE) }?;
         Ok(Self {
-            socket,
+            inbox,
             exit,
-            assembler: Assembler::default(),
-            decoded: VecDeque::new(),
-            answer: None,
+            events: VecDeque::new(),
             farewell: Farewell::None,
-            ending,
-            silence,
         })
+    }
+
+    /// Where they are read, for as long as anybody waits for them here.
+    pub(super) fn inbox(&self) -> Weak<Inbox> {
+        Arc::downgrade(&self.inbox.get_ref().0)
     }
 
     /// Waits for the guardian's first event.
     pub(super) async fn ready(&mut self) -> Result<(), LaunchError> {
         loop {
             self.more().await;
-            if let Some(answer) = self.answer.take() {
+            if let Some(answer) = self.read().take_answer() {
                 return check(answer);
             }
             if self.farewell != Farewell::None {
@@ -97,8 +86,12 @@ impl Events {
     /// The next event; `None` after [`GuardianEvent::Ended`]. Cancel safe.
     pub async fn recv(&mut self) -> Option<GuardianEvent> {
         loop {
-            if let Some(event) = self.decoded.pop_front() {
+            if let Some(event) = self.events.pop_front() {
                 return Some(event);
+            }
+            self.events = self.read().take();
+            if !self.events.is_empty() {
+                continue;
             }
             if self.farewell == Farewell::Ended {
                 return None;
@@ -110,51 +103,48 @@ impl Events {
     /// Waits for a message, for the end of the socket, or for the guardian's end, and processes it.
     async fn more(&mut self) {
         let watching = self.farewell == Farewell::None;
-        let mut buffer = Buffer::default();
         let woke = tokio::select! {
             biased;
-            ready = self.socket.readable() => match ready {
-                Ok(mut ready) => match ready.try_io(|socket| Ok(buffer.read(socket.get_ref().as_fd())?)) {
-                    Ok(Ok(length)) => Woke::Read(length),
-                    Err(_would_block) => return,
-                    // An error on a socket that worked until now counts as its end.
-                    Ok(Err(_)) => Woke::Read(0),
-                },
-                Err(_) => Woke::Read(0),
+            ready = self.inbox.readable() => match ready {
+                Ok(mut ready) => {
+                    let found = ready.get_inner().0.read_one();
+                    if found == Found::Nothing {
+                        ready.clear_ready();
+                    }
+                    Woke::Read(found)
+                }
+                Err(_) => Woke::Read(Found::End),
             },
+            () = self.inbox.get_ref().0.read_elsewhere() => Woke::Read(Found::Message),
             exit = self.exit.wait_for(Option::is_some), if watching => {
                 Woke::GuardianEnded(exit.ok().and_then(|exit| *exit).unwrap_or(Exit(None)))
             }
         };
-        let at_end = match woke {
-            Woke::Read(length) => self.take(&buffer, length),
-            Woke::GuardianEnded(exit) => self.lost_after_last_words(exit),
+        let found = match woke {
+            Woke::Read(found) => found,
+            // What the guardian sent before its end comes first, whether or not the runtime has
+            // noticed it yet.
+            Woke::GuardianEnded(_) => self.read().read_all(),
         };
-        if at_end {
+        if self.farewell == Farewell::None && self.read().farewell() {
+            self.farewell = Farewell::Said;
+        }
+        if let Woke::GuardianEnded(exit) = woke {
+            self.lost(exit);
+        }
+        if found == Found::End {
             self.ended().await;
         }
     }
 
-    /// Reads what the guardian sent before its end, whether or not the runtime has noticed it yet.
-    /// True when the socket has ended, too.
-    fn lost_after_last_words(&mut self, exit: Exit) -> bool {
-        let mut at_end = false;
-        while !at_end && self.farewell == Farewell::None {
-            let mut buffer = Buffer::default();
-            at_end = match buffer.read(self.socket.get_ref().as_fd()) {
-                Ok(length) => self.take(&buffer, length),
-                Err(Errno::AGAIN) => break,
-                Err(_) => true,
-            };
-        }
-        self.lost(exit);
-        at_end
+    fn read(&self) -> &Inbox {
+        &self.inbox.get_ref().0
     }
 
     fn lost(&mut self, Exit(status): Exit) {
         if self.farewell == Farewell::None {
             self.farewell = Farewell::Said;
-            self.decoded.push_back(GuardianEvent::Lost { status });
+            self.append(GuardianEvent::Lost { status });
         }
     }
 
@@ -166,7 +156,14 @@ impl Events {
             self.lost(exit.unwrap_or(Exit(None)));
         }
         self.farewell = Farewell::Ended;
-        self.decoded.push_back(GuardianEvent::Ended);
+        self.append(GuardianEvent::Ended);
+    }
+
+    /// Adds an event of the host's own behind everything that was read.
+    fn append(&mut self, event: GuardianEvent) {
+        let read = self.read().take();
+        self.events.extend(read);
+        self.events.push_back(event);
     }
 
     async fn wait_exit(&mut self) -> Exit {
@@ -176,41 +173,6 @@ impl Events {
             .ok()
             .and_then(|exit| *exit)
             .unwrap_or(Exit(None))
-    }
-
-    /// Processes a message. True at the end of the socket.
-    fn take(&mut self, buffer: &Buffer, length: usize) -> bool {
-        self.silence.heard();
-        for event in buffer.0[..length].chunks_exact(Event::SIZE).filter_map(Event::decode) {
-            match event.payload {
-                Payload::Ready { .. } => self.answer = Some(event),
-                // A guardian that leaves without an order, for example because a forked copy of the
-                // host shut its socket down, is lost: its exit, which comes next, says so.
-                Payload::Bye if self.ending.is_ordered() => self.farewell = Farewell::Said,
-                Payload::Bye => {}
-                Payload::Pong => self.silence.answered(),
-                _ => self.decoded.extend(self.assembler.accept(event)),
-            }
-        }
-        length == 0
-    }
-}
-
-/// Room for the largest message.
-struct Buffer([u8; Event::SIZE * Event::BATCH]);
-
-impl Default for Buffer {
-    fn default() -> Self {
-        Self([0; Event::SIZE * Event::BATCH])
-    }
-}
-
-impl Buffer {
-    /// The length of one message; 0 at the end. Never waits.
-    fn read(&mut self, socket: BorrowedFd<'_>) -> Result<usize, Errno> {
-        let (length, _) =
-            rustix::io::retry_on_intr(|| rustix::net::recv(socket, &mut self.0[..], RecvFlags::DONTWAIT))?;
-        Ok(length.min(self.0.len()))
     }
 }
 

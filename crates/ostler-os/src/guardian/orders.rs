@@ -1,26 +1,19 @@
 //! The host's end of the control socket: orders are sent at once if there is room, otherwise from a
-//! queue, in order.
+//! queue, in order, and by the [relay](super::relay).
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::sync::Notify;
 
 use super::Silence;
 use super::error::OrderError;
 use crate::protocol::{MAX_SPAWN_FDS, Order, OrderKind};
-
-/// How soon a send is retried that failed for lack of kernel memory, or because this user has too
-/// many descriptors in flight: no socket becomes ready when that changes.
-const REFUSED_RETRY: Duration = Duration::from_millis(2);
 
 /// An order that waits for room in the socket, with the descriptors that go with it.
 #[derive(Debug)]
@@ -35,7 +28,7 @@ pub(super) struct Orders {
     silence: Silence,
     queue: Mutex<Queue>,
     /// Notified when the queue is no longer empty, and when it is closed.
-    wake: Notify,
+    changed: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -45,11 +38,13 @@ struct Queue {
 }
 
 /// What to wait for before the queue can go on.
-enum Blocked {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Blocked {
     Empty,
     Closed,
     Full,
-    /// The kernel refused, although the socket may have room.
+    /// The kernel refused, for lack of memory or because this user has too many descriptors in
+    /// flight: no socket becomes ready when that changes.
     Refused,
 }
 
@@ -59,7 +54,7 @@ impl Orders {
             socket,
             silence,
             queue: Mutex::default(),
-            wake: Notify::new(),
+            changed: Condvar::new(),
         }
     }
 
@@ -82,10 +77,32 @@ impl Orders {
                 Ok(()) => return Ok(()),
                 Err(error) if is_gone(error) => return Err(OrderError::Gone),
                 Err(error) if error != Errno::AGAIN && !is_refused(error) => return Err(OrderError::Io(error.into())),
-                Err(_) => self.wake.notify_one(),
+                Err(_) => {}
             }
         }
+        if queue.waiting.is_empty() {
+            self.changed.notify_one();
+        }
         queue.waiting.push_back(outgoing);
+        Ok(())
+    }
+
+    /// Sends orders without descriptors, several in a message, or queues what there is no room for.
+    pub(super) fn give_all(&self, orders: impl Iterator<Item = Order>) -> Result<(), OrderError> {
+        let mut queue = self.lock();
+        if queue.closed {
+            return Err(OrderError::Gone);
+        }
+        self.silence.ordered();
+        queue.waiting.extend(orders.map(|order| Outgoing {
+            bytes: order.encode(),
+            fds: Vec::new(),
+        }));
+        match queue.send(self.socket.as_fd()) {
+            Blocked::Closed => return Err(OrderError::Gone),
+            Blocked::Empty => {}
+            Blocked::Full | Blocked::Refused => self.changed.notify_one(),
+        }
         Ok(())
     }
 
@@ -98,64 +115,72 @@ impl Orders {
         queue.waiting.clear();
         // It fails only if the guardian's end is closed already.
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
-        self.wake.notify_one();
+        self.changed.notify_one();
     }
 
-    /// A task that sends queued orders whenever there is room, until the orders are closed.
-    /// Everything that can fail is done before this returns.
-    pub(super) fn sending(self: Arc<Self>) -> io::Result<impl Future<Output = ()>> {
-        let socket = self.socket.try_clone()?;
-        // SAFETY: an OwnedFd stays open, and keeps its number, for as long as it exists.
-        let socket = unsafe { AsyncFd::register_with_interest(socket, Interest::WRITABLE) }?;
-        Ok(self.send_from_queue(socket))
+    /// Waits on this thread until an order waits. False when the orders are closed.
+    pub(super) fn wait_for_queue(&self) -> bool {
+        let queue = self.lock();
+        let idle = |queue: &mut Queue| queue.waiting.is_empty() && !queue.closed;
+        let queue = self.changed.wait_while(queue, idle);
+        !queue.unwrap_or_else(PoisonError::into_inner).closed
     }
 
-    async fn send_from_queue(self: Arc<Self>, socket: AsyncFd<OwnedFd>) {
-        loop {
-            match self.flush() {
-                Blocked::Closed => return,
-                Blocked::Empty => self.wake.notified().await,
-                Blocked::Refused => tokio::time::sleep(REFUSED_RETRY).await,
-                Blocked::Full => {
-                    // It fails only when the runtime ends, and this task with it.
-                    let Ok(mut ready) = socket.writable().await else { return };
-                    // The readiness may be stale: only a send that would block clears it.
-                    if matches!(self.flush(), Blocked::Full) {
-                        ready.clear_ready();
-                    }
-                }
-            }
-        }
+    /// Waits on this thread, at most for `time`, until an order waits or the orders are closed.
+    pub(super) fn pause(&self, time: Duration) {
+        let idle = |queue: &mut Queue| queue.waiting.is_empty() && !queue.closed;
+        drop(self.changed.wait_timeout_while(self.lock(), time, idle));
     }
 
-    fn flush(&self) -> Blocked {
-        let mut queue = self.lock();
-        loop {
-            if queue.closed {
-                return Blocked::Closed;
-            }
-            let Some(next) = queue.waiting.front() else {
-                return Blocked::Empty;
-            };
-            match send(self.socket.as_fd(), &next.bytes, &next.fds) {
-                Ok(()) => {
-                    queue.waiting.pop_front();
-                }
-                Err(Errno::AGAIN) => return Blocked::Full,
-                Err(error) if is_refused(error) => return Blocked::Refused,
-                // After any other error no order gets through. The events socket shows what
-                // happened to the guardian.
-                Err(_) => {
-                    queue.closed = true;
-                    queue.waiting.clear();
-                }
-            }
-        }
+    /// Sends what waits, until there is no room.
+    pub(super) fn flush(&self) -> Blocked {
+        self.lock().send(self.socket.as_fd())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
         // A panic can't leave the queue half changed: each change is one call.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queue {
+    /// Sends what waits, until there is no room.
+    fn send(&mut self, socket: BorrowedFd<'_>) -> Blocked {
+        loop {
+            if self.closed {
+                return Blocked::Closed;
+            }
+            let Some(first) = self.waiting.front() else {
+                return Blocked::Empty;
+            };
+            let together = self.together();
+            let mut bytes = Vec::with_capacity(together * Order::SIZE);
+            let orders = self.waiting.iter().take(together);
+            orders.for_each(|order| bytes.extend_from_slice(&order.bytes));
+            match send(socket, &bytes, &first.fds) {
+                Ok(()) => drop(self.waiting.drain(..together)),
+                Err(Errno::AGAIN) => return Blocked::Full,
+                Err(error) if is_refused(error) => return Blocked::Refused,
+                // After any other error no order gets through. The events socket shows what
+                // happened to the guardian.
+                Err(_) => {
+                    self.closed = true;
+                    self.waiting.clear();
+                }
+            }
+        }
+    }
+
+    /// How many of the waiting orders go into the next message: several only without descriptors.
+    fn together(&self) -> usize {
+        let first = self.waiting.iter().take(Order::BATCH);
+        first.take_while(|order| order.fds.is_empty()).count().max(1)
+    }
+}
+
+impl AsFd for Orders {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
@@ -178,4 +203,40 @@ pub(super) fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[OwnedFd]) -> Res
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     rustix::io::retry_on_intr(|| rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    /// The relay pauses while no order waits. One that comes meanwhile must not wait for the end of
+    /// the pause.
+    #[test]
+    fn an_order_that_waits_ends_a_pause() {
+        let (ours, _theirs) = super::super::socket_pair().unwrap();
+        let orders = Orders::new(ours, Silence::default());
+        let close = Order::new(OrderKind::Close, 0, 0);
+        std::thread::scope(|scope| {
+            let (tell, heard) = std::sync::mpsc::channel();
+            let orders = &orders;
+            let paused = scope.spawn(move || {
+                let since = Instant::now();
+                tell.send(rustix::thread::gettid()).unwrap();
+                orders.pause(Duration::from_secs(60));
+                since.elapsed()
+            });
+            let stat = format!("/proc/self/task/{}/stat", heard.recv().unwrap());
+            // It sleeps: nothing before the pause blocks it.
+            while !std::fs::read_to_string(&stat).unwrap().contains(") S ") {
+                std::thread::yield_now();
+            }
+            while orders.lock().waiting.is_empty() {
+                orders.give(&close, Vec::new()).unwrap();
+            }
+            assert!(paused.join().unwrap() < Duration::from_secs(20));
+        });
+        assert_eq!(orders.flush(), Blocked::Full);
+    }
 }

@@ -5,8 +5,9 @@
 //! because both ends run on the same kernel. There are two `SOCK_SEQPACKET` sockets, which keep
 //! message boundaries and never send half a message:
 //!
-//! - the **control** socket: the host sends one [`Hello`], then [`Order`]s. The guardian never
-//!   writes to it. It forwards a slot's orders unchanged to that slot's sitter.
+//! - the **control** socket: the host sends one [`Hello`], then [`Order`]s, one or more in a
+//!   message. The guardian never writes to it. It forwards a slot's orders unchanged to that slot's
+//!   sitter, one in a message.
 //! - the **events** socket: guardian and sitters share its writing end. A message is one or more
 //!   [`Event`]s.
 //!
@@ -25,7 +26,7 @@ pub use order::{Order, OrderKind};
 pub use spec::SpecHead;
 
 /// The version of this protocol. Host and guardian must have the same one.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// The first word of [`Hello`] and of a spec (`OSTL`), to recognise a peer.
 pub const MAGIC: u32 = 0x4F53_544C;

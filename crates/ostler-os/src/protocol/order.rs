@@ -67,6 +67,10 @@ impl Order {
     /// The size of an encoded order, in bytes.
     pub const SIZE: usize = 32;
 
+    /// The most orders in one message to the guardian. An order with descriptors is alone in its
+    /// message.
+    pub const BATCH: usize = 16;
+
     /// An order of this kind with all other fields zero.
     pub const fn new(kind: OrderKind, slot: u32, incarnation: u64) -> Self {
         Self {

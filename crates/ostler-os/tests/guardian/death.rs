@@ -227,7 +227,7 @@ async fn killed_guardian_is_reported_and_its_sitters_end_their_trees() {
     }
     assert_eq!((lost, gone), (1, 3));
     all.iter().for_each(|pid| assert_gone(*pid));
-    assert!(bench.guardian.close(0).is_err(), "no guardian to send orders to");
+    assert!(bench.guardian.close(&[0]).is_err(), "no guardian to send orders to");
 }
 
 /// Only the kernel can wake them. The sitter of the second slot has no worker at that time.

@@ -9,19 +9,18 @@ use ostler_os::guardian::{Guardian, GuardianEvent, GuardianOptions, LaunchError,
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, Signal};
 
+use crate::executable::{copy_program, write_script};
 use crate::support::{Bench, Role, line_with, null, role, role_process, send, shell};
 
 /// A guardian started by a line of shell in which `$0` is its program.
 async fn launched_by(directory: &Path, line: &str) -> Bench {
     let plain = Bench::launch().await;
     let program = directory.join("guardian");
-    fs::copy(format!("/proc/{}/exe", plain.guardian.pid()), &program).expect("copied");
+    copy_program(format!("/proc/{}/exe", plain.guardian.pid()), &program);
     plain.quit().await;
     let script = directory.join("launch");
-    fs::write(&script, format!("#!/bin/bash\nset -- {}\n{line}\n", program.display())).expect("written");
-    for path in [directory, &program, &script] {
-        fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("set");
-    }
+    write_script(&script, &format!("#!/bin/bash\nset -- {}\n{line}\n", program.display()));
+    fs::set_permissions(directory, PermissionsExt::from_mode(0o755)).expect("set");
     Bench::launch_with(GuardianOptions {
         program: Some(script),
         ..GuardianOptions::default()
@@ -156,7 +155,7 @@ async fn role_few_descriptors() {
     let pid = bench.guardian.pid() as i32;
     send(pid, Signal::STOP);
     for _ in 0..MANY {
-        bench.guardian.close(0).expect("queuing the request");
+        bench.guardian.close(&[0]).expect("queuing the request");
     }
     send(pid, Signal::CONT);
     for _ in 0..MANY {

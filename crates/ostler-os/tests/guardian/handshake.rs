@@ -1,13 +1,13 @@
 //! Launching a guardian, the handshake, and programs that are not a guardian.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use ostler_os::guardian::{Guardian, GuardianOptions, LaunchError};
 
+use crate::executable::{copy_program, write_script};
 use crate::support::{Bench, Role, alive, line_with, role, role_process, shell, stat, unprivileged};
 
 #[tokio::test]
@@ -62,8 +62,7 @@ events = socket.socket(fileno=array.array('i', rights[0][2][:8])[0])
 events.send(struct.pack('=HHIQiiQ', 1, 0, 0x4F53544C, 0, 0, 0, 99))
 control.recv(1)
 ";
-    fs::write(&path, script).expect("written");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("set");
+    write_script(&path, script);
     path
 }
 
@@ -121,8 +120,7 @@ async fn program_that_is_not_a_guardian_is_killed() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let (path, pid_file) = (directory.path().join("sleeper"), directory.path().join("pid"));
     let script = format!("#!/bin/sh\necho $$ > {}\nexec sleep 5151\n", pid_file.display());
-    fs::write(&path, script).expect("written");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("set");
+    write_script(&path, &script);
     let mut time = Duration::from_millis(100);
     // On a busy machine the script may not have reached its first line in such a short time.
     let pid = loop {
@@ -227,8 +225,7 @@ async fn environment_variable_sets_the_program() {
     let home = tempfile::tempdir().expect("temporary directory");
     let copy = home.path().join("my-guardian");
     let bench = Bench::launch().await;
-    fs::copy(format!("/proc/{}/exe", bench.guardian.pid()), &copy).expect("copied");
-    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).expect("set");
+    copy_program(format!("/proc/{}/exe", bench.guardian.pid()), &copy);
     bench.quit().await;
     let mut command = role_process(LAUNCH, "launch");
     command.env("OSTLER_GUARDIAN", &copy);

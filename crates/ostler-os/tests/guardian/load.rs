@@ -74,6 +74,52 @@ async fn thousand_slots_start_and_end() {
     bench.quit().await;
 }
 
+const MANY: u32 = 10_000;
+
+/// Closes so many slots at once that they fit neither into one message nor into the socket.
+fn close_many(bench: &Bench, meanwhile: impl FnOnce()) {
+    let guardian = rustix::process::Pid::from_raw(bench.guardian.pid() as i32).expect("a pid");
+    let signal = |signal| rustix::process::kill_process(guardian, signal).expect("signalled");
+    signal(rustix::process::Signal::STOP);
+    let slots: Vec<u32> = (0..MANY).collect();
+    bench.guardian.close(&slots).expect("queuing the request");
+    meanwhile();
+    signal(rustix::process::Signal::CONT);
+}
+
+#[tokio::test]
+async fn slots_that_are_closed_together_are_answered_one_by_one() {
+    let mut bench = Bench::launch().await;
+    bench.start(7, 1, request("/bin/sleep", &["1000"])).await;
+    close_many(&bench, || bench.kill(7, 1));
+    let mut closed = std::collections::BTreeSet::new();
+    while closed.len() < MANY as usize {
+        match bench.next().await {
+            GuardianEvent::Closed { slot } => assert!(closed.insert(slot), "{slot} is closed twice"),
+            GuardianEvent::Signalled { .. } | GuardianEvent::Exited { .. } | GuardianEvent::TreeGone { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    bench.quit().await;
+}
+
+/// A runtime that is busy delays neither orders nor what guardian and sitters send: here it does
+/// not run at all.
+#[tokio::test]
+async fn a_burst_is_sent_and_read_without_the_runtime() {
+    let mut bench = Bench::launch().await;
+    close_many(&bench, || bench.guardian.ask());
+    let deadline = Instant::now() + DEADLINE;
+    while bench.guardian.unconfirmed().is_some() {
+        assert!(Instant::now() < deadline, "not all orders are answered");
+        std::thread::yield_now();
+    }
+    for slot in 0..MANY {
+        assert_eq!(bench.next().await, GuardianEvent::Closed { slot });
+    }
+    bench.quit().await;
+}
+
 /// The descriptors of a process: their numbers, and what they are.
 fn descriptors(pid: i32) -> BTreeMap<String, String> {
     let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
@@ -227,7 +273,7 @@ async fn releasing_a_guardian_that_takes_no_orders_ends_its_workers() {
     let worker = bench.start(0, 1, request("/bin/sleep", &["1000"])).await;
     // One event each, and none is read: far more than the socket holds.
     for _ in 0..20_000 {
-        bench.guardian.close(1).expect("queuing the request");
+        bench.guardian.close(&[1]).expect("queuing the request");
     }
     // It takes no more orders once its count of waits is unchanged twenty times in a row.
     let deadline = Instant::now() + DEADLINE;

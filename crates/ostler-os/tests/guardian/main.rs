@@ -3,6 +3,8 @@
 mod cgroup;
 mod death;
 mod end;
+#[path = "../shared/executable.rs"]
+mod executable;
 mod faults;
 mod handshake;
 mod hidden;

@@ -2,7 +2,6 @@
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use ostler_os::guardian::{GuardianEvent, OrderError, SpawnStep};
 use ostler_os::identity::{self, here};
 use rustix::io::Errno;
 
+use crate::executable::write_script;
 use crate::support::{Bench, line, parent, request, rest, shell, stat, with_output};
 
 #[tokio::test]
@@ -86,8 +86,7 @@ async fn failed_exec_has_its_step_and_error() {
     let plain = directory.path().join("plain");
     std::fs::write(&plain, "not a program").expect("writing a file");
     let script = directory.path().join("script");
-    std::fs::write(&script, "#!/nowhere/interpreter\n").expect("written");
-    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).expect("set");
+    write_script(&script, "#!/nowhere/interpreter\n");
     let mut astray = shell("true");
     astray.cwd = Some("/nowhere".into());
     let mut not_a_directory = shell("true");
@@ -134,12 +133,12 @@ async fn closed_slot_has_no_sitter_and_can_be_reused() {
     let mut bench = Bench::launch().await;
     let worker = bench.start(0, 1, shell("sleep 1000")).await as i32;
     let sitter = parent(worker);
-    bench.guardian.close(0).expect("queuing the request");
+    bench.guardian.close(&[0]).expect("queuing the request");
     bench.kill(0, 1);
     bench.gone(0, 1).await;
     assert_eq!(bench.next().await, GuardianEvent::Closed { slot: 0 });
     crate::support::assert_gone(sitter);
-    bench.guardian.close(0).expect("queuing the request");
+    bench.guardian.close(&[0]).expect("queuing the request");
     assert_eq!(
         bench.next().await,
         GuardianEvent::Closed { slot: 0 },

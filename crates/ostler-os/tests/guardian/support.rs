@@ -15,6 +15,8 @@ use ostler_os::guardian::{
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags};
 
+use crate::executable::copy_program;
+
 /// The limit of every wait in these tests.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -303,10 +305,8 @@ pub(crate) fn role_process(test: &str, role: &str) -> Command {
 /// `directory`, started by `by` (such as unshare(1)). Needs root.
 pub(crate) fn unprivileged(by: &[&str], role: &Command, directory: &Path) -> Command {
     let copy = directory.join("test");
-    fs::copy(role.get_program(), &copy).expect("copied");
-    for path in [directory, &copy] {
-        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
-    }
+    copy_program(role.get_program(), &copy);
+    fs::set_permissions(directory, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
     let setpriv = [
         "setpriv",
         "--reuid=65534",

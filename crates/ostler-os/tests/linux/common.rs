@@ -11,6 +11,8 @@ use ostler_core::signal::Signal;
 use ostler_os::identity::{self, Attribution, ProcessHandle, ProcessIdentity, Verified};
 use ostler_os::procfile;
 
+use crate::executable::copy_program;
+
 /// The limit for every wait.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -159,8 +161,7 @@ fn run_unprivileged_by(shell: &[&str], line: &str, test: &str) {
         .tempdir()
         .expect("temporary directory");
     let copy = dir.path().join("tests");
-    fs::copy(std::env::current_exe().expect("path of this program"), &copy).expect("copying this program");
-    fs::set_permissions(&copy, world_readable()).expect("permitted");
+    copy_program(std::env::current_exe().expect("path of this program"), &copy);
     let user = format!("setpriv --reuid={UNPRIVILEGED} --regid={UNPRIVILEGED} --clear-groups");
     let output = Command::new(shell[0])
         .args(&shell[1..])

@@ -124,6 +124,44 @@ fn unknown_fields_of_an_identity_are_not_compared() {
     }
 }
 
+/// What is only watched is identified by its pidfd alone, if that is known.
+#[test]
+fn the_end_of_a_process_is_watched_without_proc() {
+    let mut troupe = Troupe::new();
+    let pid = troupe.spawn(troupe.command("sleep", &["600"]));
+    let whole = identity::of(pid).expect("readable").expect("alive");
+    let watch = |identity: &ProcessIdentity| identity::verify_to_watch(identity).expect("readable");
+    let without_inode = ProcessIdentity {
+        pidfd_inode: 0,
+        ..whole
+    };
+    let another_time = ProcessIdentity {
+        start_time: whole.start_time - 1,
+        ..whole
+    };
+    assert!(matches!(watch(&whole), Verified::Same(_)));
+    assert!(matches!(watch(&without_inode), Verified::Same(_)));
+    let by_time = watch(&ProcessIdentity {
+        pidfd_inode: 0,
+        ..another_time
+    });
+    assert!(matches!(by_time, Verified::Reused));
+    if whole.pidfd_inode != 0 {
+        assert!(matches!(watch(&another_time), Verified::Same(_)), "/proc was read");
+        let another = ProcessIdentity {
+            pidfd_inode: whole.pidfd_inode + 1,
+            ..whole
+        };
+        assert!(matches!(watch(&another), Verified::Reused));
+    }
+    let handle = handle_of(pid);
+    handle.signal(Signal::KILL, &test_attribution()).expect("permitted");
+    assert!(handle.wait_until(soon()).expect("polled"));
+    assert!(matches!(watch(&whole), Verified::Gone));
+    troupe.assert_none_left();
+    assert!(matches!(watch(&whole), Verified::Gone));
+}
+
 #[test]
 fn another_boot_is_gone_and_another_namespace_is_unknown() {
     let us = identity::of(std::process::id() as i32)

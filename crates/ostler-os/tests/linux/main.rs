@@ -3,6 +3,8 @@
 mod cgroup;
 mod common;
 mod errors;
+#[path = "../shared/executable.rs"]
+mod executable;
 mod identity;
 mod kill;
 mod marker;

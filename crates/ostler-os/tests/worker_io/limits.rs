@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::Read;
 
-use ostler_os::limits::{descriptors, original_descriptors, processes, raise_descriptors};
+use ostler_os::limits::{descriptors, original_descriptors, processes, raise_descriptors, reserve_descriptors};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// A single test, because the limit and its remembered first value belong to the process.
@@ -28,6 +28,19 @@ fn soft_limit_is_raised_and_its_first_value_remembered() {
         Some((512, hard)),
         "the original limit, not the raised one"
     );
+}
+
+/// FDSize is the size of the table (proc_pid_status(5)).
+#[test]
+fn reserved_descriptors_are_in_the_table_and_not_open() {
+    let size = || procfs::process::Process::myself().unwrap().status().unwrap().fdsize;
+    reserve_descriptors(0).expect("nothing to do");
+    let before = size();
+    assert!(before < 500, "{before}");
+    reserve_descriptors(500).expect("room for 500");
+    assert!(size() >= 500, "{}", size());
+    let open = fs::read_dir("/proc/self/fd").unwrap().count();
+    assert!(open < 100, "{open} are open");
 }
 
 #[test]

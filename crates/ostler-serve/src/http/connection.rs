@@ -18,6 +18,12 @@ use crate::adapter::{Attempt, Fault};
 use crate::error::BoxError;
 use crate::pool::lock;
 
+/// How many headers an answer over HTTP/1.1 may have; hyper's own limit is 100.
+const MAX_HEADERS: usize = 1_000;
+/// How large the headers of an answer may be: 512 KiB. hyper's own limits are 400 KiB, and 16 KiB
+/// over HTTP/2.
+const MAX_HEAD: u32 = 512 * 1024;
+
 type Requested = Request<RequestBody>;
 type Sending = Result<Response<Incoming>, TrySendError<Requested>>;
 
@@ -33,11 +39,87 @@ pub struct HttpConnection {
 #[derive(Debug)]
 enum Wire {
     Http1(Idle),
-    Http2(http2::SendRequest<RequestBody>),
+    Http2(Shared),
+}
+
+/// The sending end of a connection.
+///
+/// hyper hands requests to a connection through a channel. If the connection is dropped while a
+/// request is being put into it, that request is neither sent nor handed back, and its caller would
+/// wait forever. So the two exclude each other by the gate.
+#[derive(Debug, Clone)]
+struct Sender<S> {
+    requests: S,
+    gate: Arc<Mutex<()>>,
+}
+
+type Http1Sender = Sender<http1::SendRequest<RequestBody>>;
+type Http2Sender = Sender<http2::SendRequest<RequestBody>>;
+
+impl<S> Sender<S> {
+    /// Drives the connection to its end, which shows in the requests that are on it.
+    fn driving(requests: S, connection: impl Future + Send + 'static) -> Self {
+        let gate = Arc::<Mutex<()>>::default();
+        let ends = Arc::clone(&gate);
+        tokio::spawn(async move {
+            let mut connection = Box::pin(connection);
+            drop(connection.as_mut().await);
+            end(&ends, connection);
+        });
+        Self { requests, gate }
+    }
+
+    /// Hands a request over. What waits for the answer waits outside the gate.
+    fn hand<F>(&mut self, over: impl FnOnce(&mut S) -> F) -> F {
+        let _exclusive = lock(&self.gate);
+        over(&mut self.requests)
+    }
+}
+
+/// Drops a connection. The requests that were handed over and not sent are handed back.
+fn end<C>(gate: &Mutex<()>, connection: C) {
+    let _exclusive = lock(gate);
+    drop(connection);
 }
 
 /// HTTP/1.1 connections that are not in use.
-type Idle = Arc<Mutex<Vec<http1::SendRequest<RequestBody>>>>;
+type Idle = Arc<Mutex<Vec<Http1Sender>>>;
+
+/// The HTTP/2 connection of all calls.
+#[derive(Debug)]
+struct Shared {
+    now: Mutex<Numbered>,
+    /// One call connects again; the others wait for it.
+    connecting: tokio::sync::Mutex<()>,
+}
+
+/// An HTTP/2 connection, and the how many-th it is.
+type Numbered = (u64, Http2Sender);
+
+impl Shared {
+    fn new(sender: Http2Sender) -> Self {
+        Self {
+            now: Mutex::new((0, sender)),
+            connecting: tokio::sync::Mutex::default(),
+        }
+    }
+
+    fn now(&self) -> Numbered {
+        lock(&self.now).clone()
+    }
+
+    /// The connection after this one.
+    async fn next(&self, number: u64, endpoint: &Endpoint) -> Result<Numbered, BoxError> {
+        let _connecting = self.connecting.lock().await;
+        let now = self.now();
+        if now.0 != number {
+            return Ok(now);
+        }
+        let next = (number + 1, http2(endpoint).await?);
+        lock(&self.now).clone_from(&next);
+        Ok(next)
+    }
+}
 
 /// An HTTP/1.1 connection whose response is being read. Dropped, it is idle: until then another
 /// call would wait for the end of the response, which may never come.
@@ -48,13 +130,13 @@ pub(super) struct InUse {
 
 #[derive(Debug)]
 struct Returning {
-    sender: Option<http1::SendRequest<RequestBody>>,
+    sender: Option<Http1Sender>,
     idle: Idle,
 }
 
 impl Drop for Returning {
     fn drop(&mut self) {
-        let open = self.sender.take().filter(|sender| !sender.is_closed());
+        let open = self.sender.take().filter(|sender| !sender.requests.is_closed());
         lock(&self.idle).extend(open);
     }
 }
@@ -63,7 +145,7 @@ impl HttpConnection {
     pub(super) async fn open(version: Version, endpoint: Endpoint) -> Result<Self, BoxError> {
         let wire = match version {
             Version::Http1 => Wire::Http1(Arc::new(Mutex::new(vec![http1(&endpoint).await?]))),
-            Version::Http2 => Wire::Http2(http2(&endpoint).await?),
+            Version::Http2 => Wire::Http2(Shared::new(http2(&endpoint).await?)),
         };
         let authority = match &endpoint {
             Endpoint::Tcp(address) => Authority::try_from(address.to_string())?,
@@ -79,7 +161,7 @@ impl HttpConnection {
     pub(super) fn is_open(&self) -> bool {
         match &self.wire {
             Wire::Http1(_) => true,
-            Wire::Http2(sender) => !sender.is_closed(),
+            Wire::Http2(shared) => !shared.now().1.requests.is_closed(),
         }
     }
 
@@ -92,15 +174,7 @@ impl HttpConnection {
         pass_on_trace(request.headers_mut(), attempt);
         match &self.wire {
             Wire::Http1(idle) => self.send_http1(idle, request, attempt).await,
-            Wire::Http2(sender) => {
-                let mut sender = sender.clone();
-                if let Err(error) = sender.ready().await {
-                    let error = error.into();
-                    return Err(Fault::NotSent { request, error });
-                }
-                attempt.sending();
-                sender.try_send_request(request).await.map_err(fault)
-            }
+            Wire::Http2(shared) => self.send_http2(shared, request, attempt).await,
         }
     }
 
@@ -114,24 +188,25 @@ impl HttpConnection {
             let kept = lock(idle).pop();
             let was_kept = kept.is_some();
             let mut sender = match kept {
-                Some(sender) if sender.is_closed() => continue,
+                Some(sender) if sender.requests.is_closed() => continue,
                 Some(sender) => sender,
                 None => match http1(&self.endpoint).await {
                     Ok(sender) => sender,
                     Err(error) => return Err(Fault::NotSent { request, error }),
                 },
             };
-            if sender.ready().await.is_err() {
+            if sender.requests.ready().await.is_err() {
                 continue;
             }
             attempt.sending();
-            let mut sending: Sending = sender.try_send_request(request).await;
+            let mut sending: Sending = sender.hand(|requests| requests.try_send_request(request)).await;
             // A worker may close an idle connection at any moment.
             if was_kept
                 && let Err(error) = &mut sending
                 && let Some(unsent) = error.take_message()
             {
                 request = unsent;
+                attempt.handed_back();
                 continue;
             }
             if let Ok(response) = &mut sending {
@@ -141,6 +216,26 @@ impl HttpConnection {
                 });
             }
             return sending.map_err(fault);
+        }
+    }
+
+    /// A worker may close its connections at any moment. A call that was not sent for that reason
+    /// is sent on the next connection, once, and is no retry.
+    async fn send_http2(
+        &self,
+        shared: &Shared,
+        request: Requested,
+        attempt: &Attempt,
+    ) -> Result<Response<Incoming>, Fault<Requested>> {
+        let (number, sender) = shared.now();
+        let request = match on(sender, request, attempt).await {
+            Err(Fault::NotSent { request, .. }) => request,
+            sent => return sent,
+        };
+        attempt.handed_back();
+        match shared.next(number, &self.endpoint).await {
+            Ok((_, sender)) => on(sender, request, attempt).await,
+            Err(error) => Err(Fault::NotSent { request, error }),
         }
     }
 
@@ -164,6 +259,21 @@ impl HttpConnection {
             }
         }
     }
+}
+
+/// Sends on this HTTP/2 connection.
+async fn on(
+    mut sender: Http2Sender,
+    request: Requested,
+    attempt: &Attempt,
+) -> Result<Response<Incoming>, Fault<Requested>> {
+    if let Err(error) = sender.requests.ready().await {
+        let error = error.into();
+        return Err(Fault::NotSent { request, error });
+    }
+    attempt.sending();
+    let sending = sender.hand(|requests| requests.try_send_request(request));
+    sending.await.map_err(fault)
 }
 
 /// The worker's spans belong below that of the call.
@@ -228,18 +338,113 @@ async fn connect(endpoint: &Endpoint) -> Result<TokioIo<Box<dyn Io>>, BoxError> 
     Ok(TokioIo::new(io))
 }
 
-async fn http1(endpoint: &Endpoint) -> Result<http1::SendRequest<RequestBody>, BoxError> {
+async fn http1(endpoint: &Endpoint) -> Result<Http1Sender, BoxError> {
     let io = connect(endpoint).await?;
-    let (sender, connection) = http1::handshake(io).await?;
-    // Its end shows in the requests that are on it.
-    tokio::spawn(async move { drop(connection.await) });
-    Ok(sender)
+    let handshake = http1::Builder::new()
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_HEAD as usize)
+        .handshake(io);
+    let (sender, connection) = handshake.await?;
+    Ok(Sender::driving(sender, connection))
 }
 
-async fn http2(endpoint: &Endpoint) -> Result<http2::SendRequest<RequestBody>, BoxError> {
+async fn http2(endpoint: &Endpoint) -> Result<Http2Sender, BoxError> {
     let io = connect(endpoint).await?;
-    let handshake = http2::Builder::new(TokioExecutor::new()).handshake(io);
+    let handshake = http2::Builder::new(TokioExecutor::new())
+        .max_header_list_size(MAX_HEAD)
+        .handshake(io);
     let (sender, connection) = handshake.await?;
-    tokio::spawn(async move { drop(connection.await) });
-    Ok(sender)
+    Ok(Sender::driving(sender, connection))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::time::Duration;
+
+    use futures_util::FutureExt as _;
+    use http_body_util::Empty;
+    use hyper::body::Bytes;
+    use hyper::server::conn::http2 as server;
+    use hyper::service::service_fn;
+    use tokio::net::TcpListener;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::adapter::Sent;
+
+    /// Answers on one connection, until it is aborted.
+    async fn serve(listener: &TcpListener) -> JoinHandle<()> {
+        let (stream, _) = listener.accept().await.expect("a connection");
+        tokio::spawn(async move {
+            let answer = service_fn(|_| async { Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())) });
+            let connection = server::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer);
+            drop(connection.await);
+        })
+    }
+
+    async fn call(connection: &HttpConnection) -> u16 {
+        let attempt = Attempt {
+            sent: Sent::default(),
+            deadline: None,
+            session: None,
+            trace: None,
+        };
+        let answer = connection.send(Request::new(super::super::empty()), &attempt).await;
+        answer.unwrap_or_else(|fault| panic!("{fault:?}")).status().as_u16()
+    }
+
+    #[tokio::test]
+    async fn a_call_that_meets_a_closed_http2_connection_goes_to_the_next_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        let endpoint = Endpoint::Tcp(listener.local_addr().expect("its address"));
+        let (connection, first) = tokio::join!(HttpConnection::open(Version::Http2, endpoint), serve(&listener));
+        let connection = connection.expect("it is connected");
+        assert_eq!(call(&connection).await, 200);
+        first.abort();
+        let closed = async {
+            while connection.is_open() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), closed)
+            .await
+            .expect("the end is seen");
+        let (status, next) = tokio::join!(call(&connection), serve(&listener));
+        assert_eq!(status, 200);
+        assert!(connection.is_open(), "later calls use the new one");
+        next.abort();
+    }
+
+    /// A race: a call that was handed to a connection that ended at that moment waited for its
+    /// deadline.
+    #[tokio::test]
+    async fn a_request_that_meets_the_end_of_its_connection_is_handed_back() {
+        const ROUNDS: u32 = 20_000;
+        for round in 0..ROUNDS {
+            let (io, _worker) = tokio::io::duplex(1024);
+            let handshake = http2::Builder::new(TokioExecutor::new()).handshake(TokioIo::new(io));
+            let (requests, connection) = handshake.await.expect("it needs no answer");
+            let gate = Arc::<Mutex<()>>::default();
+            let mut sender = Sender {
+                requests,
+                gate: Arc::clone(&gate),
+            };
+            let start = std::sync::Barrier::new(2);
+            let sending = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    start.wait();
+                    end(&gate, connection);
+                });
+                start.wait();
+                let request = Request::new(super::super::empty());
+                sender.hand(|requests| requests.try_send_request(request))
+            });
+            // Without tokio's budget, which makes even what is ready wait now and then.
+            let Some(Err(mut error)) = tokio::task::unconstrained(sending).now_or_never() else {
+                panic!("round {round}: nothing will end it");
+            };
+            assert!(error.take_message().is_some(), "round {round}: it is lost");
+        }
+    }
 }

@@ -37,9 +37,30 @@ async fn backoff_grows_until_the_child_has_run_for_a_while() {
         "100 + 200 + 300: {elapsed:?}"
     );
     tokio::time::advance(Duration::from_secs(60)).await;
-    tell(&cell(&supervisor, "child").await, Command::Fail);
-    bench.until_reported("progress", 5).await;
-    assert_eq!(delays(&bench), [(1, 100), (2, 200), (3, 300), (1, 100)]);
+    for progress in [5, 6] {
+        tell(&cell(&supervisor, "child").await, Command::Fail);
+        bench.until_reported("progress", progress).await;
+    }
+    assert_eq!(delays(&bench), [(1, 100), (2, 200), (3, 300), (1, 0), (2, 200)]);
+    within(supervisor.stop()).await;
+}
+
+/// The pause is the least time between two starts: what a child ran for is part of it.
+#[tokio::test(start_paused = true)]
+async fn backoff_delays_a_child_by_what_is_left_of_the_pause() {
+    let bench = Bench::new();
+    let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10)).reset(Duration::from_secs(60));
+    let options = bench.with_intensity(Strategy::OneForOne, 100).backoff(backoff);
+    let supervisor = Supervisor::spawn(None, options, vec![bench.child("child")])
+        .await
+        .unwrap();
+    for restarts in 1..=6 {
+        tokio::time::advance(Duration::from_millis(1_000)).await;
+        tell(&cell(&supervisor, "child").await, Command::Fail);
+        bench.until_reported("progress", 1 + restarts).await;
+    }
+    let pauses_left = [(1, 0), (2, 0), (3, 0), (4, 0), (5, 600), (6, 2_200)];
+    assert_eq!(delays(&bench), pauses_left);
     within(supervisor.stop()).await;
 }
 

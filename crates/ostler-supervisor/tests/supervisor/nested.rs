@@ -1,6 +1,7 @@
 //! Handles of supervisors that are children: they stay valid across restarts.
 
-use ostler_supervisor::{ChildSpec, Gone, Strategy, Supervisor};
+use futures_util::FutureExt;
+use ostler_supervisor::{ChildKind, ChildSpec, Gone, StartContext, Strategy, Supervisor};
 
 use crate::support::{Bench, settled, statuses, within};
 
@@ -46,6 +47,45 @@ async fn a_nested_supervisor_keeps_its_handle_across_a_restart() {
     within(outer.stop()).await;
     assert_eq!(handle.count_children().await.unwrap_err(), Gone);
     assert_eq!(bench.alive(), 0);
+}
+
+/// A supervisor started by a start function, with what that adds to each end. A panic there does
+/// not keep the child from being released and restarted.
+#[tokio::test]
+async fn what_follows_an_end_comes_before_the_gate_and_the_next_start() {
+    let bench = Bench::new();
+    let (starting, gated) = (bench.clone(), bench.clone());
+    let start = move |context: StartContext| {
+        let bench = starting.clone();
+        async move {
+            let (options, children) = (bench.options(Strategy::OneForOne), vec![bench.child("child")]);
+            let (handle, started) = Supervisor::spawn_child(context, options, children).await?;
+            Ok(started.then(move || {
+                bench.log.push(format!("after {:?}", handle.wait().now_or_never()));
+                panic!("what follows an end panics");
+            }))
+        }
+    };
+    let inner = ChildSpec::starting("inner", start)
+        .kind(ChildKind::Supervisor)
+        .gate(move |_| {
+            gated.log.push("gate".to_owned());
+            std::future::ready(())
+        });
+    let outer = bench.supervisor(Strategy::OneForOne, vec![inner]).await;
+    let first = outer.child("inner").await.unwrap().unwrap().cell.unwrap();
+    first.kill();
+    bench.until_logged("start child", 2).await;
+    let order: Vec<_> = bench
+        .log
+        .lines()
+        .into_iter()
+        .filter(|line| line != "gone child")
+        .collect();
+    assert_eq!(order, ["start child", "after Some(None)", "gate", "start child"]);
+    within(outer.stop()).await;
+    assert_eq!(bench.alive(), 0);
+    assert_eq!(bench.log.lines().last().map(String::as_str), Some("gate"));
 }
 
 #[tokio::test]

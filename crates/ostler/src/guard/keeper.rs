@@ -71,13 +71,10 @@ impl Actor for GuardianKeeper {
         services.note_guardian(&guardian.identity());
         failpoint::reach(Point::GuardianNoted);
         let generation = services.link.serve(guardian);
-        tokio::spawn(overdue::watch_guardian(Arc::clone(&services.link), generation));
-        let events = Watched {
-            events,
-            workers: WorkerWatches::default(),
-            link: Arc::clone(&services.link),
-            generation,
-        };
+        let workers = WorkerWatches::default();
+        let link = Arc::clone(&services.link);
+        tokio::spawn(overdue::watch_guardian(link, generation, workers.clone()));
+        let events = Watched { events, workers };
         tokio::spawn(async move {
             // The keeper may have ended.
             let report = move |how| drop(myself.cast(KeeperMessage::Lost(how)));
@@ -123,18 +120,16 @@ trait Source: Send {
     fn next(&mut self) -> impl Future<Output = Option<GuardianEvent>> + Send;
 }
 
-/// A guardian's events, which begin and end the watches on its workers.
+/// A guardian's events, by which its workers are watched.
 struct Watched {
     events: Events,
     workers: WorkerWatches,
-    link: Arc<Link>,
-    generation: u64,
 }
 
 impl Source for Watched {
     async fn next(&mut self) -> Option<GuardianEvent> {
         let event = self.events.recv().await?;
-        self.workers.observe(&event, &self.link, self.generation);
+        self.workers.observe(&event);
         Some(event)
     }
 }

@@ -10,14 +10,15 @@ mod slots;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_channel::mpsc;
 use ostler_core::chain::chain;
 use ostler_core::ids::Incarnation;
 use ostler_core::spec::StopSpec;
 use ostler_os::guardian::{Guardian, GuardianEvent};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 pub(crate) use census::Census;
 use census::Censuses;
@@ -29,7 +30,7 @@ use crate::patience;
 /// What an incarnation hears from the guardian and its sitter.
 #[derive(Debug)]
 pub(crate) enum News {
-    /// Something happened to it. Boxed, because a channel allocates room for 32 messages at once.
+    /// Something happened to it. Boxed, because the others are small.
     Event(Box<GuardianEvent>),
     /// Its guardian is dead; its sitter ends it.
     GuardianLost,
@@ -82,7 +83,7 @@ impl Routes {
     fn send_all(&self, generation: u64, news: impl Fn() -> News) {
         for bound in self.bound.values().filter(|bound| bound.generation == generation) {
             // The driver may have ended.
-            let _ = bound.route.sender.send(news());
+            let _ = bound.route.sender.unbounded_send(news());
         }
     }
 }
@@ -202,10 +203,10 @@ impl<G: Orders> Link<G> {
         let mut routes = lock(&self.routes);
         // The driver may have ended.
         if generation <= routes.lost {
-            let _ = route.sender.send(News::GuardianLost);
+            let _ = route.sender.unbounded_send(News::GuardianLost);
         }
         if routes.ended.contains(&generation) {
-            let _ = route.sender.send(News::SittersEnded);
+            let _ = route.sender.unbounded_send(News::SittersEnded);
         }
         routes.bound.insert(slot, Bound { route, generation });
     }
@@ -242,35 +243,30 @@ impl<G: Orders> Link<G> {
     }
 
     /// Closes slots that are no longer used: their sitters end, after which their numbers can be
-    /// reused. Returns at once; a task gives the orders, so that the release of a pool does not
-    /// wait for a thousand of them.
-    pub(crate) fn close_slots(self: &Arc<Self>, slots: Vec<u32>) {
+    /// reused.
+    pub(crate) fn close_slots(&self, slots: &[u32]) {
+        if slots.is_empty() {
+            return;
+        }
         let serving = self.serving_now();
         let generation = serving.as_ref().map_or(0, |(_, generation)| *generation);
-        self.slots
-            .send_modify(|closing| closing.closing.extend(slots.iter().map(|slot| (*slot, generation))));
-        let link = Arc::clone(self);
-        tokio::spawn(async move {
-            for slot in slots {
-                // Its sitter has died meanwhile, and the number may be in use again.
-                if link.slots.borrow().closing.get(&slot) != Some(&generation) {
-                    continue;
-                }
-                // Only the guardian noted here: a later one may use the number for another slot.
-                if serving
-                    .as_ref()
-                    .is_none_or(|(guardian, _)| guardian.close(slot).is_err())
-                {
-                    // A lost guardian's sitters end anyway.
-                    link.slot_closed(slot, generation);
-                }
-                tokio::task::consume_budget().await;
+        // Noted and ordered under one lock: if a sitter dies in between, its number must not be in
+        // use again when the order arrives.
+        self.slots.send_modify(|numbers| {
+            numbers.closing.extend(slots.iter().map(|slot| (*slot, generation)));
+            // Only the guardian noted here: a later one may use a number for another slot.
+            let ordered = serving.is_some_and(|(guardian, _)| guardian.close(slots).is_ok());
+            if !ordered {
+                // A lost guardian's sitters end anyway.
+                slots.iter().for_each(|slot| _ = numbers.closed(*slot, generation));
             }
         });
     }
 
+    /// Wakes who waits for the end of all sitters that are to end, once it is there.
     fn slot_closed(&self, slot: u32, generation: u64) {
-        self.slots.send_if_modified(|slots| slots.closed(slot, generation));
+        self.slots
+            .send_if_modified(|slots| slots.closed(slot, generation) && slots.closing.is_empty());
     }
 
     /// The processes that the guardian still has, after the slots closed so far have ended.
@@ -342,7 +338,7 @@ impl<G: Orders> Link<G> {
             .filter(|bound| bound.generation == generation && bound.route.incarnation.0 == incarnation)
         {
             // The driver may have ended.
-            let _ = bound.route.sender.send(News::Event(Box::new(event)));
+            let _ = bound.route.sender.unbounded_send(News::Event(Box::new(event)));
         }
     }
 

@@ -9,8 +9,8 @@ pub(crate) trait Orders: Clone + Send + Sync + 'static {
     /// Orders the slot's sitter to end this incarnation.
     fn end(&self, slot: u32, incarnation: Incarnation, stop: StopSpec) -> Result<(), OrderError>;
 
-    /// Orders the slot's sitter to end itself.
-    fn close(&self, slot: u32) -> Result<(), OrderError>;
+    /// Orders the slots' sitters to end themselves.
+    fn close(&self, slots: &[u32]) -> Result<(), OrderError>;
 
     /// Asks which processes the guardian still has.
     fn census(&self) -> Result<(), OrderError>;
@@ -24,8 +24,8 @@ impl Orders for Guardian {
         Guardian::end(self, slot, incarnation.0, stop.signal, stop.grace)
     }
 
-    fn close(&self, slot: u32) -> Result<(), OrderError> {
-        Guardian::close(self, slot)
+    fn close(&self, slots: &[u32]) -> Result<(), OrderError> {
+        Guardian::close(self, slots)
     }
 
     fn census(&self) -> Result<(), OrderError> {

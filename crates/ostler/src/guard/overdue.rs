@@ -5,16 +5,16 @@
 //! other loss. A sitter that does not report its worker's end is continued by the order to end that
 //! worker.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ostler_core::ids::Incarnation;
 use ostler_core::signal::Signal;
 use ostler_os::guardian::{Guardian, GuardianEvent, TreeProcess};
-use ostler_os::identity::{self, Verified, here};
-use tokio::task::AbortHandle;
-use tokio::time::{Instant, MissedTickBehavior};
+use ostler_os::identity::{self, ProcessHandle, Verified, here};
+use ostler_os::process_ends::ProcessEnds;
+use tokio::time::MissedTickBehavior;
 
 use super::link::Link;
 
@@ -29,11 +29,11 @@ const WAKE_AFTER: u32 = 4;
 /// A guardian silent for this many checks (6 s) is killed.
 const KILL_AFTER: u32 = 12;
 
-/// How long a worker runs, at least, before its own process is watched: 1 s, and twice that at
-/// most. So a burst of starts does not pay for the watches.
-const WATCH_AFTER: Duration = Duration::from_secs(1);
-/// How long a sitter may take to report its worker's end: 1 s.
-const REPORT_LIMIT: Duration = Duration::from_secs(1);
+/// After how many checks a worker's own process is watched: 1 s after its start, and 1.5 s at most.
+/// So a burst of starts does not pay for the watches.
+const WATCH_AFTER: u32 = 3;
+/// How many checks after its worker's end a sitter may take to report it: 1 s.
+const REPORT_LIMIT: u32 = 2;
 
 /// The guardian of this generation, as long as it serves.
 fn guardian_of(link: &Link, generation: u64) -> Option<Guardian> {
@@ -41,8 +41,8 @@ fn guardian_of(link: &Link, generation: u64) -> Option<Guardian> {
     (now == generation).then_some(guardian)
 }
 
-/// Checks a guardian until it no longer serves.
-pub(super) async fn watch_guardian(link: Arc<Link>, generation: u64) {
+/// Checks a guardian until it no longer serves, and the ends of its workers.
+pub(super) async fn watch_guardian(link: Arc<Link>, generation: u64, workers: WorkerWatches) {
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut silent, mut heard) = (0, None);
@@ -64,137 +64,141 @@ pub(super) async fn watch_guardian(link: Arc<Link>, generation: u64) {
             guardian.kill();
             return;
         }
+        for (slot, incarnation) in workers.check() {
+            // The sitters of a lost guardian end their trees without an order.
+            let _ = guardian.end(slot, incarnation.0, Signal::KILL, Duration::ZERO);
+        }
     }
 }
 
-/// The watches on the processes of one guardian's workers. Ended on drop.
-#[derive(Default)]
+/// The watches on the processes of one guardian's workers: a sitter that is stopped does not report
+/// its worker's end. A worker's end wakes no thread; it is noticed with the next check.
+#[derive(Clone, Default)]
 pub(super) struct WorkerWatches(Arc<Mutex<Watches>>);
 
 #[derive(Default)]
 struct Watches {
     by_slot: HashMap<u32, Watch>,
-    /// Begins the watches of young workers, as long as there are any.
-    beginner: Option<AbortHandle>,
+    /// How many checks there were.
+    checks: u32,
+    /// Workers that are not watched yet, and after which check they will be.
+    young: VecDeque<(u32, u32, Incarnation)>,
+    /// The watched workers. Made with the first of them.
+    ends: Option<ProcessEnds>,
+    /// Workers that have ended unreported, and after which check that is too late.
+    ended: Vec<(u32, u32, Incarnation)>,
 }
 
-/// The watch on one worker.
-enum Watch {
-    /// Begins when the worker is old enough.
-    Young(Young),
-    Begun(AbortHandle),
-}
-
-struct Young {
-    since: Instant,
+/// A worker whose end its sitter has not reported.
+struct Watch {
     incarnation: Incarnation,
     worker: TreeProcess,
+    /// Its process, once it is watched.
+    process: Option<ProcessHandle>,
 }
 
 impl WorkerWatches {
     /// Notes a worker that is spawned, and ends its watch when its end is reported.
-    pub(super) fn observe(&mut self, event: &GuardianEvent, link: &Arc<Link>, generation: u64) {
+    pub(super) fn observe(&self, event: &GuardianEvent) {
         match event {
             GuardianEvent::Spawned {
                 slot,
                 incarnation,
                 worker,
                 ..
-            } => {
-                let young = Young {
-                    since: Instant::now(),
-                    incarnation: Incarnation(*incarnation),
-                    worker: *worker,
-                };
-                let mut watches = lock(&self.0);
-                watches.replace(*slot, Some(Watch::Young(young)));
-                if watches.beginner.is_none() {
-                    let begin = begin_watches(Arc::downgrade(&self.0), Arc::clone(link), generation);
-                    watches.beginner = Some(tokio::spawn(begin).abort_handle());
-                }
-            }
+            } => self.lock().note(*slot, Incarnation(*incarnation), *worker),
             GuardianEvent::Exited { slot, .. } | GuardianEvent::SitterLost { slot, .. } => {
-                lock(&self.0).replace(*slot, None);
+                self.lock().by_slot.remove(slot);
             }
             _ => {}
         }
     }
+
+    /// Returns the workers that ended a while ago and whose sitters do not report it.
+    fn check(&self) -> Vec<(u32, Incarnation)> {
+        let mut watches = self.lock();
+        watches.checks += 1;
+        watches.begin();
+        watches.take_ends();
+        watches.overdue()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Watches> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Watches {
-    fn replace(&mut self, slot: u32, watch: Option<Watch>) {
-        let before = match watch {
-            Some(watch) => self.by_slot.insert(slot, watch),
-            None => self.by_slot.remove(&slot),
+    fn note(&mut self, slot: u32, incarnation: Incarnation, worker: TreeProcess) {
+        let watch = Watch {
+            incarnation,
+            worker,
+            process: None,
         };
-        if let Some(Watch::Begun(before)) = before {
-            before.abort();
-        }
+        self.by_slot.insert(slot, watch);
+        self.young.push_back((self.checks + WATCH_AFTER, slot, incarnation));
     }
 
-    /// Begins the watches of workers that are old enough. Returns whether others are still young.
-    fn begin(&mut self, link: &Arc<Link>, generation: u64) -> bool {
-        let (now, mut others) = (Instant::now(), false);
-        for (slot, watch) in &mut self.by_slot {
-            let Watch::Young(young) = watch else { continue };
-            if now < young.since + WATCH_AFTER {
-                others = true;
+    /// The worker of this slot if it is still the same incarnation, whose end was not reported.
+    fn unreported(&mut self, slot: u32, incarnation: Incarnation) -> Option<&mut Watch> {
+        self.by_slot
+            .get_mut(&slot)
+            .filter(|watch| watch.incarnation == incarnation)
+    }
+
+    /// Begins the watches of workers that are old enough.
+    fn begin(&mut self) {
+        while let Some((_, slot, incarnation)) = self.young.pop_front_if(|(due, ..)| *due <= self.checks) {
+            let Some(worker) = self.unreported(slot, incarnation).map(|watch| watch.worker) else {
                 continue;
-            }
-            let watched = watch_worker(Arc::clone(link), generation, *slot, young.incarnation, young.worker);
-            *watch = Watch::Begun(tokio::spawn(watched).abort_handle());
-        }
-        others
-    }
-}
-
-impl Drop for Watches {
-    fn drop(&mut self) {
-        let begun = self.by_slot.values().filter_map(|watch| match watch {
-            Watch::Young(_) => None,
-            Watch::Begun(watch) => Some(watch),
-        });
-        begun.chain(&self.beginner).for_each(AbortHandle::abort);
-    }
-}
-
-/// One task for all young workers of a guardian, so that none has to be made for a worker that ends
-/// soon.
-async fn begin_watches(watches: Weak<Mutex<Watches>>, link: Arc<Link>, generation: u64) {
-    loop {
-        tokio::time::sleep(WATCH_AFTER).await;
-        let Some(watches) = watches.upgrade() else { return };
-        let mut watches = lock(&watches);
-        if !watches.begin(&link, generation) {
-            watches.beginner = None;
-            return;
-        }
-    }
-}
-
-fn lock(watches: &Mutex<Watches>) -> MutexGuard<'_, Watches> {
-    watches.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Waits for the worker's own process to end, then for its sitter's report, which ends this task.
-async fn watch_worker(link: Arc<Link>, generation: u64, slot: u32, incarnation: Incarnation, worker: TreeProcess) {
-    let identity = here().ok().map(|here| worker.identity(here));
-    match identity.as_ref().map(identity::verify) {
-        Some(Ok(Verified::Same(process))) => {
-            if process.ended().await.is_err() {
-                return;
+            };
+            match here().map(|here| identity::verify_to_watch(&worker.identity(here))) {
+                Ok(Ok(Verified::Same(process))) => self.watch(slot, process),
+                Ok(Ok(Verified::Gone | Verified::Reused)) => self.note_end(slot, incarnation),
+                // Without an identity or a descriptor there is nothing to watch; the sitter's
+                // report remains.
+                Ok(Ok(Verified::Unknown(_)) | Err(_)) | Err(_) => {}
             }
         }
-        Some(Ok(Verified::Gone | Verified::Reused)) => {}
-        // Without an identity or a descriptor there is nothing to watch; the sitter's report
-        // remains.
-        Some(Ok(Verified::Unknown(_)) | Err(_)) | None => return,
     }
-    tokio::time::sleep(REPORT_LIMIT).await;
-    let Some(guardian) = guardian_of(&link, generation) else {
-        return;
-    };
-    tracing::warn!(target: "ostler", incarnation = incarnation.0, pid = worker.pid, "the worker has ended and its sitter does not report it: the sitter is continued, and ends what is left");
-    // The sitters of a lost guardian end their trees without an order.
-    let _ = guardian.end(slot, incarnation.0, Signal::KILL, Duration::ZERO);
+
+    fn watch(&mut self, slot: u32, process: ProcessHandle) {
+        if self.ends.is_none() {
+            self.ends = ProcessEnds::new().ok();
+        }
+        let added = self.ends.as_ref().map(|ends| ends.add(&process, u64::from(slot)));
+        if let (Some(Ok(())), Some(watch)) = (added, self.by_slot.get_mut(&slot)) {
+            watch.process = Some(process);
+        }
+    }
+
+    fn take_ends(&mut self) {
+        let taken = self.ends.as_ref().and_then(|ends| ends.take().ok()).unwrap_or_default();
+        for slot in taken.into_iter().filter_map(|key| u32::try_from(key).ok()) {
+            let Some(watch) = self.by_slot.get(&slot) else { continue };
+            // The end may be that of an earlier incarnation.
+            let ended = |process: &ProcessHandle| process.has_ended().unwrap_or(false);
+            if watch.process.as_ref().is_some_and(ended) {
+                self.note_end(slot, watch.incarnation);
+            }
+        }
+    }
+
+    fn note_end(&mut self, slot: u32, incarnation: Incarnation) {
+        self.ended.push((self.checks + REPORT_LIMIT, slot, incarnation));
+    }
+
+    fn overdue(&mut self) -> Vec<(u32, Incarnation)> {
+        let due = self
+            .ended
+            .extract_if(.., |(due, ..)| *due <= self.checks)
+            .collect::<Vec<_>>();
+        due.into_iter()
+            .filter_map(|(_, slot, incarnation)| {
+                let pid = self.unreported(slot, incarnation)?.worker.pid;
+                tracing::warn!(target: "ostler", incarnation = incarnation.0, pid, "the worker has ended and its sitter does not report it: the sitter is continued, and ends what is left");
+                Some((slot, incarnation))
+            })
+            .collect()
+    }
 }

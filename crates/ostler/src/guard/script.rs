@@ -35,8 +35,8 @@ impl Orders for Scripted {
         self.note(format!("end {slot}#{incarnation} {}", stop.signal))
     }
 
-    fn close(&self, slot: u32) -> Result<(), OrderError> {
-        self.note(format!("close {slot}"))
+    fn close(&self, slots: &[u32]) -> Result<(), OrderError> {
+        self.note(format!("close {slots:?}"))
     }
 
     fn census(&self) -> Result<(), OrderError> {

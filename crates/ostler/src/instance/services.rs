@@ -15,6 +15,7 @@ use ostler_core::lifecycle::Cause;
 use ostler_failpoint::{self as failpoint, Point};
 use ostler_os::cgroup::RunGroup;
 use ostler_os::identity::ProcessIdentity;
+use ostler_os::limits;
 use ostler_registry::{Owner, RunDir, Scratch, Table};
 use tokio::sync::{OnceCell, watch};
 
@@ -132,6 +133,16 @@ impl Services {
         if let Some(Err(error)) = noted {
             tracing::warn!(target: "ostler", error = %chain(&error), "run.json does not name the guardian");
         }
+    }
+
+    /// Makes room for the descriptors of so many workers more, in a thread of its own: the kernel
+    /// may make the caller wait for each doubling of the table. Returns at once.
+    pub(crate) fn make_room_for(&self, workers: u32) {
+        let workers = u64::from(workers).saturating_add(*self.unreleased.borrow() as u64);
+        // Without room, the table grows with the workers.
+        drop(tokio::task::spawn_blocking(move || {
+            limits::reserve_for_workers(workers)
+        }));
     }
 
     /// Begins to remove the run's cgroups, once no pool is left: beside the ends of the sitters,

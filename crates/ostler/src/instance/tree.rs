@@ -81,6 +81,7 @@ impl Tree {
         if self.services.is_stopping() {
             return Err(PoolError::Stopping);
         }
+        self.services.make_room_for(spec.workers);
         let shared = self.admit(spec)?;
         match self.root.start_child(pool_child(&shared)).await {
             Ok(_) => {

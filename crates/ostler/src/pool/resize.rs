@@ -85,6 +85,7 @@ impl PoolShared {
 
     async fn set_size(self: &Arc<Self>, workers: u32, surge: u32) -> Result<(), PoolError> {
         let before = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
+        self.services.make_room_for(workers.saturating_sub(before));
         let added = self.slots.grow(workers, |index| self.new_slot(index));
         let removed = self.slots.shrink(workers);
         // Before anything of it starts or ends: what the pool hears of slots that it does not have

@@ -61,7 +61,7 @@ impl PoolShared {
         let slots = Slots::new(slots.collect());
         let (watch, at_once) = PoolWatch::new(spec.workers, spec.min_workers, spec.on_give_up);
         let standing = Standing {
-            phase: PoolPhase::Starting,
+            phase: watch.readiness().into(),
             short: false,
         };
         let shared = Arc::new(Self {
@@ -285,7 +285,7 @@ impl PoolShared {
     /// The sitters of these slots may end, unless they still hold something.
     pub(super) fn close(&self, slots: &[Arc<Slot>]) {
         let closed = slots.iter().filter(|slot| slot.close()).flat_map(|slot| slot.numbers());
-        self.services.link.close_slots(closed.collect());
+        self.services.link.close_slots(&closed.collect::<Vec<_>>());
     }
 
     fn emit(&self, kind: EventKind, facts: Facts) {

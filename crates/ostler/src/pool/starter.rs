@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use ostler_core::chain::chain;
 use ostler_core::failure::Failure;
 use ostler_core::pool::PoolInput;
@@ -129,18 +130,14 @@ async fn start_starter(
         options = options.backoff(backoff);
     }
     let worker = worker_child(&slot, &shared);
-    let starter = Supervisor::spawn_linked(None, options, vec![worker], context.parent().clone())
-        .await
-        .map_err(not_started)?;
+    let (starter, started) = Supervisor::spawn_child(context, options, vec![worker]).await?;
     shared.note_starter(slot.worker.index, starter.clone());
-    let waited = starter.clone();
-    let join = tokio::spawn(async move {
+    Ok(started.then(move || {
         // Its worker has ended for good. An actor that was killed could not report it.
-        if waited.wait().await == Some(End::AutoShutdown) {
+        if starter.wait().now_or_never().flatten() == Some(End::AutoShutdown) {
             finished(&slot, &shared);
         }
-    });
-    Ok(StartedChild::new(starter.cell(), join))
+    }))
 }
 
 /// The worker as a child of its starter, without a timeout, because its own specification bounds

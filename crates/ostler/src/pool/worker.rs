@@ -64,18 +64,20 @@ impl Actor for WorkerActor {
         })
     }
 
-    async fn handle(
+    // Waits for nothing. An async function would keep room for its message for as long as the actor
+    // lives.
+    fn handle(
         &self,
         myself: ActorRef<WorkerMessage>,
         message: WorkerMessage,
         state: &mut WorkerActorState,
-    ) -> Result<(), ActorProcessingErr> {
-        match message {
+    ) -> impl Future<Output = Result<(), ActorProcessingErr>> + Send {
+        std::future::ready(match message {
             WorkerMessage::Overdue(failure) => Err(failed(failure).into()),
             WorkerMessage::Ended(outcome) => state.ended(&myself, outcome),
             #[cfg(test)]
             WorkerMessage::Panic => panic!("requested by a test"),
-        }
+        })
     }
 
     /// A requested stop: asks the process to end and waits for it. The process's own deadlines

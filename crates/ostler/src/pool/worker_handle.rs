@@ -150,8 +150,9 @@ impl Worker {
         self.ordered(async move { worker.end_and_begin().await }).await
     }
 
-    /// The same, if this incarnation is still the latest; whether it was. One that has ended by
-    /// itself is not restarted twice.
+    /// The same, if this incarnation is still the latest and its process has not ended; whether it
+    /// was so. One that has ended is left to its supervisor, which restarts it or not, and is never
+    /// restarted twice.
     ///
     /// # Errors
     /// As [`Worker::restart`].
@@ -160,7 +161,7 @@ impl Worker {
         let work = async move {
             // A process that begins between this check and the order to end is not ready yet: it
             // has no work to lose.
-            if worker.slot.begun() != Some(incarnation) {
+            if worker.slot.begun() != Some(incarnation) || worker.slot.state().has_ended(incarnation) {
                 return Ok(false);
             }
             worker.end_and_begin().await.map(|_| true)

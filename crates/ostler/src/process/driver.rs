@@ -6,23 +6,27 @@
 //! stop is heard at every step. It keeps no state that decides anything: that is the lifecycle's.
 
 mod arrivals;
+mod waits;
 
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_channel::mpsc;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use ostler_core::failure::Failure;
+use ostler_core::ids;
 use ostler_core::lifecycle::{Cause, Effect, Input, Lifecycle, Outcome, Rules, Start, State, Transition};
 use ostler_core::moment::Moment;
 use ostler_core::spec::{Ports, Ready, StopSpec, WorkerSpec};
 use ostler_failpoint::{self as failpoint, Point};
 use ostler_os::guardian::SpawnRequest;
 use ostler_telemetry::{EventKind, Facts};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
+use self::waits::{killed, listen, poll_watch, sleep_until};
 use super::host::{Host, Setup};
 use super::incarnation::Incarnation;
 use super::plan::{self, Watched};
@@ -36,12 +40,13 @@ use super::{announce, release};
 use crate::guard::{News, Route};
 use crate::instance::services::StopLevel;
 use crate::patience;
+use crate::small_watch;
 
 /// Begins the slot's next incarnation. It is reserved only when the one before it is released, and
 /// when the pool's `max_starting` allows. `None`: the slot was removed.
 pub(crate) fn begin(setup: &Arc<Setup>, slot: &Arc<Slot>, owner: Owner) -> Option<Process> {
-    let (orders, received) = mpsc::unbounded_channel();
-    let (progress, seen) = watch::channel(Progress::Held);
+    let (orders, received) = mpsc::unbounded();
+    let (progress, seen) = small_watch::channel(Progress::Held);
     let Next { number, predecessor } = slot.next(seen.clone(), orders.clone())?;
     setup.host.unreleased.send_modify(|count| *count += 1);
     let incarnation = Incarnation {
@@ -65,10 +70,17 @@ pub(crate) fn begin(setup: &Arc<Setup>, slot: &Arc<Slot>, owner: Owner) -> Optio
 async fn drive(setup: Arc<Setup>, slot: Arc<Slot>, incarnation: Incarnation, mut line: Line) {
     let unreleased = Unreleased {
         setup: Arc::clone(&setup),
-        incarnation: incarnation.clone(),
+        slot: incarnation.slot,
+        number: incarnation.number,
     };
     let predecessor = line.predecessor.take();
-    let turn = start::wait_turn(&setup, slot.not_before(), predecessor.clone(), &mut line.orders);
+    // In a box, which is gone when its turn has come.
+    let turn = Box::pin(start::wait_turn(
+        &setup,
+        slot.not_before(),
+        predecessor.clone(),
+        &mut line.orders,
+    ));
     let permit = match turn.await {
         Ok(permit) => permit,
         Err(outcome) => {
@@ -95,7 +107,7 @@ async fn drive(setup: Arc<Setup>, slot: Arc<Slot>, incarnation: Incarnation, mut
     ));
     let outcome = driver.run().await;
     drop(unreleased);
-    progress.send_replace(Progress::Released);
+    progress.set(Progress::Released);
     owner(Notice::Ended(outcome));
 }
 
@@ -103,13 +115,14 @@ async fn drive(setup: Arc<Setup>, slot: Arc<Slot>, incarnation: Incarnation, mut
 /// runtime.
 struct Unreleased {
     setup: Arc<Setup>,
-    incarnation: Incarnation,
+    slot: u32,
+    number: ids::Incarnation,
 }
 
 impl Drop for Unreleased {
     fn drop(&mut self) {
         let host = &self.setup.host;
-        host.guard.forget(self.incarnation.slot, self.incarnation.number);
+        host.guard.forget(self.slot, self.number);
         host.unreleased.send_modify(|count| *count -= 1);
     }
 }
@@ -127,10 +140,12 @@ struct Driver<'a> {
     origin: Instant,
     first: Vec<Effect>,
     owner: &'a Owner,
-    progress: &'a watch::Sender<Progress>,
+    progress: &'a small_watch::Sender<Progress>,
     orders: mpsc::UnboundedReceiver<Order>,
     news: (mpsc::UnboundedSender<News>, mpsc::UnboundedReceiver<News>),
     pending: FuturesUnordered<Work>,
+    /// `None` once the whole instance is killed.
+    stop_level: Option<watch::Receiver<StopLevel>>,
     preparation: Preparation,
     /// The reader of the notify socket.
     listening: Option<Pin<Box<dyn Future<Output = Infallible> + Send>>>,
@@ -143,7 +158,8 @@ struct Driver<'a> {
 /// worker writes to.
 enum Preparation {
     Due,
-    Done(Result<SpawnRequest, Failure>),
+    /// Boxed, because the driver keeps the room for it.
+    Done(Box<Result<SpawnRequest, Failure>>),
     Used,
 }
 
@@ -152,14 +168,12 @@ impl<'a> Driver<'a> {
         setup: &'a Arc<Setup>,
         slot: Arc<Slot>,
         incarnation: Incarnation,
-        (owner, progress): (&'a Owner, &'a watch::Sender<Progress>),
+        (owner, progress): (&'a Owner, &'a small_watch::Sender<Progress>),
         orders: mpsc::UnboundedReceiver<Order>,
         permit: OwnedSemaphorePermit,
     ) -> Self {
         let host = &setup.host;
         let (lifecycle, first) = Lifecycle::new(rules(incarnation.spec()), Moment::ORIGIN);
-        let pending = FuturesUnordered::new();
-        pending.push(killed(host.stop_level.clone()));
         Self {
             setup,
             host,
@@ -173,8 +187,9 @@ impl<'a> Driver<'a> {
             owner,
             progress,
             orders,
-            news: mpsc::unbounded_channel(),
-            pending,
+            news: mpsc::unbounded(),
+            pending: FuturesUnordered::new(),
+            stop_level: Some(host.stop_level.clone()),
             preparation: Preparation::Due,
             listening: None,
             watching: None,
@@ -204,9 +219,10 @@ impl<'a> Driver<'a> {
             let deadline = deadline.map(|after| patience::after(self.origin, after));
             let input = tokio::select! {
                 biased;
-                Some(news) = self.news.1.recv() => self.heard(news),
-                Some(order) = self.orders.recv() => Some(order.into()),
+                Ok(news) = self.news.1.recv() => self.heard(news),
+                Ok(order) = self.orders.recv() => Some(order.into()),
                 Some(done) = self.pending.next() => self.done(done),
+                () = killed(&mut self.stop_level) => Some(KILL),
                 never = listen(&mut self.listening) => match never {},
                 done = poll_watch(&mut self.watching) => self.done(done),
                 () = sleep_until(deadline) => Some(Input::Deadline),
@@ -222,7 +238,7 @@ impl<'a> Driver<'a> {
         match effect {
             Effect::Record => {
                 let before = self.slot.remembered_ports();
-                self.pending.push(start::reserve(&self.incarnation, self.host, before));
+                self.pending.push(start::reserve(&self.incarnation, self.setup, before));
                 // Behind the reservation, so that the table is at work meanwhile.
                 if self.incarnation.spec().ports == Ports::None {
                     self.pending.push(Box::pin(async { Done::Prepare }));
@@ -262,7 +278,7 @@ impl<'a> Driver<'a> {
             }
             Effect::Announce { what, elapsed } => self.announce(what, elapsed),
             Effect::ReleaseOverdue(failure) => {
-                self.progress.send_replace(Progress::Overdue(failure.reason));
+                self.progress.set(Progress::Overdue(failure.reason));
                 (self.owner)(Notice::Overdue(failure));
             }
             Effect::Done(outcome) => return Some(outcome),
@@ -277,7 +293,7 @@ impl<'a> Driver<'a> {
         if matches!(self.preparation, Preparation::Due) {
             let (trace, spent) = (self.spans.start().headers(), self.slot.cgroups_spent_until());
             let prepared = start::prepare(&self.incarnation, &mut self.resources, self.host, trace, spent);
-            self.preparation = Preparation::Done(prepared);
+            self.preparation = Preparation::Done(Box::new(prepared));
         }
     }
 
@@ -288,7 +304,7 @@ impl<'a> Driver<'a> {
             // The lifecycle orders one spawn.
             return Box::pin(async { Done::Nothing });
         };
-        match prepared {
+        match *prepared {
             Ok(request) => {
                 let route = Route {
                     incarnation: self.incarnation.number,
@@ -457,43 +473,11 @@ fn rules(spec: &WorkerSpec) -> Rules {
     }
 }
 
-/// Completes when the whole instance must be killed.
-fn killed(mut stop_level: watch::Receiver<StopLevel>) -> Work {
-    Box::pin(async move {
-        if stop_level.wait_for(|level| *level == StopLevel::Kill).await.is_err() {
-            // The instance is gone, so no kill can come.
-            return std::future::pending().await;
-        }
-        Done::Input(Input::Stop {
-            cause: Cause::InstanceStop,
-            kill: true,
-        })
-    })
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn listen(listening: &mut Option<Pin<Box<dyn Future<Output = Infallible> + Send>>>) -> Infallible {
-    match listening {
-        Some(listening) => listening.await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Awaits the current watch, and clears it when it is done.
-async fn poll_watch(watching: &mut Option<Work>) -> Done {
-    let Some(work) = watching else {
-        return std::future::pending().await;
-    };
-    let done = work.await;
-    *watching = None;
-    done
-}
+/// The whole instance is killed, and with it this incarnation.
+const KILL: Input = Input::Stop {
+    cause: Cause::InstanceStop,
+    kill: true,
+};
 
 #[cfg(test)]
 mod tests;

@@ -17,7 +17,7 @@ use ostler_core::lifecycle::{KILL_NOW, Rest};
 use ostler_core::spec::WorkerSpec;
 use ostler_os::guardian::{GuardianEvent, SpawnRequest};
 use ostler_os::identity::{ProcessIdentity, here};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use super::host::{Host, Setup, SpawnRefused};
 use super::incarnation::Incarnation;
@@ -149,7 +149,7 @@ struct Probe {
 
 impl Probe {
     async fn live(&mut self, request: SpawnRequest, mut dropped: oneshot::Receiver<Infallible>) -> End {
-        let (sender, mut news) = mpsc::unbounded_channel();
+        let (sender, mut news) = futures_channel::mpsc::unbounded();
         let route = Route {
             incarnation: self.run,
             sender,
@@ -167,7 +167,7 @@ impl Probe {
         loop {
             let heard = tokio::select! {
                 biased;
-                heard = news.recv() => heard,
+                heard = news.recv() => heard.ok(),
                 _ = &mut dropped, if !killed => {
                     killed = true;
                     // Its answer is not needed any more.

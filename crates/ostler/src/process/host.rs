@@ -36,6 +36,8 @@ const NAMING_LIMIT: Duration = Duration::from_secs(1);
 pub(crate) struct Setup {
     pub(super) host: Host,
     pub(super) pool: Arc<PoolSpec>,
+    /// The worker's specification in its records.
+    pub(super) fingerprint: u64,
     /// Starts in flight in the pool (`max_starting`).
     pub(super) starting: Arc<Semaphore>,
 }
@@ -43,7 +45,13 @@ pub(crate) struct Setup {
 impl Setup {
     pub(crate) fn new(host: Host, pool: Arc<PoolSpec>) -> Arc<Self> {
         let starting = Arc::new(Semaphore::new(pool.max_starting as usize));
-        Arc::new(Self { host, pool, starting })
+        let fingerprint = pool.worker.fingerprint();
+        Arc::new(Self {
+            host,
+            pool,
+            fingerprint,
+            starting,
+        })
     }
 }
 

@@ -7,13 +7,13 @@ use std::os::unix::process::ExitStatusExt;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use crate::small_watch;
+use crate::status::{PortMap, SocketMap};
+use futures_channel::mpsc;
 use ostler_core::failure::{ExitStatus, Failure, Reason};
 use ostler_core::lifecycle::{Cause, Input, Outcome, Rest};
 use ostler_core::signal::Signal;
 use ostler_os::port_choice::PortReservation;
-use tokio::sync::{mpsc, watch};
-
-use crate::status::{PortMap, SocketMap};
 
 /// A message to the owner of a process.
 #[derive(Debug, Clone)]
@@ -54,8 +54,8 @@ pub(super) struct Order {
 /// The channels between a driver and its owner.
 pub(super) struct Line {
     pub(super) owner: Owner,
-    pub(super) progress: watch::Sender<Progress>,
-    pub(super) predecessor: Option<watch::Receiver<Progress>>,
+    pub(super) progress: small_watch::Sender<Progress>,
+    pub(super) predecessor: Option<small_watch::Receiver<Progress>>,
     pub(super) orders: mpsc::UnboundedReceiver<Order>,
 }
 

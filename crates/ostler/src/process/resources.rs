@@ -5,6 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use super::incarnation::Incarnation;
+use super::protocol::Listeners;
+use super::tap::Tap;
+use super::watch::{LastAnswer, LineWatch, Notify, Uninspected};
+use crate::follow::Stdio;
+use crate::small_watch;
+use crate::status::{PortMap, SocketMap};
 use ostler_core::failure::{ExitStatus, Failure, Reason};
 use ostler_core::signal::Signal;
 use ostler_core::spec::WorkerSpec;
@@ -14,15 +21,8 @@ use ostler_os::identity::ProcessIdentity;
 use ostler_os::oom::OomWatch;
 use ostler_os::output::Capture;
 use ostler_os::port_choice::PortReservation;
+use ostler_os::python_env;
 use ostler_telemetry::{Containment, Facts};
-use tokio::sync::watch;
-
-use super::incarnation::Incarnation;
-use super::protocol::Listeners;
-use super::tap::Tap;
-use super::watch::{LastAnswer, LineWatch, Notify, Uninspected};
-use crate::follow::Stdio;
-use crate::status::{PortMap, SocketMap};
 
 /// What happened to a worker whose process ended with status 0 and left others behind.
 pub(super) const BACKGROUND: &str = "it went into the background: its process ended with 0 while its child lived";
@@ -46,7 +46,7 @@ pub(super) struct Resources {
     pub(super) listeners: Listeners,
     /// Why no port is available; it becomes the failure of the spawn, so that the reservation is
     /// announced first.
-    pub(super) port_failure: Option<Failure>,
+    pub(super) port_failure: Option<Box<Failure>>,
     pub(super) pid: Option<u32>,
     pub(super) identity: Option<ProcessIdentity>,
     pub(super) sitter_pid: Option<i32>,
@@ -69,7 +69,7 @@ pub(super) struct Resources {
     pub(super) last_answer: LastAnswer,
     /// The number of processes that its tree's kill has ended, beside its own; `None` until the
     /// tree is gone.
-    pub(super) left_behind: watch::Sender<Option<u32>>,
+    pub(super) left_behind: small_watch::Sender<Option<u32>>,
     /// Whether a warning about what can't be inspected was already logged.
     warned: Arc<AtomicBool>,
 }
@@ -145,9 +145,9 @@ impl Resources {
     /// Waits until its tree is gone, so that it is known whether processes were left in it. A kill
     /// takes milliseconds; one that takes longer is not waited for.
     pub(super) fn tree_counted(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut left_behind = self.left_behind.subscribe();
+        let left_behind = self.left_behind.subscribe();
         async move {
-            let counted = left_behind.wait_for(Option::is_some);
+            let counted = left_behind.wait_for(|count| count.is_some());
             // Without the count, only a hint is missing.
             _ = tokio::time::timeout(COUNT_LIMIT, counted).await;
         }
@@ -156,7 +156,7 @@ impl Resources {
     /// Whether the process of an incarnation that ended by itself with status 0 left others behind,
     /// as a program does that turns itself into a daemon.
     pub(super) fn went_into_background(&self) -> bool {
-        self.left_behind.borrow().is_some_and(|killed| killed > 0)
+        self.left_behind.get().is_some_and(|killed| killed > 0)
     }
 
     /// Adds to the failure what the incarnation knows: the last lines of its stderr, why it was not
@@ -203,7 +203,7 @@ fn last_words(spec: &WorkerSpec, failure: &mut Failure) -> Option<String> {
     };
     if let Some(missing) = found.missing {
         let python = spec.command.first().map_or("python3", String::as_str);
-        failure.suggestion = missing.suggestion(python);
+        failure.suggestion = missing.suggestion(python_env::installer(Path::new(python)), python);
     }
     Some(format!("its last exception: {}", found.line))
 }

@@ -309,13 +309,13 @@ impl Stage {
 
     pub(super) fn tell(&self, news: News) {
         // Late news of an incarnation that has ended.
-        let _ = self.route().sender.send(news);
+        let _ = self.route().sender.unbounded_send(news);
     }
 
     /// News of the probe that was started last.
     pub(super) fn tell_probe(&self, news: News) {
         let probe = self.probe.lock().unwrap().clone().expect("a probe was started");
-        let _ = probe.sender.send(news);
+        let _ = probe.sender.unbounded_send(news);
     }
 
     /// The probe has ended with this status, and its tree is gone.

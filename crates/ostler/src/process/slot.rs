@@ -1,21 +1,22 @@
 //! A worker's place in its pool, and the handle of the process that fills it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_channel::mpsc;
 use ostler_core::ids::{Incarnation, WorkerId};
 use ostler_core::lifecycle::Cause;
 use ostler_core::moment::Moment;
 use ostler_core::supervision::Intensity;
 use ostler_os::identity::ProcessIdentity;
 use ostler_telemetry::SpanLink;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use super::exec::ProbePlace;
 use super::protocol::{Listeners, Order, Progress};
 use super::tap::Tap;
-use crate::status::PortMap;
-use crate::status::WorkerState;
+use crate::small_watch;
+use crate::status::{PortMap, WorkerState};
 
 /// The pause after the first start that failed uncounted. It doubles with each further one, up to
 /// [`PAUSE_MAX`].
@@ -35,7 +36,7 @@ struct Memory {
     uncounted_failures: u32,
     /// The end of that pause.
     not_before: Option<tokio::time::Instant>,
-    latest: Option<watch::Receiver<Progress>>,
+    latest: Option<small_watch::Receiver<Progress>>,
     /// Orders to the latest incarnation.
     orders: Option<mpsc::UnboundedSender<Order>>,
     /// The cgroups of the incarnations up to this one are not reused: a process that is started in
@@ -70,7 +71,7 @@ struct UsedIntensity {
 #[derive(Debug)]
 pub(super) struct Next {
     pub(super) number: Incarnation,
-    pub(super) predecessor: Option<watch::Receiver<Progress>>,
+    pub(super) predecessor: Option<small_watch::Receiver<Progress>>,
 }
 
 /// A worker's place in its pool.
@@ -82,7 +83,9 @@ pub(crate) struct Slot {
     /// Where its `exec` probes run, if it has any.
     pub(crate) probe: Option<Arc<ProbePlace>>,
     memory: Mutex<Memory>,
-    state: watch::Sender<WorkerState>,
+    state: Mutex<WorkerState>,
+    /// Made for the first task that watches the state.
+    watched: OnceLock<watch::Sender<WorkerState>>,
     pub(crate) tap: Arc<Tap>,
     /// Held while a restart, stop or start that a user asked for is carried out.
     pub(crate) turn: tokio::sync::Mutex<()>,
@@ -102,7 +105,8 @@ impl Slot {
                 cgroups_spent_until: (first.0 > 1).then(|| Incarnation(first.0 - 1)),
                 ..Memory::default()
             }),
-            state: watch::Sender::default(),
+            state: Mutex::default(),
+            watched: OnceLock::new(),
             tap: Arc::default(),
             turn: tokio::sync::Mutex::default(),
         })
@@ -112,7 +116,7 @@ impl Slot {
     /// successor waits for; `orders` reach it. `None` if the slot was removed.
     pub(super) fn next(
         &self,
-        progress: watch::Receiver<Progress>,
+        progress: small_watch::Receiver<Progress>,
         orders: mpsc::UnboundedSender<Order>,
     ) -> Option<Next> {
         let mut memory = self.memory();
@@ -137,7 +141,7 @@ impl Slot {
                 kill: false,
             };
             // If the driver is gone, everything is released.
-            let _ = orders.send(order);
+            let _ = orders.unbounded_send(order);
         }
         memory.stop_cause = None;
     }
@@ -152,18 +156,18 @@ impl Slot {
     /// if there is none. Cancel safe.
     pub(crate) async fn settled(&self) {
         let latest = self.memory().latest.clone();
-        if let Some(mut latest) = latest {
+        if let Some(latest) = latest {
             // An error means that the driver is gone, as when the runtime shuts down: nothing is
             // left to wait for.
-            let _ = latest.wait_for(|progress| *progress != Progress::Held).await;
+            let _ = latest.wait_for(|progress| progress != Progress::Held).await;
         }
     }
 
     /// Waits until the latest incarnation is released, without a limit. Cancel safe.
     pub(crate) async fn released(&self) {
         let latest = self.memory().latest.clone();
-        if let Some(mut latest) = latest {
-            let _ = latest.wait_for(|progress| *progress == Progress::Released).await;
+        if let Some(latest) = latest {
+            let _ = latest.wait_for(|progress| progress == Progress::Released).await;
         }
     }
 
@@ -192,8 +196,10 @@ impl Slot {
 
     /// Notes whether a user has stopped the worker.
     pub(crate) fn note_stopped(&self, stopped: bool) {
-        self.state
-            .send_if_modified(|state| std::mem::replace(&mut state.stopped, stopped) != stopped);
+        let mut state = self.state_now();
+        if std::mem::replace(&mut state.stopped, stopped) != stopped {
+            self.show(&state);
+        }
     }
 
     /// Whether nothing is held by any incarnation.
@@ -201,7 +207,7 @@ impl Slot {
         self.memory()
             .latest
             .as_ref()
-            .is_none_or(|latest| *latest.borrow() == Progress::Released)
+            .is_none_or(|latest| latest.get() == Progress::Released)
     }
 
     /// The slot is no longer used: drops its cgroup and its listeners. Returns true the first time,
@@ -216,16 +222,31 @@ impl Slot {
 
     /// The current state of the worker.
     pub(crate) fn state(&self) -> WorkerState {
-        self.state.borrow().clone()
+        self.state_now().clone()
     }
 
     /// Watches the worker's state.
     pub(crate) fn watch(&self) -> watch::Receiver<WorkerState> {
-        self.state.subscribe()
+        let state = self.state_now();
+        let watched = self.watched.get_or_init(|| watch::Sender::new(state.clone()));
+        watched.subscribe()
     }
 
     pub(super) fn update_state(&self, change: impl FnOnce(&mut WorkerState)) {
-        self.state.send_modify(change);
+        let mut state = self.state_now();
+        change(&mut state);
+        self.show(&state);
+    }
+
+    /// Under the lock of the state, so that those who watch see the changes in their order.
+    fn show(&self, state: &MutexGuard<'_, WorkerState>) {
+        if let Some(watched) = self.watched.get() {
+            watched.send_replace(WorkerState::clone(state));
+        }
+    }
+
+    fn state_now(&self) -> MutexGuard<'_, WorkerState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The latest incarnation, which may still wait for its turn.
@@ -285,8 +306,8 @@ impl Slot {
     /// Whether an incarnation waits for its turn.
     pub(crate) fn is_waiting(&self) -> bool {
         let memory = self.memory();
-        let reserved = self.state.borrow().incarnation.map_or(0, |incarnation| incarnation.0);
-        let held = |latest: &watch::Receiver<Progress>| *latest.borrow() != Progress::Released;
+        let reserved = self.state_now().incarnation.map_or(0, |incarnation| incarnation.0);
+        let held = |latest: &small_watch::Receiver<Progress>| latest.get() != Progress::Released;
         memory.incarnations > reserved && memory.latest.as_ref().is_some_and(held)
     }
 
@@ -302,7 +323,7 @@ impl Slot {
 
     /// Whether it has finished or given up: nothing is started in it any more.
     pub(crate) fn is_over(&self) -> bool {
-        self.state.borrow().is_over()
+        self.state_now().is_over()
     }
 
     pub(crate) fn note_finished(&self) {
@@ -363,29 +384,29 @@ fn pause_after(failures: u32) -> Duration {
 #[derive(Debug)]
 pub(crate) struct Process {
     orders: mpsc::UnboundedSender<Order>,
-    progress: watch::Receiver<Progress>,
+    progress: small_watch::Receiver<Progress>,
 }
 
 impl Process {
-    pub(super) fn new(orders: mpsc::UnboundedSender<Order>, progress: watch::Receiver<Progress>) -> Self {
+    pub(super) fn new(orders: mpsc::UnboundedSender<Order>, progress: small_watch::Receiver<Progress>) -> Self {
         Self { orders, progress }
     }
 
     /// Asks the process to end. Idempotent.
     pub(crate) fn stop(&self, cause: Cause) {
         // If the driver is gone, everything is released.
-        let _ = self.orders.send(Order { cause, kill: false });
+        let _ = self.orders.unbounded_send(Order { cause, kill: false });
     }
 
     /// Waits until it is released, or its release is overdue. Cancel safe.
-    pub(crate) async fn settled(&mut self) {
-        let _ = self.progress.wait_for(|progress| *progress != Progress::Held).await;
+    pub(crate) async fn settled(&self) {
+        let _ = self.progress.wait_for(|progress| progress != Progress::Held).await;
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.orders.send(Order {
+        let _ = self.orders.unbounded_send(Order {
             cause: Cause::OwnerGone,
             kill: true,
         });
@@ -411,6 +432,17 @@ mod tests {
         assert_eq!(slot.pause(), Some(Duration::from_secs(3)));
         slot.note_start(false, tokio::time::Instant::now());
         assert_eq!(slot.pause(), None);
+    }
+
+    #[test]
+    fn who_watches_a_worker_is_woken_by_changes_only() {
+        let slot = Slot::new(WorkerId::new("p", 0), 0, None, Incarnation(1));
+        let watch = slot.watch();
+        slot.note_stopped(false);
+        assert!(!watch.has_changed().unwrap());
+        slot.note_stopped(true);
+        assert!(watch.has_changed().unwrap());
+        assert!(watch.borrow().stopped && slot.state().stopped);
     }
 
     /// A race that chaos found: a pool was stopped and started again while the kernel still called

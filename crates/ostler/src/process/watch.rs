@@ -111,6 +111,8 @@ enum Answer {
     Yes(PortMap),
     /// Not now; it may be the next time.
     NotYet(String),
+    /// The host could not ask, for lack of descriptors or memory, say: nothing is known.
+    Unasked(String),
     /// It never will be.
     Never(Failure),
 }
@@ -190,7 +192,7 @@ async fn until_yes(last_answer: &LastAnswer, mut look: Look) -> Result<PortMap, 
         match look.once().await {
             Answer::Yes(ports) => return Ok(ports),
             Answer::Never(failure) => return Err(failure),
-            Answer::NotYet(why) => last_answer.set(why),
+            Answer::NotYet(why) | Answer::Unasked(why) => last_answer.set(why),
         }
         attempt += 1;
         tokio::time::sleep(pauses.delay(attempt, fastrand::f64())).await;

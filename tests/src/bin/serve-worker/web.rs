@@ -1,9 +1,8 @@
 //! HTTP/1.1 and HTTP/2: `POST /` with what to do as JSON, `POST /close` to close the connection
-//! after the answer, `POST /early/KEY` to act before the request's body is read; `GET /healthz`.
-//! Each answer has the request's `traceparent` as `traceparent-seen`.
+//! (HTTP/1.1) after the answer, `POST /early/KEY` to act before the request's body is read; `GET
+//! /healthz`. Each answer has the request's `traceparent` as `traceparent-seen`.
 
 use std::convert::Infallible;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,10 +11,9 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode, Version};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
-use tokio::sync::Notify;
 
 use crate::act::{Actor, Answer};
 use crate::listen::Listener;
@@ -26,38 +24,25 @@ pub(crate) async fn serve(actor: Arc<Actor>) {
     let listener = Listener::bind().await;
     loop {
         let stream = listener.accept().await.expect("a connection");
-        let (actor, close) = (Arc::clone(&actor), Arc::new(Notify::new()));
-        let closing = Arc::clone(&close);
-        let service = service_fn(move |request| answer(Arc::clone(&actor), Arc::clone(&close), request));
+        let actor = Arc::clone(&actor);
+        let service = service_fn(move |request| answer(Arc::clone(&actor), request));
         tokio::spawn(async move {
             let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-            let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
-            tokio::select! {
-                ended = connection.as_mut() => drop(ended),
-                () = closing.notified() => {
-                    // What is under way is answered.
-                    connection.as_mut().graceful_shutdown();
-                    drop(connection.await);
-                }
-            }
+            drop(server.serve_connection(TokioIo::new(stream), service).await);
         });
     }
 }
 
-async fn answer(
-    actor: Arc<Actor>,
-    close: Arc<Notify>,
-    request: Request<Incoming>,
-) -> Result<Response<Body>, Infallible> {
+async fn answer(actor: Arc<Actor>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let trace = request.headers().get("traceparent").cloned();
-    let mut response = act(actor, &close, request).await?;
+    let mut response = act(actor, request).await?;
     if let Some(trace) = trace {
         response.headers_mut().insert("traceparent-seen", trace);
     }
     Ok(response)
 }
 
-async fn act(actor: Arc<Actor>, close: &Notify, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn act(actor: Arc<Actor>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let path = request.uri().path();
     if path == "/healthz" {
         return Ok(Response::new(text("well")));
@@ -66,10 +51,6 @@ async fn act(actor: Arc<Actor>, close: &Notify, request: Request<Incoming>) -> R
         actor.note(key.parse().expect("a key"));
     }
     let closes = path == "/close";
-    let is_http2 = request.version() == Version::HTTP_2;
-    if closes && is_http2 {
-        close.notify_one();
-    }
     let read = request.into_body().collect().await;
     let body: Value = match read {
         Ok(body) => serde_json::from_slice(&body.to_bytes()).expect("what to do"),
@@ -92,7 +73,7 @@ async fn act(actor: Arc<Actor>, close: &Notify, request: Request<Incoming>) -> R
         }
         Answer::Half | Answer::Noise => Response::new(cut_off()),
     };
-    if closes && !is_http2 {
+    if closes {
         let close = hyper::header::HeaderValue::from_static("close");
         response.headers_mut().insert(hyper::header::CONNECTION, close);
     }

@@ -61,7 +61,7 @@ fn the_reference_has_the_defaults_of_the_code() {
         "every = \"2s\"",
         "timeout = \"10s\"",
         "misses = 3",
-        "first = \"100ms\"",
+        "first = \"50ms\"",
         "max = \"10s\"",
         "jitter = 0.2",
     ] {

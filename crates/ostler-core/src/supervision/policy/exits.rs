@@ -59,7 +59,7 @@ impl<S: Clone> Policy<S> {
         };
         if restarts {
             self.reset_attempts_after(key, lasted);
-            self.restart(key, reason, counted, now);
+            self.restart(key, reason, counted, lasted, now);
         } else {
             self.mark_down(key);
             self.auto_shutdown(significant, now);
@@ -96,8 +96,9 @@ impl<S: Clone> Policy<S> {
         }
     }
 
-    /// OTP's `restart/2`: counts the restart, then carries it out according to the strategy.
-    fn restart(&mut self, key: ChildKey, reason: ExitReason, counted: bool, now: Moment) {
+    /// OTP's `restart/2`: counts the restart, then carries it out according to the strategy. The
+    /// child ran for `lasted`, which is part of the backoff's pause between two starts.
+    fn restart(&mut self, key: ChildKey, reason: ExitReason, counted: bool, lasted: Duration, now: Moment) {
         let Some(child) = self.children.get_mut(&key) else {
             return;
         };
@@ -122,7 +123,7 @@ impl<S: Clone> Policy<S> {
         child.attempts = child.attempts.saturating_add(1);
         let attempt = child.attempts;
         let delay = match &self.flags.backoff {
-            Some(backoff) => backoff.delay(attempt, self.fractions.next()),
+            Some(backoff) => backoff.delay(attempt, self.fractions.next()).saturating_sub(lasted),
             None => Duration::ZERO,
         };
         let restarts = self.intensity.counted();
@@ -185,7 +186,7 @@ impl<S: Clone> Policy<S> {
         match *next {
             Retry::Count { counted } => {
                 let reason = reason.clone();
-                self.restart(key, reason, counted, now);
+                self.restart(key, reason, counted, Duration::ZERO, now);
             }
             Retry::Start => self.begin_restart(key, None),
         }

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Mutex;
 
+use futures_channel::mpsc;
 use ostler_core::ids::{Incarnation, RunId};
-use tokio::sync::mpsc;
 
 use super::super::link::{News, Route};
 use super::super::script::Scripted;
@@ -30,7 +30,7 @@ impl Stage {
     fn new() -> Self {
         let link = Link::new();
         let generation = link.serve(Scripted::default());
-        let (sender, news) = mpsc::unbounded_channel();
+        let (sender, news) = mpsc::unbounded();
         let incarnation = Incarnation(1);
         link.bind(0, generation, Route { incarnation, sender });
         Self {

@@ -1,5 +1,7 @@
 //! Routes, slot numbers, orders and censuses, with a scripted guardian.
 
+use std::sync::Arc;
+
 use super::super::script::Scripted;
 use super::*;
 
@@ -10,7 +12,7 @@ fn an_incarnation_bound_to_a_guardian_that_is_gone_learns_that() {
     link.ended(1);
     link.lost(2);
     let heard = |generation| {
-        let (sender, mut heard) = mpsc::unbounded_channel();
+        let (sender, mut heard) = mpsc::unbounded();
         let incarnation = Incarnation(1);
         link.bind(0, generation, Route { incarnation, sender });
         link.forget(0, incarnation);
@@ -66,23 +68,45 @@ fn a_slot_is_closed_however_its_sitter_ends() {
     }
 }
 
-#[tokio::test]
-async fn slots_that_are_closed_without_a_guardian_are_free() {
-    let link = Arc::new(Link::<Scripted>::new());
+#[test]
+fn slots_that_are_closed_without_a_guardian_are_free() {
+    let link = Link::<Scripted>::new();
     let taken = [link.new_slot(), link.new_slot()];
-    link.close_slots(taken.to_vec());
-    assert_eq!(link.slots.borrow().closing.len(), 2, "noted at once");
-    let mut slots = link.slots.subscribe();
-    let free = slots.wait_for(|slots| slots.closing.is_empty());
-    let free = tokio::time::timeout(Duration::from_secs(20), free).await;
-    assert!(free.expect("in time").is_ok());
+    link.close_slots(&taken);
+    assert!(link.slots.borrow().closing.is_empty());
     assert!(taken.contains(&link.new_slot()));
+
+    let mut gone = Scripted::default();
+    gone.gone = true;
+    link.serve(gone);
+    link.close_slots(&taken);
+    assert!(link.slots.borrow().closing.is_empty());
+}
+
+#[test]
+fn many_slots_are_closed_by_one_order_and_their_numbers_are_free_one_by_one() {
+    let link = Link::new();
+    let guardian = Scripted::default();
+    let generation = link.serve(guardian.clone());
+    let taken = [link.new_slot(), link.new_slot(), link.new_slot()];
+    link.close_slots(&[]);
+    assert_eq!(guardian.orders(), [""; 0]);
+    link.close_slots(&taken);
+    assert_eq!(guardian.orders(), ["close [0, 1, 2]"]);
+    assert_eq!(link.new_slot(), 3, "no sitter has ended");
+    let waiting = link.slots.subscribe();
+    for slot in taken {
+        assert!(!waiting.has_changed().unwrap(), "only the last one wakes who waits");
+        link.deliver(generation, GuardianEvent::Closed { slot });
+        assert_eq!(link.new_slot(), slot);
+    }
+    assert!(waiting.has_changed().unwrap());
 }
 
 #[test]
 fn news_of_a_lost_guardian_are_not_those_of_the_slots_next_owner() {
     let link = Link::<Scripted>::new();
-    let (sender, mut heard) = mpsc::unbounded_channel();
+    let (sender, mut heard) = mpsc::unbounded();
     let incarnation = Incarnation(1);
     link.bind(0, 2, Route { incarnation, sender });
     let end = |generation| {

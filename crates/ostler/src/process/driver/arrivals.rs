@@ -57,7 +57,7 @@ impl Driver<'_> {
                 self.resources.reservations = chosen.reservations;
                 self.resources.listeners = chosen.listeners;
             }
-            Err(failure) => self.resources.port_failure = Some(failure),
+            Err(failure) => self.resources.port_failure = Some(Box::new(failure)),
         }
         match prepared.recorded {
             Ok(()) => Input::Recorded,
@@ -124,7 +124,7 @@ impl Driver<'_> {
             }
             GuardianEvent::TreeGone { how, killed, .. } => {
                 failpoint::reach(Point::TreeGoneReported);
-                self.resources.left_behind.send_replace(Some(killed));
+                self.resources.left_behind.set(Some(killed));
                 if how.cgroup {
                     self.drop_cgroup();
                 }

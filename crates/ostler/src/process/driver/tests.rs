@@ -284,7 +284,9 @@ async fn news_that_comes_after_the_release_changes_nothing() {
     assert!(late.sender.is_closed());
     drop(play);
     let _next = stage.ready().await;
-    late.sender.send(News::GuardianLost).expect_err("it has nowhere to go");
+    late.sender
+        .unbounded_send(News::GuardianLost)
+        .expect_err("it has nowhere to go");
     stage.assert_idle();
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ostler_core::failure::{Failure, Reason};
-use ostler_core::spec::{Port, Ports, WorkerSpec};
+use ostler_core::spec::{PoolSpec, Port, Ports, WorkerSpec};
 use ostler_os::port_choice::{self, PortChoice};
 use ostler_os::ports;
 use ostler_os::{socket_path, worker_socket};
@@ -18,7 +18,7 @@ use crate::status::PortMap;
 
 /// The worker for which ports are chosen.
 pub(super) struct Chooser {
-    pub(super) spec: WorkerSpec,
+    pub(super) pool: Arc<PoolSpec>,
     pub(super) worker: String,
     /// Its slot's number at the guardian, unique in the run: the name of its sockets.
     pub(super) slot: u32,
@@ -29,7 +29,7 @@ pub(super) struct Chooser {
 /// Chooses them on a thread that may block, when there is anything to choose. `before` are those of
 /// the incarnation before: they are tried first.
 pub(super) async fn choose(chooser: Chooser, before: (PortMap, Listeners)) -> Result<ChosenPorts, Failure> {
-    if chooser.spec.ports == Ports::None {
+    if chooser.pool.worker.ports == Ports::None {
         return Ok(ChosenPorts::default());
     }
     let chosen = tokio::task::spawn_blocking(move || choose_now(&chooser, before)).await;
@@ -43,7 +43,7 @@ pub(super) async fn choose(chooser: Chooser, before: (PortMap, Listeners)) -> Re
 
 /// Ports that the worker reports come later. Blocks for as long as it takes to name a holder.
 fn choose_now(chooser: &Chooser, before: (PortMap, Listeners)) -> Result<ChosenPorts, Failure> {
-    let (spec, worker) = (&chooser.spec, chooser.worker.as_str());
+    let (spec, worker) = (&chooser.pool.worker, chooser.worker.as_str());
     let (previous, mut bound) = before;
     let mut chosen = ChosenPorts::default();
     for (name, port) in spec.ports.iter() {

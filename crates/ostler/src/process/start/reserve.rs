@@ -6,7 +6,7 @@ use std::time::Duration;
 use ostler_core::spec::Port;
 use ostler_registry::{Record, Refusal, TableError, UnixNanos};
 
-use super::super::host::{Host, Records, store_failed};
+use super::super::host::{Records, Setup, store_failed};
 use super::super::incarnation::Incarnation;
 use super::super::protocol::{Done, Listeners, Prepared, Work};
 use super::ports::{self, Chooser};
@@ -16,24 +16,20 @@ use crate::status::PortMap;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Chooses the ports and writes the reservation.
-pub(in crate::process) fn reserve(incarnation: &Incarnation, host: &Host, before: (PortMap, Listeners)) -> Work {
-    let (table, spec) = (Arc::clone(&host.table), incarnation.spec().clone());
+pub(in crate::process) fn reserve(incarnation: &Incarnation, setup: &Setup, before: (PortMap, Listeners)) -> Work {
+    let (host, fingerprint) = (&setup.host, setup.fingerprint);
+    let (table, pool) = (Arc::clone(&host.table), Arc::clone(&incarnation.pool));
     let (owner, incarnation) = (host.owner.clone(), incarnation.clone());
-    let has_sockets = spec.ports.iter().any(|(_, port)| port == Port::Unix);
+    let has_sockets = pool.worker.ports.iter().any(|(_, port)| port == Port::Unix);
     let chooser = Chooser {
-        spec,
+        pool,
         worker: incarnation.worker.to_string(),
         slot: incarnation.slot,
         directory: has_sockets.then(|| host.scratch()),
     };
     Box::pin(async move {
         let ports = ports::choose(chooser, before).await;
-        let mut record = Record::reservation(
-            &owner,
-            incarnation.key(),
-            incarnation.spec().fingerprint(),
-            UnixNanos::now(),
-        );
+        let mut record = Record::reservation(&owner, incarnation.key(), fingerprint, UnixNanos::now());
         if let Ok(chosen) = &ports {
             record.ports = ports::recorded(incarnation.spec(), &chosen.ports);
         }

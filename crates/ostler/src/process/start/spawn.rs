@@ -58,7 +58,7 @@ pub(in crate::process) fn prepare(
     spent_until: Option<ids::Incarnation>,
 ) -> Result<SpawnRequest, Failure> {
     if let Some(failure) = resources.port_failure.take() {
-        return Err(failure);
+        return Err(*failure);
     }
     prepare_readiness(incarnation, resources, host)?;
     let spec = &expand(incarnation.spec(), incarnation, resources);

@@ -4,21 +4,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_channel::mpsc;
 use ostler_core::failure::{Failure, Reason};
 use ostler_core::lifecycle::Outcome;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::super::host::Setup;
 use super::super::protocol::{Order, Progress};
 use crate::patience;
+use crate::small_watch;
 
 /// Waits until the incarnation may be reserved. An error is how it ended without having been
 /// reserved.
 pub(in crate::process) async fn wait_turn(
     setup: &Setup,
     not_before: Option<Instant>,
-    predecessor: Option<watch::Receiver<Progress>>,
+    predecessor: Option<small_watch::Receiver<Progress>>,
     orders: &mut mpsc::UnboundedReceiver<Order>,
 ) -> Result<OwnedSemaphorePermit, Outcome> {
     let turn = async {
@@ -35,21 +37,24 @@ pub(in crate::process) async fn wait_turn(
     tokio::select! {
         biased;
         // Every order ends it.
-        Some(_) = orders.recv() => Err(Outcome::Stopped { status: None }),
+        Ok(_) = orders.recv() => Err(Outcome::Stopped { status: None }),
         permit = turn => permit,
     }
 }
 
-async fn await_predecessor(limit: Duration, predecessor: Option<watch::Receiver<Progress>>) -> Result<(), Outcome> {
-    let Some(mut predecessor) = predecessor else {
+async fn await_predecessor(
+    limit: Duration,
+    predecessor: Option<small_watch::Receiver<Progress>>,
+) -> Result<(), Outcome> {
+    let Some(predecessor) = predecessor else {
         return Ok(());
     };
     // An error means that its driver is gone, and so is this one soon.
-    let released = predecessor.wait_for(|progress| *progress == Progress::Released);
+    let released = predecessor.wait_for(|progress| progress == Progress::Released);
     if patience::within(limit, released).await.is_some() {
         return Ok(());
     }
-    let reason = match *predecessor.borrow() {
+    let reason = match predecessor.get() {
         Progress::Overdue(reason) => reason,
         Progress::Held | Progress::Released => Reason::ReleaseTimeout,
     };
@@ -63,20 +68,21 @@ async fn await_predecessor(limit: Duration, predecessor: Option<watch::Receiver<
 /// Represents the predecessor of an incarnation that never had its turn. It holds nothing itself;
 /// what its predecessor holds is still in the way of the next one, and a stop must see it.
 pub(in crate::process) async fn follow_predecessor(
-    predecessor: Option<watch::Receiver<Progress>>,
-    progress: &watch::Sender<Progress>,
+    predecessor: Option<small_watch::Receiver<Progress>>,
+    progress: &small_watch::Sender<Progress>,
 ) {
-    if let Some(mut predecessor) = predecessor {
-        loop {
-            let seen = *predecessor.borrow_and_update();
-            progress.send_replace(seen);
+    if let Some(predecessor) = predecessor {
+        let mut seen = predecessor.get();
+        while seen != Progress::Released {
+            progress.set(seen);
             // An error means that its driver is gone with the runtime.
-            if seen == Progress::Released || predecessor.changed().await.is_err() {
+            let Ok(next) = predecessor.wait_for(|progress| progress != seen).await else {
                 break;
-            }
+            };
+            seen = next;
         }
     }
-    progress.send_replace(Progress::Released);
+    progress.set(Progress::Released);
 }
 
 #[cfg(test)]
@@ -85,34 +91,34 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_never_had_its_turn_is_released_when_its_predecessor_is() {
-        let (before, seen) = watch::channel(Progress::Overdue(Reason::ReleaseTimeout));
-        let (progress, mut shown) = watch::channel(Progress::Held);
+        let (before, seen) = small_watch::channel(Progress::Overdue(Reason::ReleaseTimeout));
+        let (progress, shown) = small_watch::channel(Progress::Held);
         let following = tokio::spawn(async move { follow_predecessor(Some(seen), &progress).await });
         assert!(
             shown
-                .wait_for(|shown| matches!(*shown, Progress::Overdue(_)))
+                .wait_for(|shown| matches!(shown, Progress::Overdue(_)))
                 .await
                 .is_ok()
         );
-        before.send_replace(Progress::Released);
-        assert!(shown.wait_for(|shown| *shown == Progress::Released).await.is_ok());
+        before.set(Progress::Released);
+        assert!(shown.wait_for(|shown| shown == Progress::Released).await.is_ok());
         following.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_predecessor_that_stays_is_waited_for_and_its_reason_is_kept() {
         let limit = Duration::from_secs(10);
-        let (before, seen) = watch::channel(Progress::Held);
+        let (before, seen) = small_watch::channel(Progress::Held);
         assert_eq!(await_predecessor(limit, None).await, Ok(()));
         let held = await_predecessor(limit, Some(seen.clone())).await;
         assert!(matches!(held, Err(Outcome::Failed(failure)) if failure.reason == Reason::ReleaseTimeout));
-        before.send_replace(Progress::Overdue(Reason::StoreFailed));
+        before.set(Progress::Overdue(Reason::StoreFailed));
         let stalled = await_predecessor(limit, Some(seen.clone())).await;
         assert!(
             matches!(stalled, Err(Outcome::Failed(failure)) if !failure.reason.is_counted()),
             "a store that stalls is never counted"
         );
-        before.send_replace(Progress::Released);
+        before.set(Progress::Released);
         assert_eq!(await_predecessor(limit, Some(seen)).await, Ok(()));
     }
 }

@@ -53,7 +53,7 @@ impl ExecPlan {
         match patience::within(limit, run).await {
             Some(End::Exited { status, left }) => self.exited(status, left, &output),
             Some(End::NotStarted(failure)) => self.not_started(failure),
-            Some(End::Lost) => Answer::NotYet(format!("{self}: its sitter was lost, and it was killed")),
+            Some(End::Lost) => Answer::Unasked(format!("{self}: its sitter was lost, and it was killed")),
             None => Answer::NotYet(format!(
                 "{self} did not end within {limit:?} and was killed{}",
                 written(&output)
@@ -78,7 +78,7 @@ impl ExecPlan {
         failure.message = format!("{self} could not be started: {}", failure.message);
         match failure.reason.is_counted() {
             true => Answer::Never(failure),
-            false => Answer::NotYet(failure.message),
+            false => Answer::Unasked(failure.message),
         }
     }
 }

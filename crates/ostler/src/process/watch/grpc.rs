@@ -17,6 +17,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
+use super::probe::MAX_HEAD;
+
 /// The method, and what a response is at most: a few bytes, by its definition.
 const METHOD: &str = "/grpc.health.v1.Health/Check";
 const LONGEST: usize = 4096;
@@ -45,7 +47,9 @@ pub(super) async fn check(
     let (tasks, mut spawned) = mpsc::unbounded_channel();
     let mut running = FuturesUnordered::new();
     let asked = async {
-        let (mut sender, connection) = http2::handshake(Tasks(tasks.clone()), TokioIo::new(stream))
+        let (mut sender, connection) = http2::Builder::new(Tasks(tasks.clone()))
+            .max_header_list_size(MAX_HEAD)
+            .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| failed(&error))?;
         let ended = async move { drop(connection.await) };

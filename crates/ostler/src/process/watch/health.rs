@@ -52,12 +52,19 @@ async fn poll(probe: &HealthProbe) -> Failure {
     let Health {
         every, timeout, misses, ..
     } = probe.rules;
-    let mut missed = 0;
+    let (mut missed, mut unasked) = (0, false);
     loop {
         tokio::time::sleep(every).await;
         let why = match probe.question.attempt(timeout).await {
             Answer::Yes(_) => {
-                missed = 0;
+                (missed, unasked) = (0, false);
+                continue;
+            }
+            // Neither a miss nor a sign of health.
+            Answer::Unasked(why) => {
+                if !std::mem::replace(&mut unasked, true) {
+                    tracing::warn!(target: "ostler", why, "a health probe could not be made, which does not count against the worker");
+                }
                 continue;
             }
             Answer::NotYet(why) => why,

@@ -11,6 +11,11 @@ use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::probe::MAX_HEAD;
+
+/// How many headers an answer may have; hyper's own limit is 100.
+const MAX_HEADERS: usize = 1_000;
+
 /// Whether GET of `path` is answered with a status from 200 to 399. The connection is closed with
 /// the status line: the body is not read. Redirects are a yes and are not followed.
 ///
@@ -23,7 +28,10 @@ pub(super) async fn get(
     headers: &BTreeMap<String, String>,
 ) -> Result<(), String> {
     let request = request(authority, path, headers).map_err(|error| format!("GET {path} can't be asked: {error}"))?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+    let (mut sender, connection) = http1::Builder::new()
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_HEAD as usize)
+        .handshake(TokioIo::new(stream))
         .await
         .map_err(|error| format!("GET {path}: {error}"))?;
     let mut connection = pin!(connection);
@@ -77,7 +85,8 @@ mod tests {
             let mut request = vec![0; 1024];
             let read = stream.read(&mut request).await.unwrap();
             assert!(request[..read].starts_with(b"GET /healthz?full=1 HTTP/1.1\r\n"));
-            stream.write_all(bytes).await.unwrap();
+            // A head that is too large is not read to its end.
+            let _ = stream.write_all(bytes).await;
         };
         let no_headers = BTreeMap::new();
         let (answer, ()) = tokio::join!(get(client, "localhost", "/healthz?full=1", &no_headers), server);
@@ -104,6 +113,20 @@ mod tests {
     async fn an_endless_body_is_not_read() {
         let answer = answered_with(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\nx").await;
         assert_eq!(answer, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_long_head_is_read_up_to_a_limit() {
+        let many = |headers: usize| {
+            let headers: String = (0..headers).map(|n| format!("X-{n}: v\r\n")).collect();
+            format!("HTTP/1.1 200 OK\r\n{headers}\r\n")
+        };
+        assert_eq!(answered_with(many(MAX_HEADERS).as_bytes()).await, Ok(()));
+        let long = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "v".repeat(400 * 1024));
+        assert_eq!(answered_with(long.as_bytes()).await, Ok(()));
+        assert!(answered_with(many(MAX_HEADERS + 1).as_bytes()).await.is_err());
+        let longer = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "v".repeat(MAX_HEAD as usize));
+        assert!(answered_with(longer.as_bytes()).await.is_err());
     }
 
     #[test]

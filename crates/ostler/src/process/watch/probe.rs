@@ -1,9 +1,11 @@
 //! One request to one port of a worker, and whose the port is.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use nix::libc::{EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM};
 use ostler_core::failure::{Failure, Reason};
 use ostler_core::spec::PortOwner;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -79,7 +81,7 @@ impl PortPlan {
         let address = reachable(address);
         match TcpStream::connect(address).await {
             Ok(stream) => self.request(stream).await,
-            Err(error) => Answer::NotYet(format!("{address}: {error}")),
+            Err(error) => not_connected(&address, &error),
         }
     }
 
@@ -128,6 +130,21 @@ impl PortPlan {
             shown(&self.endpoint)
         );
         Answer::Never(Failure::new(Reason::PortInUse, message).with_holder(named))
+    }
+}
+
+/// How large the head of an answer may be: 512 KiB. hyper's own limits are 400 KiB, and 16 KiB over
+/// HTTP/2.
+#[cfg(any(feature = "probe-http", feature = "probe-grpc"))]
+pub(super) const MAX_HEAD: u32 = 512 * 1024;
+
+/// What it means that a connection could not be made: no fault of the worker's if the host lacks
+/// what it takes (connect(2), socket(2)).
+pub(super) fn not_connected(endpoint: &dyn std::fmt::Display, error: &io::Error) -> Answer {
+    let why = format!("{endpoint}: {error}");
+    match error.raw_os_error() {
+        Some(EMFILE | ENFILE | ENOMEM | ENOBUFS | EADDRNOTAVAIL) => Answer::Unasked(why),
+        _ => Answer::NotYet(why),
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::net::UnixStream;
 
 use super::Answer;
 use super::owner::SECOND_LOOK;
-use super::probe::PortPlan;
+use super::probe::{PortPlan, not_connected};
 
 /// Connects, and asks by that very connection: whose it is was decided when it was made, so no
 /// other process can answer in the meantime.
@@ -19,7 +19,7 @@ pub(super) async fn ask(plan: &PortPlan, path: &Path) -> Answer {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Answer::NotYet(format!("no process listens on {} yet", path.display()));
         }
-        Err(error) => return Answer::NotYet(format!("{}: {error}", path.display())),
+        Err(error) => return not_connected(&path.display(), &error),
     };
     if plan.owner == PortOwner::Worker {
         let listener = stream.peer_cred().ok().and_then(|peer| peer.pid());
