@@ -186,28 +186,7 @@ impl Observer for Telemetry {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::path::Path;
-
     use super::*;
-
-    /// Name and nice value (field 19 of proc_pid_stat(5)) of a thread.
-    fn of(task: &Path) -> Option<(String, i32)> {
-        let stat = fs::read_to_string(task.join("stat")).ok()?;
-        let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
-        Some((name.to_owned(), rest.split_whitespace().nth(16)?.parse().ok()?))
-    }
-
-    /// The same of each thread of this process.
-    fn threads() -> Vec<(String, i32)> {
-        let tasks = fs::read_dir("/proc/self/task").unwrap();
-        tasks.flatten().filter_map(|task| of(&task.path())).collect()
-    }
-
-    /// The nice value of this thread.
-    fn own() -> i32 {
-        of(Path::new("/proc/thread-self")).unwrap().1
-    }
 
     #[test]
     fn the_longest_limit_of_a_flush_is_no_panic() {
@@ -217,25 +196,5 @@ mod tests {
         };
         let telemetry = Telemetry::start(&settings).unwrap().expect("it is not disabled");
         telemetry.shutdown(Duration::MAX);
-    }
-
-    #[test]
-    fn its_threads_let_others_go_first() {
-        let before = own();
-        let settings = Settings {
-            endpoint: Some("http://127.0.0.1:9".to_owned()),
-            ..Settings::default()
-        };
-        let telemetry = Telemetry::start(&settings).unwrap().expect("it is not disabled");
-        let threads = threads();
-        let its = |name: &str| name.starts_with("ostler-") || name.starts_with("OpenTelemetry");
-        let its: Vec<_> = threads.iter().filter(|(name, _)| its(name)).collect();
-        assert!(its.len() >= 5, "{threads:?}");
-        assert!(
-            its.iter().all(|(_, nice)| *nice == (before + NICE).min(19)),
-            "{threads:?}"
-        );
-        assert_eq!(own(), before);
-        telemetry.shutdown(Duration::ZERO);
     }
 }

@@ -187,28 +187,44 @@ struct Writer {
     needs_reader: Arc<AtomicBool>,
 }
 
+/// The events that are appended next, as one text.
+#[derive(Default)]
+struct Batch {
+    text: Vec<u8>,
+    events: u64,
+    /// Lost events that the text reports.
+    reported: u64,
+}
+
 impl Sink<Entry> for Writer {
-    fn write(&mut self, entry: Entry) -> io::Result<()> {
-        match entry {
-            Entry::Event { event, missing } => self.event(&event, missing),
-            Entry::Rotate => self.rotate(),
-            Entry::End { last, missing } => self.end(&last, missing),
+    fn write(&mut self, entries: Vec<Entry>) -> io::Result<()> {
+        let mut batch = Batch::default();
+        for entry in entries {
+            match entry {
+                Entry::Event { event, missing } => self.add(&mut batch, &event, missing),
+                Entry::Rotate => {
+                    self.append(std::mem::take(&mut batch))?;
+                    self.rotate()?;
+                }
+                Entry::End { last, missing } => {
+                    self.append(std::mem::take(&mut batch))?;
+                    self.end(&last, missing)?;
+                }
+            }
         }
+        self.append(batch)
     }
 }
 
 impl Writer {
-    fn event(&mut self, event: &Event, missing: u64) -> io::Result<()> {
+    fn add(&mut self, batch: &mut Batch, event: &Event, missing: u64) {
         self.lost += missing;
-        let mut text = Vec::new();
         if self.lost > 0 {
-            text = line(&self.dropped_before(event));
+            batch.text.extend(line(&self.dropped_before(event)));
+            batch.reported += std::mem::take(&mut self.lost);
         }
-        text.extend(line(event));
-        if !self.append(&text)? {
-            self.lost += 1;
-        }
-        Ok(())
+        batch.text.extend(line(event));
+        batch.events += 1;
     }
 
     fn rotate(&mut self) -> io::Result<()> {
@@ -225,31 +241,37 @@ impl Writer {
         if self.lost == 0 {
             return Ok(());
         }
-        let lost = self.lost;
         let mut dropped = self.dropped_before(last);
         dropped.seq = last.seq;
-        self.append(&line(&dropped))?;
+        let lost = std::mem::take(&mut self.lost);
+        self.append(Batch {
+            text: line(&dropped),
+            events: 0,
+            reported: lost,
+        })?;
         self.say(format!("{}: {lost} events at its end are missing", self.name));
         Ok(())
     }
 
-    /// Whether it is written; everything that was lost before is reported in it then.
-    fn append(&mut self, text: &[u8]) -> io::Result<bool> {
+    /// What can't be written is lost as a whole, and reported before the next event.
+    fn append(&mut self, batch: Batch) -> io::Result<()> {
+        if batch.text.is_empty() {
+            return Ok(());
+        }
         self.needs_reader.store(self.target.needs_reader(), Ordering::Relaxed);
-        let outcome = self.target.append(text);
+        let outcome = self.target.append(&batch.text);
         self.needs_reader.store(self.target.needs_reader(), Ordering::Relaxed);
         if let Err(error) = outcome {
-            self.failed(error)?;
-            return Ok(false);
+            self.lost += batch.events + batch.reported;
+            return self.failed(error);
         }
         if std::mem::take(&mut self.failing) {
             self.say(format!(
                 "{}: is written again; {} events are missing",
-                self.name, self.lost
+                self.name, batch.reported
             ));
         }
-        self.lost = 0;
-        Ok(true)
+        Ok(())
     }
 
     /// Reports the first failure of a row.

@@ -1,21 +1,31 @@
 //! A writer on its own thread, behind a bounded queue: a reader that is slow, stuck or gone loses
 //! its own lines and never delays the run.
+//!
+//! The thread writes in batches. One that wakes up for each piece takes a processor away from the
+//! workers that a burst is about.
 
 use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, channel, sync_channel};
-use std::thread;
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 /// How many pieces wait for a slow reader before the next one is dropped.
 pub(crate) const QUEUE: usize = 8_192;
+
+/// How many of them are written at once, at most.
+const BATCH: usize = 256;
+
+/// How long the first piece of a batch waits for others. Nobody notices, and a burst wakes the
+/// thread once in this time.
+const GATHER: Duration = Duration::from_millis(10);
 
 /// How long a descriptor that someone else made non-blocking rests before the next attempt.
 const FULL_PIPE: Duration = Duration::from_millis(5);
 
 /// What the thread writes pieces to.
 pub(crate) trait Sink<T>: Send + 'static {
-    /// Writes one piece as a whole. The first error ends the writing for good.
-    fn write(&mut self, piece: T) -> io::Result<()>;
+    /// Writes these pieces, in their order. The first error ends the writing for good.
+    fn write(&mut self, pieces: Vec<T>) -> io::Result<()>;
 }
 
 /// A stream of bytes, such as stderr.
@@ -23,8 +33,8 @@ pub(crate) trait Sink<T>: Send + 'static {
 pub(crate) struct Stream<W>(pub(crate) W);
 
 impl<W: Write + Send + 'static> Sink<Vec<u8>> for Stream<W> {
-    fn write(&mut self, piece: Vec<u8>) -> io::Result<()> {
-        write_whole(&mut self.0, &piece).map_err(|(error, _)| error)
+    fn write(&mut self, pieces: Vec<Vec<u8>>) -> io::Result<()> {
+        write_whole(&mut self.0, &pieces.concat()).map_err(|(error, _)| error)
     }
 }
 
@@ -48,6 +58,7 @@ pub(crate) fn write_whole(output: &mut dyn Write, bytes: &[u8]) -> Result<(), (i
 #[derive(Debug)]
 pub(crate) struct Outlet<T> {
     queue: SyncSender<T>,
+    thread: Thread,
     /// Reports how the writing ended: at the first error, or when everything is written.
     ended: Receiver<io::Result<()>>,
 }
@@ -68,12 +79,16 @@ impl<T: Send + 'static> Outlet<T> {
     pub(crate) fn new(name: &str, sink: impl Sink<T>, queue: usize) -> io::Result<Self> {
         let (sender, pieces) = sync_channel(queue);
         let (report, ended) = channel();
-        thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let writing = thread::Builder::new().name(name.to_owned()).spawn(move || {
             let outcome = write_all(sink, pieces);
             // Fails when the outlet was dropped without `finish`.
             let _ = report.send(outcome);
         })?;
-        Ok(Self { queue: sender, ended })
+        Ok(Self {
+            queue: sender,
+            thread: writing.thread().clone(),
+            ended,
+        })
     }
 
     /// Queues this piece. `false`: the queue is full, or the writing has failed.
@@ -108,6 +123,8 @@ impl<T: Send + 'static> Outlet<T> {
     /// Closes the queue, and waits until everything is written, at most until `deadline`.
     pub(crate) fn finish(self, deadline: Instant) -> Ending {
         drop(self.queue);
+        // It may be gathering.
+        self.thread.unpark();
         match self
             .ended
             .recv_timeout(deadline.saturating_duration_since(Instant::now()))
@@ -121,8 +138,11 @@ impl<T: Send + 'static> Outlet<T> {
 
 /// The queue is closed before the outcome is reported, so that nothing is accepted after that.
 fn write_all<T>(mut sink: impl Sink<T>, pieces: Receiver<T>) -> io::Result<()> {
-    while let Ok(piece) = pieces.recv() {
-        sink.write(piece)?;
+    while let Ok(first) = pieces.recv() {
+        thread::park_timeout(GATHER);
+        let mut batch = vec![first];
+        batch.extend(pieces.try_iter().take(BATCH - 1));
+        sink.write(batch)?;
     }
     Ok(())
 }
@@ -160,6 +180,30 @@ mod tests {
         assert!(matches!(outlet.finish(soon()), Ending::Written));
         let expected: String = (0..100).map(|n| format!("{n}\n")).collect();
         assert_eq!(*page.0.lock().unwrap(), expected.into_bytes());
+    }
+
+    /// Counts the batches.
+    struct Batches(Arc<Mutex<Vec<usize>>>);
+
+    impl Sink<u8> for Batches {
+        fn write(&mut self, pieces: Vec<u8>) -> io::Result<()> {
+            self.0.lock().unwrap().push(pieces.len());
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_burst_is_written_in_batches() {
+        let seen = Arc::default();
+        let outlet = Outlet::new("test", Batches(Arc::clone(&seen)), QUEUE).unwrap();
+        for _ in 0..2_000 {
+            assert!(outlet.offer(0));
+        }
+        assert!(matches!(outlet.finish(soon()), Ending::Written));
+        let seen = seen.lock().unwrap();
+        assert_eq!(seen.iter().sum::<usize>(), 2_000);
+        assert!(seen.len() < 200, "{seen:?}");
+        assert!(seen.iter().all(|batch| *batch <= BATCH), "{seen:?}");
     }
 
     #[test]
