@@ -24,8 +24,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Exit, Failed> {
 
 /// Prints what each Python pool has and lacks, as comments behind the specification.
 fn preflight(config: &Config) -> Result<Exit, Failed> {
-    let mut say = |line: &str| drop(text::print(&mut io::stderr(), &[Line::plain(line.to_owned())]));
-    let findings = python::examine(config, &mut say);
+    let findings = python::examine(config, &mut text::say);
     let mut lines = Vec::new();
     for finding in &findings {
         lines.push(Line::plain(format!("# pool {}: {}", finding.pool, finding.found)));

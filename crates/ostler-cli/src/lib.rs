@@ -1,5 +1,9 @@
 //! The `ostler` program: pools of supervised processes from a TOML file.
 
+// What is printed may hold names and output of other processes: it goes through `output::text`,
+// which makes it harmless.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod check;
 mod cli;
 mod config;

@@ -31,6 +31,10 @@ pub fn descendants(root: i32) -> io::Result<Vec<i32>> {
 /// Returns every descendant of any of `roots`, without the roots, `spared`, and what is only
 /// reached through it.
 pub(crate) fn descendants_except(roots: &[i32], spared: Option<i32>) -> io::Result<Vec<i32>> {
+    // Not even a pass over all processes, where the kernel lists no children.
+    if roots.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut known: HashSet<i32> = roots.iter().copied().chain(spared).collect();
     let mut found: Vec<i32> = roots.to_vec();
     let by_parent = if kernel_lists_children() {

@@ -84,6 +84,24 @@ fn python3_of_the_path_runs_a_worker_without_settings() {
     assert_eq!(grpc.env["OSTLER_TRANSPORT"], "grpc");
 }
 
+/// A worker that is a host itself keeps the variables of that page from its own workers.
+#[test]
+fn every_variable_of_the_preset_has_its_row_in_the_worker_protocol() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/worker-protocol.md");
+    let page = std::fs::read_to_string(page).expect("the page is there");
+    let project = Project::new();
+    for transport in [Transport::Stdio, Transport::Grpc] {
+        let worker = project.worker().transport(transport).pin_to_cores();
+        let pool = worker.pool("p", &mut silent()).expect("python3 is there");
+        let ours = pool.worker.env.keys().filter(|name| name.starts_with("OSTLER_"));
+        let ours: Vec<&String> = ours.collect();
+        assert_eq!(ours.len(), 4, "{ours:?}");
+        for name in ours {
+            assert!(page.contains(&format!("\n| `{name}` |")), "{name} has no row");
+        }
+    }
+}
+
 #[test]
 fn a_missing_file_and_a_missing_interpreter_are_named() {
     let project = Project::new();

@@ -102,6 +102,7 @@ mod pool;
 mod process;
 mod remains;
 mod scratch;
+mod shared_work;
 mod small_watch;
 mod status;
 #[cfg(feature = "testing")]

@@ -4,6 +4,7 @@
 //! means "nothing found". All of it reads `/proc` and waits for processes to end, so it blocks.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use ostler_core::ids::RunId;
@@ -48,20 +49,9 @@ pub(crate) struct Remains {
 impl Remains {
     /// Processes with the marker of `run`. See [`marked`].
     pub(crate) fn of_run(run: RunId, host: Option<&ProcessIdentity>) -> Self {
-        Self::marked_as(run, host, |_| true)
-    }
-
-    /// Processes with the marker of `run` and a matching value: a worker's incarnation, such as
-    /// `embed/0#3`.
-    pub(crate) fn marked_as(run: RunId, host: Option<&ProcessIdentity>, fits: impl Fn(&str) -> bool) -> Self {
         let (processes, unseen) = marked(run, host);
-        let bears = |process: &Marked| process.markers.iter().any(|(of, value)| *of == run && fits(value));
         Self {
-            found: processes
-                .into_iter()
-                .filter(bears)
-                .map(|process| process.identity)
-                .collect(),
+            found: processes.into_iter().map(|process| process.identity).collect(),
             unseen: unseen.into_iter().collect(),
         }
     }
@@ -120,6 +110,37 @@ impl From<Vec<ProcessIdentity>> for Remains {
     }
 }
 
+/// The processes with the marker of a run, by the marker's value: one scan for all of the run's
+/// incarnations.
+#[derive(Debug)]
+pub(crate) struct ByMarker {
+    found: HashMap<String, Vec<ProcessIdentity>>,
+    unseen: Option<String>,
+}
+
+impl ByMarker {
+    /// Scans all processes. See [`marked`].
+    pub(crate) fn of_run(run: RunId, host: Option<&ProcessIdentity>) -> Self {
+        let (processes, unseen) = marked(run, host);
+        let mut found: HashMap<String, Vec<ProcessIdentity>> = HashMap::new();
+        for process in processes {
+            let identity = process.identity;
+            let values = process.markers.into_iter().filter(|(of, _)| *of == run);
+            values.for_each(|(_, value)| found.entry(value).or_default().push(identity));
+        }
+        Self { found, unseen }
+    }
+
+    /// Those whose marker has this value: a worker's incarnation, such as `embed/0#3`. What could
+    /// not be inspected may be of any.
+    pub(crate) fn of(&self, value: &str) -> Remains {
+        Remains {
+            found: self.found.get(value).cloned().unwrap_or_default(),
+            unseen: self.unseen.iter().cloned().collect(),
+        }
+    }
+}
+
 /// The result of a kill.
 #[derive(Debug, Default)]
 pub(crate) struct Killed {
@@ -162,8 +183,9 @@ mod tests {
             }
             std::thread::yield_now();
         };
-        let other = Remains::marked_as(run, host.as_ref(), |value| value == "p/0#2");
-        assert!(other.found.is_empty(), "{other:?}");
+        let by_marker = ByMarker::of_run(run, host.as_ref());
+        assert_eq!(by_marker.of("p/0#1").found, found.found);
+        assert!(by_marker.of("p/0#2").found.is_empty(), "{by_marker:?}");
         let mut twice = Remains::from(found.found.clone());
         twice.merge(found);
         twice.dedup();

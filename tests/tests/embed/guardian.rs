@@ -194,6 +194,50 @@ async fn guardian_and_sitters_die_together() {
     stop(&place, ostler, &mut seen).await;
 }
 
+/// The host looks for what each worker has left, through all processes: once for all workers, not
+/// once for each, or the looks of many workers at once pass their time limit.
+#[tokio::test(flavor = "multi_thread")]
+async fn guardian_and_all_sitters_of_many_workers_die_together() {
+    const WORKERS: u32 = 200;
+    let place = Place::new();
+    let builder = place.builder().cgroups(false);
+    let mut seen = Seen::new(builder.subscribe());
+    let ostler = in_time(builder.start()).await.unwrap();
+    let mut spec = place.pool("p", "sleep");
+    (spec.workers, spec.intensity, spec.max_starting) = (WORKERS, 0, 32);
+    let pool = ostler.pool_from(spec).start().await.unwrap();
+    seen.kind(EventKind::PoolReady).await;
+    place.await_processes(WORKERS as usize);
+    let (old, lost) = (alive(&place.tag), guardian(&ostler));
+    let sitters = sitters(lost);
+    assert_eq!(sitters.len(), WORKERS as usize);
+    // The guardian stands still: it must not end what its sitters leave.
+    send(lost, Signal::SIGSTOP);
+    for sitter in sitters {
+        send(sitter, Signal::SIGKILL);
+    }
+    send(lost, Signal::SIGKILL);
+    seen.kind(EventKind::GuardianLost).await;
+    seen.kind(EventKind::PoolReady).await;
+    assert_eq!(in_time(pool.wait_ready()).await, Ok(()));
+    place.await_processes(WORKERS as usize);
+    assert!(alive(&place.tag).is_disjoint(&old), "{}", seen.story());
+    // Without cgroups nothing proves more, but nothing was left unread.
+    let unseen = in_time(ostler.stop())
+        .await
+        .expect_err("no end is proven")
+        .report
+        .unseen;
+    assert_eq!(unseen.len(), WORKERS as usize, "{unseen:?}");
+    assert!(
+        !unseen.iter().any(|why| why.contains("could not be searched")),
+        "{unseen:?}"
+    );
+    seen.until_run_stopped().await;
+    assert_eq!(seen.count(EventKind::WorkerGaveUp), 0, "{}", seen.story());
+    place.assert_gone(SOON);
+}
+
 /// A late kill for a worker that had lost its sitter must not hit a process created in the same
 /// cgroup since.
 #[tokio::test(flavor = "multi_thread")]

@@ -19,6 +19,7 @@ use ostler_os::machine::Machine;
 use crate::cli::DoctorArgs;
 use crate::config;
 use crate::exit::{Exit, Failed};
+use crate::output::text;
 use crate::python;
 use judge::{Facts, Level};
 
@@ -81,7 +82,7 @@ fn subject(args: &DoctorArgs) -> Result<Subject, Failed> {
     Ok(Subject {
         directory: directory(&config.app.name, config.app.state_dir.as_deref()),
         workers: Some(config.pools.iter().map(|pool| u64::from(pool.workers)).sum()),
-        python: python::examine(&config, &mut |line| eprintln!("{line}")),
+        python: python::examine(&config, &mut text::say),
     })
 }
 

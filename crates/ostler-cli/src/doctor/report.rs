@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::judge::{Finding, Level};
 use crate::exit::{self, Failed};
-use crate::output::text::{Line, lines_of};
+use crate::output::text::{self, Line, lines_of};
 
 /// The form of `--json`: raised when a field changes its meaning or goes.
 const SCHEMA: u32 = 1;
@@ -19,7 +19,7 @@ pub(super) fn as_text(findings: &[Finding]) -> Result<(), Failed> {
 
 /// One object: the verdict, and every finding.
 pub(super) fn as_json(findings: &[Finding]) -> Result<(), Failed> {
-    exit::print(&lines_of(&format!("{:#}", value(findings))))
+    exit::print(&lines_of(&text::visible_json(format!("{:#}", value(findings)))))
 }
 
 fn page(findings: &[Finding]) -> Vec<Line> {

@@ -11,6 +11,7 @@ use ostler_telemetry::Event;
 
 use super::events_file::EventsFile;
 use super::outlet::{Ending, Outlet, QUEUE, Sink, write_whole};
+use super::text;
 
 /// The events file of a run.
 #[derive(Debug)]
@@ -302,7 +303,9 @@ impl Writer {
 
 /// The event as a line of its own.
 fn line(event: &Event) -> Vec<u8> {
-    let mut line = serde_json::to_vec(event).expect("an event is strings and numbers: it has a JSON form");
+    let line = serde_json::to_string(event).expect("an event is strings and numbers: it has a JSON form");
+    // stdout may be a terminal.
+    let mut line = text::visible_json(line).into_bytes();
     line.push(b'\n');
     line
 }

@@ -74,6 +74,11 @@ pub(crate) fn print(output: &mut dyn Write, lines: &[Line]) -> io::Result<()> {
     }
 }
 
+/// Says on stderr what a command is doing. A stderr that can't be written fails nothing.
+pub(crate) fn say(line: &str) {
+    drop(print(&mut io::stderr(), &[Line::plain(line)]));
+}
+
 /// The text with every control character written out, as `\x1b` or `\n`, and without the colours of
 /// a worker's own.
 ///
@@ -106,6 +111,25 @@ pub(crate) fn visible(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(shown)
+}
+
+/// JSON with every control character in its strings as JSON's own escape, so that a reader gets the
+/// same text and a terminal nothing. serde_json escapes those of ASCII, but neither DEL nor C1.
+pub(crate) fn visible_json(json: String) -> String {
+    // Between the strings there are newlines; in them they are escaped already.
+    let is_hidden = |character: char| character != '\n' && is_control(character);
+    if !json.contains(is_hidden) {
+        return json;
+    }
+    let mut shown = String::with_capacity(json.len() + 16);
+    for character in json.chars() {
+        if is_hidden(character) {
+            write!(shown, "\\u{:04x}", u32::from(character)).expect("a String takes every write");
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
 }
 
 fn is_control(character: char) -> bool {
@@ -145,6 +169,19 @@ mod tests {
         ] {
             assert_eq!(visible(foreign), shown, "{foreign:?}");
             assert!(!visible(&visible(foreign)).contains(is_control), "{foreign:?}");
+        }
+    }
+
+    #[test]
+    fn json_stays_the_same_json() {
+        let foreign = "\u{9b}2J\u{7f}\u{202e}\x1b\n\ttab, é";
+        for json in [
+            serde_json::to_string(&[foreign]).unwrap(),
+            serde_json::to_string_pretty(&[foreign]).unwrap(),
+        ] {
+            let shown = visible_json(json);
+            assert!(!shown.contains(|c| c != '\n' && is_control(c)), "{shown:?}");
+            assert_eq!(serde_json::from_str::<[String; 1]>(&shown).unwrap(), [foreign]);
         }
     }
 

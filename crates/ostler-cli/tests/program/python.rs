@@ -83,6 +83,21 @@ fn the_same_requirements_are_one_environment_wherever_they_are() {
     assert_eq!(made(), 2, "the other one is half made");
 }
 
+/// The folder's name would clear the terminal, and its bell would ring.
+#[test]
+fn what_is_being_made_is_said_without_the_control_characters_of_its_path() {
+    let parent = tempfile::tempdir().unwrap();
+    let cache = parent.path().join("\x1b[2Jca\x07che");
+    let (dir, file) = folder("[pool.p]\npython = \"worker.py\"\nrequirements = \"requirements.txt\"\n");
+    write(dir.path(), "worker.py", "import json\n");
+    write(dir.path(), "requirements.txt", "# nothing\n");
+    let (_, stdout, stderr) = run_with(&["doctor", utf8(&file)], &[("XDG_CACHE_HOME", utf8(&cache))]);
+    assert!(stderr.contains("\\x1b[2Jca\\x07che/ostler/venvs/"), "{stderr:?}");
+    for text in [stdout, stderr] {
+        assert!(!text.contains(['\x1b', '\x07']), "{text:?}");
+    }
+}
+
 #[test]
 fn preflight_says_what_is_missing_and_how_to_install_it() {
     let (dir, file) = folder(

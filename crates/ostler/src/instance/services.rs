@@ -22,7 +22,9 @@ use tokio::sync::{OnceCell, watch};
 use super::cleaner::CleanupReport;
 use crate::guard::Link;
 use crate::hub::Hub;
+use crate::remains::{self, ByMarker};
 use crate::scratch;
+use crate::shared_work::SharedWork;
 
 /// How urgently the instance is being stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,6 +51,8 @@ pub(crate) struct Services {
     pub(crate) link: Arc<Link>,
     /// The run's cgroup; `None` if cgroups are unavailable or switched off.
     pub(crate) cgroup: Option<Arc<RunGroup>>,
+    /// The run's processes by their marker, for the workers that have lost their sitters.
+    pub(crate) by_marker: Arc<SharedWork<Arc<ByMarker>>>,
     /// Where sockets and ready files belong: the run's own directory, or a spare one.
     pub(crate) scratch: Arc<Scratch>,
     run_dir: Mutex<Option<RunDir>>,
@@ -75,13 +79,16 @@ pub(crate) struct Parts {
 
 impl Services {
     pub(crate) fn new(parts: Parts) -> Self {
+        let run = parts.owner.run;
+        let by_marker = move || Arc::new(ByMarker::of_run(run, remains::own_host().as_ref()));
         Self {
-            run: parts.owner.run,
+            run,
             owner: parts.owner,
             hub: parts.hub,
             table: parts.table,
             link: parts.link,
             cgroup: parts.cgroup.map(Arc::new),
+            by_marker: Arc::new(SharedWork::new(by_marker)),
             scratch: Arc::new(Scratch::of(parts.run_dir.path())),
             run_dir: Mutex::new(Some(parts.run_dir)),
             cleanup: OnceCell::new(),

@@ -209,23 +209,20 @@ impl Probe {
         let remnants = Remnants {
             worker: worker.clone(),
             marker: worker.probe_marker_value(self.incarnation.number),
-            run: self.incarnation.run,
             identity: self.identity,
             sitter: None,
             cgroup: None,
         };
         loop {
-            let (machine, remnants) = (Arc::clone(&machine), remnants.clone());
-            let ended = tokio::task::spawn_blocking(move || machine.end_without_sitter(&remnants));
-            match ended.await {
-                Ok(Rest::Gone) => return,
-                Ok(Rest::Unseen(why)) => return self.host().note_unseen(format!("a probe of {worker}: {why}")),
-                Ok(Rest::Left(left)) => {
+            match machine.end_without_sitter(remnants.clone()).await {
+                Some(Rest::Gone) => return,
+                Some(Rest::Unseen(why)) => return self.host().note_unseen(format!("a probe of {worker}: {why}")),
+                Some(Rest::Left(left)) => {
                     tracing::warn!(target: "ostler", %worker, left, "processes of a probe can't be killed yet");
                     tokio::time::sleep(RETRY).await;
                 }
                 // The runtime is shutting down.
-                Err(_) => return,
+                None => return,
             }
         }
     }

@@ -27,7 +27,9 @@ use crate::follow::Followers;
 use crate::guard::{Link, LinkClosed, Route};
 use crate::hub::Hub;
 use crate::instance::services::{Services, StopLevel};
+use crate::remains::ByMarker;
 use crate::scratch;
+use crate::shared_work::SharedWork;
 
 /// How long looking up the names of processes may take: 1 s.
 const NAMING_LIMIT: Duration = Duration::from_secs(1);
@@ -91,6 +93,7 @@ impl Host {
             table: Arc::new(services.table.clone()),
             machine: Arc::new(ThisMachine {
                 cgroup: services.cgroup.clone(),
+                by_marker: Arc::clone(&services.by_marker),
             }),
             scratch: Arc::clone(&services.scratch),
             stop_level: services.stop_level.subscribe(),
@@ -189,7 +192,7 @@ impl Records for Table {
     }
 }
 
-/// Checks and kills on this machine. All of them block.
+/// Checks and kills on this machine. All of them block, unless they return a future.
 pub(super) trait Machine: Send + Sync {
     /// The cgroup for the worker's next process; `None` without cgroups. Those of the worker's
     /// incarnations up to `spent_until` can't be reused.
@@ -209,14 +212,16 @@ pub(super) trait Machine: Send + Sync {
     /// Kills the processes below a sitter that takes no orders.
     fn kill_past_sitter(&self, remnants: &Remnants);
 
-    /// Kills what is left of a tree without a sitter.
-    fn end_without_sitter(&self, remnants: &Remnants) -> Rest;
+    /// Kills what is left of a tree without a sitter. `None` if the work was lost: it panicked, or
+    /// the runtime is shutting down.
+    fn end_without_sitter(&self, remnants: Remnants) -> BoxFuture<'static, Option<Rest>>;
 }
 
 /// Holds nothing else of the instance: blocking work may outlive the runtime, and if it held the
 /// run's lock, the run would look alive.
 struct ThisMachine {
     cgroup: Option<Arc<RunGroup>>,
+    by_marker: Arc<SharedWork<Arc<ByMarker>>>,
 }
 
 impl Machine for ThisMachine {
@@ -260,8 +265,8 @@ impl Machine for ThisMachine {
         remnants.kill_past_sitter();
     }
 
-    fn end_without_sitter(&self, remnants: &Remnants) -> Rest {
-        remnants.end()
+    fn end_without_sitter(&self, remnants: Remnants) -> BoxFuture<'static, Option<Rest>> {
+        Box::pin(remnants.end(Arc::clone(&self.by_marker)))
     }
 }
 

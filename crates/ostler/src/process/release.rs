@@ -72,12 +72,13 @@ pub(super) fn kill_past_sitter(incarnation: &Incarnation, resources: &Resources,
     })
 }
 
-/// Ends what is left of an incarnation whose sitter and guardian are both gone.
+/// Ends what is left of an incarnation whose sitter and guardian are both gone. If that is lost, the
+/// lifecycle asks again.
 pub(super) fn end_without_sitter(incarnation: &Incarnation, resources: &Resources, host: &Host) -> Work {
-    let remnants = remnants(incarnation, resources);
-    let lost = Done::EndedWithoutSitter(Rest::Left("unknown: the work that ends it was lost".to_owned()));
-    on_machine(host, lost, move |machine| {
-        Done::EndedWithoutSitter(machine.end_without_sitter(&remnants))
+    let ended = host.machine.end_without_sitter(remnants(incarnation, resources));
+    Box::pin(async {
+        let lost = || Rest::Left("unknown: the work that ends it was lost".to_owned());
+        Done::EndedWithoutSitter(ended.await.unwrap_or_else(lost))
     })
 }
 
@@ -85,7 +86,6 @@ fn remnants(incarnation: &Incarnation, resources: &Resources) -> Remnants {
     Remnants {
         worker: incarnation.worker.clone(),
         marker: incarnation.worker.marker_value(incarnation.number),
-        run: incarnation.run,
         identity: resources.identity,
         sitter: resources.sitter,
         cgroup: resources.cgroup.clone(),

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use ostler_core::ids::{RunId, WorkerId};
+use ostler_core::ids::WorkerId;
 use ostler_core::lifecycle::Rest;
 use ostler_os::cgroup::Group;
 use ostler_os::identity::{Attribution, ProcessIdentity};
 
-use crate::remains::{self, KILL_LIMIT, Killed, Remains};
+use crate::remains::{ByMarker, KILL_LIMIT, Killed, Remains};
+use crate::shared_work::SharedWork;
 
 /// What identifies the processes of one incarnation (or of its probe), and of no other: the work
 /// may run late, when the worker's next incarnation has started.
@@ -17,17 +18,28 @@ pub(super) struct Remnants {
     pub(super) worker: WorkerId,
     /// The value of their marker.
     pub(super) marker: String,
-    pub(super) run: RunId,
     pub(super) identity: Option<ProcessIdentity>,
     pub(super) sitter: Option<ProcessIdentity>,
     pub(super) cgroup: Option<Arc<Group>>,
 }
 
 impl Remnants {
-    /// Kills what it finds by identity, marker and cgroup, and returns what is left. Blocks.
-    pub(super) fn end(&self) -> Rest {
-        self.kill_cgroup();
-        let marked = Remains::marked_as(self.run, remains::own_host().as_ref(), |of| of == self.marker);
+    /// Kills what it finds by identity, marker and cgroup, and returns what is left; `None` if the
+    /// work was lost. The search by marker is shared: all workers of a guardian end here at once
+    /// when it and its sitters die, and a search each would outlast any limit.
+    pub(super) async fn end(self, by_marker: Arc<SharedWork<Arc<ByMarker>>>) -> Option<Rest> {
+        let this = Arc::new(self);
+        if this.cgroup.is_some() {
+            let of = Arc::clone(&this);
+            tokio::task::spawn_blocking(move || of.kill_cgroup()).await.ok()?;
+        }
+        let by_marker = by_marker.result().await?;
+        let ending = move || this.end_with(by_marker.of(&this.marker));
+        tokio::task::spawn_blocking(ending).await.ok()
+    }
+
+    /// Kills what bears its marker, and its own process. Blocks.
+    fn end_with(&self, marked: Remains) -> Rest {
         let deadline = Instant::now() + KILL_LIMIT;
         let killed = self.kill(marked, "its sitter is gone", deadline);
         if !killed.survivors.is_empty() {

@@ -155,9 +155,10 @@ impl Machine for Script {
         self.note(Asked::KillPastSitter);
     }
 
-    fn end_without_sitter(&self, _: &Remnants) -> Rest {
+    fn end_without_sitter(&self, _: Remnants) -> BoxFuture<'static, Option<Rest>> {
         self.note(Asked::EndWithoutSitter);
-        self.next(|answers| &mut answers.rest).unwrap_or(Rest::Gone)
+        let answer = self.next(|answers| &mut answers.rest).unwrap_or(Rest::Gone);
+        Box::pin(async { Some(answer) })
     }
 }
 

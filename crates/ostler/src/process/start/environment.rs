@@ -32,8 +32,9 @@ pub(super) const LISTEN_PID: &str = "LISTEN_PID";
 
 /// Variables of the host that must not reach a worker: they describe the host to its own manager
 /// (`sd_notify(3)`, `sd_listen_fds(3)`, systemd.exec(5), or another Ostler), or its place in a
-/// trace. Everything that this module sets is among them, except for the marker: a process of a
-/// worker's worker belongs to both runs.
+/// trace. Everything that Ostler sets for a worker or its probe is among them, except for the
+/// marker: a process of a worker's worker belongs to both runs. What a user sets for Ostler itself,
+/// such as `OSTLER_LOG`, is not.
 pub(super) fn is_for_the_host_alone(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes();
     let names = [
@@ -44,10 +45,25 @@ pub(super) fn is_for_the_host_alone(name: &OsStr) -> bool {
         SOCKET,
         TRACE_PARENT,
         TRACE_STATE,
+        WORKER_PID,
     ];
     let prefixes = ["LISTEN_", "WATCHDOG_", "PORT_", "OSTLER_SOCKET_"];
-    names.iter().any(|of| name == of.as_bytes()) || prefixes.iter().any(|of| name.starts_with(of.as_bytes()))
+    let mut names = names.iter().chain(&WORKER_PROTOCOL);
+    names.any(|of| name == of.as_bytes()) || prefixes.iter().any(|of| name.starts_with(of.as_bytes()))
 }
+
+/// How requests reach a worker (docs/worker-protocol.md). A preset sets them in the specification;
+/// the worker that is meant may be a host itself, and its workers are called in another way.
+const WORKER_PROTOCOL: [&str; 5] = [
+    "OSTLER_TRANSPORT",
+    "OSTLER_FRAMING",
+    "OSTLER_CONCURRENCY",
+    "OSTLER_CORE",
+    "OSTLER_GRACE_MS",
+];
+
+/// The variable by which a probe's command learns which process it examines.
+pub(super) const WORKER_PID: &str = "OSTLER_WORKER_PID";
 
 const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 const READY_FILE: &str = "OSTLER_READY_FILE";
@@ -164,6 +180,31 @@ mod tests {
         let inner = build(&WorkerSpec::new(["x"]), &host, &Offers::default());
         let names: Vec<&str> = inner.keys().map(String::as_str).collect();
         assert_eq!(names, ["OSTLER_RUN_00000000000000000000000000000007"]);
+    }
+
+    /// The page's table is also what a preset may set, which the presets' tests see to.
+    #[test]
+    fn no_variable_of_the_worker_protocol_reaches_a_workers_own_workers() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/worker-protocol.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let rows = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+        let mut names: Vec<&str> = rows
+            .map(|(name, _)| name)
+            .filter(|name| name.starts_with("OSTLER_"))
+            .collect();
+        assert!(names.len() >= 6, "{names:?}");
+        names.push(WORKER_PID);
+        for name in names {
+            assert!(is_for_the_host_alone(OsStr::new(name)), "{name}");
+            let mut spec = WorkerSpec::new(["x"]);
+            spec.env.insert(name.to_owned(), "set".to_owned());
+            assert_eq!(build(&spec, &[(name, "host")], &Offers::default())[name], "set");
+        }
+        for of_users in ["OSTLER_LOG", "OSTLER_GUARDIAN", "OSTLER_THREADS", "OSTLER_MINE"] {
+            assert!(!is_for_the_host_alone(OsStr::new(of_users)), "{of_users}");
+        }
     }
 
     #[test]

@@ -13,15 +13,12 @@ use ostler_os::program;
 
 use super::super::incarnation::Incarnation;
 use super::super::resources::Resources;
-use super::environment::{self, Offers};
+use super::environment::{self, Offers, WORKER_PID};
 use super::refusal;
 use super::spawn::expand;
 
 /// How much of a probe's output is kept, in bytes.
 const OUTPUT: usize = 4 * 1024;
-
-/// The variable by which the command learns which process it examines.
-const WORKER_PID: &str = "OSTLER_WORKER_PID";
 
 /// A command that examines one incarnation of a worker.
 #[derive(Debug)]

@@ -55,7 +55,7 @@ async fn poll(probe: &HealthProbe) -> Failure {
     let (mut missed, mut unasked) = (0, false);
     loop {
         tokio::time::sleep(every).await;
-        let why = match probe.question.attempt(timeout).await {
+        let (why, never) = match probe.question.attempt(timeout).await {
             Answer::Yes(_) => {
                 (missed, unasked) = (0, false);
                 continue;
@@ -67,15 +67,23 @@ async fn poll(probe: &HealthProbe) -> Failure {
                 }
                 continue;
             }
-            Answer::NotYet(why) => why,
-            Answer::Never(failure) => failure.message,
+            Answer::NotYet(why) => (why, None),
+            Answer::Never(failure) => (failure.message.clone(), Some(failure)),
         };
         missed += 1;
         if missed >= misses {
-            return Failure::new(
-                Reason::HealthCheckFailed,
-                format!("{missed} health probes in a row failed; the last: {why}"),
-            );
+            let message = format!("{missed} health probes in a row failed; the last: {why}");
+            return unhealthy(message, never);
         }
     }
+}
+
+/// What is known about a probe that could never succeed says more than the reason does.
+fn unhealthy(message: String, never: Option<Failure>) -> Failure {
+    let mut failure = Failure::new(Reason::HealthCheckFailed, message);
+    if let Some(never) = never {
+        failure.holder = never.holder;
+        failure.suggestion = never.suggestion;
+    }
+    failure
 }

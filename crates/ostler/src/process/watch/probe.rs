@@ -129,9 +129,14 @@ impl PortPlan {
             "{} is answered by another process than the worker: {named}",
             shown(&self.endpoint)
         );
-        Answer::Never(Failure::new(Reason::PortInUse, message).with_holder(named))
+        let failure = Failure::new(Reason::PortInUse, message).with_holder(named);
+        Answer::Never(failure.with_suggestion(ANOTHER_ANSWERS))
     }
 }
+
+/// What to do about it. The port was free before the start, so the other process may well answer
+/// for the worker: to stop it would be wrong advice then.
+const ANOTHER_ANSWERS: &str = "if that process answers for the worker, as a container's proxy does, set owner = \"any\" in ready or health; otherwise stop it, or give the pool another port, a range, or port = \"any\"";
 
 /// How large the head of an answer may be: 512 KiB. hyper's own limits are 400 KiB, and 16 KiB over
 /// HTTP/2.

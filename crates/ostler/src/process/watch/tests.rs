@@ -210,12 +210,20 @@ async fn the_answer_of_an_unrelated_process_does_not_count_and_the_process_is_na
             .await
             .expect_err("an unrelated process was taken for the worker");
         assert_eq!(failure.reason, Reason::PortInUse);
+        assert!(failure.suggestion.contains("owner = \"any\""), "{failure}");
         let holder = failure.holder.expect("the holder is named");
         assert!(
             holder.contains(&unrelated.pid().to_string()) && holder.contains("python"),
             "{holder}"
         );
     }
+    let mut plan = health(address, DEADLINE);
+    if let Some(Question::Port(port)) = plan.probe.as_mut().map(|probe| &mut probe.question) {
+        port.sitter = worker.pid();
+    }
+    let failure = unwell(plan).await;
+    assert!(failure.suggestion.contains("owner = \"any\""), "{failure}");
+    assert!(failure.holder.is_some(), "{failure}");
 }
 
 #[tokio::test]
