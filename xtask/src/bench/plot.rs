@@ -11,7 +11,7 @@ const LEFT: f64 = 60.0;
 const RIGHT: f64 = 540.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 310.0;
-/// The horizontal axis, which is logarithmic.
+/// The horizontal axis.
 const SIZES: [u64; 5] = [1, 10, 100, 1_000, 5_000];
 
 /// What is plotted, each in its colour.
@@ -28,14 +28,12 @@ pub(super) fn growth(figures: &Figures) -> String {
         let measures = figures.of_subject("pools").filter(move |measure| measure.what == what);
         measures.filter_map(|measure| Some((measure.workers, measure.ratio()?)))
     };
-    let highest = LINES
-        .iter()
-        .flat_map(|(what, _)| points(what))
-        .map(|(_, ratio)| ratio.high)
-        .fold(1.0, f64::max);
-    let top = highest.ceil();
+    let all = || LINES.iter().flat_map(|(what, _)| points(what)).map(|(_, ratio)| ratio);
+    // Both axes are logarithmic; this one has a line for each power of two.
+    let bottom = all().map(|ratio| ratio.low).fold(1.0, f64::min).log2().floor();
+    let top = all().map(|ratio| ratio.high).fold(2.0, f64::max).log2().ceil();
     let x = |workers: u64| LEFT + (RIGHT - LEFT) * (workers as f64).ln() / 5_000_f64.ln();
-    let y = |ratio: f64| BOTTOM - (BOTTOM - TOP) * ratio / top;
+    let y = |ratio: f64| BOTTOM - (BOTTOM - TOP) * (ratio.log2() - bottom) / (top - bottom);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"12\">\n\
          <title>Cost per worker, as times the floor of the same run, by the number of workers</title>\n\
@@ -43,8 +41,9 @@ pub(super) fn growth(figures: &Figures) -> String {
          <text x=\"{LEFT}\" y=\"20\" font-size=\"14\">Times the floor, by the number of workers (median, lowest to highest)</text>\n"
     );
     let mut line = |text: std::fmt::Arguments<'_>| writeln!(svg, "{text}").expect("a string");
-    for step in 0..=top as u32 {
-        let (at, below) = (y(f64::from(step)), y(f64::from(step)) + 4.0);
+    for power in bottom as i32..=top as i32 {
+        let step = 2_f64.powi(power);
+        let (at, below) = (y(step), y(step) + 4.0);
         line(format_args!(
             "<line x1=\"{LEFT}\" y1=\"{at:.1}\" x2=\"{RIGHT}\" y2=\"{at:.1}\" stroke=\"#d4d4d8\"/><text x=\"{}\" y=\"{below:.1}\" text-anchor=\"end\">{step}</text>",
             LEFT - 8.0
