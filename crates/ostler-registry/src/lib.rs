@@ -34,8 +34,8 @@ pub use ledger::Refusal;
 pub use private::Distrust;
 pub use record::{Activation, Containment, Identity, Key, Owner, Record, RecordState, RecordedPort, Times, UnixNanos};
 pub use run::{
-    AppDirError, DeadRun, DirEnv, FoundRun, LiveRun, RUN_FORMAT, RunDir, RunDirError, RunInfo, RunInfoError,
-    Scratch, app_dir, check_app_name, remove_leftovers, runs, try_out,
+    DeadRun, FoundRun, LiveRun, RUN_FORMAT, RunDir, RunDirError, RunInfo, RunInfoError, Scratch, remove_leftovers,
+    runs, try_out,
 };
 pub use store::{DeadStore, Engine, SetAside, StoreError, read_dead_store};
 pub use table::{OnTableEvent, Table, TableError, TableEvent, TableOptions, TableStatus};

@@ -15,7 +15,6 @@
 //! touched. Removal starts with a rename to `.gone-<run id>.<pid>.<number>`, so a run's directory
 //! is never visible in part.
 
-mod app_dir;
 mod dead;
 mod info;
 mod lock;
@@ -38,7 +37,6 @@ use lock::{GUARDIAN_LOCK, HOST_LOCK, RunLock, Taken};
 use crate::private::{Distrust, PrivateDir, Refused};
 use crate::store::{Engine, Place, SET_ASIDE};
 
-pub use app_dir::{AppDirError, DirEnv, app_dir, check_app_name};
 pub use dead::{DeadRun, FoundRun, LiveRun, remove_leftovers, runs};
 pub use info::{RUN_FORMAT, RunInfo, RunInfoError};
 pub use scratch::Scratch;
@@ -152,7 +150,10 @@ impl RunDirError {
             Self::Untrusted {
                 path,
                 why: Distrust::Replaced,
-            } => format!("find out what replaced {}, and make sure that no Ostler uses it", path.display()),
+            } => format!(
+                "find out what replaced {}, and make sure that no Ostler uses it",
+                path.display()
+            ),
             Self::Untrusted { path, .. } => format!(
                 "set `state_dir` to a directory of this user; or, if you trust its content, make {0} this user's alone: \
                  chown it, and chmod 700 {0}",

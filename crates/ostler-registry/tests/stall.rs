@@ -35,7 +35,10 @@ impl Stalled {
     fn new(file: &Path) -> Option<Self> {
         let mut holder = Command::new("python3");
         holder.args(["-c", HOLDER]).arg(file);
-        holder.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        holder
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut stalled = Self(holder.spawn().expect("python3"));
         let mut line = String::new();
         let stdout = stalled.0.stdout.take().expect("piped");

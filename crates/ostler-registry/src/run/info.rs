@@ -97,7 +97,9 @@ struct FormatOnly {
 
 /// Reads a run's `run.json`. The format is checked before everything else.
 pub(super) fn read(dir: &PrivateDir) -> Result<RunInfo, RunInfoError> {
-    let text = dir.read(INFO_FILE).map_err(|source| RunInfoError::Unreadable { source })?;
+    let text = dir
+        .read(INFO_FILE)
+        .map_err(|source| RunInfoError::Unreadable { source })?;
     let corrupt = |source| RunInfoError::Corrupt { source };
     let FormatOnly { format } = serde_json::from_slice(&text).map_err(corrupt)?;
     if format > RUN_FORMAT {

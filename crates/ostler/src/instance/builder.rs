@@ -9,9 +9,7 @@ use ostler_core::ids::RunId;
 use ostler_failpoint::{self as failpoint, Point};
 use ostler_os::cgroup::{CgroupUse, RunGroup, Site};
 use ostler_os::identity::{self, NoOwnIdentity, ProcessIdentity};
-use ostler_registry::{
-    AppDirError, DirEnv, Engine, Owner, RunDir, RunDirError, RunInfo, TableError, UnixNanos, app_dir,
-};
+use ostler_registry::{Engine, Owner, RunDir, RunDirError, RunInfo, TableError, UnixNanos};
 use ostler_telemetry::{Containment, EventKind, Facts, Observer};
 use ractor::ActorCell;
 use ractor::concurrency::JoinHandle;
@@ -25,6 +23,7 @@ use super::process_table::ProcessTable;
 use super::services::{Parts, Services};
 use super::sweep::SweepReport;
 use super::tree::Tree;
+use crate::app_dir::{AppDirError, DirEnv, app_dir};
 use crate::detached::detached;
 use crate::guard::{GuardianKeeper, KeeperArguments, Link};
 use crate::hub::{About, EventStream, Hub};

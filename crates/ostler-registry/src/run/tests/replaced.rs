@@ -17,8 +17,7 @@ fn foreign(path: &Path, file: &str) -> PathBuf {
 }
 
 fn is_untouched(file: &Path) -> bool {
-    fs::read(file).is_ok_and(|bytes| bytes == FOREIGN.as_bytes())
-        && names(file.parent().expect("parent")).len() == 1
+    fs::read(file).is_ok_and(|bytes| bytes == FOREIGN.as_bytes()) && names(file.parent().expect("parent")).len() == 1
 }
 
 fn found_dead(app_dir: &Path) -> DeadRun {
@@ -117,7 +116,11 @@ fn description_that_another_user_could_have_written_is_not_believed() {
     let file = dead(dir.path(), 1).join("run.json");
     let set_mode = |mode| fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("set");
     let refused = || {
-        let error = found_dead(dir.path()).info().expect_err("not trusted").source().map(ToString::to_string);
+        let error = found_dead(dir.path())
+            .info()
+            .expect_err("not trusted")
+            .source()
+            .map(ToString::to_string);
         error.expect("source")
     };
     assert_eq!(fs::metadata(&file).expect("there").permissions().mode() & 0o777, 0o600);
@@ -162,7 +165,12 @@ fn store_of_a_dead_run_is_not_read_through_a_link() {
         symlink(&elsewhere, &path).expect("linked");
         let error = found_dead(dir.path()).records().expect_err("a link");
         assert!(error.to_string().contains(&path.display().to_string()), "{error}");
-        assert!(error.source().is_some_and(|why| why.to_string().contains("it is a link")), "{error:?}");
+        assert!(
+            error
+                .source()
+                .is_some_and(|why| why.to_string().contains("it is a link")),
+            "{error:?}"
+        );
     }
 }
 
@@ -187,6 +195,11 @@ fn store_is_not_set_aside_through_a_link() {
     let run = found_dead(&app_dir);
     let moved = replace(&app_dir, &dir.path().join("other"));
     let aside = run.set_aside(damaged()).expect("moved").expect("worth keeping");
-    assert!(moved.join("set-aside").join(aside.path.file_name().expect("name")).exists());
+    assert!(
+        moved
+            .join("set-aside")
+            .join(aside.path.file_name().expect("name"))
+            .exists()
+    );
     assert!(is_untouched(&theirs));
 }
