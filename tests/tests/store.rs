@@ -132,7 +132,7 @@ fn unwritable_state_directory_is_a_clear_error() {
     assert!(!said.contains("panicked"), "{said}");
 }
 
-/// Holds a write lease on a file until its stdin ends: until then, whoever opens the file waits
+/// Holds a write lease on a file until its stdin ends: until then, an open of the file waits
 /// (fcntl(2), F_SETLEASE).
 const STALL: &str = "
 import fcntl, signal, sys

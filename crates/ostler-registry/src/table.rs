@@ -90,7 +90,8 @@ pub enum TableEvent {
     },
 }
 
-/// Called with each event, on the table's thread or in the task that opens it. It must not block or wait for the table.
+/// Called with each event, on the table's thread or in the task that opens it. It must not block or
+/// wait for the table.
 pub type OnTableEvent = Arc<dyn Fn(TableEvent) + Send + Sync>;
 
 /// Whether the records would survive the death of this process.

@@ -106,7 +106,8 @@ impl DeadRun {
     /// # Errors
     ///
     /// [`StoreError::EngineMissing`] if this build lacks the run's engine; otherwise the same as
-    /// [`read_dead_store`](crate::read_dead_store). The run can then still be swept with its guardian and its marker.
+    /// [`read_dead_store`](crate::read_dead_store). The run can then still be swept with its
+    /// guardian and its marker.
     pub fn records(&self) -> Result<DeadStore, StoreError> {
         match self.engine()? {
             Some(engine) => DeadStore::read(&self.directory, engine),

@@ -84,7 +84,7 @@ fn what_took_the_place_of_a_runs_directory_is_not_removed_and_not_used() {
     }
     assert!(is_untouched(&theirs));
 
-    // Likewise of a dead run, and with a link.
+    // The same with a dead run and a link.
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dead(dir.path(), 1);
     let run = found_dead(dir.path());
