@@ -1,6 +1,7 @@
 //! A process table that is corrupt, from a newer version, unwritable or on a full disk: the result
 //! is a clear error or a copy set aside, never a panic or a lost process.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -129,6 +130,47 @@ fn unwritable_state_directory_is_a_clear_error() {
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(said.contains("/proc/ostler"), "the error names the path: {said}");
     assert!(!said.contains("panicked"), "{said}");
+}
+
+/// Holds a write lease on a file until its stdin ends: until then, an open of the file waits
+/// (fcntl(2), F_SETLEASE).
+const STALL: &str = "
+import fcntl, signal, sys
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+file = open(sys.argv[1], 'r+b')
+fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print('held', flush=True)
+sys.stdin.read()
+";
+
+#[test]
+fn disk_that_stalls_delays_the_start_and_is_named() {
+    let (up, directory) = dead_run();
+    let mut stall = Command::new("python3");
+    stall.args(["-c", STALL]).arg(directory.join("run.lock"));
+    let mut stall = stall
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python3");
+    let mut line = String::new();
+    let stdout = stall.stdout.take().expect("piped");
+    BufReader::new(stdout).read_line(&mut line).expect("reading");
+    if line != "held\n" {
+        stall.wait().expect("ended");
+        return eprintln!("skipped: {} can't be leased", directory.display());
+    }
+    let mut next = Up::start_in(&up.directory.path().join("state"), pool, |_| ());
+    let warning = next.wait_for_log("warning", SOON, |line| line.contains("the start waits for it"));
+    assert!(
+        warning.contains(&up.directory.path().display().to_string()),
+        "{warning}"
+    );
+    assert_eq!(next.count("run.started"), 0);
+    drop(stall.stdin.take());
+    stall.wait().expect("ended");
+    next.wait_for_event("pool.ready");
+    next.stop_cleanly();
 }
 
 /// Needs root and mount namespaces, for a small disk that can be filled.

@@ -113,7 +113,7 @@ pub(crate) struct SweepArgs {
     pub(crate) forget_elsewhere: bool,
 }
 
-fn app_name(name: &str) -> Result<String, ostler_registry::AppDirError> {
+fn app_name(name: &str) -> Result<String, ostler::AppDirError> {
     ostler::check_app_name(name)?;
     Ok(name.to_owned())
 }

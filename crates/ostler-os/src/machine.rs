@@ -4,6 +4,8 @@
 //! a pidfd, a cgroup), and from what the kernel says of it elsewhere. A fact that can't be had is
 //! an error of its own, and hides no other.
 
+use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
@@ -174,6 +176,20 @@ pub fn is_secure_execution() -> bool {
     unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
+/// A variable of this program's environment, if the user who chose its value may choose for this
+/// program: not in [secure execution](is_secure_execution). Whatever names a path to be used, or a
+/// place to search, is read with this.
+pub fn trusted_variable(name: &str) -> Option<OsString> {
+    variable(name, is_secure_execution())
+}
+
+fn variable(name: &str, is_secure_execution: bool) -> Option<OsString> {
+    match is_secure_execution {
+        true => None,
+        false => env::var_os(name),
+    }
+}
+
 fn number_in(path: &str) -> Option<u64> {
     text_in(path)?.parse().ok()
 }
@@ -185,6 +201,17 @@ fn text_in(path: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn variables_are_ignored_in_secure_execution() {
+        // Cargo sets it for every test.
+        assert!(variable("CARGO_MANIFEST_DIR", false).is_some());
+        assert_eq!(variable("CARGO_MANIFEST_DIR", true), None);
+        assert!(
+            trusted_variable("CARGO_MANIFEST_DIR").is_some(),
+            "this is an ordinary program"
+        );
+    }
 
     #[test]
     fn this_machine_can_be_examined_and_is_left_as_it_was() {

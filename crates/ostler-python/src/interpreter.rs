@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use ostler_os::machine::trusted_variable;
+
 use crate::command::{self, Step};
 use crate::error::PythonError;
 use crate::job::Cancel;
@@ -24,7 +26,7 @@ pub(crate) struct Interpreter {
 /// The interpreter at this path or of this name; default `python3`.
 pub(crate) fn find(name: Option<&str>, base: &Path, cancel: &Cancel) -> Result<Interpreter, PythonError> {
     let name = name.unwrap_or("python3");
-    let path = which::which_in(name, std::env::var_os("PATH"), base)
+    let path = which::which_in(name, trusted_variable("PATH"), base)
         .map_err(|_| PythonError::NoInterpreter(name.to_owned()))?;
     examine(path, cancel)
 }

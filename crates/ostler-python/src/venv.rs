@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use ostler_os::machine::trusted_variable;
+
 use crate::command::{self, Step};
 use crate::error::PythonError;
 use crate::interpreter::{self, Interpreter};
@@ -123,8 +125,8 @@ fn is_empty(folder: &Path) -> bool {
 
 /// `$XDG_CACHE_HOME/ostler/venvs/HASH`, or the same below `~/.cache`.
 fn shared(made_of: &str) -> Result<PathBuf, PythonError> {
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-    let cache = std::env::var_os("XDG_CACHE_HOME")
+    let home = || trusted_variable("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let cache = trusted_variable("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .filter(|path| path.is_absolute())
         .or_else(home)

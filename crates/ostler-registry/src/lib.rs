@@ -22,6 +22,7 @@ pub mod codec;
 #[doc(hidden)]
 pub mod fuzzing;
 mod ledger;
+mod private;
 mod record;
 mod run;
 #[cfg(test)]
@@ -30,10 +31,11 @@ mod store;
 mod table;
 
 pub use ledger::Refusal;
+pub use private::Distrust;
 pub use record::{Activation, Containment, Identity, Key, Owner, Record, RecordState, RecordedPort, Times, UnixNanos};
 pub use run::{
-    AppDirError, DeadRun, DirEnv, Distrust, FoundRun, LiveRun, RUN_FORMAT, RunDir, RunDirError, RunInfo, RunInfoError,
-    Scratch, app_dir, check_app_name, remove_leftovers, runs, try_out,
+    DeadRun, FoundRun, LiveRun, RUN_FORMAT, RunDir, RunDirError, RunInfo, RunInfoError, Scratch, remove_leftovers,
+    runs, try_out,
 };
 pub use store::{DeadStore, Engine, SetAside, StoreError, read_dead_store};
 pub use table::{OnTableEvent, Table, TableError, TableEvent, TableOptions, TableStatus};

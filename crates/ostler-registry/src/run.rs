@@ -15,11 +15,9 @@
 //! touched. Removal starts with a rename to `.gone-<run id>.<pid>.<number>`, so a run's directory
 //! is never visible in part.
 
-mod app_dir;
 mod dead;
 mod info;
 mod lock;
-mod private;
 mod scratch;
 
 use std::fs;
@@ -35,17 +33,16 @@ use ostler_core::process::ProcessIdentity;
 use ostler_failpoint::{self as failpoint, Point};
 
 use lock::{GUARDIAN_LOCK, HOST_LOCK, RunLock, Taken};
-use private::PrivateDir;
 
-pub use app_dir::{AppDirError, DirEnv, app_dir, check_app_name};
+use crate::private::{Distrust, PrivateDir, Refused};
+use crate::store::{Engine, Place, SET_ASIDE};
+
 pub use dead::{DeadRun, FoundRun, LiveRun, remove_leftovers, runs};
 pub use info::{RUN_FORMAT, RunInfo, RunInfoError};
-pub use private::Distrust;
 pub use scratch::Scratch;
 
 const NEW_PREFIX: &str = ".new-";
 const GONE_PREFIX: &str = ".gone-";
-const SET_ASIDE: &str = "set-aside";
 
 /// How long creating a directory is retried if a sweep mistakes it for one of a dead process: 2 s.
 /// A sweep looks only once, but may be delayed between its check and its removal.
@@ -90,7 +87,8 @@ pub enum RunDirError {
         /// The name of the lock.
         lock: &'static str,
     },
-    /// Another user could have filled the directory, so nothing in it is believed or removed.
+    /// Another user could have filled the directory, or it is not the one that was opened, so
+    /// nothing in it is believed or removed.
     #[error("{} is not trusted: {why}", path.display())]
     Untrusted {
         /// The directory.
@@ -108,6 +106,11 @@ impl RunDirError {
             path,
             source: Arc::new(error),
         }
+    }
+
+    fn untrusted(path: &Path, why: Distrust) -> Self {
+        let path = path.to_owned();
+        Self::Untrusted { path, why }
     }
 
     /// Whether something was not found.
@@ -144,11 +147,27 @@ impl RunDirError {
             Self::NoLock { path, .. } => {
                 format!("make sure that no Ostler uses {}, then remove it", path.display())
             }
+            Self::Untrusted {
+                path,
+                why: Distrust::Replaced,
+            } => format!(
+                "find out what replaced {}, and make sure that no Ostler uses it",
+                path.display()
+            ),
             Self::Untrusted { path, .. } => format!(
                 "set `state_dir` to a directory of this user; or, if you trust its content, make {0} this user's alone: \
                  chown it, and chmod 700 {0}",
                 path.display()
             ),
+        }
+    }
+}
+
+impl From<Refused> for RunDirError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Io { action, path, source } => Self::io(action, &path)(source),
+            Refused::Untrusted { path, why } => Self::Untrusted { path, why },
         }
     }
 }
@@ -164,7 +183,8 @@ pub fn try_out(dir: &Path) -> Result<PathBuf, RunDirError> {
     let place = dir.ancestors().find(|path| path.is_dir()).unwrap_or(dir);
     let trial = place.join(format!(".ostler-trial-{}", std::process::id()));
     make_private(&trial, false)?;
-    let taken = RunLock::create(&trial, HOST_LOCK);
+    let opened = PrivateDir::open(&trial).map_err(RunDirError::from);
+    let taken = opened.and_then(|opened| RunLock::create(&opened, HOST_LOCK));
     let removed = fs::remove_dir_all(&trial).map_err(RunDirError::io("remove", &trial));
     match taken? {
         Taken::Ours(_) => removed.map(|()| place.to_owned()),
@@ -180,17 +200,25 @@ pub fn try_out(dir: &Path) -> Result<PathBuf, RunDirError> {
 /// the next start's sweep.
 #[derive(Debug)]
 pub struct RunDir {
-    path: PathBuf,
-    app_dir: PrivateDir,
+    directory: Arc<PrivateDir>,
+    app_dir: Arc<PrivateDir>,
     info: Mutex<RunInfo>,
     guardian_lock: Arc<OwnedFd>,
     _lock: RunLock,
 }
 
+/// A run's directory under its final name, and its locks.
+struct Made {
+    directory: PrivateDir,
+    lock: RunLock,
+    guardian_lock: RunLock,
+}
+
 impl RunDir {
     /// Creates the directory of a new run in its app's directory, which is created if necessary;
     /// both are accessible to this user only. Once the directory is visible under its final name,
-    /// it is locked and described.
+    /// it is locked and described. Both are opened once and used through their descriptors, so that
+    /// nothing of this run gets into what later stands at their paths.
     ///
     /// # Errors
     ///
@@ -200,20 +228,20 @@ impl RunDir {
         let private = PrivateDir::open(app_dir)?;
         let deadline = Instant::now() + MAKE_LIMIT;
         while Instant::now() < deadline {
-            match Self::create_once(app_dir, &info) {
-                Ok(Some((lock, guardian_lock))) => {
+            match Self::create_once(&private, &info) {
+                Ok(Some(made)) => {
                     return Ok(Self {
-                        path: app_dir.join(info.run.to_string()),
-                        app_dir: private,
+                        directory: Arc::new(made.directory),
+                        app_dir: Arc::new(private),
                         info: Mutex::new(info),
-                        guardian_lock: Arc::new(guardian_lock.descriptor()),
-                        _lock: lock,
+                        guardian_lock: Arc::new(made.guardian_lock.descriptor()),
+                        _lock: made.lock,
                     });
                 }
                 Ok(None) => {}
                 Err(error) if error.is_not_found() => {}
                 Err(error) => {
-                    _ = fs::remove_dir_all(app_dir.join(format!("{NEW_PREFIX}{}", info.run)));
+                    _ = fs::remove_dir_all(private.entry(&format!("{NEW_PREFIX}{}", info.run)));
                     return Err(error);
                 }
             }
@@ -226,28 +254,42 @@ impl RunDir {
 
     /// One attempt. Returns `None` or a not-found error if a sweep mistook the directory for one of
     /// a dead process.
-    fn create_once(app_dir: &Path, info: &RunInfo) -> Result<Option<(RunLock, RunLock)>, RunDirError> {
-        let unfinished = app_dir.join(format!("{NEW_PREFIX}{}", info.run));
-        let finished = app_dir.join(info.run.to_string());
-        make_private(&unfinished, false)?;
+    fn create_once(app_dir: &PrivateDir, info: &RunInfo) -> Result<Option<Made>, RunDirError> {
+        let name = info.run.to_string();
+        let unfinished = format!("{NEW_PREFIX}{name}");
+        let directory = app_dir.make_in(&unfinished)?;
         failpoint::reach(Point::RunMade);
-        let Taken::Ours(lock) = RunLock::create(&unfinished, HOST_LOCK)? else {
+        let Taken::Ours(lock) = RunLock::create(&directory, HOST_LOCK)? else {
             return Ok(None);
         };
         failpoint::reach(Point::RunLocked);
-        let Taken::Ours(guardian_lock) = RunLock::create(&unfinished, GUARDIAN_LOCK)? else {
+        let Taken::Ours(guardian_lock) = RunLock::create(&directory, GUARDIAN_LOCK)? else {
             return Ok(None);
         };
-        info::write(&unfinished, info)?;
+        info::write(&directory, info)?;
         failpoint::reach(Point::RunDescribed);
-        fs::rename(&unfinished, &finished).map_err(RunDirError::io("rename to", &finished))?;
+        fs::rename(app_dir.entry(&unfinished), app_dir.entry(&name))
+            .map_err(RunDirError::io("rename to", &app_dir.shown(&name)))?;
         failpoint::reach(Point::RunNamed);
-        Ok(Some((lock, guardian_lock)))
+        Ok(Some(Made {
+            directory: directory.renamed(app_dir.shown(&name)),
+            lock,
+            guardian_lock,
+        }))
     }
 
     /// The directory.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.directory.path()
+    }
+
+    /// Where its table is.
+    pub(crate) fn place(&self, engine: Engine) -> Place {
+        Place {
+            engine,
+            run_dir: Arc::clone(&self.directory),
+            app_dir: Arc::clone(&self.app_dir),
+        }
     }
 
     /// The content of its `run.json`.
@@ -263,7 +305,7 @@ impl RunDir {
 
     /// Where unreadable stores are moved: next to the runs' directories, so that they outlive them.
     pub fn set_aside_dir(&self) -> PathBuf {
-        set_aside_dir(&self.path)
+        self.app_dir.shown(SET_ASIDE)
     }
 
     /// Sets the guardian in `run.json`. A failure leaves the old file intact and can be ignored: a
@@ -271,7 +313,6 @@ impl RunDir {
     ///
     /// # Errors
     ///
-    /// [`RunDirError::Io`].
     /// [`RunDirError::Io`].
     pub fn set_guardian(&self, guardian: Option<ProcessIdentity>) -> Result<(), RunDirError> {
         self.change(|info| info.guardian = guardian)
@@ -291,7 +332,7 @@ impl RunDir {
     fn change(&self, change: impl FnOnce(&mut RunInfo)) -> Result<(), RunDirError> {
         let mut info = self.info.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut info);
-        info::write(&self.path, &info)
+        info::write(&self.directory, &info)
     }
 
     /// Removes the directory, as the last act of a run. Close its table first. If it is gone,
@@ -300,16 +341,13 @@ impl RunDir {
     /// # Errors
     ///
     /// [`RunDirError::Io`]. The next start's [`remove_leftovers`] finds what is left.
+    /// [`RunDirError::Untrusted`] if another directory has taken its place, which is left alone.
     pub fn remove(self) -> Result<(), RunDirError> {
-        match remove_locked(&self.app_dir, &self.info().run.to_string()) {
+        match remove_locked(&self.app_dir, &self.directory, &self.info().run.to_string()) {
             Err(error) if error.is_not_found() => Ok(()),
             removed => removed,
         }
     }
-}
-
-fn set_aside_dir(run_dir: &Path) -> PathBuf {
-    run_dir.with_file_name(SET_ASIDE)
 }
 
 fn make_private(path: &Path, with_parents: bool) -> Result<(), RunDirError> {
@@ -321,15 +359,19 @@ fn make_private(path: &Path, with_parents: bool) -> Result<(), RunDirError> {
 }
 
 /// Removes a run's directory whose lock this process holds: first renames it, then deletes the
-/// content. The descriptor of the app's directory makes sure that it is this directory's.
-fn remove_locked(app_dir: &PrivateDir, name: &str) -> Result<(), RunDirError> {
-    let (from, shown) = (app_dir.by_descriptor().join(name), app_dir.path().join(name));
+/// content. The descriptor of the app's directory makes sure that it is this directory's, and the
+/// run's own that nothing else has taken its name: only this user can write to the app's directory.
+fn remove_locked(app_dir: &PrivateDir, directory: &PrivateDir, name: &str) -> Result<(), RunDirError> {
+    let shown = app_dir.shown(name);
+    if app_dir.open_in(name)?.identity() != directory.identity() {
+        return Err(RunDirError::untrusted(&shown, Distrust::Replaced));
+    }
     let run = name.trim_start_matches(NEW_PREFIX);
     // A unique name, because an earlier attempt for the same run may still be deleting.
     static REMOVALS: AtomicU64 = AtomicU64::new(0);
     let number = REMOVALS.fetch_add(1, Ordering::Relaxed);
     let gone = format!("{GONE_PREFIX}{run}.{}.{number}", std::process::id());
-    fs::rename(&from, from.with_file_name(&gone)).map_err(RunDirError::io("rename", &shown))?;
+    fs::rename(app_dir.entry(name), app_dir.entry(&gone)).map_err(RunDirError::io("rename", &shown))?;
     failpoint::reach(Point::RunHidden);
     remove_gone(app_dir, &gone)
 }
@@ -337,9 +379,9 @@ fn remove_locked(app_dir: &PrivateDir, name: &str) -> Result<(), RunDirError> {
 /// Deletes a directory renamed for removal. Its content is no longer needed, so no lock is
 /// required, and another process doing the same at the same time is not an error.
 fn remove_gone(app_dir: &PrivateDir, name: &str) -> Result<(), RunDirError> {
-    match fs::remove_dir_all(app_dir.by_descriptor().join(name)) {
+    match fs::remove_dir_all(app_dir.entry(name)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(RunDirError::io("remove", &app_dir.path().join(name))(error))
+            Err(RunDirError::io("remove", &app_dir.shown(name))(error))
         }
         _ => Ok(()),
     }

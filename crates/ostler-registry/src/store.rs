@@ -22,7 +22,7 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 pub use place::{DeadStore, SetAside, read_dead_store};
-pub(crate) use place::{Opened, Place, WhyAside};
+pub(crate) use place::{Opened, Place, SET_ASIDE, WhyAside};
 
 /// One change to a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -200,6 +200,19 @@ impl StoreError {
             Some(Errno::EROFS | Errno::EACCES | Errno::EPERM) => Self::NotWritable { path, source },
             _ => Self::Io { path, source },
         }
+    }
+
+    /// The same error with the path by which people know the store.
+    fn shown_at(mut self, shown: &Path) -> Self {
+        match &mut self {
+            Self::Full { path, .. }
+            | Self::NotWritable { path, .. }
+            | Self::Io { path, .. }
+            | Self::Corrupt { path, .. }
+            | Self::TooNew { path, .. } => shown.clone_into(path),
+            Self::EngineMissing { .. } => {}
+        }
+        self
     }
 
     /// What the user can do about it.

@@ -16,6 +16,7 @@
 
 mod keeper;
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
@@ -23,11 +24,12 @@ use std::time::Duration;
 
 use ostler_core::ids::{Incarnation, WorkerId};
 use tokio::sync::{Semaphore, oneshot};
+use tokio::time::Instant;
 
 use crate::ledger::{Ledger, Refusal, Request};
 use crate::record::{Activation, Key, Record, UnixNanos};
 use crate::run::RunDir;
-use crate::store::{Engine, Place, SetAside, StoreError};
+use crate::store::{Engine, SetAside, StoreError};
 use keeper::{Answer, Ask, Call, Keeper, Opener, Reply};
 
 /// The options of a table.
@@ -36,7 +38,8 @@ pub struct TableOptions {
     /// The engine that stores the rows. Default: [`Engine::DEFAULT`].
     pub engine: Engine,
     /// How long a call waits for its answer. Default: 5 s, which only a hanging disk exceeds. Zero
-    /// makes every call fail immediately.
+    /// makes every call fail immediately. [`Table::open`] waits however long it takes, and reports
+    /// that as often.
     pub call_timeout: Duration,
     /// How many asynchronous calls may wait at the same time; further calls wait for a place,
     /// within their timeout. Default: 1,024. 0 counts as 1.
@@ -65,6 +68,14 @@ impl Default for TableOptions {
 pub enum TableEvent {
     /// The store was damaged or too new. It was moved away and replaced by a new one.
     SetAside(SetAside),
+    /// The store stalls while it is opened, which waits on. Sent again after each further
+    /// [`TableOptions::call_timeout`].
+    OpensSlowly {
+        /// The store.
+        path: PathBuf,
+        /// How long that has taken.
+        waited: Duration,
+    },
     /// The store failed, and the table continues without it. Sent once, however long that lasts.
     Degraded {
         /// Why.
@@ -79,7 +90,8 @@ pub enum TableEvent {
     },
 }
 
-/// Called with each event, on the table's thread. It must not block or wait for the table.
+/// Called with each event, on the table's thread or in the task that opens it. It must not block or
+/// wait for the table.
 pub type OnTableEvent = Arc<dyn Fn(TableEvent) + Send + Sync>;
 
 /// Whether the records would survive the death of this process.
@@ -173,6 +185,9 @@ struct Handle {
 /// verifies, so it does no harm. A saved write is a third of what a restart costs the table.
 const LINGER: Duration = Duration::from_millis(2);
 
+/// The shortest time after which it is reported that the store stalls while it is opened: 50 ms.
+const SHORTEST_REPORT: Duration = Duration::from_millis(50);
+
 /// How long dropping an open table waits for its store to close; a few milliseconds are usual.
 const DROP_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -185,22 +200,26 @@ impl Drop for Handle {
 
 impl Table {
     /// Opens the table of a run on a separate thread. Existing records are kept. A store that is
-    /// damaged or too new is moved away, reported, and replaced.
+    /// damaged or too new is moved away, reported, and replaced. One that stalls is waited for and
+    /// reported ([`TableEvent::OpensSlowly`]): a stall only delays, as it does a reservation. If
+    /// the future is dropped, the thread ends once the store answers.
     ///
     /// # Errors
     ///
     /// [`TableError::Store`] if the store can be neither opened nor moved away, because the disk is
     /// full or read-only or this build lacks the engine.
     pub async fn open(run: &RunDir, options: TableOptions, on_event: OnTableEvent) -> Result<Self, TableError> {
-        let place = Place {
-            engine: options.engine,
-            run_dir: run.path().to_owned(),
-            set_aside_dir: run.set_aside_dir(),
-        };
-        Self::open_with(Box::new(move || place.open()), options, on_event).await
+        let place = run.place(options.engine);
+        let path = place.path();
+        Self::open_with(Box::new(move || place.open()), path, options, on_event).await
     }
 
-    async fn open_with(opener: Opener, options: TableOptions, on_event: OnTableEvent) -> Result<Self, TableError> {
+    async fn open_with(
+        opener: Opener,
+        path: PathBuf,
+        options: TableOptions,
+        on_event: OnTableEvent,
+    ) -> Result<Self, TableError> {
         let shared = Arc::new(Shared {
             ledger: RwLock::default(),
             status: RwLock::new(TableStatus::Healthy),
@@ -215,6 +234,7 @@ impl Table {
             call_timeout,
         };
         let (opened, is_open) = oneshot::channel();
+        let on_stall = Arc::clone(&on_event);
         std::thread::Builder::new()
             .name("ostler-table".to_owned())
             .spawn(move || match Keeper::open(opener, shared, &options, on_event) {
@@ -228,15 +248,14 @@ impl Table {
             .map_err(|error| TableError::NoThread {
                 source: Arc::new(error),
             })?;
-        match tokio::time::timeout(call_timeout, is_open).await {
-            Ok(Ok(result)) => result
-                .map(|()| Self {
-                    handle: Arc::new(handle),
-                })
-                .map_err(TableError::Store),
-            Ok(Err(_)) => Err(TableError::Closed),
-            Err(_) => Err(TableError::Slow { waited: call_timeout }),
-        }
+        let report = |waited| {
+            let path = path.clone();
+            on_stall(TableEvent::OpensSlowly { path, waited });
+        };
+        until_open(is_open, call_timeout.max(SHORTEST_REPORT), report).await?;
+        Ok(Self {
+            handle: Arc::new(handle),
+        })
     }
 
     /// Records an incarnation before it is spawned. Once this returns, the record survives the
@@ -415,6 +434,22 @@ impl Handle {
 
     fn send(&self, call: Call) -> Result<(), TableError> {
         self.calls.send(call).map_err(|_| TableError::Closed)
+    }
+}
+
+/// Waits until the store is open, and reports each time that another `every` has passed.
+async fn until_open(
+    mut is_open: oneshot::Receiver<Result<(), StoreError>>,
+    every: Duration,
+    report: impl Fn(Duration),
+) -> Result<(), TableError> {
+    let begun = Instant::now();
+    loop {
+        match tokio::time::timeout(every, &mut is_open).await {
+            Ok(Ok(result)) => return result.map_err(TableError::Store),
+            Ok(Err(_)) => return Err(TableError::Closed),
+            Err(_) => report(begun.elapsed()),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! One instance: how it starts, what its actors share, and how it ends.
 //!
-//! - `builder`: from a name to a running instance
+//! - `builder`: from a name to a running instance; `disk`: its steps that a disk can delay
 //! - `handle`: [`Ostler`](crate::Ostler), the handle that users hold
 //! - `pool_builder`: makes its pools; `child`: an instance as a child of a supervisor
 //! - `tree`: its root and its pools; `anchor`: its place under an actor of the app; `conclude`: its
@@ -17,6 +17,7 @@ pub(crate) mod builder;
 mod child;
 pub(crate) mod cleaner;
 mod conclude;
+mod disk;
 pub(crate) mod handle;
 pub(crate) mod pool_builder;
 mod process_table;

@@ -88,6 +88,7 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod app_dir;
 mod detached;
 mod follow;
 #[cfg(feature = "fuzzing")]
@@ -109,6 +110,7 @@ mod status;
 pub mod testing;
 mod usage;
 
+pub use app_dir::{AppDirError, DirEnv, app_dir, check_app_name};
 pub use follow::{Endpoint, Follower, ReadyWorker, Stdio, WorkerChange};
 pub use hub::{EVENT_BUFFER, EventItem, EventStream};
 pub use instance::audit::AUDIT_INTERVAL;
@@ -139,7 +141,7 @@ pub use ostler_core::spec::{
     SpecProblem, Stdin, StopSpec, WorkerSpec,
 };
 pub use ostler_os::limits;
-pub use ostler_registry::{AppDirError, DirEnv, Engine, RunDirError, TableError, app_dir, check_app_name};
+pub use ostler_registry::{Engine, RunDirError, TableError};
 #[cfg(feature = "otlp")]
 pub use ostler_telemetry::otlp;
 pub use ostler_telemetry::{

@@ -1,5 +1,6 @@
 //! The directory for sockets and ready files of a run.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
 use ostler_core::ids::RunId;
+use ostler_os::machine::trusted_variable;
 use ostler_os::socket_path;
 use ostler_registry::Scratch;
 
@@ -45,7 +47,13 @@ pub(crate) fn remove(run: RunId, own: &Path) -> io::Result<()> {
 
 /// The replacement for the run's own directory.
 fn spare(run: RunId) -> PathBuf {
-    std::env::temp_dir().join(format!("ostler-{run}"))
+    temporary(trusted_variable("TMPDIR")).join(format!("ostler-{run}"))
+}
+
+/// The directory for temporary files, for this value of `TMPDIR`.
+fn temporary(tmpdir: Option<OsString>) -> PathBuf {
+    let named = tmpdir.map(PathBuf::from).filter(|path| path.is_absolute());
+    named.unwrap_or_else(|| PathBuf::from("/tmp"))
 }
 
 /// A directory that only this user can enter.
@@ -70,6 +78,14 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+
+    #[test]
+    fn temporary_files_are_where_the_environment_says_or_in_tmp() {
+        assert_eq!(temporary(Some("/var/tmp".into())), Path::new("/var/tmp"));
+        for unusable in [None, Some("".into()), Some("relative".into())] {
+            assert_eq!(temporary(unusable), Path::new("/tmp"));
+        }
+    }
 
     #[test]
     fn a_directory_that_others_can_enter_is_replaced_and_both_are_cleared() {

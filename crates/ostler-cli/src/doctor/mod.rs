@@ -60,7 +60,7 @@ fn status(worst: Option<Level>) -> Exit {
 /// What the machine is examined for.
 struct Subject {
     /// Where runs would be recorded.
-    directory: Result<PathBuf, ostler_registry::AppDirError>,
+    directory: Result<PathBuf, ostler::AppDirError>,
     /// How many workers the file has; `None` without a file.
     workers: Option<u64>,
     /// What the interpreters of its Python pools have and lack.

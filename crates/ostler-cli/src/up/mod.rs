@@ -141,9 +141,9 @@ async fn drive(
     Ok(exit)
 }
 
-/// Starts the instance. A signal meanwhile is remembered: the start is bounded, and an instance
-/// that is up can be stopped in order. A second one ends the program; the guardian then ends what
-/// there is.
+/// Starts the instance. A signal meanwhile is remembered: an instance that is up can be stopped in
+/// order, and only a disk that stalls delays the start for long. A second one ends the program; the
+/// guardian then ends what there is.
 async fn start(
     builder: OstlerBuilder,
     signals: &mut Signals,

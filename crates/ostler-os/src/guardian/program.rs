@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use super::GuardianOptions;
 use super::error::{Attempt, LaunchError};
+use crate::machine::trusted_variable;
 
 /// The program, built by this crate's build script for the target of this crate.
 const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/ostler-guardian"));
@@ -92,15 +93,6 @@ fn named_by_environment() -> Option<PathBuf> {
     trusted_variable("OSTLER_GUARDIAN")
         .filter(|path| !path.is_empty())
         .map(PathBuf::from)
-}
-
-/// A variable of the host's environment. A set-uid or set-capabilities host (AT_SECURE,
-/// getauxval(3)) ignores all of them, because the user who runs it chose their values.
-fn trusted_variable(name: &str) -> Option<OsString> {
-    if crate::machine::is_secure_execution() {
-        return None;
-    }
-    env::var_os(name)
 }
 
 /// Checks that only this user or root could have written a program that the user names.

@@ -9,11 +9,9 @@ use std::time::{Duration, Instant};
 use ostler_core::ids::RunId;
 
 use super::lock::{GUARDIAN_LOCK, HOST_LOCK, RunLock, Taken};
-use super::private::PrivateDir;
-use super::{
-    GONE_PREFIX, NEW_PREFIX, RunDirError, RunInfo, RunInfoError, info, remove_gone, remove_locked, set_aside_dir,
-};
-use crate::store::{DeadStore, Engine, Place, SetAside, StoreError, WhyAside, read_dead_store};
+use super::{GONE_PREFIX, NEW_PREFIX, RunDirError, RunInfo, RunInfoError, info, remove_gone, remove_locked};
+use crate::private::PrivateDir;
+use crate::store::{DeadStore, Engine, Place, SetAside, StoreError, WhyAside};
 
 /// The pause between two attempts to take a lock: 5 ms.
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
@@ -48,7 +46,7 @@ pub struct LiveRun {
 /// A run whose host is dead. While this value exists, no other process sweeps it.
 #[derive(Debug)]
 pub struct DeadRun {
-    directory: PrivateDir,
+    directory: Arc<PrivateDir>,
     app_dir: Arc<PrivateDir>,
     run: RunId,
     info: Result<RunInfo, RunInfoError>,
@@ -87,7 +85,7 @@ impl DeadRun {
     /// If this cannot be determined: [`RunDirError::NoLock`], [`RunDirError::Io`].
     pub fn await_guardians(&self, deadline: Instant) -> Result<bool, RunDirError> {
         loop {
-            match RunLock::try_take(&self.directory.by_descriptor(), GUARDIAN_LOCK)? {
+            match RunLock::try_take(&self.directory, GUARDIAN_LOCK)? {
                 Taken::Ours(_) => return Ok(true),
                 Taken::Absent => {
                     return Err(RunDirError::NoLock {
@@ -108,10 +106,11 @@ impl DeadRun {
     /// # Errors
     ///
     /// [`StoreError::EngineMissing`] if this build lacks the run's engine; otherwise the same as
-    /// [`read_dead_store`]. The run can then still be swept with its guardian and its marker.
+    /// [`read_dead_store`](crate::read_dead_store). The run can then still be swept with its
+    /// guardian and its marker.
     pub fn records(&self) -> Result<DeadStore, StoreError> {
         match self.engine()? {
-            Some(engine) => read_dead_store(&self.directory.by_descriptor(), engine),
+            Some(engine) => DeadStore::read(&self.directory, engine),
             None => Ok(DeadStore::default()),
         }
     }
@@ -128,8 +127,8 @@ impl DeadRun {
         };
         let place = Place {
             engine,
-            run_dir: self.path().to_owned(),
-            set_aside_dir: set_aside_dir(self.path()),
+            run_dir: Arc::clone(&self.directory),
+            app_dir: Arc::clone(&self.app_dir),
         };
         place.set_aside(reason).map(|path| Some(SetAside { path, why }))
     }
@@ -140,7 +139,7 @@ impl DeadRun {
     ///
     /// [`RunDirError::Io`]. The next [`remove_leftovers`] finds what is left.
     pub fn remove(self) -> Result<(), RunDirError> {
-        remove_locked(&self.app_dir, &self.run.to_string())
+        remove_locked(&self.app_dir, &self.directory, &self.run.to_string())
     }
 
     /// The engine according to `run.json`, or else according to the files present. `None` if no
@@ -154,7 +153,7 @@ impl DeadRun {
                 }),
             Err(_) => Ok(Engine::ALL
                 .into_iter()
-                .find(|engine| self.directory.by_descriptor().join(engine.file_name()).exists())),
+                .find(|engine| self.directory.has(engine.file_name()).unwrap_or(false))),
         }
     }
 }
@@ -178,7 +177,7 @@ pub fn runs(app_dir: &Path) -> Result<Vec<FoundRun>, RunDirError> {
 
 /// The app's directory, opened and checked; `None` if it does not exist.
 fn open_if_there(app_dir: &Path) -> Result<Option<PrivateDir>, RunDirError> {
-    match PrivateDir::open(app_dir) {
+    match PrivateDir::open(app_dir).map_err(RunDirError::from) {
         Ok(app_dir) => Ok(Some(app_dir)),
         Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(error),
@@ -187,27 +186,27 @@ fn open_if_there(app_dir: &Path) -> Result<Option<PrivateDir>, RunDirError> {
 
 /// Finds one run; `None` if it has disappeared in the meantime.
 fn find(app_dir: &Arc<PrivateDir>, run: RunId) -> Option<FoundRun> {
-    let path = app_dir.path().join(run.to_string());
-    let directory = match app_dir.open_in(&run.to_string()) {
+    let name = run.to_string();
+    let path = app_dir.shown(&name);
+    let directory = match app_dir.open_in(&name).map_err(RunDirError::from) {
         Ok(directory) => directory,
         Err(error) if error.is_not_found() => return None,
         Err(reason) => return Some(FoundRun::Unreadable { path, reason }),
     };
-    let inside = directory.by_descriptor();
-    match RunLock::try_take(&inside, HOST_LOCK) {
+    match RunLock::try_take(&directory, HOST_LOCK) {
         Ok(Taken::Ours(lock)) => Some(FoundRun::Dead(DeadRun {
-            info: info::read(&inside),
-            directory,
+            info: info::read(&directory),
+            directory: Arc::new(directory),
             app_dir: Arc::clone(app_dir),
             run,
             _lock: lock,
         })),
         Ok(Taken::Held) => Some(FoundRun::Live(LiveRun {
-            info: info::read(&inside),
+            info: info::read(&directory),
             path,
             run,
         })),
-        Ok(Taken::Absent) if path.exists() => Some(FoundRun::Unreadable {
+        Ok(Taken::Absent) if app_dir.has(&name).unwrap_or(true) => Some(FoundRun::Unreadable {
             reason: RunDirError::NoLock {
                 path: path.clone(),
                 lock: HOST_LOCK,
@@ -255,12 +254,12 @@ fn remove_leftover(app_dir: &PrivateDir, name: &str) -> Result<bool, RunDirError
 /// lock yet may lose its directory; it notices, and creates another one.
 fn remove_half_made(app_dir: &PrivateDir, name: &str) -> Result<bool, RunDirError> {
     let directory = app_dir.open_in(name)?;
-    match RunLock::try_take(&directory.by_descriptor(), HOST_LOCK)? {
+    match RunLock::try_take(&directory, HOST_LOCK)? {
         Taken::Held => Ok(false),
-        Taken::Ours(_lock) => remove_locked(app_dir, name).map(|()| true),
+        Taken::Ours(_lock) => remove_locked(app_dir, &directory, name).map(|()| true),
         // Removes an empty directory only, so a process that is just creating its lock file is not
         // affected.
-        Taken::Absent => match fs::remove_dir(app_dir.by_descriptor().join(name)) {
+        Taken::Absent => match fs::remove_dir(app_dir.entry(name)) {
             Ok(()) => Ok(true),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
                 Ok(false)

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
 
 use ostler_core::ids::RunId;
 use ostler_core::process::ProcessIdentity;
@@ -11,10 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use super::RunDirError;
 use crate::codec::RECORD_VERSION;
+use crate::private::PrivateDir;
 use crate::record::{Owner, UnixNanos};
 use crate::store::Engine;
 
 const INFO_FILE: &str = "run.json";
+/// What is about to become [`INFO_FILE`].
+const UNFINISHED: &str = ".run.json.new";
 
 /// The format version that this build writes, and the newest that it reads.
 pub const RUN_FORMAT: u32 = 1;
@@ -67,7 +69,8 @@ impl RunInfo {
 /// the directory's name.
 #[derive(Debug, thiserror::Error)]
 pub enum RunInfoError {
-    /// The file does not exist or cannot be read.
+    /// The file does not exist, cannot be read, or is not trusted: it is a link, or another user
+    /// could have written it.
     #[error("run.json can't be read")]
     Unreadable {
         /// The system's error.
@@ -93,8 +96,10 @@ struct FormatOnly {
 }
 
 /// Reads a run's `run.json`. The format is checked before everything else.
-pub(super) fn read(dir: &Path) -> Result<RunInfo, RunInfoError> {
-    let text = fs::read(dir.join(INFO_FILE)).map_err(|source| RunInfoError::Unreadable { source })?;
+pub(super) fn read(dir: &PrivateDir) -> Result<RunInfo, RunInfoError> {
+    let text = dir
+        .read(INFO_FILE)
+        .map_err(|source| RunInfoError::Unreadable { source })?;
     let corrupt = |source| RunInfoError::Corrupt { source };
     let FormatOnly { format } = serde_json::from_slice(&text).map_err(corrupt)?;
     if format > RUN_FORMAT {
@@ -105,13 +110,13 @@ pub(super) fn read(dir: &Path) -> Result<RunInfo, RunInfoError> {
 
 /// Writes `run.json` to a temporary file and renames it, so that readers see either the old or the
 /// new file.
-pub(super) fn write(dir: &Path, info: &RunInfo) -> Result<(), RunDirError> {
-    let path = dir.join(INFO_FILE);
-    let unfinished = dir.join(".run.json.new");
+pub(super) fn write(dir: &PrivateDir, info: &RunInfo) -> Result<(), RunDirError> {
+    let path = dir.shown(INFO_FILE);
     let text = serde_json::to_vec_pretty(info)
         .map_err(io::Error::other)
         .map_err(RunDirError::io("write", &path))?;
-    fs::write(&unfinished, text).map_err(RunDirError::io("write", &unfinished))?;
+    dir.write(UNFINISHED, &text)
+        .map_err(RunDirError::io("write", &dir.shown(UNFINISHED)))?;
     failpoint::reach(Point::RunInfoWritten);
-    fs::rename(&unfinished, &path).map_err(RunDirError::io("write", &path))
+    fs::rename(dir.entry(UNFINISHED), dir.entry(INFO_FILE)).map_err(RunDirError::io("write", &path))
 }

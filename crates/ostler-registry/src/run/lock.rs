@@ -8,7 +8,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -16,6 +16,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 use super::RunDirError;
+use crate::private::{PrivateDir, open_file};
 
 /// Held by the host.
 pub(super) const HOST_LOCK: &str = "run.lock";
@@ -38,28 +39,43 @@ pub(super) enum Taken {
     Absent,
 }
 
+/// A lock file: where it is, and how it is shown.
+struct Place {
+    at: PathBuf,
+    shown: PathBuf,
+}
+
+impl Place {
+    fn new(dir: &PrivateDir, name: &str) -> Self {
+        Self {
+            at: dir.entry(name),
+            shown: dir.shown(name),
+        }
+    }
+}
+
 impl RunLock {
     /// Creates the lock file in a new directory, takes the lock, and checks that it excludes
     /// others. Returns `Held` if a sweep of half-created directories was faster.
-    pub(super) fn create(dir: &Path, name: &str) -> Result<Taken, RunDirError> {
-        let path = dir.join(name);
+    pub(super) fn create(dir: &PrivateDir, name: &str) -> Result<Taken, RunDirError> {
+        let place = Place::new(dir, name);
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let file = options.open(&path).map_err(RunDirError::io("make", &path))?;
-        let taken = take(file, &path)?;
+        options.read(true).write(true).create(true).truncate(false);
+        let file = open_file(&place.at, &mut options).map_err(RunDirError::io("make", &place.shown))?;
+        let taken = take(file, &place)?;
         if let Taken::Ours(_) = &taken {
-            check_exclusive(&path)?;
+            check_exclusive(&place)?;
         }
         Ok(taken)
     }
 
     /// Takes the lock of an existing directory if it is free.
-    pub(super) fn try_take(dir: &Path, name: &str) -> Result<Taken, RunDirError> {
-        let path = dir.join(name);
-        match existing(&path) {
-            Ok(file) => take(file, &path),
+    pub(super) fn try_take(dir: &PrivateDir, name: &str) -> Result<Taken, RunDirError> {
+        let place = Place::new(dir, name);
+        match existing(&place) {
+            Ok(file) => take(file, &place),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Taken::Absent),
-            Err(error) => Err(RunDirError::io("open", &path)(error)),
+            Err(error) => Err(RunDirError::io("open", &place.shown)(error)),
         }
     }
 
@@ -69,27 +85,25 @@ impl RunLock {
     }
 }
 
-/// Opens a lock file, but not through a link.
-fn existing(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).custom_flags(libc::O_NOFOLLOW);
-    options.open(path)
+fn existing(place: &Place) -> io::Result<File> {
+    open_file(&place.at, OpenOptions::new().read(true).write(true))
 }
 
-fn take(file: File, path: &Path) -> Result<Taken, RunDirError> {
+fn take(file: File, place: &Place) -> Result<Taken, RunDirError> {
     match set_lock(&file) {
-        Ok(()) if is_still_at(&file, path)? => Ok(Taken::Ours(RunLock { file })),
+        Ok(()) if is_still_at(&file, place)? => Ok(Taken::Ours(RunLock { file })),
         Ok(()) => Ok(Taken::Absent),
         Err(Errno::EAGAIN | Errno::EACCES) => Ok(Taken::Held),
-        Err(errno) => Err(dont_work(path, format!("the system says {}", errno.desc()))),
+        Err(errno) => Err(dont_work(&place.shown, format!("the system says {}", errno.desc()))),
     }
 }
 
 /// Whether the lock file still exists. A lock may be granted on a file that its last holder removed
 /// between our open and our lock; such a lock is worthless.
-fn is_still_at(file: &File, path: &Path) -> Result<bool, RunDirError> {
+fn is_still_at(file: &File, place: &Place) -> Result<bool, RunDirError> {
+    let path = &place.shown;
     let ours = file.metadata().map_err(RunDirError::io("inspect", path))?;
-    match fs::metadata(path) {
+    match fs::symlink_metadata(&place.at) {
         Ok(there) => Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(RunDirError::io("inspect", path)(error)),
@@ -98,12 +112,9 @@ fn is_still_at(file: &File, path: &Path) -> Result<bool, RunDirError> {
 
 /// Checks that a second descriptor is refused the lock, because some network and overlay file
 /// systems grant every lock.
-fn check_exclusive(path: &Path) -> Result<(), RunDirError> {
-    let second = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
-        .map_err(RunDirError::io("open", path))?;
+fn check_exclusive(place: &Place) -> Result<(), RunDirError> {
+    let path = &place.shown;
+    let second = existing(place).map_err(RunDirError::io("open", path))?;
     match set_lock(&second) {
         Err(Errno::EAGAIN | Errno::EACCES) => Ok(()),
         Ok(()) => Err(dont_work(
@@ -141,25 +152,31 @@ mod tests {
     #[test]
     fn lock_on_a_removed_file_does_not_count() {
         let dir = tempfile::tempdir().expect("temporary directory");
-        let path = dir.path().join(HOST_LOCK);
-        let opened_before = File::create_new(&path).expect("made");
-        fs::remove_file(&path).expect("removed");
+        let dir = PrivateDir::open(dir.path()).expect("private");
+        let place = Place::new(&dir, HOST_LOCK);
+        let opened_before = File::create_new(&place.at).expect("made");
+        fs::remove_file(&place.at).expect("removed");
         assert!(matches!(
-            take(opened_before.try_clone().expect("cloned"), &path),
+            take(opened_before.try_clone().expect("cloned"), &place),
             Ok(Taken::Absent)
         ));
-        let Ok(Taken::Ours(_another)) = RunLock::create(dir.path(), HOST_LOCK) else {
+        let Ok(Taken::Ours(_another)) = RunLock::create(&dir, HOST_LOCK) else {
             panic!("a new lock must be created")
         };
-        assert!(matches!(take(opened_before, &path), Ok(Taken::Absent)));
+        assert!(matches!(take(opened_before, &place), Ok(Taken::Absent)));
     }
 
     #[test]
     fn file_system_without_locks_is_refused_by_name() {
         // Files in /proc do not support such locks: the kernel returns an error, or the file is not
         // writable.
-        let file = File::open("/proc/self/stat").expect("opening the file");
-        let refused = take(file, Path::new("/proc/self/stat"));
+        let path = PathBuf::from("/proc/self/stat");
+        let file = File::open(&path).expect("opening the file");
+        let place = Place {
+            at: path.clone(),
+            shown: path,
+        };
+        let refused = take(file, &place);
         assert!(matches!(refused, Err(RunDirError::LocksDontWork { .. })), "{refused:?}");
     }
 }

@@ -11,13 +11,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use super::lock::{HOST_LOCK, RunLock, Taken};
-use super::private::PrivateDir;
 use super::{NEW_PREFIX, RunDirError, make_private, remove_locked};
+use crate::private::{Distrust, PrivateDir};
 
 /// The directory for a run's sockets and ready files.
 #[derive(Debug)]
 pub struct Scratch {
     run_dir: PathBuf,
+    /// Which directory that was; `None` if it was already gone.
+    identity: Option<(u64, u64)>,
     spare: Mutex<Option<Spare>>,
 }
 
@@ -29,10 +31,13 @@ struct Spare {
 }
 
 impl Scratch {
-    /// The scratch directory of the run with this directory.
+    /// The scratch directory of the run with this directory, which exists and stays open in the
+    /// run's [`RunDir`](super::RunDir).
     pub fn of(run_dir: &Path) -> Self {
+        let own = PrivateDir::open(run_dir).ok();
         Self {
             run_dir: run_dir.to_owned(),
+            identity: own.map(|own| own.identity()),
             spare: Mutex::default(),
         }
     }
@@ -47,12 +52,14 @@ impl Scratch {
     ///
     /// # Errors
     ///
-    /// [`RunDirError::Untrusted`] if another user could write to the directory;
+    /// [`RunDirError::Untrusted`] if another user could write to the directory, or another one has
+    /// taken its place;
     /// [`RunDirError::Io`] if no spare one can be made, as in a runtime directory that only root
     /// can make again; [`RunDirError::Vanishes`] if it is removed at the same time.
     pub fn directory(&self) -> Result<PathBuf, RunDirError> {
-        match PrivateDir::open(&self.run_dir) {
-            Ok(_) => return Ok(self.run_dir.clone()),
+        match PrivateDir::open(&self.run_dir).map_err(RunDirError::from) {
+            Ok(found) if self.identity.is_none_or(|own| own == found.identity()) => return Ok(self.run_dir.clone()),
+            Ok(_) => return Err(RunDirError::untrusted(&self.run_dir, Distrust::Replaced)),
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error),
         }
@@ -71,9 +78,8 @@ impl Scratch {
         let path = Self::spare_of(&self.run_dir);
         make_private(app_dir, true)?;
         let app_dir = PrivateDir::open(app_dir)?;
-        make_private(&path, false)?;
-        let directory = app_dir.open_in(&path.file_name().unwrap_or_default().to_string_lossy())?;
-        match RunLock::create(&directory.by_descriptor(), HOST_LOCK)? {
+        let directory = app_dir.make_in(&path.file_name().unwrap_or_default().to_string_lossy())?;
+        match RunLock::create(&directory, HOST_LOCK)? {
             Taken::Ours(lock) => Ok(Spare {
                 app_dir,
                 directory,
@@ -94,7 +100,7 @@ impl Scratch {
             return Ok(());
         };
         let name = directory.path().file_name().unwrap_or_default().to_string_lossy();
-        match remove_locked(&app_dir, &name) {
+        match remove_locked(&app_dir, &directory, &name) {
             Err(error) if error.is_not_found() => Ok(()),
             removed => removed,
         }
@@ -103,6 +109,6 @@ impl Scratch {
 
 impl Spare {
     fn is_there(&self) -> bool {
-        PrivateDir::open(self.directory.path()).is_ok()
+        PrivateDir::open(self.directory.path()).is_ok_and(|found| found.identity() == self.directory.identity())
     }
 }

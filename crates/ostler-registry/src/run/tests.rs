@@ -1,3 +1,5 @@
+mod replaced;
+
 use std::collections::BTreeSet;
 use std::error::Error as _;
 use std::sync::Barrier;
@@ -32,6 +34,10 @@ fn names(dir: &Path) -> BTreeSet<String> {
         .collect()
 }
 
+fn opened(path: &Path) -> PrivateDir {
+    PrivateDir::open(path).expect("private")
+}
+
 /// Leaves a run as a dead host would: with its lock released and its directory in place.
 fn dead(app_dir: &Path, number: u64) -> PathBuf {
     RunDir::create(app_dir, info(number)).expect("made").path().to_owned()
@@ -52,7 +58,7 @@ fn run_is_created_described_and_removed() {
         names(run.path()),
         BTreeSet::from(["guardian.lock".to_owned(), "run.json".to_owned(), "run.lock".to_owned()])
     );
-    assert_eq!(info::read(run.path()).expect("readable"), info(1));
+    assert_eq!(info::read(&opened(run.path())).expect("readable"), info(1));
 
     run.set_guardian(Some(process(99))).expect("written");
     run.set_cgroup(Some("/demo".to_owned())).expect("written");
@@ -61,7 +67,7 @@ fn run_is_created_described_and_removed() {
         cgroup: Some("/demo".to_owned()),
         ..info(1)
     };
-    assert_eq!(info::read(run.path()).expect("readable"), expected);
+    assert_eq!(info::read(&opened(run.path())).expect("readable"), expected);
     assert_eq!(run.info(), expected);
 
     run.remove().expect("removed");
@@ -132,7 +138,7 @@ fn half_created_and_half_removed_directories_are_removed() {
     fs::create_dir_all(path(".gone-half/table.rocksdb")).expect("made");
     fs::create_dir_all(path(".new-being-locked-now/run.lock.almost")).expect("made");
     fs::create_dir(path(".new-alive")).expect("made");
-    let Taken::Ours(_maker) = RunLock::create(&path(".new-alive"), HOST_LOCK).expect("locked") else {
+    let Taken::Ours(_maker) = RunLock::create(&opened(&path(".new-alive")), HOST_LOCK).expect("locked") else {
         panic!("ours")
     };
     fs::create_dir(path("set-aside")).expect("made");

@@ -2,22 +2,28 @@
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::codec::{DecodeError, decode_record};
+use crate::private::PrivateDir;
 use crate::record::Record;
 
-use super::{Engine, Row, Store, StoreError};
+use super::{Change, Engine, Row, Store, StoreError};
+
+/// The directory, beside those of the runs, for stores that are damaged or too new.
+pub(crate) const SET_ASIDE: &str = "set-aside";
 
 /// Where a run's store is, and where it is moved if it cannot be used.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
     pub(crate) engine: Engine,
     /// The run's directory.
-    pub(crate) run_dir: PathBuf,
-    /// The directory for stores that are damaged or too new.
-    pub(crate) set_aside_dir: PathBuf,
+    pub(crate) run_dir: Arc<PrivateDir>,
+    /// The app's directory.
+    pub(crate) app_dir: Arc<PrivateDir>,
 }
 
 /// Why a store is set aside. Part of the copy's name.
@@ -64,8 +70,9 @@ pub(crate) struct Opened {
 }
 
 impl Place {
+    /// The store's path, for people.
     pub(crate) fn path(&self) -> PathBuf {
-        self.run_dir.join(self.engine.file_name())
+        self.run_dir.shown(self.engine.file_name())
     }
 
     /// Opens the store. One that is damaged or too new is set aside and replaced by a new one.
@@ -88,7 +95,12 @@ impl Place {
 
     fn open_as_it_is(&self) -> Result<Opened, StoreError> {
         let path = self.path();
-        let mut store = self.engine.open(&path)?;
+        let at = self.run_dir.entry(self.engine.file_name());
+        let mut store = HeldStore {
+            store: self.engine.open(&at).map_err(|error| error.shown_at(&path))?,
+            path: path.clone(),
+            _directory: Arc::clone(&self.run_dir),
+        };
         let rows = store.scan()?;
         let records = rows
             .iter()
@@ -96,7 +108,7 @@ impl Place {
             .collect::<Result<_, _>>()
             .map_err(|error| undecodable(&path, &error))?;
         Ok(Opened {
-            store,
+            store: Box::new(store),
             rows,
             records,
             set_aside: None,
@@ -105,16 +117,35 @@ impl Place {
 
     /// Moves the store out of the run's directory, so that it outlives the directory.
     pub(crate) fn set_aside(&self, why: WhyAside) -> Result<PathBuf, StoreError> {
-        let from = self.path();
-        let run = self.run_dir.file_name().unwrap_or_default().to_string_lossy();
+        let file = self.engine.file_name();
+        let run = self.run_dir.path().file_name().unwrap_or_default().to_string_lossy();
         let when = humantime::format_rfc3339_micros(SystemTime::now());
-        let to = self
-            .set_aside_dir
-            .join(format!("{run}-{}-{why}-{when}", self.engine.file_name()));
-        fs::create_dir_all(&self.set_aside_dir)
-            .and_then(|()| fs::rename(&from, &to))
-            .map_err(|error| StoreError::from_io(&from, error))?;
-        Ok(to)
+        let name = format!("{run}-{file}-{why}-{when}");
+        let aside = self.app_dir.make_in(SET_ASIDE).map_err(io::Error::from);
+        let moved = aside.and_then(|aside| {
+            fs::rename(self.run_dir.entry(file), aside.entry(&name))?;
+            Ok(aside.shown(&name))
+        });
+        moved.map_err(|error| StoreError::from_io(&self.path(), error))
+    }
+}
+
+/// A store that was opened through a descriptor: its directory stays open as long as it, and its
+/// errors have the path that people know.
+struct HeldStore {
+    store: Box<dyn Store>,
+    path: PathBuf,
+    /// Closed after the store.
+    _directory: Arc<PrivateDir>,
+}
+
+impl Store for HeldStore {
+    fn apply(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        self.store.apply(changes).map_err(|error| error.shown_at(&self.path))
+    }
+
+    fn scan(&mut self) -> Result<Vec<Row>, StoreError> {
+        self.store.scan().map_err(|error| error.shown_at(&self.path))
     }
 }
 
@@ -145,21 +176,30 @@ pub struct DeadStore {
 /// [`StoreError::EngineMissing`] if this build lacks the engine; [`StoreError::Corrupt`] and
 /// [`StoreError::TooNew`] if the engine cannot read the store; otherwise the system's error.
 pub fn read_dead_store(run_dir: &Path, engine: Engine) -> Result<DeadStore, StoreError> {
-    if !engine.is_compiled_in() {
-        return Err(StoreError::EngineMissing {
-            name: engine.name().to_owned(),
-        });
-    }
-    let path = run_dir.join(engine.file_name());
-    if !path.try_exists().map_err(|error| StoreError::from_io(&path, error))? {
-        return Ok(DeadStore::default());
-    }
-    let mut found = DeadStore::default();
-    for (_, value) in engine.read(&path)? {
-        match decode_record(&value) {
-            Ok(record) => found.records.push(record),
-            Err(error) => found.unreadable.push(error),
+    let opened = PrivateDir::open(run_dir).map_err(|refused| StoreError::from_io(run_dir, refused.into()));
+    DeadStore::read(&opened?, engine)
+}
+
+impl DeadStore {
+    /// See [`read_dead_store`].
+    pub(crate) fn read(run_dir: &PrivateDir, engine: Engine) -> Result<Self, StoreError> {
+        if !engine.is_compiled_in() {
+            return Err(StoreError::EngineMissing {
+                name: engine.name().to_owned(),
+            });
         }
+        let (file, path) = (engine.file_name(), run_dir.shown(engine.file_name()));
+        if !run_dir.has(file).map_err(|error| StoreError::from_io(&path, error))? {
+            return Ok(Self::default());
+        }
+        let rows = engine.read(&run_dir.entry(file));
+        let mut found = Self::default();
+        for (_, value) in rows.map_err(|error| error.shown_at(&path))? {
+            match decode_record(&value) {
+                Ok(record) => found.records.push(record),
+                Err(error) => found.unreadable.push(error),
+            }
+        }
+        Ok(found)
     }
-    Ok(found)
 }

@@ -7,7 +7,7 @@
 //! checksums reveal an incomplete commit, so that the previous one is used.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use redb::backends::InMemoryBackend;
 use redb::{Builder, Database, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 
 use super::{Change, Row, Store, StoreError};
+use crate::private::{create_file, open_file};
 
 const TABLE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("processes");
 
@@ -86,17 +87,12 @@ impl RedbStore {
     /// that dies meanwhile leaves no incomplete file.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         let io_failed = |error| StoreError::from_io(path, error);
-        let mut options = OpenOptions::new();
-        options.read(true).write(true);
-        if path.try_exists().map_err(io_failed)? {
-            return Self::existing(UnsyncedFile(options.open(path).map_err(io_failed)?), path);
+        match open_file(path, OpenOptions::new().read(true).write(true)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            opened => return Self::existing(UnsyncedFile(opened.map_err(io_failed)?), path),
         }
         let unfinished = path.with_extension("redb-new");
-        let file = options
-            .create(true)
-            .truncate(true)
-            .open(&unfinished)
-            .map_err(io_failed)?;
+        let file = create_file(&unfinished).map_err(io_failed)?;
         let mut store = Self::on(UnsyncedFile(file), path)?;
         // The first commit creates the table itself, so that it is always there for reading.
         store.apply(&[])?;
@@ -181,7 +177,8 @@ impl Store for RedbStore {
 /// file is evidence.
 pub(super) fn read(path: &Path) -> Result<Vec<Row>, StoreError> {
     let io_failed = |error| StoreError::from_io(path, error);
-    let length = path.metadata().map_err(io_failed)?.len();
+    let mut file = open_file(path, OpenOptions::new().read(true)).map_err(io_failed)?;
+    let length = file.metadata().map_err(io_failed)?.len();
     if length > MAX_READ_BYTES {
         let detail = format!("its {length} bytes exceed a process table's maximum of {MAX_READ_BYTES}");
         return Err(StoreError::Corrupt {
@@ -189,7 +186,8 @@ pub(super) fn read(path: &Path) -> Result<Vec<Row>, StoreError> {
             detail,
         });
     }
-    let bytes = fs::read(path).map_err(io_failed)?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(io_failed)?;
     if bytes.is_empty() {
         return Ok(Vec::new());
     }

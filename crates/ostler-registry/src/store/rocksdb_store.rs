@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -15,6 +16,7 @@ use rocksdb::{
 };
 
 use super::{Change, Row, Store, StoreError};
+use crate::private::PrivateDir;
 
 const KIB: usize = 1024;
 
@@ -33,7 +35,9 @@ impl RocksDbStore {
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         // RocksDB describes a directory that it cannot create only in words. Creating it ourselves
         // first gives us the errno.
-        fs::create_dir_all(path).map_err(|error| StoreError::from_io(path, error))?;
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+        made.map_err(|error| StoreError::from_io(path, error))?;
+        check_private(path)?;
         check_not_headless(path)?;
         let database = DB::open(&options(), path).map_err(|error| failed(path, &error))?;
         let mut write = WriteOptions::default();
@@ -68,11 +72,21 @@ impl Store for RocksDbStore {
 
 /// Reads the rows of a store that no process has open. The log is replayed in memory only.
 pub(super) fn read(path: &Path) -> Result<Vec<Row>, StoreError> {
+    check_private(path)?;
     if !check_not_headless(path)? {
         return Ok(Vec::new());
     }
     let database = DB::open_for_read_only(&options(), path, false).map_err(|error| failed(path, &error))?;
     rows(&database, path)
+}
+
+/// Checks that it is a directory to which only this user can write, and no link: so the files in it
+/// are ours. It can't be replaced afterwards, because the run's directory is ours alone, too.
+fn check_private(path: &Path) -> Result<(), StoreError> {
+    match PrivateDir::open(path) {
+        Ok(_) => Ok(()),
+        Err(refused) => Err(StoreError::from_io(path, refused.into())),
+    }
 }
 
 /// Whether the directory contains a database. Without `CURRENT` there is none if there is no data

@@ -108,7 +108,9 @@ fn quick() -> TableOptions {
 async fn over(disk: &FakeDisk, options: TableOptions) -> (Table, UnboundedReceiver<TableEvent>) {
     let (on_event, events) = events();
     (
-        Table::open_with(disk.opener(), options, on_event).await.expect("opens"),
+        Table::open_with(disk.opener(), PathBuf::from("/fake"), options, on_event)
+            .await
+            .expect("opens"),
         events,
     )
 }

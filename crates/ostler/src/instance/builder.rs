@@ -9,10 +9,7 @@ use ostler_core::ids::RunId;
 use ostler_failpoint::{self as failpoint, Point};
 use ostler_os::cgroup::{CgroupUse, RunGroup, Site};
 use ostler_os::identity::{self, NoOwnIdentity, ProcessIdentity};
-use ostler_registry::{
-    AppDirError, DirEnv, Engine, Owner, RunDir, RunDirError, RunInfo, Table, TableError, TableEvent, TableOptions,
-    UnixNanos, app_dir,
-};
+use ostler_registry::{Engine, Owner, RunDir, RunDirError, RunInfo, TableError, UnixNanos};
 use ostler_telemetry::{Containment, EventKind, Facts, Observer};
 use ractor::ActorCell;
 use ractor::concurrency::JoinHandle;
@@ -20,11 +17,13 @@ use ractor::concurrency::JoinHandle;
 use super::anchor::{self, Anchor};
 use super::audit::{self, AUDIT_INTERVAL};
 use super::cleaner::EmergencyCleaner;
+use super::disk;
 use super::handle::Ostler;
 use super::process_table::ProcessTable;
 use super::services::{Parts, Services};
-use super::sweep::{self, Elsewhere, SweepReport};
+use super::sweep::SweepReport;
 use super::tree::Tree;
+use crate::app_dir::{AppDirError, DirEnv, app_dir};
 use crate::detached::detached;
 use crate::guard::{GuardianKeeper, KeeperArguments, Link};
 use crate::hub::{About, EventStream, Hub};
@@ -83,6 +82,15 @@ pub enum StartError {
          (feature `testing`), or leave the clock running (no start_paused, no tokio::time::pause)"
     )]
     PausedClock,
+}
+
+impl StartError {
+    /// The runtime is shut down during the start.
+    pub(super) fn stopped() -> Self {
+        Self::Root {
+            source: SupervisorError::Stopped,
+        }
+    }
 }
 
 /// Configures and starts an instance. Created by [`Ostler::builder`].
@@ -188,7 +196,8 @@ impl OstlerBuilder {
         self.hub.subscribe()
     }
 
-    /// Starts the instance: sweeps dead runs of the app, then starts table, guardian and root.
+    /// Starts the instance: sweeps dead runs of the app, then starts table, guardian and root. A
+    /// disk that stalls only delays it, with a warning every 5 s.
     ///
     /// Needs a tokio runtime with timers and I/O (`enable_all`), whose clock is not paused; for
     /// tests with a paused one see `ostler::testing`.
@@ -226,10 +235,8 @@ impl OstlerBuilder {
         if !super::runtime::is_complete() {
             return Err(StartError::Runtime);
         }
-        let stopped = StartError::Root {
-            source: SupervisorError::Stopped,
-        };
-        detached(self.start_under(parent)).await.unwrap_or(Err(stopped))
+        let stopped = || Err(StartError::stopped());
+        detached(self.start_under(parent)).await.unwrap_or_else(stopped)
     }
 
     async fn start_under(self, parent: Option<ActorCell>) -> Result<Ostler, StartError> {
@@ -242,7 +249,7 @@ impl OstlerBuilder {
         let host = identity::own()?;
         let app_dir = app_dir(&DirEnv::from_process(), &self.app, self.state_dir.as_deref())?;
         let clock = super::runtime::Clock::read();
-        let swept = sweep_dead_runs(&app_dir)
+        let swept = disk::sweep_dead_runs(&app_dir)
             .await
             .map_err(|source| StartError::RunDirectory { source })?;
         if clock.is_paused() && !self.paused {
@@ -292,12 +299,8 @@ impl OstlerBuilder {
             run: self.run,
         };
         let info = RunInfo::new(&owner, host, self.engine, UnixNanos::now());
-        let run_dir = RunDir::create(app_dir, info).map_err(|source| StartError::RunDirectory { source })?;
-        let options = TableOptions {
-            engine: self.engine,
-            ..TableOptions::default()
-        };
-        let table = match Table::open(&run_dir, options, Arc::new(|event| trace_table(&event))).await {
+        let run_dir = disk::make_run_dir(app_dir, info).await?;
+        let table = match disk::open_table(&run_dir, self.engine).await {
             Ok(table) => table,
             Err(source) => {
                 if let Err(error) = run_dir.remove() {
@@ -333,14 +336,6 @@ fn new_run_id() -> RunId {
     RunId::from_parts(millis, random)
 }
 
-async fn sweep_dead_runs(app_dir: &Path) -> Result<SweepReport, RunDirError> {
-    let directory = app_dir.to_owned();
-    // The task panics only if the sweep does: then nothing was swept, and the next start sweeps.
-    tokio::task::spawn_blocking(move || sweep::sweep(&directory, Elsewhere::Keep))
-        .await
-        .unwrap_or_else(|_| Ok(SweepReport::default()))
-}
-
 /// The cgroup of the run, if one is available.
 fn run_cgroup(run_dir: &RunDir, run: RunId) -> Option<RunGroup> {
     let made = match Site::find(CgroupUse::Auto) {
@@ -359,20 +354,6 @@ fn run_cgroup(run_dir: &RunDir, run: RunId) -> Option<RunGroup> {
         Err(why) => {
             tracing::info!(target: "ostler", why, "no cgroups here: sitters hold the workers' trees");
             None
-        }
-    }
-}
-
-fn trace_table(event: &TableEvent) {
-    match event {
-        TableEvent::SetAside(aside) => {
-            tracing::error!(target: "ostler", path = %aside.path.display(), why = %chain(&aside.why), "the process table was set aside, and a new one begun");
-        }
-        TableEvent::Degraded { error } => {
-            tracing::error!(target: "ostler", error = %chain(error), suggestion = error.suggestion(), "the process table can't be written; Ostler goes on from memory");
-        }
-        TableEvent::Recovered { records, after } => {
-            tracing::info!(target: "ostler", records, ?after, "the process table is written again");
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ostler_core::ids::RunId;
 use ostler_core::spec::WorkerSpec;
+use ostler_os::machine::is_secure_execution;
 
 use super::super::incarnation::port_variable;
 use crate::status::{PortMap, SocketMap};
@@ -81,6 +82,20 @@ fn socket_variable(name: &str) -> String {
     }
 }
 
+/// The host's environment. In secure execution (AT_SECURE of getauxval(3)) without the PATH: the
+/// user who chose it must not choose what is executed, and the search is that of execvp(3) without
+/// one.
+pub(super) fn inherited() -> impl Iterator<Item = (OsString, OsString)> {
+    trusted(std::env::vars_os(), is_secure_execution())
+}
+
+fn trusted(
+    all: impl Iterator<Item = (OsString, OsString)>,
+    is_secure_execution: bool,
+) -> impl Iterator<Item = (OsString, OsString)> {
+    all.filter(move |(name, _)| !is_secure_execution || name != "PATH")
+}
+
 /// The environment of one incarnation, sorted by name; `marker` is its marker's value. Later layers
 /// win: inherited, the specification's, Ostler's own.
 pub(super) fn environment(
@@ -142,6 +157,14 @@ mod tests {
             .into_iter()
             .map(|(name, value)| (name.into_string().unwrap(), value.into_string().unwrap()))
             .collect()
+    }
+
+    #[test]
+    fn the_path_is_not_passed_on_in_secure_execution() {
+        let host = || [("PATH", "/theirs"), ("HOME", "/")].map(|(name, value)| (name.into(), value.into()));
+        let names = |is_secure| trusted(host().into_iter(), is_secure).map(|(name, _)| name);
+        assert_eq!(names(false).collect::<Vec<OsString>>(), ["PATH", "HOME"]);
+        assert_eq!(names(true).collect::<Vec<OsString>>(), ["HOME"]);
     }
 
     #[test]

@@ -40,7 +40,7 @@ impl Beside {
             ..Offers::default()
         };
         let marker = incarnation.worker.probe_marker_value(incarnation.number);
-        let mut env = environment::environment(std::env::vars_os(), &spec, incarnation.run, marker, &offers);
+        let mut env = environment::environment(environment::inherited(), &spec, incarnation.run, marker, &offers);
         env.extend(resources.pid.map(|pid| (WORKER_PID.into(), pid.to_string().into())));
         Self {
             spec: Arc::new(spec),

@@ -73,7 +73,7 @@ pub(in crate::process) fn prepare(
         trace,
     };
     let env = environment::environment(
-        std::env::vars_os(),
+        environment::inherited(),
         spec,
         incarnation.run,
         incarnation.worker.marker_value(incarnation.number),

@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use ostler_os::machine::trusted_variable;
+
 /// The environment variables used for the choice, read by the caller.
 #[derive(Debug, Clone, Default)]
 pub struct DirEnv {
@@ -18,24 +20,16 @@ pub struct DirEnv {
 }
 
 impl DirEnv {
-    /// Reads the variables of this process. A set-uid or set-gid process has none: the user who
-    /// runs it chose their values.
+    /// Reads the variables of this process. A process in secure execution (set-uid, set-gid, file
+    /// capabilities; AT_SECURE of getauxval(3)) has none: the user who runs it chose their values.
     pub fn from_process() -> Self {
-        if runs_as_another_user() {
-            return Self::default();
-        }
         Self {
-            runtime_directory: std::env::var_os("RUNTIME_DIRECTORY"),
-            xdg_runtime_dir: std::env::var_os("XDG_RUNTIME_DIR"),
-            xdg_state_home: std::env::var_os("XDG_STATE_HOME"),
-            home: std::env::var_os("HOME"),
+            runtime_directory: trusted_variable("RUNTIME_DIRECTORY"),
+            xdg_runtime_dir: trusted_variable("XDG_RUNTIME_DIR"),
+            xdg_state_home: trusted_variable("XDG_STATE_HOME"),
+            home: trusted_variable("HOME"),
         }
     }
-}
-
-fn runs_as_another_user() -> bool {
-    use nix::unistd::{getegid, geteuid, getgid, getuid};
-    getuid() != geteuid() || getgid() != getegid()
 }
 
 /// Why there is no directory for an app's runs.
@@ -53,7 +47,8 @@ pub enum AppDirError {
     /// No state directory was given, and the environment names none.
     #[error(
         "no directory for the process table: no state directory was given, and none of RUNTIME_DIRECTORY, \
-         XDG_RUNTIME_DIR, XDG_STATE_HOME and HOME is set to an absolute path: set one of them, or `state_dir` (in the \
+         XDG_RUNTIME_DIR, XDG_STATE_HOME and HOME is set to an absolute path (a program that is set-uid or has file \
+         capabilities ignores them): set one of them, or `state_dir` (in the \
          file's [app], as --state-dir, or in the builder)"
     )]
     NoDirectory,
