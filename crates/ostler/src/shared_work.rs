@@ -114,8 +114,8 @@ mod tests {
 
     use super::*;
 
-    /// Work that counts its runs; the first one reports that it has begun, and waits for permission to
-    /// end.
+    /// Work that counts its runs; the first one reports that it has begun, and waits for permission
+    /// to end.
     fn work() -> (SharedWork<usize>, mpsc::Receiver<()>, mpsc::Sender<()>) {
         let (begins, begun) = mpsc::channel();
         let (permit, permitted) = mpsc::channel();

@@ -72,8 +72,8 @@ pub(super) fn kill_past_sitter(incarnation: &Incarnation, resources: &Resources,
     })
 }
 
-/// Ends what is left of an incarnation whose sitter and guardian are both gone. If that is lost, the
-/// lifecycle asks again.
+/// Ends what is left of an incarnation whose sitter and guardian are both gone. If that is lost,
+/// the lifecycle asks again.
 pub(super) fn end_without_sitter(incarnation: &Incarnation, resources: &Resources, host: &Host) -> Work {
     let ended = host.machine.end_without_sitter(remnants(incarnation, resources));
     Box::pin(async {
