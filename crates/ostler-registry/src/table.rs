@@ -22,7 +22,9 @@ use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use ostler_core::ids::{Incarnation, WorkerId};
+use ostler_core::lifecycle::extension;
 use tokio::sync::{Semaphore, oneshot};
+use tokio::time::Instant;
 
 use crate::ledger::{Ledger, Refusal, Request};
 use crate::record::{Activation, Key, Record, UnixNanos};
@@ -228,14 +230,13 @@ impl Table {
             .map_err(|error| TableError::NoThread {
                 source: Arc::new(error),
             })?;
-        match tokio::time::timeout(call_timeout, is_open).await {
-            Ok(Ok(result)) => result
+        match in_time(call_timeout, is_open).await? {
+            Ok(result) => result
                 .map(|()| Self {
                     handle: Arc::new(handle),
                 })
                 .map_err(TableError::Store),
-            Ok(Err(_)) => Err(TableError::Closed),
-            Err(_) => Err(TableError::Slow { waited: call_timeout }),
+            Err(_) => Err(TableError::Closed),
         }
     }
 
@@ -389,12 +390,7 @@ impl Handle {
                 .map_err(|_| TableError::Closed)?
                 .map_err(TableError::Refused)
         };
-        match tokio::time::timeout(self.call_timeout, answered).await {
-            Ok(result) => result,
-            Err(_) => Err(TableError::Slow {
-                waited: self.call_timeout,
-            }),
-        }
+        in_time(self.call_timeout, answered).await?
     }
 
     /// A thread has one call in flight, so blocking calls need no place in the queue: the number of
@@ -406,7 +402,14 @@ impl Handle {
             reply: Reply::Thread(reply),
             _place: None,
         })?;
-        match answer.recv_timeout(limit) {
+        let begun = Instant::now();
+        let mut answered = answer.recv_timeout(limit);
+        if answered == Err(RecvTimeoutError::Timeout)
+            && let Some(more) = extension(limit, begun.elapsed().saturating_sub(limit))
+        {
+            answered = answer.recv_timeout(more);
+        }
+        match answered {
             Ok(result) => result.map_err(TableError::Refused),
             Err(RecvTimeoutError::Timeout) => Err(TableError::Slow { waited: limit }),
             Err(RecvTimeoutError::Disconnected) => Err(TableError::Closed),
@@ -416,6 +419,19 @@ impl Handle {
     fn send(&self, call: Call) -> Result<(), TableError> {
         self.calls.send(call).map_err(|_| TableError::Closed)
     }
+}
+
+/// What comes within this limit, which a host that could not run does not use up: one that is
+/// noticed late is extended once.
+async fn in_time<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, TableError> {
+    let (begun, mut work) = (Instant::now(), std::pin::pin!(work));
+    let mut done = tokio::time::timeout(limit, &mut work).await;
+    if done.is_err()
+        && let Some(more) = extension(limit, begun.elapsed().saturating_sub(limit))
+    {
+        done = tokio::time::timeout(more, &mut work).await;
+    }
+    done.map_err(|_| TableError::Slow { waited: limit })
 }
 
 /// Has removals written that no other change has taken along: a restart reserves the next
