@@ -27,7 +27,6 @@
 //! - A deadline that is noticed more than [`LATE`] too late is extended once before it leads to a
 //!   verdict, because the host could not run meanwhile.
 
-mod alarm;
 mod cause;
 mod ending;
 mod guard;
@@ -41,6 +40,7 @@ pub use cause::Cause;
 pub use input::{Ignored, Input, Rest};
 pub use machine::Lifecycle;
 
+pub use crate::alarm::{LATE, extension};
 use crate::failure::{ExitStatus, Failure};
 use crate::signal::Signal;
 use crate::spec::StopSpec;
@@ -55,10 +55,6 @@ pub const RETRY_MAX: Duration = Duration::from_millis(500);
 /// How long after the end of the tree the leader's exit status may still arrive, while its output
 /// is being drained. Then the release continues without a status.
 pub const EXIT_STATUS_WAIT: Duration = Duration::from_secs(2);
-
-/// A deadline that is noticed later than this shows that the host could not run (suspended, frozen,
-/// starved). 250 ms: more than a busy machine usually delays a timer.
-pub const LATE: Duration = Duration::from_millis(250);
 
 /// KILL to the whole tree, at once.
 pub const KILL_NOW: StopSpec = StopSpec {

@@ -39,6 +39,7 @@ pub use program::ProgramFrom;
 pub use request::{EndPolicy, SpawnRequest};
 
 use crate::identity::{Attribution, ProcessHandle, ProcessIdentity};
+use crate::patience;
 use crate::protocol::{Hello, MAX_SLOTS, Order, OrderKind, VERSION};
 use inbox::Inbox;
 use orders::Orders;
@@ -212,14 +213,9 @@ impl Guardian {
             silence,
             host: getpid(),
         }));
-        match tokio::time::timeout(options.handshake_timeout, events.ready()).await {
-            Ok(answer) => answer?,
-            Err(_) => {
-                return Err(LaunchError::Timeout {
-                    within: options.handshake_timeout,
-                });
-            }
-        }
+        let within = options.handshake_timeout;
+        let answer = patience::within(within, events.ready()).await;
+        answer.unwrap_or(Err(LaunchError::Timeout { within }))?;
         let link = launched.0.take().expect("it is taken once");
         relay.serve(Arc::clone(&link.orders), events.inbox());
         Ok((Self { link: Arc::new(link) }, events))
@@ -311,11 +307,9 @@ impl Guardian {
         self.link.ending.order();
         self.link.orders.give(&Order::new(OrderKind::Quit, 0, 0), Vec::new())?;
         let mut exit = self.link.exit.clone();
-        match tokio::time::timeout(within, exit.wait_for(Option::is_some)).await {
-            // The sender is dropped only after it has sent the exit.
-            Ok(_) => Ok(()),
-            Err(_) => Err(QuitError::Timeout { within }),
-        }
+        // The sender is dropped only after it has sent the exit.
+        let ended = patience::within(within, exit.wait_for(Option::is_some)).await;
+        ended.map(drop).ok_or(QuitError::Timeout { within })
     }
 
     /// Abandons the guardian: it ends every tree by its `host_death` policy, then exits. Needs no

@@ -22,6 +22,7 @@ pub mod marker;
 pub mod notify;
 pub mod oom;
 pub mod output;
+pub mod patience;
 pub mod port_choice;
 pub mod ports;
 pub mod process_ends;

@@ -23,6 +23,7 @@ use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use ostler_core::ids::{Incarnation, WorkerId};
+use ostler_core::lifecycle::extension;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
@@ -248,6 +249,7 @@ impl Table {
             .map_err(|error| TableError::NoThread {
                 source: Arc::new(error),
             })?;
+<<<<<<< HEAD
         let report = |waited| {
             let path = path.clone();
             on_stall(TableEvent::OpensSlowly { path, waited });
@@ -256,6 +258,16 @@ impl Table {
         Ok(Self {
             handle: Arc::new(handle),
         })
+=======
+        match in_time(call_timeout, is_open).await? {
+            Ok(result) => result
+                .map(|()| Self {
+                    handle: Arc::new(handle),
+                })
+                .map_err(TableError::Store),
+            Err(_) => Err(TableError::Closed),
+        }
+>>>>>>> h1
     }
 
     /// Records an incarnation before it is spawned. Once this returns, the record survives the
@@ -408,12 +420,7 @@ impl Handle {
                 .map_err(|_| TableError::Closed)?
                 .map_err(TableError::Refused)
         };
-        match tokio::time::timeout(self.call_timeout, answered).await {
-            Ok(result) => result,
-            Err(_) => Err(TableError::Slow {
-                waited: self.call_timeout,
-            }),
-        }
+        in_time(self.call_timeout, answered).await?
     }
 
     /// A thread has one call in flight, so blocking calls need no place in the queue: the number of
@@ -425,7 +432,14 @@ impl Handle {
             reply: Reply::Thread(reply),
             _place: None,
         })?;
-        match answer.recv_timeout(limit) {
+        let begun = Instant::now();
+        let mut answered = answer.recv_timeout(limit);
+        if answered == Err(RecvTimeoutError::Timeout)
+            && let Some(more) = extension(limit, begun.elapsed().saturating_sub(limit))
+        {
+            answered = answer.recv_timeout(more);
+        }
+        match answered {
             Ok(result) => result.map_err(TableError::Refused),
             Err(RecvTimeoutError::Timeout) => Err(TableError::Slow { waited: limit }),
             Err(RecvTimeoutError::Disconnected) => Err(TableError::Closed),
@@ -437,6 +451,7 @@ impl Handle {
     }
 }
 
+<<<<<<< HEAD
 /// Waits until the store is open, and reports each time that another `every` has passed.
 async fn until_open(
     mut is_open: oneshot::Receiver<Result<(), StoreError>>,
@@ -451,6 +466,19 @@ async fn until_open(
             Err(_) => report(begun.elapsed()),
         }
     }
+=======
+/// What comes within this limit, which a host that could not run does not use up: one that is
+/// noticed late is extended once.
+async fn in_time<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, TableError> {
+    let (begun, mut work) = (Instant::now(), std::pin::pin!(work));
+    let mut done = tokio::time::timeout(limit, &mut work).await;
+    if done.is_err()
+        && let Some(more) = extension(limit, begun.elapsed().saturating_sub(limit))
+    {
+        done = tokio::time::timeout(more, &mut work).await;
+    }
+    done.map_err(|_| TableError::Slow { waited: limit })
+>>>>>>> h1
 }
 
 /// Has removals written that no other change has taken along: a restart reserves the next

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ostler_core::spec::OnCancel;
+use ostler_os::patience;
 use tokio::time::Instant;
 
 use crate::adapter::{Adapter, Attempt, Fault};
-use crate::connect::{connection, deadline_after, sleep_until};
+use crate::connect::{FINAL_READ, connection, deadline_after, due, sleep_until};
 use crate::dispatcher::Slot;
 use crate::error::{BoxError, SharedError};
 use crate::flight::Flight;
@@ -18,9 +19,6 @@ use crate::policy::breaker::Verdict;
 use crate::policy::queue::SessionId;
 use crate::pool::{Serving, Trial};
 use crate::worker::Worker;
-
-/// How long the connection is read after the worker's end, for what the worker sent before.
-pub(crate) const FINAL_READ: Duration = Duration::from_millis(100);
 
 /// A lost connection is usually the first sign of a worker's end, which is waited for so long …
 pub(crate) const NOTICE: Duration = Duration::from_millis(200);
@@ -275,11 +273,11 @@ async fn attempt<A: Adapter>(
         tokio::select! {
             biased;
             returned = &mut call => End::Returned(returned),
-            () = worker.exited() => match tokio::time::timeout(FINAL_READ, &mut call).await {
-                Ok(returned) => End::Returned(returned),
-                Err(_) => End::WorkerExited,
+            () = worker.exited() => match patience::within(FINAL_READ, &mut call).await {
+                Some(returned) => End::Returned(returned),
+                None => End::WorkerExited,
             },
-            () = sleep_until(deadline) => End::Deadline,
+            () = due(deadline) => End::Deadline,
         }
     };
     let fault = match end {

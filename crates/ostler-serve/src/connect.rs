@@ -4,6 +4,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use ostler_core::lifecycle::LATE;
+use ostler_os::patience;
 use tokio::time::Instant;
 
 use crate::adapter::Adapter;
@@ -13,6 +15,10 @@ use crate::worker::Worker;
 /// The pause after the first failed attempt; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long a connection is read on for what the worker sent before its end, or before a deadline
+/// that was noticed late.
+pub(crate) const FINAL_READ: Duration = Duration::from_millis(100);
 
 /// Where the connection of an adapter is kept in its [`Worker`].
 struct Kept<C> {
@@ -93,5 +99,39 @@ pub(crate) async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
+    }
+}
+
+/// Until the deadline of a call that was sent. It is a promise to the caller, and not extended for a
+/// host that could not run; but then the answer may have arrived in time and is unread, so the
+/// connection is read on for [`FINAL_READ`].
+pub(crate) async fn due(deadline: Option<Instant>) {
+    sleep_until(deadline).await;
+    if deadline.is_some_and(|deadline| deadline.elapsed() > LATE) {
+        patience::within(FINAL_READ, std::future::pending::<()>()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(2);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_is_kept_to_the_moment() {
+        let begun = Instant::now();
+        due(deadline_after(LIMIT)).await;
+        assert!(begun.elapsed() < LIMIT + FINAL_READ, "{:?}", begun.elapsed());
+    }
+
+    /// The host was suspended: an answer that came in time is read before the deadline counts.
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_that_is_noticed_late_leaves_time_to_read() {
+        let deadline = deadline_after(LIMIT);
+        tokio::time::advance(LIMIT * 3).await;
+        let resumed = Instant::now();
+        due(deadline).await;
+        assert!(resumed.elapsed() >= FINAL_READ, "{:?}", resumed.elapsed());
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use ostler::{Cause, EventKind, Facts, Incarnation, PoolError};
 use ostler_core::chain::chain;
 use ostler_core::spec::Recycle;
+use ostler_os::patience;
 use tokio::sync::MutexGuard;
 
 use crate::policy::recycle::RecycleReason;
@@ -241,11 +242,13 @@ impl Serving {
         for worker in &leaving {
             self.drain(worker, Replacement::Resized);
         }
-        let (limit, begun) = (self.spec().drain_timeout, tokio::time::Instant::now());
-        for worker in &leaving {
-            let left = limit.saturating_sub(begun.elapsed());
-            worker.drained(Leases::Awaited, left).await;
-        }
+        let drained = async {
+            for worker in &leaving {
+                worker.drained(Leases::Awaited).await;
+            }
+        };
+        // After the limit they are stopped with what they have.
+        patience::within(self.spec().drain_timeout, drained).await;
         self.pool().resize(workers).await
     }
 
@@ -267,7 +270,8 @@ impl Serving {
 
     /// Waits until a draining worker has finished what it has, and restarts it.
     async fn restart(&self, worker: &Worker, leases: Leases) -> Result<(), PoolError> {
-        worker.drained(leases, self.spec().drain_timeout).await;
+        // After the limit it is stopped with what it has.
+        patience::within(self.spec().drain_timeout, worker.drained(leases)).await;
         // It may have ended by itself, and then another one has its place.
         let handle = self.pool().worker(worker.key().index)?;
         handle.restart_if(worker.key().incarnation).await.map(drop)

@@ -9,9 +9,11 @@ use std::time::Duration;
 use ostler::{Endpoint, ReadyWorker, Stdio};
 use ostler_core::failure::Failure;
 use ostler_core::spec::unnamed_or_only;
+use ostler_os::patience;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::connect::FINAL_READ;
 use crate::outcome::WorkerRef;
 use crate::policy::recycle::Limits;
 use crate::policy::workers::WorkerKey;
@@ -173,14 +175,20 @@ impl Worker {
         let _ = life.wait_for(over).await;
     }
 
+    /// Waits until its process has ended, and for what it sent before to be read ([`FINAL_READ`]).
+    pub(crate) async fn gone(&self) {
+        self.exited().await;
+        patience::within(FINAL_READ, std::future::pending::<()>()).await;
+    }
+
     /// Waits until it is known why the worker ended, at most so long: `Some(None)`, if it has not
     /// failed; `None`, if it has not ended.
     pub(crate) async fn ended(&self, notice: Duration, verdict: Duration) -> Option<Option<Arc<Failure>>> {
         let mut life = self.life.subscribe();
         let begun = life.wait_for(|life| !matches!(life, Life::Serving));
-        drop(tokio::time::timeout(notice, begun).await.ok()?.ok()?);
+        drop(patience::within(notice, begun).await?.ok()?);
         let over = life.wait_for(|life| matches!(life, Life::Failed(_) | Life::Released));
-        match &*tokio::time::timeout(verdict, over).await.ok()?.ok()? {
+        match &*patience::within(verdict, over).await?.ok()? {
             Life::Failed(failure) => Some(Some(Arc::clone(failure))),
             _ => Some(None),
         }
@@ -216,20 +224,17 @@ impl Worker {
         }
     }
 
-    /// Waits until it has no call in flight, and is not leased unless `leases` are cut off,
-    /// at most so long. It must not be given new calls meanwhile.
-    pub(crate) async fn drained(&self, leases: Leases, limit: Duration) {
-        let idle = async {
-            loop {
-                let idle = self.idle.notified();
-                let leased = leases == Leases::Awaited && self.leases.load(Ordering::Acquire) > 0;
-                if !leased && self.in_flight.load(Ordering::Acquire) == 0 {
-                    return;
-                }
-                idle.await;
+    /// Waits until it has no call in flight, and is not leased unless `leases` are cut off. It must
+    /// not be given new calls meanwhile.
+    pub(crate) async fn drained(&self, leases: Leases) {
+        loop {
+            let idle = self.idle.notified();
+            let leased = leases == Leases::Awaited && self.leases.load(Ordering::Acquire) > 0;
+            if !leased && self.in_flight.load(Ordering::Acquire) == 0 {
+                return;
             }
-        };
-        let _ = tokio::time::timeout(limit, idle).await;
+            idle.await;
+        }
     }
 
     /// What is kept by this name for adapters of type `K`; created at its first use.

@@ -98,7 +98,6 @@ mod guard;
 mod hub;
 mod instance;
 mod observers;
-mod patience;
 mod pool;
 mod process;
 mod remains;

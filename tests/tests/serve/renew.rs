@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use ostler::{Cause, EventItem, EventKind, PoolError, Stdin};
 use ostler_serve::{Adapter, Attempt, BoxError, CallError, Fault, Recycle, Refused, ServeSpec, ServingPool, Worker};
+use ostler_tests::{halt, send};
 use serde_json::Value;
 
 use ostler_serve::stdio::StdioError;
@@ -289,6 +291,46 @@ async fn a_drain_ends_at_its_limit_and_says_that_the_worker_was_stopped() {
     scene.at_full_strength().await;
     assert_eq!(incarnations(&scene), [2]);
     scene.end().await;
+}
+
+/// Workers and host are suspended in the middle of a drain, as by `docker pause`: the calls have
+/// their time, of which the workers share one.
+#[tokio::test]
+async fn a_drain_of_a_suspended_host_is_extended() {
+    for (how, workers) in [("replace", 1), ("resize", 2)] {
+        let limit = Duration::from_millis(1500);
+        let scene = scene(workers, ServeSpec::default().drain_timeout(limit)).await;
+        let call = |key| {
+            let client = scene.serving.stdio::<Value, Value>();
+            tokio::spawn(async move { client.call(&request(key, "sleep")).await })
+        };
+        let calls: Vec<_> = (0..u64::from(workers)).map(call).collect();
+        scene.pids().into_iter().for_each(halt);
+        let serving = scene.serving.clone();
+        let change = tokio::spawn(async move {
+            match how {
+                "replace" => serving.replace(0),
+                _ => serving.resize(0).await.expect("it shrinks"),
+            }
+        });
+        wait_until("the calls are sent and the drain begins", || {
+            let state = scene.serving.state();
+            (state.usable, state.in_flight) == (0, u64::from(workers))
+        })
+        .await;
+        // The runtime stands still: this is what is tested.
+        std::thread::sleep(limit * 2);
+        for pid in scene.pids() {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            send(pid, Signal::SIGCONT);
+        }
+        for call in calls {
+            call.await.expect("no panic").expect("an answer");
+        }
+        change.await.expect("no panic");
+        scene.at_full_strength().await;
+        scene.end().await;
+    }
 }
 
 /// Its workers crash, its breaker is open, its queue is full, and its starts fail.

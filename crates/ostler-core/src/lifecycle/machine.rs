@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::alarm::Alarm;
 use super::{Cause, Effect, Ignored, Input, RETRY_FIRST, Rules, State, Transition};
+use crate::alarm::Alarm;
 use crate::failure::{ExitStatus, Failure};
 use crate::moment::Moment;
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{CallId, ChildId, ChildKey, ChildKind, ChildRef, ChildSpec, ChildStatus, Request, Restart, Shutdown};
+use crate::alarm::Alarm;
 use crate::exit::ExitReason;
 use crate::moment::Moment;
 
@@ -39,7 +40,8 @@ pub(super) enum State {
     Ended(Ended),
     Stopping {
         on_behalf_of: StopFor,
-        kill_at: Option<Moment>,
+        /// When it is killed; unset if it has been, or if its stop has no limit.
+        kill: Alarm,
     },
     Restarting {
         due: Moment,
@@ -127,7 +129,7 @@ impl<S> Child<S> {
     /// When the child needs attention without an event: the time to kill it or to restart it.
     pub(super) fn deadline(&self) -> Option<Moment> {
         match self.state {
-            State::Stopping { kill_at, .. } => kill_at,
+            State::Stopping { kill, .. } => kill.at(),
             State::Restarting { due, .. } => Some(due),
             State::Undefined | State::Starting { .. } | State::Running { .. } | State::Ended(_) => None,
         }

@@ -306,9 +306,13 @@ impl<S: Clone> Policy<S> {
                 continue;
             };
             match &mut child.state {
-                State::Stopping { kill_at, .. } => {
-                    *kill_at = None;
-                    self.effects.push(Effect::Kill(key, child.incarnation));
+                State::Stopping { kill, .. } => {
+                    if kill.rearm_when_late(now) {
+                        self.deadlines.extend(kill.at().map(|at| (at, key)));
+                    } else {
+                        kill.clear();
+                        self.effects.push(Effect::Kill(key, child.incarnation));
+                    }
                 }
                 State::Restarting { .. } => {
                     self.mailbox.push_back(Postponed::Due(key));

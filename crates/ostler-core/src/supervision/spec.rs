@@ -47,7 +47,7 @@ pub enum Shutdown {
     /// Killed immediately.
     BrutalKill,
     /// Asked to stop, and killed if it has not ended after this time. Zero kills right after
-    /// asking.
+    /// asking. Extension: noticed late, it is [extended](crate::lifecycle::extension) once.
     Timeout(Duration),
     /// Asked to stop, and waited for without limit.
     Infinity,

@@ -13,6 +13,7 @@ use super::Exit;
 use super::error::LaunchError;
 use super::event::GuardianEvent;
 use super::inbox::{Found, Inbox, Shared};
+use crate::patience;
 use crate::protocol::{Event, MAGIC, Payload, VERSION};
 
 /// The events of guardian and sitters, in order for each slot.
@@ -152,7 +153,7 @@ impl Events {
         if self.farewell == Farewell::None {
             // It closed its end without an announcement, so it is dead or dying. If it is traced,
             // its exit shows only when the tracer lets go.
-            let exit = tokio::time::timeout(EXIT_LIMIT, self.wait_exit()).await;
+            let exit = patience::within(EXIT_LIMIT, self.wait_exit()).await;
             self.lost(exit.unwrap_or(Exit(None)));
         }
         self.farewell = Farewell::Ended;

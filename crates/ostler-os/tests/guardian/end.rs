@@ -3,6 +3,7 @@
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
+use ostler_core::lifecycle::LATE;
 use ostler_core::signal::Signal;
 use ostler_os::guardian::{GuardianEvent, SignalCause};
 
@@ -314,4 +315,21 @@ async fn stopped_worker_ends_gracefully() {
     assert_eq!(bench.gone(0, 1).await.0.code(), Some(7));
     assert_eq!(rest(output).await.trim(), "ended gracefully");
     bench.quit().await;
+}
+
+/// The host was suspended with its guardian, which ends soon after both run again.
+#[tokio::test]
+async fn a_host_that_could_not_run_waits_for_the_guardians_end_once_more() {
+    let Bench { guardian, events } = Bench::launch().await;
+    let (pid, limit) = (guardian.pid() as i32, Duration::from_secs(3));
+    send(pid, rustix::process::Signal::STOP);
+    until_state(pid, "T").await;
+    let quitting = tokio::spawn(async move { guardian.quit(limit).await });
+    tokio::task::yield_now().await;
+    // The runtime stands still: this is what is tested.
+    std::thread::sleep(limit * 2);
+    tokio::time::sleep(LATE).await;
+    send(pid, rustix::process::Signal::CONT);
+    quitting.await.expect("no panic").expect("it ends");
+    drop(events);
 }

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use ostler_core::lifecycle::LATE;
 use ostler_os::guardian::{Guardian, GuardianOptions, LaunchError};
 
 use crate::executable::{copy_program, write_script};
-use crate::support::{Bench, Role, alive, line_with, role, role_process, shell, stat, unprivileged};
+use crate::support::{Bench, DEADLINE, Role, alive, line_with, role, role_process, shell, stat, unprivileged};
 
 #[tokio::test]
 async fn guardian_starts_in_its_own_session_and_quits() {
@@ -112,6 +113,45 @@ async fn program_that_does_not_answer_times_out() {
     };
     let error = Guardian::launch(options).await.expect_err("refused");
     assert!(matches!(error, LaunchError::Timeout { .. }), "{error}");
+}
+
+/// The host was suspended, and so was the guardian, which answers soon after both run again.
+#[tokio::test]
+async fn a_host_that_could_not_run_waits_for_the_answer_once_more() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let (path, program) = (directory.path().join("late"), directory.path().join("guardian"));
+    let (begun, go) = (directory.path().join("begun"), directory.path().join("go"));
+    let plain = Bench::launch().await;
+    copy_program(format!("/proc/{}/exe", plain.guardian.pid()), &program);
+    plain.quit().await;
+    rustix::fs::mkfifoat(rustix::fs::CWD, &go, rustix::fs::Mode::RWXU).expect("a FIFO");
+    let (start, resume) = (begun.display(), go.display());
+    write_script(
+        &path,
+        &format!(
+            "#!/bin/sh\n: > {start}\nread line < {resume}\nexec {}\n",
+            program.display()
+        ),
+    );
+    let limit = Duration::from_secs(3);
+    let options = GuardianOptions {
+        program: Some(path),
+        handshake_timeout: limit,
+        ..GuardianOptions::default()
+    };
+    let launch = tokio::spawn(Guardian::launch(options));
+    let has_begun = async {
+        while !begun.exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, has_begun).await.expect("it is started");
+    // The runtime stands still: this is what is tested.
+    std::thread::sleep(limit * 2);
+    tokio::time::sleep(LATE).await;
+    fs::write(go, "\n").expect("it waits");
+    let (guardian, events) = launch.await.expect("no panic").expect("it answers");
+    Bench { guardian, events }.quit().await;
 }
 
 /// The program does not read its stdin, so closing it has no effect.

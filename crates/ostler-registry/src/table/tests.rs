@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use ostler_core::lifecycle::LATE;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::*;
@@ -422,4 +423,28 @@ async fn reopened_table_has_its_records() {
         assert_eq!(table.records(), vec![reserved("embed", 0, 7)], "{engine}");
         assert!(table.reserve(reserved("embed", 0, 7)).await.is_err());
     }
+}
+
+/// The host was suspended with its table's thread, which answers soon after it runs again.
+#[tokio::test]
+async fn a_host_that_could_not_run_waits_for_its_table_once_more() {
+    let disk = FakeDisk::default();
+    let options = TableOptions {
+        call_timeout: Duration::from_secs(2),
+        ..quick()
+    };
+    let limit = options.call_timeout;
+    let (table, _) = over(&disk, options).await;
+    let hung = disk.hung.lock().await;
+    let asked = tokio::spawn({
+        let table = table.clone();
+        async move { table.reserve(reserved("embed", 0, 1)).await }
+    });
+    tokio::task::yield_now().await;
+    // The runtime stands still: this is what is tested.
+    std::thread::sleep(limit * 2);
+    tokio::time::sleep(LATE).await;
+    assert!(!asked.is_finished());
+    drop(hung);
+    asked.await.expect("no panic").expect("reserved");
 }

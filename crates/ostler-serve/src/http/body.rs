@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::GRPC_STATUS;
 use super::connection::InUse;
-use crate::call::{FINAL_READ, post_mortem};
+use crate::call::post_mortem;
+use crate::connect::due;
 use crate::error::SharedError;
 use crate::flight::Flight;
 use crate::outcome::{Lost, Unknown};
@@ -33,7 +34,7 @@ pub(super) struct WorkerBody {
     worker: Arc<Worker>,
     began: Instant,
     due: Option<Instant>,
-    deadline: Option<Pin<Box<Sleep>>>,
+    deadline: Option<Later<()>>,
     /// The worker has ended, and its last words are over.
     gone: Later<()>,
     /// What became of a response that was cut off.
@@ -53,11 +54,8 @@ impl WorkerBody {
             worker,
             began: Instant::now(),
             due: deadline,
-            deadline: deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline))),
-            gone: Box::pin(async move {
-                watched.exited().await;
-                tokio::time::sleep(FINAL_READ).await;
-            }),
+            deadline: deadline.map(|deadline| Box::pin(due(Some(deadline))) as Later<()>),
+            gone: Box::pin(async move { watched.gone().await }),
             verdict: None,
             failed: false,
         };

@@ -17,8 +17,8 @@ use super::message;
 use super::request::StdioAnswer;
 use super::result::{StdioError, exception};
 use super::routes::{Closed, Delivery, Received};
-use crate::call::{FINAL_READ, post_mortem};
-use crate::connect::sleep_until;
+use crate::call::post_mortem;
+use crate::connect::due;
 use crate::error::SharedError;
 use crate::flight::Flight;
 use crate::outcome::{CallError, Lost, Unknown};
@@ -121,10 +121,6 @@ impl<T: DeserializeOwned, F: Framing> ResponseStream<T, F> {
     async fn receive(&mut self) -> Result<Received, Lost> {
         let lost = || Lost::Connection(SharedError::new("the connection was dropped"));
         let items = self.rest.as_mut().ok_or_else(lost)?;
-        let gone = async {
-            self.worker.exited().await;
-            tokio::time::sleep(FINAL_READ).await;
-        };
         tokio::select! {
             biased;
             delivery = items.rest.recv() => match delivery {
@@ -133,8 +129,8 @@ impl<T: DeserializeOwned, F: Framing> ResponseStream<T, F> {
                 Some(Err(Closed::Broken(why))) => Err(Lost::Answer(SharedError::new(why))),
                 None => Err(lost()),
             },
-            () = gone => Err(Lost::Worker),
-            () = sleep_until(self.deadline) => Err(Lost::Deadline { sent_for: self.began.elapsed() }),
+            () = self.worker.gone() => Err(Lost::Worker),
+            () = due(self.deadline) => Err(Lost::Deadline { sent_for: self.began.elapsed() }),
         }
     }
 

@@ -25,7 +25,7 @@ use census::Censuses;
 use slots::SlotNumbers;
 
 use super::orders::Orders;
-use crate::patience;
+use ostler_os::patience;
 
 /// What an incarnation hears from the guardian and its sitter.
 #[derive(Debug)]
@@ -376,7 +376,7 @@ impl<G: Orders> Link<G> {
         let served = *lock(&self.generations);
         let mut endings = self.endings.subscribe();
         let all = endings.wait_for(|ended| *ended == served);
-        tokio::time::timeout(within, all).await.is_ok()
+        patience::within(within, all).await.is_some()
     }
 }
 

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ostler_os::patience;
 use ractor::concurrency::JoinHandle;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, ActorStatus, SpawnErr};
 
@@ -90,7 +91,8 @@ impl Anchor {
     }
 
     async fn parent_ends(&self) -> bool {
-        self.parent_is_ending() || self.parent.wait(Some(PARENT_LIMIT)).await.is_ok() || self.parent_is_ending()
+        let end = self.parent.wait(None);
+        self.parent_is_ending() || patience::within(PARENT_LIMIT, end).await.is_some() || self.parent_is_ending()
     }
 }
 
@@ -113,7 +115,7 @@ pub(super) fn watch(tree: &Arc<Tree>, anchor: Anchor, join: JoinHandle<()>, grac
         }
         tree.services.note_parent_ended();
         tree.begin_stop();
-        if grace.is_zero() || tokio::time::timeout(grace, tree.stopped()).await.is_err() {
+        if grace.is_zero() || patience::within(grace, tree.stopped()).await.is_none() {
             tree.services.kill_workers();
         }
     });

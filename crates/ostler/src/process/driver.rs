@@ -39,8 +39,8 @@ use super::watch::{wait_ready, watch_health};
 use super::{announce, release};
 use crate::guard::{News, Route};
 use crate::instance::services::StopLevel;
-use crate::patience;
 use crate::small_watch;
+use ostler_os::patience;
 
 /// Begins the slot's next incarnation. It is reserved only when the one before it is released, and
 /// when the pool's `max_starting` allows. `None`: the slot was removed.

@@ -1,6 +1,7 @@
 //! Stopping children: one on request, a group for its restart, all at the supervisor's end.
 
 use super::{Effect, End, Phase, Policy, Postponed};
+use crate::alarm::Alarm;
 use crate::exit::ExitReason;
 use crate::moment::Moment;
 use crate::supervision::child::{State, StopFor};
@@ -13,13 +14,15 @@ impl<S: Clone> Policy<S> {
     /// Stops a running child according to its specification: asks it to stop, or kills it.
     pub(super) fn stop_child(&mut self, key: ChildKey, on_behalf_of: StopFor, now: Moment) {
         let Some(child) = self.children.get(&key) else { return };
-        let (effect, kill_at) = match child.shutdown {
-            Shutdown::BrutalKill => (Effect::Kill(key, child.incarnation), None),
-            Shutdown::Timeout(grace) => (Effect::Stop(key, child.incarnation), Some(now + grace)),
-            Shutdown::Infinity => (Effect::Stop(key, child.incarnation), None),
-        };
-        self.effects.push(effect);
-        self.set_state(key, State::Stopping { on_behalf_of, kill_at });
+        let mut kill = Alarm::default();
+        if let Shutdown::Timeout(grace) = child.shutdown {
+            kill.arm(now, now + grace);
+        }
+        self.effects.push(match child.shutdown {
+            Shutdown::BrutalKill => Effect::Kill(key, child.incarnation),
+            Shutdown::Timeout(_) | Shutdown::Infinity => Effect::Stop(key, child.incarnation),
+        });
+        self.set_state(key, State::Stopping { on_behalf_of, kill });
     }
 
     /// Cancels a start in progress. If it is already cancelled, the first purpose is kept, and
@@ -135,5 +138,56 @@ impl<S: Clone> Policy<S> {
                 self.refuse(call, &request);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::alarm::LATE;
+    use crate::supervision::{ChildSpec, Event, SupervisorFlags};
+
+    const GRACE: Duration = Duration::from_secs(2);
+
+    fn at(elapsed: Duration) -> Moment {
+        Moment::after_origin(elapsed)
+    }
+
+    /// A supervisor that stops its one child, which does not end.
+    fn stopping(grace: Duration) -> Policy<()> {
+        let mut child = ChildSpec::new("child", ());
+        child.shutdown = Shutdown::Timeout(grace);
+        let mut policy = Policy::new(SupervisorFlags::default(), vec![child], 1).unwrap();
+        let started = policy.handle(Event::Begin, at(Duration::ZERO));
+        let [Effect::Start { child, .. }] = &started[..] else {
+            panic!("{started:?}");
+        };
+        policy.handle(Event::Started(child.key, child.incarnation), at(Duration::ZERO));
+        policy.handle(Event::Stop, at(Duration::ZERO));
+        policy
+    }
+
+    fn kills(policy: &mut Policy<()>, now: Duration) -> bool {
+        let effects = policy.handle(Event::Tick, at(now));
+        effects.iter().any(|effect| matches!(effect, Effect::Kill(..)))
+    }
+
+    #[test]
+    fn a_grace_that_ends_in_time_ends_in_a_kill() {
+        assert!(kills(&mut stopping(GRACE), GRACE + LATE));
+        assert!(kills(&mut stopping(Duration::ZERO), GRACE), "no grace is not extended");
+    }
+
+    #[test]
+    fn a_grace_whose_end_is_noticed_late_is_extended_once() {
+        let mut policy = stopping(GRACE);
+        let resumed = GRACE + Duration::from_secs(1);
+        assert!(!kills(&mut policy, resumed), "the host could not run");
+        let extended = resumed + Duration::from_secs(1);
+        assert_eq!(policy.next_deadline(), Some(at(extended)));
+        assert!(kills(&mut policy, extended + Duration::from_secs(5)), "only once");
+        assert_eq!(policy.next_deadline(), None);
     }
 }

@@ -218,3 +218,20 @@ async fn all_have_ended_when_every_guardian_and_its_sitters_have() {
     link.ended(first);
     assert!(link.all_ended(LIMIT).await);
 }
+
+/// The host was suspended while the guardian ended: its end is unread, and no verdict.
+#[tokio::test(start_paused = true)]
+async fn a_suspended_host_does_not_miss_the_end_of_its_guardian() {
+    let link = Arc::new(Link::<Scripted>::new());
+    let generation = link.serve(Scripted::default());
+    let ended = tokio::spawn({
+        let link = Arc::clone(&link);
+        async move { link.all_ended(LIMIT).await }
+    });
+    tokio::task::yield_now().await;
+    tokio::time::advance(LIMIT * 3).await;
+    tokio::task::yield_now().await;
+    assert!(!ended.is_finished());
+    link.ended(generation);
+    assert!(ended.await.unwrap());
+}

@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use super::super::host::Setup;
 use super::super::protocol::{Order, Progress};
-use crate::patience;
 use crate::small_watch;
+use ostler_os::patience;
 
 /// Waits until the incarnation may be reserved. An error is how it ended without having been
 /// reserved.

@@ -13,8 +13,8 @@ use super::super::exec::{End, ProbePlace, Probing};
 use super::super::host::Setup;
 use super::super::incarnation::Incarnation;
 use super::Answer;
-use crate::patience;
 use crate::status::PortMap;
+use ostler_os::patience;
 
 /// How many of the last lines of its output are part of a failure.
 const LINES: usize = 5;

@@ -19,8 +19,8 @@ use tokio::sync::watch;
 
 use super::super::incarnation::port_variable;
 use super::{LastAnswer, Uninspected};
-use crate::patience::Deadline;
 use crate::status::PortMap;
+use ostler_os::patience::Deadline;
 
 /// How many messages are read before anything else of the incarnation is processed.
 const AT_ONCE: u32 = 32;

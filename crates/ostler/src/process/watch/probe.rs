@@ -18,8 +18,8 @@ use super::http;
 use super::owner::{self, Owner, Uninspected};
 use super::{Answer, unix};
 use crate::follow::Endpoint;
-use crate::patience;
 use crate::status::PortMap;
+use ostler_os::patience;
 
 /// What a port is asked.
 #[derive(Debug, Clone)]

@@ -6,27 +6,28 @@
 
 use std::time::Duration;
 
-use ostler_core::lifecycle::LATE;
+use ostler_core::lifecycle::extension;
 use tokio::time::Instant;
 
 /// Far enough to never come.
 const FAR: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
 
 /// `limit` after `from`, or a time far in the future if that overflows.
-pub(crate) fn after(from: Instant, limit: Duration) -> Instant {
+pub fn after(from: Instant, limit: Duration) -> Instant {
     from + limit.min(FAR)
 }
 
 /// A deadline, and whether it was extended.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Deadline {
+pub struct Deadline {
     at: Instant,
     length: Duration,
     extended: bool,
 }
 
 impl Deadline {
-    pub(crate) fn new(length: Duration) -> Self {
+    /// The end of a limit that begins now.
+    pub fn new(length: Duration) -> Self {
         Self {
             at: after(Instant::now(), length),
             length,
@@ -34,26 +35,29 @@ impl Deadline {
         }
     }
 
-    pub(crate) fn at(&self) -> Instant {
+    /// When it is over, as far as it is known now.
+    pub fn at(&self) -> Instant {
         self.at
     }
 
-    /// Whether it has passed for good. Noticed late for the first time, it is set once more: for as
-    /// long as it was late, at most for its own length.
-    pub(crate) fn is_over(&mut self) -> bool {
+    /// Whether it has passed for good. Noticed late for the first time, it gets its [`extension`].
+    pub fn is_over(&mut self) -> bool {
         let now = Instant::now();
-        let late = now.saturating_duration_since(self.at);
-        if late <= LATE || self.extended {
-            return now >= self.at;
+        let more = extension(self.length, now.saturating_duration_since(self.at));
+        match more.filter(|_| !self.extended) {
+            Some(more) => {
+                self.extended = true;
+                self.at = after(now, more);
+                false
+            }
+            None => now >= self.at,
         }
-        self.extended = true;
-        self.at = after(now, late.min(self.length));
-        false
     }
 }
 
-/// The result of `work` within `limit`; `None` if it takes longer.
-pub(crate) async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+/// The result of `work` within `limit`; `None` if it takes longer. Zero: only what is there at
+/// once. Dropping it drops `work`.
+pub async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
     let mut work = std::pin::pin!(work);
     let mut deadline = Deadline::new(limit);
     loop {

@@ -1,26 +1,34 @@
-//! The deadline of a phase, extended once for a host that could not run.
+//! A deadline that is extended once for a host that could not run.
 
 use std::time::Duration;
 
-use super::LATE;
 use crate::moment::Moment;
 
-/// A deadline that leads to a verdict. If it is noticed late, the host itself could not run
-/// (suspended, frozen, starved), so it is extended once by as long as it was late, at most by its
-/// own length.
+/// A deadline that is noticed later than this shows that the host could not run (suspended, frozen,
+/// starved). 250 ms: more than a busy machine usually delays a timer.
+pub const LATE: Duration = Duration::from_millis(250);
+
+/// By how much a deadline is extended, once, that ends a time of this `length` and is noticed this
+/// `late`: as long as it was late, at most its own length. `None`: it was noticed in time, and leads
+/// to its verdict.
+pub fn extension(length: Duration, late: Duration) -> Option<Duration> {
+    (late > LATE && !length.is_zero()).then(|| late.min(length))
+}
+
+/// A deadline that leads to a verdict, with its one [`extension`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Alarm {
+pub(crate) struct Alarm {
     at: Option<Moment>,
     length: Duration,
     rearmed: bool,
 }
 
 impl Alarm {
-    pub(super) fn at(&self) -> Option<Moment> {
+    pub(crate) fn at(&self) -> Option<Moment> {
         self.at
     }
 
-    pub(super) fn arm(&mut self, now: Moment, at: Moment) {
+    pub(crate) fn arm(&mut self, now: Moment, at: Moment) {
         *self = Self {
             at: Some(at),
             length: at.since(now),
@@ -29,37 +37,36 @@ impl Alarm {
     }
 
     /// Arms it for the earlier of `at` and its current time.
-    pub(super) fn advance(&mut self, now: Moment, at: Moment) {
+    pub(crate) fn advance(&mut self, now: Moment, at: Moment) {
         if self.at.is_none_or(|armed| at < armed) {
             self.arm(now, at);
         }
     }
 
     /// Arms it for the later of `at` and its current time.
-    pub(super) fn postpone(&mut self, now: Moment, at: Moment) {
+    pub(crate) fn postpone(&mut self, now: Moment, at: Moment) {
         if self.at.is_none_or(|armed| at > armed) {
             self.arm(now, at);
         }
     }
 
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         *self = Self::default();
     }
 
-    pub(super) fn has_passed(&self, now: Moment) -> bool {
+    pub(crate) fn has_passed(&self, now: Moment) -> bool {
         self.at.is_some_and(|at| at <= now)
     }
 
     /// Whether it passed so long ago that it is extended instead of leading to a verdict.
-    pub(super) fn rearm_when_late(&mut self, now: Moment) -> bool {
+    pub(crate) fn rearm_when_late(&mut self, now: Moment) -> bool {
         let Some(at) = self.at else { return false };
-        let late = now.since(at);
-        if self.rearmed || late <= LATE || self.length.is_zero() {
-            return false;
+        let more = extension(self.length, now.since(at)).filter(|_| !self.rearmed);
+        if let Some(more) = more {
+            self.at = Some(now + more);
+            self.rearmed = true;
         }
-        self.at = Some(now + late.min(self.length));
-        self.rearmed = true;
-        true
+        more.is_some()
     }
 }
 
