@@ -3,6 +3,7 @@
 //!
 //! Nothing here sleeps to synchronise: tests wait for an event, with a deadline.
 
+pub mod cancel;
 pub mod greeter;
 pub mod helloworld;
 pub mod leftovers;

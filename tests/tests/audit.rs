@@ -4,11 +4,15 @@
 //! The audit reports a warning on stderr and touches nothing. Without a disagreement it is silent.
 
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use ostler::{Event, Instance, Observer, Ostler, Output, Part, PoolSpec, SpanLink};
 use ostler_tests::scene::{self, parent, pool};
 use ostler_tests::tracer::Tracer;
-use ostler_tests::{SOON, Up, pid_of, pids, program, send};
+use ostler_tests::{SOON, Up, pid_of, pids, program, send, survivors, tagged_directory};
+use tokio::sync::mpsc;
 
 /// A run with these pools that is audited every 50 ms.
 fn audited(pools: impl FnOnce(&str) -> String) -> Up {
@@ -130,4 +134,66 @@ fn audit_is_silent_during_restarts() {
     }
     let stderr = up.stop_cleanly();
     assert!(!stderr.contains("the audit"), "{stderr}");
+}
+
+/// Hears of disagreements.
+#[derive(Debug)]
+struct Auditor(mpsc::UnboundedSender<&'static str>);
+
+impl Observer for Auditor {
+    fn event(&self, _: &Arc<Event>, _: &SpanLink) {}
+
+    fn duration(&self, _: Part, _: &str, _: &str, _: Duration) {}
+
+    fn output(&self, _: &Output<'_>) {}
+
+    fn output_dropped(&self, _: &str, _: &str, _: u64) {}
+
+    fn output_limited(&self, _: &str, _: &str, _: u64) {}
+
+    fn disagreement(&self, _: &str, kind: &'static str) {
+        // The test may be over.
+        let _ = self.0.send(kind);
+    }
+
+    fn watch(&self, _: Weak<dyn Instance>) {}
+}
+
+/// How often this thread has called read(2) and its like, which sockets do not count towards.
+fn reads() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/thread-self/io").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("syscr: "));
+    line?.parse().ok()
+}
+
+/// An audit reads several files of each process of the machine, and everything else of an app on
+/// this runtime would wait for that. A runtime of one thread shows which thread reads.
+#[tokio::test]
+async fn the_audit_reads_nothing_on_the_threads_of_the_runtime() {
+    const WORKERS: u32 = 20;
+    let Some(_) = reads() else {
+        return eprintln!("skipped: no /proc/thread-self/io");
+    };
+    let (directory, tag) = tagged_directory();
+    let (auditor, mut found) = mpsc::unbounded_channel();
+    let builder = Ostler::builder("audited").state_dir(directory.path().join("state"));
+    let builder = builder.audit(Duration::from_millis(10)).observer(Auditor(auditor));
+    let ostler = builder.start().await.unwrap();
+    let command = [program("ostler-test-worker").to_str().unwrap(), "sleep", "0", &tag].map(str::to_owned);
+    let mut spec = PoolSpec::new("p", command);
+    spec.workers = WORKERS;
+    let pool = ostler.add_pool(spec).await.unwrap();
+    pool.wait_ready().await.unwrap();
+    let stray = ostler_tests::stray(pool.workers()[0].pid.unwrap(), &tag);
+    let before = reads().unwrap();
+    // Each report follows two comparisons.
+    for _ in 0..2 {
+        let kind = tokio::time::timeout(SOON, found.recv()).await.unwrap();
+        assert_eq!(kind, Some("marked"));
+    }
+    let read = reads().unwrap() - before;
+    assert!(read < u64::from(WORKERS), "{read} reads on the runtime's thread");
+    drop(stray);
+    assert!(ostler.stop().await.unwrap().is_success());
+    assert_eq!(survivors(&tag), []);
 }

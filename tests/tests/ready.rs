@@ -1,10 +1,15 @@
 //! All ways in which a worker becomes ready, and a stop or a kill at each step of a start.
 
 use std::collections::HashSet;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
+use nix::libc::EACCES;
 use nix::sys::signal::Signal;
-use ostler_tests::scene::{moment, pool, pool_of, python};
+use ostler_tests::scene::{moment, pool, pool_of, python, unprivileged};
 use ostler_tests::{SOON, Up, pid_of, send};
 use serde_json::Value;
 
@@ -67,6 +72,83 @@ fn messages_are_read_while_a_worker_stops() {
 #[test]
 fn notify_from_a_child_of_the_worker() {
     becomes_ready("notify-child+sleep", "ready = { notify = true }");
+}
+
+/// The path of the worker's notify socket, from its environment.
+fn notify_socket(worker: u32) -> PathBuf {
+    let process = procfs::process::Process::new(worker.cast_signed()).unwrap();
+    let environment = process.environ().unwrap();
+    environment[std::ffi::OsStr::new("NOTIFY_SOCKET")].clone().into()
+}
+
+/// Whether this process has a socket with an abstract name, which every local user can reach
+/// (unix(7)).
+fn has_abstract_socket(pid: u32) -> bool {
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let links = descriptors.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+    let links: HashSet<PathBuf> = links.collect();
+    let sockets = procfs::net::unix().unwrap();
+    let mut own = sockets
+        .into_iter()
+        .filter(|socket| links.contains(Path::new(&format!("socket:[{}]", socket.inode))));
+    own.any(|socket| socket.path.is_some_and(|path| path.to_string_lossy().starts_with('@')))
+}
+
+/// Sends READY=1 to this path as another user. Returns 0 when it was sent, or the errno.
+fn forge_ready(user: u32, socket: &Path) -> Option<i32> {
+    const FORGE: &str = "import socket, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+try: s.sendto(b'READY=1', sys.argv[1])
+except OSError as error: sys.exit(error.errno)";
+    let mut command = Command::new("python3");
+    command
+        .args(["-c", FORGE])
+        .arg(socket)
+        .uid(user)
+        .gid(user)
+        .current_dir("/");
+    command.status().unwrap().code()
+}
+
+fn reach(paths: &[&Path], mode: u32) {
+    for path in paths {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    }
+}
+
+/// Wherever the run's directory is: in a place of its own where the path would be too long.
+#[test]
+fn another_user_can_not_make_a_worker_ready() {
+    const OTHER: u32 = 65_534;
+    if !nix::unistd::geteuid().is_root() {
+        return eprintln!("skipped: changing the user takes root");
+    }
+    for state in ["state".to_owned(), format!("state/{}", "deep/".repeat(30))] {
+        let keys = "ready = { notify = true }\nstart_timeout = \"1h\"";
+        let mut up = Up::start_with(
+            |tag| pool("sleep", tag, keys),
+            |command| {
+                let file = command.get_args().nth(1).unwrap().to_owned();
+                let text = std::fs::read_to_string(&file).unwrap();
+                let state = format!("state_dir = {state:?}");
+                std::fs::write(&file, text.replace("state_dir = \"state\"", &state)).unwrap();
+                unprivileged(command, 64_150);
+            },
+        );
+        let socket = notify_socket(pid_of(&up.wait_for_event("worker.spawned")));
+        assert!(!has_abstract_socket(up.pid()));
+        assert_eq!(forge_ready(OTHER, &socket), Some(EACCES), "{}", socket.display());
+        // One that reaches it all the same is not heard.
+        let own = |path: &&Path| path.metadata().unwrap().uid() == 64_150;
+        let places: Vec<&Path> = socket.ancestors().skip(1).filter(own).collect();
+        reach(&places, 0o711);
+        reach(&[&socket], 0o777);
+        assert_eq!(forge_ready(OTHER, &socket), Some(0), "{}", socket.display());
+        up.wait_for_log("a warning", SOON, |line| line.contains("from another user"));
+        reach(&places, 0o700);
+        up.stop_cleanly();
+        assert_eq!(up.count("worker.ready"), 0, "{}", up.story());
+    }
 }
 
 #[test]

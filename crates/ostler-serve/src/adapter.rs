@@ -29,7 +29,8 @@ pub trait Adapter: Send + Sync + 'static {
     const RECONNECTS: bool = true;
 
     /// Connects to a worker that is ready. It is called again, with growing pauses, until it
-    /// succeeds or the call's deadline comes; what it returns is kept for later calls.
+    /// succeeds or the call's deadline comes; what it returns is kept for later calls. Dropped when
+    /// the deadline comes: then nothing of the connection may be left.
     ///
     /// # Errors
     /// Why not, of any type.

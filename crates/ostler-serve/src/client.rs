@@ -69,8 +69,9 @@ impl<A: Adapter> Client<A> {
 
     /// Makes a call.
     ///
-    /// Not cancel safe: when the future is dropped, the call leaves the queue or is cancelled, and
-    /// `on_cancel` says what happens to a worker that was in the middle of it.
+    /// Cancel safe: dropping the future gives the call up. It leaves the queue or is cancelled, and
+    /// `on_cancel` says what happens to a worker that was in the middle of it. Whether the worker
+    /// has carried it out is then not known.
     ///
     /// # Errors
     /// The call was refused, or its outcome is unknown: [`CallError`].
@@ -78,7 +79,7 @@ impl<A: Adapter> Client<A> {
         self.call_with(request, &CallOptions::new()).await
     }
 
-    /// The same, with options such as a deadline.
+    /// The same, with options such as a deadline. Cancel safe in the same way.
     ///
     /// # Errors
     /// As [`Client::call`].

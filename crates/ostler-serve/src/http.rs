@@ -206,7 +206,7 @@ impl HttpService {
         Self { client }
     }
 
-    /// Sends a request. Dropped, it is cancelled; see [`Client::call`].
+    /// Sends a request. Cancel safe: dropped, it is cancelled; see [`Client::call`].
     ///
     /// # Errors
     /// The call was refused, or its outcome is unknown: [`CallError`].

@@ -30,8 +30,8 @@ macro_rules! method_calls {
 
             #[doc = concat!("Calls a method of ", $whose, ", once or in passing; see [`", stringify!($caller), "::method`].")]
             ///
-            /// `()` as the request calls a function without parameters. Dropped, the call leaves
-            /// the queue or is cancelled.
+            /// `()` as the request calls a function without parameters. Cancel safe: dropped, the
+            /// call leaves the queue or is cancelled.
             ///
             /// # Errors
             /// The call was refused, its outcome is unknown, or the handler raised:
@@ -44,7 +44,7 @@ macro_rules! method_calls {
                 self.call_with(method, request, &CallOptions::new()).await
             }
 
-            /// The same, with a deadline or a mark of its own.
+            /// The same, with a deadline or a mark of its own. Cancel safe in the same way.
             ///
             /// # Errors
             /// As `call`.

@@ -42,7 +42,7 @@ impl Session {
     }
 
     /// A lease of the session's worker; see
-    /// [`ServingPool::checkout`](crate::ServingPool::checkout).
+    /// [`ServingPool::checkout`](crate::ServingPool::checkout). Cancel safe.
     ///
     /// # Errors
     /// As there; and the session's worker is gone or busy.

@@ -184,7 +184,7 @@ impl StartContext {
     }
 
     /// Completes if the start is cancelled: the child is being terminated, or the supervisor is
-    /// stopping or gone.
+    /// stopping or gone. Cancel safe.
     pub async fn cancelled(&mut self) {
         // A dropped sender means that the supervisor is gone, which has the same effect. A
         // completed receiver must not be polled again.
@@ -195,6 +195,8 @@ impl StartContext {
 
     /// Spawns an actor linked to the supervisor, so that its exit reasons are distinguished as
     /// described for [`Exit`]. A cancelled start drops `pre_start` at its next await.
+    ///
+    /// Cancel safe: if the future is dropped, `pre_start` is dropped with it, and there is no actor.
     ///
     /// # Errors
     ///
@@ -271,7 +273,8 @@ impl StartedChild {
     }
 
     /// Waits until the actor has ended and its state is dropped, for a start function that fails
-    /// after it has spawned the actor.
+    /// after it has spawned the actor. Dropping the future does nothing to the actor, unless it is
+    /// a supervisor: see [`Supervisor::spawn_child`](crate::Supervisor::spawn_child).
     pub async fn ended(self) {
         self.over.await;
     }

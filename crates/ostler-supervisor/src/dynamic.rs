@@ -16,6 +16,8 @@ use crate::running::{ChildInfo, ChildStart, RunningChild};
 /// unlike in OTP, children may have different ones. Ids need not be unique, because a child is
 /// identified by its [`ChildKey`]. Children start concurrently (OTP starts one at a time). As in
 /// OTP, there is no `restart_child` or `delete_child`.
+///
+/// Every `async fn` here is cancel safe, as those of [`Supervisor`] are.
 #[derive(Debug, Clone)]
 pub struct DynamicSupervisor(Supervisor);
 

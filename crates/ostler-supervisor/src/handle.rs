@@ -24,6 +24,9 @@ use crate::running::{ChildInfo, ChildStart};
 /// always refers to the latest incarnation. While that is down, requests return [`Gone`] or
 /// `Stopping`.
 ///
+/// Every `async fn` here is cancel safe: once polled, what it orders happens even if its future is
+/// dropped; a question is then not answered. A start is undone instead ([`Supervisor::spawn`]).
+///
 /// Use [`stop`](Self::stop), which stops the children in order and waits for them. ractor's own
 /// `stop` and `kill` on the supervisor's actor make ractor kill the children in no particular
 /// order; their release gates still run. A supervisor that is a child of another one is stopped
@@ -121,7 +124,7 @@ impl Supervisor {
     }
 
     /// The same, as a ractor child of `parent`, which can be any actor. To make it a child of a
-    /// [`Supervisor`], use [`ChildSpec::supervisor`].
+    /// [`Supervisor`], use [`ChildSpec::supervisor`]. Cancel safe in the same way.
     ///
     /// # Errors
     ///
@@ -147,7 +150,8 @@ impl Supervisor {
         self.place.latest().actor.get_cell()
     }
 
-    /// Adds a child at the end and starts it. Returns once it is running.
+    /// Adds a child at the end and starts it. Returns once it is running. Cancel safe: once polled,
+    /// the start continues.
     ///
     /// # Errors
     ///
@@ -161,7 +165,7 @@ impl Supervisor {
     }
 
     /// Stops a child, given by id or key. Returns once it is gone and released. Its specification
-    /// is kept, unless it is temporary. Idempotent.
+    /// is kept, unless it is temporary. Idempotent. Cancel safe: once polled, the child is stopped.
     ///
     /// # Errors
     ///
@@ -173,7 +177,8 @@ impl Supervisor {
         answer.unwrap_or(Err(TerminateChildError::Stopping))
     }
 
-    /// Starts a child that is specified but not running. Returns once it is running.
+    /// Starts a child that is specified but not running. Returns once it is running. Cancel safe:
+    /// once polled, the start continues.
     ///
     /// # Errors
     ///
@@ -185,7 +190,8 @@ impl Supervisor {
         answer.unwrap_or(Err(RestartChildError::Stopping))
     }
 
-    /// Removes the specification of a child that is not running.
+    /// Removes the specification of a child that is not running. Cancel safe: once polled, it is
+    /// removed.
     ///
     /// # Errors
     ///
@@ -197,7 +203,8 @@ impl Supervisor {
         answer.unwrap_or(Err(DeleteChildError::Stopping))
     }
 
-    /// The children in start order. Like the next two methods, it is answered at any time.
+    /// The children in start order. Like the next methods, it is answered at any time, and is
+    /// cancel safe because it changes nothing.
     ///
     /// # Errors
     ///
@@ -252,6 +259,7 @@ impl Supervisor {
     /// Stops the children, right to left, each according to its specification, then the supervisor.
     /// Returns once nothing is left, with the reason for the end: it may have given up before.
     /// Idempotent. There is no deadline: it takes as long as the children's `shutdown` allows.
+    /// Cancel safe: once polled, the stop continues.
     ///
     /// A child of another supervisor is started again by that one if its specification says so; to
     /// stop it for good, use [`Supervisor::terminate_child`] of the other one.

@@ -1,11 +1,15 @@
 //! Supervisors that are children of supervisors.
 
 use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll, ready};
 
 use ostler_core::exit::ExitReason;
 use ostler_core::supervision::{ChildId, ChildKey, ChildKind};
 use ractor::{ActorId, ActorRef};
+use tokio::runtime::Handle;
 
 use crate::actor::{Over, SupervisorActor};
 use crate::child::{ChildSpec, NotStarted, StartContext, StartedChild};
@@ -13,6 +17,38 @@ use crate::handle::{Incarnation, Place, Supervisor, arguments, request_stop};
 use crate::messages::SupervisorMessage;
 use crate::options::SupervisorOptions;
 use crate::running::{ChildInfo, RunningChild};
+
+/// The end of a nested supervisor ([`Over`]). Whoever drops it before gives the supervisor up: a
+/// start function that stops waiting for the start, or fails after it. Its actor is linked, and
+/// would stay for as long as its parent; so it stops in order, accompanied by a task of its own.
+struct Nested {
+    actor: ActorRef<SupervisorMessage>,
+    /// `None` when it is over.
+    over: Option<Over>,
+}
+
+impl Future for Nested {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if let Some(over) = &mut self.over {
+            ready!(Pin::new(over).poll(context));
+            self.over = None;
+        }
+        Poll::Ready(())
+    }
+}
+
+impl Drop for Nested {
+    fn drop(&mut self) {
+        let Some(over) = self.over.take() else { return };
+        request_stop(&self.actor);
+        // Without a runtime, or while it shuts down, everything is dropped.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(over);
+        }
+    }
+}
 
 /// Starts a supervisor as a child of another one. It counts as running once its children are.
 async fn start_nested(
@@ -23,7 +59,10 @@ async fn start_nested(
     let (arguments, mut start) = arguments(options, children);
     let started = context.spawn(None, SupervisorActor, arguments).await?;
     let actor = ActorRef::<SupervisorMessage>::from(started.cell.clone());
-    let mut over = Over::new(started.over, &start.shared);
+    let mut over = Nested {
+        actor: actor.clone(),
+        over: Some(Over::new(started.over, &start.shared)),
+    };
     let outcome = tokio::select! {
         biased;
         outcome = &mut start.ready => outcome,
@@ -53,6 +92,9 @@ impl Supervisor {
     /// child. Returns once its children are running. Set the child's
     /// [`stop_with`](ChildSpec::stop_with) to [`Supervisor::request_stop`] and its
     /// [`kind`](ChildSpec::kind) to a supervisor. [`ChildSpec::supervisor`] does all of this.
+    ///
+    /// Cancel safe: if the future is dropped, everything started so far is stopped in order. So it
+    /// is if the [`StartedChild`] is dropped instead of returned.
     ///
     /// # Errors
     ///

@@ -7,6 +7,8 @@ mod support;
 
 #[path = "supervisor/api.rs"]
 mod api;
+#[path = "supervisor/cancel.rs"]
+mod cancel;
 #[path = "supervisor/embedded.rs"]
 mod embedded;
 #[path = "supervisor/extensions.rs"]

@@ -1,6 +1,7 @@
 //! Calls to a pool's workers, with real processes: every call has one outcome, and it is the right
 //! one.
 
+mod cancel;
 mod chaos;
 mod grpc;
 mod http;

@@ -12,6 +12,7 @@ mod hygiene;
 mod load;
 mod pure;
 mod spawn;
+mod strays;
 mod support;
 
 // Lets the guardian program's pure files, compiled here, use `crate::protocol`.

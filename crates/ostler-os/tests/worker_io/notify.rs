@@ -2,10 +2,13 @@
 
 use std::io::{self, IoSlice, Read};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 
+use nix::libc;
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use ostler_os::notify::{Message, NotifySocket};
 use rustix::fs::{OFlags, fcntl_setfl};
@@ -141,7 +144,6 @@ async fn sender_is_the_pid_from_the_kernel() {
 /// An abstract name could be used by every local user.
 #[tokio::test]
 async fn path_that_is_too_long_becomes_a_private_short_one() {
-    use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().expect("temporary directory");
     let room = 107 - dir.path().as_os_str().len() - 1;
     let mut longest = NotifySocket::bind(dir.path(), &"n".repeat(room)).expect("notify socket");
@@ -167,6 +169,74 @@ async fn path_that_is_too_long_becomes_a_private_short_one() {
     std::mem::forget(NotifySocket::bind(&deep, "2-1.notify").expect("notify socket"));
     ostler_os::socket_path::remove_leftovers(&deep).expect("removed");
     assert!(!short.exists());
+}
+
+/// Sends `READY=1` to this path as another user, and says what came of it: 0 for sent, or the
+/// errno.
+fn send_as(user: u32, path: &Path, text: &str) -> Option<i32> {
+    let script = "import socket, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+try: s.sendto(sys.argv[2].encode(), sys.argv[1])
+except OSError as error: sys.exit(error.errno)";
+    let mut command = Command::new("python3");
+    command.args(["-c", script]).arg(path).arg(text);
+    command.uid(user).gid(user).current_dir("/");
+    command.status().expect("running python3").code()
+}
+
+/// Runs this on a thread of its own as an unprivileged user: credentials belong to threads.
+fn as_user<T: Send>(user: u32, run: impl FnOnce() -> T + Send) -> T {
+    let unprivileged = || {
+        // SAFETY: the call takes integers, and changes the credentials of this thread only.
+        let changed = unsafe { libc::syscall(libc::SYS_setresuid, -1, user, -1) };
+        assert_eq!(changed, 0, "{}", io::Error::last_os_error());
+        run()
+    };
+    std::thread::scope(|threads| threads.spawn(unprivileged).join().expect("no panic"))
+}
+
+/// Two walls: no other user reaches the socket, and of one that does (it may have been handed the
+/// directory or the socket), nothing counts. Root's messages do, and its own user's.
+#[test]
+fn another_user_can_not_forge_a_message() {
+    const USER: u32 = 64_140;
+    const OTHER: u32 = 65_534;
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("skipped: changing the user takes root");
+    }
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let deep = dir.path().join("d".repeat(107));
+    let reach = |path: &Path, mode: u32| {
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(path, mode).expect("its owner may");
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("runtime");
+    for directory in [dir.path(), &deep] {
+        let entered = runtime.enter();
+        let mut socket = NotifySocket::bind(directory, "0-1.notify").expect("notify socket");
+        drop(entered);
+        let path = PathBuf::from(socket.env_value());
+        let place = path.parent().expect("a directory").to_owned();
+        assert_eq!(
+            send_as(OTHER, &path, "READY=1"),
+            Some(libc::EACCES),
+            "{}",
+            place.display()
+        );
+        reach(&place, 0o711);
+        reach(&path, 0o777);
+        assert_eq!(send_as(OTHER, &path, "READY=1"), Some(0));
+        assert_eq!(send_as(USER, &path, "WATCHDOG=1"), Some(0));
+        send(&socket, b"STOPPING=1");
+        let heard = as_user(USER, || {
+            runtime.block_on(async { [next(&mut socket).await, next(&mut socket).await] })
+        });
+        let heard = heard.map(|message| (message.ready, message.watchdog, message.stopping));
+        assert_eq!(heard, [(false, true, false), (false, false, true)]);
+        reach(&place, 0o700);
+    }
+    ostler_os::socket_path::remove_leftovers(&deep).expect("removed");
 }
 
 #[tokio::test]

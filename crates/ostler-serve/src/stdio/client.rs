@@ -106,7 +106,8 @@ impl<Request, Response: DeserializeOwned, F: Framing> StdioClient<Request, Respo
 }
 
 impl<Request: Serialize, Response: DeserializeOwned, F: Framing> StdioClient<Request, Response, F> {
-    /// Makes a call. Dropped, it leaves the queue or is cancelled; see [`Client::call`].
+    /// Makes a call. Cancel safe: dropped, it leaves the queue or is cancelled; see
+    /// [`Client::call`].
     ///
     /// # Errors
     /// The call was refused, its outcome is unknown, or the answer is an error: [`StdioError`].
@@ -114,7 +115,7 @@ impl<Request: Serialize, Response: DeserializeOwned, F: Framing> StdioClient<Req
         self.call_with(request, &CallOptions::new()).await
     }
 
-    /// The same, with a deadline or a mark of its own.
+    /// The same, with a deadline or a mark of its own. Cancel safe in the same way.
     ///
     /// # Errors
     /// As [`StdioClient::call`].
@@ -124,7 +125,8 @@ impl<Request: Serialize, Response: DeserializeOwned, F: Framing> StdioClient<Req
 
     /// Calls a method that is a generator, and returns its items as they come.
     ///
-    /// The pool's `timeout` is for the first item; the stream may last as long as it likes.
+    /// The pool's `timeout` is for the first item; the stream may last as long as it likes. Cancel
+    /// safe: dropped, as a call; the [`ResponseStream`] is cancelled when that is dropped.
     ///
     /// # Errors
     /// As [`StdioClient::call`], up to the first item; later ones are those of
@@ -133,7 +135,7 @@ impl<Request: Serialize, Response: DeserializeOwned, F: Framing> StdioClient<Req
         self.stream_with(request, &CallOptions::new()).await
     }
 
-    /// The same; a deadline in the options is for the whole stream.
+    /// The same; a deadline in the options is for the whole stream. Cancel safe in the same way.
     ///
     /// # Errors
     /// As [`StdioClient::stream`].
@@ -156,7 +158,8 @@ impl<Request: Serialize + 'static, Response: DeserializeOwned, F: Framing> Stdio
     /// result. At most 16 items are on their way: the next one is taken from `items` when the
     /// handler has read one.
     ///
-    /// A call with a stream is tried once.
+    /// A call with a stream is tried once. Cancel safe: dropped, the call is cancelled, and the
+    /// handler's stream ends in an error.
     ///
     /// # Errors
     /// As [`StdioClient::call`].
@@ -168,7 +171,8 @@ impl<Request: Serialize + 'static, Response: DeserializeOwned, F: Framing> Stdio
         result::<F, _>(self.via.call(request, options).await?)
     }
 
-    /// Calls a method whose first parameter is a stream, and that is a generator itself.
+    /// Calls a method whose first parameter is a stream, and that is a generator itself. Cancel
+    /// safe, as [`StdioClient::stream`] is.
     ///
     /// # Errors
     /// As [`StdioClient::stream`].

@@ -202,6 +202,9 @@ impl OstlerBuilder {
     /// Needs a tokio runtime with timers and I/O (`enable_all`), whose clock is not paused; for
     /// tests with a paused one see `ostler::testing`.
     ///
+    /// Cancel safe: if the future is dropped, the instance ends as soon as it has started, and
+    /// leaves nothing.
+    ///
     /// # Errors
     /// [`StartError`].
     pub async fn start(self) -> Result<Ostler, StartError> {
@@ -221,7 +224,7 @@ impl OstlerBuilder {
     ///   [`RunGaveUp`](crate::RunGaveUp).
     ///
     /// The parent sees the end once everything is released. Waiting for the instance never depends
-    /// on the parent's mailbox.
+    /// on the parent's mailbox. Cancel safe, as [`OstlerBuilder::start`] is.
     ///
     /// # Errors
     /// [`StartError`].

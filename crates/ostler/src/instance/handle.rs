@@ -120,7 +120,7 @@ impl Ostler {
         PoolBuilder::new(Arc::clone(self.tree()), spec)
     }
 
-    /// Starts a pool from a specification: [`PoolBuilder::start`].
+    /// Starts a pool from a specification: [`PoolBuilder::start`]. Cancel safe in the same way.
     ///
     /// # Errors
     /// As [`PoolBuilder::start`].
@@ -143,7 +143,8 @@ impl Ostler {
     /// Stops everything in order: the pools, the last one first, then the root. Returns what was
     /// stopped, released and found; if the instance has ended already, its report. Takes at most
     /// the grace and the release timeout of the workers. It may be awaited anywhere, including the
-    /// callbacks of the actor that the instance is linked under.
+    /// callbacks of the actor that the instance is linked under. Cancel safe: once polled, the stop
+    /// continues.
     ///
     /// # Errors
     /// [`StopError`], which names what could not be ended or released.
@@ -171,7 +172,7 @@ impl Ostler {
     }
 
     /// Waits until the instance has ended, for whatever cause: it was stopped, its root gave up, or
-    /// its parent ended.
+    /// its parent ended. Cancel safe.
     pub async fn ended(&self) -> StopReport {
         self.tree().stopped().await
     }

@@ -165,7 +165,8 @@ impl Pool {
         self.shared.wait_ended(PoolPhase::is_over).await
     }
 
-    /// [`Worker::restart`] of the worker with this index.
+    /// [`Worker::restart`] of the worker with this index. Cancel safe: once polled, the restart
+    /// continues.
     ///
     /// # Errors
     /// [`PoolError::NoSuchWorker`]; otherwise as [`Worker::restart`].

@@ -141,7 +141,8 @@ impl Worker {
 
     /// Stops the worker and starts it again. Returns the new incarnation when its actor is up,
     /// which is before it is ready: [`Worker::ready`] waits for that. Not counted towards its
-    /// intensity, as OTP's `terminate_child` and `restart_child`.
+    /// intensity, as OTP's `terminate_child` and `restart_child`. Cancel safe: once polled, the
+    /// restart continues.
     ///
     /// # Errors
     /// [`PoolError::NotRestartable`]; [`PoolError::Stopping`] if the runtime is shutting down.
@@ -152,7 +153,7 @@ impl Worker {
 
     /// The same, if this incarnation is still the latest and its process has not ended; whether it
     /// was so. One that has ended is left to its supervisor, which restarts it or not, and is never
-    /// restarted twice.
+    /// restarted twice. Cancel safe: once polled, the restart continues.
     ///
     /// # Errors
     /// As [`Worker::restart`].
@@ -175,7 +176,8 @@ impl Worker {
     }
 
     /// Stops the worker, and keeps its slot empty until [`Worker::start`]. Returns when everything
-    /// it held is released. The cause in its events is `user_stop`. Idempotent.
+    /// it held is released. The cause in its events is `user_stop`. Idempotent. Cancel safe: once
+    /// polled, the stop continues.
     ///
     /// # Errors
     /// As [`Worker::restart`].
@@ -190,7 +192,8 @@ impl Worker {
     }
 
     /// Starts a worker that [`Worker::stop`] has stopped. Returns the incarnation when its actor is
-    /// up. If the worker is running, returns the running incarnation.
+    /// up. If the worker is running, returns the running incarnation. Cancel safe: once polled, the
+    /// start continues.
     ///
     /// # Errors
     /// As [`Worker::restart`].

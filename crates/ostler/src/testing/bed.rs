@@ -130,7 +130,7 @@ impl TestBed {
 
     /// The next event of this subject and kind: the first since the beginning, or since
     /// [`TestBed::from_now`], that no wait has returned yet. The subject is a worker, such as
-    /// `web/0`, a pool, such as `web`, or `run` for the instance itself.
+    /// `web/0`, a pool, such as `web`, or `run` for the instance itself. Cancel safe.
     ///
     /// # Panics
     /// When the deadline passes first.
@@ -140,7 +140,8 @@ impl TestBed {
             .await
     }
 
-    /// The next event that fits, as [`TestBed::event`]; `what` names it for the failure.
+    /// The next event that fits, as [`TestBed::event`]; `what` names it for the failure. Cancel
+    /// safe.
     ///
     /// # Panics
     /// When the deadline passes first.
@@ -171,7 +172,7 @@ impl TestBed {
         self.start = *self.history.events.borrow();
     }
 
-    /// What `work` comes to; `what` names it for the failure.
+    /// What `work` comes to; `what` names it for the failure. Cancel safe if `work` is.
     ///
     /// # Panics
     /// When the deadline passes first.
@@ -189,7 +190,7 @@ impl TestBed {
 
     /// Ends the test: waits until every instance has stopped, and checks that each incarnation was
     /// released, that no process and no run's directory is left, and that nothing failed but what
-    /// [`TestBed::allow_failures`] names.
+    /// [`TestBed::allow_failures`] names. Dropped, it checks nothing more.
     ///
     /// # Panics
     /// When one of these is not so, with the history.
