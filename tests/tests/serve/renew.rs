@@ -300,6 +300,7 @@ async fn a_drain_of_a_suspended_host_is_extended() {
     for (how, workers) in [("replace", 1), ("resize", 2)] {
         let limit = Duration::from_millis(1500);
         let scene = scene(workers, ServeSpec::default().drain_timeout(limit)).await;
+        scene.at_full_strength().await;
         let call = |key| {
             let client = scene.serving.stdio::<Value, Value>();
             tokio::spawn(async move { client.call(&request(key, "sleep")).await })
