@@ -249,7 +249,6 @@ impl Table {
             .map_err(|error| TableError::NoThread {
                 source: Arc::new(error),
             })?;
-<<<<<<< HEAD
         let report = |waited| {
             let path = path.clone();
             on_stall(TableEvent::OpensSlowly { path, waited });
@@ -258,16 +257,6 @@ impl Table {
         Ok(Self {
             handle: Arc::new(handle),
         })
-=======
-        match in_time(call_timeout, is_open).await? {
-            Ok(result) => result
-                .map(|()| Self {
-                    handle: Arc::new(handle),
-                })
-                .map_err(TableError::Store),
-            Err(_) => Err(TableError::Closed),
-        }
->>>>>>> h1
     }
 
     /// Records an incarnation before it is spawned. Once this returns, the record survives the
@@ -451,7 +440,6 @@ impl Handle {
     }
 }
 
-<<<<<<< HEAD
 /// Waits until the store is open, and reports each time that another `every` has passed.
 async fn until_open(
     mut is_open: oneshot::Receiver<Result<(), StoreError>>,
@@ -466,7 +454,8 @@ async fn until_open(
             Err(_) => report(begun.elapsed()),
         }
     }
-=======
+}
+
 /// What comes within this limit, which a host that could not run does not use up: one that is
 /// noticed late is extended once.
 async fn in_time<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, TableError> {
@@ -478,7 +467,6 @@ async fn in_time<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T,
         done = tokio::time::timeout(more, &mut work).await;
     }
     done.map_err(|_| TableError::Slow { waited: limit })
->>>>>>> h1
 }
 
 /// Has removals written that no other change has taken along: a restart reserves the next
