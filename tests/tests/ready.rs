@@ -138,7 +138,7 @@ fn another_user_can_not_make_a_worker_ready() {
         let socket = notify_socket(pid_of(&up.wait_for_event("worker.spawned")));
         assert!(!has_abstract_socket(up.pid()));
         assert_eq!(forge_ready(OTHER, &socket), Some(EACCES), "{}", socket.display());
-        // One that reaches it all the same is not heard.
+        // One that reaches it anyway is not heard.
         let own = |path: &&Path| path.metadata().unwrap().uid() == 64_150;
         let places: Vec<&Path> = socket.ancestors().skip(1).filter(own).collect();
         reach(&places, 0o711);

@@ -59,13 +59,13 @@ const PROBED: &str = "import http.server, os, sys, time\n\
     \x20       self.end_headers()\n\
     http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), Handler).serve_forever()";
 
-/// Reports that it is ready when it is told to.
-const TOLD: &str = "import os, socket, time\n\
+/// Reports that it is ready once `go` exists.
+const GO_AHEAD: &str = "import os, socket, time\n\
     while not os.path.exists('go'): time.sleep(0.01)\n\
     name = os.environ['NOTIFY_SOCKET']\n\
     name = '\\0' + name[1:] if name[0] == '@' else name\n\
     socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'READY=1', name)\n\
-    open('told', 'w').close()\n\
+    open('sent', 'w').close()\n\
     while True: time.sleep(1000)";
 
 /// Waits until what a worker writes shows this.
@@ -97,11 +97,11 @@ fn health_probe_of_a_suspended_machine_is_no_miss() {
 #[test]
 fn ready_that_comes_while_the_host_is_suspended_is_in_time() {
     let keys = "ready = { notify = true }\nstart_timeout = \"3s\"";
-    let mut up = Up::start(|tag| pool_of(&python(TOLD, tag), keys));
+    let mut up = Up::start(|tag| pool_of(&python(GO_AHEAD, tag), keys));
     let worker = pid_of(&up.wait_for_event("worker.spawned"));
     halt(up.pid());
     std::fs::write(up.directory.path().join("go"), "").expect("written");
-    wait_for_file(&up, "told", 0);
+    wait_for_file(&up, "sent", 0);
     suspend(&[up.pid()], Duration::from_secs(5));
     assert_eq!(pid_of(&up.wait_for_event("worker.ready")), worker);
     up.stop_cleanly();

@@ -9,8 +9,8 @@ use crate::moment::Moment;
 pub const LATE: Duration = Duration::from_millis(250);
 
 /// By how much a deadline is extended, once, that ends a time of this `length` and is noticed this
-/// `late`: as long as it was late, at most its own length. `None`: it was noticed in time, and leads
-/// to its verdict.
+/// `late`: as long as it was late, at most its own length. `None`: it was noticed in time, and
+/// leads to its verdict.
 pub fn extension(length: Duration, late: Duration) -> Option<Duration> {
     (late > LATE && !length.is_zero()).then(|| late.min(length))
 }

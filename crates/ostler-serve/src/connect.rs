@@ -102,8 +102,8 @@ pub(crate) async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
-/// Until the deadline of a call that was sent. It is a promise to the caller, and not extended for a
-/// host that could not run; but then the answer may have arrived in time and is unread, so the
+/// Until the deadline of a call that was sent. It is a promise to the caller, and not extended for
+/// a host that could not run; but then the answer may have arrived in time and is unread, so the
 /// connection is read on for [`FINAL_READ`].
 pub(crate) async fn due(deadline: Option<Instant>) {
     sleep_until(deadline).await;

@@ -196,7 +196,8 @@ impl StartContext {
     /// Spawns an actor linked to the supervisor, so that its exit reasons are distinguished as
     /// described for [`Exit`]. A cancelled start drops `pre_start` at its next await.
     ///
-    /// Cancel safe: if the future is dropped, `pre_start` is dropped with it, and there is no actor.
+    /// Cancel safe: if the future is dropped, `pre_start` is dropped with it, and there is no
+    /// actor.
     ///
     /// # Errors
     ///

@@ -18,9 +18,10 @@ use crate::messages::SupervisorMessage;
 use crate::options::SupervisorOptions;
 use crate::running::{ChildInfo, RunningChild};
 
-/// The end of a nested supervisor ([`Over`]). Whoever drops it before gives the supervisor up: a
-/// start function that stops waiting for the start, or fails after it. Its actor is linked, and
-/// would stay for as long as its parent; so it stops in order, accompanied by a task of its own.
+/// The end of a nested supervisor ([`Over`]). Dropping it before gives the supervisor up: as a
+/// start function does that stops waiting for the start, or fails after it. Its actor is linked,
+/// and would stay for as long as its parent; so it stops in order, accompanied by a task of its
+/// own.
 struct Nested {
     actor: ActorRef<SupervisorMessage>,
     /// `None` when it is over.

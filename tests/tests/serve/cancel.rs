@@ -1,5 +1,5 @@
-//! Futures of a serving pool that are dropped: a change of the pool goes on, a call is given up, and
-//! the pool is whole afterwards.
+//! Futures of a serving pool that are dropped: a change of the pool goes on, a call is given up,
+//! and the pool is whole afterwards.
 
 use std::time::Duration;
 

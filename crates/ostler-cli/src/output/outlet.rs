@@ -15,7 +15,7 @@ pub(crate) const QUEUE: usize = 8_192;
 /// How many of them are written at once, at most.
 const BATCH: usize = 256;
 
-/// How long the first piece of a batch waits for others. Nobody notices, and a burst wakes the
+/// How long the first piece of a batch waits for others. Too short to notice, and a burst wakes the
 /// thread once in this time.
 const GATHER: Duration = Duration::from_millis(10);
 
