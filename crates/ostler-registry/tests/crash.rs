@@ -1,5 +1,7 @@
 //! A host that is SIGKILLed at any moment leaves every acknowledged record behind.
 
+#[path = "common/child.rs"]
+mod child;
 mod common;
 #[path = "common/healthy.rs"]
 mod healthy;
@@ -7,7 +9,8 @@ mod healthy;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use common::{Running, child_task, engines, key, make_run, open, report, reservation, runtime};
+use child::{Running, child_task, report};
+use common::{engines, key, make_run, open, reservation, runtime};
 use healthy::{activation, no_events};
 use ostler_registry::{Engine, FoundRun, RecordState, runs};
 

@@ -1,6 +1,8 @@
 //! Real engines on a disk that is full and then has space again: no call fails, nothing is lost.
 //! Also on a disk that is not writable.
 
+#[path = "common/child.rs"]
+mod child;
 mod common;
 
 use std::fs;
@@ -9,7 +11,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Running, child_task, engines, make_run, open, owner, process, report, reservation, runtime};
+use child::{Running, child_task, report};
+use common::{engines, make_run, open, owner, process, reservation, runtime};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};

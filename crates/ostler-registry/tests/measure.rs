@@ -1,5 +1,7 @@
 //! What the table costs: the time of a worker's three writes, and memory. ADR 0007 has the figures.
 
+#[path = "common/child.rs"]
+mod child;
 mod common;
 #[path = "common/healthy.rs"]
 mod healthy;
@@ -8,7 +10,8 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{Running, child_task, engines, key, make_run, open, report, reservation, runtime};
+use child::{Running, child_task, report};
+use common::{engines, key, make_run, open, reservation, runtime};
 use healthy::{activation, no_events};
 use ostler_registry::Engine;
 
