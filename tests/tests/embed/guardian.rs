@@ -198,7 +198,7 @@ async fn guardian_and_sitters_die_together() {
 /// once for each, or the looks of many workers at once pass their time limit.
 #[tokio::test(flavor = "multi_thread")]
 async fn guardian_and_all_sitters_of_many_workers_die_together() {
-    const WORKERS: u32 = 200;
+    const WORKERS: u32 = 100;
     let place = Place::new();
     let builder = place.builder().cgroups(false);
     let mut seen = Seen::new(builder.subscribe());
