@@ -307,6 +307,9 @@ async fn a_drain_of_a_suspended_host_is_extended() {
         };
         let calls: Vec<_> = (0..u64::from(workers)).map(call).collect();
         scene.pids().into_iter().for_each(halt);
+        // Only calls that a worker has are drained.
+        let sent = u64::from(workers);
+        wait_until("the calls are sent", || scene.serving.state().in_flight == sent).await;
         let serving = scene.serving.clone();
         let change = tokio::spawn(async move {
             match how {
@@ -314,9 +317,9 @@ async fn a_drain_of_a_suspended_host_is_extended() {
                 _ => serving.resize(0).await.expect("it shrinks"),
             }
         });
-        wait_until("the calls are sent and the drain begins", || {
+        wait_until("the drain begins", || {
             let state = scene.serving.state();
-            (state.usable, state.in_flight) == (0, u64::from(workers))
+            (state.usable, state.in_flight) == (0, sent)
         })
         .await;
         // The runtime stands still: this is what is tested.

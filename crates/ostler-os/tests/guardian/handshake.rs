@@ -149,7 +149,9 @@ async fn a_host_that_could_not_run_waits_for_the_answer_once_more() {
     // The runtime stands still: this is what is tested.
     std::thread::sleep(limit * 2);
     tokio::time::sleep(LATE).await;
-    fs::write(go, "\n").expect("it waits");
+    // Opened for reading as well, so that it does not wait for a reader that is gone.
+    let mut go = fs::File::options().read(true).write(true).open(go).expect("opened");
+    std::io::Write::write_all(&mut go, b"\n").expect("room");
     let (guardian, events) = launch.await.expect("no panic").expect("it answers");
     Bench { guardian, events }.quit().await;
 }
