@@ -435,7 +435,10 @@ mod tests {
         write_until(&mut journal, "events are dropped and counted");
         std::fs::create_dir(&inside).unwrap();
         let (total, _) = write_until(&mut journal, "is written again");
-        assert_eq!(journal.finish(Some(&event(total)), soon()), [""; 0]);
+        // The queue may have been full: this test writes as fast as it can.
+        let rest = journal.finish(Some(&event(total)), soon());
+        let is_count = |trouble: &String| trouble.contains("at its end are missing");
+        assert!(rest.iter().all(is_count), "{rest:?}");
         let [before, after] = [away.join("events"), path].map(|path| std::fs::read_to_string(path).unwrap());
         assert_complete(before.lines().chain(after.lines()), total);
         assert!(after.lines().next().unwrap().contains("events.dropped"), "{after}");

@@ -138,13 +138,21 @@ impl<T: Send + 'static> Outlet<T> {
 
 /// The queue is closed before the outcome is reported, so that nothing is accepted after that.
 fn write_all<T>(mut sink: impl Sink<T>, pieces: Receiver<T>) -> io::Result<()> {
+    let mut written = 0;
     while let Ok(first) = pieces.recv() {
-        thread::park_timeout(GATHER);
+        thread::park_timeout(gather_after(written));
         let mut batch = vec![first];
         batch.extend(pieces.try_iter().take(BATCH - 1));
+        written = batch.len();
         sink.write(batch)?;
     }
     Ok(())
+}
+
+/// How long the next batch is gathered. After a full one more is waiting already, and the queue
+/// would fill up.
+fn gather_after(written: usize) -> Duration {
+    if written < BATCH { GATHER } else { Duration::ZERO }
 }
 
 #[cfg(test)]
@@ -204,6 +212,13 @@ mod tests {
         assert_eq!(seen.iter().sum::<usize>(), 2_000);
         assert!(seen.len() < 200, "{seen:?}");
         assert!(seen.iter().all(|batch| *batch <= BATCH), "{seen:?}");
+    }
+
+    #[test]
+    fn a_queue_that_fills_up_is_not_waited_for() {
+        assert_eq!(gather_after(0), GATHER);
+        assert_eq!(gather_after(BATCH - 1), GATHER);
+        assert_eq!(gather_after(BATCH), Duration::ZERO);
     }
 
     #[test]
