@@ -92,6 +92,10 @@ fn pool_that_gave_up_leaves_others_alone_and_fails_the_run_at_the_end() {
     up.assert_nothing_left();
 }
 
+/// How much later than its cause an event may be on a busy machine: well below the differences of
+/// the pauses.
+const DELAY: Duration = Duration::from_millis(150);
+
 #[test]
 fn backoff_is_reported_and_observed() {
     let keys = "intensity = 4\nbackoff = { first = \"200ms\", max = \"500ms\", jitter = 0.0 }";
@@ -108,7 +112,7 @@ fn backoff_is_reported_and_observed() {
     for (pair, pause) in spawns.windows(2).zip([200, 400, 500, 500]) {
         let between = pair[1].duration_since(pair[0]).unwrap();
         assert!(
-            between + Duration::from_millis(20) >= Duration::from_millis(pause),
+            between + DELAY >= Duration::from_millis(pause),
             "{between:?} of {pause} ms"
         );
     }
@@ -117,7 +121,7 @@ fn backoff_is_reported_and_observed() {
         let waited = start.duration_since(moment(restarting)).unwrap();
         let delay = Duration::from_millis(restarting["delay_ms"].as_u64().unwrap());
         // The delay is counted from the exit, slightly before the event.
-        assert!(waited + Duration::from_millis(20) >= delay, "{waited:?} of {delay:?}");
+        assert!(waited + DELAY >= delay, "{waited:?} of {delay:?}");
     }
 }
 
