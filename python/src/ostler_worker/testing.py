@@ -190,7 +190,8 @@ class Worker:
 
     @property
     def stderr(self) -> str:
-        """What the worker has written to stderr."""
+        """What has been read of the worker's stderr so far. It comes over a pipe of its own: what a handler writes may
+        come after its answer."""
         return "".join(self._stderr)
 
     def terminate(self) -> None:
