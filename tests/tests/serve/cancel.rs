@@ -135,7 +135,9 @@ async fn a_call_that_is_dropped_at_any_await_leaves_the_pool_whole() {
     let scene = scene(1, ServeSpec::default()).await;
     let client = scene.serving.stdio::<Value, Value>();
     for polls in 0.. {
-        let body = request(1_000 + polls as u64, "echo");
+        // So long that it can't be answered while the future is polled, on whatever busy machine.
+        let mut body = request(1_000 + polls as u64, "sleep");
+        body["ms"] = 500.into();
         let ready = drop_after(polls, client.call(&body)).await.is_some();
         serves_with(&scene, 1).await;
         if ready {
