@@ -4,6 +4,8 @@
 //! Nothing here sleeps to synchronise: tests wait for an event, with a deadline.
 
 pub mod cancel;
+#[path = "../../crates/ostler-os/tests/shared/executable.rs"]
+mod executable;
 pub mod greeter;
 pub mod helloworld;
 pub mod leftovers;

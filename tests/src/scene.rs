@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::executable::install;
 use crate::worker;
 
 /// A pool `p` of test workers with these modes and additional keys.
@@ -146,7 +147,7 @@ pub fn limit(pid: u32, option: &str) {
 /// If it cannot be copied.
 pub fn reachable_copy(name: &str, directory: &Path) -> PathBuf {
     let copy = directory.join(name);
-    install(&crate::program(name), &copy, 0o755);
+    install(crate::program(name), &copy, 0o755);
     copy
 }
 
@@ -160,16 +161,6 @@ pub fn write_program(path: &Path, content: impl AsRef<[u8]>, mode: u32) {
     std::fs::write(&draft, content).expect("writing the program");
     install(&draft, path, mode);
     std::fs::remove_file(draft).expect("removing the draft");
-}
-
-/// Has install(1) write a file. One that this process writes itself is busy (ETXTBSY) for as long
-/// as a process that another test has forked meanwhile holds a copy of the descriptor, which is
-/// until its exec.
-fn install(from: &Path, to: &Path, mode: u32) {
-    let mut install = Command::new("install");
-    install.args(["-m", &format!("{mode:o}")]).arg(from).arg(to);
-    let status = install.status().expect("running install(1)");
-    assert!(status.success(), "{}: {status}", to.display());
 }
 
 /// Makes the command, whose second argument is the run's configuration file, run as this user in

@@ -1,7 +1,9 @@
 //! A process table that is corrupt, from a newer version, unwritable or on a full disk: the result
 //! is a clear error or a copy set aside, never a panic or a lost process.
 
-use std::io::{BufRead, BufReader};
+#[path = "../../crates/ostler-registry/tests/common/stalled.rs"]
+mod stalled;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use ostler_tests::leftovers::TestDirectory;
 use ostler_tests::{SOON, Up, pid_of, program, run_directories, send, survivors, worker};
+use stalled::Stalled;
 
 fn pool(tag: &str) -> String {
     format!(
@@ -132,34 +135,12 @@ fn unwritable_state_directory_is_a_clear_error() {
     assert!(!said.contains("panicked"), "{said}");
 }
 
-/// Holds a write lease on a file until its stdin ends: until then, an open of the file waits
-/// (fcntl(2), F_SETLEASE).
-const STALL: &str = "
-import fcntl, signal, sys
-signal.signal(signal.SIGIO, signal.SIG_IGN)
-file = open(sys.argv[1], 'r+b')
-fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-print('held', flush=True)
-sys.stdin.read()
-";
-
 #[test]
 fn disk_that_stalls_delays_the_start_and_is_named() {
     let (up, directory) = dead_run();
-    let mut stall = Command::new("python3");
-    stall.args(["-c", STALL]).arg(directory.join("run.lock"));
-    let mut stall = stall
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("python3");
-    let mut line = String::new();
-    let stdout = stall.stdout.take().expect("piped");
-    BufReader::new(stdout).read_line(&mut line).expect("reading");
-    if line != "held\n" {
-        stall.wait().expect("ended");
-        return eprintln!("skipped: {} can't be leased", directory.display());
-    }
+    let Some(stalled) = Stalled::new(&directory.join("run.lock")) else {
+        return;
+    };
     let mut next = Up::start_in(&up.directory.path().join("state"), pool, |_| ());
     let warning = next.wait_for_log("warning", SOON, |line| line.contains("the start waits for it"));
     assert!(
@@ -167,8 +148,7 @@ fn disk_that_stalls_delays_the_start_and_is_named() {
         "{warning}"
     );
     assert_eq!(next.count("run.started"), 0);
-    drop(stall.stdin.take());
-    stall.wait().expect("ended");
+    drop(stalled);
     next.wait_for_event("pool.ready");
     next.stop_cleanly();
 }

@@ -7,6 +7,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod alarm;
+pub mod answer;
 pub mod chain;
 #[cfg(feature = "config")]
 pub mod config;

@@ -25,6 +25,7 @@ pub mod output;
 pub mod patience;
 pub mod port_choice;
 pub mod ports;
+pub mod private;
 pub mod process_ends;
 pub mod procfile;
 pub mod program;

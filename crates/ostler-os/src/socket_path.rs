@@ -4,10 +4,12 @@
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{self, Path, PathBuf};
 
 use rustix::process::geteuid;
+
+use crate::private::is_own_directory;
 
 /// The longest path that fits into a socket address with its terminating zero (unix(7)).
 pub const LONGEST: usize = 107;
@@ -70,7 +72,7 @@ fn make_private(directory: &Path) -> io::Result<()> {
 /// user can exchange it.
 fn check_private(directory: &Path) -> io::Result<()> {
     let meta = fs::symlink_metadata(directory)?;
-    if meta.is_dir() && meta.uid() == geteuid().as_raw() && meta.mode() & 0o077 == 0 {
+    if is_own_directory(&meta, 0o077) {
         return Ok(());
     }
     Err(io::Error::new(

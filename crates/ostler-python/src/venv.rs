@@ -2,12 +2,13 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use ostler_os::machine::trusted_variable;
+use ostler_os::private::is_own_directory;
 
 use crate::command::{self, Step};
 use crate::error::PythonError;
@@ -140,8 +141,7 @@ fn shared(made_of: &str) -> Result<PathBuf, PythonError> {
 /// What is in an environment is executed: no other user may have made it (SECURITY.md).
 fn only_ours(folder: &Path) -> Result<(), PythonError> {
     let found = fs::symlink_metadata(folder).map_err(PythonError::io(folder))?;
-    let ours = found.is_dir() && found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o022 == 0;
-    match ours {
+    match is_own_directory(&found, 0o022) {
         true => Ok(()),
         false => Err(PythonError::NotPrivate(folder.to_owned())),
     }
@@ -269,7 +269,7 @@ fn installer(uv: Option<PathBuf>, python: &Path) -> (&'static str, Command) {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     use super::*;
 
@@ -286,7 +286,7 @@ mod tests {
         let link = home.path().join("link");
         symlink(&folder, &link).unwrap();
         assert!(matches!(only_ours(&link), Err(PythonError::NotPrivate(_))));
-        if rustix::process::geteuid().is_root() {
+        if fs::metadata("/proc/self").unwrap().uid() == 0 {
             std::os::unix::fs::chown(&folder, Some(65534), None).unwrap();
             assert!(matches!(only_ours(&folder), Err(PythonError::NotPrivate(_))));
         }

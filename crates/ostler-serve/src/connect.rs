@@ -108,8 +108,13 @@ pub(crate) async fn sleep_until(deadline: Option<Instant>) {
 pub(crate) async fn due(deadline: Option<Instant>) {
     sleep_until(deadline).await;
     if deadline.is_some_and(|deadline| deadline.elapsed() > LATE) {
-        patience::within(FINAL_READ, std::future::pending::<()>()).await;
+        final_read().await;
     }
+}
+
+/// Passes [`FINAL_READ`], while the caller reads on.
+pub(crate) async fn final_read() {
+    patience::within(FINAL_READ, std::future::pending::<()>()).await;
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use ostler_os::patience;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::connect::FINAL_READ;
+use crate::connect::final_read;
 use crate::outcome::WorkerRef;
 use crate::policy::recycle::Limits;
 use crate::policy::workers::WorkerKey;
@@ -175,10 +175,10 @@ impl Worker {
         let _ = life.wait_for(over).await;
     }
 
-    /// Waits until its process has ended, and for what it sent before to be read ([`FINAL_READ`]).
+    /// Waits until its process has ended, and for what it sent before to be read ([`FINAL_READ`](crate::connect::FINAL_READ)).
     pub(crate) async fn gone(&self) {
         self.exited().await;
-        patience::within(FINAL_READ, std::future::pending::<()>()).await;
+        final_read().await;
     }
 
     /// Waits until it is known why the worker ended, at most so long: `Some(None)`, if it has not

@@ -3,12 +3,12 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use nix::unistd::geteuid;
 use ostler_core::ids::RunId;
 use ostler_os::machine::trusted_variable;
+use ostler_os::private::is_own_directory;
 use ostler_os::socket_path;
 use ostler_registry::Scratch;
 
@@ -66,7 +66,7 @@ fn make_private(path: &Path) -> io::Result<()> {
 
 fn check_private(path: &Path) -> io::Result<()> {
     let found = fs::symlink_metadata(path)?;
-    if found.is_dir() && found.uid() == geteuid().as_raw() && found.mode() & 0o077 == 0 {
+    if is_own_directory(&found, 0o077) {
         return Ok(());
     }
     let message = format!("{} is not a directory that only this user can enter", path.display());
@@ -75,7 +75,7 @@ fn check_private(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
     use super::*;
 

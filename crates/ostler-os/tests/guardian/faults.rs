@@ -9,14 +9,14 @@ use ostler_os::guardian::{Guardian, GuardianEvent, GuardianOptions, LaunchError,
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, Signal};
 
-use crate::executable::{copy_program, write_script};
-use crate::support::{Bench, Role, line_with, null, role, role_process, send, shell};
+use crate::executable::install;
+use crate::support::{Bench, Role, line_with, null, role, role_process, send, shell, write_script};
 
 /// A guardian started by a line of shell in which `$0` is its program.
 async fn launched_by(directory: &Path, line: &str) -> Bench {
     let plain = Bench::launch().await;
     let program = directory.join("guardian");
-    copy_program(format!("/proc/{}/exe", plain.guardian.pid()), &program);
+    install(format!("/proc/{}/exe", plain.guardian.pid()), &program, 0o755);
     plain.quit().await;
     let script = directory.join("launch");
     write_script(&script, &format!("#!/bin/bash\nset -- {}\n{line}\n", program.display()));

@@ -8,8 +8,10 @@ use std::time::Duration;
 use ostler_core::lifecycle::LATE;
 use ostler_os::guardian::{Guardian, GuardianOptions, LaunchError};
 
-use crate::executable::{copy_program, write_script};
-use crate::support::{Bench, DEADLINE, Role, alive, line_with, role, role_process, shell, stat, unprivileged};
+use crate::executable::install;
+use crate::support::{
+    Bench, DEADLINE, Role, alive, line_with, role, role_process, shell, stat, unprivileged, write_script,
+};
 
 #[tokio::test]
 async fn guardian_starts_in_its_own_session_and_quits() {
@@ -122,7 +124,7 @@ async fn a_host_that_could_not_run_waits_for_the_answer_once_more() {
     let (path, program) = (directory.path().join("late"), directory.path().join("guardian"));
     let (begun, go) = (directory.path().join("begun"), directory.path().join("go"));
     let plain = Bench::launch().await;
-    copy_program(format!("/proc/{}/exe", plain.guardian.pid()), &program);
+    install(format!("/proc/{}/exe", plain.guardian.pid()), &program, 0o755);
     plain.quit().await;
     rustix::fs::mkfifoat(rustix::fs::CWD, &go, rustix::fs::Mode::RWXU).expect("a FIFO");
     let (start, resume) = (begun.display(), go.display());
@@ -267,7 +269,7 @@ async fn environment_variable_sets_the_program() {
     let home = tempfile::tempdir().expect("temporary directory");
     let copy = home.path().join("my-guardian");
     let bench = Bench::launch().await;
-    copy_program(format!("/proc/{}/exe", bench.guardian.pid()), &copy);
+    install(format!("/proc/{}/exe", bench.guardian.pid()), &copy, 0o755);
     bench.quit().await;
     let mut command = role_process(LAUNCH, "launch");
     command.env("OSTLER_GUARDIAN", &copy);

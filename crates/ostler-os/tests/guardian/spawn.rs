@@ -10,8 +10,7 @@ use ostler_os::guardian::{GuardianEvent, OrderError, SpawnStep};
 use ostler_os::identity::{self, here};
 use rustix::io::Errno;
 
-use crate::executable::write_script;
-use crate::support::{Bench, line, parent, request, rest, shell, stat, with_output};
+use crate::support::{Bench, line, parent, request, rest, shell, stat, with_output, write_script};
 
 #[tokio::test]
 async fn exit_status_is_reported() {

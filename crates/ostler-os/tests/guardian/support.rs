@@ -15,7 +15,7 @@ use ostler_os::guardian::{
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags};
 
-use crate::executable::copy_program;
+use crate::executable::install;
 
 /// The limit of every wait in these tests.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -301,11 +301,19 @@ pub(crate) fn role_process(test: &str, role: &str) -> Command {
     command
 }
 
+/// Writes a script that can be executed at once.
+pub(crate) fn write_script(path: &Path, text: &str) {
+    let draft = path.with_extension("draft");
+    fs::write(&draft, text).expect("written");
+    install(&draft, path, 0o755);
+    fs::remove_file(draft).expect("removed");
+}
+
 /// The same role as an unprivileged user without capabilities, from a copy of this program in
 /// `directory`, started by `by` (such as unshare(1)). Needs root.
 pub(crate) fn unprivileged(by: &[&str], role: &Command, directory: &Path) -> Command {
     let copy = directory.join("test");
-    copy_program(role.get_program(), &copy);
+    install(role.get_program(), &copy, 0o755);
     fs::set_permissions(directory, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
     let setpriv = [
         "setpriv",

@@ -11,7 +11,7 @@ use ostler_core::signal::Signal;
 use ostler_os::identity::{self, Attribution, ProcessHandle, ProcessIdentity, Verified};
 use ostler_os::procfile;
 
-use crate::executable::copy_program;
+use crate::executable::install;
 
 /// The limit for every wait.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
@@ -161,7 +161,7 @@ fn run_unprivileged_by(shell: &[&str], line: &str, test: &str) {
         .tempdir()
         .expect("temporary directory");
     let copy = dir.path().join("tests");
-    copy_program(std::env::current_exe().expect("path of this program"), &copy);
+    install(std::env::current_exe().expect("path of this program"), &copy, 0o755);
     let user = format!("setpriv --reuid={UNPRIVILEGED} --regid={UNPRIVILEGED} --clear-groups");
     let output = Command::new(shell[0])
         .args(&shell[1..])

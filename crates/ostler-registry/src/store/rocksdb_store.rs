@@ -83,10 +83,8 @@ pub(super) fn read(path: &Path) -> Result<Vec<Row>, StoreError> {
 /// Checks that it is a directory to which only this user can write, and no link: so the files in it
 /// are ours. It can't be replaced afterwards, because the run's directory is ours alone, too.
 fn check_private(path: &Path) -> Result<(), StoreError> {
-    match PrivateDir::open(path) {
-        Ok(_) => Ok(()),
-        Err(refused) => Err(StoreError::from_io(path, refused.into())),
-    }
+    let opened = PrivateDir::open(path).map(drop);
+    opened.map_err(|refused| StoreError::from_io(path, refused.into()))
 }
 
 /// Whether the directory contains a database. Without `CURRENT` there is none if there is no data

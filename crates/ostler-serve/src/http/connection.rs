@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use ostler::Endpoint;
+use ostler_core::answer::{MAX_HEAD, MAX_HEADERS};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -17,12 +18,6 @@ use super::{RequestBody, Version};
 use crate::adapter::{Attempt, Fault};
 use crate::error::BoxError;
 use crate::pool::lock;
-
-/// How many headers an answer over HTTP/1.1 may have; hyper's own limit is 100.
-const MAX_HEADERS: usize = 1_000;
-/// How large the headers of an answer may be: 512 KiB. hyper's own limits are 400 KiB, and 16 KiB
-/// over HTTP/2.
-const MAX_HEAD: u32 = 512 * 1024;
 
 type Requested = Request<RequestBody>;
 type Sending = Result<Response<Incoming>, TrySendError<Requested>>;

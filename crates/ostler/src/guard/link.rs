@@ -18,6 +18,7 @@ use ostler_core::chain::chain;
 use ostler_core::ids::Incarnation;
 use ostler_core::spec::StopSpec;
 use ostler_os::guardian::{Guardian, GuardianEvent};
+use ostler_os::patience;
 use tokio::sync::watch;
 
 pub(crate) use census::Census;
@@ -25,7 +26,6 @@ use census::Censuses;
 use slots::SlotNumbers;
 
 use super::orders::Orders;
-use ostler_os::patience;
 
 /// What an incarnation hears from the guardian and its sitter.
 #[derive(Debug)]

@@ -22,6 +22,7 @@ use ostler_core::moment::Moment;
 use ostler_core::spec::{Ports, Ready, StopSpec, WorkerSpec};
 use ostler_failpoint::{self as failpoint, Point};
 use ostler_os::guardian::SpawnRequest;
+use ostler_os::patience;
 use ostler_telemetry::{EventKind, Facts};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
@@ -40,7 +41,6 @@ use super::{announce, release};
 use crate::guard::{News, Route};
 use crate::instance::services::StopLevel;
 use crate::small_watch;
-use ostler_os::patience;
 
 /// Begins the slot's next incarnation. It is reserved only when the one before it is released, and
 /// when the pool's `max_starting` allows. `None`: the slot was removed.

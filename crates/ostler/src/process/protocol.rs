@@ -7,13 +7,14 @@ use std::os::unix::process::ExitStatusExt;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::small_watch;
-use crate::status::{PortMap, SocketMap};
 use futures_channel::mpsc;
 use ostler_core::failure::{ExitStatus, Failure, Reason};
 use ostler_core::lifecycle::{Cause, Input, Outcome, Rest};
 use ostler_core::signal::Signal;
 use ostler_os::port_choice::PortReservation;
+
+use crate::small_watch;
+use crate::status::{PortMap, SocketMap};
 
 /// A message to the owner of a process.
 #[derive(Debug, Clone)]

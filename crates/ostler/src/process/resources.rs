@@ -5,13 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use super::incarnation::Incarnation;
-use super::protocol::Listeners;
-use super::tap::Tap;
-use super::watch::{LastAnswer, LineWatch, Notify, Uninspected};
-use crate::follow::Stdio;
-use crate::small_watch;
-use crate::status::{PortMap, SocketMap};
 use ostler_core::failure::{ExitStatus, Failure, Reason};
 use ostler_core::signal::Signal;
 use ostler_core::spec::WorkerSpec;
@@ -23,6 +16,14 @@ use ostler_os::output::Capture;
 use ostler_os::port_choice::PortReservation;
 use ostler_os::python_env;
 use ostler_telemetry::{Containment, Facts};
+
+use super::incarnation::Incarnation;
+use super::protocol::Listeners;
+use super::tap::Tap;
+use super::watch::{LastAnswer, LineWatch, Notify, Uninspected};
+use crate::follow::Stdio;
+use crate::small_watch;
+use crate::status::{PortMap, SocketMap};
 
 /// What happened to a worker whose process ended with status 0 and left others behind.
 pub(super) const BACKGROUND: &str = "it went into the background: its process ended with 0 while its child lived";

@@ -7,13 +7,13 @@ use std::time::Duration;
 use futures_channel::mpsc;
 use ostler_core::failure::{Failure, Reason};
 use ostler_core::lifecycle::Outcome;
+use ostler_os::patience;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::super::host::Setup;
 use super::super::protocol::{Order, Progress};
 use crate::small_watch;
-use ostler_os::patience;
 
 /// Waits until the incarnation may be reserved. An error is how it ended without having been
 /// reserved.

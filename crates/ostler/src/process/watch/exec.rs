@@ -8,13 +8,13 @@ use ostler_core::failure::{ExitStatus, Failure};
 use ostler_core::spec::WorkerSpec;
 use ostler_os::guardian::SpawnRequest;
 use ostler_os::output::Capture;
+use ostler_os::patience;
 
 use super::super::exec::{End, ProbePlace, Probing};
 use super::super::host::Setup;
 use super::super::incarnation::Incarnation;
 use super::Answer;
 use crate::status::PortMap;
-use ostler_os::patience;
 
 /// How many of the last lines of its output are part of a failure.
 const LINES: usize = 5;

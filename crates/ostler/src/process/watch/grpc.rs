@@ -14,10 +14,9 @@ use hyper::client::conn::http2;
 use hyper::rt::Executor;
 use hyper::{HeaderMap, Request, Response, header};
 use hyper_util::rt::TokioIo;
+use ostler_core::answer::MAX_HEAD;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
-
-use super::probe::MAX_HEAD;
 
 /// The method, and what a response is at most: a few bytes, by its definition.
 const METHOD: &str = "/grpc.health.v1.Health/Check";

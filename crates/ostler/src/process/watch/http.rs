@@ -9,12 +9,8 @@ use hyper::client::conn::http1;
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
+use ostler_core::answer::{MAX_HEAD, MAX_HEADERS};
 use tokio::io::{AsyncRead, AsyncWrite};
-
-use super::probe::MAX_HEAD;
-
-/// How many headers an answer may have; hyper's own limit is 100.
-const MAX_HEADERS: usize = 1_000;
 
 /// Whether GET of `path` is answered with a status from 200 to 399. The connection is closed with
 /// the status line: the body is not read. Redirects are a yes and are not followed.

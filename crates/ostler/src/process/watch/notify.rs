@@ -14,13 +14,13 @@ use std::time::Duration;
 use ostler_core::failure::{Failure, Reason};
 use ostler_os::identity;
 use ostler_os::notify::{Message, NotifySocket};
+use ostler_os::patience::Deadline;
 use ostler_os::tree::{self, Ancestry};
 use tokio::sync::watch;
 
 use super::super::incarnation::port_variable;
 use super::{LastAnswer, Uninspected};
 use crate::status::PortMap;
-use ostler_os::patience::Deadline;
 
 /// How many messages are read before anything else of the incarnation is processed.
 const AT_ONCE: u32 = 32;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use nix::libc::{EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM};
 use ostler_core::failure::{Failure, Reason};
 use ostler_core::spec::PortOwner;
+use ostler_os::patience;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
@@ -19,7 +20,6 @@ use super::owner::{self, Owner, Uninspected};
 use super::{Answer, unix};
 use crate::follow::Endpoint;
 use crate::status::PortMap;
-use ostler_os::patience;
 
 /// What a port is asked.
 #[derive(Debug, Clone)]
@@ -137,11 +137,6 @@ impl PortPlan {
 /// What to do about it. The port was free before the start, so the other process may well answer
 /// for the worker: to stop it would be wrong advice then.
 const ANOTHER_ANSWERS: &str = "if that process answers for the worker, as a container's proxy does, set owner = \"any\" in ready or health; otherwise stop it, or give the pool another port, a range, or port = \"any\"";
-
-/// How large the head of an answer may be: 512 KiB. hyper's own limits are 400 KiB, and 16 KiB over
-/// HTTP/2.
-#[cfg(any(feature = "probe-http", feature = "probe-grpc"))]
-pub(super) const MAX_HEAD: u32 = 512 * 1024;
 
 /// What it means that a connection could not be made: no fault of the worker's if the host lacks
 /// what it takes (connect(2), socket(2)).
