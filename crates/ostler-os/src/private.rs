@@ -6,8 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use rustix::process::geteuid;
 
 /// Whether this is a directory that belongs to this user (by its effective id), and whose mode has
-/// none of `forbidden`: 0o022 where no other user may have written to it, 0o077 where none may enter
-/// it either. A link is none, if the metadata are its own (symlink_metadata).
+/// none of `forbidden`: 0o022 where no other user may have written to it, 0o077 where none may
+/// enter it either. A link is none, if the metadata are its own (symlink_metadata).
 pub fn is_own_directory(meta: &Metadata, forbidden: u32) -> bool {
     meta.is_dir() && meta.uid() == geteuid().as_raw() && meta.mode() & forbidden == 0
 }

@@ -175,7 +175,8 @@ impl Worker {
         let _ = life.wait_for(over).await;
     }
 
-    /// Waits until its process has ended, and for what it sent before to be read ([`FINAL_READ`](crate::connect::FINAL_READ)).
+    /// Waits until its process has ended, and for what it sent before to be read
+    /// ([`FINAL_READ`](crate::connect::FINAL_READ)).
     pub(crate) async fn gone(&self) {
         self.exited().await;
         final_read().await;
