@@ -3,17 +3,18 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::future::pending;
 use std::io::{self, Read as _, Seek as _};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::pin::pin;
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::time::Duration;
 
 use ostler_core::signal::Signal;
 use ostler_os::guardian::{EndPolicy, Events, Guardian, GuardianEvent, GuardianOptions, QuitError, SpawnRequest};
-use ostler_os::program;
-use tokio::time::Instant;
+use ostler_os::{patience, program};
 
 use crate::error::{CommandError, PythonError};
 use crate::job::Cancel;
@@ -40,7 +41,7 @@ pub(crate) struct Step<'a> {
     pub(crate) name: &'a str,
     /// Program, arguments, directory, and changes of the environment.
     pub(crate) command: &'a Command,
-    /// Its time.
+    /// Its time, which a suspension of this program does not use up.
     pub(crate) timeout: Duration,
     /// A locked file that stays locked until every process of the command has ended, even if this
     /// program is killed meanwhile.
@@ -50,6 +51,7 @@ pub(crate) struct Step<'a> {
 }
 
 /// How the command ended.
+#[derive(Debug)]
 enum Ended {
     Exited(ExitStatus),
     TimedOut,
@@ -99,39 +101,41 @@ fn supervise(step: &Step<'_>, out: &File, err: &File) -> io::Result<Ended> {
         .enable_io()
         .enable_time()
         .build()?;
-    runtime.block_on(async {
-        let request = request(step, out, err)?;
-        let lock = step.lock.map(|lock| lock.try_clone().map(OwnedFd::from)).transpose();
-        let options = GuardianOptions {
-            lock: lock?.map(Arc::new),
-            label: OsString::from("python"),
-            handshake_timeout: HANDSHAKE_TIMEOUT,
-            ..GuardianOptions::default()
-        };
-        let (guardian, mut events) = Guardian::launch(options).await.map_err(io::Error::other)?;
-        let ended = watch(step, request, &guardian, &mut events).await;
-        // Its lock is free when it has ended, and not a moment later. Its events stay open until
-        // then: a guardian that can't send them ends by itself.
-        match guardian.quit(QUIT_LIMIT).await {
-            Err(error @ QuitError::Timeout { .. }) => return Err(io::Error::other(error)),
-            // It is gone.
-            Ok(()) | Err(QuitError::Order(_)) => drop(events),
-        }
-        ended
-    })
+    runtime.block_on(run_under_guardian(step, out, err))
+}
+
+async fn run_under_guardian(step: &Step<'_>, out: &File, err: &File) -> io::Result<Ended> {
+    let request = request(step, out, err)?;
+    let lock = step.lock.map(|lock| lock.try_clone().map(OwnedFd::from)).transpose();
+    let options = GuardianOptions {
+        lock: lock?.map(Arc::new),
+        label: OsString::from("python"),
+        handshake_timeout: HANDSHAKE_TIMEOUT,
+        ..GuardianOptions::default()
+    };
+    let (guardian, mut events) = Guardian::launch(options).await.map_err(io::Error::other)?;
+    let ended = watch(step, request, &guardian, &mut events).await;
+    // Its lock is free when it has ended, and not a moment later. Its events stay open until then:
+    // a guardian that can't send them ends by itself.
+    match guardian.quit(QUIT_LIMIT).await {
+        Err(error @ QuitError::Timeout { .. }) => return Err(io::Error::other(error)),
+        // It is gone.
+        Ok(()) | Err(QuitError::Order(_)) => drop(events),
+    }
+    ended
 }
 
 /// Starts the command and waits for the end of its tree.
 async fn watch(step: &Step<'_>, request: SpawnRequest, guardian: &Guardian, events: &mut Events) -> io::Result<Ended> {
     // A guardian that is gone has ended the tree.
     let end = || drop(guardian.end(SLOT, INCARNATION, END.signal, END.grace));
-    let deadline = Instant::now() + step.timeout;
+    let mut timeout = pin!(patience::within(step.timeout, pending::<()>()));
     let (mut status, mut cut_short) = (None, None);
     guardian.spawn(SLOT, INCARNATION, request).map_err(io::Error::other)?;
     loop {
         let event = tokio::select! {
             event = events.recv() => event,
-            () = tokio::time::sleep_until(deadline), if cut_short.is_none() => {
+            _ = &mut timeout, if cut_short.is_none() => {
                 cut_short = Some(Ended::TimedOut);
                 end();
                 continue;
@@ -270,6 +274,33 @@ mod tests {
         let late = run(&step(&command, Duration::from_secs(2), &Cancel::never())).expect_err("it never ends");
         assert!(matches!(late, PythonError::Timeout { seconds: 2, .. }), "{late}");
         assert_gone(&file);
+    }
+
+    /// Which of two things that are due at once `select!` sees first is left to chance, so there are
+    /// several.
+    #[test]
+    fn the_time_in_which_this_program_did_not_run_is_not_the_steps() {
+        let command = shell("sleep 1; echo done");
+        let never = Cancel::never();
+        let step = step(&command, Duration::from_secs(2), &never);
+        let run = async || {
+            let file = || tempfile::tempfile().expect("a file");
+            run_under_guardian(&step, &file(), &file()).await
+        };
+        let suspension = async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            std::thread::sleep(Duration::from_secs(3));
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let (first, second, third, fourth, ()) =
+            runtime.block_on(async { tokio::join!(run(), run(), run(), run(), suspension) });
+        for end in [first, second, third, fourth] {
+            let end = end.expect("it was watched");
+            assert!(matches!(end, Ended::Exited(status) if status.success()), "{end:?}");
+        }
     }
 
     #[cfg(feature = "pool")]
