@@ -276,8 +276,8 @@ mod tests {
         assert_gone(&file);
     }
 
-    /// Which of two things that are due at once `select!` sees first is left to chance, so there are
-    /// several.
+    /// Which of two things that are due at once `select!` sees first is left to chance, so there
+    /// are several.
     #[test]
     fn the_time_in_which_this_program_did_not_run_is_not_the_steps() {
         let command = shell("sleep 1; echo done");
