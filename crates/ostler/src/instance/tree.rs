@@ -12,7 +12,7 @@ use super::anchor::Anchor;
 use super::conclude::{self, AbandonOnDrop};
 use super::report::StopReport;
 use super::services::{Services, StopLevel};
-use crate::pool::shared::PoolShared;
+use crate::pool::shared::{PoolShared, drop_aside};
 use crate::pool::starter::pool_child;
 use crate::pool::{Pool, PoolError, PoolPhase};
 use crate::supervisor::{StartChildError, Supervisor};
@@ -69,7 +69,7 @@ impl Tree {
             if !pools[at].is_ended() {
                 return Err(PoolError::Exists { pool: spec.name });
             }
-            pools.remove(at);
+            drop_aside(pools.remove(at));
         }
         let shared = PoolShared::new(spec, Arc::clone(&self.services), self.root.clone());
         pools.push(Arc::clone(&shared));

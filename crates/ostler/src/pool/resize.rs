@@ -7,7 +7,7 @@ use ostler_core::lifecycle::Cause;
 use tokio::sync::MutexGuard;
 
 use super::error::PoolError;
-use super::phase::PoolPhase;
+use super::phase::{PoolEnd, PoolPhase};
 use super::shared::PoolShared;
 use super::starter::start_slot;
 use super::worker_handle::Worker;
@@ -60,13 +60,9 @@ impl PoolShared {
 
     /// Waits until no other change of the pool's size is in progress.
     async fn turn(&self) -> Result<MutexGuard<'_, ()>, PoolError> {
-        let over = |end| PoolError::Over {
-            pool: self.spec.name.clone(),
-            end: Box::new(end),
-        };
         tokio::select! {
             biased;
-            end = self.wait_ended(PoolPhase::is_over) => Err(over(end)),
+            end = self.wait_ended(PoolPhase::is_over) => Err(self.over(end)),
             turn = self.sizing.lock() => Ok(turn),
         }
     }
@@ -105,19 +101,12 @@ impl PoolShared {
     async fn start(self: &Arc<Self>, added: &[Arc<Slot>]) -> Result<(), PoolError> {
         for slot in added {
             let Some(supervisor) = self.supervisor() else {
-                return Ok(());
+                return self.unless_over();
             };
             match start_slot(&supervisor, slot, self).await {
                 Ok(()) => {}
                 // The pool is ending, or its supervisor was lost and the next one starts all slots.
-                Err(StartChildError::Stopping | StartChildError::Cancelled) => match self.phase().end().cloned() {
-                    Some(end) => {
-                        let pool = self.spec.name.clone();
-                        let end = Box::new(end);
-                        return Err(PoolError::Over { pool, end });
-                    }
-                    None => return Ok(()),
-                },
+                Err(StartChildError::Stopping | StartChildError::Cancelled) => return self.unless_over(),
                 Err(reason) => {
                     let pool = self.spec.name.clone();
                     return Err(PoolError::NotStarted { pool, reason });
@@ -125,6 +114,17 @@ impl PoolShared {
             }
         }
         Ok(())
+    }
+
+    fn unless_over(&self) -> Result<(), PoolError> {
+        self.phase().end().map_or(Ok(()), |end| Err(self.over(end.clone())))
+    }
+
+    fn over(&self, end: PoolEnd) -> PoolError {
+        PoolError::Over {
+            pool: self.spec.name.clone(),
+            end: Box::new(end),
+        }
     }
 
     /// Ends the removed slots, all at the same time, and waits until they are released.

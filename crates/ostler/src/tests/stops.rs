@@ -2,7 +2,7 @@
 
 use super::scene::{SOON, Scene};
 use crate::instance::services::StopLevel;
-use crate::{EventKind, Incarnation};
+use crate::{EventKind, Incarnation, PoolError};
 
 /// The workers end before their supervisors stop their actors. An actor that took its worker's end
 /// for its own would be restarted by its starter, whose stop is still on its way.
@@ -50,5 +50,21 @@ async fn two_restarts_at_once_follow_each_other() {
     let restarts = futures_util::future::join(worker.restart(), worker.restart());
     let (first, second) = tokio::time::timeout(SOON, restarts).await.expect("both end");
     assert_eq!((first.unwrap(), second.unwrap()), (Incarnation(2), Incarnation(3)));
+    scene.stop_and_check().await;
+}
+
+/// A stopped pool stays until the next one of its name, but its actors' mailboxes do not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_pool_keeps_no_actor() {
+    let scene = Scene::start().await;
+    let spec = Scene::spec("exec sleep 1000").workers(2);
+    let pool = scene.ostler.pool_from(spec).start().await.unwrap();
+    pool.wait_ready().await.unwrap();
+    let starter = pool.shared.starter(1).expect("it runs").cell();
+    pool.stop().await;
+    assert!(pool.shared.supervisor().is_none() && pool.shared.starter(1).is_none());
+    assert!(matches!(pool.resize(3).await, Err(PoolError::Over { .. })));
+    assert_eq!(starter.get_status(), ractor::ActorStatus::Stopped);
+    assert_eq!(pool.worker(1).unwrap().state().incarnation, Some(Incarnation(1)));
     scene.stop_and_check().await;
 }
