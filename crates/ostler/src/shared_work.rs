@@ -44,6 +44,7 @@ impl<T: Clone + Send + 'static> SharedWork<T> {
             let runner = Runner {
                 work: Arc::clone(&self.work),
                 questions: Arc::clone(&self.questions),
+                asked: Vec::new(),
                 is_done: false,
             };
             tokio::task::spawn_blocking(move || runner.run());
@@ -62,29 +63,34 @@ impl<T> fmt::Debug for SharedWork<T> {
 struct Runner<T> {
     work: Arc<dyn Fn() -> T + Send + Sync>,
     questions: Arc<Mutex<Questions<T>>>,
+    /// Those that this run answers. Here, so that they outlive `drop` if the work panics: who
+    /// learns that an answer is lost may ask again at once, and needs another runner.
+    asked: Vec<oneshot::Sender<T>>,
     is_done: bool,
 }
 
 impl<T: Clone> Runner<T> {
     fn run(mut self) {
-        while let Some(asked) = self.next() {
+        while self.take_questions() {
             let result = (self.work)();
-            for question in asked {
+            while let Some(question) = self.asked.pop() {
                 // Fails if it was dropped.
                 drop(question.send(result.clone()));
             }
         }
     }
 
-    fn next(&mut self) -> Option<Vec<oneshot::Sender<T>>> {
+    /// Returns whether there were any.
+    fn take_questions(&mut self) -> bool {
         let mut questions = locked(&self.questions);
         if questions.waiting.is_empty() {
             // From here on there may be another runner, which is none of this one's business.
             questions.has_runner = false;
             self.is_done = true;
-            return None;
+            return false;
         }
-        Some(std::mem::take(&mut questions.waiting))
+        self.asked = std::mem::take(&mut questions.waiting);
+        true
     }
 }
 
@@ -93,9 +99,12 @@ impl<T: Clone> Runner<T> {
 impl<T> Drop for Runner<T> {
     fn drop(&mut self) {
         if !self.is_done {
-            let mut questions = locked(&self.questions);
-            questions.has_runner = false;
-            questions.waiting.clear();
+            let lost = {
+                let mut questions = locked(&self.questions);
+                questions.has_runner = false;
+                std::mem::take(&mut questions.waiting)
+            };
+            drop(lost);
         }
     }
 }
@@ -108,9 +117,11 @@ fn locked<T>(questions: &Mutex<Questions<T>>) -> MutexGuard<'_, Questions<T>> {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc;
+    use std::task::{Context, Wake, Waker};
+    use std::time::Duration;
 
-    use futures_util::future::join_all;
-    use futures_util::poll;
+    use futures_util::future::{BoxFuture, join_all};
+    use futures_util::{FutureExt as _, poll};
 
     use super::*;
 
@@ -154,6 +165,48 @@ mod tests {
         });
         assert_eq!(shared.result().await, None);
         assert_eq!(shared.result().await, Some(1));
+    }
+
+    /// Asks again the moment it learns that its answer is lost, in the thread that lost it.
+    struct AsksAgain {
+        shared: Arc<SharedWork<usize>>,
+        again: mpsc::Sender<BoxFuture<'static, Option<usize>>>,
+    }
+
+    impl Wake for AsksAgain {
+        fn wake(self: Arc<Self>) {
+            let shared = Arc::clone(&self.shared);
+            let mut question = async move { shared.result().await }.boxed();
+            assert!(
+                question
+                    .poll_unpin(&mut Context::from_waker(Waker::noop()))
+                    .is_pending()
+            );
+            self.again.send(question).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn who_asks_again_while_a_run_panics_gets_another() {
+        let (runs, (panics, may_panic)) = (AtomicUsize::new(0), mpsc::channel());
+        let may_panic = Mutex::new(may_panic);
+        let shared = Arc::new(SharedWork::new(move || match runs.fetch_add(1, Ordering::Relaxed) {
+            0 => panic!("the first run, {:?}", may_panic.lock().unwrap().recv()),
+            run => run,
+        }));
+        let (again, asked_again) = mpsc::channel();
+        let waker = Waker::from(Arc::new(AsksAgain {
+            shared: Arc::clone(&shared),
+            again,
+        }));
+        let mut first = Box::pin(shared.result());
+        assert!(first.poll_unpin(&mut Context::from_waker(&waker)).is_pending());
+        panics.send(()).unwrap();
+        let second = asked_again
+            .recv_timeout(Duration::from_secs(10))
+            .expect("it asks again");
+        assert_eq!(first.await, None);
+        assert_eq!(second.await, Some(1));
     }
 
     #[test]

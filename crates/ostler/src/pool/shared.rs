@@ -363,7 +363,7 @@ fn why(message: String, failure: Option<&Failure>) -> Facts {
     }
 }
 
-/// Drops what thousands of workers left, which takes up to 10 µs for each, where nobody waits for
+/// Drops what thousands of workers left, which takes up to 10 µs for each, where no one waits for
 /// it.
 pub(crate) fn drop_aside<T: Send + 'static>(value: T) {
     match tokio::runtime::Handle::try_current() {
