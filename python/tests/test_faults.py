@@ -11,13 +11,13 @@ from typing import Any, Callable
 
 import pytest
 
-from conftest import EVERYTHING, Supervisor, process_state, until
+from conftest import EVERYTHING, Supervisor, process_state, sleeps_in_libc, until
 from ostler_worker.testing import Worker, WorkerError, WorkerGone
 
 
 def test_print_and_children_go_to_stderr(worker: Worker) -> None:
     assert worker.call("say", "a line") == "a line"
-    until(lambda: all(text in worker.stderr for text in ("a line", "written to 1", "from a child")))
+    until(lambda: all(text in worker.stderr for text in ("a line", "written to 1", "from native code", "from a child")))
     assert "printed while importing" in worker.stderr
 
 
@@ -69,6 +69,15 @@ def test_a_handler_that_closes_every_descriptor(start: Callable[..., Worker]) ->
         start().call("close", "all")
     assert raised.value.status == 74
     assert "was closed by the worker's own code" in raised.value.stderr
+
+
+def test_a_closed_descriptor_of_the_host_is_not_the_hosts_end(start: Callable[..., Worker]) -> None:
+    worker = start()
+    assert worker.call("close", "pidfd") == "pidfd"
+    # It is seen when the thread that has it wakes up.
+    worker.terminate()
+    assert worker.wait() == 74
+    until(lambda: "was closed by the worker's own code" in worker.stderr)
 
 
 def test_a_forked_child_that_ends_itself(start: Callable[..., Worker]) -> None:
@@ -182,7 +191,7 @@ def test_native_code_that_holds_the_lock_does_not_outlive_a_host_of_one_thread()
     pid = int(host.stdout.readline())
     with open(f"/proc/{host.pid}/fd/{_pipe_of(host.pid, pid)}", "wb", buffering=0) as stdin:
         stdin.write(b'{"type":"request","id":1,"method":"hang_with_the_lock","body":600}\n')
-        until(lambda: _sleeps_in_libc(pid))
+        until(lambda: sleeps_in_libc(pid))
     host.kill()
     host.wait()
     host.stdout.close()
@@ -193,10 +202,6 @@ def _pipe_of(host: int, worker: int) -> str:
     """The host's descriptor for the worker's stdin: the worker has it as one of its private ones."""
     ours = {os.readlink(f"/proc/{worker}/fd/{fd}") for fd in os.listdir(f"/proc/{worker}/fd") if int(fd) >= 100}
     return next(fd for fd in os.listdir(f"/proc/{host}/fd") if int(fd) > 2 and os.readlink(f"/proc/{host}/fd/{fd}") in ours)
-
-
-def _sleeps_in_libc(pid: int) -> bool:
-    return "hrtimer" in Path(f"/proc/{pid}/wchan").read_text() or "nanosleep" in Path(f"/proc/{pid}/wchan").read_text()
 
 
 def test_shared_memory_of_a_killed_worker_is_freed(start: Callable[..., Worker]) -> None:

@@ -125,18 +125,21 @@ def _number(name: str, text: Optional[str], least: int) -> Optional[int]:
 
 
 class Adopted:
-    """stdin and stdout of a stdio worker, taken from user code before it can write to them."""
+    """The standard descriptors, taken from user code before it can read or write what is the protocol's."""
 
     def __init__(self) -> None:
         self.transport: Optional[str] = None
         self.stdin: Optional[int] = None
         self.stdout: Optional[int] = None
+        self._is_stderr = False
 
     def early(self) -> None:
         """At import: where the host has announced the transport, no `print` at import time reaches the protocol."""
         self.transport = os.environ.pop("OSTLER_TRANSPORT", None)
         if self.transport == "stdio":
             self.take()
+        elif self.transport == "grpc":
+            self.print_to_stderr()
 
     def take(self) -> None:
         """Moves the protocol to private descriptors. 0 becomes /dev/null, 1 a second stderr."""
@@ -147,13 +150,31 @@ class Adopted:
             self.stdout = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, _PRIVATE_FROM)
         except OSError as error:
             raise ConfigurationError(f"stdin or stdout is not open: {error}") from error
-        if sys.stdout is not None:
-            # What was printed before us is text in the stream already; it must not stay in a buffer until the first frame.
-            sys.stdout.flush()
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         os.close(null)
-        os.dup2(2, 1)
+        self.print_to_stderr()
+
+    def print_to_stderr(self) -> None:
+        """1 becomes a second stderr, for `print`, children and native code. Only once: what the worker's own code makes of 1
+        afterwards stays."""
+        if self._is_stderr or sys.__stdout__ is None:
+            # Without a stdout at the start, 1 may be any descriptor by now.
+            return
+        self._is_stderr = True
+        with contextlib.suppress(OSError, ValueError):
+            # What was printed before us is text in the stream already; it must not stay in a buffer until the first frame.
+            sys.__stdout__.flush()
+        try:
+            os.dup2(2, 1)
+        except OSError:
+            # There is no stderr.
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 1)
+            os.close(null)
+        with contextlib.suppress(ValueError):
+            # As stderr: `leave` flushes no buffer.
+            sys.__stdout__.reconfigure(line_buffering=True)
 
 
 adopted = Adopted()

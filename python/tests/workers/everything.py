@@ -242,6 +242,7 @@ async def block_the_loop(seconds: int) -> None:
 def say(text: str) -> str:
     print(text)
     os.write(1, b"written to 1\n")
+    LIBC.write(1, b"from native code\n", 17)
     subprocess.run(["echo", "from a child"], check=True)
     return text
 
@@ -288,6 +289,11 @@ def close(what: str) -> str:
         os.close(1)
     elif what == "all":
         os.closerange(3, 4096)
+    elif what == "pidfd":
+        for fd in map(int, os.listdir("/proc/self/fd")):
+            # The listing's own descriptor is gone by now.
+            if os.path.lexists(f"/proc/self/fd/{fd}") and "pidfd" in os.readlink(f"/proc/self/fd/{fd}"):
+                os.close(fd)
     return what
 
 
