@@ -55,7 +55,7 @@ class GrpcWorker:
 
     def call(self, method: str, *args: Any, **options: Any) -> Any:
         """The answer of a method. Raises `WorkerError`, or grpcio's `RpcError`."""
-        return answer(self.unary("Call", {"type": "request", "method": method, "args": list(args)}, **options))
+        return result_of(self.unary("Call", {"type": "request", "method": method, "args": list(args)}, **options))
 
     def start(self, method: str, *args: Any) -> "Future[bytes]":
         """Calls a method whose answer is not of interest."""
@@ -104,23 +104,31 @@ def start(channel: Any, method: str, *args: Any) -> "Future[bytes]":
     return future
 
 
-def stream(channel: Any, method: str, **options: Any) -> list[dict[str, Any]]:
-    """The frames of a method without arguments, by the RPC `Stream`."""
-    done = threading.Event()
+def frames(worker: GrpcWorker, *sent: dict[str, Any], answer: Any = None, **options: Any) -> list[dict[str, Any]]:
+    """The frames of a Stream call; `answer` makes the next frame to send of one that arrived."""
+    lock, queue, got = threading.Condition(), list(sent), []
 
-    def sent() -> Iterator[bytes]:
-        yield _values.encode({"type": "request", "method": method})
-        done.wait(20)
+    def out() -> Iterator[bytes]:
+        while True:
+            with lock:
+                lock.wait_for(lambda: bool(queue), 20)
+                frame = queue.pop(0)
+            if frame is None:
+                return
+            yield _values.encode(frame)
 
-    frames = []
-    for message in channel.stream_stream(SERVICE + "Stream")(sent(), timeout=20, **options):
-        frames.append(_values.decode(message))
-        if frames[-1]["type"] in ("end", "response"):
-            done.set()
-    return frames
+    for message in worker.channel.stream_stream(SERVICE + "Stream")(out(), timeout=20, **options):
+        got.append(_values.decode(message))
+        with lock:
+            queue.extend(answer(got[-1]) if answer else [])
+            lock.notify()
+    with lock:
+        queue.append(None)  # type: ignore[arg-type]
+        lock.notify()
+    return got
 
 
-def answer(frame: dict[str, Any]) -> Any:
+def result_of(frame: dict[str, Any]) -> Any:
     error: Optional[dict[str, Any]] = frame.get("error")
     if error is not None:
         raise WorkerError(error)

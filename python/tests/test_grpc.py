@@ -17,7 +17,7 @@ grpc = pytest.importorskip("grpc")
 pytest.importorskip("grpc_tools.protoc")
 
 from ostler_worker import _values  # noqa: E402
-from over_grpc import GrpcWorker, generate  # noqa: E402
+from over_grpc import GrpcWorker, frames, generate  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -143,30 +143,6 @@ def test_what_is_no_message_is_an_invalid_argument(server: Server) -> None:
         with pytest.raises(grpc.RpcError) as raised:
             server.channel.unary_unary("/ostler.worker.v1.Worker/Call")(message, timeout=10)
         assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-
-
-def frames(server: Server, *sent: dict[str, Any], answer: Any = None) -> list[dict[str, Any]]:
-    """The frames of a Stream call; `answer` makes the next frame to send of one that arrived."""
-    lock, queue, got = threading.Condition(), list(sent), []
-
-    def out() -> Iterator[bytes]:
-        while True:
-            with lock:
-                lock.wait_for(lambda: bool(queue), 20)
-                frame = queue.pop(0)
-            if frame is None:
-                return
-            yield _values.encode(frame)
-
-    for message in server.channel.stream_stream("/ostler.worker.v1.Worker/Stream")(out(), timeout=20):
-        got.append(_values.decode(message))
-        with lock:
-            queue.extend(answer(got[-1]) if answer else [])
-            lock.notify()
-    with lock:
-        queue.append(None)  # type: ignore[arg-type]
-        lock.notify()
-    return got
 
 
 def test_a_plain_stream_with_credit(server: Server) -> None:
