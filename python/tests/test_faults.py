@@ -55,6 +55,8 @@ def test_a_closed_stdout_costs_nothing(start: Callable[..., Worker]) -> None:
     assert worker.call("close", "1") == "1"
     assert worker.call("close", "sys.stdout") == "sys.stdout"
     assert worker.call("add", 1, 2) == 3
+    assert worker.call("write_to", [1]) is None
+    until(lambda: "written to 1\n" in worker.stderr)
 
 
 def test_a_closed_stderr_costs_nothing(start: Callable[..., Worker]) -> None:

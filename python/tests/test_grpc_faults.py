@@ -126,9 +126,12 @@ def test_a_closed_stdout_or_stderr_costs_nothing(start_worker: Callable[..., Grp
     worker = start_worker(**GRPC)
     assert worker.call("close", what) == what
     assert worker.call("add", 1, 2) == 3
-    # Its descriptor has the number that is free.
+    # Where the number were free, the next connection would get it, and what is printed.
     other = connect(worker.address)
     assert b"\x05" in start(other, "add", 2, 3).result(20)
+    assert worker.call("write_to", [1, 2]) is None
+    assert b"\x05" in start(other, "add", 2, 3).result(20)
+    until(lambda: "written to 1\n" in worker.stderr and "written to 2\n" in worker.stderr)
     worker.process.terminate()
     assert worker.process.wait(20) == 0
     other.close()

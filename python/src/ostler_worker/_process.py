@@ -131,7 +131,8 @@ class Adopted:
         self.transport: Optional[str] = None
         self.stdin: Optional[int] = None
         self.stdout: Optional[int] = None
-        self._is_stderr = False
+        self.stderr: Optional[int] = None
+        """What 1 and 2 are, as a private descriptor."""
 
     def early(self) -> None:
         """At import: where the host has announced the transport, no `print` at import time reaches the protocol."""
@@ -158,23 +159,35 @@ class Adopted:
     def print_to_stderr(self) -> None:
         """1 becomes a second stderr, for `print`, children and native code. Only once: what the worker's own code makes of 1
         afterwards stays."""
-        if self._is_stderr or sys.__stdout__ is None:
+        if self.stderr is not None or sys.__stdout__ is None:
             # Without a stdout at the start, 1 may be any descriptor by now.
             return
-        self._is_stderr = True
         with contextlib.suppress(OSError, ValueError):
             # What was printed before us is text in the stream already; it must not stay in a buffer until the first frame.
             sys.__stdout__.flush()
+        null = os.open(os.devnull, os.O_WRONLY)
         try:
-            os.dup2(2, 1)
+            self.stderr = fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, _PRIVATE_FROM)
         except OSError:
-            # There is no stderr.
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, 1)
-            os.close(null)
+            # There is none.
+            self.stderr = fcntl.fcntl(null, fcntl.F_DUPFD_CLOEXEC, _PRIVATE_FROM)
+        os.close(null)
+        os.dup2(self.stderr, 1)
         with contextlib.suppress(ValueError):
             # As stderr: `leave` flushes no buffer.
             sys.__stdout__.reconfigure(line_buffering=True)
+
+    def restore(self) -> None:
+        """Opens 1 and 2 again where a handler has closed them: the next file or connection would have the number, and get what is
+        printed."""
+        if self.stderr is None:
+            return
+        for fd in (1, 2):
+            try:
+                fcntl.fcntl(fd, fcntl.F_GETFD)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.dup2(self.stderr, fd)
 
 
 adopted = Adopted()
@@ -195,14 +208,14 @@ def guard_forks(*forget: Callable[[], None]) -> None:
 
 
 def _in_child() -> None:
-    # A copy of stdout would keep the host from seeing that the worker is gone.
-    for fd in (adopted.stdin, adopted.stdout):
+    # A copy of stdout, or of the log, would keep the host from seeing that the worker is gone.
+    for fd in (adopted.stdin, adopted.stdout, adopted.stderr):
         if fd is not None:
             try:
                 os.close(fd)
             except OSError:
                 pass
-    adopted.stdin = adopted.stdout = None
+    adopted.stdin = adopted.stdout = adopted.stderr = None
     for forget in _forget:
         forget()
     try:

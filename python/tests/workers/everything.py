@@ -248,6 +248,12 @@ def say(text: str) -> str:
 
 
 @serve.method
+def write_to(descriptors: list[int]) -> None:
+    for fd in descriptors:
+        os.write(fd, f"written to {fd}\n".encode())
+
+
+@serve.method
 def ask() -> str:
     return input("your name? ")
 
