@@ -129,3 +129,9 @@ def process_state(pid: int) -> Optional[str]:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return None
+
+
+def sleeps_in_libc(pid: int) -> bool:
+    """Whether the main thread of this process is in `sleep(3)`."""
+    waits_in = Path(f"/proc/{pid}/wchan").read_text()
+    return "hrtimer" in waits_in or "nanosleep" in waits_in

@@ -7,17 +7,17 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Callable
+from typing import Callable
 
 import pytest
 
-from conftest import EVERYTHING, Supervisor, process_state, until
+from conftest import EVERYTHING, Supervisor, process_state, sleeps_in_libc, until
 from ostler_worker.testing import Worker, WorkerError, WorkerGone
 
 
 def test_print_and_children_go_to_stderr(worker: Worker) -> None:
     assert worker.call("say", "a line") == "a line"
-    until(lambda: all(text in worker.stderr for text in ("a line", "written to 1", "from a child")))
+    until(lambda: all(text in worker.stderr for text in ("a line", "written to 1", "from native code", "from a child")))
     assert "printed while importing" in worker.stderr
 
 
@@ -55,6 +55,8 @@ def test_a_closed_stdout_costs_nothing(start: Callable[..., Worker]) -> None:
     assert worker.call("close", "1") == "1"
     assert worker.call("close", "sys.stdout") == "sys.stdout"
     assert worker.call("add", 1, 2) == 3
+    assert worker.call("write_to", [1]) is None
+    until(lambda: "written to 1\n" in worker.stderr)
 
 
 def test_a_closed_stderr_costs_nothing(start: Callable[..., Worker]) -> None:
@@ -69,6 +71,15 @@ def test_a_handler_that_closes_every_descriptor(start: Callable[..., Worker]) ->
         start().call("close", "all")
     assert raised.value.status == 74
     assert "was closed by the worker's own code" in raised.value.stderr
+
+
+def test_a_closed_descriptor_of_the_host_is_not_the_hosts_end(start: Callable[..., Worker]) -> None:
+    worker = start()
+    assert worker.call("close", "pidfd") == "pidfd"
+    # It is seen when the thread that has it wakes up.
+    worker.terminate()
+    assert worker.wait() == 74
+    until(lambda: "was closed by the worker's own code" in worker.stderr)
 
 
 def test_a_forked_child_that_ends_itself(start: Callable[..., Worker]) -> None:
@@ -182,7 +193,7 @@ def test_native_code_that_holds_the_lock_does_not_outlive_a_host_of_one_thread()
     pid = int(host.stdout.readline())
     with open(f"/proc/{host.pid}/fd/{_pipe_of(host.pid, pid)}", "wb", buffering=0) as stdin:
         stdin.write(b'{"type":"request","id":1,"method":"hang_with_the_lock","body":600}\n')
-        until(lambda: _sleeps_in_libc(pid))
+        until(lambda: sleeps_in_libc(pid))
     host.kill()
     host.wait()
     host.stdout.close()
@@ -193,10 +204,6 @@ def _pipe_of(host: int, worker: int) -> str:
     """The host's descriptor for the worker's stdin: the worker has it as one of its private ones."""
     ours = {os.readlink(f"/proc/{worker}/fd/{fd}") for fd in os.listdir(f"/proc/{worker}/fd") if int(fd) >= 100}
     return next(fd for fd in os.listdir(f"/proc/{host}/fd") if int(fd) > 2 and os.readlink(f"/proc/{host}/fd/{fd}") in ours)
-
-
-def _sleeps_in_libc(pid: int) -> bool:
-    return "hrtimer" in Path(f"/proc/{pid}/wchan").read_text() or "nanosleep" in Path(f"/proc/{pid}/wchan").read_text()
 
 
 def test_shared_memory_of_a_killed_worker_is_freed(start: Callable[..., Worker]) -> None:
@@ -291,17 +298,70 @@ def test_a_terminal_is_no_host() -> None:
     assert done.returncode == 78 and "python -m ostler_worker call" in done.stderr
 
 
+NUMERIC = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "RAYON_NUM_THREADS",
+)
+TOKENIZERS = "TOKENIZERS_PARALLELISM"
+
+
+@pytest.fixture
+def no_threads_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*NUMERIC, TOKENIZERS, "OSTLER_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("no_threads_set")
 def test_numeric_libraries_have_one_thread(start: Callable[..., Worker]) -> None:
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    clean: Any = {name: "" for name in names}
-    for name in names:
-        os.environ.pop(name, None)
-    environment = start().call("environment")
-    assert [environment[name] for name in clean] == ["1", "1", "1"]
-    assert not any(name in environment for name in ("OSTLER_TRANSPORT", "NOTIFY_SOCKET")), "children do not inherit these"
-    assert start(env={"OMP_NUM_THREADS": "3"}).call("environment")["OMP_NUM_THREADS"] == "3"
-    assert start(env={"OSTLER_THREADS": "2"}).call("environment")["MKL_NUM_THREADS"] == "2"
-    assert "OMP_NUM_THREADS" not in start(env={"OSTLER_THREADS": "all"}).call("environment")
+    def threads(**env: str) -> dict[str, str]:
+        environment = start(env=env).call("environment")
+        return {name: value for name, value in environment.items() if name.endswith("_THREADS") or name == TOKENIZERS}
+
+    one = {**dict.fromkeys(NUMERIC, "1"), TOKENIZERS: "false"}
+    assert threads() == one
+    for chosen in (dict.fromkeys(NUMERIC[::2], "3"), dict.fromkeys(NUMERIC[1::2], "3")):
+        assert threads(**chosen) == {**one, **chosen}, "what is set stays"
+    two = {**dict.fromkeys(NUMERIC, "2"), TOKENIZERS: "true"}
+    assert threads(OSTLER_THREADS="2") == {**two, "OSTLER_THREADS": "2"}
+    assert threads(OSTLER_THREADS="all") == {"OSTLER_THREADS": "all"}
+
+
+WITH_NUMPY = """
+import os
+numbers = numpy.ones((600, 600))
+numbers @ numbers
+print(len(os.listdir("/proc/self/task")))
+"""
+
+
+def threads_with_numpy(imports: str, **env: str) -> "tuple[int, str]":
+    """The threads of a process that has multiplied matrices, and its stderr."""
+    words = [sys.executable, "-c", imports + WITH_NUMPY]
+    done = subprocess.run(words, env={**os.environ, **env}, capture_output=True, text=True, timeout=60, check=True)
+    # Where the host has announced no transport, stdout is what it was.
+    return int(done.stdout), done.stderr
+
+
+@pytest.mark.usefixtures("no_threads_set")
+def test_numpy_has_one_thread() -> None:
+    pytest.importorskip("numpy")
+    first, late = "import ostler_worker, numpy", "import numpy, ostler_worker"
+    assert threads_with_numpy(first) == (1, "")
+    assert threads_with_numpy(first, OSTLER_THREADS="all")[0] > 1 or len(os.sched_getaffinity(0)) == 1
+    warning = "numpy was imported before ostler_worker and may start a thread per core: import ostler_worker first"
+    assert warning in threads_with_numpy(late)[1]
+    assert threads_with_numpy(late, OMP_NUM_THREADS="1") == (1, "")
+    assert threads_with_numpy(late, OSTLER_THREADS="all")[1] == ""
+
+
+def test_children_do_not_inherit_what_is_for_the_worker(start: Callable[..., Worker], supervisor: Supervisor) -> None:
+    environment = start(env=supervisor.env(WATCHDOG_USEC="60000000")).call("environment")
+    assert not any(name in environment for name in ("OSTLER_TRANSPORT", "NOTIFY_SOCKET", "WATCHDOG_USEC"))
 
 
 def test_grpcio_leaves_forks_alone_whenever_it_is_imported(start: Callable[..., Worker]) -> None:

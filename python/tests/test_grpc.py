@@ -7,79 +7,39 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any, Callable, Iterator, Optional
+from typing import Any, Callable, Iterator
 
 import pytest
 
 from conftest import WORKERS, Supervisor, first_in_path, until
 
 grpc = pytest.importorskip("grpc")
-protoc = pytest.importorskip("grpc_tools.protoc")
+pytest.importorskip("grpc_tools.protoc")
 
 from ostler_worker import _values  # noqa: E402
+from over_grpc import GrpcWorker, frames, generate  # noqa: E402
 
 
 @pytest.fixture(scope="session")
 def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the code generated from test.proto."""
-    folder = tmp_path_factory.mktemp("generated")
-    here = Path(__file__).parent
-    assert protoc.main(["", f"-I{here}", f"--python_out={folder}", f"--grpc_python_out={folder}", str(here / "test.proto")]) == 0
-    sys.path.insert(0, str(folder))
-    return folder
+    return generate(tmp_path_factory.mktemp("generated"))
 
 
-class Server:
-    """A worker that serves gRPC on a Unix socket."""
+class Server(GrpcWorker):
+    """A worker with a generated servicer, sync or async."""
 
     def __init__(self, generated: Path, kind: str, socket: Path, supervisor: Supervisor, **env: str) -> None:
-        environment = {**os.environ, **supervisor.env(**env)}
-        if "PORT" not in env:
-            environment["OSTLER_SOCKET"] = str(socket)
-        self.process = subprocess.Popen(
-            [sys.executable, str(WORKERS / "maths.py"), str(generated), kind],
-            env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        )
-        self.lines: list[str] = []
-        self.reader = threading.Thread(target=self._read, daemon=True)
-        self.reader.start()
-        self.stderr: Optional[str] = None
-        self.port = supervisor.wait_for("PORT=")[5:] if "PORT" in env else None
-        supervisor.wait_for("READY=1")
-        self.channel = grpc.insecure_channel(f"127.0.0.1:{self.port}" if self.port else f"unix:{socket}")
+        super().__init__(WORKERS / "maths.py", generated, kind, socket=socket, supervisor=supervisor, **env)
         import test_pb2_grpc
 
         self.maths = test_pb2_grpc.MathsStub(self.channel)
-
-    def unary(self, method: str, frame: dict[str, Any], timeout: float = 20, **options: Any) -> Any:
-        call = self.channel.unary_unary(f"/ostler.worker.v1.Worker/{method}")
-        return _values.decode(call(_values.encode(frame), timeout=timeout, **options))
 
     def health(self, service: str = "") -> bytes:
         name = service.encode()
         message = b"" if not name else b"\x0a" + bytes([len(name)]) + name
         answer: bytes = self.channel.unary_unary("/grpc.health.v1.Health/Check")(message, timeout=10)
         return answer
-
-    def end(self) -> str:
-        """Kills it, if it still runs; its stderr."""
-        if self.stderr is None:
-            self.channel.close()
-            self.process.kill()
-            self.process.wait()
-            self.reader.join(10)
-            self.stderr = "".join(self.lines)
-        return self.stderr
-
-    def wait_for(self, text: str) -> None:
-        """Waits until it has written this to stderr."""
-        until(lambda: text in "".join(self.lines))
-
-    def _read(self) -> None:
-        assert self.process.stderr
-        for line in self.process.stderr:
-            self.lines.append(line)
-        self.process.stderr.close()
 
 
 @pytest.fixture(scope="module", params=["sync", "async"])
@@ -183,30 +143,6 @@ def test_what_is_no_message_is_an_invalid_argument(server: Server) -> None:
         with pytest.raises(grpc.RpcError) as raised:
             server.channel.unary_unary("/ostler.worker.v1.Worker/Call")(message, timeout=10)
         assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-
-
-def frames(server: Server, *sent: dict[str, Any], answer: Any = None) -> list[dict[str, Any]]:
-    """The frames of a Stream call; `answer` makes the next frame to send of one that arrived."""
-    lock, queue, got = threading.Condition(), list(sent), []
-
-    def out() -> Iterator[bytes]:
-        while True:
-            with lock:
-                lock.wait_for(lambda: bool(queue), 20)
-                frame = queue.pop(0)
-            if frame is None:
-                return
-            yield _values.encode(frame)
-
-    for message in server.channel.stream_stream("/ostler.worker.v1.Worker/Stream")(out(), timeout=20):
-        got.append(_values.decode(message))
-        with lock:
-            queue.extend(answer(got[-1]) if answer else [])
-            lock.notify()
-    with lock:
-        queue.append(None)  # type: ignore[arg-type]
-        lock.notify()
-    return got
 
 
 def test_a_plain_stream_with_credit(server: Server) -> None:

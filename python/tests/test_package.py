@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -33,22 +32,58 @@ def run(*words: object, **options: object) -> "subprocess.CompletedProcess[str]"
     return subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload,no-any-return]
 
 
-def test_wheel_and_sdist_build_and_install_without_a_dependency(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with wheel and sdist."""
     pytest.importorskip("build")
-    built = run(sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path, copy_of(PROJECT, tmp_path / "source"))
-    assert built.returncode == 0, built.stdout + built.stderr
-    wheel, sdist = next(tmp_path.glob("*.whl")), next(tmp_path.glob("*.tar.gz"))
-    assert "ostler_worker/py.typed" in zipfile.ZipFile(wheel).namelist()
-    assert any(name.endswith("src/ostler_worker/_engine.py") for name in tarfile.open(sdist).getnames())
+    folder = tmp_path_factory.mktemp("built")
+    done = run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, copy_of(PROJECT, folder / "source"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+# Without the sources of this checkout, beside which an earlier build may have left what pip takes for an installation.
+CLEAN = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+PIP = ("-m", "pip", "install", "--no-index", "--disable-pip-version-check")
+LICENCES = ("LICENSE-APACHE", "LICENSE-MIT")
+
+
+def test_the_wheel_installs_without_a_dependency(built: Path, tmp_path: Path) -> None:
+    wheel = next(built.glob("*.whl"))
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "ostler_worker/py.typed" in names
+    assert [name.rpartition("/")[2] for name in sorted(names) if "/licenses/" in name] == list(LICENCES)
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
-    # Without the sources of this checkout, beside which an earlier build may have left what pip takes for an installation.
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    installed = run(python, "-m", "pip", "install", "--no-index", "--disable-pip-version-check", wheel, env=env)
+    installed = run(python, *PIP, wheel, env=CLEAN)
     assert installed.returncode == 0, installed.stderr
-    (tmp_path / "worker.py").write_text(WORKER)
-    called = run(python, "-m", "ostler_worker", "call", tmp_path / "worker.py", "shout", "hello", cwd=tmp_path, env=env)
+    calls_shout([python], tmp_path, CLEAN)
+
+
+def test_the_sdist_installs_without_a_dependency(built: Path, tmp_path: Path) -> None:
+    sdist = next(built.glob("*.tar.gz"))
+    # Its build needs setuptools, and the environment of these tests has it: pip fetches nothing.
+    installed = run(sys.executable, *PIP, "--no-build-isolation", "--no-deps", "--target", tmp_path / "site", sdist, env=CLEAN)
+    assert installed.returncode == 0, installed.stdout + installed.stderr
+    assert (tmp_path / "site" / "ostler_worker" / "py.typed").is_file()
+    licences = next((tmp_path / "site").glob("ostler_worker-*.dist-info")) / "licenses"
+    assert sorted(path.name for path in licences.iterdir()) == list(LICENCES)
+    # `-S`: no other package than what was installed.
+    env = {**CLEAN, "PYTHONPATH": str(tmp_path / "site")}
+    imported = run(sys.executable, "-S", "-c", "import ostler_worker; print(ostler_worker.__file__)", cwd=tmp_path, env=env)
+    assert imported.stdout == f"{tmp_path / 'site' / 'ostler_worker' / '__init__.py'}\n", imported.stderr
+    calls_shout([sys.executable, "-S"], tmp_path, env)
+
+
+def calls_shout(python: list[object], folder: Path, env: dict[str, str]) -> None:
+    (folder / "worker.py").write_text(WORKER)
+    called = run(*python, "-m", "ostler_worker", "call", folder / "worker.py", "shout", "hello", cwd=folder, env=env)
     assert (called.stdout, called.returncode) == ('"HELLO"\n', 0), called.stderr
+
+
+def test_the_licences_are_those_of_the_repository() -> None:
+    for name in LICENCES:
+        assert (PROJECT / name).read_bytes() == (PROJECT.parent / name).read_bytes()
 
 
 def copy_of(project: Path, to: Path) -> Path:

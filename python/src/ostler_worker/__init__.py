@@ -9,7 +9,7 @@
         serve.run(load=load_model)
 
 Importing this package limits numeric libraries to one thread (see `OSTLER_THREADS`), takes the core that the pool has chosen,
-and, in a stdio worker that a host has started, moves the protocol off stdout; so import it first.
+and, in a worker that a host has started, sends what is printed to stderr, and moves the protocol off stdout; so import it first.
 """
 
 from . import _process

@@ -152,6 +152,7 @@ class Call:
                 yield
         finally:
             _context._current.reset(token)
+            _process.adopted.restore()
 
     # From outside ----------------------------------------------------------------------------------------------------
 

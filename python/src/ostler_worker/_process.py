@@ -125,18 +125,22 @@ def _number(name: str, text: Optional[str], least: int) -> Optional[int]:
 
 
 class Adopted:
-    """stdin and stdout of a stdio worker, taken from user code before it can write to them."""
+    """The standard descriptors, taken from user code before it can read or write what is the protocol's."""
 
     def __init__(self) -> None:
         self.transport: Optional[str] = None
         self.stdin: Optional[int] = None
         self.stdout: Optional[int] = None
+        self.stderr: Optional[int] = None
+        """What 1 and 2 are, as a private descriptor."""
 
     def early(self) -> None:
         """At import: where the host has announced the transport, no `print` at import time reaches the protocol."""
         self.transport = os.environ.pop("OSTLER_TRANSPORT", None)
         if self.transport == "stdio":
             self.take()
+        elif self.transport == "grpc":
+            self.print_to_stderr()
 
     def take(self) -> None:
         """Moves the protocol to private descriptors. 0 becomes /dev/null, 1 a second stderr."""
@@ -147,13 +151,43 @@ class Adopted:
             self.stdout = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, _PRIVATE_FROM)
         except OSError as error:
             raise ConfigurationError(f"stdin or stdout is not open: {error}") from error
-        if sys.stdout is not None:
-            # What was printed before us is text in the stream already; it must not stay in a buffer until the first frame.
-            sys.stdout.flush()
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         os.close(null)
-        os.dup2(2, 1)
+        self.print_to_stderr()
+
+    def print_to_stderr(self) -> None:
+        """1 becomes a second stderr, for `print`, children and native code. Only once: what the worker's own code makes of 1
+        afterwards stays."""
+        if self.stderr is not None or sys.__stdout__ is None:
+            # Without a stdout at the start, 1 may be any descriptor by now.
+            return
+        with contextlib.suppress(OSError, ValueError):
+            # What was printed before us is text in the stream already; it must not stay in a buffer until the first frame.
+            sys.__stdout__.flush()
+        null = os.open(os.devnull, os.O_WRONLY)
+        try:
+            self.stderr = fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, _PRIVATE_FROM)
+        except OSError:
+            # There is none.
+            self.stderr = fcntl.fcntl(null, fcntl.F_DUPFD_CLOEXEC, _PRIVATE_FROM)
+        os.close(null)
+        os.dup2(self.stderr, 1)
+        with contextlib.suppress(ValueError):
+            # As stderr: `leave` flushes no buffer.
+            sys.__stdout__.reconfigure(line_buffering=True)
+
+    def restore(self) -> None:
+        """Opens 1 and 2 again where a handler has closed them: the next file or connection would have the number, and get what is
+        printed."""
+        if self.stderr is None:
+            return
+        for fd in (1, 2):
+            try:
+                fcntl.fcntl(fd, fcntl.F_GETFD)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.dup2(self.stderr, fd)
 
 
 adopted = Adopted()
@@ -174,14 +208,14 @@ def guard_forks(*forget: Callable[[], None]) -> None:
 
 
 def _in_child() -> None:
-    # A copy of stdout would keep the host from seeing that the worker is gone.
-    for fd in (adopted.stdin, adopted.stdout):
+    # A copy of stdout, or of the log, would keep the host from seeing that the worker is gone.
+    for fd in (adopted.stdin, adopted.stdout, adopted.stderr):
         if fd is not None:
             try:
                 os.close(fd)
             except OSError:
                 pass
-    adopted.stdin = adopted.stdout = None
+    adopted.stdin = adopted.stdout = adopted.stderr = None
     for forget in _forget:
         forget()
     try:

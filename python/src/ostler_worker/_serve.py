@@ -139,6 +139,8 @@ class _Run:
                     "python -m ostler_worker call FILE METHOD ARGUMENTS"
                 )
             _process.adopted.take()
+        else:
+            _process.adopted.print_to_stderr()
         parent = None
         if self.settings.hosted:
             _process.die_with_parent()

@@ -115,6 +115,7 @@ async def _rpc(engine: Engine, context: Any, method: str, sent: dict[str, str]) 
                 yield rpc
         finally:
             _process.end_forked_copy(method)
+            _process.adopted.restore()
             with contextlib.suppress(ValueError):
                 # The generator of a stream that was cut off is closed by the garbage collector, in another context.
                 _context._current.reset(token)
@@ -186,6 +187,7 @@ class Rpc:
             return None, error
         finally:
             _process.end_forked_copy(self.ctx.method)
+            _process.adopted.restore()
 
     async def items(self, behaviour: Callable[[Any, Any], Any], request: Any) -> AsyncIterator[Any]:
         """The items of a sync servicer's stream. Between them, its lane is free."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import os
 import select
@@ -105,7 +106,11 @@ class Watch:
 
     def _watch(self) -> None:
         while True:
-            for fd, _ in self._poll.poll(self._timeout()):
+            found = self._poll.poll(self._timeout())
+            if any(events & select.POLLNVAL for _, events in found):
+                # Whatever else is found is of no use: their numbers may be those of other files by now.
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            for fd, _ in found:
                 if fd == self._reader:
                     self._hear(os.read(self._reader, 4096))
                 elif fd == self._parent:

@@ -242,8 +242,15 @@ async def block_the_loop(seconds: int) -> None:
 def say(text: str) -> str:
     print(text)
     os.write(1, b"written to 1\n")
+    LIBC.write(1, b"from native code\n", 17)
     subprocess.run(["echo", "from a child"], check=True)
     return text
+
+
+@serve.method
+def write_to(descriptors: list[int]) -> None:
+    for fd in descriptors:
+        os.write(fd, f"written to {fd}\n".encode())
 
 
 @serve.method
@@ -288,6 +295,11 @@ def close(what: str) -> str:
         os.close(1)
     elif what == "all":
         os.closerange(3, 4096)
+    elif what == "pidfd":
+        for fd in map(int, os.listdir("/proc/self/fd")):
+            # The listing's own descriptor is gone by now.
+            if os.path.lexists(f"/proc/self/fd/{fd}") and "pidfd" in os.readlink(f"/proc/self/fd/{fd}"):
+                os.close(fd)
     return what
 
 
