@@ -73,32 +73,46 @@ def requirement_class():
     return None
 
 
+def lines_of(path, seen):
+    """The lines of a requirements file and of those that it names by `-r`, without comments."""
+    seen.add(os.path.realpath(path))
+    with open(path, encoding="utf-8") as lines:
+        for line in lines:
+            text = re.sub(r"(^|\s)#.*", "", line).strip()
+            named = re.match(r"(?:--requirement|-r)[=\s]*(\S+)", text)
+            if named is None:
+                yield text
+                continue
+            other = os.path.join(os.path.dirname(path), named.group(1))
+            # One that is elsewhere or is not there is pip's to report.
+            if os.path.realpath(other) not in seen and os.path.isfile(other):
+                yield from lines_of(other, seen)
+
+
 def requirements(path):
     """Each line of a requirements file, and whether what is installed satisfies it."""
     from importlib import metadata
 
     Requirement = requirement_class()
-    with open(path, encoding="utf-8") as lines:
-        for line in lines:
-            text = re.sub(r"(^|\s)#.*", "", line).strip()
-            if not text or text.startswith("-") or "://" in text or text.startswith((".", "/")):
-                continue
-            name = re.split(r"[\s\[<>=!~;@]", text)[0]
-            satisfied, installed = True, None
+    for text in lines_of(path, set()):
+        if not text or text.startswith("-") or "://" in text or text.startswith((".", "/")):
+            continue
+        name = re.split(r"[\s\[<>=!~;@]", text)[0]
+        satisfied, installed = True, None
+        try:
+            installed = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            satisfied = False
+        if Requirement is not None:
             try:
-                installed = metadata.version(name)
-            except metadata.PackageNotFoundError:
-                satisfied = False
-            if Requirement is not None:
-                try:
-                    parsed = Requirement(text)
-                except ValueError:
-                    continue
-                if parsed.marker is not None and not parsed.marker.evaluate():
-                    continue
-                if installed is not None:
-                    satisfied = parsed.specifier.contains(installed, prereleases=True)
-            yield {"requirement": text, "installed": installed, "satisfied": satisfied}
+                parsed = Requirement(text)
+            except ValueError:
+                continue
+            if parsed.marker is not None and not parsed.marker.evaluate():
+                continue
+            if installed is not None:
+                satisfied = parsed.specifier.contains(installed, prereleases=True)
+        yield {"requirement": text, "installed": installed, "satisfied": satisfied}
 
 
 def main():

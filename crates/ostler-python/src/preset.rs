@@ -56,8 +56,8 @@ pub struct Python {
 }
 
 impl Python {
-    /// The worker in `file`, run by the first of: the `venv`, a `.venv` next to the file, the
-    /// `interpreter`, `python3` in the PATH.
+    /// The worker in `file`, run by the first of: the `venv`, the `interpreter`, a `.venv` next to
+    /// the file, `python3` in the PATH.
     pub fn new(file: impl Into<PathBuf>) -> Self {
         Self {
             file: file.into(),
@@ -193,6 +193,11 @@ impl Python {
     /// The requirements file.
     pub fn requirements_file(&self) -> Option<PathBuf> {
         self.requirements.as_ref().map(|file| self.base.join(file))
+    }
+
+    /// The interpreter that was set.
+    pub fn interpreter_name(&self) -> Option<&str> {
+        self.interpreter.as_deref()
     }
 
     /// The virtual environment that was set.

@@ -139,6 +139,49 @@ fn an_interpreter_that_does_not_run_or_is_too_old_is_refused() {
     }
 }
 
+/// An interpreter of this machine that is too old, if it has one.
+fn too_old() -> Option<PathBuf> {
+    let names = ["python3.8", "python3.7", "python3.6"].map(PathBuf::from);
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let pyenv = home.and_then(|home| fs::read_dir(home.join(".pyenv/versions")).ok());
+    let pyenv = pyenv.into_iter().flatten().flatten();
+    let candidates = names
+        .into_iter()
+        .chain(pyenv.map(|version| version.path().join("bin/python3")));
+    let is_old = |python: &PathBuf| {
+        let code = "import sys, venv; sys.exit(sys.version_info >= (3, 9))";
+        // A name in the PATH may be a shim of pyenv for a version that is not selected.
+        Command::new(python)
+            .args(["-c", code])
+            .output()
+            .is_ok_and(|output| output.status.success())
+    };
+    let mut old = candidates.filter(is_old);
+    old.next()
+}
+
+/// As the interpreter itself, and as that of an environment.
+#[test]
+fn a_real_python_that_is_too_old_is_refused() {
+    let Some(old) = too_old() else {
+        return println!("skipped: no Python older than 3.9 is installed");
+    };
+    let project = Project::new();
+    let venv = ["-m", "venv", "--without-pip", "env"];
+    let made = Command::new(&old).args(venv).current_dir(project.path()).status();
+    assert!(made.expect("it runs").success());
+    let by_name = project.worker().interpreter(old.display().to_string());
+    for worker in [by_name, project.worker().venv("env")] {
+        let refused = worker.prepare(&mut silent()).expect_err("it is too old");
+        assert!(matches!(refused, PythonError::OldInterpreter { .. }), "{refused:?}");
+        let said = text(refused);
+        assert!(
+            said.contains(" is Python 3.") && said.contains(", and ostler-worker needs 3.9 or later"),
+            "{said}"
+        );
+    }
+}
+
 #[test]
 fn half_made_environments_are_named() {
     let project = Project::new();
@@ -240,14 +283,18 @@ fn preflight_reports_every_problem_at_once_and_runs_no_worker() {
     );
     let requirements = project.write(
         "requirements.txt",
-        "# a comment\npip>=1000\nno-such-dist-of-ours==1.0\n-r other.txt\n",
+        "# a comment\npip>=1000\nno-such-dist-of-ours==1.0\n-r absent.txt\n-r more/other.txt\n-r https://example.org/a.txt\n",
+    );
+    project.write(
+        "more/other.txt",
+        "--requirement=../requirements.txt\nnot-installed-either # for more\n",
     );
     let python = project.worker().prepare(&mut silent()).expect("python3 is there");
     let worker = project.worker().worker(&python);
     let report = preflight(&worker, &project.worker().file(), Some(&requirements)).expect("a report");
     let found: Vec<String> = report.problems().iter().map(ToString::to_string).collect();
     let install = |package: &str| format!("{} -m pip install {package}", python.display());
-    assert_eq!(found.len(), 5, "{found:#?}");
+    assert_eq!(found.len(), 6, "{found:#?}");
     assert!(
         found[0].starts_with("line 3: import PIL_missing.Image: ModuleNotFoundError"),
         "{}",
@@ -268,6 +315,8 @@ fn preflight_reports_every_problem_at_once_and_runs_no_worker() {
         "{}",
         found[4]
     );
+    let behind = "not-installed-either is required, and not installed";
+    assert!(found[5].starts_with(behind), "{}", found[5]);
     assert!(
         !project.path().join("served").exists(),
         "the worker's own code did not run"

@@ -63,6 +63,7 @@ class Request:
     traceparent: Optional[str] = None
     tracestate: Optional[str] = None
     session: Optional[str] = None
+    lend: bool = False
     metadata: dict[str, str] = field(default_factory=dict)
     broken: Optional[Exception] = None
 
@@ -85,6 +86,7 @@ class Request:
             traceparent=typed(frame, "traceparent", str, None),
             tracestate=typed(frame, "tracestate", str, None),
             session=typed(frame, "session", str, None),
+            lend=typed(frame, "lend", bool, False),
             metadata=typed(frame, "metadata", dict, {}),
             broken=findings.broken[0].error if findings and findings.broken else None,
         )

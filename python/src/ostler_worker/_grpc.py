@@ -92,6 +92,7 @@ class _Sink:
     def __init__(self, engine: Engine, lends: bool) -> None:
         self.engine = engine
         self.lends = lends
+        self.over = False
         self.frames: Channel[tuple[bytes, bool]] = Channel()
 
     def encode(self, frame: dict[str, Any], owner: Any) -> bytes:
@@ -102,10 +103,18 @@ class _Sink:
         if len(body) > longest:
             self.engine.segments.release(owner)
             raise _frames.FrameTooLong(f"{len(body)} bytes, where the receiver accepts {longest}")
+        if self.over:
+            # `end` may have run before these segments were there.
+            self.engine.segments.release(owner)
         return body
 
     def write(self, body: bytes, final: bool) -> None:
         self.frames.put((body, final))
+
+    def end(self, owner: Any) -> None:
+        """The RPC is over, its handler may not be: nothing is lent from now on."""
+        self.over = True
+        self.engine.segments.release(owner)
 
 
 class Plain:
@@ -139,17 +148,24 @@ class Plain:
         return _values.encode(self._engine.pong(await _map(message, context)))
 
     async def _call(self, message: bytes, context: Any) -> bytes:
-        sink = _Sink(self._engine, lends=False)
-        call = self._engine.begin(object(), await _request(message, context), sink)
+        request = await _request(message, context)
+        sink = _Sink(self._engine, lends=request.lend)
+        key = object()
+        call = self._engine.begin(key, request, sink)
         try:
             while True:
                 body, final = await sink.frames.aget()
-                if final:
+                if final and self._engine.segments.holds(key):
+                    # The caller has no message left to release them by: it resets the RPC, which cancels this.
+                    await context.write(body)
+                    await asyncio.get_running_loop().create_future()
+                elif final:
                     return body
                 # An item, or a call to the host: there is no room for it in a unary RPC.
                 call.cancel("this method streams or calls the host: use Stream")
         finally:
             call.cancel("cancelled by the caller")
+            sink.end(key)
 
     async def _stream(self, messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         first = await messages.__anext__()
@@ -187,7 +203,7 @@ class Plain:
         finally:
             call.cancel("cancelled by the caller")
             reading.cancel()
-            self._engine.segments.release(key)
+            sink.end(key)
 
 
 async def _map(message: bytes, context: Any) -> dict[str, Any]:

@@ -382,6 +382,15 @@ def blob(size: int) -> bytes:
 
 
 @serve.method
+def blob_when_cancelled(size: int, ctx: Context) -> bytes:
+    """Works to its end, whoever has left."""
+    while not ctx.cancelled:
+        time.sleep(0.001)
+    time.sleep(0.05)
+    return bytes(size)
+
+
+@serve.method
 def hold(data: Any) -> None:
     """Never returns while it has shared memory."""
     time.sleep(600)

@@ -9,7 +9,14 @@ use ostler_serve::stdio::{ExceptionClass, StdioError};
 use ostler_serve::{CallError, CallOptions, Lost, OnCancel};
 use serde_json::{Value, json};
 
-use crate::scene::{Scene, everything, of_this_checkout, over_grpc, until};
+use crate::scene::{Scene, everything, of_this_checkout, over_both_transports, until};
+
+over_both_transports!(
+    handlers_that_leave_fork_or_close_stdout_do_not_end_their_worker,
+    what_ends_a_worker_has_its_status_and_last_words,
+    a_worker_that_hangs_in_native_code_is_replaced_by_its_watchdog,
+    a_grace_that_is_too_short_is_named,
+);
 
 /// What the pool gave up of: a worker of this source that never gets ready.
 async fn never_ready(source: &str, change: impl FnOnce(Python) -> Python) -> Failure {
@@ -102,9 +109,8 @@ fn a_missing_interpreter_and_a_half_made_environment_are_named_before_anything_s
 }
 
 /// The worker survives what its handlers do to it, and the caller learns what it was.
-#[tokio::test(flavor = "multi_thread")]
-async fn handlers_that_print_leave_fork_or_close_stdout_do_not_end_their_worker() {
-    let scene = Scene::start(everything()).await;
+async fn handlers_that_leave_fork_or_close_stdout_do_not_end_their_worker(python: Python) {
+    let scene = Scene::start(python).await;
     let before = scene.pids();
     for (how, class, code) in [
         ("sys.exit", ExceptionClass::Exit, "exit"),
@@ -121,14 +127,6 @@ async fn handlers_that_print_leave_fork_or_close_stdout_do_not_end_their_worker(
             );
         }
     }
-    assert_eq!(
-        scene.pool.call::<_, String>("say", &"hello").await.expect("an answer"),
-        "hello"
-    );
-    until("what was printed is on stderr", || {
-        scene.bed.history().contains("stderr: from a child")
-    })
-    .await;
     for returns in [false, true] {
         let child: String = scene.pool.call("fork", &returns).await.expect("an answer");
         assert_eq!(child, format!("the child ended with {}", if returns { 70 } else { 0 }));
@@ -152,9 +150,24 @@ async fn handlers_that_print_leave_fork_or_close_stdout_do_not_end_their_worker(
     scene.end().await;
 }
 
+/// stdout belongs to the protocol.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_handler_or_its_child_prints_is_on_stderr() {
+    let scene = Scene::start(everything()).await;
+    assert_eq!(
+        scene.pool.call::<_, String>("say", &"hello").await.expect("an answer"),
+        "hello"
+    );
+    until("what was printed is on stderr", || {
+        scene.bed.history().contains("stderr: from a child")
+    })
+    .await;
+    scene.end().await;
+}
+
 /// The outcome of a call that ends its worker.
-async fn ends_its_worker(method: &str, argument: Value) -> (Lost, Failure) {
-    let mut scene = Scene::start(everything()).await;
+async fn ends_its_worker(python: &Python, method: &str, argument: Value) -> (Lost, Failure) {
+    let mut scene = Scene::start(python.clone()).await;
     scene.bed.allow_failures("py/0");
     let error = scene
         .pool
@@ -177,26 +190,24 @@ async fn ends_its_worker(method: &str, argument: Value) -> (Lost, Failure) {
     (unknown.cause, unknown.failure.expect("a failure").as_ref().clone())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_ends_a_worker_has_its_status_and_last_words() {
-    let (cause, failure) = ends_its_worker("leave", json!("os._exit")).await;
+async fn what_ends_a_worker_has_its_status_and_last_words(python: Python) {
+    let (cause, failure) = ends_its_worker(&python, "leave", json!("os._exit")).await;
     assert_eq!((cause, failure.reason), (Lost::Worker, Reason::Exited));
     assert!(failure.message.contains("status 5"), "{failure}");
-    let (cause, failure) = ends_its_worker("close", json!("all")).await;
+    let (cause, failure) = ends_its_worker(&python, "close", json!("all")).await;
     assert_eq!((cause, failure.reason), (Lost::Worker, Reason::Exited));
     assert!(failure.message.contains("status 74"), "{failure}");
     let last = failure.stderr_tail.join("\n");
     assert!(last.contains("closed by the worker's own code"), "{last}");
-    let (cause, failure) = ends_its_worker("segfault", json!(null)).await;
+    let (cause, failure) = ends_its_worker(&python, "segfault", json!(null)).await;
     assert_eq!((cause, failure.reason), (Lost::Worker, Reason::Killed));
     assert!(failure.message.contains("SEGV"), "{failure}");
 }
 
 /// Native code that hangs: no heartbeat, with and without the interpreter's lock.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_hangs_in_native_code_is_replaced_by_its_watchdog() {
+async fn a_worker_that_hangs_in_native_code_is_replaced_by_its_watchdog(python: Python) {
     for method in ["deadlock_in_native_code", "deadlock_with_the_lock"] {
-        let mut scene = Scene::start_with(everything(), |spec| {
+        let mut scene = Scene::start_with(python.clone(), |spec| {
             spec.worker.watchdog = Some(Duration::from_secs(2));
             spec.worker.stop.grace = Duration::from_millis(300);
             spec.serve.on_cancel = OnCancel::Reuse;
@@ -221,7 +232,7 @@ async fn a_worker_that_hangs_in_native_code_is_replaced_by_its_watchdog() {
 
 /// A grace that is too short for what the worker has in flight: it ends in time, says how many
 /// requests it left and where each thread was, and the caller's outcome is unknown.
-async fn grace_too_short(python: Python) {
+async fn a_grace_that_is_too_short_is_named(python: Python) {
     let mut scene = Scene::start_with(python, |spec| {
         spec.worker.stop.grace = Duration::from_millis(800);
         spec.worker.env.insert("OSTLER_GRACE_MS".into(), "800".into());
@@ -245,15 +256,4 @@ async fn grace_too_short(python: Python) {
     assert!(history.contains("1 requests outlast the grace of 0.8 s"), "{history}");
     assert!(history.contains("in deadlock_in_native_code"), "{history}");
     scene.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_grace_that_is_too_short_is_named_over_stdio() {
-    grace_too_short(everything()).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_grace_that_is_too_short_is_named_over_grpc() {
-    let Some(python) = over_grpc(everything()) else { return };
-    grace_too_short(python).await;
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use futures_util::stream;
 use ostler::chain;
-use ostler_serve::CallOptions;
 use ostler_serve::stdio::{Array, ArrowStream, Blob, StdioError};
+use ostler_serve::{CallOptions, OnCancel};
 use serde_json::Value;
 
 use ostler_python::Python;
@@ -15,6 +15,8 @@ use crate::scene::{Scene, over_both_transports, until, with_packages};
 over_both_transports!(
     a_result_in_shared_memory_outlives_its_worker_and_is_freed_with_its_last_use,
     bytes_travel_in_shared_memory_and_are_freed_with_their_request,
+    a_large_result_is_in_shared_memory_whatever_the_arguments_are,
+    a_result_that_nobody_waits_for_is_freed,
     shared_memory_is_freed_when_the_worker_is_killed_or_the_caller_gives_up,
     too_long_messages_are_refused_on_either_side,
     numpy_arrays_travel_both_ways_in_calls_and_streams,
@@ -99,6 +101,65 @@ async fn bytes_travel_in_shared_memory_and_are_freed_with_their_request(python: 
         (4096, (0, 0)),
         "small ones are in the message"
     );
+    scene.end().await;
+}
+
+/// Waits until the worker lends nothing.
+async fn lends_nothing(scene: &Scene) {
+    let deadline = tokio::time::Instant::now() + ostler_tests::SOON;
+    loop {
+        let figures = scene.pool.figures(0, ostler_tests::SOON).await.expect("figures");
+        if (figures.lent, figures.in_flight) == (0, 0) {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{figures:?}");
+    }
+}
+
+async fn a_large_result_is_in_shared_memory_whatever_the_arguments_are(python: Python) {
+    let _alone = ALONE.lock().await;
+    let scene = Scene::start(python).await;
+    let before = scene.pids();
+    // The last one is longer than any message.
+    for size in [1_usize << 20, 3 << 20, 80 << 20] {
+        let blob: Blob = scene.pool.call("blob", &size).await.expect("an answer");
+        assert_eq!(held_here(), (0, 1), "a view of the worker's memory");
+        assert!(blob.len() == size && blob[size - 1] == 255);
+        drop(blob);
+        assert_eq!(held_here(), (0, 0));
+        lends_nothing(&scene).await;
+    }
+    let calls = (0..20).map(|_| scene.pool.call::<_, Blob>("blob", &(1 << 20)));
+    for blob in futures_util::future::join_all(calls).await {
+        assert_eq!(blob.expect("an answer").len(), 1 << 20);
+    }
+    lends_nothing(&scene).await;
+    assert_eq!(scene.pids(), before, "the worker is kept");
+    scene.end().await;
+}
+
+/// The caller has left before the handler returns, and the worker stays.
+async fn a_result_that_nobody_waits_for_is_freed(python: Python) {
+    let _alone = ALONE.lock().await;
+    let scene = Scene::start_with(python, |spec| spec.serve.on_cancel = OnCancel::Reuse).await;
+    let before = scene.pids();
+    let pool = scene.pool.clone();
+    let call = tokio::spawn(async move { pool.call::<_, Blob>("blob_when_cancelled", &(4 << 20)).await });
+    while scene
+        .pool
+        .figures(0, ostler_tests::SOON)
+        .await
+        .expect("figures")
+        .in_flight
+        == 0
+    {}
+    call.abort();
+    call.await.expect_err("it is aborted");
+    // It runs when the handler has returned.
+    assert_eq!(scene.pool.call::<_, u8>("echo", &1).await.expect("an answer"), 1);
+    lends_nothing(&scene).await;
+    assert_eq!(held_here(), (0, 0));
+    assert_eq!(scene.pids(), before);
     scene.end().await;
 }
 

@@ -5,6 +5,7 @@ mod calls;
 mod faults;
 mod figures;
 mod large;
+mod many;
 mod scene;
 mod servicers;
 mod streams;

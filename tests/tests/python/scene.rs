@@ -1,6 +1,7 @@
 //! A pool of Python workers in an instance of its own, and the proof that nothing of it is left.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ostler::testing::TestBed;
 use ostler::{EventKind, Ostler, Pool, PoolSpec};
@@ -50,8 +51,13 @@ impl Scene {
 
     /// `change` has the last word about the specification.
     pub(crate) async fn start_with(python: Python, change: impl FnOnce(&mut PoolSpec)) -> Self {
+        Self::start_within(ostler_tests::SOON, python, change).await
+    }
+
+    /// The same where the start, or the stop, may take longer.
+    pub(crate) async fn start_within(time: Duration, python: Python, change: impl FnOnce(&mut PoolSpec)) -> Self {
         let mut bed = TestBed::new();
-        bed.set_deadline(ostler_tests::SOON.max(bed.deadline()));
+        bed.set_deadline(time.max(bed.deadline()));
         let ostler = bed.builder().start().await.expect("it starts");
         let mut spec = python.pool("py", &mut |_| {}).expect("an interpreter");
         change(&mut spec);
@@ -119,6 +125,6 @@ pub(crate) async fn until(what: &str, reached: impl Fn() -> bool) {
     let deadline = tokio::time::Instant::now() + ostler_tests::SOON;
     while !reached() {
         assert!(tokio::time::Instant::now() < deadline, "not in time: {what}");
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

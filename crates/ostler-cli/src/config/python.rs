@@ -1,9 +1,9 @@
-//! `python`, `venv`, `requirements`, `devices` and `cpus`: the preset of a Python worker, instead
-//! of a command.
+//! `python`, `interpreter`, `venv`, `requirements`, `devices` and `cpus`: the preset of a Python
+//! worker, instead of a command.
 
 use std::path::Path;
 
-use ostler_core::config::values::{path, strings};
+use ostler_core::config::values::{path, string, strings};
 use ostler_core::config::{Section, Walk, join, keys};
 use ostler_python::{Python, Transport};
 
@@ -12,6 +12,7 @@ use super::values;
 /// The preset of the pool, if it has one. Relative paths are against `base`.
 pub(super) fn read(walk: &mut Walk, section: &Section<'_>, base: &Path) -> Option<Python> {
     let file = section.read(walk, "python", path).ok();
+    let interpreter = section.read(walk, "interpreter", string).ok();
     let venv = section.read(walk, "venv", path).ok();
     let requirements = section.read(walk, "requirements", path).ok();
     let devices = section.read(walk, "devices", strings).ok();
@@ -32,6 +33,13 @@ pub(super) fn read(walk: &mut Walk, section: &Section<'_>, base: &Path) -> Optio
     // Nothing in this program writes to a worker's stdin: other programs call its socket, or the
     // port that is set instead.
     let mut python = Python::new(join(base, &file?)).transport(Transport::Grpc);
+    if let Some(name) = interpreter {
+        // As in a command: with a slash it is a path, else a name that is looked up in the PATH.
+        let path = name
+            .contains('/')
+            .then(|| join(base, Path::new(&name)).display().to_string());
+        python = python.interpreter(path.unwrap_or(name));
+    }
     if let Some(venv) = venv {
         python = python.venv(join(base, &venv));
     }

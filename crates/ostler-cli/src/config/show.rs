@@ -174,6 +174,10 @@ fn show_placeholders(page: &mut Page, worker: &WorkerSpec) {
 
 fn show_python(page: &mut Page, python: &Python) {
     page.set("python", python.file().to_string_lossy().as_ref());
+    match python.interpreter_name() {
+        Some(interpreter) => page.set("interpreter", interpreter),
+        None => page.remark("interpreter", "python3"),
+    }
     match python.venv_folder() {
         Some(venv) => page.set("venv", venv.to_string_lossy().as_ref()),
         None if python.requirements_file().is_some() => page.remark("venv", "one in the cache folder"),

@@ -298,6 +298,15 @@ fn python_is_a_preset_whose_settings_can_be_changed() {
     assert_eq!(config.python["web"].venv_folder().unwrap(), Path::new("/srv/demo/env"));
     assert_eq!(read(&show(&config)).unwrap(), config);
 
+    assert_eq!(config.python["web"].interpreter_name(), None);
+    for (interpreter, found) in [("python3.12", "python3.12"), ("bin/python3", "/srv/demo/bin/python3")] {
+        let config = read(&format!("{APP}{text}interpreter = {interpreter:?}\n")).unwrap();
+        assert_eq!(config.python["web"].interpreter_name(), Some(found));
+        let shown = show(&config);
+        assert!(shown.contains(&format!("interpreter = {found:?}\n")), "{shown}");
+        assert_eq!(read(&shown).unwrap(), config);
+    }
+
     let more = "devices = [\"0\", \"1\"]\ncpus = \"auto\"\nconcurrency = 4\n";
     let config = read(&format!("{APP}{text}{more}")).unwrap();
     let worker = &config.pools[0].worker;

@@ -8,6 +8,7 @@ pub type Keys = &'static [&'static str];
 pub const POOL: Keys = &[
     "command",
     "python",
+    "interpreter",
     "venv",
     "requirements",
     "devices",
@@ -78,4 +79,4 @@ pub const RETRY: Keys = &["budget"];
 pub const OUTPUT: Keys = &["ring", "log"];
 
 /// The keys of a pool of Python workers, which `ostler-python` sets up.
-pub const PYTHON: Keys = &["python", "venv", "requirements", "devices", "cpus"];
+pub const PYTHON: Keys = &["python", "interpreter", "venv", "requirements", "devices", "cpus"];

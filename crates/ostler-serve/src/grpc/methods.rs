@@ -184,7 +184,12 @@ impl Adapter for GrpcMethods {
         let unary = worker.is_unary(&request);
         let (rpc, messages) = Rpc::new(unary);
         let rpc = Arc::new(rpc);
-        let exchange = Exchange::new(Arc::clone(&rpc) as _, self.functions.clone()).with(worker.peer);
+        let peer = if unary {
+            worker.peer.asked_to_lend()
+        } else {
+            worker.peer
+        };
+        let exchange = Exchange::new(Arc::clone(&rpc) as _, self.functions.clone()).with(peer);
         let exchange = Arc::new(exchange);
         let frame = exchange.request(ONLY_REQUEST, &request, attempt)?;
         let sent = rpc::request(if unary { CALL } else { STREAM }, messages);
@@ -192,7 +197,7 @@ impl Adapter for GrpcMethods {
             Arc::clone(&connection.http),
             sent,
             attempt.clone(),
-            Arc::clone(&exchange),
+            (Arc::clone(&rpc), Arc::clone(&exchange)),
         );
         rpc.opened_by(tokio::spawn(carried).abort_handle());
         exchange.call((ONLY_REQUEST, frame), request, attempt).await

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, ready};
 
@@ -31,6 +32,8 @@ pub(super) struct Rpc {
     messages: Mutex<Option<mpsc::UnboundedSender<Part>>>,
     /// The request is the only message.
     unary: bool,
+    /// Of a unary RPC: what its answer lends is mapped here.
+    released: AtomicBool,
     /// Sends the messages, and reads the worker's.
     carrier: OnceLock<AbortHandle>,
 }
@@ -49,6 +52,7 @@ impl Rpc {
         let rpc = Self {
             messages: Mutex::new(Some(sender)),
             unary,
+            released: AtomicBool::new(false),
             carrier: OnceLock::new(),
         };
         (rpc, Messages { parts, ended: false }.boxed_unsync())
@@ -63,23 +67,23 @@ impl Rpc {
 impl Outlet for Rpc {
     fn write(&self, frame: Vec<u8>) -> io::Result<()> {
         let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
-        {
-            let messages = lock(&self.messages);
-            let messages = messages.as_ref().ok_or_else(gone)?;
-            messages.send(Part::Message(frame.into())).map_err(|_| gone())?;
-        }
+        let mut messages = lock(&self.messages);
+        let Some(sender) = messages.as_ref() else {
+            // After its one message, a unary RPC is only told what was released.
+            self.released.store(self.unary, Ordering::Relaxed);
+            return Err(gone());
+        };
+        sender.send(Part::Message(frame.into())).map_err(|_| gone())?;
         if self.unary {
-            self.request_ended();
+            // Under the same lock: the answer may come at once, and its release is no message.
+            end(&mut messages);
         }
         Ok(())
     }
 
     /// The worker may end the RPC: nothing follows, and what was released is.
     fn request_ended(&self) {
-        if let Some(messages) = lock(&self.messages).take() {
-            // The RPC may have ended before.
-            let _ = messages.send(Part::End);
-        }
+        end(&mut lock(&self.messages));
     }
 
     fn reset(&self) -> bool {
@@ -88,6 +92,13 @@ impl Outlet for Rpc {
             carrier.abort();
         }
         true
+    }
+}
+
+fn end(messages: &mut Option<mpsc::UnboundedSender<Part>>) {
+    if let Some(messages) = messages.take() {
+        // The RPC may have ended before.
+        let _ = messages.send(Part::End);
     }
 }
 
@@ -142,10 +153,10 @@ pub(super) async fn carry(
     connection: Arc<HttpConnection>,
     request: Request<RequestBody>,
     attempt: Attempt,
-    exchange: Arc<Exchange<Message>>,
+    (rpc, exchange): (Arc<Rpc>, Arc<Exchange<Message>>),
 ) {
     let why = match connection.send(request, &attempt).await {
-        Ok(response) => read(response, &exchange).await,
+        Ok(response) => read(response, &rpc, &exchange).await,
         Err(Fault::NotSent { error, .. }) => Closed::NotSent(chain(&*error)),
         Err(Fault::Invalid(error) | Fault::Lost(error)) => Closed::Ended(chain(&*error)),
         Err(Fault::BadAnswer(error)) => Closed::Broken(chain(&*error)),
@@ -153,7 +164,7 @@ pub(super) async fn carry(
     exchange.close(&why);
 }
 
-async fn read(response: Response<Incoming>, exchange: &Arc<Exchange<Message>>) -> Closed {
+async fn read(response: Response<Incoming>, rpc: &Rpc, exchange: &Arc<Exchange<Message>>) -> Closed {
     let mut status = Status::from_header_map(response.headers());
     let mut body = response.into_body();
     let mut bytes = Vec::new();
@@ -163,6 +174,10 @@ async fn read(response: Response<Incoming>, exchange: &Arc<Exchange<Message>>) -
                 bytes.extend_from_slice(&data);
                 if let Err(error) = hand_out(&mut bytes, exchange) {
                     return Closed::Broken(chain(&*error));
+                }
+                if rpc.released.load(Ordering::Relaxed) {
+                    // The worker keeps what it lends until the RPC is reset, which the dropped body does.
+                    return Closed::Ended("its answer is here".into());
                 }
             }
             Ok(Err(frame)) => status = frame.trailers_ref().and_then(Status::from_header_map).or(status),

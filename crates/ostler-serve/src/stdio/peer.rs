@@ -31,6 +31,7 @@ pub(crate) struct Peer {
     pub(super) gives_credit: bool,
     pub(super) answers_pings: bool,
     enforces_deadlines: bool,
+    lends_if_asked: bool,
     max_frame: usize,
 }
 
@@ -41,6 +42,7 @@ impl Default for Peer {
             gives_credit: false,
             answers_pings: false,
             enforces_deadlines: false,
+            lends_if_asked: false,
             max_frame: MAX_FRAME,
         }
     }
@@ -64,8 +66,17 @@ impl Peer {
             gives_credit: can("credit"),
             answers_pings: can("ping"),
             enforces_deadlines: true,
+            lends_if_asked: false,
             max_frame: hello.max_frame.unwrap_or(MAX_FRAME),
         })
+    }
+
+    /// The worker on a connection where it lends only what a request asks it to: one that has no
+    /// room for a `release`.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn asked_to_lend(self) -> Self {
+        let lends_if_asked = self.shares_memory;
+        Self { lends_if_asked, ..self }
     }
 
     /// The frame of a request.
@@ -100,6 +111,9 @@ impl Peer {
         }
         if request.input.is_some() {
             fields.push(("stream", Field::Truth(true)));
+        }
+        if self.lends_if_asked {
+            fields.push(("lend", Field::Truth(true)));
         }
         let arguments = if request.input.is_some() { "args" } else { "body" };
         self.encoded(&mut fields, arguments, &request.body)?;

@@ -41,7 +41,7 @@ telemetry = 1
             r#"ostler.toml:12:19: pool.embed.stop.signal: expected a signal such as TERM, INT, HUP, QUIT, USR1, KILL or RTMIN+3, found "TERMINATE""#,
             r#"ostler.toml:12:40: pool.embed.stop.grace: expected a duration such as "5s", "100ms" or "1m 30s", found the string "5 parsecs""#,
             r#"ostler.toml:13:19: pool.embed.output.ring: expected a size such as "64KiB", "1MiB" or a number of bytes, found the string "64 apples""#,
-            r#"ostler.toml:14:1: pool.embed.telemetry: unknown key; expected one of command, python, venv, requirements, devices, cpus, cwd, env, inherit_env, workers, min_workers, max_starting, restart, intensity, period, on_give_up, backoff, min_uptime, port, ports, address, ready, start_timeout, health, watchdog, stop, host_death, release_timeout, output, mode, stdin, concurrency, queue, call_timeout, sessions, recycle, drain_timeout, breaker, retry, on_cancel, poison"#,
+            r#"ostler.toml:14:1: pool.embed.telemetry: unknown key; expected one of command, python, interpreter, venv, requirements, devices, cpus, cwd, env, inherit_env, workers, min_workers, max_starting, restart, intensity, period, on_give_up, backoff, min_uptime, port, ports, address, ready, start_timeout, health, watchdog, stop, host_death, release_timeout, output, mode, stdin, concurrency, queue, call_timeout, sessions, recycle, drain_timeout, breaker, retry, on_cancel, poison"#,
             r#"ostler.toml:15:2: pools: unknown key; did you mean "pool"?"#,
         ]
     );
@@ -171,10 +171,13 @@ fn python_and_a_command_exclude_each_other() {
     );
     let alone = "is for a pool with `python`; set python = \"worker.py\" instead of a command";
     assert_eq!(
-        mistakes(&in_pool("venv = \"env\"\nrequirements = \"r.txt\"\n")),
+        mistakes(&in_pool(
+            "venv = \"env\"\nrequirements = \"r.txt\"\ninterpreter = \"python3\"\n"
+        )),
         [
             format!("ostler.toml:5:8: pool.web.venv: {alone}"),
             format!("ostler.toml:6:16: pool.web.requirements: {alone}"),
+            format!("ostler.toml:7:15: pool.web.interpreter: {alone}"),
         ]
     );
 }
