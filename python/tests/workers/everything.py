@@ -383,7 +383,7 @@ def blob(size: int) -> bytes:
 
 @serve.method
 def blob_when_cancelled(size: int, ctx: Context) -> bytes:
-    """Works to its end, whoever has left."""
+    """Works to its end, also when its caller has left."""
     while not ctx.cancelled:
         time.sleep(0.001)
     time.sleep(0.05)

@@ -16,7 +16,7 @@ over_both_transports!(
     a_result_in_shared_memory_outlives_its_worker_and_is_freed_with_its_last_use,
     bytes_travel_in_shared_memory_and_are_freed_with_their_request,
     a_large_result_is_in_shared_memory_whatever_the_arguments_are,
-    a_result_that_nobody_waits_for_is_freed,
+    a_result_that_no_one_waits_for_is_freed,
     shared_memory_is_freed_when_the_worker_is_killed_or_the_caller_gives_up,
     too_long_messages_are_refused_on_either_side,
     numpy_arrays_travel_both_ways_in_calls_and_streams,
@@ -139,7 +139,7 @@ async fn a_large_result_is_in_shared_memory_whatever_the_arguments_are(python: P
 }
 
 /// The caller has left before the handler returns, and the worker stays.
-async fn a_result_that_nobody_waits_for_is_freed(python: Python) {
+async fn a_result_that_no_one_waits_for_is_freed(python: Python) {
     let _alone = ALONE.lock().await;
     let scene = Scene::start_with(python, |spec| spec.serve.on_cancel = OnCancel::Reuse).await;
     let before = scene.pids();

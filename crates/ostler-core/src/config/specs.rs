@@ -21,8 +21,9 @@ use crate::spec::PoolSpec;
 /// A relative path is relative to the app's current directory until
 /// [`relative_to`](Self::relative_to) says what else.
 ///
-/// The keys for Python workers (`python`, `interpreter`, `venv`, `requirements`, `devices`, `cpus`) need
-/// the crate `ostler-python`, whose `Python` makes a [`PoolSpec`]; here they are an error that says so.
+/// The keys for Python workers (`python`, `interpreter`, `venv`, `requirements`, `devices`, `cpus`)
+/// need the crate `ostler-python`, whose `Python` makes a [`PoolSpec`]; here they are an error that
+/// says so.
 ///
 /// ```
 /// use ostler_core::config::PoolSpecs;

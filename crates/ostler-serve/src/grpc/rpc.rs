@@ -69,7 +69,7 @@ impl Outlet for Rpc {
         let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
         let mut messages = lock(&self.messages);
         let Some(sender) = messages.as_ref() else {
-            // After its one message, a unary RPC is only told what was released.
+            // After its one message, a unary RPC only learns what was released.
             self.released.store(self.unary, Ordering::Relaxed);
             return Err(gone());
         };
@@ -176,7 +176,8 @@ async fn read(response: Response<Incoming>, rpc: &Rpc, exchange: &Arc<Exchange<M
                     return Closed::Broken(chain(&*error));
                 }
                 if rpc.released.load(Ordering::Relaxed) {
-                    // The worker keeps what it lends until the RPC is reset, which the dropped body does.
+                    // The worker keeps what it lends until the RPC is reset, which the dropped body
+                    // does.
                     return Closed::Ended("its answer is here".into());
                 }
             }
