@@ -177,6 +177,19 @@ def test_a_large_result_in_shared_memory_is_released(server: Server) -> None:
     assert isinstance(inline["ok"], bytes), "a unary call has no room for a release"
 
 
+def test_a_unary_call_that_lends_is_released_by_its_reset(server: Server) -> None:
+    server.unary("Hello", {"type": "hello", "protocol": 1, "features": ["shm"]})
+    call = server.channel.unary_stream("/ostler.worker.v1.Worker/Call")
+    small = [_values.decode(message) for message in call(_values.encode({"type": "request", "method": "add", "args": [1, 2], "lend": True}), timeout=20)]
+    assert [frame["ok"] for frame in small] == [3], "ended by its status"
+    lending = call(_values.encode({"type": "request", "method": "big", "args": [2], "lend": True}), timeout=20)
+    frame = _values.decode(next(lending))
+    assert isinstance(frame["ok"], memoryview) and len(frame["ok"]) == 2 << 20
+    assert server.unary("Ping", {"type": "ping"})["lent"] == 1, "kept until the caller lets go"
+    lending.cancel()
+    until(lambda: server.unary("Ping", {"type": "ping"})["lent"] == 0)
+
+
 def test_a_forked_copy_never_answers(server: Server) -> None:
     for _ in range(5):
         assert server.unary("Call", {"type": "request", "method": "fork"})["ok"] == "the child ended with 70"
