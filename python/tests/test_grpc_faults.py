@@ -12,11 +12,17 @@ from typing import Any, Callable, Iterator
 import pytest
 
 from conftest import EVERYTHING, Supervisor, process_state, sleeps_in_libc, until
-from ostler_worker.testing import WorkerError
 
 grpc = pytest.importorskip("grpc")
 
 from over_grpc import GrpcWorker, connect, start  # noqa: E402
+
+# With the `worker` of this file, they are the same tests over gRPC.
+from test_faults import (  # noqa: E402, F401
+    test_a_task_that_leaves_does_not_end_the_loop,
+    test_input_finds_no_frames,
+    test_leaving_is_an_error_response,
+)
 
 GRPC = {"OSTLER_TRANSPORT": "grpc"}
 """As the preset says it; without it, the SDK finds the transport by the socket."""
@@ -88,29 +94,6 @@ def test_it_serves_without_stdout_or_stderr(tmp_path: Path, supervisor: Supervis
     finally:
         worker.kill()
         worker.wait()
-
-
-def test_input_finds_nothing(worker: GrpcWorker) -> None:
-    with pytest.raises(WorkerError) as raised:
-        worker.call("ask")
-    assert raised.value.type == "EOFError"
-
-
-@pytest.mark.parametrize("method", ["leave", "leave_later"])
-@pytest.mark.parametrize(
-    "how, code, type", [("sys.exit", "exit", "SystemExit"), ("SystemExit", "exit", "SystemExit"), ("KeyboardInterrupt", "interrupt", "KeyboardInterrupt")]
-)
-def test_leaving_is_an_error_response(worker: GrpcWorker, method: str, how: str, code: str, type: str) -> None:
-    with pytest.raises(WorkerError) as raised:
-        worker.call(method, how)
-    assert (raised.value.code, raised.value.type, raised.value.executed) == (code, type, True)
-    assert worker.call("add", 1, 2) == 3, "the worker goes on serving"
-
-
-def test_a_task_that_leaves_does_not_end_the_loop(worker: GrpcWorker) -> None:
-    assert worker.call("leave_a_task") == "still here"
-    assert worker.call("add_later", 1, 2) == 3
-    worker.wait_for("a task raised SystemExit")
 
 
 def test_os_exit_is_the_workers_end(start_worker: Callable[..., GrpcWorker]) -> None:

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::stream;
 use ostler::chain;
 use ostler_serve::stdio::{Array, ArrowStream, Blob, StdioError};
-use ostler_serve::{CallOptions, OnCancel};
+use ostler_serve::{CallOptions, OnCancel, WorkerFigures};
 use serde_json::Value;
 
 use ostler_python::Python;
@@ -104,16 +104,21 @@ async fn bytes_travel_in_shared_memory_and_are_freed_with_their_request(python: 
     scene.end().await;
 }
 
-/// Waits until the worker lends nothing.
-async fn lends_nothing(scene: &Scene) {
+/// Waits until the worker's figures show this.
+async fn figures_show(scene: &Scene, what: impl Fn(&WorkerFigures) -> bool) {
     let deadline = tokio::time::Instant::now() + ostler_tests::SOON;
     loop {
         let figures = scene.pool.figures(0, ostler_tests::SOON).await.expect("figures");
-        if (figures.lent, figures.in_flight) == (0, 0) {
+        if what(&figures) {
             return;
         }
         assert!(tokio::time::Instant::now() < deadline, "{figures:?}");
     }
+}
+
+/// Waits until the worker lends nothing.
+async fn lends_nothing(scene: &Scene) {
+    figures_show(scene, |figures| (figures.lent, figures.in_flight) == (0, 0)).await;
 }
 
 async fn a_large_result_is_in_shared_memory_whatever_the_arguments_are(python: Python) {
@@ -145,14 +150,7 @@ async fn a_result_that_no_one_waits_for_is_freed(python: Python) {
     let before = scene.pids();
     let pool = scene.pool.clone();
     let call = tokio::spawn(async move { pool.call::<_, Blob>("blob_when_cancelled", &(4 << 20)).await });
-    while scene
-        .pool
-        .figures(0, ostler_tests::SOON)
-        .await
-        .expect("figures")
-        .in_flight
-        == 0
-    {}
+    figures_show(&scene, |figures| figures.in_flight > 0).await;
     call.abort();
     call.await.expect_err("it is aborted");
     // It runs when the handler has returned.
