@@ -12,9 +12,7 @@ pub enum PythonError {
     #[error("{} does not exist: correct `python`, which is relative to the file that names it", .0.display())]
     NoFile(PathBuf),
     /// No interpreter has this name, in the PATH or at this path.
-    #[error(
-        "no Python interpreter {0:?} was found: install Python 3.9 or later, or set `venv` (in Rust also `interpreter`)"
-    )]
+    #[error("no Python interpreter {0:?} was found: install Python 3.9 or later, or set `interpreter` or `venv`")]
     NoInterpreter(String),
     /// It was found, and does not run.
     #[error("{interpreter} does not run")]
