@@ -18,8 +18,8 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 /// each awaited; children added all at once.
 const KINDS: [&str; 4] = ["bare", "supervisor", "dynamic", "dynamic, all"];
 const COUNTS: [usize; 3] = [1_000, 10_000, 100_000];
-/// The best of this many rounds counts, because other work on the machine only adds to the time.
-const ROUNDS: usize = 3;
+/// The kinds take turns in each of this many rounds; the median of the ratios counts.
+const ROUNDS: usize = 5;
 /// The number of children in a check, and in a measurement's warm-up.
 const FEW: usize = 100;
 /// The most that starting and stopping one of this many children may cost, as times a bare one.
@@ -81,49 +81,72 @@ fn main() {
         "", "children", "start µs", "stop µs", "bytes", "× bare: start stop bytes"
     );
     for count in COUNTS {
-        let costs = KINDS.map(|kind| best(kind, count));
-        let bare = costs[0];
-        for (kind, cost) in KINDS.into_iter().zip(costs) {
-            let ratios = [cost.start / bare.start, cost.stop / bare.stop, cost.bytes / bare.bytes];
-            let [start, stop, bytes] = ratios.map(|ratio| format!("{ratio:.2}"));
-            println!(
-                "{kind:<12}{count:>9}{:>12.2}{:>12.2}{:>12.0}{start:>14} {stop} {bytes}",
-                cost.start, cost.stop, cost.bytes
-            );
-            if let Some(file) = results.as_mut().filter(|_| kind != "bare") {
-                write!(file, "{}", json(kind, count, bare, cost)).expect("writing the results");
+        let rounds: Vec<[Cost; KINDS.len()]> = (0..ROUNDS)
+            .map(|_| KINDS.map(|kind| measure_in_own_process(kind, count)))
+            .collect();
+        for (at, kind) in KINDS.into_iter().enumerate() {
+            let measured = Measured {
+                kind,
+                count,
+                bare: rounds.iter().map(|round| round[0]).collect(),
+                ours: rounds.iter().map(|round| round[at]).collect(),
+            };
+            println!("{}", measured.line());
+            if let Some(file) = results.as_mut().filter(|_| at > 0) {
+                write!(file, "{}", measured.json()).expect("writing the results");
             }
         }
     }
 }
 
-/// The lines for `cargo xtask bench`.
-fn json(kind: &str, count: usize, bare: Cost, cost: Cost) -> String {
-    let bound = match count == BOUND.0 {
-        true => format!(",\"most_ratio\":{}", BOUND.1),
-        false => String::new(),
-    };
-    let figures = [
-        ("start", "µs", bare.start, cost.start, bound.as_str()),
-        ("stop", "µs", bare.stop, cost.stop, bound.as_str()),
-        ("memory", "bytes", bare.bytes, cost.bytes, ""),
-    ];
-    let line = |(what, unit, bare, cost, bound)| {
-        format!(
-            "{{\"subject\":\"supervisors\",\"what\":\"{kind}: {what}\",\"workers\":{count},\"unit\":\"{unit}\",\"baseline\":\"spawn_linked\",\"base\":[{bare:?}],\"ours\":[{cost:?}]{bound}}}\n"
-        )
-    };
-    figures.map(line).concat()
+/// What one kind costs at one size, beside the bare one of the same round.
+struct Measured {
+    kind: &'static str,
+    count: usize,
+    bare: Vec<Cost>,
+    ours: Vec<Cost>,
 }
 
-fn best(kind: &str, count: usize) -> Cost {
-    let rounds = (0..ROUNDS).map(|_| measure_in_own_process(kind, count));
-    let least = |one: Cost, other: Cost| Cost {
-        start: one.start.min(other.start),
-        stop: one.stop.min(other.stop),
-        bytes: one.bytes.min(other.bytes),
-    };
-    rounds.reduce(least).expect("at least one round")
+impl Measured {
+    fn line(&self) -> String {
+        let parts: [fn(&Cost) -> f64; 3] = [|cost| cost.start, |cost| cost.stop, |cost| cost.bytes];
+        let [start, stop, bytes] = parts.map(|part| median(self.ours.iter().map(part)));
+        let rounds = || self.ours.iter().zip(&self.bare);
+        let ratio = |part: fn(&Cost) -> f64| median(rounds().map(|(ours, bare)| part(ours) / part(bare)));
+        let [of_start, of_stop, of_bytes] = parts.map(ratio);
+        format!(
+            "{:<12}{:>9}{start:>12.2}{stop:>12.2}{bytes:>12.0}{of_start:>14.2} {of_stop:.2} {of_bytes:.2}",
+            self.kind, self.count
+        )
+    }
+
+    /// The lines for `cargo xtask bench`.
+    fn json(&self) -> String {
+        let Self { kind, count, .. } = self;
+        let bound = match *count == BOUND.0 {
+            true => format!(",\"most_ratio\":{}", BOUND.1),
+            false => String::new(),
+        };
+        let parts: [(&str, &str, fn(&Cost) -> f64, &str); 3] = [
+            ("start", "µs", |cost| cost.start, &bound),
+            ("stop", "µs", |cost| cost.stop, &bound),
+            ("memory", "bytes", |cost| cost.bytes, ""),
+        ];
+        let line = |(what, unit, part, bound)| {
+            let values = |costs: &[Cost]| costs.iter().map(part).collect::<Vec<f64>>();
+            let (base, ours) = (values(&self.bare), values(&self.ours));
+            format!(
+                "{{\"subject\":\"supervisors\",\"what\":\"{kind}: {what}\",\"workers\":{count},\"unit\":\"{unit}\",\"baseline\":\"spawn_linked\",\"base\":{base:?},\"ours\":{ours:?}{bound}}}\n"
+            )
+        };
+        parts.map(line).concat()
+    }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut sorted: Vec<f64> = values.collect();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
 }
 
 fn measure_in_own_process(kind: &str, count: usize) -> Cost {

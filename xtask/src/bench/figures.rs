@@ -101,7 +101,7 @@ impl Figures {
 }
 
 impl Measure {
-    fn read(value: &Value) -> Self {
+    pub(super) fn read(value: &Value) -> Self {
         let text = |name: &str| value[name].as_str().unwrap_or_default().to_owned();
         let numbers = |name: &str| {
             let values = value[name].as_array().into_iter().flatten();
@@ -150,8 +150,13 @@ impl Measure {
         }
     }
 
+    /// What the floor, or another baseline, takes.
+    pub(super) fn base(&self) -> Option<Spread> {
+        Spread::of(&self.base)
+    }
+
     pub(super) fn show_base(&self) -> String {
-        Spread::of(&self.base).map_or_else(String::new, |spread| spread.show())
+        self.base().map_or_else(String::new, |spread| spread.show())
     }
 
     pub(super) fn show_ours(&self) -> String {

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::fs;
 
-use super::figures::{Figures, Measure, grouped};
+use super::figures::{Figures, Measure, Spread, grouped};
 use super::{kept, plot};
 use crate::steps::{Outcome, root};
 
@@ -62,6 +62,7 @@ fn block(name: &str, stores: &[(&str, Figures)]) -> Outcome<String> {
             .collect()),
         "bounds" => Ok(bounds(&measured().collect::<Vec<_>>())),
         "growth" => Ok(or_unmeasured(measured().map(|(store, figures)| growth(store, figures)))),
+        "cost" => Ok(or_unmeasured(measured().map(|(store, figures)| cost(store, figures)))),
         subject => Ok(or_unmeasured(
             measured().map(|(store, figures)| table(store, subject, figures)),
         )),
@@ -158,13 +159,24 @@ fn table(store: &str, subject: &str, figures: &Figures) -> String {
     text
 }
 
-/// The measures whose growth is shown, with the subject that has them.
-const GROWN: [(&str, &str); 5] = [
-    ("pools", "restart"),
-    ("pools", "start"),
-    ("pools", "stop, workers gone"),
-    ("pools", "stop, release confirmed"),
-    ("memory", "memory"),
+/// A measure whose growth is shown.
+struct Grown {
+    subject: &'static str,
+    what: &'static str,
+    /// It is measured for all workers together, and not for one.
+    of_all: bool,
+}
+
+const fn grown(subject: &'static str, what: &'static str, of_all: bool) -> Grown {
+    Grown { subject, what, of_all }
+}
+
+const GROWN: [Grown; 5] = [
+    grown("pools", "restart", false),
+    grown("pools", "start", true),
+    grown("pools", "stop, workers gone", true),
+    grown("pools", "stop, release confirmed", true),
+    grown("memory", "memory", false),
 ];
 
 /// The cost of one worker by the number of workers: times the floor, and KiB.
@@ -175,7 +187,7 @@ fn growth(store: &str, figures: &Figures) -> String {
     }
     writeln!(text, " growth | at most |\n|---|---|---|---|---|---|").expect("a string");
     let mut any = false;
-    for (subject, what) in GROWN {
+    for Grown { subject, what, .. } in GROWN {
         let result = |size| {
             let measure = figures.find(&(subject, what, size))?;
             let result = measure.ratio().or_else(|| measure.value())?;
@@ -206,9 +218,63 @@ fn growth(store: &str, figures: &Figures) -> String {
     if any { text } else { String::new() }
 }
 
+/// What one worker costs by the number of workers, beside what it costs the floor.
+fn cost(store: &str, figures: &Figures) -> String {
+    let mut text = format!("| {store} |");
+    for size in GROWTH {
+        write!(text, " {} | floor |", grouped(size)).expect("a string");
+    }
+    text.push_str("\n|---|");
+    text.push_str(&"---|---|".repeat(GROWTH.len()));
+    text.push('\n');
+    let mut any = false;
+    for Grown { subject, what, of_all } in GROWN {
+        let cells: Option<String> = GROWTH
+            .iter()
+            .map(|size| {
+                let measure = figures.find(&(subject, what, *size))?;
+                let workers = if of_all { *size as f64 } else { 1.0 };
+                let each = |spread: Spread| match measure.unit.as_str() {
+                    "ms" => format!("{:.0} µs", spread.median / workers * 1e3),
+                    unit => format!("{:.1} {unit}", spread.median),
+                };
+                let base = measure.base().map_or_else(String::new, each);
+                Some(format!(" {} | {base} |", each(measure.value()?)))
+            })
+            .collect();
+        if let Some(cells) = cells {
+            any = true;
+            writeln!(text, "| {what} |{cells}").expect("a string");
+        }
+    }
+    text.push('\n');
+    if any { text } else { String::new() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_workers_cost_is_that_of_all_divided_by_their_number() {
+        let measure = |what: &str, workers: u64, base: f64, ours: f64| {
+            Measure::read(&serde_json::json!({
+                "subject": "pools", "what": what, "workers": workers, "unit": "ms", "base": [base], "ours": [ours],
+            }))
+        };
+        let of_size = |size: u64| [measure("start", size, 2.0, 5.0), measure("restart", size, 0.25, 0.5)];
+        let figures = Figures {
+            measures: GROWTH.into_iter().flat_map(of_size).collect(),
+            ..Figures::default()
+        };
+        let text = cost("redb", &figures);
+        assert!(
+            text.contains("| start | 50 µs | 20 µs | 5 µs | 2 µs | 1 µs | 0 µs |"),
+            "{text}"
+        );
+        assert!(text.contains("| restart | 500 µs | 250 µs | 500 µs |"), "{text}");
+        assert_eq!(cost("redb", &Figures::default()), "");
+    }
 
     #[test]
     fn blocks_are_replaced_and_the_rest_stays() {
