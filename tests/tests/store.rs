@@ -153,6 +153,46 @@ fn disk_that_stalls_delays_the_start_and_is_named() {
     next.stop_cleanly();
 }
 
+/// What may happen to a file of a live run.
+const HARM: [(&str, fn(&Path)); 4] = [
+    ("removed", |file| std::fs::remove_file(file).unwrap()),
+    ("truncated", |file| {
+        let open = std::fs::OpenOptions::new().write(true).open(file).unwrap();
+        open.set_len(0).unwrap();
+    }),
+    ("replaced", |file| {
+        std::fs::rename(file, file.with_extension("old")).unwrap();
+        std::fs::write(file, "garbage").unwrap();
+    }),
+    ("overwritten", |file| {
+        let size = std::fs::metadata(file).unwrap().len();
+        let open = std::fs::OpenOptions::new().write(true).open(file).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&open, &vec![0xff; usize::try_from(size).unwrap()], 0).unwrap();
+    }),
+];
+
+/// The run holds its files open and knows its workers: it restarts them, and stops in order.
+#[test]
+fn a_live_run_outlives_its_files() {
+    for (what, harm) in HARM {
+        let mut up = Up::start(pool);
+        up.wait_for_event("pool.ready");
+        for file in files(&up.state()) {
+            harm(&file);
+        }
+        let victim = survivors(&up.tag)[0].0;
+        send(u32::try_from(victim).unwrap(), Signal::SIGKILL);
+        up.wait_for("the replacement", SOON, |event| {
+            event["event"] == "worker.ready" && event["incarnation"] == 2
+        });
+        up.signal(Signal::SIGTERM);
+        let (status, stderr) = up.end(SOON);
+        assert_eq!(status.code(), Some(0), "{what}: {stderr}");
+        assert_eq!(up.count("cleanup.success"), 1, "{what}");
+        assert!(survivors(&up.tag).is_empty(), "{what}");
+    }
+}
+
 /// Needs root and mount namespaces, for a small disk that can be filled.
 #[test]
 fn full_disk_does_not_prevent_a_restart() {

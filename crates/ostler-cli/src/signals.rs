@@ -50,8 +50,8 @@ const fn unless_ignored(name: &'static str) -> Row {
     }
 }
 
-/// Every signal of signal(7) but the real-time ones, whose default action would end the program:
-/// they are all [`Meaning::Ignored`].
+/// Every signal of signal(7) but the real-time ones, 32 and 33 among them, whose default action
+/// would end the program: they are all [`Meaning::Ignored`].
 pub(crate) const TABLE: [Row; 31] = [
     // The terminal is gone; a later version will reload the file.
     unless_ignored("HUP"),

@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::io;
-use std::mem::MaybeUninit;
 use std::ptr;
 
 use nix::libc;
@@ -23,9 +22,12 @@ pub fn unblock_all() -> io::Result<()> {
 /// Has the kernel discard this signal. Children inherit that across exec; workers don't, the
 /// guardian resets it for them.
 ///
+/// Signals 32 and 33, which the C library keeps for itself, are included: until it has set its
+/// handlers, their default action ends the program. Ignore them before the first thread is started;
+/// the C library then replaces what it needs.
+///
 /// # Errors
-/// EINVAL for KILL and STOP, and for the two or three real-time signals that the C library keeps
-/// for itself.
+/// EINVAL for KILL and STOP.
 pub fn ignore(signal: Signal) -> io::Result<()> {
     set(signal, libc::SIG_IGN)
 }
@@ -38,13 +40,22 @@ pub fn reset(signal: Signal) -> io::Result<()> {
     set(signal, libc::SIG_DFL)
 }
 
+/// By the system call, because sigaction(3) refuses the signals of the C library.
 fn set(signal: Signal, action: libc::sighandler_t) -> io::Result<()> {
-    // SAFETY: a sigaction of zeros is a valid one: no flags, an empty mask, the default action.
-    let mut new: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
-    new.sa_sigaction = action;
-    // SAFETY: `new` is a valid sigaction that outlives the call, and its action is no function that
-    // could be called.
-    match unsafe { libc::sigaction(signal.number(), &new, ptr::null_mut()) } {
+    // The kernel's struct sigaction: action, flags, restorer, mask.
+    let new: [u64; 4] = [action as u64, 0, 0, 0];
+    // SAFETY: `new` is as long as the kernel's struct and outlives the call, the mask has eight
+    // bytes, and the action is no function that could be called.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigaction,
+            signal.number(),
+            new.as_ptr(),
+            ptr::null::<u64>(),
+            size_of::<u64>(),
+        )
+    };
+    match result {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
@@ -96,5 +107,10 @@ mod tests {
         reset(urgent).unwrap();
         assert!(!super::ignored().unwrap().contains(&urgent));
         assert!(ignore(Signal::KILL).is_err());
+        // One of the C library's, which it sets up only for pthread_cancel(3).
+        let cancel = Signal::from_number(32).unwrap();
+        ignore(cancel).unwrap();
+        assert!(super::ignored().unwrap().contains(&cancel));
+        reset(cancel).unwrap();
     }
 }

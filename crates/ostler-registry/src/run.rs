@@ -35,6 +35,7 @@ use ostler_failpoint::{self as failpoint, Point};
 use lock::{GUARDIAN_LOCK, HOST_LOCK, RunLock, Taken};
 
 use crate::private::{Distrust, PrivateDir, Refused};
+use crate::record::UnixNanos;
 use crate::store::{Engine, Place, SET_ASIDE};
 
 pub use dead::{DeadRun, FoundRun, LiveRun, remove_leftovers, runs};
@@ -181,13 +182,20 @@ impl From<Refused> for RunDirError {
 /// [`RunDirError::Io`] if the directory is not writable; [`RunDirError::LocksDontWork`].
 pub fn try_out(dir: &Path) -> Result<PathBuf, RunDirError> {
     let place = dir.ancestors().find(|path| path.is_dir()).unwrap_or(dir);
-    let trial = place.join(format!(".ostler-trial-{}", std::process::id()));
-    make_private(&trial, false)?;
-    let opened = PrivateDir::open(&trial).map_err(RunDirError::from);
-    let taken = opened.and_then(|opened| RunLock::create(&opened, HOST_LOCK));
-    let removed = fs::remove_dir_all(&trial).map_err(RunDirError::io("remove", &trial));
+    // Always a new one: what has the name already may be anybody's.
+    let trial = place.join(format!(".ostler-trial-{}-{}", std::process::id(), UnixNanos::now().0));
+    let made = fs::DirBuilder::new().mode(0o700).create(&trial);
+    made.map_err(RunDirError::io("make", &trial))?;
+    let opened = PrivateDir::open(&trial)?;
+    let taken = RunLock::create(&opened, HOST_LOCK);
+    // Where others may write, they may have exchanged it meanwhile: the lock is removed through the
+    // descriptor, and by its path only a directory that is empty.
+    let emptied = fs::remove_file(opened.entry(HOST_LOCK));
+    let removed = emptied.and_then(|()| fs::remove_dir(&trial));
     match taken? {
-        Taken::Ours(_) => removed.map(|()| place.to_owned()),
+        Taken::Ours(_) => removed
+            .map_err(RunDirError::io("remove", &trial))
+            .map(|()| place.to_owned()),
         Taken::Held | Taken::Absent => Err(RunDirError::Vanishes { path: trial }),
     }
 }
@@ -224,7 +232,7 @@ impl RunDir {
     ///
     /// [`RunDirError::Io`] if the disk is full or not writable; [`RunDirError::LocksDontWork`].
     pub fn create(app_dir: &Path, info: RunInfo) -> Result<Self, RunDirError> {
-        make_private(app_dir, true)?;
+        make_private(app_dir)?;
         let private = PrivateDir::open(app_dir)?;
         let deadline = Instant::now() + MAKE_LIMIT;
         while Instant::now() < deadline {
@@ -350,8 +358,8 @@ impl RunDir {
     }
 }
 
-fn make_private(path: &Path, with_parents: bool) -> Result<(), RunDirError> {
-    let made = fs::DirBuilder::new().recursive(with_parents).mode(0o700).create(path);
+fn make_private(path: &Path) -> Result<(), RunDirError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     match made {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         other => other.map_err(RunDirError::io("make", path)),

@@ -46,9 +46,9 @@ pub struct TableOptions {
     /// within their timeout. Default: 1,024. 0 counts as 1.
     pub queue: usize,
     /// The delay before the first attempt to reopen a failed store; it doubles with each further
-    /// attempt. Default: 100 ms.
+    /// attempt. Default: 100 ms; at most a year.
     pub retry_first: Duration,
-    /// The maximum delay between two attempts. Default: 10 s.
+    /// The maximum delay between two attempts. Default: 10 s; at most a year.
     pub retry_max: Duration,
 }
 

@@ -338,12 +338,9 @@ impl Engine {
         for effect in self.policy.handle(event, now) {
             self.perform(effect);
         }
-        self.alarm.set(
-            self.policy
-                .next_deadline()
-                .map(|due| (due, self.origin + due.since_origin())),
-            now,
-        );
+        // A deadline beyond the clock's last instant, as of `Duration::MAX`, never comes.
+        let instant = |due: Moment| Some((due, self.origin.checked_add(due.since_origin())?));
+        self.alarm.set(self.policy.next_deadline().and_then(instant), now);
     }
 
     fn perform(&mut self, effect: Effect<Launch>) {

@@ -37,7 +37,7 @@ fn rows() -> Vec<(Vec<i32>, String)> {
             .unwrap()
             .split(", ")
             .flat_map(|name| match name.trim_matches('`') {
-                "real-time" => (34..=64).collect(),
+                "real-time" => (32..=64).collect(),
                 name => vec![named(name)],
             });
         (signals.collect(), cells.next().unwrap().to_owned())
@@ -54,7 +54,7 @@ fn signals(meaning: &str) -> Vec<i32> {
 fn the_table_of_the_docs_has_every_signal_once() {
     let mut all: Vec<i32> = rows().into_iter().flat_map(|(signals, _)| signals).collect();
     all.sort_unstable();
-    let expected: Vec<i32> = (1..=31).chain(34..=64).collect();
+    let expected: Vec<i32> = (1..=64).collect();
     assert_eq!(all, expected);
 }
 
@@ -82,8 +82,10 @@ fn signals_that_are_ignored_change_nothing_and_their_mask_says_so() {
     let (ignored, caught) = (mask(up.status("SigIgn")), mask(up.status("SigCgt")));
     assert_eq!(mask(up.status("SigBlk")), 0);
     let has = |mask: u64, number: i32| mask >> (number - 1) & 1 == 1;
+    // 33 is the C library's: with the first thread it has a handler, which ignores what others send.
+    let harmless = |number| has(ignored, number) || number == 33 && has(caught, number);
     for number in signals("ignored") {
-        assert!(has(ignored, number), "signal {number}: {ignored:016x}");
+        assert!(harmless(number), "signal {number}: {ignored:016x}");
         send(&mut up, number);
     }
     for number in signals("default") {

@@ -9,6 +9,16 @@ use ostler_os::guardian::GuardianEvent;
 
 use crate::support::{Bench, DEADLINE, Role, assert_gone, line_with, role, role_process, shell};
 
+/// How many workers, and how many times as long it may take with strays. The long form is what is
+/// promised, and needs a machine that does nothing else.
+fn size_and_bound() -> (u32, f64) {
+    if is_long() { (1_000, 3.0) } else { (400, 6.0) }
+}
+
+fn is_long() -> bool {
+    std::env::var_os("OSTLER_TEST_LONG").is_some()
+}
+
 /// Starts workers whose trees are one process each, or two, the second in a session of its own.
 /// `tag` is in the command lines of all.
 async fn start(bench: &mut Bench, slots: u32, with_strays: bool, tag: &str) {
@@ -22,15 +32,15 @@ async fn start(bench: &mut Bench, slots: u32, with_strays: bool, tag: &str) {
 }
 
 async fn stop_time(with_strays: bool) -> Duration {
-    const SLOTS: u32 = 400;
+    let (slots, _) = size_and_bound();
     let mut bench = Bench::launch().await;
-    start(&mut bench, SLOTS, with_strays, "").await;
+    start(&mut bench, slots, with_strays, "").await;
     let begin = Instant::now();
-    for slot in 0..SLOTS {
+    for slot in 0..slots {
         bench.term(slot, 1, Duration::from_secs(60));
     }
     let mut gone = 0;
-    while gone < SLOTS {
+    while gone < slots {
         if let GuardianEvent::TreeGone { .. } = bench.next().await {
             gone += 1;
         }
@@ -43,12 +53,13 @@ async fn stop_time(with_strays: bool) -> Duration {
 /// How many times as long something takes with strays as without. A busy machine is given three
 /// tries.
 async fn costs_little<Time: Future<Output = Duration>>(time: impl Fn(bool) -> Time) {
+    let (_, bound) = size_and_bound();
     let mut ratios = Vec::new();
     for _ in 0..3 {
         let (plain, strays) = (time(false).await, time(true).await);
         eprintln!("plain {plain:?}, with strays {strays:?}");
         ratios.push(strays.as_secs_f64() / plain.as_secs_f64());
-        if ratios.last().is_some_and(|ratio| *ratio < 6.0) {
+        if ratios.last().is_some_and(|ratio| *ratio < bound) {
             return;
         }
     }
@@ -61,14 +72,19 @@ async fn strays_cost_a_sitter_the_same_however_many_processes_there_are() {
 }
 
 const HOST: &str = "strays::role_host";
-const ORPHANED: u32 = 300;
 
 /// A host of many workers that waits for its death.
 #[tokio::test]
 async fn role_host() {
     let Some(role) = role() else { return };
     let mut bench = Bench::launch().await;
-    start(&mut bench, ORPHANED, role == "strays", &tag_of(std::process::id())).await;
+    start(
+        &mut bench,
+        size_and_bound().0,
+        role == "strays",
+        &tag_of(std::process::id()),
+    )
+    .await;
     println!("\nguardian={}", bench.guardian.pid());
     std::future::pending::<()>().await;
 }
@@ -95,7 +111,7 @@ async fn death_time(with_strays: bool) -> Duration {
     let (guardian, _output) = line_with(output, "guardian=").await;
     let guardian = guardian.parse().expect("valid pid");
     let tag = tag_of(host.0.id());
-    let all = ORPHANED as usize * if with_strays { 2 } else { 1 };
+    let all = size_and_bound().0 as usize * if with_strays { 2 } else { 1 };
     let deadline = Instant::now() + DEADLINE;
     while count(&tag) != all {
         assert!(Instant::now() < deadline, "{} processes", count(&tag));
@@ -106,6 +122,7 @@ async fn death_time(with_strays: bool) -> Duration {
     assert_gone(guardian);
     let took = begin.elapsed();
     assert_eq!(count(&tag), 0);
+    assert!(!is_long() || took < Duration::from_secs(1), "{took:?}");
     took
 }
 

@@ -76,7 +76,7 @@ impl Scratch {
     fn make_spare(&self) -> Result<Spare, RunDirError> {
         let app_dir = self.run_dir.parent().unwrap_or(&self.run_dir);
         let path = Self::spare_of(&self.run_dir);
-        make_private(app_dir, true)?;
+        make_private(app_dir)?;
         let app_dir = PrivateDir::open(app_dir)?;
         let directory = app_dir.make_in(&path.file_name().unwrap_or_default().to_string_lossy())?;
         match RunLock::create(&directory, HOST_LOCK)? {

@@ -341,6 +341,16 @@ fn try_out_leaves_no_trace() {
     assert!(matches!(refused, Err(RunDirError::Io { .. })), "{refused:?}");
 }
 
+#[test]
+fn try_out_removes_nothing_that_it_did_not_make() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let foreign = dir.path().join(format!(".ostler-trial-{}", std::process::id()));
+    fs::create_dir(&foreign).expect("made");
+    fs::write(foreign.join("file"), "somebody's").expect("written");
+    try_out(dir.path()).expect("usable directory");
+    assert!(foreign.join("file").exists());
+}
+
 /// Leaves a dead run, and sets the mode of its app's or of its own directory.
 fn dead_in_mode(app_dir: &Path, mode: u32, of_app_dir: bool) -> PathBuf {
     use std::os::unix::fs::PermissionsExt;

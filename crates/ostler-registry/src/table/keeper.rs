@@ -17,6 +17,9 @@ use crate::store::{Change, Opened, Store, StoreError};
 /// to answer soon.
 const BATCH: usize = 64;
 
+/// The longest delay between two attempts to reopen the store: instants of the clock end somewhere.
+const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60 * 24 * 365);
+
 /// Whether there was anything to change, or why it was refused.
 pub(super) type Answer = Result<bool, Refusal>;
 
@@ -108,7 +111,7 @@ impl Keeper {
             on_event(TableEvent::SetAside(set_aside));
         }
         let condition = Condition::Healthy(opened.store);
-        let (retry_first, retry_max) = (options.retry_first, options.retry_max);
+        let [retry_first, retry_max] = [options.retry_first, options.retry_max].map(|wait| wait.min(LONGEST_WAIT));
         Ok(Self {
             _closing: Closing(shared.clone()),
             opener,

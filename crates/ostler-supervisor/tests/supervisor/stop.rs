@@ -87,6 +87,20 @@ async fn sup_stop_timeout_dynamic() {
     assert_eq!(bench.alive(), 0);
 }
 
+/// Limits that no clock can reach are no limits.
+#[tokio::test]
+async fn a_timeout_beyond_the_clock_is_as_long_as_it_takes() {
+    let bench = Bench::new();
+    let patient = bench.child("patient").shutdown(Shutdown::Timeout(Duration::MAX));
+    let stubborn = stubborn(&bench, "stubborn").shutdown(SHORT);
+    let supervisor = bench.supervisor(Strategy::OneForOne, vec![patient, stubborn]).await;
+    within(supervisor.terminate_child("patient")).await.unwrap();
+    within(supervisor.restart_child("patient")).await.unwrap();
+    within(supervisor.stop()).await;
+    assert_eq!(bench.reported("shutdown_error"), ["stubborn/1 killed"]);
+    assert_eq!(bench.alive(), 0);
+}
+
 #[tokio::test]
 async fn sup_stop_brutal_kill() {
     let bench = Bench::new();
