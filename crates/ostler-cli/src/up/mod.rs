@@ -3,6 +3,7 @@
 //! One task keeps the instance ([`keeper`]); this one listens to its events, to signals and to the
 //! clock, and is never held up by anything, so that a second signal is answered at once.
 
+mod gathered;
 mod keeper;
 mod reporter;
 mod signals;
@@ -24,6 +25,7 @@ use crate::output::log;
 use crate::output::screen::Screen;
 use crate::python;
 use crate::signals::{Inherited, Meaning};
+use gathered::Gathered;
 use keeper::{End, Keeper};
 use reporter::Reporter;
 use signals::Signals;
@@ -123,7 +125,7 @@ async fn drive(
     }
     let begun = Instant::now();
     let run = builder.run_id();
-    let mut events = builder.subscribe();
+    let mut events = Gathered::new(builder.subscribe());
     let (ostler, stop_at_once) = start(builder, &mut signals, reporter).await?;
     let swept = ostler.swept();
     for remark in swept.survivors.iter().chain(&swept.remarks) {
@@ -135,7 +137,7 @@ async fn drive(
         keeper.stop();
     }
     let end = follow(keeper, killer, &mut events, &mut signals, time, reporter).await;
-    drain(&mut events, reporter).await;
+    drain(events.into_inner(), reporter).await;
     let exit = status(&end, reporter);
     reporter.summarise(&config.app.name, &run.short(), begun.elapsed());
     Ok(exit)
@@ -168,7 +170,7 @@ async fn start(
 async fn follow(
     mut keeper: Keeper,
     killer: Killer,
-    events: &mut EventStream,
+    events: &mut Gathered<EventStream>,
     signals: &mut Signals,
     time: Option<Duration>,
     reporter: &mut Reporter,
@@ -180,8 +182,8 @@ async fn follow(
     loop {
         tokio::select! {
             end = keeper.ended() => return end,
-            item = events.recv(), if listening => match item {
-                Some(item) => reporter.take(item),
+            batch = events.next(), if listening => match batch {
+                Some(batch) => batch.into_iter().for_each(|item| reporter.take(item)),
                 None => listening = false,
             },
             (name, meaning) = signals.next() => match meaning {
@@ -204,7 +206,7 @@ async fn follow(
 }
 
 /// The events that were emitted before the report.
-async fn drain(events: &mut EventStream, reporter: &mut Reporter) {
+async fn drain(mut events: EventStream, reporter: &mut Reporter) {
     while let Ok(Some(item)) = timeout(LAST_EVENTS, events.recv()).await {
         let is_last = matches!(&item, EventItem::Event(event) if event.kind == EventKind::RunStopped);
         reporter.take(item);
