@@ -1,6 +1,6 @@
 //! The events of the run in batches: what comes within a few milliseconds is read at once.
 //!
-//! A restart has six events within a millisecond. If each of them woke the reader, whoever emits
+//! A restart has six events within a millisecond. If each of them woke the reader, what emits
 //! them would pay for the wake-ups, and the reader would take a processor away from the restart.
 
 use std::pin::Pin;

@@ -82,7 +82,8 @@ fn signals_that_are_ignored_change_nothing_and_their_mask_says_so() {
     let (ignored, caught) = (mask(up.status("SigIgn")), mask(up.status("SigCgt")));
     assert_eq!(mask(up.status("SigBlk")), 0);
     let has = |mask: u64, number: i32| mask >> (number - 1) & 1 == 1;
-    // 33 is the C library's: with the first thread it has a handler, which ignores what others send.
+    // 33 is the C library's: with the first thread it has a handler, which ignores what others
+    // send.
     let harmless = |number| has(ignored, number) || number == 33 && has(caught, number);
     for number in signals("ignored") {
         assert!(harmless(number), "signal {number}: {ignored:016x}");
