@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
 use uuid::Uuid;
 
-use crate::procfile;
+use crate::procfile::{self, Stat};
 
 /// The result of comparing an identity with the process that now has its pid.
 #[derive(Debug)]
@@ -189,6 +189,11 @@ impl ProcessHandle {
     /// When `/proc` can't be read, hides the process (`PermissionDenied`), or no descriptor is
     /// left.
     pub fn open(pid: i32) -> io::Result<Option<Self>> {
+        Ok(Self::open_with_stat(pid)?.map(|(handle, _)| handle))
+    }
+
+    /// Like [`Self::open`], with what `/proc` says about the process.
+    pub(crate) fn open_with_stat(pid: i32) -> io::Result<Option<(Self, Stat)>> {
         let here = here()?;
         let Some(pidfd) = open_pidfd(pid)? else {
             return Ok(None);
@@ -213,7 +218,7 @@ impl ProcessHandle {
             start_time: stat.start_time,
             pidfd_inode: pidfd_inode(pidfd.as_fd()),
         };
-        Ok(Some(Self { identity, pidfd }))
+        Ok(Some((Self { identity, pidfd }, stat)))
     }
 
     /// The process's identity.

@@ -6,21 +6,24 @@
 //! environment is *memory of the process*, and reading it can hang, so the scan runs on a separate
 //! thread with a deadline.
 
-use std::fs;
-use std::io::{self, Read};
+use std::io;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use memchr::memmem;
 use nix::libc;
 use ostler_core::ids::{MARKER_PREFIX, RunId};
 
-use crate::identity::{self, ProcessIdentity, here};
+use crate::identity::{self, ProcessHandle, ProcessIdentity, here};
 use crate::procfile;
 use crate::slow_read;
 
 /// How much of an environment is searched, in bytes: Linux's default maximum (a quarter of the
 /// usual 8 MiB stack limit, execve(2)).
 const ENVIRONMENT_LIMIT: u64 = 2 << 20;
+
+/// A length that most environments don't exceed, in bytes.
+const ENVIRONMENT_LENGTH: usize = 8 << 10;
 
 /// A process with the marker of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +33,7 @@ pub struct Marked {
     /// All markers in its environment, in order: the run and the value (`embed/0#3`). There is more
     /// than one if an Ostler runs inside a worker of another one.
     pub markers: Vec<(RunId, String)>,
-    /// Its command line, cut at 4 KiB; empty for a zombie with living threads.
+    /// Its command line, cut at 4 KiB.
     pub command: String,
 }
 
@@ -63,19 +66,25 @@ pub fn scan(runs: &[RunId], deadline: Instant) -> io::Result<Scan> {
     let us = std::process::id() as i32;
     let pids: Vec<i32> = procfile::all_pids()?.into_iter().filter(|&pid| pid != us).collect();
     let mut scan = Scan::default();
-    let empty = scan.look_at_each(pids, runs, deadline);
-    // A process in the middle of its execve(2) shows an empty environment, as a kernel thread does:
-    // a second look.
-    scan.read += scan.look_at_each(empty, runs, deadline).len();
+    let empty = scan.look_at_each(pids, runs, deadline, look_at);
+    // A process in the middle of its execve(2) and one that has lost its main thread show no
+    // environment, as a kernel thread does: a second, closer look.
+    scan.read += scan.look_at_each(empty, runs, deadline, look_closer).len();
     scan.elapsed = start.elapsed();
     Ok(scan)
 }
 
 impl Scan {
-    /// Adds what `pids` show; gives back those whose environment was empty.
-    fn look_at_each(&mut self, pids: Vec<i32>, runs: &[RunId], deadline: Instant) -> Vec<i32> {
+    /// Adds what `pids` show; gives back those that show no environment.
+    fn look_at_each(
+        &mut self,
+        pids: Vec<i32>,
+        runs: &[RunId],
+        deadline: Instant,
+        look: fn(i32, &[RunId]) -> Look,
+    ) -> Vec<i32> {
         let runs = runs.to_vec();
-        let round = slow_read::read_each(pids, deadline, move |pid| look_at(pid, &runs));
+        let round = slow_read::read_each(pids, deadline, move |pid| look(pid, &runs));
         self.unread.extend(round.unread);
         let mut empty = Vec::new();
         for (pid, look) in round.values {
@@ -121,6 +130,7 @@ const NAMED: usize = 8;
 
 /// The outcome of reading one process.
 enum Look {
+    /// It shows no environment, or is gone.
     Empty,
     Failed,
     Unreadable,
@@ -137,22 +147,49 @@ impl Look {
     }
 }
 
+/// Most processes have no marker, and are done with after one read, without an identity.
 fn look_at(pid: i32, runs: &[RunId]) -> Look {
-    // Most processes have no marker, and are done with after one read, without an identity. What
-    // can't be read is judged below.
-    let path = format!("/proc/{pid}/environ");
-    if let Ok(environment) = read_some(&path)
-        && let Err(look) = markers_of(&environment, runs)
-    {
+    let environment = match procfile::present(read_some(&procfile::directory(pid))) {
+        // Without memory: an empty file, or ESRCH since Linux 6.16.
+        Ok(None) => return Look::Empty,
+        Ok(Some(environment)) => environment,
+        Err(_) => return examine(pid, runs),
+    };
+    match markers_of(&environment, runs) {
+        Ok(_) => examine(pid, runs),
+        Err(look) => look,
+    }
+}
+
+fn look_closer(pid: i32, runs: &[RunId]) -> Look {
+    let look = look_at(pid, runs);
+    if !matches!(look, Look::Empty) {
         return look;
     }
+    match procfile::stat(pid) {
+        Ok(Some(stat)) if stat.lost_main_thread => examine(pid, runs),
+        Ok(_) => Look::Empty,
+        Err(error) => Look::failed(&error),
+    }
+}
+
+/// Judges a process that has a marker, can't be read, or has lost its main thread.
+fn examine(pid: i32, runs: &[RunId]) -> Look {
     // The identity comes first: what is read after it, while it still holds, belongs to it.
-    let identity = match identity::of(pid) {
-        Ok(Some(identity)) => identity,
+    let (identity, stat) = match ProcessHandle::open_with_stat(pid) {
+        Ok(Some((handle, stat))) => (handle.identity(), stat),
         Ok(None) => return Look::Unmarked,
         Err(error) => return Look::failed(&error),
     };
-    let environment = match procfile::present(read_some(&path)) {
+    let environment = if stat.lost_main_thread {
+        // A thread without an environment may be one that is ending.
+        procfile::from_threads(pid, |thread| {
+            Ok(Some(read_some(thread)?).filter(|environment| !environment.is_empty()))
+        })
+    } else {
+        procfile::present(read_some(&procfile::directory(pid)))
+    };
+    let environment = match environment {
         Ok(Some(environment)) => environment,
         Ok(None) => return Look::Unmarked,
         Err(error) => return Look::failed(&error),
@@ -173,10 +210,9 @@ fn look_at(pid: i32, runs: &[RunId]) -> Look {
     })
 }
 
-fn read_some(path: &str) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    fs::File::open(path)?.take(ENVIRONMENT_LIMIT).read_to_end(&mut bytes)?;
-    Ok(bytes)
+/// The environment that a process or thread has according to its directory in `/proc`.
+fn read_some(directory: &Path) -> io::Result<Vec<u8>> {
+    procfile::read_whole(&directory.join("environ"), ENVIRONMENT_LENGTH, ENVIRONMENT_LIMIT)
 }
 
 /// The markers of a process that one of these runs has marked.

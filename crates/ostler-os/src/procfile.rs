@@ -4,10 +4,15 @@
 //! kernel and are read immediately. `cmdline` and `environ` are *memory of the process*: reading
 //! them takes its memory lock and can hang, so they are only read through [`command_lines`], on a
 //! separate thread and with a deadline.
+//!
+//! `/proc/PID` shows the main thread. If that has ended while others live (pthread_exit(3)), it has
+//! no memory and no descriptors any more: what depends on them is empty there, and some of it is
+//! refused to all but root. The other threads still show it: see [`from_threads`].
 
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use rustix::io::Errno;
@@ -17,6 +22,9 @@ use crate::slow_read;
 /// The maximum length of a command line, in bytes. Longer ones are cut.
 const COMMAND_LINE_LIMIT: u64 = 4096;
 
+/// The length of `/proc/PID/stat`, in bytes: 200 to 350 are usual.
+const STAT_LENGTH: usize = 512;
+
 /// The fields of `/proc/PID/stat` that Ostler uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stat {
@@ -24,7 +32,8 @@ pub struct Stat {
     pub pid: i32,
     /// The short name of the program, at most 15 bytes. It may contain spaces and parentheses.
     pub name: String,
-    /// The state letter: `R`, `S`, `D`, `Z`, `T`, `t`, `X`, `I`.
+    /// The state letter: `R`, `S`, `D`, `Z`, `T`, `t`, `X`, `I`. Of another thread, if the main
+    /// thread has ended while others live.
     pub state: char,
     /// The parent; 0 if it is outside this PID namespace.
     pub parent: i32,
@@ -40,12 +49,14 @@ pub struct Stat {
     pub start_time: u64,
     /// Resident memory, in pages.
     pub resident_pages: u64,
+    /// Whether the main thread has ended, or is about to, while others live.
+    pub(crate) lost_main_thread: bool,
 }
 
 impl Stat {
     /// Whether nothing of the process runs any more: it was reaped, or is a zombie without other
-    /// threads. After pthread_exit(3) the main thread is in state `Z` while other threads run, so
-    /// the state alone is not enough.
+    /// threads. After pthread_exit(3) `/proc` shows the state `Z` while other threads run, so the
+    /// state alone is not enough.
     pub fn has_ended(&self) -> bool {
         matches!(self.state, 'X' | 'x') || (self.state == 'Z' && self.threads <= 1)
     }
@@ -61,6 +72,10 @@ impl Stat {
         let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
         // proc_pid_stat(5) counts from 1, and `state` is field 3: field n has index n - 3 here.
         let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+        let threads = number(20)?;
+        // An ending thread gives up its memory before it is in state Z. A kernel thread never had
+        // any, and is alone in its process.
+        let lost_main_thread = threads > 1 && number(23)? == 0;
         Some(Self {
             pid,
             name,
@@ -69,9 +84,10 @@ impl Stat {
             user_ticks: number(14)?,
             system_ticks: number(15)?,
             waited_ticks: number(16)?.saturating_add(number(17)?),
-            threads: number(20)?,
+            threads,
             start_time: number(22)?,
             resident_pages: number(24)?,
+            lost_main_thread,
         })
     }
 }
@@ -82,16 +98,73 @@ impl Stat {
 ///
 /// If `/proc` cannot be read, or the line is malformed.
 pub fn stat(pid: i32) -> io::Result<Option<Stat>> {
-    let Some(text) = present(fs::read(format!("/proc/{pid}/stat")))? else {
+    let Some(mut stat) = stat_in(&directory(pid))? else {
+        return Ok(None);
+    };
+    // Without one that shows anything, what is known of the main thread stays.
+    if stat.lost_main_thread
+        && let Ok(Some(thread)) = from_threads(pid, stat_in)
+    {
+        stat.state = thread.state;
+        stat.resident_pages = thread.resident_pages;
+    }
+    Ok(Some(stat))
+}
+
+fn stat_in(directory: &Path) -> io::Result<Option<Stat>> {
+    let file = directory.join("stat");
+    let Some(text) = present(read_whole(&file, STAT_LENGTH, u64::MAX))? else {
         return Ok(None);
     };
     let bad = || {
         io::Error::new(
             io::ErrorKind::InvalidData,
-            format!("/proc/{pid}/stat is malformed, see proc_pid_stat(5)"),
+            format!("{} is malformed, see proc_pid_stat(5)", file.display()),
         )
     };
     Stat::parse(&text).map(Some).ok_or_else(bad)
+}
+
+/// Reads a file of `/proc`, whose size is not known before, up to `limit` bytes. Two reads suffice
+/// where `expected` bytes do; `fs::read` begins with 32 bytes, and takes eight.
+pub(crate) fn read_whole(file: &Path, expected: usize, limit: u64) -> io::Result<Vec<u8>> {
+    let file = fs::File::open(file)?;
+    let mut bytes = Vec::with_capacity(expected);
+    file.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The directory of a process in `/proc`, which shows its main thread.
+pub(crate) fn directory(pid: i32) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}"))
+}
+
+/// What `read` gets from the directory of a thread, the first that shows it, of a process that has
+/// lost its main thread ([`Stat::lost_main_thread`]).
+///
+/// # Errors
+///
+/// If no thread shows it, and one could not be read.
+pub(crate) fn from_threads<T>(pid: i32, mut read: impl FnMut(&Path) -> io::Result<Option<T>>) -> io::Result<Option<T>> {
+    let Some(threads) = present(fs::read_dir(directory(pid).join("task")))? else {
+        return Ok(None);
+    };
+    let main = pid.to_string();
+    let mut refused = None;
+    for thread in threads.flatten().filter(|thread| thread.file_name() != *main) {
+        match present(read(&thread.path())) {
+            Ok(Some(Some(value))) => return Ok(Some(value)),
+            Ok(_) => {}
+            Err(error) => refused = Some(error),
+        }
+    }
+    refused.map_or(Ok(None), Err)
+}
+
+/// Like [`from_threads`]; `None` also if the process has its main thread, or none may be read.
+fn from_threads_left<T>(pid: i32, read: impl FnMut(&Path) -> io::Result<Option<T>>) -> Option<T> {
+    let stat = stat_in(&directory(pid)).ok()??;
+    stat.lost_main_thread.then(|| from_threads(pid, read).ok()?)?
 }
 
 /// Owner and tracer of a process, from `/proc/PID/status`.
@@ -124,10 +197,16 @@ pub fn status(pid: i32) -> io::Result<Option<Status>> {
     Ok(Some(Status { uid, tracer }))
 }
 
-/// The kernel function in which a process waits, if it may be read (`/proc/PID/wchan`).
+/// The kernel function in which a process waits, if it may be read (`/proc/PID/wchan`). That of
+/// another thread, if the main thread has ended while others live.
 pub fn wait_channel(pid: i32) -> Option<String> {
-    let text = fs::read_to_string(format!("/proc/{pid}/wchan")).ok()?;
-    (!text.is_empty() && text != "0").then_some(text)
+    let of_main = wait_channel_in(&directory(pid)).ok()?;
+    of_main.or_else(|| from_threads_left(pid, wait_channel_in))
+}
+
+fn wait_channel_in(directory: &Path) -> io::Result<Option<String>> {
+    let text = fs::read_to_string(directory.join("wchan"))?;
+    Ok((!text.is_empty() && text != "0").then_some(text))
 }
 
 /// The pids of all processes in `/proc`, in its order.
@@ -162,18 +241,22 @@ pub fn command_lines(pids: &[i32], deadline: Instant) -> HashMap<i32, String> {
 
 /// Reads memory of the process, so it may hang. Only for a thread that may.
 pub(crate) fn read_command_line(pid: i32) -> Option<String> {
-    let mut text = Vec::new();
-    fs::File::open(format!("/proc/{pid}/cmdline"))
-        .ok()?
-        .take(COMMAND_LINE_LIMIT)
-        .read_to_end(&mut text)
-        .ok()?;
+    let of_main = command_line_in(&directory(pid)).ok()?;
+    of_main.or_else(|| from_threads_left(pid, command_line_in))
+}
+
+fn command_line_in(directory: &Path) -> io::Result<Option<String>> {
+    let text = read_whole(
+        &directory.join("cmdline"),
+        COMMAND_LINE_LIMIT as usize,
+        COMMAND_LINE_LIMIT,
+    )?;
     let words: Vec<_> = text
         .split(|&b| b == 0)
         .filter(|word| !word.is_empty())
         .map(String::from_utf8_lossy)
         .collect();
-    (!words.is_empty()).then(|| words.join(" "))
+    Ok((!words.is_empty()).then(|| words.join(" ")))
 }
 
 /// Maps both of `/proc`'s errors for a missing process to `None`.
@@ -211,6 +294,7 @@ mod tests {
         );
         assert_eq!((stat.user_ticks, stat.system_ticks, stat.threads), (11, 12, 3));
         assert_eq!((stat.start_time, stat.resident_pages), (5555, 77));
+        assert!(!stat.lost_main_thread, "it has memory");
         assert!(
             !stat.has_ended(),
             "a process with a zombie main thread and other threads has not ended"

@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
@@ -314,26 +315,38 @@ fn is_hidden(pid: i32) -> bool {
     identity::of(pid).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
-/// The inode numbers of a process's sockets. A leader that called pthread_exit(3) shows no
-/// descriptors, although its other threads still use them: theirs are read then.
+/// The inode numbers of a process's sockets.
 fn sockets_of(pid: i32) -> io::Result<Vec<u64>> {
-    let (sockets, descriptors) = sockets_in(&format!("/proc/{pid}/fd"))?;
-    if descriptors > 0 {
+    let of_main = sockets_in(&procfile::directory(pid));
+    if let Ok((sockets, 1..)) = of_main {
         return Ok(sockets);
     }
-    for task in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
-        let (sockets, descriptors) = sockets_in(&task.path().join("fd").to_string_lossy())?;
-        if descriptors > 0 {
-            return Ok(sockets);
-        }
+    // A main thread that has ended has none, and its list is refused to all but root.
+    match procfile::stat(pid) {
+        Ok(Some(stat)) if stat.has_ended() => Ok(Vec::new()),
+        Ok(Some(stat)) if stat.lost_main_thread => sockets_of_threads(pid),
+        _ => of_main.map(|(sockets, _)| sockets),
     }
-    Ok(Vec::new())
 }
 
-/// The sockets among the descriptors that a directory of `/proc` lists, and the number of all
-/// descriptors.
-fn sockets_in(directory: &str) -> io::Result<(Vec<u64>, usize)> {
-    let links: Vec<_> = fs::read_dir(directory)?
+/// The sockets of a process that has lost its main thread. Its other threads still have them.
+fn sockets_of_threads(pid: i32) -> io::Result<Vec<u64>> {
+    let mut answered = false;
+    let found = procfile::from_threads(pid, |thread| {
+        let (sockets, descriptors) = sockets_in(thread)?;
+        answered = true;
+        Ok((descriptors > 0).then_some(sockets))
+    });
+    match found {
+        Err(refusal) if !answered => Err(refusal),
+        found => Ok(found.ok().flatten().unwrap_or_default()),
+    }
+}
+
+/// The sockets among the descriptors that a process or thread has according to its directory in
+/// `/proc`, and the number of all descriptors.
+fn sockets_in(directory: &Path) -> io::Result<(Vec<u64>, usize)> {
+    let links: Vec<_> = fs::read_dir(directory.join("fd"))?
         .flatten()
         .filter_map(|entry| fs::read_link(entry.path()).ok())
         .collect();

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -34,6 +35,21 @@ pub(crate) fn until(what: &str, mut state: impl FnMut() -> bool) {
 
 pub(crate) fn test_attribution() -> Attribution {
     Attribution::new("test", "the test is over")
+}
+
+/// The end of a Python program: prints `said`, and ends the main thread while another one lives.
+pub(crate) const END_OF_MAIN_THREAD: &str = "
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(600,)).start()
+print(said)
+ctypes.CDLL(None).pthread_exit(None)
+";
+
+/// Waits for the end of a main thread. `procfile::stat` shows another thread after it.
+pub(crate) fn until_main_thread_ended(pid: i32) {
+    until("the main thread has ended", || {
+        fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "))
+    });
 }
 
 /// The processes of a test with their descendants, identified by an environment variable unique to
@@ -95,9 +111,14 @@ impl Troupe {
 
     /// The living processes with the tag.
     pub(crate) fn living(&self) -> Vec<ProcessIdentity> {
-        let bears_tag = |pid: &i32| {
+        let shows_tag = |directory: PathBuf| {
             let tag = self.tag.as_bytes();
-            fs::read(format!("/proc/{pid}/environ")).is_ok_and(|env| env.windows(tag.len()).any(|window| window == tag))
+            fs::read(directory.join("environ")).is_ok_and(|env| env.windows(tag.len()).any(|window| window == tag))
+        };
+        // A main thread that has ended shows no environment.
+        let bears_tag = |pid: &i32| {
+            let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+            threads.flatten().any(|thread| shows_tag(thread.path()))
         };
         let pids = procfile::all_pids().expect("readable");
         pids.into_iter()

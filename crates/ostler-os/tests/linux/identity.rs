@@ -5,10 +5,14 @@ use std::os::unix::process::CommandExt;
 use std::time::Instant;
 
 use ostler_core::signal::Signal;
+use ostler_os::holders::describe_processes;
 use ostler_os::identity::{self, Delivery, ProcessHandle, ProcessIdentity, SignalError, Unverifiable, Verified};
-use ostler_os::tree;
+use ostler_os::{procfile, tree};
 
-use crate::common::{Troupe, UNPRIVILEGED, handle_of, is_root, run_unprivileged, soon, test_attribution, until};
+use crate::common::{
+    END_OF_MAIN_THREAD, Troupe, UNPRIVILEGED, handle_of, is_root, run_unprivileged, soon, test_attribution, until,
+    until_main_thread_ended,
+};
 
 #[test]
 fn living_process_is_the_same_until_it_ends() {
@@ -204,18 +208,8 @@ fn thread_id_is_not_a_process() {
 #[test]
 fn process_whose_main_thread_exited_is_alive() {
     let mut troupe = Troupe::new();
-    let script = "
-import ctypes, threading, time
-threading.Thread(target=time.sleep, args=(600,)).start()
-print('up')
-ctypes.CDLL(None).pthread_exit(None)
-";
-    let (pid, _) = troupe.python(script);
-    until("the main thread is in state Z", || {
-        ostler_os::procfile::stat(pid)
-            .expect("readable")
-            .is_some_and(|s| s.state == 'Z')
-    });
+    let (pid, _) = troupe.python(&format!("said = 'up'\n{END_OF_MAIN_THREAD}"));
+    until_main_thread_ended(pid);
     let handle = handle_of(pid);
     assert!(!handle.has_ended().expect("readable"));
     assert!(matches!(
@@ -225,6 +219,42 @@ ctypes.CDLL(None).pthread_exit(None)
     handle.signal(Signal::KILL, &test_attribution()).expect("permitted");
     assert!(handle.wait_until(soon()).expect("polled"));
     troupe.assert_none_left();
+}
+
+/// Regression: it was described as a zombie without memory and command line, and never counted as
+/// stopped.
+#[test]
+fn process_whose_main_thread_exited_is_described_by_another_thread() {
+    if is_root() {
+        run_unprivileged("identity::process_whose_main_thread_exited_is_described_by_another_thread");
+    }
+    let mut troupe = Troupe::new();
+    let (pid, _) = troupe.python(&format!("said = 'up'\n{END_OF_MAIN_THREAD}"));
+    until_main_thread_ended(pid);
+    until("the other thread sleeps", || {
+        let stat = procfile::stat(pid).expect("readable").expect("alive");
+        assert!(stat.resident_pages > 0 && stat.state != 'Z', "{stat:?}");
+        stat.state == 'S'
+    });
+    let described = describe_processes(&[pid], soon());
+    assert!(described[0].command.contains("pthread_exit"), "{}", described[0]);
+    let main = pid.to_string();
+    let mut threads = fs::read_dir(format!("/proc/{pid}/task")).expect("readable").flatten();
+    let other = threads
+        .find(|thread| thread.file_name() != *main)
+        .expect("alive")
+        .path();
+    let channel = fs::read_to_string(other.join("wchan")).expect("readable");
+    assert_eq!(described[0].wait_channel.clone().unwrap_or("0".to_owned()), channel);
+
+    handle_of(pid)
+        .signal(Signal::STOP, &test_attribution())
+        .expect("permitted");
+    until("it is stopped", || {
+        procfile::stat(pid)
+            .expect("readable")
+            .is_some_and(|stat| stat.state == 'T')
+    });
 }
 
 #[test]

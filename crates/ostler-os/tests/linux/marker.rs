@@ -8,10 +8,14 @@ use std::time::{Duration, Instant};
 
 use ostler_core::ids::{Incarnation, RunId, WorkerId};
 use ostler_os::identity;
+use ostler_os::kill::kill_all;
 use ostler_os::marker::scan;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::common::{Troupe, UNPRIVILEGED, is_root, run_unprivileged, soon};
+use crate::common::{
+    END_OF_MAIN_THREAD, Troupe, UNPRIVILEGED, handle_of, is_root, run_unprivileged, soon, test_attribution,
+    until_main_thread_ended,
+};
 
 fn some_run() -> RunId {
     RunId::from_u128(uuid::Uuid::now_v7().as_u128())
@@ -55,6 +59,36 @@ fn marked_processes_and_their_children_are_found_and_others_are_not() {
     assert_eq!(both.command, "sleep 600");
 
     assert_eq!(scan(&[some_run()], soon()).expect("readable").found, vec![]);
+}
+
+/// Regression: the environment of a main thread that has exited only shows at the other threads;
+/// its own is empty for root, and refused to others.
+#[test]
+fn marked_process_whose_main_thread_has_exited_is_found() {
+    if is_root() {
+        run_unprivileged("marker::marked_process_whose_main_thread_has_exited_is_found");
+    }
+    let mut troupe = Troupe::new();
+    let (run, other) = (some_run(), some_run());
+    let script = format!("said = 'up'\n{END_OF_MAIN_THREAD}");
+    let mut start = |run: RunId| {
+        let mut command = troupe.command("python3", &["-u", "-c", &script]);
+        command.env(run.marker_name(), "embed/0#3");
+        let (pid, _) = troupe.spawn_and_read_line(command);
+        until_main_thread_ended(pid);
+        pid
+    };
+    let pid = start(run);
+    start(other);
+
+    let found = scan(&[run], soon()).expect("readable").found;
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].identity, handle_of(pid).identity());
+    assert_eq!(found[0].markers, vec![(run, "embed/0#3".to_owned())]);
+    assert!(found[0].command.contains("pthread_exit"), "{}", found[0].command);
+    let killed = kill_all(&[found[0].identity], &test_attribution(), soon());
+    assert!(killed.is_clean(), "{killed:?}");
+    assert_eq!(scan(&[run], soon()).expect("readable").found, vec![]);
 }
 
 #[test]

@@ -10,10 +10,14 @@ use ostler_os::identity::Delivery;
 use ostler_os::port_choice::{PortChoice, reserve};
 use ostler_os::ports::{ListenerOwner, PortError, PortState, bind_listener, check, listener_in_tree};
 use ostler_os::sockets::{Which, name_holders, on_port};
+use ostler_os::{procfile, tree};
 use rustix::net::sockopt::{set_socket_reuseaddr, set_socket_reuseport};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
 
-use crate::common::{Troupe, UNPRIVILEGED, handle_of, is_root, run_unprivileged, test_attribution, until};
+use crate::common::{
+    END_OF_MAIN_THREAD, Troupe, UNPRIVILEGED, handle_of, is_root, run_unprivileged, test_attribution, until,
+    until_main_thread_ended,
+};
 
 pub(crate) const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -362,8 +366,15 @@ fn wildcard_listener_answers_for_loopback_unless_a_closer_one_does() {
     ));
 }
 
+/// The start of a program that listens.
+const BOUND: &str = "
+import socket
+s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen()
+said = s.getsockname()[1]
+";
+
 /// A worker that protects itself, like a set-uid program, hides its descriptors from an
-/// unprivileged host.
+/// unprivileged host, with a main thread and without.
 #[test]
 fn protected_worker_is_unreadable_and_not_foreign() {
     if is_root() {
@@ -372,15 +383,44 @@ fn protected_worker_is_unreadable_and_not_foreign() {
     }
     let mut troupe = Troupe::new();
     let protect = "import ctypes; PR_SET_DUMPABLE = 4; ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)\n";
-    let (pid, port) = troupe.python(&format!("{protect}{LISTENER}"));
     let us = std::process::id() as i32;
-    let address = local(port.parse().expect("port"));
-    assert_eq!(
-        listener_in_tree(address, us).expect("checking the port"),
-        ListenerOwner::Unreadable { pids: vec![pid] }
-    );
-    let text = held(address)[0].to_string();
-    assert!(text.contains(&format!("user {UNPRIVILEGED}")), "{text}");
+    let mut protected = Vec::new();
+    for script in [LISTENER.to_owned(), format!("{BOUND}{END_OF_MAIN_THREAD}")] {
+        let (pid, port) = troupe.python(&format!("{protect}{script}"));
+        protected.push(pid);
+        if protected.len() == 2 {
+            until_main_thread_ended(pid);
+        }
+        let address = local(port.parse().expect("port"));
+        assert_eq!(
+            listener_in_tree(address, us).expect("checking the port"),
+            ListenerOwner::Unreadable {
+                pids: protected.clone()
+            }
+        );
+        let text = held(address)[0].to_string();
+        assert!(text.contains(&format!("user {UNPRIVILEGED}")), "{text}");
+    }
+}
+
+/// A zombie's list of descriptors is refused to an unprivileged host, too. It has none.
+#[test]
+fn zombie_in_the_tree_does_not_hide_a_foreign_listener() {
+    if is_root() {
+        run_unprivileged("ports::zombie_in_the_tree_does_not_hide_a_foreign_listener");
+        return;
+    }
+    let mut troupe = Troupe::new();
+    let (_listener, address) = bound(local(0), &PLAIN);
+    // sleep does not wait for the child that the shell leaves to it.
+    let parent = troupe.spawn(troupe.command("sh", &["-c", "true & exec sleep 600"]));
+    let has_ended = |pid: &i32| matches!(procfile::stat(*pid), Ok(Some(stat)) if stat.has_ended());
+    until("the child is a zombie", || {
+        let zombies = tree::descendants(parent).expect("readable");
+        zombies.len() == 1 && zombies.iter().all(has_ended)
+    });
+    let owner = listener_in_tree(address, parent).expect("checking the port");
+    assert!(matches!(owner, ListenerOwner::Foreign(_)), "{owner:?}");
 }
 
 #[test]
@@ -410,29 +450,25 @@ fn probes_of_readiness_and_of_release_are_cheap() {
     assert!(each.as_millis() < 50, "{each:?}");
 }
 
-/// Regression: the descriptors of a leader that has exited only show at its threads.
+/// Regression: the descriptors of a main thread that has exited only show at the other threads; its
+/// own list is empty for root, and refused to others.
 #[test]
 fn listener_of_a_process_whose_main_thread_has_exited_is_found() {
+    if is_root() {
+        run_unprivileged("ports::listener_of_a_process_whose_main_thread_has_exited_is_found");
+    }
     let mut troupe = Troupe::new();
-    let script = "
-import ctypes, socket, threading, time
-s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen()
-threading.Thread(target=time.sleep, args=(600,)).start()
-print(s.getsockname()[1])
-ctypes.CDLL(None).pthread_exit(None)
-";
-    let (pid, port) = troupe.python(script);
+    let (pid, port) = troupe.python(&format!("{BOUND}{END_OF_MAIN_THREAD}"));
     let address = local(port.parse().expect("port"));
-    until("the leader has exited", || {
-        ostler_os::procfile::stat(pid)
-            .expect("readable")
-            .is_some_and(|stat| stat.state == 'Z')
-    });
+    until_main_thread_ended(pid);
     let us = std::process::id() as i32;
     let owner = listener_in_tree(address, us).expect("checking the port");
     assert_eq!(owner, ListenerOwner::Tree { pid });
     let text = held(address)[0].to_string();
-    assert!(text.starts_with(&format!("pid {pid} (")), "{text}");
+    assert!(
+        text.starts_with(&format!("pid {pid} (")) && text.contains("pthread_exit"),
+        "{text}"
+    );
     handle_of(pid)
         .signal(Signal::KILL, &test_attribution())
         .expect("permitted");
