@@ -333,11 +333,16 @@ async fn connect(endpoint: &Endpoint) -> Result<TokioIo<Box<dyn Io>>, BoxError> 
     Ok(TokioIo::new(io))
 }
 
+/// Folded headers and spaces before the colon are read, as RFC 9112 (5.1, 5.2) asks of a user agent
+/// or proxy. An invalid header line is a fault: where the next answer on the connection begins could
+/// depend on it.
 async fn http1(endpoint: &Endpoint) -> Result<Http1Sender, BoxError> {
     let io = connect(endpoint).await?;
     let handshake = http1::Builder::new()
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD as usize)
+        .allow_obsolete_multiline_headers_in_responses(true)
+        .allow_spaces_after_header_name_in_responses(true)
         .handshake(io);
     let (sender, connection) = handshake.await?;
     Ok(Sender::driving(sender, connection))
@@ -362,6 +367,7 @@ mod tests {
     use hyper::body::Bytes;
     use hyper::server::conn::http2 as server;
     use hyper::service::service_fn;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
     use tokio::task::JoinHandle;
 
@@ -378,15 +384,56 @@ mod tests {
         })
     }
 
-    async fn call(connection: &HttpConnection) -> u16 {
+    async fn ask(connection: &HttpConnection) -> Result<Response<Incoming>, Fault<Requested>> {
         let attempt = Attempt {
             sent: Sent::default(),
             deadline: None,
             session: None,
             trace: None,
         };
-        let answer = connection.send(Request::new(super::super::empty()), &attempt).await;
+        connection.send(Request::new(super::super::empty()), &attempt).await
+    }
+
+    async fn call(connection: &HttpConnection) -> u16 {
+        let answer = ask(connection).await;
         answer.unwrap_or_else(|fault| panic!("{fault:?}")).status().as_u16()
+    }
+
+    /// The header `X` of an answer over HTTP/1.1 that has these lines. `None`: it is a fault.
+    async fn header_of(lines: &str) -> Option<HeaderValue> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+        let endpoint = Endpoint::Tcp(listener.local_addr().expect("its address"));
+        let connection = HttpConnection::open(Version::Http1, endpoint)
+            .await
+            .expect("an adapter");
+        let server = async {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            stream.read_u8().await.expect("a request");
+            let head = format!("HTTP/1.1 200 OK\r\n{lines}\r\nContent-Length: 0\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.expect("it is read");
+            stream
+        };
+        let (answer, _stream) = tokio::join!(ask(&connection), server);
+        answer.ok()?.headers_mut().remove("x")
+    }
+
+    #[tokio::test]
+    async fn folded_and_spaced_headers_are_read_and_invalid_ones_are_a_fault() {
+        for (lines, value) in [
+            ("X: one\r\n two", Some("one two")),
+            ("X:\r\n\tone", Some("one")),
+            ("X : one", Some("one")),
+            ("X \t: one", Some("one")),
+            ("X: one\r\nno colon at all", None),
+            ("X: one\r\nContent Length: 9", None),
+        ] {
+            let found = header_of(lines).await;
+            assert_eq!(
+                found.as_ref().map(HeaderValue::as_bytes),
+                value.map(str::as_bytes),
+                "{lines:?}"
+            );
+        }
     }
 
     #[tokio::test]

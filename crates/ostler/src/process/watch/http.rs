@@ -13,7 +13,8 @@ use ostler_core::answer::{MAX_HEAD, MAX_HEADERS};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Whether GET of `path` is answered with a status from 200 to 399. The connection is closed with
-/// the status line: the body is not read. Redirects are a yes and are not followed.
+/// the head of the answer: the body is not read. Redirects are a yes and are not followed. Only the
+/// status counts, so invalid header lines are passed over.
 ///
 /// # Errors
 /// Why not, for people.
@@ -27,6 +28,9 @@ pub(super) async fn get(
     let (mut sender, connection) = http1::Builder::new()
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD as usize)
+        .allow_obsolete_multiline_headers_in_responses(true)
+        .allow_spaces_after_header_name_in_responses(true)
+        .ignore_invalid_headers_in_responses(true)
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|error| format!("GET {path}: {error}"))?;
@@ -123,6 +127,43 @@ mod tests {
         assert!(answered_with(many(MAX_HEADERS + 1).as_bytes()).await.is_err());
         let longer = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "v".repeat(MAX_HEAD as usize));
         assert!(answered_with(longer.as_bytes()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn invalid_header_lines_hide_no_status() {
+        for line in [
+            "X-Folded: one\r\n two\r\n\tthree",
+            "X-Folded: one\n two",
+            "X-Folded:\r\n one",
+            "X-Folded: \x01\r\n one",
+            "X-Spaced : v",
+            "X-Spaced \t: v",
+            "X Invalid: v",
+            " X-Indented: v",
+            "X-Control: a\x01b",
+            "no colon at all",
+            ": no name",
+        ] {
+            let head = |status| format!("HTTP/1.1 {status}\r\n{line}\r\nX-Valid: v\r\n\r\n");
+            let answer = answered_with(head("200 OK").as_bytes()).await;
+            assert_eq!(answer, Ok(()), "{line:?}");
+            let answer = answered_with(head("503 Service Unavailable").as_bytes()).await;
+            assert!(answer.is_err_and(|why| why.contains("503")), "{line:?}");
+        }
+    }
+
+    /// The limits that docs/configuration.md states.
+    #[tokio::test]
+    async fn a_head_that_is_no_http_or_contradicts_itself_is_a_no() {
+        for lines in [
+            "X: a\0b\r\n",
+            "X: a\rb\r\n",
+            "Content-Length: 1\r\nContent-Length: 2\r\n",
+            "Content-Length: many\r\n",
+        ] {
+            let answer = answered_with(format!("HTTP/1.1 200 OK\r\n{lines}\r\n").as_bytes()).await;
+            assert!(answer.is_err(), "{lines:?}");
+        }
     }
 
     #[test]
