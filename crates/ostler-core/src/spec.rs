@@ -330,7 +330,7 @@ pub enum PortOwner {
     #[default]
     Worker,
     /// Any process: for a port that another daemon publishes for the worker, such as a container's
-    /// proxy.
+    /// proxy ([`WorkerSpec::is_anyones`]).
     Any,
 }
 

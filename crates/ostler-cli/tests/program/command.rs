@@ -4,7 +4,8 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::Stdio;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::harness::{Running, Up, folder, ostler, run, utf8};
 
@@ -164,6 +165,78 @@ fn a_port_of_another_daemon_counts_on_request() {
             up.running.signal(Signal::SIGTERM);
         }
         assert_eq!(up.running.ended(), Some(i32::from(gave_up)));
+    }
+}
+
+/// A proxy for good, or a socket that something else activates: it listens before, during and after
+/// the run. `port`, `ready` and `health` say how the worker comes by its number.
+fn runs_beside_a_holder(holder: &TcpListener, pool: &str) {
+    let number = holder.local_addr().unwrap().port();
+    let pool = pool.replace("NUMBER", &number.to_string());
+    let (_folder, file) = folder(&format!("[pool.p]\nrelease_timeout = \"1s\"\n{pool}"));
+    let mut up = Up::of(&file);
+    let first = up.event("worker.ready");
+    assert_eq!(first["port"], number, "{first}");
+    // A restart meets the holder, too.
+    let worker = Pid::from_raw(i32::try_from(first["pid"].as_i64().unwrap()).unwrap());
+    kill(worker, Signal::SIGKILL).unwrap();
+    assert_eq!(up.event("worker.failed")["reason"], "killed");
+    up.event("worker.released");
+    assert_eq!(up.event("worker.ready")["incarnation"], 2);
+    up.running.signal(Signal::SIGTERM);
+    up.event("worker.released");
+    up.event("cleanup.success");
+    assert_eq!(up.running.ended(), Some(0));
+}
+
+#[test]
+fn a_port_that_another_daemon_has_for_good_is_not_the_workers() {
+    let holder = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let worker = r#"command = ["sh", "-c", "test $PORT = {port} && exec sleep 1000"]"#;
+    let health = r#"health = { tcp = true, every = "10ms", owner = "any" }"#;
+    let ready = r#"ready = { tcp = true, owner = "any" }"#;
+    runs_beside_a_holder(&holder, &format!("{worker}\nport = NUMBER\n{ready}\n{health}\n"));
+    // Readiness asks no port: health decides.
+    let notes = r#"command = ["sh", "-c", "echo NUMBER >$OSTLER_READY_FILE; exec sleep 1000"]"#;
+    let file = "ready = { file = true }";
+    runs_beside_a_holder(&holder, &format!("{notes}\nport = \"reported\"\n{file}\n{health}\n"));
+}
+
+#[test]
+fn several_workers_run_behind_one_port_of_another_daemon() {
+    let holder = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let number = holder.local_addr().unwrap().port();
+    let pool = |name: &str| {
+        format!(
+            "[pool.{name}]\ncommand = [\"sleep\", \"1000\"]\nworkers = 2\nport = {number}\nready = {{ tcp = true, owner = \"any\" }}\nrelease_timeout = \"1s\"\n"
+        )
+    };
+    let (_folder, file) = folder(&format!("{}{}", pool("a"), pool("b")));
+    let mut up = Up::of(&file);
+    for _ in 0..4 {
+        up.event("worker.ready");
+    }
+    up.running.signal(Signal::SIGTERM);
+    assert_eq!(up.running.ended(), Some(0));
+}
+
+#[test]
+fn a_fixed_port_that_is_held_before_the_start_is_refused_with_what_to_do() {
+    let holder = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let number = holder.local_addr().unwrap().port();
+    for ready in ["{ tcp = true }", "{ notify = true }"] {
+        let (_folder, file) = folder(&format!(
+            "[pool.p]\ncommand = [\"sleep\", \"1000\"]\nport = {number}\nready = {ready}\nintensity = 0\n"
+        ));
+        let up = Up::of(&file);
+        let event = up.event("worker.failed");
+        assert_eq!(event["reason"], "port_in_use", "{event}");
+        let suggestion = event["suggestion"].as_str().unwrap();
+        assert!(
+            suggestion.contains("set owner = \"any\" in ready and health"),
+            "{event}"
+        );
+        assert_eq!(up.running.ended(), Some(1));
     }
 }
 

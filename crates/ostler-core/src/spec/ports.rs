@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Probe, ProbeKind, WorkerSpec};
+use super::{PortOwner, Probe, ProbeKind, Ready, WorkerSpec};
 
 /// How the worker gets a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,11 +88,35 @@ impl WorkerSpec {
             _ => None,
         }
     }
+
+    /// Whether the port with this name may be anyone's, for good: Ostler does not choose its number
+    /// ([`Port::Fixed`], [`Port::Reported`]), some probe asks it, and every one that does counts
+    /// the answer of any process ([`PortOwner::Any`]). Such a port is neither reserved for the
+    /// worker nor has to be free at its release: another daemon may have it before, during and
+    /// after the run.
+    pub fn is_anyones(&self, name: &str) -> bool {
+        let mut ports = self.ports.iter();
+        let is_chosen_elsewhere = ports.any(|(of, port)| of == name && matches!(port, Port::Fixed(_) | Port::Reported));
+        let mut owners = self.probes_of(name).map(|probe| probe.owner).peekable();
+        is_chosen_elsewhere && owners.peek().is_some() && owners.all(|owner| owner == PortOwner::Any)
+    }
+
+    /// The probes that ask the port with this name.
+    fn probes_of(&self, name: &str) -> impl Iterator<Item = &Probe> {
+        let ready = match &self.ready {
+            Some(Ready::Probe(probe)) => Some(probe),
+            _ => None,
+        };
+        let health = self.health.as_ref().map(|health| &health.probe);
+        let asks = move |probe: &&Probe| self.probe_target(probe) == Some(name);
+        ready.into_iter().chain(health).filter(asks)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::Health;
 
     #[test]
     fn without_a_name_it_is_the_unnamed_or_the_only_one() {
@@ -123,5 +147,41 @@ mod tests {
         assert_eq!(worker.probe_target(&probe(None)), Some("http"));
         assert_eq!(worker.probe_target(&probe(Some("metrics"))), Some("metrics"));
         assert_eq!(worker.probe_target(&probe(Some("nope"))), None);
+    }
+
+    #[test]
+    fn a_port_is_anyones_when_every_probe_that_asks_it_says_so() {
+        let probe = |owner| Probe {
+            owner,
+            ..Probe::new(ProbeKind::Tcp)
+        };
+        let anyones = |port, ready, health: Option<PortOwner>| {
+            let mut worker = WorkerSpec::new(["x"]);
+            worker.ports = Ports::Named([("tcp".into(), port), ("metrics".into(), port)].into());
+            worker.ready = ready;
+            worker.health = health.map(|owner| Health::new(probe(owner)));
+            assert!(!worker.is_anyones("metrics"), "no probe asks it");
+            worker.is_anyones("tcp")
+        };
+        let ready = |owner| Some(Ready::Probe(probe(owner)));
+        let (any, own) = (PortOwner::Any, PortOwner::Worker);
+        for (ready, health, expected) in [
+            (ready(any), None, true),
+            (ready(any), Some(any), true),
+            (ready(any), Some(own), false),
+            (ready(own), Some(any), false),
+            (ready(own), None, false),
+            (Some(Ready::Notify), Some(any), true),
+            (None, Some(own), false),
+            (None, None, false),
+        ] {
+            let found = anyones(Port::Fixed(8080), ready.clone(), health);
+            assert_eq!(found, expected, "{ready:?}, {health:?}");
+        }
+        assert!(anyones(Port::Reported, Some(Ready::File), Some(any)));
+        // Ostler chooses or makes these.
+        for port in [Port::Any, Port::Range(8080, 8080), Port::Listen, Port::Unix] {
+            assert!(!anyones(port, ready(any), Some(any)), "{port:?}");
+        }
     }
 }

@@ -35,8 +35,10 @@ impl PoolSpec {
         found.require(self.workers <= MOST_WORKERS, "workers", || {
             format!("{} is too many; at most {MOST_WORKERS}", self.workers)
         });
-        for (_, port) in self.worker.ports.iter() {
-            found.0.extend(self.too_few(port));
+        for (name, port) in self.worker.ports.iter() {
+            if !self.worker.is_anyones(name) {
+                found.0.extend(self.too_few(port));
+            }
         }
         found.require(self.max_starting > 0, "max_starting", || {
             "0 would never start a worker; use at least 1".into()
@@ -84,7 +86,30 @@ impl PoolSpec {
                 "tcp always succeeds on a \"listen\" port: the host listens before the worker runs; use http or notify";
             found.add("ready", message.into());
         }
+        self.warn_of_owners(&mut found);
         found.0
+    }
+
+    /// What is odd about probes whose answer any process may give.
+    fn warn_of_owners(&self, found: &mut Problems) {
+        let worker = &self.worker;
+        if let (Some(Ready::Probe(ready)), Some(health)) = (&worker.ready, &worker.health)
+            && worker.probe_target(ready).is_some()
+            && worker.probe_target(ready) == worker.probe_target(&health.probe)
+            && (ready.owner, health.probe.owner) == (PortOwner::Any, PortOwner::Worker)
+        {
+            let message = "only the worker's own socket counts here, but any process's in ready; set owner = \"any\" in both if another daemon has the port";
+            found.add("health", message.into());
+        }
+        for (name, port) in worker.ports.iter() {
+            if let (Port::Fixed(number), 2..) = (port, self.workers)
+                && worker.is_anyones(name)
+            {
+                let message =
+                    format!("all of them are asked at port {number}: an answer there says nothing about a single one");
+                found.add("workers", message);
+            }
+        }
     }
 
     /// Workers do not share a port: one that starts late finds it in use.
@@ -105,7 +130,8 @@ impl PoolSpec {
         })
     }
 
-    /// A fixed port that workers of both pools would use: they can't run in one instance.
+    /// A fixed port that workers of both pools would use: they can't run in one instance. One that
+    /// may be anyone's ([`WorkerSpec::is_anyones`]) is no pool's.
     pub fn shared_port(&self, other: &Self) -> Option<u16> {
         let (mine, theirs) = (&self.worker, &other.worker);
         let (here, there) = (mine.address, theirs.address);
@@ -113,8 +139,12 @@ impl PoolSpec {
         if !meet || self.workers == 0 || other.workers == 0 {
             return None;
         }
+        let uses = |worker: &WorkerSpec, port| {
+            let mut ports = worker.ports.iter();
+            ports.any(|(name, used)| used == port && !worker.is_anyones(name))
+        };
         mine.ports.iter().find_map(|(_, port)| match port {
-            Port::Fixed(number) if theirs.ports.iter().any(|(_, their)| their == port) => Some(number),
+            Port::Fixed(number) if uses(mine, port) && uses(theirs, port) => Some(number),
             _ => None,
         })
     }

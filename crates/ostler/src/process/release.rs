@@ -17,11 +17,12 @@ use super::remnants::Remnants;
 use super::resources::Resources;
 use super::slot::Slot;
 
-/// Checks that every port can be bound again and every socket is gone. Ports that the host itself
-/// listens on are exempt.
+/// Checks that every port can be bound again and every socket is gone. Exempt are ports that the
+/// host itself listens on, and those that another daemon may have for good.
 pub(super) fn check_ports(incarnation: &Incarnation, resources: &Resources, host: &Host) -> Work {
     let spec = incarnation.spec();
-    let exempt = |name: &str| spec.ports.iter().any(|(of, port)| of == name && port == Port::Listen);
+    let ours = |name: &str| spec.ports.iter().any(|(of, port)| of == name && port == Port::Listen);
+    let exempt = |name: &str| ours(name) || spec.is_anyones(name);
     let taken = resources.ports.iter().filter(|(name, _)| !exempt(name));
     let addresses: Vec<SocketAddr> = taken.map(|(_, port)| SocketAddr::new(spec.address, *port)).collect();
     let sockets: Vec<PathBuf> = resources.sockets.values().cloned().collect();

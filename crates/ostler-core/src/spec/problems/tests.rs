@@ -152,6 +152,44 @@ fn more_workers_than_ports_are_invalid() {
     );
 }
 
+/// A pool with a fixed port that these owners' probes ask.
+fn held_elsewhere(workers: u32, ready: PortOwner, health: PortOwner) -> PoolSpec {
+    let probe = |owner| Probe {
+        owner,
+        ..Probe::new(ProbeKind::Tcp)
+    };
+    let mut pool = with_ports(workers, Ports::One(Port::Fixed(8080)), "");
+    pool.worker.ready = Some(Ready::Probe(probe(ready)));
+    pool.worker.health = Some(Health::new(probe(health)));
+    pool
+}
+
+#[test]
+fn a_port_that_may_be_anyones_is_shared_with_a_warning() {
+    use PortOwner::{Any, Worker};
+    let several = held_elsewhere(2, Any, Any);
+    assert_eq!(several.problems(), []);
+    let own = held_elsewhere(1, Worker, Worker);
+    assert_eq!(several.shared_port(&several), None);
+    assert_eq!((several.shared_port(&own), own.shared_port(&several)), (None, None));
+    assert_eq!(own.shared_port(&own), Some(8080));
+    let warnings = |pool: PoolSpec| pool.warnings().iter().map(SpecProblem::to_string).collect::<Vec<_>>();
+    assert_eq!(
+        warnings(several),
+        ["workers: all of them are asked at port 8080: an answer there says nothing about a single one"]
+    );
+    for (ready, health, expected) in [(Any, Any, 0), (Worker, Worker, 0), (Worker, Any, 0), (Any, Worker, 1)] {
+        let found = warnings(held_elsewhere(1, ready, health));
+        assert_eq!(found.len(), expected, "{found:?}");
+        assert!(
+            found
+                .iter()
+                .all(|found| found.starts_with("health: ") && found.contains("in both"))
+        );
+    }
+    assert_eq!(held_elsewhere(2, Any, Worker).problems().len(), 1);
+}
+
 #[test]
 fn what_is_probably_a_mistake_is_a_warning() {
     let warnings = |pool: PoolSpec| {

@@ -49,6 +49,10 @@ fn choose_now(chooser: &Chooser, before: (PortMap, Listeners)) -> Result<ChosenP
     for (name, port) in spec.ports.iter() {
         let choice = match port {
             Port::Any => PortChoice::Any,
+            Port::Fixed(number) if spec.is_anyones(name) => {
+                chosen.ports.insert(name.to_owned(), number);
+                continue;
+            }
             Port::Fixed(number) => PortChoice::Fixed(number),
             Port::Range(first, last) => PortChoice::Range { first, last },
             Port::Reported => continue,
@@ -109,12 +113,14 @@ impl Chooser {
     }
 }
 
-/// The ports as the record has them. Sockets are not in it: they lie in the run's own directory.
+/// The ports as the record has them. Sockets are not in it: they lie in the run's own directory; nor
+/// are ports that may be anyone's.
 pub(in crate::process) fn recorded(spec: &WorkerSpec, ports: &PortMap) -> Vec<RecordedPort> {
+    let ports = ports.iter().filter(|(name, _)| !spec.is_anyones(name));
     let row = |(name, port): (&String, &u16)| RecordedPort {
         name: name.clone(),
         address: spec.address,
         port: *port,
     };
-    ports.iter().map(row).collect()
+    ports.map(row).collect()
 }

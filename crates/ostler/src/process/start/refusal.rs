@@ -68,10 +68,16 @@ fn refused(what: &str, action: Action, errno: i32) -> Failure {
     Failure::new(reason, format!("{what}: {meaning}")).with_suggestion(suggestion)
 }
 
+/// Only a fixed port can be another daemon's by design.
+const FIXED_IN_USE: &str = "stop the holder, or give the pool another port, a range, or port = \"any\"; if the holder answers for the worker by design, set owner = \"any\" in ready and health";
+
 pub(super) fn of_port(error: &PortError) -> Failure {
     let names = |holders: &[Holder]| holders.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     match error {
-        PortError::InUse { holders, .. } | PortError::RangeTaken { holders, .. } => {
+        PortError::InUse { holders, .. } => Failure::new(Reason::PortInUse, error.to_string())
+            .with_holder(names(holders))
+            .with_suggestion(FIXED_IN_USE),
+        PortError::RangeTaken { holders, .. } => {
             Failure::new(Reason::PortInUse, error.to_string()).with_holder(names(holders))
         }
         PortError::Exhausted { .. } => Failure::new(Reason::PortInUse, error.to_string()),
