@@ -153,8 +153,10 @@ fn disk_that_stalls_delays_the_start_and_is_named() {
     next.stop_cleanly();
 }
 
+type Harm = fn(&Path);
+
 /// What may happen to a file of a live run.
-const HARM: [(&str, fn(&Path)); 4] = [
+const HARM: [(&str, Harm); 4] = [
     ("removed", |file| std::fs::remove_file(file).unwrap()),
     ("truncated", |file| {
         let open = std::fs::OpenOptions::new().write(true).open(file).unwrap();

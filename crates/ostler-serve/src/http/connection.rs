@@ -334,8 +334,8 @@ async fn connect(endpoint: &Endpoint) -> Result<TokioIo<Box<dyn Io>>, BoxError> 
 }
 
 /// Folded headers and spaces before the colon are read, as RFC 9112 (5.1, 5.2) asks of a user agent
-/// or proxy. An invalid header line is a fault: where the next answer on the connection begins could
-/// depend on it.
+/// or proxy. An invalid header line is a fault: where the next answer on the connection begins
+/// could depend on it.
 async fn http1(endpoint: &Endpoint) -> Result<Http1Sender, BoxError> {
     let io = connect(endpoint).await?;
     let handshake = http1::Builder::new()

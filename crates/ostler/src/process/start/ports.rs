@@ -113,8 +113,8 @@ impl Chooser {
     }
 }
 
-/// The ports as the record has them. Sockets are not in it: they lie in the run's own directory; nor
-/// are ports that may be anyone's.
+/// The ports as the record has them. Sockets are not in it: they lie in the run's own directory;
+/// nor are ports that may be anyone's.
 pub(in crate::process) fn recorded(spec: &WorkerSpec, ports: &PortMap) -> Vec<RecordedPort> {
     let ports = ports.iter().filter(|(name, _)| !spec.is_anyones(name));
     let row = |(name, port): (&String, &u16)| RecordedPort {
