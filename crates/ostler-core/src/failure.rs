@@ -59,7 +59,8 @@ pub enum Reason {
     /// The guardian died and its workers were ended with it. Not the worker's fault, so not
     /// counted.
     GuardianLost,
-    /// The process table could not be written.
+    /// The process table could not be written, or a path by which the worker reports or serves was
+    /// removed while it ran.
     StoreFailed,
 }
 
@@ -175,7 +176,7 @@ impl Reason {
 
     /// Whether a failure with this reason counts towards the slot's restart intensity. What is not
     /// the worker's fault does not: the machine's limits, a program that is being written, a file
-    /// system that fails, the guardian's death, a store that stalls.
+    /// system that fails, the guardian's death, a store that stalls, a path that was removed.
     pub const fn is_counted(self) -> bool {
         let passing = matches!(self, Self::ProgramBusy | Self::FileSystemFailed);
         !self.is_machine_limit() && !passing && !matches!(self, Self::GuardianLost | Self::StoreFailed)

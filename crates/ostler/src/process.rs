@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `protocol` | every message |
 //! | `slot` | what outlives an incarnation |
-//! | `incarnation` | what one incarnation is; `resources`: what it holds |
+//! | `incarnation` | what one incarnation is; `resources`: what it holds; `place`: paths that it depends on |
 //! | `host` | what an incarnation needs of its host, as narrow traits |
 //! | `driver` | one incarnation: from inputs to effects, by the pure lifecycle |
 //! | `start/` | its turn, its ports and record, its environment, its spawn |
@@ -23,6 +23,7 @@ mod exec;
 mod host;
 mod incarnation;
 mod output;
+mod place;
 mod plan;
 mod protocol;
 mod release;

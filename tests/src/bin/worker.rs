@@ -4,7 +4,7 @@
 //! passed to every process that the worker starts, so that a test can count them all, even those
 //! with an empty environment.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
@@ -60,7 +60,10 @@ fn run(mode: &str, port: u16, tag: &str) {
         "notify-status" => notify("STATUS=warming up"),
         "notify-child" => notify_by_child(tag),
         "notify-port" => report_port(|port| notify(&format!("READY=1\nPORT={port}"))),
-        "beat" => beat(),
+        "notify-anyway" => drop(try_notify("READY=1")),
+        "beat" => beat(notify),
+        "beat-anyway" => beat(|message| drop(try_notify(message))),
+        "await-loss" => await_loss(),
         "file" => write_ready_file("ready"),
         "file-empty" => write_ready_file(""),
         "file-port" => report_port(|port| write_ready_file(&format!("{port}\n"))),
@@ -254,6 +257,10 @@ fn report_port(report: impl FnOnce(u16)) -> ! {
 
 /// Sends a message with the `sd_notify` protocol.
 fn notify(message: &str) {
+    try_notify(message).expect("sending the message");
+}
+
+fn try_notify(message: &str) -> io::Result<()> {
     let name = variable("NOTIFY_SOCKET");
     let address = match name.strip_prefix('@') {
         Some(name) => SocketAddr::from_abstract_name(name),
@@ -262,7 +269,7 @@ fn notify(message: &str) {
     let socket = UnixDatagram::unbound().expect("datagram socket");
     socket
         .send_to_addr(message.as_bytes(), &address.expect("socket address"))
-        .expect("sending the message");
+        .map(drop)
 }
 
 /// Starts a child that reports this worker as ready and keeps running.
@@ -271,11 +278,22 @@ fn notify_by_child(tag: &str) {
 }
 
 /// Sends heartbeats twice as often as required, forever.
-fn beat() -> ! {
+fn beat(notify: impl Fn(&str)) -> ! {
     let interval: u64 = variable("WATCHDOG_USEC").parse().expect("microseconds");
     loop {
         notify("WATCHDOG=1");
         std::thread::sleep(Duration::from_micros(interval / 2));
+    }
+}
+
+/// The first incarnation waits until the directory is gone in which it should report that it is
+/// ready.
+fn await_loss() {
+    let path = PathBuf::from(set("NOTIFY_SOCKET") + &set("OSTLER_READY_FILE"));
+    let directory = path.parent().expect("a path to report at");
+    let is_first = std::env::vars().any(|(name, value)| name.starts_with("OSTLER_RUN_") && value.ends_with("#1"));
+    while is_first && directory.exists() {
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

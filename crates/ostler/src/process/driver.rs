@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use futures_channel::mpsc;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use ostler_core::failure::Failure;
+use ostler_core::failure::{Failure, Reason};
 use ostler_core::ids;
 use ostler_core::lifecycle::{Cause, Effect, Input, Lifecycle, Outcome, Rules, Start, State, Transition};
 use ostler_core::moment::Moment;
@@ -207,6 +207,7 @@ impl<'a> Driver<'a> {
             }
             self.leave_watch();
             let input = self.next_input().await;
+            self.look_before_verdict(&input);
             let now = Moment::after_origin(self.origin.elapsed());
             effects = self.lifecycle.step(input, now);
         }
@@ -391,6 +392,7 @@ impl<'a> Driver<'a> {
     fn announce(&mut self, what: Transition, elapsed: Duration) {
         let what = match what {
             Transition::Failed(failure) => Transition::Failed(self.resources.explain(self.incarnation.spec(), failure)),
+            Transition::Unhealthy(failure) => Transition::Unhealthy(self.resources.excuse(failure)),
             other => other,
         };
         if let Transition::Unseen(why) = &what {
@@ -437,23 +439,25 @@ impl<'a> Driver<'a> {
         if let Some(observer) = hub.observer().filter(|_| lines > 0) {
             observer.output_dropped(hub.app(), &self.incarnation.worker.pool, lines);
         }
-        // An uncounted failure is retried forever, so a start that never ran delays the next one.
-        // A worker that ran and lost its guardian comes back at once.
+        let outcome = match outcome {
+            Outcome::Failed(failure) => Outcome::Failed(self.resources.explain(self.incarnation.spec(), failure)),
+            other => other,
+        };
+        // An uncounted failure is retried forever, so it delays the next start. A worker that ran
+        // and lost its guardian comes back at once.
         let ran = self.resources.pid.is_some();
-        let pauses = |failure: &Failure| !failure.reason.is_counted() && !ran;
+        let at_once = |reason| reason == Reason::GuardianLost && ran;
+        let pauses = |failure: &Failure| !failure.reason.is_counted() && !at_once(failure.reason);
         let failed_uncounted = matches!(&outcome, Outcome::Failed(failure) if pauses(failure));
         self.slot.note_start(failed_uncounted, Instant::now());
-        match outcome {
-            Outcome::Failed(failure) => Outcome::Failed(self.resources.explain(self.incarnation.spec(), failure)),
-            Outcome::Finished { status } => {
-                if status.success() && self.resources.went_into_background() {
-                    let (worker, incarnation) = (&self.incarnation.worker, self.incarnation.number.0);
-                    tracing::warn!(target: "ostler", %worker, incarnation, suggestion = RUN_IN_FOREGROUND, "{BACKGROUND}");
-                }
-                Outcome::Finished { status }
-            }
-            stopped @ Outcome::Stopped { .. } => stopped,
+        if let Outcome::Finished { status } = &outcome
+            && status.success()
+            && self.resources.went_into_background()
+        {
+            let (worker, incarnation) = (&self.incarnation.worker, self.incarnation.number.0);
+            tracing::warn!(target: "ostler", %worker, incarnation, suggestion = RUN_IN_FOREGROUND, "{BACKGROUND}");
         }
+        outcome
     }
 }
 

@@ -18,6 +18,7 @@ use ostler_os::python_env;
 use ostler_telemetry::{Containment, Facts};
 
 use super::incarnation::Incarnation;
+use super::place::Place;
 use super::protocol::Listeners;
 use super::tap::Tap;
 use super::watch::{LastAnswer, LineWatch, Notify, Uninspected};
@@ -66,6 +67,8 @@ pub(super) struct Resources {
     pub(super) notify: Option<Notify>,
     pub(super) ready_file: Option<PathBuf>,
     pub(super) lines: Option<LineWatch>,
+    /// The paths by which it reports and serves.
+    pub(super) places: Vec<Place>,
     /// Why it was not ready at the latest check.
     pub(super) last_answer: LastAnswer,
     /// The number of processes that its tree's kill has ended, beside its own; `None` until the
@@ -161,7 +164,7 @@ impl Resources {
     }
 
     /// Adds to the failure what the incarnation knows: the last lines of its stderr, why it was not
-    /// ready, and whether it has left the foreground.
+    /// ready, whether it has left the foreground, and whether a path that it depends on was lost.
     pub(super) fn explain(&self, spec: &WorkerSpec, mut failure: Failure) -> Failure {
         if failure.stderr_tail.is_empty()
             && let Some(stderr) = &self.stderr
@@ -180,7 +183,17 @@ impl Resources {
         if let Some(more) = more {
             append(&mut failure, &more);
         }
-        failure
+        self.excuse(failure)
+    }
+
+    /// Looks at the paths that it depends on, before a failure is judged.
+    pub(super) fn look_at_places(&mut self) {
+        self.places.iter_mut().for_each(Place::look);
+    }
+
+    /// A failure that comes of a lost path is not the worker's.
+    pub(super) fn excuse(&self, failure: Failure) -> Failure {
+        self.places.iter().fold(failure, |failure, place| place.excuse(failure))
     }
 
     fn captures(&self) -> impl Iterator<Item = &Capture> {

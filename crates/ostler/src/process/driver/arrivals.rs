@@ -6,6 +6,7 @@ use ostler_failpoint::{self as failpoint, Point};
 use ostler_os::guardian::{GuardianEvent, SignalCause};
 
 use super::super::announce;
+use super::super::place::Place;
 use super::super::protocol::{Done, Prepared, exit_status};
 use super::super::start;
 use super::Driver;
@@ -48,11 +49,26 @@ impl Driver<'_> {
         }
     }
 
+    /// Before the lifecycle judges what has failed: whether the worker still has the paths that it
+    /// depends on.
+    pub(super) fn look_before_verdict(&mut self, input: &Input) {
+        let lives = matches!(self.lifecycle.state(), State::Reserved | State::Spawned | State::Ready);
+        let is_verdict = matches!(
+            input,
+            Input::Deadline | Input::StartFailed(_) | Input::Unhealthy(_) | Input::Exited(_)
+        );
+        if lives && is_verdict {
+            self.resources.look_at_places();
+        }
+    }
+
     fn reserved(&mut self, prepared: Prepared) -> Input {
         match prepared.ports {
             Ok(chosen) => {
                 self.slot.remember_ports(&chosen.ports, &chosen.listeners);
                 self.resources.ports = chosen.ports;
+                let places = chosen.sockets.values().map(|path| Place::socket(path));
+                self.resources.places.extend(places);
                 self.resources.sockets = chosen.sockets;
                 self.resources.reservations = chosen.reservations;
                 self.resources.listeners = chosen.listeners;

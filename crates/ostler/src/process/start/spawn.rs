@@ -3,6 +3,7 @@
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use ostler_core::chain::chain;
@@ -19,6 +20,7 @@ use tracing::Span;
 
 use super::super::host::{Host, SpawnRefused};
 use super::super::incarnation::Incarnation;
+use super::super::place::Place;
 use super::super::protocol::{Done, Work};
 use super::super::resources::Resources;
 use super::super::watch::{LineWatch, Notify};
@@ -123,13 +125,17 @@ fn prepare_readiness(incarnation: &Incarnation, resources: &mut Resources, host:
         let notify = host
             .scratch()
             .and_then(|scratch| Notify::bind(&scratch, &format!("{name}.notify")));
-        resources.notify = Some(notify.map_err(|error| refusal::of_io("its notify socket", &error))?);
+        let notify = notify.map_err(|error| refusal::of_io("its notify socket", &error))?;
+        resources.places.push(Place::notify(Path::new(&notify.env_value())));
+        resources.notify = Some(notify);
     }
     if spec.ready == Some(Ready::File) {
         let scratch = host
             .scratch()
             .map_err(|error| refusal::of_io("the directory of its ready file", &error))?;
-        resources.ready_file = Some(scratch.join(format!("{name}.ready")));
+        let file = scratch.join(format!("{name}.ready"));
+        resources.places.push(Place::ready_file(&file));
+        resources.ready_file = Some(file);
     }
     if let Some(Ready::Line(pattern)) = &spec.ready {
         let watch = LineWatch::new(pattern).map_err(|error| {
