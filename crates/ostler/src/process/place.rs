@@ -1,8 +1,8 @@
 //! What lets a worker report and serve by path, and can disappear while it runs: logind removes the
 //! runtime directory at the last logout.
 //!
-//! A worker can't do without these paths, and one that is told of another path is a new process. So
-//! it is replaced when that shows (its heartbeat is missed, say); it is not charged with it.
+//! A worker can't do without these paths, and learns them when it starts. So it is replaced when
+//! one is missed (no heartbeat comes, say), and that is not counted.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -64,7 +64,7 @@ impl Place {
         self.is_lost |= self.made.is_none() || identity(&self.path) != self.made;
     }
 
-    /// The failure as it is when the place was lost before it: nobody's fault. Otherwise as it was.
+    /// Returns the failure; one that comes of the loss of this place is not counted.
     pub(super) fn excuse(&self, mut failure: Failure) -> Failure {
         if !self.is_lost || !self.can_explain(&failure) {
             return failure;
