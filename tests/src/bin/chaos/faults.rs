@@ -258,6 +258,7 @@ impl Run {
     /// that need a socket or a file in it, and others.
     fn remove_directory(&mut self, scene: &mut Scene, picks: &[u32]) -> Result<(), String> {
         let state = self.state_dir();
+        scene.host.paths_removed = true;
         // The host may be creating a file meanwhile.
         let removed = (0..100).any(|_| std::fs::remove_dir_all(&state).is_ok());
         if !removed {

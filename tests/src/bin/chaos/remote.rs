@@ -57,6 +57,8 @@ pub(crate) struct Host {
     /// How many incarnations ended without a proof that nothing of them is left, which is so if
     /// guardian and sitter die together without a cgroup. The run is not clean then.
     pub(crate) unseen: u64,
+    /// Its state directory was removed, and with it paths that its workers need.
+    pub(crate) paths_removed: bool,
     tag: String,
     /// The first event that must not occur.
     pub(crate) wrong: Option<String>,
@@ -105,6 +107,7 @@ impl Host {
             turns: HashMap::new(),
             foreign_holders: 0,
             unseen: 0,
+            paths_removed: false,
             tag: arguments.tag.clone(),
             wrong: None,
         }
@@ -226,6 +229,7 @@ impl Host {
                 self.foreign_holders += 1;
                 false
             }
+            "worker.failed" if self.paths_removed && is_lost_path(event) => false,
             "worker.failed" => UNEXPLAINED.iter().any(|reason| event["reason"] == *reason),
             "cleanup.orphans_found" | "cleanup.emergency_kill" => true,
             _ => false,
@@ -261,6 +265,12 @@ impl Host {
 fn turn(event: &Value) -> (String, u64) {
     let worker = event["worker"].as_str().unwrap_or_default().to_owned();
     (worker, event["incarnation"].as_u64().unwrap_or_default())
+}
+
+/// Whether the worker was ended because a path that it needs was removed.
+fn is_lost_path(event: &Value) -> bool {
+    let message = event["message"].as_str().unwrap_or_default();
+    event["reason"] == "store_failed" && message.ends_with("was removed while it ran")
 }
 
 /// An event without the fields that every event has.
