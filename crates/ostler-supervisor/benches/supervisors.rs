@@ -99,6 +99,9 @@ fn main() {
     }
 }
 
+/// One of the costs.
+type Part = fn(&Cost) -> f64;
+
 /// What one kind costs at one size, beside the bare one of the same round.
 struct Measured {
     kind: &'static str,
@@ -109,10 +112,10 @@ struct Measured {
 
 impl Measured {
     fn line(&self) -> String {
-        let parts: [fn(&Cost) -> f64; 3] = [|cost| cost.start, |cost| cost.stop, |cost| cost.bytes];
+        let parts: [Part; 3] = [|cost| cost.start, |cost| cost.stop, |cost| cost.bytes];
         let [start, stop, bytes] = parts.map(|part| median(self.ours.iter().map(part)));
         let rounds = || self.ours.iter().zip(&self.bare);
-        let ratio = |part: fn(&Cost) -> f64| median(rounds().map(|(ours, bare)| part(ours) / part(bare)));
+        let ratio = |part: Part| median(rounds().map(|(ours, bare)| part(ours) / part(bare)));
         let [of_start, of_stop, of_bytes] = parts.map(ratio);
         format!(
             "{:<12}{:>9}{start:>12.2}{stop:>12.2}{bytes:>12.0}{of_start:>14.2} {of_stop:.2} {of_bytes:.2}",
@@ -127,7 +130,7 @@ impl Measured {
             true => format!(",\"most_ratio\":{}", BOUND.1),
             false => String::new(),
         };
-        let parts: [(&str, &str, fn(&Cost) -> f64, &str); 3] = [
+        let parts: [(&str, &str, Part, &str); 3] = [
             ("start", "µs", |cost| cost.start, &bound),
             ("stop", "µs", |cost| cost.stop, &bound),
             ("memory", "bytes", |cost| cost.bytes, ""),
