@@ -19,7 +19,7 @@ use ostler_core::signal::Signal;
 use ostler_os::identity::{Attribution, ProcessHandle};
 use procfs::process::Process;
 
-use crate::program;
+use crate::{has_ended, program, shown_in};
 
 /// How long processes have to be gone after they were killed.
 const GONE: Duration = Duration::from_secs(10);
@@ -135,7 +135,7 @@ fn processes_of(name: &[u8]) -> HashSet<i32> {
     let parents: HashMap<i32, i32> = all
         .flatten()
         .filter_map(|process| process.stat().ok())
-        .filter(|stat| stat.state != 'Z')
+        .filter(|stat| !has_ended(stat))
         .map(|stat| (stat.pid, stat.ppid))
         .collect();
     let own = std::process::id().cast_signed();
@@ -153,8 +153,9 @@ fn processes_of(name: &[u8]) -> HashSet<i32> {
 /// Whether the process mentions this name.
 fn mentions(pid: i32, name: &[u8]) -> bool {
     let has = |bytes: &[u8]| bytes.windows(name.len()).any(|window| window == name);
-    let in_file = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).is_ok_and(|bytes| has(&bytes));
-    in_file("cmdline") || in_file("environ") || holds_a_file(pid, &has)
+    let in_file = |file: PathBuf| std::fs::read(file).is_ok_and(|bytes| has(&bytes));
+    let shows_it = |directory: PathBuf| in_file(directory.join("cmdline")) || in_file(directory.join("environ"));
+    shown_in(pid).into_iter().any(shows_it) || holds_a_file(pid, &has)
 }
 
 /// Whether its working directory or an open file has such a path.

@@ -492,7 +492,33 @@ pub fn pids(tag: &str) -> BTreeSet<i32> {
     survivors(tag).into_iter().map(|(pid, _)| pid).collect()
 }
 
-/// The processes, except zombies, with the tag as an argument in their command line.
+/// Whether nothing of the process runs any more. After the end of its main thread it is in state Z
+/// while other threads run.
+pub fn has_ended(stat: &procfs::process::Stat) -> bool {
+    stat.state == 'Z' && stat.num_threads <= 1
+}
+
+/// The directories in `/proc` that show a process: its own and, in case that its main thread has
+/// ended and shows nothing, those of its threads.
+pub fn shown_in(pid: i32) -> Vec<PathBuf> {
+    let own = PathBuf::from(format!("/proc/{pid}"));
+    let mut directories = vec![own.clone()];
+    if std::fs::read(own.join("cmdline")).is_ok_and(|line| line.is_empty()) {
+        let threads = std::fs::read_dir(own.join("task")).into_iter().flatten().flatten();
+        directories.extend(threads.map(|thread| thread.path()));
+    }
+    directories
+}
+
+/// The arguments of a process, its program's name first.
+fn arguments(pid: i32) -> Vec<String> {
+    let line = |directory: PathBuf| std::fs::read(directory.join("cmdline")).unwrap_or_default();
+    let line = shown_in(pid).into_iter().map(line).find(|line| !line.is_empty());
+    let line = String::from_utf8_lossy(&line.unwrap_or_default()).into_owned();
+    line.split_terminator('\0').map(str::to_owned).collect()
+}
+
+/// The processes, except those that have ended, with the tag as an argument in their command line.
 pub fn survivors(tag: &str) -> Vec<(i32, String)> {
     let Ok(processes) = procfs::process::all_processes() else {
         return Vec::new();
@@ -500,8 +526,8 @@ pub fn survivors(tag: &str) -> Vec<(i32, String)> {
     processes
         .flatten()
         .filter_map(|process| {
-            let line = process.cmdline().ok()?;
-            let alive = process.stat().is_ok_and(|stat| stat.state != 'Z');
+            let line = arguments(process.pid);
+            let alive = process.stat().is_ok_and(|stat| !has_ended(&stat));
             (alive && line.iter().any(|argument| argument == tag)).then(|| (process.pid, line.join(" ")))
         })
         .collect()

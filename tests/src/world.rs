@@ -9,7 +9,7 @@ use procfs::process::Process;
 
 use crate::scene::{killed_with_the_test, unprivileged, unshared, wrapped};
 use crate::sweep::sweep;
-use crate::{SOON, Up, program, send, survivors};
+use crate::{SOON, Up, has_ended, program, send, survivors};
 
 /// Whether the long form of the tests is enabled by `OSTLER_TEST_LONG=1`. It takes minutes and
 /// needs the machine to itself.
@@ -117,7 +117,7 @@ pub fn is_alive(pid: u32) -> bool {
     let process = i32::try_from(pid).ok().and_then(|pid| Process::new(pid).ok());
     process
         .and_then(|process| process.stat().ok())
-        .is_some_and(|stat| stat.state != 'Z')
+        .is_some_and(|stat| !has_ended(&stat))
 }
 
 /// The children of a process, without those that have ended.
@@ -128,7 +128,7 @@ pub fn children(parent: u32) -> Vec<u32> {
     processes
         .flatten()
         .filter_map(|process| process.stat().ok())
-        .filter(|stat| u32::try_from(stat.ppid) == Ok(parent) && stat.state != 'Z')
+        .filter(|stat| u32::try_from(stat.ppid) == Ok(parent) && !has_ended(stat))
         .filter_map(|stat| u32::try_from(stat.pid).ok())
         .collect()
 }

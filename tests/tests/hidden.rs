@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use nix::libc::{EPERM, SYS_pidfd_open};
-use ostler_tests::scene::{audited, free_port, pool, refusing, unprivileged, unshared, wrapped};
+use ostler_tests::scene::{audited, free_port, pool, pool_of, python, refusing, unprivileged, unshared, wrapped};
 use ostler_tests::world::Bystander;
 use ostler_tests::{SOON, Up, pid_of, program};
 
@@ -32,16 +32,18 @@ fn may_not_run() -> bool {
 
 /// Runs as an unprivileged user with an audit every 50 ms, in which `/proc` is mounted so.
 fn start(modes: &str, keys: &str, hidepid: Option<&str>) -> Up {
-    Up::start_with(
-        |tag| pool(modes, tag, keys),
-        |command| {
-            audited(command);
-            unprivileged(command, USER);
-            if let Some(hidepid) = hidepid {
-                hide(command, hidepid);
-            }
-        },
-    )
+    start_pool(|tag| pool(modes, tag, keys), hidepid)
+}
+
+/// The same, with the pool that `config` makes of a tag.
+fn start_pool(config: impl FnOnce(&str) -> String, hidepid: Option<&str>) -> Up {
+    Up::start_with(config, |command| {
+        audited(command);
+        unprivileged(command, USER);
+        if let Some(hidepid) = hidepid {
+            hide(command, hidepid);
+        }
+    })
 }
 
 fn hide(command: &mut Command, hidepid: &str) {
@@ -83,6 +85,40 @@ fn ordinary_worker_causes_no_warning_under_hidepid() {
     }
     for hidepid in PROC {
         let mut up = start("http", HTTP, hidepid);
+        up.wait_for_event("worker.ready");
+        stays_well(&mut up, 0);
+    }
+}
+
+/// Serves from a thread, once the main thread has ended.
+const WITHOUT_MAIN_THREAD: &str = "
+import ctypes, http.server, os, socketserver, sys, threading
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(204)
+        self.end_headers()
+    def log_message(self, *of):
+        pass
+
+def serve():
+    socketserver.TCPServer.allow_reuse_address = True
+    while open(\"/proc/%d/stat\" % os.getpid()).read().rsplit(\") \", 1)[1][0] != \"Z\":
+        os.sched_yield()
+    socketserver.TCPServer((\"127.0.0.1\", int(sys.argv[1])), Handler).serve_forever()
+
+threading.Thread(target=serve).start()
+ctypes.CDLL(None).pthread_exit(None)
+";
+
+/// What `/proc` has of a main thread that has ended is refused to all but root.
+#[test]
+fn server_whose_main_thread_has_ended_is_ready_and_stays_well() {
+    if may_not_run() {
+        return;
+    }
+    for hidepid in PROC {
+        let mut up = start_pool(|tag| pool_of(&python(WITHOUT_MAIN_THREAD, tag), HTTP), hidepid);
         up.wait_for_event("worker.ready");
         stays_well(&mut up, 0);
     }

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid};
+use ostler_tests::has_ended;
 use procfs::process::{Stat, all_processes};
 
 /// A process, identified so that a later process with the same pid is not mistaken for it.
@@ -27,7 +28,7 @@ impl Id {
 
     /// Whether the process has neither ended nor become a zombie.
     pub(crate) fn is_alive(self) -> bool {
-        stat(self.pid).is_some_and(|stat| id(&stat) == self && stat.state != 'Z')
+        stat(self.pid).is_some_and(|stat| id(&stat) == self && !has_ended(&stat))
     }
 
     /// Signals the process if it still exists. All targets are descendants of the observer: if the
@@ -90,7 +91,7 @@ impl Census {
         };
         for stat in &stats {
             census.children.entry(stat.ppid).or_default().push(stat.pid);
-            if stat.state != 'Z' {
+            if !has_ended(stat) {
                 census.living.insert(stat.pid, id(stat));
                 if stat.ppid != 0 && !pids.contains(&stat.ppid) {
                     census.adrift.push(id(stat));
