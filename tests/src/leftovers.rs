@@ -127,7 +127,12 @@ pub fn end_all_of(directory: &Path) {
     }
 }
 
-/// The living processes of a test, except this process and its ancestors.
+/// The name of a janitor's process, as far as the kernel keeps it.
+const JANITOR: &str = "ostler-test-jan";
+
+/// The living processes of a test, except this process and its ancestors, and janitors. A test
+/// program that another test runs has a janitor, too, which has to end what that one has left, and
+/// ends by itself.
 fn processes_of(name: &[u8]) -> HashSet<i32> {
     let Ok(all) = procfs::process::all_processes() else {
         return HashSet::new();
@@ -135,7 +140,7 @@ fn processes_of(name: &[u8]) -> HashSet<i32> {
     let parents: HashMap<i32, i32> = all
         .flatten()
         .filter_map(|process| process.stat().ok())
-        .filter(|stat| !has_ended(stat))
+        .filter(|stat| !has_ended(stat) && stat.comm != JANITOR)
         .map(|stat| (stat.pid, stat.ppid))
         .collect();
     let own = std::process::id().cast_signed();

@@ -46,18 +46,37 @@ fn run_that_is_cut_short() {
     }
 }
 
-/// Runs that test in another process, ends it like this, and checks that nothing is left.
-fn leaves_nothing(end: &str) {
+/// Set for the test program between: it runs the one that is cut short, in a directory of its own.
+const BETWEEN: &str = "OSTLER_TEST_BETWEEN";
+
+/// Not a test of its own, either: `leaves_nothing` runs it in another process.
+#[test]
+fn run_of_a_run_that_is_cut_short() {
+    if std::env::var_os(BETWEEN).is_none() {
+        return;
+    }
+    let directory = TestDirectory::new();
+    let mut command = cut_short("run_that_is_cut_short");
+    // The directory is in the environment of the other program, and of its janitor.
+    command.env("OSTLER_TEST_OUTER", directory.path());
+    killed_with_the_test(&command).status().unwrap();
+}
+
+/// This program, to run one of the tests above.
+fn cut_short(test: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture"]);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+/// Runs one of these tests in another process, ends it like this, and checks that nothing is left.
+fn leaves_nothing(test: &str, end: &str) {
     let directory = TestDirectory::new();
     let notes = directory.path().join("notes");
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command
-        .args(["--exact", "run_that_is_cut_short", "--nocapture"])
-        .env(END, end)
-        .env(NOTES, &notes);
-    let mut command = killed_with_the_test(&command);
-    let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    let mut child = child.unwrap();
+    let mut command = cut_short(test);
+    command.env(END, end).env(NOTES, &notes).env(BETWEEN, "1");
+    let mut child = killed_with_the_test(&command).spawn().unwrap();
     let deadline = Instant::now() + SOON;
     let text = loop {
         match std::fs::read_to_string(&notes) {
@@ -87,10 +106,16 @@ fn leaves_nothing(end: &str) {
 
 #[test]
 fn test_that_fails_leaves_nothing() {
-    leaves_nothing("panic");
+    leaves_nothing("run_that_is_cut_short", "panic");
 }
 
 #[test]
 fn test_program_that_is_killed_leaves_nothing() {
-    leaves_nothing("kill");
+    leaves_nothing("run_that_is_cut_short", "kill");
+}
+
+/// The janitors of both have work to do: the one does not end the other.
+#[test]
+fn test_program_that_is_killed_while_it_runs_another_leaves_nothing() {
+    leaves_nothing("run_of_a_run_that_is_cut_short", "kill");
 }
