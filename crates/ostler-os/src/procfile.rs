@@ -7,7 +7,7 @@
 //!
 //! `/proc/PID` shows the main thread. If that has ended while others live (pthread_exit(3)), it has
 //! no memory and no descriptors any more: what depends on them is empty there, and some of it is
-//! refused to all but root. The other threads still show it: see [`from_threads`].
+//! refused to all but root. The other threads still show it: see `from_threads`.
 
 use std::collections::HashMap;
 use std::fs;
