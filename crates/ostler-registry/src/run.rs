@@ -186,16 +186,17 @@ pub fn try_out(dir: &Path) -> Result<PathBuf, RunDirError> {
     let trial = place.join(format!(".ostler-trial-{}-{}", std::process::id(), UnixNanos::now().0));
     let made = fs::DirBuilder::new().mode(0o700).create(&trial);
     made.map_err(RunDirError::io("make", &trial))?;
-    let opened = PrivateDir::open(&trial)?;
-    let taken = RunLock::create(&opened, HOST_LOCK);
     // Where others may write, they may have exchanged it meanwhile: the lock is removed through the
     // descriptor, and by its path only a directory that is empty.
-    let emptied = fs::remove_file(opened.entry(HOST_LOCK));
-    let removed = emptied.and_then(|()| fs::remove_dir(&trial));
+    let taken = PrivateDir::open(&trial).map_err(RunDirError::from).and_then(|opened| {
+        let taken = RunLock::create(&opened, HOST_LOCK);
+        // A lock that stays shows in the directory's removal.
+        drop(fs::remove_file(opened.entry(HOST_LOCK)));
+        taken
+    });
+    let removed = fs::remove_dir(&trial).map_err(RunDirError::io("remove", &trial));
     match taken? {
-        Taken::Ours(_) => removed
-            .map_err(RunDirError::io("remove", &trial))
-            .map(|()| place.to_owned()),
+        Taken::Ours(_) => removed.map(|()| place.to_owned()),
         Taken::Held | Taken::Absent => Err(RunDirError::Vanishes { path: trial }),
     }
 }

@@ -102,6 +102,12 @@ fn main() {
 /// One of the costs.
 type Part = fn(&Cost) -> f64;
 
+const PARTS: [(&str, &str, Part); 3] = [
+    ("start", "µs", |cost| cost.start),
+    ("stop", "µs", |cost| cost.stop),
+    ("memory", "bytes", |cost| cost.bytes),
+];
+
 /// What one kind costs at one size, beside the bare one of the same round.
 struct Measured {
     kind: &'static str,
@@ -112,7 +118,7 @@ struct Measured {
 
 impl Measured {
     fn line(&self) -> String {
-        let parts: [Part; 3] = [|cost| cost.start, |cost| cost.stop, |cost| cost.bytes];
+        let parts = PARTS.map(|(_, _, part)| part);
         let [start, stop, bytes] = parts.map(|part| median(self.ours.iter().map(part)));
         let rounds = || self.ours.iter().zip(&self.bare);
         let ratio = |part: Part| median(rounds().map(|(ours, bare)| part(ours) / part(bare)));
@@ -126,23 +132,18 @@ impl Measured {
     /// The lines for `cargo xtask bench`.
     fn json(&self) -> String {
         let Self { kind, count, .. } = self;
-        let bound = match *count == BOUND.0 {
-            true => format!(",\"most_ratio\":{}", BOUND.1),
-            false => String::new(),
-        };
-        let parts: [(&str, &str, Part, &str); 3] = [
-            ("start", "µs", |cost| cost.start, &bound),
-            ("stop", "µs", |cost| cost.stop, &bound),
-            ("memory", "bytes", |cost| cost.bytes, ""),
-        ];
-        let line = |(what, unit, part, bound)| {
+        let line = |(what, unit, part): (&str, &str, Part)| {
+            let bound = match *count == BOUND.0 && unit == "µs" {
+                true => format!(",\"most_ratio\":{}", BOUND.1),
+                false => String::new(),
+            };
             let values = |costs: &[Cost]| costs.iter().map(part).collect::<Vec<f64>>();
             let (base, ours) = (values(&self.bare), values(&self.ours));
             format!(
                 "{{\"subject\":\"supervisors\",\"what\":\"{kind}: {what}\",\"workers\":{count},\"unit\":\"{unit}\",\"baseline\":\"spawn_linked\",\"base\":{base:?},\"ours\":{ours:?}{bound}}}\n"
             )
         };
-        parts.map(line).concat()
+        PARTS.map(line).concat()
     }
 }
 

@@ -9,14 +9,13 @@ use ostler_os::guardian::GuardianEvent;
 
 use crate::support::{Bench, DEADLINE, Role, assert_gone, line_with, role, role_process, shell};
 
-/// How many workers, and how many times as long it may take with strays. The long form is what is
-/// promised, and needs a machine that does nothing else.
-fn size_and_bound() -> (u32, f64) {
-    if is_long() { (1_000, 3.0) } else { (400, 6.0) }
+/// The long form is what is promised, and needs a machine that does nothing else.
+fn is_long() -> bool {
+    std::env::var_os("OSTLER_TEST_LONG").is_some_and(|value| value == "1")
 }
 
-fn is_long() -> bool {
-    std::env::var_os("OSTLER_TEST_LONG").is_some()
+fn workers() -> u32 {
+    if is_long() { 1_000 } else { 400 }
 }
 
 /// Starts workers whose trees are one process each, or two, the second in a session of its own.
@@ -32,7 +31,7 @@ async fn start(bench: &mut Bench, slots: u32, with_strays: bool, tag: &str) {
 }
 
 async fn stop_time(with_strays: bool) -> Duration {
-    let (slots, _) = size_and_bound();
+    let slots = workers();
     let mut bench = Bench::launch().await;
     start(&mut bench, slots, with_strays, "").await;
     let begin = Instant::now();
@@ -53,7 +52,7 @@ async fn stop_time(with_strays: bool) -> Duration {
 /// How many times as long something takes with strays as without. A busy machine is given three
 /// tries.
 async fn costs_little<Time: Future<Output = Duration>>(time: impl Fn(bool) -> Time) {
-    let (_, bound) = size_and_bound();
+    let bound = if is_long() { 3.0 } else { 6.0 };
     let mut ratios = Vec::new();
     for _ in 0..3 {
         let (plain, strays) = (time(false).await, time(true).await);
@@ -78,13 +77,7 @@ const HOST: &str = "strays::role_host";
 async fn role_host() {
     let Some(role) = role() else { return };
     let mut bench = Bench::launch().await;
-    start(
-        &mut bench,
-        size_and_bound().0,
-        role == "strays",
-        &tag_of(std::process::id()),
-    )
-    .await;
+    start(&mut bench, workers(), role == "strays", &tag_of(std::process::id())).await;
     println!("\nguardian={}", bench.guardian.pid());
     std::future::pending::<()>().await;
 }
@@ -111,7 +104,7 @@ async fn death_time(with_strays: bool) -> Duration {
     let (guardian, _output) = line_with(output, "guardian=").await;
     let guardian = guardian.parse().expect("valid pid");
     let tag = tag_of(host.0.id());
-    let all = size_and_bound().0 as usize * if with_strays { 2 } else { 1 };
+    let all = workers() as usize * if with_strays { 2 } else { 1 };
     let deadline = Instant::now() + DEADLINE;
     while count(&tag) != all {
         assert!(Instant::now() < deadline, "{} processes", count(&tag));
