@@ -357,6 +357,21 @@ impl Up {
         send(self.pid(), signal);
     }
 
+    /// Sends a signal until the program ends: what comes together with the first is no second one.
+    /// Returns what [`Up::end`] does.
+    ///
+    /// # Panics
+    ///
+    /// If it does not end within the time.
+    pub fn insist(&mut self, signal: Signal, within: Duration) -> (ExitStatus, String) {
+        let deadline = Instant::now() + within;
+        while Instant::now() < deadline && matches!(self.child.try_wait(), Ok(None)) {
+            self.signal(signal);
+            self.read_until(Instant::now() + Duration::from_millis(50));
+        }
+        self.end(deadline.saturating_duration_since(Instant::now()))
+    }
+
     /// Sends TERM, waits for the end and asserts that nothing is left. Most tests end with this.
     /// Returns stderr.
     pub fn stop_cleanly(&mut self) -> String {

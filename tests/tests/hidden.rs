@@ -2,6 +2,7 @@
 //! `hidepid`, and system calls that a seccomp filter refuses. What can't be checked is never taken
 //! for a no (items C.5, C.7 and J.29 of issue 11).
 
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -139,9 +140,9 @@ fn worker_at_a_unix_socket_that_can_not_be_inspected_is_ready_and_stays_well() {
 }
 
 /// Starts an unprivileged run whose worker's program was changed by `change` first.
-fn start_changed(change: impl FnOnce(&Path)) -> Up {
+fn start_changed(keys: &str, change: impl FnOnce(&Path)) -> Up {
     Up::start_with(
-        |tag| pool("http", tag, HTTP),
+        |tag| pool("http", tag, keys),
         |command| {
             audited(command);
             unprivileged(command, USER);
@@ -160,19 +161,42 @@ fn worker_with_file_capabilities_is_ready_and_stays_well() {
     if may_not_run() {
         return;
     }
-    // The attribute that setcap(8) writes for cap_net_bind_service+ep (capabilities(7)).
-    const SETCAP: &str = "
-import os, struct, sys
-os.setxattr(sys.argv[1], 'security.capability', struct.pack('<5I', 0x02000001, 1 << 10, 0, 0, 0))
-";
-    let mut up = start_changed(|program| {
-        let set = Command::new("python3").args(["-c", SETCAP]).arg(program).status();
-        assert!(set.unwrap().success(), "setting the capability");
-    });
+    let mut up = start_changed(HTTP, may_bind_low_ports);
     let ready = up.wait_for_event("worker.ready");
     let status = std::fs::read_to_string(format!("/proc/{}/status", pid_of(&ready))).unwrap();
     assert!(status.contains("CapEff:\t0000000000000400\n"), "{status}");
     stays_well(&mut up, 1);
+}
+
+/// Ostler itself may not bind that port, and so can't try whether it is free.
+#[test]
+fn worker_that_may_bind_a_low_port_has_it_and_releases_it() {
+    if may_not_run() {
+        return;
+    }
+    let low = (600..1024).find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
+    let held = low.expect("a free low port");
+    let port = held.local_addr().unwrap().port();
+    let keys = HTTP.replace("\"any\"", &port.to_string());
+    let mut refused = start_changed(&keys, may_bind_low_ports);
+    let failed = refused.wait_for_event("worker.failed");
+    assert_eq!(failed["reason"], "port_in_use", "{failed}");
+    refused.end(SOON);
+    drop(held);
+    let mut up = start_changed(&keys, may_bind_low_ports);
+    assert_eq!(up.wait_for_event("worker.ready")["port"], port);
+    stays_well(&mut up, 1);
+    assert_eq!(up.count("worker.released"), 1, "{}", up.story());
+}
+
+/// Sets the attribute that setcap(8) writes for cap_net_bind_service+ep (capabilities(7)).
+fn may_bind_low_ports(program: &Path) {
+    const SETCAP: &str = "
+import os, struct, sys
+os.setxattr(sys.argv[1], 'security.capability', struct.pack('<5I', 0x02000001, 1 << 10, 0, 0, 0))
+";
+    let set = Command::new("python3").args(["-c", SETCAP]).arg(program).status();
+    assert!(set.unwrap().success(), "setting the capability");
 }
 
 /// It listens as another user than the one that Ostler runs as.
@@ -181,7 +205,7 @@ fn set_uid_worker_is_ready_and_stays_well() {
     if may_not_run() {
         return;
     }
-    let mut up = start_changed(|program| {
+    let mut up = start_changed(HTTP, |program| {
         nix::unistd::chown(program, Some(nix::unistd::Uid::from_raw(OTHER_USER)), None).unwrap();
         std::fs::set_permissions(program, PermissionsExt::from_mode(0o4755)).unwrap();
     });

@@ -212,6 +212,72 @@ fn listen_stays_bound_between_incarnations_and_loses_no_connection() {
     );
 }
 
+/// A server without SO_REUSEADDR that closes first, as it is asked to, and ends at a client that
+/// does not read all of its answer.
+const CLOSES_FIRST: &str = "
+import os, socketserver, sys, time
+class Handler(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.rfile.readline()
+        self.wfile.write(b\"HTTP/1.1 200 OK\\r\\nConnection: close\\r\\n\\r\\n\")
+        for part in range(2):
+            time.sleep(0.01)
+            self.wfile.write(b\"ok\")
+class Server(socketserver.TCPServer):
+    def handle_error(self, request, client):
+        os._exit(9)
+Server((\"127.0.0.1\", int(sys.argv[1])), Handler).serve_forever()
+";
+
+/// In TIME_WAIT on the worker's side, a connection of ours would keep the port for a minute.
+#[test]
+fn probes_leave_nothing_on_the_ports_of_workers() {
+    let keys = format!(
+        "port = {}\n{HTTP}\nhealth = {{ http = \"/\", every = \"50ms\" }}",
+        free_port()
+    );
+    let mut up = Up::start(|tag| pool_of(&python(CLOSES_FIRST, tag), &keys));
+    let first = up.wait_for_event("worker.ready");
+    let failed = up.poll(Duration::from_millis(500), |event| event["event"] == "worker.failed");
+    assert_eq!(failed, None);
+    let second = replaced(&mut up, &first);
+    assert_eq!(second["port"], first["port"]);
+    up.stop_cleanly();
+}
+
+/// The first incarnation spoils the socket for all: it makes it non-blocking, and shuts it down.
+const SPOILING: &str = "
+import fcntl, os, socket, sys
+server = socket.socket(fileno=3)
+if sys.argv[3] == \"1\":
+    server.setblocking(False)
+    if sys.argv[4] == \"shut\":
+        server.shutdown(socket.SHUT_RDWR)
+    sys.exit(1)
+assert not fcntl.fcntl(3, fcntl.F_GETFL) & os.O_NONBLOCK
+while True:
+    connection, _ = server.accept()
+    connection.recv(1024)
+    connection.sendall(b\"HTTP/1.1 200 OK\\r\\nConnection: close\\r\\n\\r\\n\" + str(os.getpid()).encode())
+    connection.close()
+";
+
+#[test]
+fn what_a_worker_does_to_a_listening_socket_is_not_the_next_ones() {
+    for how in ["shut", "keep"] {
+        let keys = format!("port = \"listen\"\n{HTTP}\nintensity = 5");
+        let mut up = Up::start(|tag| {
+            let command = python(SPOILING, tag);
+            let command = command.strip_suffix(']').expect("a list");
+            pool_of(&format!("{command}, \"{{incarnation}}\", {how:?}]"), &keys)
+        });
+        let ready = up.wait_for_event("worker.ready");
+        assert_eq!(ready["incarnation"], 2, "{how}: {}", up.story());
+        assert_answers(&ready);
+        up.stop_cleanly();
+    }
+}
+
 #[test]
 fn ports_with_names_reach_command_and_environment() {
     let metrics = free_port();

@@ -277,8 +277,7 @@ fn second_signal_kills_a_starting_worker_that_ignores_the_first() {
     up.wait_for_event("worker.spawned");
     up.signal(Signal::SIGTERM);
     up.wait_for_event("worker.stopping");
-    up.signal(Signal::SIGTERM);
-    let (status, stderr) = up.end(SOON);
+    let (status, stderr) = up.insist(Signal::SIGTERM, SOON);
     assert_eq!(status.code(), Some(0), "{stderr}");
     up.assert_nothing_left();
 }

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use ostler_tests::scene::{unprivileged, wrapped};
 use ostler_tests::{SOON, Up, pid_of, send, survivors, worker};
 
 /// A pool `p` of test workers with these modes and additional keys.
@@ -351,8 +352,7 @@ fn second_interrupt_kills_workers_that_ignore_the_first() {
     up.wait_for_event("pool.ready");
     up.signal(Signal::SIGINT);
     up.wait_for_event("worker.stopping");
-    up.signal(Signal::SIGINT);
-    let (status, stderr) = up.end(SOON);
+    let (status, stderr) = up.insist(Signal::SIGINT, SOON);
     assert_eq!(status.code(), Some(0), "{stderr}");
     assert_eq!(status.signal(), None);
     assert!(
@@ -361,6 +361,44 @@ fn second_interrupt_kills_workers_that_ignore_the_first() {
         up.story()
     );
     up.assert_nothing_left();
+}
+
+/// At a limit on processes, which does not apply to root, it says so: without a thread that tokio
+/// or RocksDB needs, the one hangs and the other aborts.
+#[test]
+fn limit_on_processes_at_the_start_is_named() {
+    const USER: u32 = 61_184;
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: the processes of a user that is logged in count, too");
+        return;
+    }
+    for limit in [1, 3, 7, 8, 9, 12, 16] {
+        let limited = |command: &mut Command| {
+            unprivileged(command, USER);
+            wrapped(command, &["prlimit", &format!("--nproc={limit}")]);
+        };
+        let mut up = Up::start_with(|tag| pool("exit=0", tag, "restart = \"temporary\""), limited);
+        let (status, stderr) = up.end(SOON);
+        let named = stderr.contains("threads can't be created") && stderr.contains("ulimit -u");
+        assert_eq!(status.code(), Some(3), "{limit}: {stderr}");
+        assert!(named, "{limit}: {stderr}");
+    }
+}
+
+/// timeout(1) signals its child and then the whole group; a service manager may add HUP.
+#[test]
+fn signals_that_come_together_stop_in_order() {
+    for second in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT] {
+        let mut up = Up::start(|tag| pool("exit-on-term=300", tag, "ready = { line = \"^ready\" }"));
+        up.wait_for_event("pool.ready");
+        up.signal(Signal::SIGTERM);
+        up.signal(second);
+        let (status, stderr) = up.end(SOON);
+        assert_eq!(status.code(), Some(0), "{stderr}");
+        let exited: Vec<_> = up.named("worker.exited").collect();
+        assert!(exited.iter().all(|event| event["status"] == 0), "{second}: {exited:?}");
+        up.assert_nothing_left();
+    }
 }
 
 #[test]

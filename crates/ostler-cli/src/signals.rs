@@ -11,8 +11,8 @@ use ostler_os::dispositions;
 pub(crate) enum Meaning {
     /// Begins the ordered stop; a second one kills.
     Stop,
-    /// Begins the ordered stop; a repetition changes nothing, because the kernel or an init repeats
-    /// it by itself.
+    /// Begins the ordered stop; in a stop it changes nothing, because nobody who wants to kill
+    /// sends it.
     StopOnce,
     /// Opens the events file again.
     Reopen,
@@ -42,10 +42,10 @@ const fn row(name: &'static str, meaning: Meaning) -> Row {
     }
 }
 
-const fn unless_ignored(name: &'static str) -> Row {
+const fn unless_ignored(name: &'static str, meaning: Meaning) -> Row {
     Row {
         name,
-        meaning: Meaning::Stop,
+        meaning,
         stays_ignored: true,
     }
 }
@@ -53,12 +53,13 @@ const fn unless_ignored(name: &'static str) -> Row {
 /// Every signal of signal(7) but the real-time ones, 32 and 33 among them, whose default action
 /// would end the program: they are all [`Meaning::Ignored`].
 pub(crate) const TABLE: [Row; 31] = [
-    // The terminal is gone; a later version will reload the file.
-    unless_ignored("HUP"),
+    // The terminal is gone, or a service manager sends it after TERM (`SendSIGHUP=`); a later
+    // version will reload the file.
+    unless_ignored("HUP", Meaning::StopOnce),
     // Ctrl-C.
-    unless_ignored("INT"),
+    unless_ignored("INT", Meaning::Stop),
     // Ctrl-\; no core dump is written.
-    unless_ignored("QUIT"),
+    unless_ignored("QUIT", Meaning::Stop),
     // A bug in Ostler: it ends with a core dump.
     row("ILL", Meaning::Default),
     // For debuggers.

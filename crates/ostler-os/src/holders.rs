@@ -56,7 +56,8 @@ pub struct ProcessHolder {
     pub uid: u32,
     /// Its state letter (`D` is uninterruptible, `t` stopped by a tracer).
     pub state: char,
-    /// The tracer: a killed process does not end before its stopped tracer does.
+    /// The tracer: a killed process does not end before its stopped tracer does, and stays after
+    /// its end (state `Z`) until the tracer waits for it or lets it go (ptrace(2)).
     pub tracer: Option<i32>,
     /// The kernel function in which it waits, if known.
     pub wait_channel: Option<String>,
@@ -78,8 +79,9 @@ pub struct PortHolder {
     pub process: Option<(i32, String)>,
 }
 
-/// Describes those of `pids` that have not ended. Returns at about `deadline` at the latest;
-/// command lines that could not be read by then are replaced by the short name.
+/// Describes those of `pids` that have not ended, or that a tracer keeps after their end. Returns
+/// at about `deadline` at the latest; command lines that could not be read by then are replaced by
+/// the short name.
 pub fn describe_processes(pids: &[i32], deadline: Instant) -> Vec<ProcessHolder> {
     let mut commands = procfile::command_lines(pids, deadline);
     pids.iter()
@@ -96,7 +98,8 @@ pub fn describe_processes(pids: &[i32], deadline: Instant) -> Vec<ProcessHolder>
                 tracer: status.tracer,
                 wait_channel,
             };
-            (!stat.has_ended()).then_some(holder)
+            // A process that has ended under a tracer stays until that one has waited for it.
+            (!stat.has_ended() || holder.tracer.is_some()).then_some(holder)
         })
         .collect()
 }

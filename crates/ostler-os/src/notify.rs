@@ -48,7 +48,14 @@ pub struct Message {
 }
 
 /// The variables that are named in [`Message::ignored`].
-const IGNORED: [&str; 5] = ["EXTEND_TIMEOUT_USEC", "MAINPID", "RELOADING", "ERRNO", "BUSERROR"];
+const IGNORED: [&str; 6] = [
+    "EXTEND_TIMEOUT_USEC",
+    "MAINPID",
+    "RELOADING",
+    "ERRNO",
+    "BUSERROR",
+    "WATCHDOG_USEC",
+];
 
 impl Message {
     /// Parses the lines of a message. Returns `None` if none of them is known. `BARRIER`, `FDSTORE`
@@ -59,6 +66,8 @@ impl Message {
             ..Self::default()
         };
         let nothing = message.clone();
+        // Written by a C program with the end of its string, which systemd takes off, too.
+        let text = text.strip_suffix(b"\0").unwrap_or(text);
         for line in text.split(|&byte| byte == b'\n') {
             message.take(&String::from_utf8_lossy(line));
         }
@@ -72,6 +81,7 @@ impl Message {
         match name {
             "READY" => self.ready |= value == "1",
             "STOPPING" => self.stopping |= value == "1",
+            "WATCHDOG" if value == "trigger" => self.ignored.push("WATCHDOG=trigger"),
             "WATCHDOG" => self.watchdog |= value == "1",
             "STATUS" => self.status = Some(value.replace(char::is_control, " ")),
             "PORT" => self.take_port("", value),
@@ -174,7 +184,9 @@ fn unlink(path: &Path) {
 }
 
 /// Whether a message of this user counts: its own user's and root's. To root, every process of a
-/// worker counts, whatever user it has become; that it is one is checked by its pid.
+/// worker counts, whatever user it has become; that it is one is checked by its pid. One that is no
+/// longer root can't connect, because it can't enter the socket's directory; it can send by a
+/// socket that was connected before.
 fn is_trusted(sender: u32, own: u32) -> bool {
     own == 0 || sender == own || sender == 0
 }

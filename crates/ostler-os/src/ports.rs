@@ -14,7 +14,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, PoisonError};
 
 use rustix::io::Errno;
-use rustix::net::sockopt::set_socket_reuseaddr;
+use rustix::net::sockopt::{set_socket_reuseaddr, socket_acceptconn};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
 use rustix::process::geteuid;
 
@@ -69,8 +69,8 @@ pub enum PortError {
         /// The address.
         address: SocketAddr,
     },
-    /// Ports below `net.ipv4.ip_unprivileged_port_start` (1024) need CAP_NET_BIND_SERVICE.
-    #[error("no permission to bind {address}: low ports need root or CAP_NET_BIND_SERVICE")]
+    /// A security module forbids it.
+    #[error("no permission to bind {address}")]
     NotPermitted {
         /// The address.
         address: SocketAddr,
@@ -94,12 +94,16 @@ pub enum PortError {
 /// A socket that is bound with SO_REUSEADDR and does not listen is visible since Linux 6.8. Before,
 /// such a port counts as free, and the worker's own bind succeeds too.
 ///
+/// A port that this process may not bind (below `net.ipv4.ip_unprivileged_port_start`, without
+/// CAP_NET_BIND_SERVICE), and the worker perhaps may, is free if the kernel shows no socket that
+/// owns it.
+///
 /// # Errors
 ///
 /// [`PortError::NotOurs`], [`PortError::NotPermitted`], [`PortError::Check`].
 pub fn check(address: SocketAddr) -> Result<PortState, PortError> {
     Ok(match probe(address)? {
-        Probe::Free => PortState::Free,
+        Probe::Free | Probe::NotOurs => PortState::Free,
         Probe::Busy(sockets) if sockets.is_empty() => PortState::Held(vec![Holder::Unnamed { address }]),
         Probe::Busy(sockets) => PortState::Held(name_holders(&sockets)),
     })
@@ -108,6 +112,8 @@ pub fn check(address: SocketAddr) -> Result<PortState, PortError> {
 /// The result of [`probe`]: like [`PortState`], before the holders are named.
 pub(crate) enum Probe {
     Free,
+    /// No socket owns it, and a bind was not possible: this process may not.
+    NotOurs,
     Busy(Vec<TcpSocket>),
 }
 
@@ -130,6 +136,7 @@ pub(crate) fn probe(address: SocketAddr) -> Result<Probe, PortError> {
     match bind_and_listen(address, Reuse::Nothing) {
         Ok(_) => return Ok(Probe::Free),
         Err(Errno::ADDRINUSE) => {}
+        Err(Errno::ACCESS) => return unbound(address).map_err(failed),
         Err(error) => return Err(bind_error(address, error)),
     }
     for _ in 0..ATTEMPTS {
@@ -155,6 +162,17 @@ pub(crate) fn probe(address: SocketAddr) -> Result<Probe, PortError> {
         }
     }
     Ok(Probe::Busy(Vec::new()))
+}
+
+/// What the kernel shows of a port that this process may not bind. The worker may have file
+/// capabilities, or be set-uid.
+fn unbound(address: SocketAddr) -> io::Result<Probe> {
+    let mut owners = on_port(address.port(), Which::Owning)?;
+    owners.retain(|socket| socket.overlaps(address.ip()));
+    Ok(match owners.is_empty() {
+        true => Probe::NotOurs,
+        false => Probe::Busy(owners),
+    })
 }
 
 /// Drops the connections of a listener, which add no information.
@@ -324,4 +342,10 @@ pub fn bind_listener(address: SocketAddr) -> Result<TcpListener, PortError> {
         Some(errno) => bind_error(address, errno),
         None => PortError::Check { address, source: error },
     })
+}
+
+/// Whether the socket still listens: a process that has it too may have shut it down (shutdown(2)),
+/// which ends the listening for all, and may give up the port.
+pub fn still_listens(listener: &TcpListener) -> bool {
+    socket_acceptconn(listener).unwrap_or(true)
 }

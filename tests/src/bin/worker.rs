@@ -41,7 +41,7 @@ fn run(mode: &str, port: u16, tag: &str) {
         "stderr" => eprintln!("ModuleNotFoundError: No module named 'nonesuch'"),
         "pause" => std::thread::sleep(Duration::from_millis(number)),
         "burn" => burn(Duration::from_millis(number)),
-        "exit-on-term" => exit_on_term(),
+        "exit-on-term" => exit_on_term(Duration::from_millis(number)),
         "report-on-term" => report_on_term(number),
         "report" => report(number),
         "ignore-term" => block_polite_signals(),
@@ -116,13 +116,14 @@ fn set(name: &str) -> String {
     std::env::var(name).unwrap_or_default()
 }
 
-/// Ends in order: with status 0, on TERM. Says so when it is prepared for it.
-fn exit_on_term() -> ! {
+/// Ends in order: with status 0, so long after TERM. Says so when it is prepared for it.
+fn exit_on_term(time: Duration) -> ! {
     let mut term = SigSet::empty();
     term.add(Signal::SIGTERM);
     term.thread_block().expect("blocking TERM");
     println!("ready to serve");
     term.wait().expect("waiting for TERM");
+    std::thread::sleep(time);
     exit(0)
 }
 

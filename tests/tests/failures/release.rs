@@ -6,7 +6,8 @@ use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
 use ostler_tests::scene::{free_port, killed_with_the_test, pool_of, python};
-use ostler_tests::{SOON, Up, pid_of, run_directories, send, survivors};
+use ostler_tests::tracer::Tracer;
+use ostler_tests::{SOON, Up, pid_of, run_directories, send, survivors, worker};
 use serde_json::Value;
 
 use crate::{assert_message, assert_on_stderr, text};
@@ -105,4 +106,21 @@ fn stop_while_a_port_is_held_reports_it_and_fails() {
         1,
         "the record is kept for the next start"
     );
+}
+
+/// A debugger that has stopped waiting for what it traces keeps it after its end.
+#[test]
+fn a_tracer_that_keeps_an_ended_worker_is_named() {
+    let keys = "ready = { line = \"^ready\" }\nrelease_timeout = \"300ms\"";
+    let mut up = Up::start(|tag| pool_of(&worker("say-out+sleep", tag), keys));
+    let pid = pid_of(&up.wait_for_event("worker.ready"));
+    let Some(tracer) = Tracer::of(pid.cast_signed()) else {
+        return eprintln!("skipped: ptrace is not permitted");
+    };
+    up.signal(Signal::SIGTERM);
+    let overdue = up.wait_for("an overdue release", SOON, |event| event["reason"] == "release_timeout");
+    assert_message(&overdue, &[&format!("pid {pid}"), "traced by pid"]);
+    drop(tracer);
+    up.end(SOON);
+    up.assert_nothing_left();
 }

@@ -48,6 +48,21 @@ async fn variables_that_change_nothing_are_named() {
     let message = next(&mut socket).await;
     assert!(message.ready);
     assert_eq!(message.ignored, ["EXTEND_TIMEOUT_USEC", "MAINPID"]);
+    send(&socket, b"WATCHDOG_USEC=5000000\nWATCHDOG=trigger");
+    let message = next(&mut socket).await;
+    assert!(!message.watchdog);
+    assert_eq!(message.ignored, ["WATCHDOG_USEC", "WATCHDOG=trigger"]);
+}
+
+/// A program in C that sends the end of its string, too.
+#[tokio::test]
+async fn a_trailing_nul_is_no_part_of_the_message() {
+    let (_dir, mut socket) = socket();
+    send(&socket, b"STATUS=starting\nREADY=1\0");
+    let message = next(&mut socket).await;
+    assert!(message.ready);
+    send(&socket, b"WATCHDOG=1\0");
+    assert!(next(&mut socket).await.watchdog);
 }
 
 #[tokio::test]
@@ -87,7 +102,6 @@ async fn meaningless_messages_are_skipped() {
         "PORT=",
         "PORT_=1",
         "ready=1",
-        "WATCHDOG=trigger",
     ] {
         send(&socket, nothing.as_bytes());
         send(&socket, b"STOPPING=1");

@@ -168,10 +168,14 @@ async fn kill(services: &Services, remains: Remains) -> CleanupReport {
     });
     let killed_names: Vec<String> = killed.killed.iter().map(ToString::to_string).collect();
     let count = killed_names.len() as u64;
+    let message = match killed.survivors.is_empty() {
+        true => "they were killed",
+        false => "not all of them could be killed",
+    };
     services.hub.emit(
         EventKind::CleanupEmergencyKill,
         About::run(),
-        facts("they were killed", count, killed_names),
+        facts(message, count, killed_names),
     );
     CleanupReport {
         orphans: names,

@@ -1,7 +1,7 @@
 //! The ports and Unix sockets of the next incarnation.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -61,12 +61,10 @@ fn choose_now(chooser: &Chooser, before: (PortMap, Listeners)) -> Result<ChosenP
                 continue;
             }
             Port::Listen => {
-                let listener = match bound.remove(name) {
+                let kept = bound.remove(name).filter(|listener| ports::still_listens(listener));
+                let listener = match kept {
                     Some(listener) => listener,
-                    None => Arc::new(
-                        ports::bind_listener(SocketAddr::new(spec.address, 0))
-                            .map_err(|error| refusal::of_port(&error))?,
-                    ),
+                    None => Arc::new(listen(spec.address, previous.get(name).copied())?),
                 };
                 let number = listener
                     .local_addr()
@@ -85,6 +83,14 @@ fn choose_now(chooser: &Chooser, before: (PortMap, Listeners)) -> Result<ChosenP
         chosen.reservations.push(reservation);
     }
     Ok(chosen)
+}
+
+/// A listener on the port that the worker had, if it can still be bound, or else on another one.
+fn listen(address: IpAddr, previous: Option<u16>) -> Result<TcpListener, Failure> {
+    let bind = |port| ports::bind_listener(SocketAddr::new(address, port));
+    let again = previous.and_then(|port| bind(port).ok());
+    let listener = again.map_or_else(|| bind(0), Ok);
+    listener.map_err(|error| refusal::of_port(&error))
 }
 
 impl Chooser {

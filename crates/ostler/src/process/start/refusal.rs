@@ -84,7 +84,7 @@ pub(super) fn of_port(error: &PortError) -> Failure {
         PortError::NotOurs { .. } => Failure::new(Reason::PortInUse, error.to_string())
             .with_suggestion("give the pool an address of this machine, such as 127.0.0.1 or 0.0.0.0"),
         PortError::NotPermitted { .. } => Failure::new(Reason::PermissionDenied, error.to_string())
-            .with_suggestion("take a port from 1024 on, or give Ostler CAP_NET_BIND_SERVICE"),
+            .with_suggestion("allow it in the security module under which Ostler runs, or take another port"),
         PortError::Check { source, .. } => of_io("a check of its port", source),
     }
 }
@@ -157,6 +157,6 @@ mod tests {
         let address = "192.0.2.1:80".parse().unwrap();
         let suggestion = |error| of_port(&error).suggestion;
         assert!(suggestion(PortError::NotOurs { address }).contains("address of this machine"));
-        assert!(suggestion(PortError::NotPermitted { address }).contains("CAP_NET_BIND_SERVICE"));
+        assert!(suggestion(PortError::NotPermitted { address }).contains("security module"));
     }
 }

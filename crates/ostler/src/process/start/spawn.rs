@@ -153,8 +153,10 @@ fn has_notify_socket(spec: &WorkerSpec) -> bool {
 
 fn listening_sockets(resources: &Resources) -> Result<(Vec<String>, Vec<OwnedFd>), Failure> {
     let copy = |(name, listener): (&String, &Arc<TcpListener>)| {
+        // All copies are one socket: what the worker before made non-blocking is so for this one.
         let copy = listener
             .try_clone()
+            .and_then(|copy| copy.set_nonblocking(false).map(|()| copy))
             .map_err(|error| refusal::of_io("a copy of its listening socket", &error))?;
         Ok((name.clone(), OwnedFd::from(copy)))
     };

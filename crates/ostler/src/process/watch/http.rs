@@ -2,28 +2,42 @@
 
 use std::collections::BTreeMap;
 use std::pin::pin;
+use std::time::Duration;
 
-use http_body_util::Empty;
-use hyper::body::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::{FusedFuture, join};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use ostler_core::answer::{MAX_HEAD, MAX_HEADERS};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
 
-/// Whether GET of `path` is answered with a status from 200 to 399. The connection is closed with
-/// the head of the answer: the body is not read. Redirects are a yes and are not followed. Only the
-/// status counts, so invalid header lines are passed over.
+/// How long, and how far, the body is read after the answer.
+const LEAVE: Duration = Duration::from_secs(1);
+const LEAVE_BYTES: usize = 64 * 1024;
+
+/// Whether GET of `path` is answered with a status from 200 to 399. Only the status counts: invalid
+/// header lines are passed over, redirects are a yes and are not followed, and the answer does not
+/// wait for the body, which is read by another task for a while.
+///
+/// After an answer the stream is not shut down: `last` is called with it, and it is dropped.
 ///
 /// # Errors
 /// Why not, for people.
-pub(super) async fn get(
-    stream: impl AsyncRead + AsyncWrite + Unpin,
+pub(super) async fn get<S>(
+    stream: S,
     authority: &str,
     path: &str,
     headers: &BTreeMap<String, String>,
-) -> Result<(), String> {
+    last: fn(&S),
+) -> Result<(), String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let request = request(authority, path, headers).map_err(|error| format!("GET {path} can't be asked: {error}"))?;
     let (mut sender, connection) = http1::Builder::new()
         .max_headers(MAX_HEADERS)
@@ -34,7 +48,9 @@ pub(super) async fn get(
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|error| format!("GET {path}: {error}"))?;
-    let mut connection = pin!(connection);
+    let ended = connection.without_shutdown();
+    let ended = ended.map(move |ended| ended.map(|parts| last(parts.io.inner())));
+    let mut connection = Box::pin(ended.fuse());
     let mut response = pin!(sender.send_request(request));
     // The connection may come to its end with the response in hand: that is no failure.
     let response = tokio::select! {
@@ -44,11 +60,31 @@ pub(super) async fn get(
             Err(error) => Err(error),
         },
     };
-    match response {
-        Ok(response) if is_yes(response.status()) => Ok(()),
-        Ok(response) => Err(format!("GET {path} was answered with {}", response.status())),
-        Err(error) => Err(format!("GET {path}: {error}")),
+    let response = response.map_err(|error| format!("GET {path}: {error}"))?;
+    let status = response.status();
+    if !connection.is_terminated() {
+        tokio::spawn(leave(connection, response.into_body()));
     }
+    if is_yes(status) {
+        Ok(())
+    } else {
+        Err(format!("GET {path} was answered with {status}"))
+    }
+}
+
+/// Reads a body to its end, within limits: many servers report an error, with a traceback in their
+/// log, when the connection is gone before they have written all of it.
+async fn leave(connection: impl Future, mut body: Incoming) {
+    let rest = async {
+        let mut left = LEAVE_BYTES;
+        while left > 0
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+        }
+        drop(body);
+    };
+    let _ = timeout(LEAVE, join(connection, rest)).await;
 }
 
 /// The headers of the specification replace ours.
@@ -89,7 +125,8 @@ mod tests {
             let _ = stream.write_all(bytes).await;
         };
         let no_headers = BTreeMap::new();
-        let (answer, ()) = tokio::join!(get(client, "localhost", "/healthz?full=1", &no_headers), server);
+        let get = get(client, "localhost", "/healthz?full=1", &no_headers, |_| {});
+        let (answer, ()) = tokio::join!(get, server);
         answer
     }
 
@@ -187,7 +224,7 @@ mod tests {
     async fn an_invalid_path_is_an_error() {
         let (nowhere, _) = tokio::io::duplex(1);
         assert!(
-            get(nowhere, "localhost", "/a b", &BTreeMap::new())
+            get(nowhere, "localhost", "/a b", &BTreeMap::new(), |_| {})
                 .await
                 .unwrap_err()
                 .contains("can't be asked")
