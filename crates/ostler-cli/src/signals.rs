@@ -11,7 +11,7 @@ use ostler_os::dispositions;
 pub(crate) enum Meaning {
     /// Begins the ordered stop; a second one kills.
     Stop,
-    /// Begins the ordered stop; in a stop it changes nothing, because nobody who wants to kill
+    /// Begins the ordered stop; in a stop it changes nothing, because no one who wants to kill
     /// sends it.
     StopOnce,
     /// Opens the events file again.
