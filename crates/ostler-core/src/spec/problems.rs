@@ -9,6 +9,7 @@ use super::ports::LONGEST_SOCKET_NAME;
 use super::{
     Health, LONGEST, MOST_WORKERS, Mode, PoolSpec, Port, PortOwner, Ports, Probe, ProbeKind, Ready, WorkerSpec,
 };
+use crate::signal::Signal;
 
 /// Something that is invalid or probably a mistake.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -87,7 +88,29 @@ impl PoolSpec {
             found.add("ready", message.into());
         }
         self.warn_of_owners(&mut found);
+        self.warn_of_ends(&mut found);
         found.0
+    }
+
+    /// What can't come to what it is for.
+    fn warn_of_ends(&self, found: &mut Problems) {
+        let worker = &self.worker;
+        if let Some(Ready::After(after)) = worker.ready
+            && !worker.start_timeout.is_zero()
+            && worker.start_timeout <= after
+        {
+            let message = "not shorter than start_timeout, so that no worker ever becomes ready; raise start_timeout";
+            found.add("ready.after", message.into());
+        }
+        let death = worker.host_death;
+        if death.signal != Signal::KILL && death.grace.is_zero() {
+            let message = format!("{} is followed by KILL at once; set a grace", death.signal);
+            found.add("host_death", message);
+        }
+        if worker.stop.signal == Signal::STOP {
+            let message = "STOP ends no process, so that each is killed after its grace; use TERM";
+            found.add("stop.signal", message.into());
+        }
     }
 
     /// What is odd about probes whose answer any process may give.

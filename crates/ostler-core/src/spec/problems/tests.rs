@@ -225,6 +225,32 @@ fn what_is_probably_a_mistake_is_a_warning() {
 }
 
 #[test]
+fn what_can_not_come_to_what_it_is_for_is_a_warning() {
+    let warned = |change: &dyn Fn(&mut WorkerSpec)| {
+        let mut pool = with_ports(1, Ports::None, "");
+        change(&mut pool.worker);
+        assert_eq!(pool.problems(), []);
+        let warnings = pool.warnings().into_iter();
+        warnings.map(|warning| warning.key).collect::<Vec<_>>()
+    };
+    assert_eq!(warned(&|_| {}), [""; 0]);
+    let second = Duration::from_secs(1);
+    let after = |worker: &mut WorkerSpec, limit| {
+        worker.ready = Some(Ready::After(second));
+        worker.start_timeout = limit;
+    };
+    assert_eq!(warned(&|worker| after(worker, second)), ["ready.after"]);
+    assert_eq!(warned(&|worker| after(worker, second * 2)), [""; 0]);
+    assert_eq!(warned(&|worker| after(worker, Duration::ZERO)), [""; 0]);
+    assert_eq!(
+        warned(&|worker| worker.host_death.signal = Signal::TERM),
+        ["host_death"]
+    );
+    assert_eq!(warned(&|worker| worker.host_death = StopSpec::term(second)), [""; 0]);
+    assert_eq!(warned(&|worker| worker.stop.signal = Signal::STOP), ["stop.signal"]);
+}
+
+#[test]
 fn no_duration_is_longer_than_a_clock_can_bear() {
     let too_long: [fn(&mut PoolSpec); 13] = [
         |pool| pool.period = Duration::MAX,
