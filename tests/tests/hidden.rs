@@ -174,19 +174,26 @@ fn worker_that_may_bind_a_low_port_has_it_and_releases_it() {
     if may_not_run() {
         return;
     }
-    let low = (600..1024).find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
-    let held = low.expect("a free low port");
-    let port = held.local_addr().unwrap().port();
+    let port = free_low_port();
     let keys = HTTP.replace("\"any\"", &port.to_string());
-    let mut refused = start_changed(&keys, may_bind_low_ports);
-    let failed = refused.wait_for_event("worker.failed");
-    assert_eq!(failed["reason"], "port_in_use", "{failed}");
-    refused.end(SOON);
-    drop(held);
     let mut up = start_changed(&keys, may_bind_low_ports);
     assert_eq!(up.wait_for_event("worker.ready")["port"], port);
     stays_well(&mut up, 1);
     assert_eq!(up.count("worker.released"), 1, "{}", up.story());
+    let _held = TcpListener::bind(("127.0.0.1", port)).expect("it was released");
+    let mut refused = start_changed(&keys, may_bind_low_ports);
+    let failed = refused.wait_for_event("worker.failed");
+    assert_eq!(failed["reason"], "port_in_use", "{failed}");
+    refused.end(SOON);
+    refused.assert_nothing_left();
+}
+
+/// No socket is on it. It is not tried by a bind: a process that another test starts meanwhile
+/// would have a copy of the socket.
+fn free_low_port() -> u16 {
+    let sockets = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| std::fs::read_to_string(path).unwrap_or_default());
+    let is_used = |port: u16| sockets.iter().any(|table| table.contains(&format!(":{port:04X} ")));
+    (600..1024).find(|&port| !is_used(port)).expect("a free low port")
 }
 
 /// Sets the attribute that setcap(8) writes for cap_net_bind_service+ep (capabilities(7)).

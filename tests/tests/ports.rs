@@ -273,6 +273,8 @@ fn what_a_worker_does_to_a_listening_socket_is_not_the_next_ones() {
         });
         let ready = up.wait_for_event("worker.ready");
         assert_eq!(ready["incarnation"], 2, "{how}: {}", up.story());
+        let spoiled = up.named("worker.exited").next().expect("the first one");
+        assert_eq!(ready["port"], spoiled["port"], "{how}: {}", up.story());
         assert_answers(&ready);
         up.stop_cleanly();
     }

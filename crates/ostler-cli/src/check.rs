@@ -7,6 +7,7 @@ use crate::config::{self, Config};
 use crate::exit::{self, Exit, Failed};
 use crate::output::text::{self, Line, lines_of};
 use crate::python;
+use crate::threads;
 
 /// Prints the resolved specification, or every mistake; warnings go to stderr.
 pub(crate) fn run(args: &CheckArgs) -> Result<Exit, Failed> {
@@ -17,6 +18,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Exit, Failed> {
     drop(text::print(&mut io::stderr(), &warnings));
     exit::print(&lines_of(&config::show(&config)))?;
     if args.preflight {
+        threads::require()?;
         return preflight(&config);
     }
     Ok(Exit::Clean)

@@ -7,9 +7,11 @@ use crate::cli::SweepArgs;
 use crate::exit::{self, Exit, Failed};
 use crate::output::lines::counted;
 use crate::output::text::Line;
+use crate::threads;
 
 /// Sweeps, and prints what was found.
 pub(crate) fn run(args: &SweepArgs) -> Result<Exit, Failed> {
+    threads::require()?;
     let app_dir =
         ostler::app_dir(&DirEnv::from_process(), &args.app, args.state_dir.as_deref()).map_err(Failed::error)?;
     let elsewhere = match args.forget_elsewhere {

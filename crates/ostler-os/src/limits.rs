@@ -105,12 +105,19 @@ pub fn try_threads(count: usize) -> io::Result<()> {
     let gate = Mutex::new(());
     thread::scope(|scope| {
         let closed = gate.lock();
-        let started = (0..count).try_for_each(|_| {
+        let thread = || {
             let thread = thread::Builder::new().stack_size(TRIED_STACK);
-            thread.spawn_scoped(scope, || drop(gate.lock())).map(drop)
+            thread.spawn_scoped(scope, || drop(gate.lock()))
+        };
+        let mut started = Vec::new();
+        let outcome = (0..count).try_for_each(|_| {
+            started.push(thread()?);
+            Ok(())
         });
         drop(closed);
-        started
+        // The scope waits for what they do, and this for their ends: until then they count.
+        started.into_iter().for_each(|thread| drop(thread.join()));
+        outcome
     })
 }
 

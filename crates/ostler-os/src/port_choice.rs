@@ -158,7 +158,7 @@ fn reserve_fixed(address: SocketAddr, owner: &str) -> Result<PortReservation, Po
     let mut reservation = PortReservation { address, claim: None };
     match probe(address)? {
         Probe::Free => {}
-        Probe::NotOurs => tracing::warn!(
+        Probe::Unbindable => tracing::warn!(
             target: "ostler", worker = owner, %address,
             "whether the port can be bound is not known: low ports take root or CAP_NET_BIND_SERVICE, which the worker has to have"
         ),
@@ -176,7 +176,7 @@ fn try_reserve(address: SocketAddr, owner: &str, claims: Claims) -> Result<Optio
     }
     let mut reservation = PortReservation { address, claim: None };
     let may_have = reservation.claim() || claims == Claims::Ignored;
-    let is_free = may_have && matches!(probe(address)?, Probe::Free | Probe::NotOurs);
+    let is_free = may_have && matches!(probe(address)?, Probe::Free | Probe::Unbindable);
     Ok(is_free.then_some(reservation))
 }
 

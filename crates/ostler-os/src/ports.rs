@@ -103,7 +103,7 @@ pub enum PortError {
 /// [`PortError::NotOurs`], [`PortError::NotPermitted`], [`PortError::Check`].
 pub fn check(address: SocketAddr) -> Result<PortState, PortError> {
     Ok(match probe(address)? {
-        Probe::Free | Probe::NotOurs => PortState::Free,
+        Probe::Free | Probe::Unbindable => PortState::Free,
         Probe::Busy(sockets) if sockets.is_empty() => PortState::Held(vec![Holder::Unnamed { address }]),
         Probe::Busy(sockets) => PortState::Held(name_holders(&sockets)),
     })
@@ -112,8 +112,8 @@ pub fn check(address: SocketAddr) -> Result<PortState, PortError> {
 /// The result of [`probe`]: like [`PortState`], before the holders are named.
 pub(crate) enum Probe {
     Free,
-    /// No socket owns it, and a bind was not possible: this process may not.
-    NotOurs,
+    /// No socket owns it, and a bind was not possible: this process may not bind low ports.
+    Unbindable,
     Busy(Vec<TcpSocket>),
 }
 
@@ -136,7 +136,7 @@ pub(crate) fn probe(address: SocketAddr) -> Result<Probe, PortError> {
     match bind_and_listen(address, Reuse::Nothing) {
         Ok(_) => return Ok(Probe::Free),
         Err(Errno::ADDRINUSE) => {}
-        Err(Errno::ACCESS) => return unbound(address).map_err(failed),
+        Err(Errno::ACCESS) if address.port() < first_unprivileged() => return unbound(address).map_err(failed),
         Err(error) => return Err(bind_error(address, error)),
     }
     for _ in 0..ATTEMPTS {
@@ -164,13 +164,20 @@ pub(crate) fn probe(address: SocketAddr) -> Result<Probe, PortError> {
     Ok(Probe::Busy(Vec::new()))
 }
 
+/// The lowest port that takes no CAP_NET_BIND_SERVICE (`net.ipv4.ip_unprivileged_port_start`,
+/// ip(7)).
+fn first_unprivileged() -> u16 {
+    let setting = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    setting.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024)
+}
+
 /// What the kernel shows of a port that this process may not bind. The worker may have file
 /// capabilities, or be set-uid.
 fn unbound(address: SocketAddr) -> io::Result<Probe> {
     let mut owners = on_port(address.port(), Which::Owning)?;
     owners.retain(|socket| socket.overlaps(address.ip()));
     Ok(match owners.is_empty() {
-        true => Probe::NotOurs,
+        true => Probe::Unbindable,
         false => Probe::Busy(owners),
     })
 }

@@ -55,8 +55,7 @@ fn second_signal_ends_the_run_in_time_despite_a_hanging_receiver() {
     up.signal(Signal::SIGINT);
     up.wait_for_event("worker.stopping");
     let asked = Instant::now();
-    up.signal(Signal::SIGINT);
-    let (status, stderr) = up.end(SOON);
+    let (status, stderr) = up.insist(Signal::SIGINT, SOON);
     assert_eq!(status.code(), Some(0), "{stderr}");
     assert!(
         asked.elapsed() < FLUSH + Duration::from_secs(10),

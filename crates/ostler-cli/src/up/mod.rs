@@ -25,6 +25,7 @@ use crate::output::log;
 use crate::output::screen::Screen;
 use crate::python;
 use crate::signals::{Inherited, Meaning};
+use crate::threads;
 use gathered::Gathered;
 use keeper::{End, Keeper};
 use reporter::Reporter;
@@ -47,6 +48,7 @@ pub(crate) fn run(args: &UpArgs, inherited: &Inherited) -> Result<Exit, Failed> 
     let mut config = config::load(&args.file).map_err(Failed::mistakes)?;
     // Before the first thread is started.
     let shortage = prepare_descriptors(&config.pools);
+    threads::require()?;
     let journal = reporter::open_journal(args.events.as_deref()).map_err(Failed::machine)?;
     let screen = Screen::new(!args.no_table && !reporter::events_on_terminal(args.events.as_deref()))
         .map(Arc::new)
@@ -199,6 +201,7 @@ async fn follow(
             },
             () = &mut time_is_up, if time.is_some() && !keeper.is_stopping() => {
                 keeper.stop();
+                signals.note_stop();
             }
             _ = redraw.tick() => reporter.refresh(),
         }

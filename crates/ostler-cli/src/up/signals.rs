@@ -52,9 +52,14 @@ impl Signals {
         let (name, meaning) = received.await;
         (name, self.stops.meaning(meaning, Instant::now()))
     }
+
+    /// A stop begins that no signal has asked for: the next one is a second one.
+    pub(super) fn note_stop(&mut self) {
+        self.stops.first.get_or_insert_with(Instant::now);
+    }
 }
 
-/// When the first signal that stops came.
+/// When the first signal that stops came, or the stop began without one.
 #[derive(Debug, Default)]
 struct Stops {
     first: Option<Instant>,

@@ -107,9 +107,11 @@ impl PoolSpec {
             let message = format!("{} is followed by KILL at once; set a grace", death.signal);
             found.add("host_death", message);
         }
-        if worker.stop.signal == Signal::STOP {
-            let message = "STOP ends no process, so that each is killed after its grace; use TERM";
-            found.add("stop.signal", message.into());
+        for (key, signal) in [("stop.signal", worker.stop.signal), ("host_death.signal", death.signal)] {
+            if signal == Signal::STOP {
+                let message = "STOP ends no process, so that each is killed after its grace; use TERM";
+                found.add(key, message.into());
+            }
         }
     }
 

@@ -320,6 +320,10 @@ async fn connect(endpoint: &Endpoint) -> Result<TokioIo<Box<dyn Io>>, BoxError> 
         Endpoint::Tcp(address) => {
             let stream = TcpStream::connect(address).await;
             let stream = stream.map_err(|source| not_connected(address, source))?;
+            // Where nothing listens, the kernel may connect a socket to itself.
+            if stream.local_addr().is_ok_and(|local| local == *address) {
+                return Err(not_connected(address, io::ErrorKind::ConnectionRefused.into()).into());
+            }
             // Without it small requests wait for acknowledgements.
             stream.set_nodelay(true)?;
             Box::new(stream)

@@ -1,10 +1,12 @@
 //! When a worker is ready, and whether it stays well: what the driver waits on, without any
 //! knowledge of actors.
 //!
-//! Everything here ends by being dropped: no task is left behind (but for the process of a probe,
-//! which is killed then), and no deadline is kept but those of single attempts. How long a start
+//! Everything here ends by being dropped. What is left behind ends soon: the process of a probe,
+//! which is killed then, and the rest of an answer, which is read for a second at most. No deadline
+//! is kept but those of single attempts. How long a start
 //! may take is the lifecycle's business.
 
+mod connection;
 mod exec;
 mod file;
 #[cfg(feature = "probe-grpc")]

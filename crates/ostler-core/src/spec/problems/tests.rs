@@ -1,4 +1,5 @@
 use super::*;
+use crate::spec::StopSpec;
 use crate::supervision::Backoff;
 
 fn spec() -> PoolSpec {

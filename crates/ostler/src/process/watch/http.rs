@@ -8,36 +8,30 @@ use futures_util::FutureExt as _;
 use futures_util::future::{FusedFuture, join};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::http1;
+use hyper::client::conn::http1::{self, Parts};
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use ostler_core::answer::{MAX_HEAD, MAX_HEADERS};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, copy, sink};
 use tokio::time::timeout;
 
-/// How long, and how far, the body is read after the answer.
+/// How long, and how far, the rest of an answer is read.
 const LEAVE: Duration = Duration::from_secs(1);
 const LEAVE_BYTES: usize = 64 * 1024;
 
 /// Whether GET of `path` is answered with a status from 200 to 399. Only the status counts: invalid
 /// header lines are passed over, redirects are a yes and are not followed, and the answer does not
-/// wait for the body, which is read by another task for a while.
-///
-/// After an answer the stream is not shut down: `last` is called with it, and it is dropped.
+/// wait for the body, which another task reads for a while.
 ///
 /// # Errors
 /// Why not, for people.
-pub(super) async fn get<S>(
-    stream: S,
+pub(super) async fn get(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     authority: &str,
     path: &str,
     headers: &BTreeMap<String, String>,
-    last: fn(&S),
-) -> Result<(), String>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+) -> Result<(), String> {
     let request = request(authority, path, headers).map_err(|error| format!("GET {path} can't be asked: {error}"))?;
     let (mut sender, connection) = http1::Builder::new()
         .max_headers(MAX_HEADERS)
@@ -48,22 +42,17 @@ where
         .handshake(TokioIo::new(stream))
         .await
         .map_err(|error| format!("GET {path}: {error}"))?;
-    let ended = connection.without_shutdown();
-    let ended = ended.map(move |ended| ended.map(|parts| last(parts.io.inner())));
-    let mut connection = Box::pin(ended.fuse());
+    let mut connection = Box::pin(connection.without_shutdown().fuse());
     let mut response = pin!(sender.send_request(request));
     // The connection may come to its end with the response in hand: that is no failure.
     let response = tokio::select! {
         response = &mut response => response,
-        ended = &mut connection => match ended {
-            Ok(()) => response.await,
-            Err(error) => Err(error),
-        },
+        ended = &mut connection => response.await.map_err(|error| ended.err().unwrap_or(error)),
     };
     let response = response.map_err(|error| format!("GET {path}: {error}"))?;
     let status = response.status();
     if !connection.is_terminated() {
-        tokio::spawn(leave(connection, response.into_body()));
+        tokio::spawn(timeout(LEAVE, leave(connection, response.into_body())));
     }
     if is_yes(status) {
         Ok(())
@@ -72,9 +61,12 @@ where
     }
 }
 
-/// Reads a body to its end, within limits: many servers report an error, with a traceback in their
-/// log, when the connection is gone before they have written all of it.
-async fn leave(connection: impl Future, mut body: Incoming) {
+/// Reads an answer to its end, and then until the server closes, within limits. Many servers report
+/// an error, with a traceback in their log, when the connection is gone before that.
+async fn leave<S: AsyncRead + Unpin>(
+    connection: impl Future<Output = hyper::Result<Parts<TokioIo<S>>>>,
+    mut body: Incoming,
+) {
     let rest = async {
         let mut left = LEAVE_BYTES;
         while left > 0
@@ -84,7 +76,10 @@ async fn leave(connection: impl Future, mut body: Incoming) {
         }
         drop(body);
     };
-    let _ = timeout(LEAVE, join(connection, rest)).await;
+    if let (Ok(parts), ()) = join(connection, rest).await {
+        let mut stream = parts.io.into_inner().take(LEAVE_BYTES as u64);
+        let _ = copy(&mut stream, &mut sink()).await;
+    }
 }
 
 /// The headers of the specification replace ours.
@@ -112,7 +107,7 @@ fn is_yes(status: StatusCode) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::io::AsyncWriteExt as _;
 
     /// What GET comes to when the server answers with these bytes and closes.
     async fn answered_with(bytes: &[u8]) -> Result<(), String> {
@@ -125,7 +120,7 @@ mod tests {
             let _ = stream.write_all(bytes).await;
         };
         let no_headers = BTreeMap::new();
-        let get = get(client, "localhost", "/healthz?full=1", &no_headers, |_| {});
+        let get = get(client, "localhost", "/healthz?full=1", &no_headers);
         let (answer, ()) = tokio::join!(get, server);
         answer
     }
@@ -147,7 +142,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_endless_body_is_not_read() {
+    async fn an_endless_body_is_not_waited_for() {
         let answer = answered_with(b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\nx").await;
         assert_eq!(answer, Ok(()));
     }
@@ -224,7 +219,7 @@ mod tests {
     async fn an_invalid_path_is_an_error() {
         let (nowhere, _) = tokio::io::duplex(1);
         assert!(
-            get(nowhere, "localhost", "/a b", &BTreeMap::new(), |_| {})
+            get(nowhere, "localhost", "/a b", &BTreeMap::new())
                 .await
                 .unwrap_err()
                 .contains("can't be asked")

@@ -10,8 +10,8 @@ use ostler_core::failure::{Failure, Reason};
 use ostler_core::spec::PortOwner;
 use ostler_os::patience;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 
+use super::connection::Connection;
 #[cfg(feature = "probe-grpc")]
 use super::grpc;
 #[cfg(feature = "probe-http")]
@@ -79,24 +79,19 @@ impl PortPlan {
             Owner::Foreign { named } => return self.foreign(named),
         }
         let address = reachable(address);
-        match connect(address).await {
-            Ok(stream) => self.request(stream, leave_nothing).await,
+        match Connection::to(address).await {
+            Ok(connection) => self.request(connection).await,
             Err(error) => not_connected(&address, &error),
         }
     }
 
-    /// Asks by a connection that is made. `last` is called with it before it is dropped, if its
-    /// server has answered.
-    pub(super) async fn request<S>(&self, stream: S, last: fn(&S)) -> Answer
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    /// Asks by a connection that is made.
+    pub(super) async fn request(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Answer {
         let asked: Result<(), String> = match &self.request {
             #[cfg(feature = "probe-http")]
-            Request::Http { path, headers } => http::get(stream, &self.authority(), path, headers, last).await,
+            Request::Http { path, headers } => http::get(stream, &self.authority(), path, headers).await,
             #[cfg(not(feature = "probe-http"))]
             Request::Http { path, headers } => {
-                let _ = last;
                 return Answer::Never(not_built(&format!("http ({path}, {} headers)", headers.len())));
             }
             Request::Tcp => {
@@ -142,25 +137,6 @@ impl PortPlan {
 /// What to do about it. The port was free before the start, so the other process may well answer
 /// for the worker: to stop it would be wrong advice then.
 const ANOTHER_ANSWERS: &str = "if that process answers for the worker, as a container's proxy does, set owner = \"any\" in ready or health; otherwise stop it, or give the pool another port, a range, or port = \"any\"";
-
-/// A connection to what listens there. If nothing does, the kernel may choose that very port as the
-/// local one, and the socket is then connected to itself.
-async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
-    if stream.local_addr()? == stream.peer_addr()? {
-        return Err(io::ErrorKind::ConnectionRefused.into());
-    }
-    Ok(stream)
-}
-
-/// Ends a connection by a reset, which leaves nothing of it (socket(7), SO_LINGER). A server that
-/// closes first, as `Connection: close` asks it to, would keep it in TIME_WAIT, and without
-/// SO_REUSEADDR could not bind its port again for a minute. Only for a connection that the server
-/// has answered on: another one may not be accepted yet, and a simple server fails at the reset.
-fn leave_nothing(stream: &TcpStream) {
-    // It fails on a socket that has ended already.
-    let _ = stream.set_zero_linger();
-}
 
 /// What it means that a connection could not be made: no fault of the worker's if the host lacks
 /// what it takes (connect(2), socket(2)).

@@ -37,7 +37,7 @@ pub(super) async fn ask(plan: &PortPlan, path: &Path) -> Answer {
             Err(error) => plan.take_for_ours(&format!("the process that listens can't be looked up: {error}")),
         }
     }
-    plan.request(stream, |_| {}).await
+    plan.request(stream).await
 }
 
 /// Reads `/proc`, so it runs where that may take its time.
