@@ -241,14 +241,13 @@ fn end_of_a_host(way: &str, world: World) {
 }
 
 /// On TERM it takes a while, then writes a file.
-const DATABASE: &str = "import os, signal, sys, time
-def leave(*_):
-    time.sleep(0.5)
-    open(os.environ['CHECKPOINT'], 'w').write('done')
-    os._exit(0)
-signal.signal(signal.SIGTERM, leave)
+const DATABASE: &str = "import os, signal, time
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 print('up', flush=True)
-while True: time.sleep(1000)";
+signal.sigwait([signal.SIGTERM])
+time.sleep(0.5)
+open(os.environ['CHECKPOINT'], 'w').write('done')
+os._exit(0)";
 
 /// A pool `p` of one such worker, with a grace of an hour after its host's death.
 fn database(tag: &str, checkpoint: &Path) -> String {

@@ -8,7 +8,7 @@ use ostler::{PoolSpec, Stdin};
 use ostler_python::Python;
 use ostler_serve::Lease;
 
-use crate::scene::{Scene, of_this_checkout, over_grpc, repository};
+use crate::scene::{Scene, everything, of_this_checkout, over_grpc, repository};
 
 const WORKER: &str = "import os\nfrom ostler_worker import serve\nserve.method(os.getpid, name='pid')\nserve.run()\n";
 /// Set in the process that is the host of the workers.
@@ -74,7 +74,7 @@ fn a_hundred_workers_over_stdio_fit_under_a_limit_of_1024_descriptors() {
 #[test]
 fn a_hundred_workers_over_grpc_fit_under_a_limit_of_1024_descriptors() {
     // What is skipped is said here, where the output of the test is read.
-    if over_grpc(of_this_checkout(Python::new("worker.py"))).is_some()
+    if over_grpc(everything()).is_some()
         && is_host(
             "many::a_hundred_workers_over_grpc_fit_under_a_limit_of_1024_descriptors",
             "1024",

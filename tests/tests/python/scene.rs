@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ostler::testing::TestBed;
 use ostler::{EventKind, Ostler, Pool, PoolSpec};
-use ostler_python::{Python, PythonPool as _, Transport};
+use ostler_python::{Python, PythonError, PythonPool as _, Transport};
 use ostler_serve::ServingPool;
 
 /// The repository.
@@ -31,10 +31,11 @@ pub(crate) fn with_packages(python: Python) -> Option<Python> {
     let mut progress = |line: &str| println!("{line}");
     match python.prepare(&mut progress) {
         Ok(_) => Some(python),
-        Err(error) => {
+        Err(error @ (PythonError::Install { .. } | PythonError::Timeout { .. })) => {
             println!("skipped: the packages could not be fetched from PyPI: {error}");
             None
         }
+        Err(error) => panic!("{error}"),
     }
 }
 

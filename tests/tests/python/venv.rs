@@ -45,16 +45,15 @@ const PYPROJECT: &str = "[build-system]\nrequires = []\nbuild-backend = \"backen
 
 /// Serves nothing; it is ready when it has imported the package.
 const WORKER: &str = "\
-import os, signal, socket, sys
+import os, signal, socket
 import slow_of_ours
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 listener = socket.socket(socket.AF_UNIX)
 listener.bind(os.environ['OSTLER_SOCKET'])
 listener.listen()
 notify.sendto(b'READY=1', os.environ['NOTIFY_SOCKET'].replace('@', '\\0', 1))
-while True:
-    signal.pause()
+signal.sigwait([signal.SIGTERM])
 ";
 
 /// A worker, its requirements, and the package that they name. Ends what is left in it on drop.

@@ -6,10 +6,8 @@ use crate::harness::{Up, folder, run, run_with, utf8};
 
 /// A worker of the standard library alone: it does what the SDK does for the supervisor.
 const WORKER: &str = "\
-import os, signal, socket, sys
-def stop(*_):
-    sys.exit(0)
-signal.signal(signal.SIGTERM, stop)
+import os, signal, socket
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 assert os.environ['OSTLER_TRANSPORT'] == 'grpc' and os.environ['OSTLER_GRACE_MS'] == '6000'
 listener = socket.socket(socket.AF_UNIX)
 listener.bind(os.environ['OSTLER_SOCKET'])
@@ -17,8 +15,7 @@ listener.listen()
 notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 address = os.environ['NOTIFY_SOCKET']
 notify.sendto(b'READY=1', address.replace('@', '\\0', 1))
-while True:
-    signal.pause()
+signal.sigwait([signal.SIGTERM])
 ";
 
 fn write(folder: &Path, name: &str, text: &str) {

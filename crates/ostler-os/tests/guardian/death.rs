@@ -345,12 +345,11 @@ async fn host_death_policy_gives_a_database_its_grace() {
     let mut bench = Bench::launch().await;
     let mut spawn_request = python(
         "import os, signal, time\n\
-         def leave(*_):\n\
-         \tfor _ in range(20): time.sleep(0.005)\n\
-         \tos.write(1, b'checkpoint\\n'); os._exit(7)\n\
-         signal.signal(signal.SIGTERM, leave)\n\
+         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n\
          print('ready', flush=True)\n\
-         while True: signal.pause()",
+         signal.sigwait([signal.SIGTERM])\n\
+         for _ in range(20): time.sleep(0.005)\n\
+         os.write(1, b'checkpoint\\n'); os._exit(7)",
     );
     spawn_request.host_death = EndPolicy {
         signal: Signal::TERM,

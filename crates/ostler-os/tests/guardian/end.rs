@@ -65,12 +65,11 @@ async fn group_members_have_the_rest_of_the_grace() {
     let mut spawn_request = python(
         "import os, signal, sys, time\n\
          if os.fork() == 0:\n\
-         \tdef leave(*_):\n\
-         \t\tfor _ in range(40): time.sleep(0.005)\n\
-         \t\tos.write(1, b'done\\n'); os._exit(0)\n\
-         \tsignal.signal(signal.SIGTERM, leave)\n\
+         \tsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n\
          \tprint('ready', flush=True)\n\
-         \twhile True: signal.pause()\n\
+         \tsignal.sigwait([signal.SIGTERM])\n\
+         \tfor _ in range(40): time.sleep(0.005)\n\
+         \tos.write(1, b'done\\n'); os._exit(0)\n\
          signal.pause()",
     );
     let output = with_output(&mut spawn_request);
@@ -300,11 +299,12 @@ async fn tree_held_by_a_halted_tracer_is_named_and_finally_gone() {
 async fn stopped_worker_ends_gracefully() {
     let mut bench = Bench::launch().await;
     let mut spawn_request = python(
-        "import os, signal, sys\n\
-         def end(*_):\n    os.write(1, b'ended gracefully')\n    os._exit(7)\n\
-         signal.signal(signal.SIGTERM, end)\n\
+        "import os, signal\n\
+         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n\
          print('ready', flush=True)\n\
-         while True: signal.pause()",
+         signal.sigwait([signal.SIGTERM])\n\
+         os.write(1, b'ended gracefully')\n\
+         os._exit(7)",
     );
     let output = with_output(&mut spawn_request);
     let worker = bench.start(0, 1, spawn_request).await as i32;
