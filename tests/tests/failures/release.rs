@@ -122,5 +122,6 @@ fn a_tracer_that_keeps_an_ended_worker_is_named() {
     assert_message(&overdue, &[&format!("pid {pid}"), "traced by pid"]);
     drop(tracer);
     up.end(SOON);
-    up.assert_nothing_left();
+    // The stop may have ended before the tracer: then the record is left for the next start.
+    assert_eq!(survivors(&up.tag), []);
 }
