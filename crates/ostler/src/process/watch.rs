@@ -3,8 +3,7 @@
 //!
 //! Everything here ends by being dropped. What is left behind ends soon: the process of a probe,
 //! which is killed then, and the rest of an answer, which is read for a second at most. No deadline
-//! is kept but those of single attempts. How long a start
-//! may take is the lifecycle's business.
+//! is kept but those of single attempts. How long a start may take is the lifecycle's business.
 
 mod connection;
 mod exec;
